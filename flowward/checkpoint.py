@@ -1,0 +1,82 @@
+"""State on disk: one safetensors file for any nest of dicts, lists, numbers and tensors, written atomically.
+
+Nothing is pickled, so a checkpoint from a stranger cannot run code. A file appears under its name only when it is
+complete: a crash or a full disk leaves the previous one in place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+_TREE = "flowward"
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (dicts, lists, tuples, None, str, int, float, bool and tensors) to `path`.
+
+    Raises:
+        OSError: the file could not be written (disk full, no permission); an older file at `path` is untouched.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    tree = json.dumps(_pack(state, "", tensors))
+    partial = path.with_name(f".{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        save_file(tensors or {"_": torch.zeros(1)}, partial, {_TREE: tree})
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except SafetensorError as error:  # safetensors reports a full disk as its own kind of error
+        raise OSError(f"cannot write {path}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read what `save` wrote.
+
+    Raises:
+        ValueError: the file is missing, truncated, or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tree = (file.metadata() or {}).get(_TREE)
+            if tree is None:
+                raise ValueError(f"{path} is a safetensors file, but not a flowward checkpoint")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no checkpoint at {path}") from error
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is truncated or damaged and cannot be read ({error})") from error
+    state = _unpack(json.loads(tree), tensors)
+    assert isinstance(state, dict)
+    return state
+
+
+def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """JSON for the shape of the nest; each tensor is moved to `tensors` and leaves its name behind."""
+    if isinstance(value, torch.Tensor):
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
+    if isinstance(value, dict):  # pairs, because JSON would turn the integer keys of an optimiser into strings
+        return {"dict": [[key, _pack(item, f"{name}.{key}".lstrip("."), tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {"list": [_pack(item, f"{name}.{i}".lstrip("."), tensors) for i, item in enumerate(value)]}
+    return {"value": value}
+
+
+def _unpack(tree: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
+    if "tensor" in tree:
+        return tensors[tree["tensor"]]
+    if "dict" in tree:
+        return {key: _unpack(item, tensors) for key, item in tree["dict"]}
+    if "list" in tree:
+        return [_unpack(item, tensors) for item in tree["list"]]
+    return tree["value"]

@@ -1,0 +1,129 @@
+"""The three networks of the built-in model, in the layout of a Stable Diffusion 3 folder.
+
+The transformer and the autoencoder are diffusers' own classes, small; only the text encoder is ours.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .grammar import MAX_WORDS, vocabulary
+from .render import SIZE
+
+WIDTH = 128
+LATENT_CHANNELS = 4
+LATENT_SIZE = SIZE // 4
+
+
+class WordEncoder(nn.Module):
+    """Words to vectors: a learned table, a learned position, and a pooled vector that keeps the word order.
+
+    SD3's joint attention lets words read each other and the picture, so the encoder itself can stay this small.
+    """
+
+    def __init__(self, words: tuple[str, ...], width: int = WIDTH, length: int = MAX_WORDS):
+        super().__init__()
+        self.words, self.length = words, length
+        self.ids = {word: index + 1 for index, word in enumerate(words)}  # 0 is padding
+        self.table = nn.Embedding(len(words) + 1, width)
+        self.position = nn.Parameter(0.02 * torch.randn(length, width))
+        self.pool = nn.Sequential(nn.Linear(length * width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def tokenize(self, prompts: list[str]) -> Tensor:
+        """[B, length] word ids, padded with 0.
+
+        Raises:
+            ValueError: a word is not in the vocabulary, or the prompt is too long.
+        """
+        rows = []
+        for prompt in prompts:
+            words = prompt.lower().split()
+            if unknown := [word for word in words if word not in self.ids]:
+                raise ValueError(f"the built-in model does not know the word '{unknown[0]}' (prompt '{prompt}')")
+            if len(words) > self.length:
+                raise ValueError(f"prompt '{prompt}' has {len(words)} words; the built-in model reads {self.length}")
+            rows.append([self.ids[word] for word in words] + [0] * (self.length - len(words)))
+        return torch.tensor(rows, dtype=torch.long)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """ids [B, length] -> (words [B, length, width], pooled [B, width])."""
+        words = self.table(ids) + self.position
+        return words, self.pool(words.flatten(1))
+
+
+def new_transformer() -> SD3Transformer2DModel:
+    return SD3Transformer2DModel(
+        sample_size=LATENT_SIZE,
+        patch_size=2,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_layers=6,
+        num_attention_heads=4,
+        attention_head_dim=WIDTH // 4,
+        joint_attention_dim=WIDTH,
+        caption_projection_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        pos_embed_max_size=LATENT_SIZE // 2,
+        qk_norm="rms_norm",
+    )
+
+
+def new_autoencoder() -> AutoencoderKL:
+    return AutoencoderKL(
+        sample_size=SIZE,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 32),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+
+
+@dataclass
+class Networks:
+    transformer: SD3Transformer2DModel
+    autoencoder: AutoencoderKL
+    text_encoder: WordEncoder
+
+    @classmethod
+    def new(cls) -> Networks:
+        """Fresh random weights from torch's global generator."""
+        return cls(new_transformer(), new_autoencoder(), WordEncoder(vocabulary()))
+
+    @classmethod
+    def load(cls, folder: Path) -> Networks:
+        """Read a folder that `save` wrote, as float32."""
+        config = json.loads((folder / "text_encoder" / "config.json").read_text())
+        text_encoder = WordEncoder(tuple(config["words"]), config["width"], config["length"])
+        weights = load_file(folder / "text_encoder" / "model.safetensors")
+        text_encoder.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        return cls(
+            SD3Transformer2DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32),
+            AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+            text_encoder,
+        )
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write the three networks, rounded to `dtype`; this object keeps its own precision."""
+        for name, network in (("transformer", new_transformer()), ("vae", new_autoencoder())):
+            source = self.transformer if name == "transformer" else self.autoencoder
+            network.register_to_config(**source.config)
+            network.load_state_dict(source.state_dict())
+            network.to(dtype).save_pretrained(folder / name)
+        encoder = self.text_encoder
+        path = folder / "text_encoder"
+        path.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.to(dtype).contiguous() for k, v in encoder.state_dict().items()}, path / "model.safetensors")
+        config = {"words": encoder.words, "width": encoder.table.embedding_dim, "length": encoder.length}
+        (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
