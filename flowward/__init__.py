@@ -1,0 +1,31 @@
+"""Online reinforcement-learning post-training of flow-matching generative models.
+
+The public names are imported on first use, so that `flowward --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import credit, flow, objectives, prompts, rewards
+    from .algorithms import ALGORITHMS
+    from .models import load
+    from .trainer import Run, train
+
+__version__ = "0.1.0"
+
+_HOME = {"ALGORITHMS": "algorithms", "load": "models", "Run": "trainer", "train": "trainer"}
+_MODULES = ("credit", "flow", "objectives", "prompts", "rewards")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module 'flowward' has no attribute '{name}'")
+
+
+__all__ = ["ALGORITHMS", "Run", "credit", "flow", "load", "objectives", "prompts", "rewards", "train"]

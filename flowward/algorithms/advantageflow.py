@@ -1,0 +1,129 @@
+"""AdvantageFlow (Kveton, Rao, Mukherjee, Singh, Lai, 2026, arXiv:2605.26013).
+
+Fit the samples that beat their group, move away from those that fall behind, and hold on to the policy that drew
+them. With f = x_t - t v the clean prediction, per training point (their Eq. 5):
+
+    l = A ||f - x0||^2 + gamma ||f - f_old||^2 + lambda ||f - f_ref||^2
+
+Why this form: for A < 0 the first term alone has no minimum; the second restores convexity exactly when
+A + gamma + lambda > 0, and is a variance-reduced way of writing "fit all samples of the old policy" (E[x0 | x_t] is
+f_old where the old policy is calibrated). For constant gamma and lambda = 0 the population minimiser is the velocity
+of q = (1 + A / gamma) pi_old, one Euler step of length 1 / gamma along the Fisher-Rao gradient. gamma = 1 - A gives
+every point the same curvature 1 + lambda; its minimiser v_old + Cov(A, u | x_t) belongs to no single q.
+
+It degenerates to plain self-distillation where all A are equal, and stops moving where all groups are solved or
+hopeless (A = 0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..credit import CentredRMS
+from ..flow import clean, mean
+from ..models.policy import Models
+from ..points import Points, Renoise
+from ..rollout import Sampler
+from ..snapshots import Decay
+
+
+def advantageflow(
+    v: Tensor,
+    v_old: Tensor | None,
+    v_ref: Tensor | None,
+    x_t: Tensor,
+    t: Tensor,
+    x0: Tensor,
+    advantage: Tensor,
+    gamma: float | Tensor = 1.1,
+    lam: float | Tensor = 1e-3,
+    denominator: bool = False,
+    space: Literal["x0", "velocity"] = "x0",
+) -> Tensor:
+    """l = A ||f - x0||^2 + gamma ||f - f_old||^2 + lambda ||f - f_ref||^2, [B].
+
+    Args:
+        v, v_old, v_ref, x_t, x0: [B, ...]. v_old and v_ref are constants; each may be None where its coefficient is 0.
+        t, advantage: [B].
+        gamma, lam: a number or [B].
+        denominator: divide all three terms by mean|f - x0|, detached, at least 1e-5 (float64). It keeps the size of
+            the gradient independent of how noisy a point is, and leaves the minimiser of a point where it is.
+        space: `x0` weights a point by t^2 against `velocity`.
+    """
+    f = clean(x_t, t, v)
+    loss = advantage * mean((f - x0) ** 2)
+    if v_old is not None:
+        loss = loss + gamma * mean((f - clean(x_t, t, v_old)) ** 2)
+    if v_ref is not None:
+        loss = loss + lam * mean((f - clean(x_t, t, v_ref)) ** 2)
+    if space == "velocity":
+        loss = loss / t**2
+    if denominator:
+        loss = loss / mean((f - x0).detach().double().abs()).clamp_min(1e-5).to(loss.dtype)
+    return loss
+
+
+@dataclass(frozen=True)
+class AdvantageFlow:
+    """The algorithm as a value; the defaults are the vetted setting (docs/benchmarks.md)."""
+
+    gamma: float | Literal["1-A"] = "1-A"
+    """weight of the old policy: a number (the paper's 1.1), or 1-A, which keeps the curvature at 1"""
+    lam: float = 1e-3
+    """weight of the reference model"""
+    denominator: bool = True
+    """divide each point by its own mean absolute error"""
+    behaviour: Literal["old", "policy"] = "old"
+    """whose samples are scored"""
+    rollout: Sampler = field(default_factory=Sampler)
+    credit: CentredRMS = field(default_factory=CentredRMS)
+    points: Renoise = field(default_factory=Renoise)
+    old: Decay = field(default_factory=Decay)
+
+    def __post_init__(self) -> None:
+        if self.lam < 0:
+            raise ValueError(f"lam must not be negative, it is {self.lam}")
+        least = self.curvature(torch.tensor([self.credit.least])).item()
+        if least <= 0:
+            raise ValueError(
+                f"this loss has no minimum: at A = {self.credit.least:g} its curvature A + gamma + lam is {least:g}. "
+                f"Raise gamma above {-self.credit.least - self.lam:g}, set gamma to 1-A, or lower credit.clip"
+            )
+
+    @property
+    def copies(self) -> dict[str, Decay]:
+        """The copies of the policy that the loss and the rollout use, and how each follows."""
+        return {"old": self.old}
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.lam > 0
+
+    def _gamma(self, advantage: Tensor) -> Tensor:
+        return 1 - advantage if self.gamma == "1-A" else torch.full_like(advantage, float(self.gamma))
+
+    def curvature(self, advantage: Tensor) -> Tensor:
+        """A + gamma + lambda, [B]: half the second derivative of a point's loss."""
+        return advantage + self._gamma(advantage) + self.lam
+
+    def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each point [B], and what is worth watching."""
+        x_t, at = points.x_t, (points.t, points.condition)
+        v_old = models.old(x_t, *at)
+        v_ref = models.reference(x_t, *at) if self.needs_reference else None
+        v = models.policy(x_t, *at)
+        a = points.advantage
+        loss = advantageflow(
+            v, v_old, v_ref, x_t, points.t, points.x0, a, self._gamma(a), self.lam, self.denominator
+        )
+        residual = points.eps - points.x0 - v_old
+        metrics = {
+            "distance": mean((v.detach() - v_old) ** 2),  # mean(d^2), how far the policy has left `old`
+            "residual": mean(residual**2),  # mean(e^2), the noise that a point carries
+            "curvature": self.curvature(a),
+        }
+        return loss, metrics

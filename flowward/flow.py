@@ -1,0 +1,92 @@
+"""The convention, stated once, and everything that follows from it.
+
+t = 1 is noise, t = 0 is data:   x_t = (1 - t) x0 + t eps,   u = eps - x0,   a network predicts v = E[u | x_t].
+Hence x0 = x_t - t v (the clean prediction, `f` in the papers) and eps = x_t + (1 - t) v.
+Times are [B] in [0, 1]; a `mean` runs over all dimensions but the first, so that losses are [B] until the last line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+
+def over(a: Tensor, x: Tensor) -> Tensor:
+    """a [B] shaped so that it broadcasts over x [B, ...]."""
+    return a.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+
+
+def mean(x: Tensor) -> Tensor:
+    """[B, ...] -> [B]."""
+    return x.flatten(1).mean(1)
+
+
+def interpolate(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """x_t = (1 - t) x0 + t eps."""
+    t = over(t, x0)
+    return (1 - t) * x0 + t * eps
+
+
+def clean(x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
+    """x0 = x_t - t v: what a velocity says the finished sample is."""
+    return x_t - over(t, x_t) * v
+
+
+def noise(x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
+    """eps = x_t + (1 - t) v: what a velocity says the noise was."""
+    return x_t + (1 - over(t, x_t)) * v
+
+
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """Move times towards noise (shift > 1): shift t / (1 + (shift - 1) t) (Esser et al., 2024, arXiv:2403.03206)."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+GridKind = Literal["linear", "sd3"]
+
+
+def grid(steps: int, shift: float = 3.0, kind: GridKind = "sd3") -> Tensor:
+    """The times of a sampler, float64 [steps + 1], decreasing from 1 to 0.
+
+    `linear` shifts `steps + 1` equal intervals. `sd3` is what diffusers' FlowMatchEulerDiscreteScheduler does for
+    Stable Diffusion 3: its smallest training level 0.001 is shifted once when the scheduler is made and once more
+    with the grid, which leaves 0.0089 before 0 at shift 3, whatever the number of steps.
+
+    Raises:
+        ValueError: steps < 1 or shift <= 0.
+    """
+    if steps < 1:
+        raise ValueError(f"a sampler needs at least 1 step, not {steps}")
+    if shift <= 0:
+        raise ValueError(f"the shift of a time grid must be positive, not {shift}")
+    if kind == "linear":
+        return shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
+    last = shifted(torch.tensor(0.001, dtype=torch.float64), shift).item()
+    levels = shifted(torch.linspace(1, last, steps, dtype=torch.float64), shift)
+    return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
+
+
+class TimeLaw(Protocol):
+    """How training times are drawn."""
+
+    def __call__(self, count: int, generator: torch.Generator) -> Tensor:
+        """float32 [count] in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """t ~ U(low, high), the choice of AdvantageFlow's follow-ups (arXiv:2609.37670)."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 1:
+            raise ValueError(f"times need 0 <= low < high <= 1, not low = {self.low} and high = {self.high}")
+
+    def __call__(self, count: int, generator: torch.Generator) -> Tensor:
+        return self.low + (self.high - self.low) * torch.rand(count, generator=generator)

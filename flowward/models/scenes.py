@@ -1,0 +1,60 @@
+"""The built-in text-to-image model: diffusers' Stable Diffusion 3 transformer, small, on 8x8x4 latents."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..scenes.network import LATENT_CHANNELS, LATENT_SIZE, Networks
+from .policy import Condition, Policy, Precision
+from .weights import Full, LoRA
+
+SHIPPED = Path(str(files("flowward.scenes") / "weights"))
+
+
+class ScenesPolicy(Policy):
+    """Scenes as a Policy. Latents are [B, 4, 8, 8], images [B, 3, 32, 32]."""
+
+    latent_shape = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
+    device = torch.device("cpu")
+
+    def __init__(self, name: str, folder: Path, lora_rank: int | None, precision: Precision):
+        networks = Networks.load(folder)
+        self.name, self.precision = name, precision
+        self._text_encoder = networks.text_encoder.requires_grad_(False)
+        self._autoencoder = networks.autoencoder.requires_grad_(False)
+        transformer = networks.transformer
+        self.identity = {"family": "scenes", "transformer": json.loads(transformer.to_json_string())}
+        self.weights = Full(transformer) if lora_rank is None else LoRA(transformer, lora_rank)
+        self.identity["weights"] = self.weights.kind
+
+    @torch.no_grad()
+    def encode(self, prompts: list[str]) -> Condition:
+        words, pooled = self._text_encoder(self._text_encoder.tokenize(prompts))
+        return Condition({"words": words, "pooled": pooled})
+
+    def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
+        gradients = torch.is_grad_enabled() and weights == "policy"
+        # Plain matrix products where a backward pass follows: at 24 tokens the CPU's fused attention makes a training
+        # step 1.5 times slower (docs/benchmarks.md).
+        attention = sdpa_kernel(SDPBackend.MATH) if gradients else nullcontext()
+        with torch.set_grad_enabled(gradients), self._autocast(), attention, self.weights.network(weights) as network:
+            words, pooled = condition.tensors["words"], condition.tensors["pooled"]
+            v: Tensor = network(x, words, pooled, 1000 * t, return_dict=False)[0]
+        return v.float()
+
+    @torch.no_grad()
+    def decode(self, x0: Tensor) -> Tensor:
+        config = self._autoencoder.config
+        with self._autocast():
+            x = self._autoencoder.decode(x0 / config.scaling_factor + config.shift_factor).sample
+        return (x.float() / 2 + 0.5).clamp(0, 1)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")

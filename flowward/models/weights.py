@@ -1,0 +1,146 @@
+"""The weights that training needs, in two ways: LoRA adapters on one frozen network, or whole copies of it.
+
+`policy` is trained; named copies (`old`, `ema`) follow it; `reference` is the network as it was loaded.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from torch import Tensor, nn
+
+# both streams of a joint-attention block, the targets of every published SD3 and FLUX run
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
+
+class Weights(ABC):
+    """`policy`, its named copies, and `reference`."""
+
+    kind: str  # for checkpoints: weights of one kind cannot be read as another
+
+    @abstractmethod
+    def add(self, name: str) -> None:
+        """Make the copy `name` of `policy` as it is now (and `reference`, before any training)."""
+
+    @abstractmethod
+    def network(self, name: str) -> AbstractContextManager[nn.Module]:
+        """The network with the named weights active, for as long as the context lasts."""
+
+    @abstractmethod
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The live trainable tensors of `policy` or of a copy: the same keys, in the same order, for each."""
+
+    @torch.no_grad()
+    def follow(self, name: str, decay: float) -> None:
+        """copy <- decay * copy + (1 - decay) * policy."""
+        source = self.tensors("policy")
+        for key, tensor in self.tensors(name).items():
+            tensor.lerp_(source[key], 1 - decay)
+
+    @torch.no_grad()
+    def load(self, name: str, values: dict[str, Tensor]) -> None:
+        """Overwrite `policy` or a copy.
+
+        Raises:
+            ValueError: the names or shapes are not those of this model.
+        """
+        mine = self.tensors(name)
+        if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in values.items()}:
+            raise ValueError(f"these weights belong to another model: {_difference(mine, values)}")
+        for key, tensor in mine.items():
+            tensor.copy_(values[key])
+
+
+def _difference(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
+    for key in sorted(mine.keys() | theirs.keys()):
+        if key not in theirs:
+            return f"'{key}' is missing"
+        if key not in mine:
+            return f"'{key}' is not part of this model"
+        if mine[key].shape != theirs[key].shape:
+            return f"'{key}' has shape {list(theirs[key].shape)}, here it is {list(mine[key].shape)}"
+    return "they agree"
+
+
+class Full(Weights):
+    """All weights are trained; a copy is a second network."""
+
+    kind = "full"
+
+    def __init__(self, network: nn.Module):
+        self._networks = {"policy": network.requires_grad_(True)}
+
+    def add(self, name: str) -> None:
+        self._networks[name] = copy.deepcopy(self._networks["policy"]).requires_grad_(False)
+
+    @contextmanager
+    def network(self, name: str) -> Iterator[nn.Module]:
+        yield self._networks[name]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        return dict(self._networks[name].named_parameters())
+
+
+class LoRA(Weights):
+    """Low-rank adapters on a frozen network (Hu et al., 2021, arXiv:2106.09685): peft's, one adapter per copy.
+
+    `reference` is the network with its adapters off, so it costs no memory.
+    """
+
+    def __init__(self, network: Any, rank: int, alpha: float | None = None, targets: tuple[str, ...] = ATTENTION):
+        if rank < 1:
+            raise ValueError(f"the rank of a LoRA must be at least 1, not {rank}")
+        self.kind = f"lora-{rank}"
+        self._network = network.requires_grad_(False)
+        self._config = LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank if alpha is None else alpha,
+            init_lora_weights="gaussian",
+            target_modules=list(targets),
+        )
+        self._network.add_adapter(self._config, "policy")
+
+    def add(self, name: str) -> None:
+        if name == "reference":
+            return
+        self._network.add_adapter(self._config, name)
+        self._activate("policy")
+        self.load(name, self.tensors("policy"))
+
+    def _activate(self, name: str) -> None:
+        """peft freezes every adapter but the active one, so `policy` is active whenever a gradient may flow."""
+        self._network.set_adapter(name)
+
+    @contextmanager
+    def network(self, name: str) -> Iterator[nn.Module]:
+        if name == "policy":
+            yield self._network
+            return
+        try:
+            if name == "reference":
+                self._network.disable_adapters()
+            else:
+                self._activate(name)
+            yield self._network
+        finally:
+            if name == "reference":
+                self._network.enable_adapters()
+            self._activate("policy")
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        marker = f".{name}."
+        return {
+            key.replace(marker, "."): tensor
+            for key, tensor in self._network.named_parameters()
+            if ".lora_" in key and marker in key
+        }
+
+    def export(self, name: str) -> dict[str, Tensor]:
+        """An adapter under the names that diffusers and peft load."""
+        return get_peft_model_state_dict(self._network, adapter_name=name)

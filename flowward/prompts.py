@@ -1,0 +1,98 @@
+"""Prompt sets. Which prompts an iteration trains on is a pure function of (seed, iteration)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import unknown
+from .streams import numpy_generator
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Distinct texts, each in a category (one category where nobody cares)."""
+
+    name: str
+    texts: tuple[str, ...]
+    categories: tuple[str, ...]  # one per text
+
+    def __post_init__(self) -> None:
+        assert len(self.texts) == len(self.categories)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def draw(self, seed: int, iteration: int, count: int) -> list[int]:
+        """The prompts of one iteration, as `count` indices: categories take turns, each runs through its own texts.
+
+        Every category is shuffled anew whenever it has been used up, so over many iterations the texts of a category
+        are used equally often, and no text comes twice before all others have come once.
+        """
+        order = list(dict.fromkeys(self.categories))
+        members = {c: [i for i, own in enumerate(self.categories) if own == c] for c in order}
+        drawn = []
+        for turn in range(iteration * count, (iteration + 1) * count):
+            mine = members[order[turn % len(order)]]
+            epoch, position = divmod(turn // len(order), len(mine))
+            shuffle = numpy_generator("prompts", seed, epoch, turn % len(order)).permutation(len(mine))
+            drawn.append(mine[int(shuffle[position])])
+        return drawn
+
+    def spread(self, count: int) -> list[int]:
+        """`count` fixed indices for evaluation: categories take turns, each evenly through its own texts, repeating."""
+        order = list(dict.fromkeys(self.categories))
+        members = {c: [i for i, own in enumerate(self.categories) if own == c] for c in order}
+        quota = {c: count // len(order) + (rank < count % len(order)) for rank, c in enumerate(order)}
+        chosen = {c: [members[c][k * len(members[c]) // n if n < len(members[c]) else k % len(members[c])]
+                      for k in range(n)] for c, n in quota.items()}  # fmt: skip
+        return [chosen[order[k % len(order)]][k // len(order)] for k in range(count)]
+
+
+def _scenes(held_out: bool) -> PromptSet:
+    from .scenes.grammar import prompts
+
+    mine = [prompt for prompt in prompts().values() if prompt.held_out == held_out]
+    name = "scenes-held-out" if held_out else "scenes"
+    return PromptSet(name, tuple(p.text for p in mine), tuple(p.request.category for p in mine))
+
+
+BUILT_IN = ("scenes", "scenes-held-out")
+
+
+def load(name_or_path: str) -> PromptSet:
+    """A built-in set by name, or a UTF-8 text file with one prompt per line (empty lines are skipped).
+
+    Raises:
+        ValueError: no such set or file; the file is empty, not UTF-8, or holds a prompt twice.
+    """
+    if name_or_path in BUILT_IN:
+        return _scenes(held_out=name_or_path == "scenes-held-out")
+    path = Path(name_or_path)
+    if not path.suffix and not path.exists():
+        raise ValueError(unknown("prompt set", name_or_path, BUILT_IN) + " (or name a text file, one prompt per line)")
+    if not path.is_file():
+        raise ValueError(f"there is no prompt file at {path}")
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"prompt file {path} is not UTF-8 text (byte {error.start})") from error
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise ValueError(f"prompt file {path} holds no prompt")
+    first: dict[str, int] = {}
+    for number, text in numbered:
+        if text in first:
+            raise ValueError(f"prompt file {path} holds '{text}' twice, in lines {first[text]} and {number}")
+        first[text] = number
+    return of(path.name, list(first))
+
+
+def of(name: str, texts: Sequence[str]) -> PromptSet:
+    """A set from texts; those of the scenes world keep their categories."""
+    from .scenes.grammar import prompts
+
+    known = prompts()
+    categories = tuple(known[t].request.category if t in known else "all" for t in texts)
+    return PromptSet(name, tuple(texts), categories)

@@ -1,0 +1,96 @@
+"""Rewards: reward(images, prompts, metadata=None) -> one number per image. Anything with that call will do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ..errors import unknown
+from .scenes import Balance, Scenes, Soft, Strict
+
+
+class Reward(Protocol):
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+        """images float [B, 3, H, W] in [0, 1], B prompts -> scores [B], higher is better."""
+        ...
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A reward that can say what is wrong with an image."""
+
+    def explain(self, images: Tensor, prompts: Sequence[str]) -> list[str]: ...
+
+
+REWARDS: dict[str, Callable[[], Reward]] = {
+    "scenes": Scenes,
+    "scenes-strict": Strict,
+    "scenes-soft": Soft,
+    "balance": Balance,
+}
+
+
+class RewardError(RuntimeError):
+    """A reward failed, or returned something that is not one finite number per image."""
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A weighted sum of rewards."""
+
+    terms: tuple[tuple[str, float, Reward], ...]  # (name, weight, reward)
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+        parts = [weight * score(name, reward, images, prompts, metadata) for name, weight, reward in self.terms]
+        return torch.stack(parts).sum(0)
+
+
+def load(spec: Sequence[str]) -> Reward:
+    """A reward from its name, or a weighted sum from several `name=weight`.
+
+    Raises:
+        ValueError: a name is unknown or a weight is not a number.
+    """
+    terms = []
+    for item in spec:
+        name, _, weight = item.partition("=")
+        if name not in REWARDS:
+            raise ValueError(unknown("reward", name, REWARDS))
+        try:
+            terms.append((name, float(weight or 1), REWARDS[name]()))
+        except ValueError:
+            raise ValueError(f"the weight of reward '{name}' must be a number, not '{weight}'") from None
+    if not terms:
+        raise ValueError("name at least one reward")
+    return terms[0][2] if len(terms) == 1 and terms[0][1] == 1 else Sum(tuple(terms))
+
+
+def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+    """Call a reward and hold it to its word: float32 [B], finite.
+
+    Raises:
+        RewardError: it raised, or returned another shape, NaN or infinity; the message names the reward, and the
+            prompt of the first bad score.
+    """
+    try:
+        scores = torch.as_tensor(reward(images, prompts, metadata)).detach().float().cpu()
+    except RewardError:
+        raise
+    except Exception as error:  # a user's function may fail in any way
+        raise RewardError(f"reward '{name}' raised {type(error).__name__}: {error}") from error
+    if scores.shape != (len(images),):
+        raise RewardError(f"reward '{name}' returned shape {list(scores.shape)} for {len(images)} images")
+    bad = (~scores.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        raise RewardError(
+            f"reward '{name}' returned {scores[bad[0]].item()} for {len(bad)} of {len(images)} images, "
+            f"the first with the prompt '{prompts[bad[0]]}'"
+        )
+    return scores
+
+
+__all__ = ["REWARDS", "Balance", "Explains", "Reward", "RewardError", "Scenes", "Soft", "Strict", "Sum", "load", "score"]
