@@ -55,20 +55,27 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(f"there is no checkpoint at {path}") from error
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is truncated or damaged and cannot be read ({error})") from error
-    state = _unpack(json.loads(tree), tensors)
-    assert isinstance(state, dict)
+    try:
+        state = _unpack(json.loads(tree), tensors)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: its description of the state cannot be read ({error})") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} is damaged: it holds no state")
     return state
 
 
 def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     """JSON for the shape of the nest; each tensor is moved to `tensors` and leaves its name behind."""
     if isinstance(value, torch.Tensor):
+        while name in tensors:  # keys may hold dots, so two paths may read the same
+            name += "'"
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}
     if isinstance(value, dict):  # pairs, because JSON would turn the integer keys of an optimiser into strings
         return {"dict": [[key, _pack(item, f"{name}.{key}".lstrip("."), tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
-        return {"list": [_pack(item, f"{name}.{i}".lstrip("."), tensors) for i, item in enumerate(value)]}
+        items = [_pack(item, f"{name}.{i}".lstrip("."), tensors) for i, item in enumerate(value)]
+        return {"tuple" if isinstance(value, tuple) else "list": items}
     return {"value": value}
 
 
@@ -79,4 +86,6 @@ def _unpack(tree: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
         return {key: _unpack(item, tensors) for key, item in tree["dict"]}
     if "list" in tree:
         return [_unpack(item, tensors) for item in tree["list"]]
+    if "tuple" in tree:
+        return tuple(_unpack(item, tensors) for item in tree["tuple"])
     return tree["value"]

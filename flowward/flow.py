@@ -8,7 +8,7 @@ Times are [B] in [0, 1]; a `mean` runs over all dimensions but the first, so tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -56,12 +56,14 @@ def grid(steps: int, shift: float = 3.0, kind: GridKind = "sd3") -> Tensor:
     with the grid, which leaves 0.0089 before 0 at shift 3, whatever the number of steps.
 
     Raises:
-        ValueError: steps < 1 or shift <= 0.
+        ValueError: steps < 1, shift <= 0 or an unknown kind.
     """
     if steps < 1:
         raise ValueError(f"a sampler needs at least 1 step, not {steps}")
     if shift <= 0:
         raise ValueError(f"the shift of a time grid must be positive, not {shift}")
+    if kind not in get_args(GridKind):
+        raise ValueError(f"a time grid is one of {', '.join(get_args(GridKind))}, not {kind}")
     if kind == "linear":
         return shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
     last = shifted(torch.tensor(0.001, dtype=torch.float64), shift).item()

@@ -75,7 +75,7 @@ def load(name_or_path: str) -> PromptSet:
     if not path.is_file():
         raise ValueError(f"there is no prompt file at {path}")
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"prompt file {path} is not UTF-8 text (byte {error.start})") from error
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]

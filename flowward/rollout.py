@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -42,8 +43,7 @@ class Sampler:
 
     def times(self) -> Iterator[tuple[float, float]]:
         """(t, next t) for each step."""
-        levels = grid(self.steps, self.shift, self.grid).tolist()
-        yield from zip(levels[:-1], levels[1:], strict=True)
+        yield from pairwise(grid(self.steps, self.shift, self.grid).tolist())
 
     @torch.no_grad()
     def __call__(self, velocity: Velocity, condition: Condition, noise: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 A stream is named by a word and numbers, such as ("noise", seed, iteration, prompt, sample). Nothing depends on the
 order in which numbers are asked for, so batches, ranks, branches and a resumed run all see the same ones.
+
+One word, one number of parts: numpy's seeding pads with zeros, so ("a", 1) and ("a", 1, 0) would be the same stream.
 """
 
 from __future__ import annotations

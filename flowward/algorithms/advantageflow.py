@@ -88,7 +88,7 @@ class AdvantageFlow:
         if self.lam < 0:
             raise ValueError(f"lam must not be negative, it is {self.lam}")
         least = self.curvature(torch.tensor([self.credit.least])).item()
-        if least <= 0:
+        if not least > 0:
             raise ValueError(
                 f"this loss has no minimum: at A = {self.credit.least:g} its curvature A + gamma + lam is {least:g}. "
                 f"Raise gamma above {-self.credit.least - self.lam:g}, set gamma to 1-A, or lower credit.clip"
@@ -117,13 +117,11 @@ class AdvantageFlow:
         v_ref = models.reference(x_t, *at) if self.needs_reference else None
         v = models.policy(x_t, *at)
         a = points.advantage
-        loss = advantageflow(
-            v, v_old, v_ref, x_t, points.t, points.x0, a, self._gamma(a), self.lam, self.denominator
-        )
+        loss = advantageflow(v, v_old, v_ref, x_t, points.t, points.x0, a, self._gamma(a), self.lam, self.denominator)
         residual = points.eps - points.x0 - v_old
         metrics = {
             "distance": mean((v.detach() - v_old) ** 2),  # mean(d^2), how far the policy has left `old`
             "residual": mean(residual**2),  # mean(e^2), the noise that a point carries
-            "curvature": self.curvature(a),
+            "curvature_min": self.curvature(a),
         }
         return loss, metrics

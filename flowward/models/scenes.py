@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -25,12 +27,18 @@ class ScenesPolicy(Policy):
     device = torch.device("cpu")
 
     def __init__(self, name: str, folder: Path, lora_rank: int | None, precision: Precision):
-        networks = Networks.load(folder)
+        try:
+            networks = Networks.load(folder)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ValueError(f"the model in {folder} cannot be read: {error}") from error
         self.name, self.precision = name, precision
         self._text_encoder = networks.text_encoder.requires_grad_(False)
         self._autoencoder = networks.autoencoder.requires_grad_(False)
         transformer = networks.transformer
-        self.identity = {"family": "scenes", "transformer": json.loads(transformer.to_json_string())}
+        described = json.loads(transformer.to_json_string())  # "_" stands before a path and a version
+        architecture = {key: value for key, value in described.items() if not key.startswith("_")}
+        base = (folder / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
+        self.identity = {"family": "scenes", "base": hashlib.sha256(base).hexdigest()[:16], "transformer": architecture}
         self.weights = Full(transformer) if lora_rank is None else LoRA(transformer, lora_rank)
         self.identity["weights"] = self.weights.kind
 

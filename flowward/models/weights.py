@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -93,7 +94,7 @@ class LoRA(Weights):
     `reference` is the network with its adapters off, so it costs no memory.
     """
 
-    def __init__(self, network: Any, rank: int, alpha: float | None = None, targets: tuple[str, ...] = ATTENTION):
+    def __init__(self, network: Any, rank: int, alpha: int | None = None, targets: tuple[str, ...] = ATTENTION):
         if rank < 1:
             raise ValueError(f"the rank of a LoRA must be at least 1, not {rank}")
         self.kind = f"lora-{rank}"
@@ -104,12 +105,17 @@ class LoRA(Weights):
             init_lora_weights="gaussian",
             target_modules=list(targets),
         )
-        self._network.add_adapter(self._config, "policy")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same adapter in every process, whatever was drawn before
+            self._network.add_adapter(self._config, "policy")
 
     def add(self, name: str) -> None:
         if name == "reference":
             return
-        self._network.add_adapter(self._config, name)
+        if name not in self._network.peft_config:
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
+                self._network.add_adapter(self._config, name)
         self._activate("policy")
         self.load(name, self.tensors("policy"))
 

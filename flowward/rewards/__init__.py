@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -61,9 +62,12 @@ def load(spec: Sequence[str]) -> Reward:
         if name not in REWARDS:
             raise ValueError(unknown("reward", name, REWARDS))
         try:
-            terms.append((name, float(weight or 1), REWARDS[name]()))
+            factor = float(weight or 1)
         except ValueError:
-            raise ValueError(f"the weight of reward '{name}' must be a number, not '{weight}'") from None
+            factor = math.nan
+        if not math.isfinite(factor):
+            raise ValueError(f"the weight of reward '{name}' must be a number, not '{weight}'")
+        terms.append((name, factor, REWARDS[name]()))
     if not terms:
         raise ValueError("name at least one reward")
     return terms[0][2] if len(terms) == 1 and terms[0][1] == 1 else Sum(tuple(terms))
@@ -93,4 +97,4 @@ def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], met
     return scores
 
 
-__all__ = ["REWARDS", "Balance", "Explains", "Reward", "RewardError", "Scenes", "Soft", "Strict", "Sum", "load", "score"]
+__all__ = ["REWARDS", "Explains", "Reward", "RewardError", "Sum", "load", "score"]

@@ -53,11 +53,12 @@ class Balance:
 
     exp(-(d / 0.3)^2), d the distance of the centre of mass of whatever differs from the paper from the centre of the
     picture, in half widths. It knows nothing of prompts, so it can be traded against them, or watched for drift.
-    A blank picture scores 0.
+    A blank picture scores 0, and so does one with NaN or infinity.
     """
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
-        x = images.float().cpu().numpy()
+        finite = images.isfinite().flatten(1).all(1).cpu().numpy()
+        x = images.float().nan_to_num(0).clamp(0, 1).cpu().numpy()
         border = np.concatenate([x[:, :, 0], x[:, :, -1], x[:, :, :, 0], x[:, :, :, -1]], 2)
         weight = np.linalg.norm(x - np.median(border, 2)[:, :, None, None], axis=1)
         weight = np.where(weight > 0.1, weight, 0)
@@ -65,5 +66,5 @@ class Balance:
         height, width = weight.shape[1:]
         dx = (weight * np.linspace(-1, 1, width)).sum((1, 2)) / np.maximum(total, 1e-6)
         dy = (weight * np.linspace(-1, 1, height)[:, None]).sum((1, 2)) / np.maximum(total, 1e-6)
-        score = np.where(total > 0, np.exp(-(dx**2 + dy**2) / 0.3**2), 0.0)
+        score = np.where(finite & (total > 0), np.exp(-(dx**2 + dy**2) / 0.3**2), 0.0)
         return torch.from_numpy(score.astype(np.float32))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .. import checkpoint
+from ..streams import generator
 from .grammar import CATEGORIES, prompts, split
 from .network import Networks
 from .render import misread, render
@@ -39,17 +40,25 @@ class Pretrain:
     autoencoder_learning_rate: float = 2e-3
     kl: float = 3e-4
     """weight of the autoencoder's KL term (per latent number, against squared error per pixel)"""
-    steps: int = 9000
+    steps: int = 7000
+    """of the flow's schedule"""
+    stop: int = 4500
+    """where it is cut short: a base that follows half of its prompts leaves something to learn"""
     batch: int = 128
     learning_rate: float = 1e-3
+    """AdamW's, for everything but the matrices of the transformer blocks"""
+    matrix_learning_rate: float = 3e-3
+    """Muon's, for the matrices; it needs half the steps of AdamW here (docs/scenes.md)"""
     ema: float = 0.999
-    caption_errors: float = 0.3
+    caption_errors: float = 0.15
     """share of pictures that differ from their caption in one respect"""
     caption_dropout: float = 0.1
     """share of empty captions, so that classifier-free guidance is possible"""
     views: int = 4
     """times that a rendered and encoded picture is used, each time with fresh noise"""
     save_every: int = 500
+    threads: int | None = None
+    """CPU threads (default: torch's choice)"""
 
 
 def pictures(count: int, errors: float, rng: np.random.Generator) -> tuple[list[str], Tensor]:
@@ -69,7 +78,7 @@ def autoencoder_loss(networks: Networks, config: Pretrain, step: int) -> tuple[T
     _, x = pictures(config.autoencoder_batch, 0.5, rng)
     with torch.autocast("cpu", torch.bfloat16):
         posterior = networks.autoencoder.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=_generator(config.seed, _AUTOENCODER, step))
+        noise = torch.randn(posterior.mean.shape, generator=generator(config.seed, _AUTOENCODER, step))
         y = networks.autoencoder.decode(posterior.mean + posterior.std * noise).sample.float()
     squared, absolute = (y - x).square().mean(), (y - x).abs().mean()
     kl = posterior.kl().float().mean() / noise[0].numel()
@@ -86,7 +95,7 @@ def set_scale(networks: Networks, config: Pretrain) -> None:
 
 @dataclass
 class Latents:
-    """A window over the endless stream of encoded pictures: batches drawn from fresh shards, each used `views` times."""
+    """A window over the endless stream of encoded pictures: batches from fresh shards, a picture used `views` times."""
 
     networks: Networks
     config: Pretrain
@@ -116,20 +125,15 @@ class Latents:
 def flow_loss(networks: Networks, data: Latents, step: int) -> tuple[Tensor, dict[str, float]]:
     """Rectified-flow matching, E||v - (eps - x0)||^2 with t logit-normal (Esser et al., 2024, arXiv:2403.03206)."""
     texts, x0 = data.batch(step)
-    generator = _generator(data.config.seed, _FLOW, step)
-    t = torch.randn(len(x0), generator=generator).sigmoid()
-    noise = torch.randn(x0.shape, generator=generator)
+    stream = generator(data.config.seed, _FLOW, step)
+    t = torch.randn(len(x0), generator=stream).sigmoid()
+    noise = torch.randn(x0.shape, generator=stream)
     x = (1 - t.view(-1, 1, 1, 1)) * x0 + t.view(-1, 1, 1, 1) * noise
     # plain matrix products: at 24 tokens the CPU's fused attention makes a training step 1.5 times slower
     with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         words, pooled = networks.text_encoder(networks.text_encoder.tokenize(texts))
         v = networks.transformer(x, words, pooled, 1000 * t).sample.float()
     return (v - (noise - x0)).square().mean(), {}
-
-
-def _generator(*key: int) -> torch.Generator:
-    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
-    return torch.Generator().manual_seed(seed)
 
 
 def _rate(step: int, total: int) -> float:
@@ -144,47 +148,64 @@ def fit(
     loss: Callable[[int], tuple[Tensor, dict[str, float]]],
     config: Pretrain,
     steps: int,
-    learning_rate: float,
+    stop: int,
+    optimisers: list[torch.optim.Optimizer],
     ema: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
-    """One stage: AdamW on `loss(step)`. Yields a log line every 20 steps, saves its state, goes on where it stopped.
+    """One stage: `stop` of `steps` steps on `loss(step)`, going on where a stopped run left its state.
 
-    At the end `module` holds the average of its weights (`ema`).
+    Yields a line every 20 steps. At the end `module` holds the average of its weights (`ema`).
     """
     path = config.output / f"{name}.safetensors"
-    optimiser = torch.optim.AdamW(module.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+    peak = [group["lr"] for group in groups]
     average = {key: value.detach().clone() for key, value in module.state_dict().items()}
     first = 0
     if path.exists():
         state = checkpoint.load(path)
         module.load_state_dict(state["weights"])
         average = state["average"]
-        if state["step"] < steps:
-            optimiser.load_state_dict(state["optimiser"])
+        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        groups = [group for optimiser in optimisers for group in optimiser.param_groups]
         first = state["step"]
     started, running, seen = time.perf_counter(), 0.0, 0
-    for step in range(first, steps):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * _rate(step, steps)
+    for step in range(first, stop):
+        for group, rate in zip(groups, peak, strict=True):
+            group["lr"] = rate * _rate(step, steps)
         value, extra = loss(step)
-        optimiser.zero_grad()
+        module.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         decay = min(ema, (1 + step) / (10 + step))
         with torch.no_grad():
             for key, tensor in module.state_dict().items():
                 average[key].lerp_(tensor, 1 - decay)
         running, seen = running + value.item(), seen + 1
         done = step + 1
-        if done % 20 == 0 or done == steps:
+        if done % 20 == 0 or done == stop:
             seconds = round(time.perf_counter() - started, 1)
-            yield {"stage": name, "step": done, "of": steps, "loss": running / seen, **extra, "seconds": seconds}
+            yield {"stage": name, "step": done, "of": stop, "loss": running / seen, **extra, "seconds": seconds}
             running, seen = 0.0, 0
-        if done % config.save_every == 0 or done == steps:
+        if done % config.save_every == 0 or done == stop:
             state = {"step": done, "weights": module.state_dict(), "average": average}
-            checkpoint.save(path, {**state, "optimiser": optimiser.state_dict()})
+            checkpoint.save(path, {**state, "optimisers": [optimiser.state_dict() for optimiser in optimisers]})
     module.load_state_dict(average)
+
+
+def _adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+
+
+def _muon_and_adam(module: nn.Module, config: Pretrain) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al., 2024; scaling of arXiv:2502.16982) for the matrices of the blocks, AdamW for the rest."""
+    named = list(module.named_parameters())
+    matrices = [p for name, p in named if p.ndim == 2 and "transformer_blocks" in name]
+    rest = [p for name, p in named if p.ndim != 2 or "transformer_blocks" not in name]
+    muon = torch.optim.Muon(matrices, config.matrix_learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    return [muon, _adam(rest, config.learning_rate)]
 
 
 def pretrain(config: Pretrain) -> Iterator[dict[str, Any]]:
@@ -197,13 +218,13 @@ def pretrain(config: Pretrain) -> Iterator[dict[str, Any]]:
     data = Latents(networks, config)
 
     def stages() -> Iterator[dict[str, Any]]:
-        rate = config.autoencoder_learning_rate
         task = lambda step: autoencoder_loss(networks, config, step)  # noqa: E731
-        yield from fit("autoencoder", vae, task, config, config.autoencoder_steps, rate)
+        adam = [_adam(vae.parameters(), config.autoencoder_learning_rate)]
+        yield from fit("autoencoder", vae, task, config, config.autoencoder_steps, config.autoencoder_steps, adam)
         vae.requires_grad_(False)
         set_scale(networks, config)
         task = lambda step: flow_loss(networks, data, step)  # noqa: E731
-        yield from fit("flow", flow, task, config, config.steps, config.learning_rate, config.ema)
+        yield from fit("flow", flow, task, config, config.steps, config.stop, _muon_and_adam(flow, config), config.ema)
 
     with open(config.output / "log.jsonl", "a") as log:
         for line in stages():

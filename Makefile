@@ -1,0 +1,60 @@
+# make demo    train the built-in model and write a report
+# make test    linters, types and tests
+# make clean   remove the environment and the caches; runs/ stays
+#
+# Variables: PYTHON=python3.12   the interpreter that .venv is made from
+#            OUTPUT=runs/mine    where the demo writes
+#            DEMO_ARGS="..."     more options for `flowward train`
+#            PYTEST_ARGS="..."   more options for pytest; `-m ''` adds the slow tests
+
+SHELL := /bin/sh
+
+PYTHON ?= python3
+OUTPUT ?= runs/demo
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo test clean
+
+help:
+	@awk '/^$$/ { exit } { sub(/^# ?/, ""); print }' Makefile
+
+demo: $(VENV)/.installed
+	$(BIN)/flowward train --output "$(OUTPUT)" $(DEMO_ARGS)
+	@echo "Open $(OUTPUT)/report.html in a browser."
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	find flowward tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: as long as they are newer than what they were made from, nothing is installed again.
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null 2>&1 || \
+	  { echo "There is no $(PYTHON) here: install Python 3.11 or newer, or name one with make PYTHON=/path/to/python3." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "flowward needs Python 3.11 or newer and $(PYTHON) is" \
+	    "$$("$(PYTHON)" -c 'import sys; print(".".join(map(str, sys.version_info[:3])))'):" \
+	    "name a newer one with make PYTHON=python3.12." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) lacks the venv module: install it (on Debian and Ubuntu, the package python3-venv)." >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || \
+	  { echo "Creating $(VENV) ..."; "$(PYTHON)" -m venv --clear $(VENV); }
+	@echo "Installing flowward and what it needs (a minute or two, more on a slow connection) ..."
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing the tools for tests ..."
+	@$(PIP) install -c constraints.txt -e ".[dev]"
+	@touch $@

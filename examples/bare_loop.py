@@ -1,0 +1,28 @@
+"""The trainer's parts in a loop of your own: no run folder, no resume, nothing hidden."""
+
+import torch
+
+import flowward
+from flowward.algorithms import AdvantageFlow
+from flowward.models.policy import Models
+from flowward.rollout import Rollout
+
+algorithm, policy = AdvantageFlow(), flowward.load("scenes")
+reward, prompts = flowward.rewards.load(["scenes"]), flowward.prompts.load("scenes")
+for name in ("old", "reference"):
+    policy.weights.add(name)
+optimiser = torch.optim.AdamW(policy.weights.tensors("policy").values(), lr=3e-4)
+group = torch.arange(12).repeat_interleave(8)  # 12 prompts, 8 images each
+
+for step in range(30):
+    texts = [prompts.texts[i] for i in prompts.draw(0, step, 12)]
+    condition = policy.encode(texts)
+    x0 = algorithm.rollout(policy.under("old"), condition[group], torch.randn(96, *policy.latent_shape))
+    scores = reward(policy.decode(x0), [texts[g] for g in group])
+    points = algorithm.points(Rollout(x0, condition, group, scores, algorithm.credit(scores, group)), ("points", step))
+    loss, metrics = algorithm.loss(Models.of(policy), points.take(torch.arange(len(points))))
+    optimiser.zero_grad()
+    loss.mean().backward()
+    optimiser.step()
+    policy.weights.follow("old", 0.9)
+    print(f"{step:3d}  reward {scores.mean():.3f}")

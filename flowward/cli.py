@@ -1,0 +1,80 @@
+"""The command line. It dispatches to commands/ and turns errors into sentences.
+
+Bad input ends in one sentence on stderr and exit code 2; `--debug` shows where it came from.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from .commands import COMMANDS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        from . import __version__
+
+        print(f"flowward {__version__}")
+        return 0
+    try:
+        if words[0] not in COMMANDS:
+            from .errors import unknown
+
+            raise ValueError(unknown("command", words[0], COMMANDS))
+        module = import_module(f".commands.{words[0]}", __package__)
+        return int(module.run(words[1:]))
+    except (ValueError, RuntimeError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        elif not _foreseen(error):
+            raise
+        print(f"flowward: {_sentence(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("flowward: interrupted", file=sys.stderr)
+        return 130
+
+
+def _foreseen(error: Exception) -> bool:
+    """RuntimeErrors of our own are for the user; torch's are bugs, and their traceback is wanted."""
+    if not isinstance(error, RuntimeError):
+        return True
+    from .rewards import RewardError
+    from .trainer import TrainingError
+
+    return isinstance(error, (RewardError, TrainingError))
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split())  # YAML and rewards may speak in several lines
+
+
+def _overview() -> str:
+    lines = [f"  {name:<12}{what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "flowward: online reinforcement learning for flow-matching models",
+            "",
+            "usage: flowward COMMAND [options]        flowward COMMAND --help for the options",
+            "",
+            *lines,
+            "",
+            "first steps:",
+            "  flowward train --output runs/first     post-train the built-in model, about seven minutes on a laptop",
+            "  flowward sample runs/first 'a red circle above a blue square'",
+            "",
+            "--debug after any command shows the traceback of an error.",
+        ]
+    )

@@ -1,0 +1,51 @@
+"""flowward bench"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import tyro
+
+from .. import bench, config, models, prompts, rewards
+from ..errors import unknown
+from .options import parse, take
+
+MEASURES = ("overhead",)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure flowward itself. `overhead`: time of a training iteration over that of its bare network evaluations."""
+
+    what: tyro.conf.Positional[str] = "overhead"
+    repeats: int = 5
+    threads: int | None = None
+    images_per_update: int = 256
+
+
+def run(words: list[str]) -> int:
+    name, words = take(words, "algorithm")
+    chosen = parse(Bench, words, "bench", description="--algorithm NAME chooses whose iteration is measured.")
+    if chosen.what not in MEASURES:
+        raise ValueError(unknown("measure", chosen.what, MEASURES))
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    settings = config.settings_type(name or config.DEFAULT_ALGORITHM)()
+    size = replace(settings.run, images_per_update=chosen.images_per_update, rollout_batch=chosen.images_per_update)
+    found = bench.overhead(
+        settings.algorithm,
+        models.load(settings.model),
+        rewards.load(settings.reward),
+        prompts.load(settings.prompts),
+        size,
+        chosen.repeats,
+    )
+    print(f"iteration            {found.iteration:8.3f} s  (median of {chosen.repeats}, {size.images} images)")
+    print(f"bare networks        {found.networks:8.3f} s  (the same evaluations, interleaved)")
+    for what, count in found.calls.items():
+        print(f"  {what:<18} {count:8d} samples")
+    print(f"overhead             {found.ratio:8.3f}    (target: at most 1.10)")
+    print(f"peak memory          {found.peak_memory / 2**20:8.0f} MiB of the process")
+    print(f"threads              {torch.get_num_threads():8d}")
+    return 0

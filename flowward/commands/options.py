@@ -1,0 +1,85 @@
+"""What several commands share: options, and the meaning of a model's name."""
+
+from __future__ import annotations
+
+import io
+import sys
+from contextlib import redirect_stderr
+from pathlib import Path
+from traceback import walk_tb
+from typing import Any
+
+import tyro
+
+from .. import checkpoint, config, models
+from ..folder import RunFolder
+from ..models.policy import Policy
+
+
+def take(words: list[str], name: str) -> tuple[str | None, list[str]]:
+    """The value of `--name value` or `--name=value`, and the other words."""
+    rest, value = [], None
+    pending = iter(words)
+    for word in pending:
+        if word == f"--{name}":
+            value = next(pending, None)
+            if value is None:
+                raise ValueError(f"--{name} needs a value")
+        elif word.startswith(f"--{name}="):
+            value = word.partition("=")[2]
+        else:
+            rest.append(word)
+    return value, rest
+
+
+def parse(kind: Any, words: list[str], command: str, default: Any = None, description: str | None = None) -> Any:
+    """Flags to a dataclass, by tyro (which explains a bad flag itself, and exits with code 2).
+
+    Raises:
+        ValueError: the flags are well formed, and one of our dataclasses refuses their values.
+    """
+    extra = {} if default is None else {"default": default}
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(kind, args=words, prog=f"flowward {command}", description=description, **extra)
+    except SystemExit as end:
+        if refusal := _refusal(end):
+            raise refusal from None
+        print(said.getvalue(), end="", file=sys.stderr)
+        raise
+
+
+def _refusal(end: SystemExit) -> ValueError | None:
+    """The ValueError of our own code that made tyro exit, if that was why."""
+    error = end.__context__
+    while error and error.__context__:
+        error = error.__context__
+    if not isinstance(error, ValueError) or error.__traceback__ is None:
+        return None
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return error if frame.f_globals["__name__"].startswith("flowward.") else None
+
+
+def policy_of(name: str, weights: str) -> Policy:
+    """A model by name, or that of a run's newest checkpoint with the named weights as its policy.
+
+    Raises:
+        ValueError: there is no such model, run, checkpoint or weights.
+    """
+    path = Path(name)
+    if not (path / "config.yaml").is_file():
+        return models.load(name)
+    folder = RunFolder.open(path)
+    settings = config.from_dict(folder.config())
+    if not folder.checkpoints():
+        raise ValueError(f"{path} holds no checkpoint yet")
+    state = checkpoint.load(folder.checkpoints()[-1])
+    policy = models.load(settings.model, settings.lora_rank, settings.precision)
+    if state.get("identity") != policy.identity:
+        raise ValueError(f"the checkpoint of {path} belongs to another model than '{settings.model}'")
+    if weights not in state["weights"]:
+        raise ValueError(f"{path} has no weights called '{weights}', only {', '.join(state['weights'])}")
+    policy.weights.load("policy", state["weights"][weights])
+    policy.name = f"{name} ({weights}, iteration {state['iteration']})"
+    return policy

@@ -1,0 +1,36 @@
+"""flowward pretrain"""
+
+from __future__ import annotations
+
+import torch
+from rich.progress import Progress
+
+from .. import report
+from ..errors import unknown
+from ..scenes.pretrain import Pretrain, pretrain
+from .options import parse
+
+WORLDS = ("scenes",)
+
+
+def run(words: list[str]) -> int:
+    world = next((word for word in words if not word.startswith("-")), None)
+    if not words or words[0].startswith("-"):
+        parse(Pretrain, words or ["--help"], "pretrain scenes")
+        raise ValueError("say which world: flowward pretrain scenes --output FOLDER")
+    world, words = words[0], words[1:]
+    if world not in WORLDS:
+        raise ValueError(unknown("world", world, WORLDS))
+    config: Pretrain = parse(Pretrain, words, f"pretrain {world}")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    with Progress() as bar:
+        tasks = {}
+        for line in pretrain(config):
+            if line["stage"] not in tasks:
+                tasks[line["stage"]] = bar.add_task(line["stage"], total=line["of"])
+            said = f"{line['stage']} loss {line['loss']:.4f}"
+            bar.update(tasks[line["stage"]], completed=line["step"], description=said)
+    print(f"model: {config.output / 'model'}")
+    print(f"loss curve: {report.write_loss_curve(config.output)}")
+    return 0

@@ -1,0 +1,100 @@
+"""flowward train"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import checkpoint, config, models, outcome, prompts, report, rewards
+from ..evaluate import Evaluator
+from ..folder import RunFolder, read_yaml
+from ..log import TrainProgress
+from ..trainer import Trainer
+from .options import parse, take
+
+
+def run(words: list[str]) -> int:
+    given = shlex.join(["flowward", "train", *words])
+    algorithm, words = take(words, "algorithm")
+    file, words = take(words, "config")
+    resume, words = take(words, "resume")
+    if sum(choice is not None for choice in (algorithm, file, resume)) > 1:
+        raise ValueError("--algorithm, --config and --resume exclude each other: each says what to start from")
+    if resume:
+        default = config.from_dict(RunFolder.open(Path(resume)).config())
+        default = replace(default, run=replace(default.run, output=Path(resume)))
+    elif file:
+        default = config.from_dict(read_yaml(Path(file)))
+        default = replace(default, run=replace(default.run, output=None))
+    else:
+        default = config.settings_type(algorithm or config.DEFAULT_ALGORITHM)()
+    about = "Post-train a flow model. --algorithm NAME, --config RUN/config.yaml or --resume RUN sets what follows."
+    settings = parse(type(default), words, "train", default, about)
+    if settings.run.output is None:
+        name = time.strftime(f"{settings.model}-%Y%m%d-%H%M%S").replace("/", "-")
+        settings = replace(settings, run=replace(settings.run, output=Path("runs") / name))
+    return _train(settings, resume is not None, given)
+
+
+def _train(settings: Any, resume: bool, command: str) -> int:
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    run = settings.run
+    reward, texts = rewards.load(settings.reward), prompts.load(settings.prompts)
+    held_out = prompts.load(settings.evaluation.prompts)
+    rewards.load(settings.evaluation.rewards)
+    policy = models.load(settings.model, settings.lora_rank, settings.precision)
+    trainer = Trainer(settings.algorithm, policy, reward, texts, run)
+    if resume:
+        folder = RunFolder.open(run.output)
+        if folder.checkpoints():
+            trainer.load_state_dict(checkpoint.load(folder.checkpoints()[-1]))
+        folder.forget_after(trainer.iteration - (trainer.iteration == 0))
+        folder.write_config(config.to_dict(settings))
+    else:
+        folder = RunFolder.create(run.output, config.to_dict(settings))
+    stopped = False
+    with TrainProgress(run, trainer.iteration, folder.path) as progress, _stop_signals() as asked:
+        progress.say(f"model {policy.name}, {len(texts)} prompts; measuring on {held_out.name} first")
+        with closing(trainer.steps(Evaluator(policy, settings.evaluation, held_out), folder)) as steps:
+            for step in steps:
+                progress.show(step)
+                if stopped := asked():
+                    break
+    folder.write_summary(command, finished=not stopped)
+    print(outcome.sentence(outcome.of(folder.lines())))
+    print(f"report: {report.write(folder.path)}")
+    if stopped:
+        print(f"stopped and saved; go on with: flowward train --resume {shlex.quote(str(folder.path))}")
+        return 130
+    return 0
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Inside, SIGINT and SIGTERM only ask to stop: the yielded function says whether one came. A second one kills."""
+    asked = []
+
+    def ask(number: int, frame: object) -> None:
+        asked.append(number)
+        print("\nstopping after this iteration (once more to stop at once) ...", file=sys.stderr, flush=True)
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, previous[name])
+
+    previous: dict[signal.Signals, Any] = {}
+    for name in (signal.SIGINT, signal.SIGTERM):
+        previous[name] = signal.signal(name, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for name, handler in previous.items():
+            signal.signal(name, handler)

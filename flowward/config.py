@@ -1,0 +1,85 @@
+"""The configuration of a run: the dataclass is the config, for the command line and for config.yaml alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, make_dataclass
+from typing import Annotated, Any
+
+import tyro
+from pydantic import TypeAdapter, ValidationError
+
+from .algorithms import ALGORITHMS
+from .errors import unknown
+from .evaluate import Evaluation
+from .models.policy import Precision
+from .trainer import Run
+
+DEFAULT_ALGORITHM = "advantageflow"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Post-train a flow model with online reinforcement learning."""
+
+    model: str = "scenes"
+    """built-in model, or the folder of a pretrained one"""
+    reward: tuple[str, ...] = ("scenes",)
+    """rewards, each a name or name=weight; several are added up"""
+    prompts: str = "scenes"
+    """built-in prompt set, or a UTF-8 file with one prompt per line"""
+    lora_rank: int | None = None
+    """train LoRA adapters of this rank; None trains all weights"""
+    precision: Precision = "bf16"
+    """of the networks; solver states and losses are float32 either way"""
+    threads: int | None = None
+    """CPU threads (default: torch's choice)"""
+    run: Annotated[Run, tyro.conf.OmitArgPrefixes] = field(default_factory=Run)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    algorithm: Any = None
+
+
+def settings_type(algorithm: str) -> type[Settings]:
+    """Settings with the fields of one algorithm.
+
+    Raises:
+        ValueError: there is no such algorithm.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(unknown("algorithm", algorithm, ALGORITHMS))
+    kind = ALGORITHMS[algorithm]
+    made = make_dataclass("Train", [("algorithm", kind, field(default_factory=kind))], bases=(Settings,), frozen=True)
+    made.__doc__ = Settings.__doc__
+    return made
+
+
+def to_dict(settings: Settings) -> dict[str, Any]:
+    """For YAML; the algorithm's name stands beside its fields."""
+    name = next(name for name, kind in ALGORITHMS.items() if kind is type(settings.algorithm))
+    found: dict[str, Any] = TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    return {**found, "algorithm": {"name": name, **found["algorithm"]}}
+
+
+def from_dict(given: dict[str, Any]) -> Settings:
+    """Raises ValueError where something is unknown or of the wrong type, and says where."""
+    own = given.get("algorithm") or {}
+    if not isinstance(own, dict):
+        raise ValueError(f"config: algorithm must be a mapping with a name and settings, not '{own}'")
+    own = dict(own)
+    kind = settings_type(str(own.pop("name", DEFAULT_ALGORITHM)))
+    given = {**given, "algorithm": own}
+    try:
+        settings = TypeAdapter(kind).validate_python(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"config: {where or 'setting'}: {first['msg'].removeprefix('Value error, ')}") from error
+    _refuse_unknown(given, TypeAdapter(kind).dump_python(settings, mode="json"), "")
+    return settings
+
+
+def _refuse_unknown(given: dict[str, Any], known: dict[str, Any], where: str) -> None:
+    for key, value in given.items():
+        if key not in known:
+            raise ValueError("config: " + unknown("setting", f"{where}{key}", [where + name for name in known]))
+        if isinstance(value, dict) and isinstance(known[key], dict):
+            _refuse_unknown(value, known[key], f"{where}{key}.")

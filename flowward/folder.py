@@ -1,0 +1,130 @@
+"""A run folder: config.yaml, metrics.jsonl, samples/, checkpoints/, and later report.html.
+
+Files appear whole or not at all; metrics are appended line by line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL.Image import Image
+
+from . import __version__, checkpoint, images
+
+KEPT = 2  # checkpoints
+
+
+class RunFolder:
+    """One run on disk."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any]) -> RunFolder:
+        """A new run.
+
+        Raises:
+            ValueError: the folder holds something already.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if (path / "config.yaml").exists():
+                raise ValueError(f"{path} already holds a run; name another --output, or go on with --resume {path}")
+            raise ValueError(f"{path} is not an empty folder; name another --output")
+        folder = cls(path)
+        (path / "samples").mkdir(parents=True)
+        (path / "checkpoints").mkdir()
+        folder.write_config(config)
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not (path / "config.yaml").is_file():
+            raise ValueError(f"{path} is not a run folder (it has no config.yaml)")
+        return cls(path)
+
+    def config(self) -> dict[str, Any]:
+        """What the run was started with."""
+        return read_yaml(self.path / "config.yaml")
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        self.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False))
+
+    def write_summary(self, command: str, finished: bool) -> None:
+        """What the report says of the run as a whole."""
+        lines = self.lines()
+        summary = {
+            "command": command,
+            "finished": finished,
+            "iterations": lines[-1]["iteration"] if lines else 0,
+            "machine": f"{os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, "
+            f"Python {platform.python_version()}",
+            "version": __version__,
+        }
+        self.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        partial = self.path / f".{name}.partial"
+        partial.write_text(text, "utf-8")
+        os.replace(partial, self.path / name)
+
+    def append(self, line: dict[str, Any]) -> None:
+        """One line of metrics."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The metrics so far; a last line that was cut short is left out."""
+        found = []
+        for text in self.metrics.read_text("utf-8").splitlines() if self.metrics.exists() else []:
+            try:
+                found.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+        return found
+
+    def forget_after(self, iteration: int) -> None:
+        """Drop the metrics that came after a checkpoint: the resumed run writes them again."""
+        kept = [json.dumps(line) + "\n" for line in self.lines() if line["iteration"] <= iteration]
+        self.write_text("metrics.jsonl", "".join(kept))
+
+    def save_sample(self, iteration: int, image: Image) -> None:
+        images.save(image, self.path / "samples" / f"{iteration:06d}.png")
+
+    def checkpoints(self) -> list[Path]:
+        """Oldest first."""
+        return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
+
+    def save(self, iteration: int, state: dict[str, Any]) -> Path:
+        """Write a checkpoint, then remove those that are no longer needed."""
+        path = self.path / "checkpoints" / f"{iteration:06d}.safetensors"
+        checkpoint.save(path, state)
+        for old in self.checkpoints()[:-KEPT]:
+            old.unlink()
+        return path
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file.
+
+    Raises:
+        ValueError: it cannot be read, or is something else.
+    """
+    try:
+        found = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} does not hold a mapping")
+    return found

@@ -1,0 +1,101 @@
+"""What a run says on the terminal."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .trainer import Run, Step
+
+
+class TrainProgress:
+    """A progress bar with reward and accuracy; a plain line per iteration where there is no terminal."""
+
+    def __init__(self, run: Run, first: int, where: Path):
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._run, self._first, self._started = run, first, time.perf_counter()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("training", total=run.iterations, completed=first, figures="")
+        self._accuracy = ""
+        self._first_evaluation: dict[str, Any] | None = None
+        self._said: set[str] = set()
+        self._console.print(f"run folder: {where}")
+
+    def __enter__(self) -> TrainProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text)
+
+    def show(self, step: Step) -> None:
+        """One finished iteration."""
+        if step.evaluation:
+            self._accuracy = headline(step.evaluation)
+            self.say(f"iteration {step.index}: {self._accuracy}")
+        if not step.metrics:
+            return
+        figures = f"reward {step.metrics['reward']:.3f}"
+        if not self._console.is_terminal:
+            left = (time.perf_counter() - self._started) / (step.index - self._first)
+            left *= self._run.iterations - step.index
+            seconds = sum(step.seconds.values())
+            self.say(
+                f"[{step.index}/{self._run.iterations}] {figures}  gradient {step.metrics['gradient_norm']:.2f}  "
+                f"{seconds:.1f} s  ETA {left / 60:.1f} min"
+            )
+        for line in step.health:
+            kind = re.sub(r"[\d.]+", "", line)[:24]  # the same complaint with other numbers is said once
+            if kind not in self._said:
+                self._said.add(kind)
+                self.say(f"  health, iteration {step.index}: {line}")
+        self._bar.update(self._task, completed=step.index, figures=f"{figures}  {self._accuracy}".strip())
+
+
+def headline(evaluation: dict[str, Any]) -> str:
+    """'scenes-strict 45.1 % [41.2, 49.0] on scenes-held-out'."""
+    name, scores = next(iter(evaluation["scores"].items()))
+    s = scores["overall"]
+    if s["low"] >= 0 and s["high"] <= 1:
+        text = f"{100 * s['mean']:.1f} % [{100 * s['low']:.1f}, {100 * s['high']:.1f}]"
+    else:
+        text = f"{s['mean']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
+    return f"{name} {text} on {evaluation['prompts']}"
+
+
+def table(found: dict[str, dict[str, Any]]) -> None:
+    """Evaluations side by side: a row per model and score, a column per category, and how they were measured."""
+    console = Console(highlight=False)
+    first = next(iter(found.values()))
+    for name in first["scores"]:
+        categories = list(first["scores"][name]["categories"])
+        grid = Table(title=name, title_justify="left")
+        grid.add_column("model")
+        for column in ["overall", *categories]:
+            grid.add_column(column, justify="right")
+        for model, result in found.items():
+            scores = result["scores"][name]
+            cells = [scores["overall"], *[scores["categories"][c] for c in categories]]
+            grid.add_row(model, *[f"{c['mean']:.3f}\n[{c['low']:.3f}, {c['high']:.3f}]" for c in cells])
+        console.print(grid)
+    settings = {key: value for key, value in first.items() if key != "scores"}
+    console.print("measured with " + ", ".join(f"{key} {value}" for key, value in settings.items()))

@@ -1,0 +1,112 @@
+"""What the evaluations of a run say: the first against the last, with their intervals, in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Score = dict[str, float]  # mean, low, high (the 95 % interval), n
+Scores = list[tuple[int, Score]]  # (iteration, score), oldest first
+Evaluations = list[tuple[int, dict[str, Any]]]  # (iteration, what `evaluate` said), oldest first
+
+
+def of(lines: list[dict[str, Any]]) -> Evaluations:
+    """The evaluations among the lines of metrics.jsonl."""
+    return [(line["iteration"], line["evaluation"]) for line in lines if (line.get("evaluation") or {}).get("scores")]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The values of one score over a run, and how they are written: verdicts in percent, others as they are."""
+
+    name: str
+    overall: Scores
+    categories: dict[str, Scores]  # empty where there is but one: it would repeat `overall`
+    percent: bool
+
+    @classmethod
+    def of(cls, name: str, evaluations: Evaluations) -> Measure:
+        found = [(iteration, said["scores"][name]) for iteration, said in evaluations if name in said["scores"]]
+        categories: dict[str, Scores] = {}
+        for iteration, score in found:
+            for category, own in score.get("categories", {}).items():
+                categories.setdefault(category, []).append((iteration, own))
+        overall = [(iteration, score["overall"]) for iteration, score in found]
+        verdicts = name.endswith("strict") and all(0 <= score["mean"] <= 1 for _, score in overall)
+        return cls(name, overall, categories if len(categories) > 1 else {}, verdicts)
+
+    @classmethod
+    def every(cls, evaluations: Evaluations) -> list[Measure]:
+        """One for every score of the last evaluation, the headline first."""
+        return [cls.of(name, evaluations) for name in evaluations[-1][1]["scores"]]
+
+    @property
+    def label(self) -> str:
+        return "strict accuracy" if self.percent else self.name
+
+    def number(self, x: float) -> str:
+        return f"{100 * x:.1f} %" if self.percent else f"{x:.{3 if abs(x) < 10 else 2}f}"
+
+    def bounds(self, score: Score) -> str:
+        """[41.2, 49.0]"""
+        return "[" + ", ".join(self.number(score[end]).removesuffix(" %") for end in ("low", "high")) + "]"
+
+    def interval(self, score: Score) -> str:
+        """45.1 % [41.2, 49.0]"""
+        return f"{self.number(score['mean'])} {self.bounds(score)}"
+
+    def change(self, before: Score, after: Score) -> str:
+        """+23.2 points"""
+        by = after["mean"] - before["mean"]
+        return (f"{100 * by:+.1f} points" if self.percent else f"{by:+.3f}").replace("-", "−")
+
+    def row(self, label: str, scores: Scores) -> list[str]:
+        """Of a table: label, first value and, where there are two, last value, change, do they overlap; images."""
+        before, after = scores[0][1], scores[-1][1]
+        cells = [label, self.interval(before)]
+        if len(self.overall) > 1:
+            cells += [self.interval(after), self.change(before, after), "yes" if overlap(before, after) else "no"]
+        return [*cells, f"{after['n']:,.0f}"]
+
+
+def sentence(evaluations: Evaluations) -> str:
+    """The outcome in one sentence. It compares with the last evaluation, never with the best."""
+    if not evaluations:
+        return "Nothing has been evaluated yet."
+    measure = Measure.every(evaluations)[0]
+    (first, before), (last, after) = measure.overall[0], measure.overall[-1]
+    prompts = str(evaluations[-1][1].get("prompts", "unnamed prompts"))
+    what = f"{measure.label} on {'held-out prompts' if prompts.endswith('held-out') else prompts}"
+    if first == last:
+        prefix = "No evaluation after training yet" if first == 0 else "Only one evaluation, so nothing to compare"
+        return f"{prefix}; {when(first)}, {what} was {measure.interval(before)}."
+    change = f"from {measure.interval(before)} {when(first)} to {measure.interval(after)} {when(last)}"
+    verb, verdict = "rose" if after["mean"] > before["mean"] else "fell", "the 95 % intervals do not overlap"
+    if differing := _differing(evaluations):
+        verb, verdict = "went", f"the two evaluations differ in {', '.join(differing)} and cannot be compared"
+    elif overlap(before, after):
+        verb, verdict = "went", "the 95 % intervals overlap: this is not evidence of a change"
+    return f"{what[0].upper()}{what[1:]} {verb} {change}; {verdict}."
+
+
+def overlap(a: Score, b: Score) -> bool:
+    return not (a["high"] < b["low"] or b["high"] < a["low"])
+
+
+def when(iteration: int) -> str:
+    return "before training" if iteration == 0 else f"after {counted(iteration, 'iteration')}"
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def settings(evaluation: dict[str, Any]) -> str:
+    """All that an evaluation's numbers depend on: weights policy, solver euler, steps 10, guidance none, ..."""
+    used = {key: value for key, value in evaluation.items() if key != "scores"}
+    return ", ".join(f"{key} {'none' if value is None else value}" for key, value in used.items())
+
+
+def _differing(evaluations: Evaluations) -> list[str]:
+    first, last = evaluations[0][1], evaluations[-1][1]
+    return [key for key in first | last if key != "scores" and first.get(key) != last.get(key)]

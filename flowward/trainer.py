@@ -1,0 +1,348 @@
+"""The loop. It names no algorithm, no model and no reward.
+
+One iteration: draw prompts, sample a group of images for each from the behaviour policy, score them, turn scores into
+advantages, and take the stated number of optimiser steps on the algorithm's training points. Everything random is a
+pure function of (seed, iteration, ...), so there is no generator to save.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .credit import group_std
+from .evaluate import Evaluator
+from .folder import RunFolder
+from .health import Health
+from .models.policy import Condition, Models, Policy
+from .points import Points, Renoised
+from .prompts import PromptSet
+from .rewards import Reward, score
+from .rollout import Rollout, Sampler
+from .snapshots import Decay, WarmDecay
+from .streams import Key, generator, normal
+
+
+class Algorithm(Protocol):
+    """What the loop asks of an algorithm; see algorithms/advantageflow.py for one."""
+
+    @property
+    def behaviour(self) -> str: ...  # the weights that are sampled from
+    @property
+    def rollout(self) -> Sampler: ...
+    @property
+    def copies(self) -> Mapping[str, Decay]: ...  # copies of the policy that it uses, and how each follows
+    @property
+    def needs_reference(self) -> bool: ...
+    def credit(self, rewards: Tensor, group: Tensor) -> Tensor: ...
+    def points(self, rollout: Rollout, key: Key) -> Renoised: ...
+    def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the weights are those of the last good step."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How much of what. Batches and accumulation follow from it; what does not divide is refused."""
+
+    output: Path | None = None
+    """run folder (None keeps nothing)"""
+    iterations: int = 100
+    images_per_update: int = 256
+    """images behind one optimiser step"""
+    group_size: int = 16
+    """images per prompt"""
+    updates_per_iteration: int = 1
+    """optimiser steps per rollout"""
+    microbatch: int = 128
+    """training points per forward and backward pass"""
+    rollout_batch: int = 256
+    """images sampled at once"""
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    gradient_clip: float = 1.0
+    """largest global gradient norm"""
+    seed: int = 0
+    ema: WarmDecay = field(default_factory=WarmDecay)
+    """the running average of the policy that can be evaluated"""
+    evaluate_every: int = 25
+    """iterations between evaluations (0: only before and after)"""
+    checkpoint_every: int = 25
+
+    def __post_init__(self) -> None:
+        if self.group_size < 2:
+            raise ValueError(
+                f"group_size is {self.group_size}, but advantages compare images of one prompt: use at least 2"
+            )
+        for name in ("images_per_update", "updates_per_iteration", "microbatch", "rollout_batch", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.iterations < 0 or self.seed < 0:
+            raise ValueError(f"iterations and seed must not be negative, not {self.iterations} and {self.seed}")
+        for name in ("learning_rate", "gradient_clip"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a positive number, not {getattr(self, name)}")
+        if self.images % self.group_size:
+            raise ValueError(
+                f"{self.images_per_update} images per update x {self.updates_per_iteration} updates = {self.images} "
+                f"images an iteration, which groups of {self.group_size} do not divide"
+            )
+
+    @property
+    def images(self) -> int:
+        """Images per iteration."""
+        return self.images_per_update * self.updates_per_iteration
+
+    @property
+    def groups(self) -> int:
+        """Prompts per iteration."""
+        return self.images // self.group_size
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished iteration."""
+
+    index: int  # counts from 1
+    metrics: dict[str, float]
+    health: list[str]  # plain sentences; usually none
+    seconds: dict[str, float]
+    evaluation: dict[str, Any] | None = None  # what `evaluate` says, where it was time to ask
+
+    def line(self, images: int) -> dict[str, Any]:
+        """As metrics.jsonl holds it; `images` per iteration."""
+        line = {"iteration": self.index, "images": self.index * images, **self.metrics, "health": self.health}
+        line["seconds"] = {**self.seconds, "total": sum(self.seconds.values())}
+        return line | ({"evaluation": self.evaluation} if self.evaluation else {})
+
+
+class Trainer:
+    """The state of a run, and one method per stage of an iteration."""
+
+    def __init__(self, algorithm: Algorithm, policy: Policy, reward: Reward, prompts: PromptSet, run: Run):
+        """Raises ValueError where the batch arithmetic does not come out even."""
+        self.algorithm, self.policy, self.reward, self.prompts, self.run = algorithm, policy, reward, prompts, run
+        for name in algorithm.copies:
+            policy.weights.add(name)
+        policy.weights.add("ema")
+        if algorithm.needs_reference:
+            policy.weights.add("reference")
+        self.models = Models.of(policy)
+        self.parameters = list(policy.weights.tensors("policy").values())
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, run.learning_rate, betas=run.betas, weight_decay=run.weight_decay
+        )
+        self.health = Health()
+        self.iteration = 0  # finished iterations
+        self.halfway = False  # an iteration has changed the weights and not finished
+        self._refuse_uneven()
+
+    def _refuse_uneven(self) -> None:
+        run = self.run
+        empty = Rollout(torch.empty(run.images, 0), Condition({}), *[torch.empty(0)] * 3)
+        points = len(self.algorithm.points(empty, ())) // run.updates_per_iteration
+        if points % min(run.microbatch, points):
+            raise ValueError(
+                f"{run.images_per_update} images per update give {points} training points, which microbatches of "
+                f"{run.microbatch} do not divide"
+            )
+
+    def steps(self, evaluator: Evaluator | None = None, folder: RunFolder | None = None) -> Generator[Step]:
+        """Go on to the end of the run, measuring, logging and saving on the way.
+
+        Leaving the loop early (break, or an exception) saves a checkpoint, unless an iteration failed half-way.
+        """
+        run, saved = self.run, self.iteration
+        try:
+            if self.iteration == 0 and evaluator:
+                yield self._finish(Step(0, {}, [], {}), evaluator, folder)
+            while self.iteration < run.iterations:
+                step = self.step()
+                last = step.index == run.iterations
+                due = last or (run.evaluate_every > 0 and step.index % run.evaluate_every == 0)
+                step = self._finish(step, evaluator if due else None, folder)
+                if folder and (last or step.index % run.checkpoint_every == 0):
+                    folder.save(step.index, self.state_dict())
+                    saved = step.index
+                yield step
+        finally:
+            if folder and self.iteration > saved and not self.halfway:
+                folder.save(self.iteration, self.state_dict())
+
+    def _finish(self, step: Step, evaluator: Evaluator | None, folder: RunFolder | None) -> Step:
+        """Measure, if it is time to, and log."""
+        try:
+            if evaluator:
+                started = time.perf_counter()
+                scores = evaluator.scores()
+                if folder:
+                    folder.save_sample(step.index, evaluator.grid())
+                seconds = {**step.seconds, "evaluate": time.perf_counter() - started}
+                step = replace(step, evaluation=scores, seconds=seconds)
+        finally:  # a measurement that fails leaves the iteration as it is
+            if folder:
+                folder.append(step.line(self.run.images))
+        return step
+
+    def step(self) -> Step:
+        """One iteration. If it fails before the first optimiser step, the state is still that of the last one."""
+        clock = _Clock()
+        index = self.iteration
+        with clock("rollout"):
+            chosen = self.prompts.draw(self.run.seed, index, self.run.groups)
+            texts = [self.prompts.texts[i] for i in chosen]
+            rollout, images = self.sample(texts, index)
+        with clock("reward"):
+            reward = score("reward", self.reward, images, [texts[g] for g in rollout.group.tolist()])
+            rollout = self.credit(rollout, reward)
+        with clock("train"):
+            metrics = describe(rollout, texts)
+            metrics |= self.learn(self.algorithm.points(rollout, ("points", self.run.seed, index)))
+            for name, decay in self.algorithm.copies.items():
+                self.policy.weights.follow(name, decay(index))
+            self.policy.weights.follow("ema", self.run.ema(index))
+        self.iteration, self.halfway = index + 1, False
+        return Step(self.iteration, metrics, self.health.check(metrics), clock.seconds)
+
+    def sample(self, texts: list[str], index: int) -> tuple[Rollout, Tensor]:
+        """A group of images per text. Returns samples without rewards yet, and images [N, 3, H, W] on the CPU."""
+        run, policy = self.run, self.policy
+        condition = policy.encode(texts)
+        group = torch.arange(run.groups).repeat_interleave(run.group_size)
+        velocity = policy.under(self.algorithm.behaviour)
+        samples, images = [], []
+        for rows in torch.arange(run.images).split(run.rollout_batch):
+            keys = (("noise", run.seed, index, n // run.group_size, n % run.group_size) for n in rows.tolist())
+            noise = normal(policy.latent_shape, keys).to(policy.device)
+            samples.append(self.algorithm.rollout(velocity, condition[group[rows]], noise))
+            images.append(policy.decode(samples[-1]).cpu())
+        blank = torch.zeros(run.images)
+        return Rollout(torch.cat(samples), condition, group, blank, blank), torch.cat(images)
+
+    def credit(self, rollout: Rollout, reward: Tensor) -> Rollout:
+        advantage = self.algorithm.credit(reward, rollout.group)
+        return Rollout(rollout.x0, rollout.condition, rollout.group, reward, advantage)
+
+    def learn(self, points: Renoised) -> dict[str, float]:
+        """The optimiser steps of one iteration, over images in random order, each point used once."""
+        run = self.run
+        order = torch.randperm(run.images, generator=generator("order", run.seed, self.iteration))
+        totals: defaultdict[str, float] = defaultdict(float)
+        worst: dict[str, float] = {}
+        for images in order.split(run.images_per_update):
+            numbers = points.of_images(images)
+            for part in numbers.split(run.microbatch):
+                loss, metrics = self.algorithm.loss(self.models, points.take(part))
+                (loss.sum() / len(numbers)).backward()
+                for name, value in {"loss": loss.detach(), **metrics}.items():
+                    if name.endswith("_min"):
+                        worst[name] = min(worst.get(name, float("inf")), value.min().item())
+                    else:
+                        totals[name] += value.sum().item() / len(points)
+            totals["gradient_norm"] += self.update() / run.updates_per_iteration
+        return {**totals, **worst}
+
+    def update(self) -> float:
+        """Clip and step. Returns the gradient norm before clipping.
+
+        Raises:
+            TrainingError: the gradient is not finite; no weight has been changed by it.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.run.gradient_clip).item()
+        if not norm < float("inf"):
+            self.optimiser.zero_grad()
+            raise TrainingError(
+                f"the gradient of iteration {self.iteration + 1} is not finite, so training stopped before the weights "
+                "were changed; lower the learning rate, or try --precision float32"
+            )
+        self.halfway = True
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on."""
+        names = ["policy", *self.algorithm.copies, "ema"]
+        return {
+            "identity": self.policy.identity,
+            "iteration": self.iteration,
+            "weights": {name: self.policy.weights.tensors(name) for name in names},
+            "optimiser": self.optimiser.state_dict(),
+            "health": self.health.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`.
+
+        Raises:
+            ValueError: it belongs to another model, or to an algorithm with other copies.
+        """
+        theirs, mine = state.get("identity") or {}, self.policy.identity
+        if theirs != mine:
+            keys = [key for key in mine if theirs.get(key) != mine[key]]
+            raise ValueError(f"this checkpoint belongs to another model: its {', '.join(keys) or 'identity'} differs")
+        for name in ["policy", *self.algorithm.copies, "ema"]:
+            if name not in state["weights"]:
+                raise ValueError(f"this checkpoint has no '{name}' weights: it was written by another algorithm")
+            self.policy.weights.load(name, state["weights"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.health.load_state_dict(state["health"])
+        self.iteration = state["iteration"]
+
+
+def describe(rollout: Rollout, texts: list[str]) -> dict[str, float]:
+    """What can be said of a rollout before training on it."""
+    reward = rollout.reward.double()
+    silent = group_std(reward, rollout.group) < 1e-6
+    return {
+        "reward": reward.mean().item(),
+        "reward_std": reward.std().item(),
+        "zero_variance": silent.double().mean().item(),  # share of groups that teach nothing
+        "latent_rms": rollout.x0.square().mean().sqrt().item(),
+        "duplicate_prompts": len(texts) - len(set(texts)),
+    }
+
+
+class _Clock:
+    """Adds up the seconds spent under each name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def train(
+    algorithm: Algorithm,
+    policy: Policy,
+    reward: Reward,
+    prompts: PromptSet,
+    run: Run,
+    evaluator: Evaluator | None = None,
+) -> Iterator[Step]:
+    """Train, yielding every finished iteration; with an evaluator, step 0 is the base model's evaluation.
+
+    Raises:
+        ValueError: what was asked for does not fit together, or `run.output` holds something already.
+        RewardError, TrainingError: the run cannot go on.
+        OSError: the run folder cannot be written.
+    """
+    trainer = Trainer(algorithm, policy, reward, prompts, run)
+    described = {"model": policy.name, "prompts": prompts.name, "algorithm": repr(algorithm), "run": repr(run)}
+    folder = RunFolder.create(run.output, described) if run.output else None
+    yield from trainer.steps(evaluator, folder)

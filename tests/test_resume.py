@@ -1,0 +1,204 @@
+"""A run that was stopped and resumed is, bit for bit, the run that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flowward import checkpoint, report
+from flowward.cli import main
+from flowward.commands.train import _stop_signals
+from flowward.folder import RunFolder
+
+BUDGET = shlex.split(
+    "--images-per-update 8 --group-size 4 --microbatch 8 --learning-rate 1e-3 --algorithm.rollout.steps 2 "
+    "--evaluation.images 6 --evaluation.sampler.steps 2 --reward balance --threads 1"
+)
+kinds = pytest.mark.parametrize("kind", [[], ["--lora-rank", "2"]], ids=["full", "lora"])
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes longer than the run."""
+    monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+
+
+def train(*words: str | Path) -> None:
+    assert main(["train", *map(str, words)]) == 0
+
+
+def state(folder: Path) -> dict[str, Any]:
+    return checkpoint.load(RunFolder.open(folder).checkpoints()[-1])
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Every line of metrics.jsonl, without its timings."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["seconds"]
+    return lines
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Two nests are equal, to the bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}.{index}")
+    else:
+        assert a == b, where
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    one = state(a)
+    assert set(one["weights"]) == {"policy", "old", "ema"} and one["optimiser"]["state"]
+    assert_same(one, state(b))
+    assert metrics(a) == metrics(b)
+    names = [sorted(path.name for path in (folder / "samples").iterdir()) for folder in (a, b)]
+    assert names[0] == names[1]
+
+
+@kinds
+def test_two_halves_make_a_whole(tiny: str, tmp_path: Path, kind: list[str]) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    how = [*BUDGET, *kind, "--model", tiny, "--evaluate-every", "2"]
+    train(*how, "--output", whole, "--iterations", "4")
+    train(*how, "--output", halves, "--iterations", "2")
+    train("--resume", halves, "--iterations", "4")
+    assert_same_run(whole, halves)
+    lines = metrics(whole)
+    assert [line["iteration"] for line in lines] == [0, 1, 2, 3, 4]
+    assert [line["iteration"] for line in lines if "evaluation" in line] == [0, 2, 4]
+
+
+@kinds
+def test_metrics_after_the_checkpoint_are_written_again(tiny: str, tmp_path: Path, kind: list[str]) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    how = [*BUDGET, *kind, "--model", tiny, "--evaluate-every", "2", "--checkpoint-every", "1"]
+    train(*how, "--output", whole, "--iterations", "4")
+    shutil.copytree(whole, cut)
+    RunFolder.open(cut).checkpoints()[-1].unlink()
+    text = (cut / "metrics.jsonl").read_text()
+    (cut / "metrics.jsonl").write_text(text[:-30])  # the last line is cut short, too
+    train("--resume", cut)
+    assert_same_run(whole, cut)
+
+
+def test_without_a_checkpoint_a_run_begins_anew(tiny: str, tmp_path: Path) -> None:
+    whole, early = tmp_path / "whole", tmp_path / "early"
+    how = [*BUDGET, "--model", tiny, "--iterations", "2"]
+    train(*how, "--output", whole)
+    shutil.copytree(whole, early)
+    for path in RunFolder.open(early).checkpoints():
+        path.unlink()
+    train("--resume", early)
+    assert_same_run(whole, early)
+
+
+def test_a_finished_run_can_be_resumed_and_stays_as_it_is(tiny: str, tmp_path: Path) -> None:
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    train(*BUDGET, "--model", tiny, "--iterations", "1", "--output", run)
+    shutil.copytree(run, copy)
+    train("--resume", run)
+    assert_same_run(run, copy)
+    assert json.loads((run / "summary.json").read_text())["finished"]
+
+
+def test_a_model_may_move_between_two_halves(tiny: str, tmp_path: Path) -> None:
+    train(*BUDGET, "--model", tiny, "--iterations", "1", "--output", tmp_path / "run")
+    train("--resume", tmp_path / "run", "--iterations", "2", "--model", shutil.copytree(tiny, tmp_path / "moved"))
+    assert state(tmp_path / "run")["iteration"] == 2
+
+
+# Signals
+
+
+@contextmanager
+def program(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """`flowward train` in a process of its own."""
+    command = [sys.executable, "-m", "flowward", "train", *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stdout and process.stderr
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(process.stderr.read())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_iteration_and_saves(tiny: str, tmp_path: Path, number: signal.Signals) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    started = time.perf_counter()
+    with program(*BUDGET, "--model", tiny, "--output", run, "--iterations", "500") as process:
+        wait_for(process, "[1/500] reward 0.")
+        assert time.perf_counter() - started < 15  # the first figures come early
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stopping after this iteration" in err and "Traceback" not in err
+    ended = state(run)["iteration"]
+    assert 1 <= ended < 500 and metrics(run)[-1]["iteration"] == ended
+    assert not json.loads((run / "summary.json").read_text())["finished"]
+
+    advice = out.splitlines()[-1]
+    assert advice == f"stopped and saved; go on with: flowward train --resume {run}"
+    train(*shlex.split(advice)[-2:], "--iterations", str(ended + 2))
+    train(*BUDGET, "--model", tiny, "--output", whole, "--iterations", str(ended + 2))
+    assert_same_run(whole, run)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny: str, tmp_path: Path) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    how = [*BUDGET, "--model", tiny, "--checkpoint-every", "3"]
+    with program(*how, "--output", run, "--iterations", "500") as process:
+        wait_for(process, "[4/500]")
+        process.kill()
+        process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
+    ended = state(run)["iteration"]
+    assert ended % 3 == 0 and metrics(run)[-1]["iteration"] > ended
+    train("--resume", run, "--iterations", str(ended + 2))
+    train(*how, "--output", whole, "--iterations", str(ended + 2))
+    assert_same_run(whole, run)
+
+
+def test_a_second_signal_stops_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with _stop_signals() as asked:
+        assert not asked()
+        signal.raise_signal(signal.SIGTERM)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert capsys.readouterr().err.count("once more to stop at once") == 1
