@@ -53,11 +53,25 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
     return run
 
 
-def started(tiny: str, folder: Path, *words: str, iterations: int = 1) -> Path:
+def started(tiny: str, folder: Path, *words: str) -> Path:
     """A run of one iteration."""
-    how = [*BUDGET, "--model", tiny, "--reward", "balance", "--iterations", str(iterations)]
+    how = [*BUDGET, "--model", tiny, "--reward", "balance", "--iterations", "1"]
     assert main(["train", *how, "--output", str(folder), *words]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one iteration, to be copied."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write", lambda folder: folder / "report.html")
+        return started(tiny, tmp_path_factory.mktemp("finished") / "run")
+
+
+@pytest.fixture
+def run(finished: Path, elsewhere: None) -> Path:
+    """A copy of it, here."""
+    return Path(shutil.copytree(finished, "run"))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -273,20 +287,18 @@ def test_a_measurement_that_turns_bad(refused: Refused, tiny: str, monkeypatch: 
 
 
 @pytest.mark.parametrize("cut", [0, 4, 100, 0.5, -1])
-def test_truncated_checkpoints(refused: Refused, tiny: str, cut: float) -> None:
-    run = started(tiny, Path("run"))
+def test_truncated_checkpoints(refused: Refused, run: Path, cut: float) -> None:
     (path,) = RunFolder.open(run).checkpoints()
     data = path.read_bytes()
     path.write_bytes(data[: cut if isinstance(cut, int) else int(cut * len(data))])
     before = contents(run)
-    for words in (["train", "--resume", run], ["eval", run], ["sample", run, "a circle"]):
+    for words in (["train", "--resume", run], ["eval", run]):
         sentence = refused(*words)
         assert sentence.startswith(f"{path} is truncated or damaged and cannot be read")
     assert contents(run) == before
 
 
-def test_files_that_are_no_checkpoints(refused: Refused, tiny: str) -> None:
-    run = started(tiny, Path("run"))
+def test_files_that_are_no_checkpoints(refused: Refused, run: Path) -> None:
     (path,) = RunFolder.open(run).checkpoints()
     for metadata, said in (
         (None, "is a safetensors file, but not a flowward checkpoint"),
@@ -301,8 +313,8 @@ def test_files_that_are_no_checkpoints(refused: Refused, tiny: str) -> None:
             assert said in refused(*words)
 
 
-def test_checkpoints_of_another_model(refused: Refused, tiny: str) -> None:
-    full, lora = started(tiny, Path("full")), started(tiny, Path("lora"), "--lora-rank", "2")
+def test_checkpoints_of_another_model(refused: Refused, tiny: str, run: Path) -> None:
+    full, lora = run, started(tiny, Path("lora"), "--lora-rank", "2")
     before = contents(lora), contents(full)
     for run, rank in ((full, "2"), (lora, "4"), (lora, "None")):
         said = refused("train", "--resume", run, "--lora-rank", rank, "--iterations", "2")
@@ -316,8 +328,8 @@ def test_checkpoints_of_another_model(refused: Refused, tiny: str) -> None:
     assert said == "this checkpoint belongs to another model: its base differs"
 
 
-def test_a_run_without_a_checkpoint_cannot_be_measured(refused: Refused, tiny: str) -> None:
-    run = started(tiny, Path("run"), iterations=0)
+def test_a_run_without_a_checkpoint_cannot_be_measured(refused: Refused, run: Path) -> None:
+    (run / "checkpoints/000001.safetensors").unlink()
     assert "run holds no checkpoint yet" in refused("eval", run)
 
 
@@ -335,9 +347,8 @@ def test_damaged_models(refused: Refused, tiny: str, file: str) -> None:
 # Output
 
 
-def test_a_folder_that_holds_something_is_left_alone(refused: Refused, tiny: str) -> None:
+def test_a_folder_that_holds_something_is_left_alone(refused: Refused, tiny: str, run: Path) -> None:
     how = ["train", *BUDGET, "--model", tiny, "--reward", "balance"]
-    run = started(tiny, Path("run"))
     Path("others").mkdir()
     Path("others/thesis.tex").write_text("a year of work")
     Path("file").write_text("a file")
@@ -352,7 +363,7 @@ def test_a_folder_that_holds_something_is_left_alone(refused: Refused, tiny: str
 
 def test_an_empty_folder_will_do(tiny: str) -> None:
     Path("run").mkdir()
-    started(tiny, Path("run"), iterations=0)
+    started(tiny, Path("run"))
 
 
 @contextmanager
@@ -366,8 +377,7 @@ def file_size_limit(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(refused: Refused, tiny: str) -> None:
-    run = started(tiny, Path("run"))
+def test_a_full_disk_leaves_the_last_checkpoint(refused: Refused, run: Path) -> None:
     (path,) = RunFolder.open(run).checkpoints()
     before = path.read_bytes()
     with file_size_limit(len(before) // 2):
@@ -392,9 +402,8 @@ def no_space_either(*_: Any, **__: Any) -> None:
     [("os.replace", no_space), ("flowward.checkpoint.save_file", no_space_either), ("os.fsync", no_space)],
 )
 def test_no_space_left(
-    refused: Refused, tiny: str, monkeypatch: pytest.MonkeyPatch, where: str, fails: Callable[..., None]
+    refused: Refused, run: Path, monkeypatch: pytest.MonkeyPatch, where: str, fails: Callable[..., None]
 ) -> None:
-    run = started(tiny, Path("run"))
     before = (run / "checkpoints/000001.safetensors").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(where, fails)

@@ -42,7 +42,7 @@ class Pretrain:
     """weight of the autoencoder's KL term (per latent number, against squared error per pixel)"""
     steps: int = 7000
     """of the flow's schedule"""
-    stop: int = 4500
+    stop: int = 5000
     """where it is cut short: a base that follows half of its prompts leaves something to learn"""
     batch: int = 128
     learning_rate: float = 1e-3

@@ -1,0 +1,272 @@
+"""The program, from the words on the command line to the files that it leaves."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from flowward import __version__, config, models
+from flowward.cli import main
+from flowward.commands import COMMANDS
+from flowward.folder import RunFolder
+from flowward.rollout import Sampler
+
+BUDGET = shlex.split(
+    "--images-per-update 8 --group-size 4 --microbatch 8 --learning-rate 1e-3 --algorithm.rollout.steps 2 "
+    "--evaluation.images 6 --evaluation.sampler.steps 2 --reward balance --threads 1"
+)
+
+
+@pytest.fixture(scope="module")
+def run(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two iterations."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    assert main(["train", *BUDGET, "--model", tiny, "--iterations", "2", "--output", str(folder)]) == 0
+    return folder
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str | Path, code: int = 0) -> str:
+    """What a command prints."""
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == code
+    return capsys.readouterr().out
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = RunFolder.open(folder).lines()
+    for line in lines:
+        del line["seconds"]
+    return lines
+
+
+# Help
+
+
+def test_help_is_quick_and_imports_no_torch() -> None:
+    code = "import sys; from flowward.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    for words in (["--help"], ["--version"], ["trian"]):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+        assert time.perf_counter() - started < 2
+        assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["-h"], ["help"], ["--help"]):
+        out = said(capsys, *words)
+        assert all(f"\n  {name}" in out and what in out for name, what in COMMANDS.items())
+    assert said(capsys, "--version") == f"flowward {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train", ["--iterations", "--model", "--algorithm.gamma", "--resume RUN", "--config RUN/config.yaml"]),
+        ("sample", ["--count", "--seed"]),
+        ("eval", ["--images", "--json", "--steps"]),
+        ("report", ["run folders"]),
+        ("pretrain", ["--output", "--steps"]),
+        ("algorithms", ["vetted settings"]),
+        ("bench", ["--repeats", "overhead"]),
+    ],
+)
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"usage: flowward {command}" in out
+    assert all(word in out for word in words)
+
+
+def test_every_command_is_tested() -> None:
+    (mark,) = test_every_command_has_help.pytestmark  # type: ignore[attr-defined]
+    assert [row[0] for row in mark.args[1]] == list(COMMANDS)
+
+
+# Training
+
+
+def test_what_a_run_leaves(tiny: str, run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert names == {"config.yaml", "metrics.jsonl", "samples", "checkpoints", "report.html", "summary.json"}
+    assert [path.name for path in RunFolder.open(run).checkpoints()] == ["000002.safetensors"]
+    assert sorted(path.name for path in (run / "samples").iterdir()) == ["000000.png", "000002.png"]
+    first, *others = RunFolder.open(run).lines()
+    assert first["iteration"] == 0 and first["evaluation"]["images"] == 6
+    for index, line in enumerate(others, 1):
+        assert (line["iteration"], line["images"]) == (index, 8 * index)
+        assert set(line["seconds"]) >= {"rollout", "reward", "train", "total"}
+        figures = ("reward", "reward_std", "zero_variance", "gradient_norm", "loss", "distance", "curvature_min")
+        assert all(isinstance(line[name], float) for name in figures)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["finished"] and summary["iterations"] == 2
+    assert shlex.split(summary["command"])[:4] == ["flowward", "train", *BUDGET[:2]]
+    assert shlex.split(summary["command"])[-1] == str(run)
+
+
+@pytest.mark.parametrize("kind", [[], ["--lora-rank", "2"]], ids=["full", "lora"])
+def test_a_run_can_be_repeated_from_its_config(
+    capsys: pytest.CaptureFixture[str], tiny: str, run: Path, tmp_path: Path, kind: list[str]
+) -> None:
+    if kind:
+        run = tmp_path / "first"
+        said(capsys, "train", *BUDGET, *kind, "--model", tiny, "--iterations", "1", "--output", run)
+    again = tmp_path / "again"
+    said(capsys, "train", "--config", run / "config.yaml", "--output", again)
+    assert metrics(again) == metrics(run)
+    one, other = (RunFolder.open(folder).config() for folder in (run, again))
+    assert other.pop("run").pop("output") == str(again) and one.pop("run").pop("output") == str(run)
+    assert one == other
+
+
+def test_flags_win_over_the_config(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+    said(capsys, "train", "--config", run / "config.yaml", "--output", tmp_path / "other", "--seed", "1")
+    assert metrics(tmp_path / "other")[1]["reward"] != metrics(run)[1]["reward"]
+    assert RunFolder.open(tmp_path / "other").config()["run"]["seed"] == 1
+
+
+def test_what_training_says(
+    capsys: pytest.CaptureFixture[str], tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = said(capsys, "train", *BUDGET, "--model", tiny, "--iterations", "1").splitlines()
+    (folder,) = Path("runs").iterdir()  # named after the model and the time
+    assert out[0] == f"run folder: {folder}"
+    assert "4476 prompts; measuring on scenes-held-out first" in out[1]
+    assert out[2].startswith("iteration 0: scenes-strict ")
+    assert any(line.startswith("[1/1] reward 0.") and "ETA 0.0 min" in line for line in out)
+    assert out[-1] == f"report: {folder}/report.html"
+
+
+def test_no_iterations_measure_the_base_model(capsys: pytest.CaptureFixture[str], tiny: str, tmp_path: Path) -> None:
+    said(capsys, "train", *BUDGET, "--model", tiny, "--iterations", "0", "--output", tmp_path / "run")
+    assert [line["iteration"] for line in metrics(tmp_path / "run")] == [0]
+
+
+# The other commands
+
+
+def test_eval_writes_down_how_it_measured(
+    capsys: pytest.CaptureFixture[str], tiny: str, run: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "new" / "numbers.json"
+    how = ["--images", "6", "--steps", "2", "--seed", "1234", "--batch", "4"]
+    out = said(capsys, "eval", tiny, run, *how, "--json", file)
+    found = json.loads(file.read_text())
+    assert list(found) == [tiny, f"{run} (policy, iteration 2)"]
+    measured = [result.pop("scores") for result in found.values()]
+    for result, scores in zip(found.values(), measured, strict=True):
+        assert result == {
+            "weights": "policy",
+            "solver": "euler",
+            "steps": 2,
+            "shift": 1.0,
+            "grid": "linear",
+            "guidance": None,
+            "seed": 1234,
+            "prompts": "scenes-held-out",
+            "images": 6,
+        }
+        assert set(scores) == {"scenes-strict", "balance"}
+        overall = scores["balance"]["overall"]
+        assert overall["n"] == 6 and overall["low"] < overall["mean"] < overall["high"]
+        assert len(scores["balance"]["categories"]) == 6
+        assert f"{overall['mean']:.3f}" in out
+    assert "measured with weights policy, solver euler, steps 2" in " ".join(out.split())
+    base, trained = (scores["balance"]["overall"]["mean"] for scores in measured)
+    lines = metrics(run)
+    for mean, line in ((base, lines[0]), (trained, lines[-1])):  # the run measured itself in the same way
+        assert mean == pytest.approx(line["evaluation"]["scores"]["balance"]["overall"]["mean"], abs=1e-3)
+
+    said(capsys, "eval", run, *how, "--weights", "ema", "--json", file)
+    ((name, average),) = json.loads(file.read_text()).items()
+    assert name == f"{run} (ema, iteration 2)" and average["weights"] == "ema"
+    assert average["scores"]["balance"]["overall"]["mean"] != trained
+
+
+def test_sample_draws_the_same_picture_twice(
+    capsys: pytest.CaptureFixture[str], tiny: str, run: Path, tmp_path: Path
+) -> None:
+    def draw(name: str, *words: str | Path) -> bytes:
+        file = tmp_path / name
+        out = said(capsys, "sample", *words, "a red circle", "two rings", "--count", "2", "--steps", "2",
+                   "--output", file)  # fmt: skip
+        assert out.startswith("4 images of ") and out.strip().endswith(str(file))
+        assert Image.open(file).size > (64, 64)
+        return file.read_bytes()
+
+    assert draw("a.png", tiny) == draw("b/c.png", tiny)
+    assert draw("a.png", tiny, "--seed", "1") != draw("b.png", tiny)
+    assert draw("a.png", run) != draw("b.png", run, "--weights", "ema")
+
+
+def test_report_can_be_written_again(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    (run / "report.html").unlink()
+    assert said(capsys, "report", run) == f"{run}/report.html\n"
+    assert "advantageflow" in (run / "report.html").read_text("utf-8")
+
+
+def test_algorithms(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "advantageflow   AdvantageFlow (Kveton" in said(capsys, "algorithms")
+    out = said(capsys, "algorithms", "advantageflow")
+    assert "arXiv:2605.26013" in out
+    assert yaml.safe_load(out.partition("--algorithm.NAME VALUE):")[2])["gamma"] == "1-A"
+
+
+def test_bench_counts_what_an_iteration_needs(
+    capsys: pytest.CaptureFixture[str], tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowward.models.scenes.SHIPPED", Path(tiny))
+    out = said(capsys, "bench", "--repeats", "1", "--images-per-update", "32", "--threads", "1")
+    figures = dict(line.split()[:2] for line in out.splitlines())
+    assert figures["forward+backward"] == figures["decode"] == "32"
+    assert figures["forward"] == str(32 * (10 + 2))  # the rollout, old and reference
+    assert float(figures["overhead"]) > 0.5
+
+
+# The configuration
+
+
+def test_the_config_survives_yaml(tmp_path: Path) -> None:
+    default = config.settings_type("advantageflow")()
+    assert config.to_dict(config.from_dict(config.to_dict(default))) == config.to_dict(default)
+    changed = {
+        "model": "elsewhere",
+        "reward": ["scenes-soft=2", "balance"],
+        "lora_rank": 8,
+        "precision": "float32",
+        "run": {"iterations": 7, "betas": [0.5, 0.6], "output": "x/y", "ema": {"limit": 0.5}},
+        "evaluation": {"weights": "ema", "sampler": {"steps": 3, "grid": "sd3"}},
+        "algorithm": {"name": "advantageflow", "gamma": 1.5, "points": {"per_image": 3, "times": {"low": 0.1}}},
+    }
+    settings = config.from_dict(changed)
+    written = config.to_dict(settings)
+    assert config.to_dict(config.from_dict(yaml.safe_load(yaml.safe_dump(written)))) == written
+    assert settings.run.output == Path("x/y") and settings.run.betas == (0.5, 0.6)
+    assert settings.evaluation.sampler == Sampler(3, 1.0, "sd3")
+    assert settings.algorithm.gamma == 1.5 and settings.algorithm.points.times.low == 0.1
+    assert written["algorithm"]["name"] == "advantageflow"
+    assert written["run"]["seed"] == 0  # defaults are written down, too
+
+
+def test_an_empty_config_is_the_default() -> None:
+    assert config.to_dict(config.from_dict({})) == config.to_dict(config.settings_type("advantageflow")())
+
+
+def test_a_run_folder_is_a_model(tiny: str, run: Path) -> None:
+    """The name of a run stands for its newest weights, wherever a model is asked for."""
+    from flowward.commands.options import policy_of
+
+    trained, base = policy_of(str(run), "policy"), models.load(tiny)
+    a, b = trained.weights.tensors("policy"), base.weights.tensors("policy")
+    assert list(a) == list(b) and any((a[key] != b[key]).any() for key in a)

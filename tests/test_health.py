@@ -1,0 +1,147 @@
+"""Every rule trips where it should, in words with the numbers, and is silent otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flowward.health import WINDOW, Health
+from flowward.log import TrainProgress
+from flowward.trainer import Run, Step
+
+WELL = {
+    "reward": 0.52,
+    "reward_std": 0.3,
+    "zero_variance": 0.1,
+    "latent_rms": 1.0,
+    "duplicate_prompts": 0,
+    "distance": 0.02,
+    "residual": 1.0,
+    "curvature_min": 0.1,
+    "gradient_norm": 0.5,
+    "loss": 0.0,
+}
+
+
+def after(*earlier: dict[str, float]) -> Health:
+    """A health that has seen these iterations, each well but for what is given."""
+    health = Health()
+    for changes in earlier:
+        health.check({**WELL, **changes})
+    return health
+
+
+def test_a_healthy_run_is_silent() -> None:
+    health = Health()
+    assert all(health.check(WELL) == [] for _ in range(50))
+
+
+@pytest.mark.parametrize(
+    ("health", "changes", "expected"),
+    [
+        (
+            Health(),
+            {"reward": 0.25, "reward_std": 0.0, "zero_variance": 1.0},
+            "every image got the reward 0.25: there is nothing to learn from",
+        ),
+        (
+            Health(),
+            {"zero_variance": 0.625},
+            "62% of the groups have equal rewards and teach nothing: use a softer reward, larger groups, or prompts "
+            "that are neither solved nor hopeless",
+        ),
+        (
+            Health(),
+            {"distance": 0.3},
+            "the policy has left its old copy far behind (mean(d^2) = 0.3): lower the learning rate, or let the old "
+            "policy follow faster",
+        ),
+        (
+            Health(),
+            {"curvature_min": 0.01},
+            "the flattest point has curvature 0.01: single bad samples can push very far; raise gamma",
+        ),
+        (
+            after({}),
+            {"latent_rms": 1.2},
+            "finished latents are 20% larger than at the start: images drift in brightness or contrast; look at the "
+            "samples",
+        ),
+        (
+            after({}),
+            {"latent_rms": 0.8},
+            "finished latents are 20% smaller than at the start: images drift in brightness or contrast; look at the "
+            "samples",
+        ),
+        (
+            after(*[{}] * 5),
+            {"gradient_norm": 3.0},
+            "the gradient norm jumped to 3 (recently 0.5): it was clipped; if this goes on, lower the learning rate",
+        ),
+        (
+            Health(),
+            {"duplicate_prompts": 3},
+            "3 prompts came twice in one iteration: there are fewer prompts than groups",
+        ),
+    ],
+)
+def test_a_rule_trips_alone(health: Health, changes: dict[str, float], expected: str) -> None:
+    assert health.check({**WELL, **changes}) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("health", "changes"),
+    [
+        (Health(), {"zero_variance": 0.5}),
+        (Health(), {"distance": 0.25}),
+        (Health(), {"curvature_min": 0.05}),
+        (after({}), {"latent_rms": 1.149}),
+        (after({}), {"latent_rms": 0.851}),
+        (after(*[{}] * 5), {"gradient_norm": 2.5}),
+        (after(*[{}] * 4), {"gradient_norm": 9.0}),  # too early to say
+    ],
+)
+def test_a_rule_has_a_threshold(health: Health, changes: dict[str, float]) -> None:
+    assert health.check({**WELL, **changes}) == []
+
+
+def test_several_rules_may_trip_at_once() -> None:
+    assert len(after({}).check({**WELL, "latent_rms": 2.0, "distance": 1.0, "duplicate_prompts": 1})) == 3
+
+
+def test_an_algorithm_without_these_figures_is_not_judged_by_them() -> None:
+    assert Health().check({k: v for k, v in WELL.items() if k not in ("distance", "residual", "curvature_min")}) == []
+
+
+def test_drift_is_measured_from_the_first_iteration() -> None:
+    health = after({"latent_rms": 1.0}, *[{"latent_rms": 1.1}] * 50)
+    assert len(health.check({**WELL, "latent_rms": 1.16})) == 1
+
+
+def test_the_gradient_is_compared_with_recent_ones() -> None:
+    health = after(*[{"gradient_norm": 9.0}] * 20, *[{}] * WINDOW)
+    assert health.norms == [0.5] * WINDOW
+    assert len(health.check({**WELL, "gradient_norm": 3.0})) == 1
+
+
+def test_what_it_remembers_can_be_saved() -> None:
+    one, other = after({"latent_rms": 2.0}, *[{}] * 30), Health()
+    other.load_state_dict(one.state_dict())
+    assert other == one
+    assert other.norms is not one.norms
+
+
+def test_the_terminal_says_the_same_complaint_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The numbers change from iteration to iteration, and count for nothing."""
+    health = after({}, *[{}] * 5)
+    with TrainProgress(Run(), 0, Path("run")) as progress:
+        for index in range(1, 5):
+            bad = {"zero_variance": 0.6 + index / 50, "latent_rms": 1.3 + index / 7, "duplicate_prompts": 8 + index}
+            metrics = {**WELL, **bad, "gradient_norm": 10.0**index}
+            lines = health.check(metrics)
+            assert len(lines) == 4
+            progress.show(Step(index, metrics, lines, {"train": 1.0}))
+    said = capsys.readouterr().out
+    assert said.count("health, iteration 1:") == 4
+    assert said.count("health, ") == 4

@@ -1,0 +1,106 @@
+"""Which prompts come when, and prompt files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowward import prompts
+from flowward.prompts import PromptSet
+from flowward.scenes.grammar import CATEGORIES
+
+MIXED = PromptSet("mixed", tuple("abcdefghij"), tuple("xxxxxyyyzz"))  # 5 x, 3 y, 2 z
+ONE = PromptSet("one", tuple("abcdefg"), ("all",) * 7)
+
+
+def drawn(mine: PromptSet, count: int, iterations: int, seed: int = 0) -> list[int]:
+    return [i for iteration in range(iterations) for i in mine.draw(seed, iteration, count)]
+
+
+def test_an_iteration_depends_on_seed_and_number_alone() -> None:
+    torch.manual_seed(1)
+    first = [MIXED.draw(0, iteration, 7) for iteration in range(5)]
+    torch.manual_seed(2)
+    backwards = [PromptSet(MIXED.name, MIXED.texts, MIXED.categories).draw(0, i, 7) for i in reversed(range(5))]
+    assert first == backwards[::-1]
+    assert len({tuple(ONE.draw(seed, 0, 7)) for seed in range(9)}) > 5
+    assert ONE.draw(0, 0, 7) != ONE.draw(0, 1, 7)  # every round is shuffled anew
+
+
+def test_categories_take_turns() -> None:
+    for mine, names in ((MIXED, "xyz"), (prompts.load("scenes"), CATEGORIES)):
+        categories = [mine.categories[i] for i in drawn(mine, 5, 12)]
+        assert categories == [names[k % len(names)] for k in range(60)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 20])
+def test_no_text_comes_twice_before_all_others_have_come(count: int) -> None:
+    assert all(sorted(drawn(ONE, count, 60)[start : start + 7]) == list(range(7)) for start in range(0, 57 - 7, 7))
+    order = drawn(MIXED, count, 90)
+    for name, size in (("x", 5), ("y", 3), ("z", 2)):
+        mine = [i for i in order if MIXED.categories[i] == name]
+        for start in range(0, len(mine) - size + 1, size):
+            assert len(set(mine[start : start + size])) == size
+
+
+def test_more_prompts_than_there_are_texts() -> None:
+    assert Counter(ONE.draw(0, 0, 14)) == dict.fromkeys(range(7), 2)
+
+
+def test_the_split_is_by_content() -> None:
+    train, held_out = prompts.load("scenes"), prompts.load("scenes-held-out")
+    assert not set(train.texts) & set(held_out.texts)
+    assert set(train.categories) == set(held_out.categories) == set(CATEGORIES)
+    assert (train.name, held_out.name) == ("scenes", "scenes-held-out")
+
+
+# Evaluation
+
+
+def test_an_evaluation_spreads_evenly() -> None:
+    for count in (1, 4, 6, 10, 31, 100):
+        chosen = MIXED.spread(count)
+        assert chosen == MIXED.spread(count) and len(chosen) == count
+        share = Counter(MIXED.categories[i] for i in chosen)
+        assert max(share.values()) - min(share[name] for name in "xyz") <= 1
+        for name in "xyz":
+            times = Counter(i for i in chosen if MIXED.categories[i] == name)
+            members = MIXED.categories.count(name)
+            assert len(times) == min(members, share[name])
+            assert not times or max(times.values()) - min(times.values()) <= 1
+    assert MIXED.spread(6) == [0, 5, 8, 2, 6, 9]
+
+
+def test_a_small_evaluation_walks_through_a_large_set() -> None:
+    held_out = prompts.load("scenes-held-out")
+    chosen = held_out.spread(36)
+    assert len(set(chosen)) == 36
+    for name in CATEGORIES:
+        members = [i for i, own in enumerate(held_out.categories) if own == name]
+        mine = [members.index(i) for i in chosen if held_out.categories[i] == name]
+        steps = {b - a for a, b in pairwise(mine)}
+        assert mine[0] == 0 and max(steps) - min(steps) <= 1, name
+
+
+# Files
+
+
+def test_a_file_is_read_line_by_line(tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_bytes("\ufeffa red circle\r\n\n  two rings  \na café\n".encode())  # with the mark that Windows writes
+    found = prompts.load(str(file))
+    assert found.texts == ("a red circle", "two rings", "a café")
+    assert found.categories == ("colors", "counting", "all")  # the world's own texts keep their category
+    assert found.name == "mine.txt" and len(found) == 3
+
+
+def test_a_file_may_have_the_name_of_nothing_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").write_text("a ring")
+    assert prompts.load("mine").texts == ("a ring",)
+    with pytest.raises(ValueError, match="unknown prompt set 'scene'; did you mean 'scenes'"):
+        prompts.load("scene")
