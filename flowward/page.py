@@ -99,13 +99,14 @@ def score_chart(
     return chart([band, line], title, x, height, **y)
 
 
-def metric_chart(lines: Sequence[Line], key: str, title: str, x: str = "iteration", height: int = 200) -> str:
+def metric_chart(lines: Sequence[Line], key: str, title: str, x: str = "iteration", height: int = 200, **y: Any) -> str:
     """One number of every line, against the number named `x`."""
     lines = [line for line in lines if is_number(line.get(key))]
     return chart(
         [_line([line[x] for line in lines], [line[key] for line in lines], f"{x} %{{x}}: %{{y:.4g}}")],
         title,
         height=height,
+        **y,
     )
 
 

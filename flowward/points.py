@@ -68,7 +68,7 @@ class Renoised:
 class Renoise:
     """Forward-process points: re-noise each finished sample at fresh times with fresh noise."""
 
-    per_image: int = 1
+    per_image: int = 2
     """points per image and update"""
     times: Uniform = field(default_factory=Uniform)
 

@@ -65,7 +65,9 @@ def write_loss_curve(folder: Path) -> Path:
         raise ValueError(f"{folder} is not a pretraining folder (it has no log.jsonl)")
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
     stages = {line["stage"]: [other for other in lines if other["stage"] == line["stage"]] for line in lines}
-    charts = [metric_chart(mine, "loss", f"Loss of the {name}", "step", 320) for name, mine in stages.items()]
+    charts = [
+        metric_chart(mine, "loss", f"Loss of the {name}", "step", 300, type="log") for name, mine in stages.items()
+    ]
     RunFolder(folder).write_text("loss.html", page("Pretraining", "<h1>Pretraining</h1>" + "".join(charts)))
     return folder / "loss.html"
 

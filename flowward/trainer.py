@@ -58,17 +58,19 @@ class Run:
     output: Path | None = None
     """run folder (None keeps nothing)"""
     iterations: int = 100
-    images_per_update: int = 256
+    images_per_update: int = 288
     """images behind one optimiser step"""
-    group_size: int = 16
+    group_size: int = 12
     """images per prompt"""
     updates_per_iteration: int = 1
     """optimiser steps per rollout"""
-    microbatch: int = 128
+    microbatch: int = 144
     """training points per forward and backward pass"""
-    rollout_batch: int = 256
+    rollout_batch: int = 288
     """images sampled at once"""
-    learning_rate: float = 1e-4
+    learning_rate: float = 5e-4
+    warmup: int = 10
+    """optimiser steps over which the learning rate rises: Adam's first steps are long, and blind"""
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     gradient_clip: float = 1.0
@@ -240,7 +242,7 @@ class Trainer:
         order = torch.randperm(run.images, generator=generator("order", run.seed, self.iteration))
         totals: defaultdict[str, float] = defaultdict(float)
         worst: dict[str, float] = {}
-        for images in order.split(run.images_per_update):
+        for number, images in enumerate(order.split(run.images_per_update)):
             numbers = points.of_images(images)
             for part in numbers.split(run.microbatch):
                 loss, metrics = self.algorithm.loss(self.models, points.take(part))
@@ -250,11 +252,13 @@ class Trainer:
                         worst[name] = min(worst.get(name, float("inf")), value.min().item())
                     else:
                         totals[name] += value.sum().item() / len(points)
-            totals["gradient_norm"] += self.update() / run.updates_per_iteration
+            totals["gradient_norm"] += (
+                self.update(self.iteration * run.updates_per_iteration + number) / run.updates_per_iteration
+            )
         return {**totals, **worst}
 
-    def update(self) -> float:
-        """Clip and step. Returns the gradient norm before clipping.
+    def update(self, number: int) -> float:
+        """Clip and take optimiser step `number` of the run. Returns the gradient norm before clipping.
 
         Raises:
             TrainingError: the gradient is not finite; no weight has been changed by it.
@@ -267,6 +271,8 @@ class Trainer:
                 "were changed; lower the learning rate, or try --precision float32"
             )
         self.halfway = True
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.run.learning_rate * min(1.0, (number + 1) / max(1, self.run.warmup))
         self.optimiser.step()
         self.optimiser.zero_grad()
         return norm

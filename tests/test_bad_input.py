@@ -166,7 +166,7 @@ def test_bugs_keep_their_traceback(tiny: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_interrupt_before_training_is_no_traceback(
-    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    interruptible: None, tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(models, "load", lambda *_: signal.raise_signal(signal.SIGINT))
     assert main(["eval", tiny]) == 130

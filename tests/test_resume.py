@@ -94,12 +94,12 @@ def test_two_halves_make_a_whole(tiny: str, tmp_path: Path, kind: list[str]) -> 
 @kinds
 def test_metrics_after_the_checkpoint_are_written_again(tiny: str, tmp_path: Path, kind: list[str]) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    how = [*BUDGET, *kind, "--model", tiny, "--evaluate-every", "2", "--checkpoint-every", "1"]
+    how = [*BUDGET, *kind, "--model", tiny, "--evaluate-every", "2", "--checkpoint-every", "2"]
     train(*how, "--output", whole, "--iterations", "4")
     shutil.copytree(whole, cut)
-    RunFolder.open(cut).checkpoints()[-1].unlink()
+    RunFolder.open(cut).checkpoints()[-1].unlink()  # which leaves that of iteration 2, and two lines after it
     text = (cut / "metrics.jsonl").read_text()
-    (cut / "metrics.jsonl").write_text(text[:-30])  # the last line is cut short, too
+    (cut / "metrics.jsonl").write_text(text[:-30])  # the last one cut short
     train("--resume", cut)
     assert_same_run(whole, cut)
 
@@ -192,7 +192,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny: str, tmp_path: Path
     assert_same_run(whole, run)
 
 
-def test_a_second_signal_stops_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_signal_stops_at_once(interruptible: None, capsys: pytest.CaptureFixture[str]) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with _stop_signals() as asked:
         assert not asked()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,13 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def close(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     for key in a:
         torch.testing.assert_close(a[key], b[key], rtol=0, atol=1e-5, msg=lambda said, key=key: f"{key}: {said}")
+
+
+def plain(one: Trainer) -> Trainer:
+    """It takes plain gradient steps of size 1 from now on: Adam would blow rounding errors up to its step size."""
+    one.run = replace(one.run, learning_rate=1.0, warmup=0)
+    one.optimiser = torch.optim.SGD(one.parameters, 1.0)
+    return one
 
 
 def move(policy: Policy, name: str) -> None:
@@ -128,11 +136,9 @@ def test_nothing_is_rounded(tiny: str) -> None:
 
 
 def test_accumulation_gives_the_same_update(tiny: str) -> None:
-    """A plain gradient step, because Adam would blow rounding errors up to its step size."""
     found = []
     for microbatch in (8, 32):
-        one = trainer(tiny, images_per_update=32, microbatch=microbatch)
-        one.optimiser = torch.optim.SGD(one.parameters, 0.1)
+        one = plain(trainer(tiny, images_per_update=32, microbatch=microbatch))
         before = snapshot(one.policy)
         metrics = one.step().metrics
         found.append((snapshot(one.policy), metrics))
@@ -142,10 +148,10 @@ def test_accumulation_gives_the_same_update(tiny: str) -> None:
 
 
 def test_the_gradient_is_that_of_the_mean_over_points(tiny: str) -> None:
-    one = trainer(tiny, images_per_update=8, microbatch=2, gradient_clip=1e9)
-    one.optimiser = torch.optim.SGD(one.parameters, 1.0)
-    rollout, images = one.sample([TEXTS[0], TEXTS[1]], 0)
-    points = one.algorithm.points(one.credit(rollout, bright(images, [])), ("points", 0, 0))
+    one = plain(trainer(tiny, images_per_update=8, microbatch=2, gradient_clip=1e9))
+    one.step()  # leaves no gradient behind
+    rollout, images = one.sample([TEXTS[0], TEXTS[1]], 1)
+    points = one.algorithm.points(one.credit(rollout, bright(images, [])), ("points", 0, 1))
     loss, _ = one.algorithm.loss(one.models, points.take(torch.arange(8)))
     expected = torch.autograd.grad(loss.mean(), one.parameters, allow_unused=True)
     before = [parameter.detach().clone() for parameter in one.parameters]
@@ -158,12 +164,20 @@ def test_the_gradient_is_that_of_the_mean_over_points(tiny: str) -> None:
 
 
 def test_large_gradients_are_clipped(tiny: str) -> None:
-    one = trainer(tiny, gradient_clip=1e-3)
-    one.optimiser = torch.optim.SGD(one.parameters, 1.0)
+    one = plain(trainer(tiny, gradient_clip=1e-3))
     before = snapshot(one.policy)
     assert one.step().metrics["gradient_norm"] > 1e-3
     moved = sum((before[key] - tensor).square().sum().item() for key, tensor in snapshot(one.policy).items())
     assert moved**0.5 == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_the_learning_rate_rises_over_the_first_updates(tiny: str) -> None:
+    one = trainer(tiny, warmup=5, updates_per_iteration=2, learning_rate=1e-3)
+    rates, original = [], one.optimiser.step
+    one.optimiser.step = lambda: rates.append(one.optimiser.param_groups[0]["lr"]) or original()  # type: ignore
+    for _ in range(4):
+        one.step()
+    assert rates == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3, 1e-3, 1e-3])
 
 
 # What is evaluated
@@ -171,10 +185,10 @@ def test_large_gradients_are_clipped(tiny: str) -> None:
 
 def count(policy: Policy) -> Counter[tuple[str, str]]:
     """From now on, samples evaluated by (stage, weights)."""
-    plain, counts = policy.velocity, Counter()
+    original, counts = policy.velocity, Counter()
 
     def velocity(x: Tensor, t: Tensor, condition: Any, weights: str = "policy") -> Tensor:
-        v = plain(x, t, condition, weights)
+        v = original(x, t, condition, weights)
         stage = "gradient" if v.requires_grad else "train" if torch.is_grad_enabled() else "rollout"
         counts[stage, weights] += len(x)
         return v
@@ -198,8 +212,8 @@ def test_every_network_evaluation_is_needed(tiny: str, rank: int | None, lam: fl
 
 def test_prompts_are_encoded_once(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one, asked = trainer(tiny, rollout_batch=2), []
-    plain = one.policy.encode
-    monkeypatch.setattr(one.policy, "encode", lambda texts: asked.append(list(texts)) or plain(texts))
+    original = one.policy.encode
+    monkeypatch.setattr(one.policy, "encode", lambda texts: asked.append(list(texts)) or original(texts))
     one.step()
     assert asked == [[TEXTS[i] for i in one.prompts.draw(0, 0, 2)]]
 
@@ -229,8 +243,8 @@ def test_the_behaviour_weights_are_sampled(tiny: str) -> None:
 
 def test_every_point_is_used_once(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[list[int]] = []
-    plain = Renoised.take
-    monkeypatch.setattr(Renoised, "take", lambda self, n: taken.append(n.tolist()) or plain(self, n))
+    original = Renoised.take
+    monkeypatch.setattr(Renoised, "take", lambda self, n: taken.append(n.tolist()) or original(self, n))
     one = trainer(tiny, algorithm(points=Renoise(3)), updates_per_iteration=2, microbatch=4)
     for _ in range(2):
         one.step()
@@ -304,7 +318,8 @@ def test_only_what_is_trained_moves(tiny: str, rank: int | None) -> None:
     for name, tensors in start.items():
         now = snapshot(one.policy, name)
         still = [key for key in now if torch.equal(now[key], tensors[key])]
-        assert all("blocks.1.attn" in key and "add" in key for key in still), still  # text asks nothing in the last block
+        # in the last block the text is read, and asks nothing
+        assert all("blocks.1.attn" in key and "add" in key for key in still), still
     assert (look(one.policy, "policy") - base).abs().max() > 1e-4
 
 
@@ -329,9 +344,8 @@ def test_the_gradient_reaches_the_policy_alone(tiny: str, rank: int | None) -> N
 @kinds
 @pytest.mark.parametrize("lam", [0.0, 1e-3])
 def test_equal_rewards_give_no_update(tiny: str, rank: int | None, lam: float) -> None:
-    """Up to rounding, which Adam would blow up: the loss has its minimum where the policy is."""
-    one = trainer(tiny, algorithm(lam=lam), rank, reward=same)
-    one.optimiser = torch.optim.SGD(one.parameters, 1.0)
+    """Up to rounding: the loss has its minimum where the policy is."""
+    one = plain(trainer(tiny, algorithm(lam=lam), rank, reward=same))
     before = snapshot(one.policy)
     metrics = one.step().metrics
     close(before, snapshot(one.policy))
@@ -410,13 +424,13 @@ def test_an_iteration_that_fails_half_way_is_not_saved(
     steps = one.steps(folder=folder)
     for _ in range(3):
         next(steps)
-    updates, plain = [], Trainer.update
+    updates, original = [], Trainer.update
 
-    def update(self: Trainer) -> float:
-        updates.append(0)
+    def update(self: Trainer, number: int) -> float:
+        updates.append(number)
         if len(updates) == 2:
             raise TrainingError("no")
-        return plain(self)
+        return original(self, number)
 
     monkeypatch.setattr(Trainer, "update", update)
     with pytest.raises(TrainingError):
@@ -499,6 +513,16 @@ def test_with_an_evaluator_the_base_model_comes_first(tiny: str, tmp_path: Path)
     assert [step.evaluation is not None for step in steps] == [True, False, True]
     assert steps[0].evaluation["scores"]["balance"]["overall"]["n"] == 5
     assert sorted(path.name for path in (run.output / "samples").iterdir()) == ["000000.png", "000002.png"]
+
+
+def test_the_example_of_a_bare_loop(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flowward.models.scenes.SHIPPED", Path(tiny))
+    code = (Path(__file__).parents[1] / "examples" / "bare_loop.py").read_text("utf-8")
+    assert code.count("range(30)") == 1
+    exec(code.replace("range(30)", "range(2)"), {})
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [["0", "reward"], ["1", "reward"]]
 
 
 def test_leaving_the_loop_early_saves(tiny: str, tmp_path: Path) -> None:

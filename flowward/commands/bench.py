@@ -21,7 +21,7 @@ class Bench:
     what: tyro.conf.Positional[str] = "overhead"
     repeats: int = 5
     threads: int | None = None
-    images_per_update: int = 256
+    images_per_update: int = 288
 
 
 def run(words: list[str]) -> int:
