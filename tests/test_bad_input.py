@@ -33,8 +33,9 @@ Refused = Callable[..., str]
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Default outputs would land here, and no test waits for a report."""
+    """Default outputs would land here, the shipped model is never trained, and no test waits for a report."""
     (tmp_path / "here").mkdir()
+    monkeypatch.setattr("flowward.models.scenes.SHIPPED", Path("nowhere"))
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
 
@@ -101,7 +102,10 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("bench overhed", "unknown measure 'overhed'; did you mean 'overhead'?"),
         ("pretrain moon", "unknown world 'moon'; known: scenes"),
         ("train --group-size 1", "group_size is 1, but advantages compare images of one prompt"),
-        ("train --images-per-update 24", "24 images per update x 1 updates = 24 images an iteration, which groups of"),
+        (
+            "train --images-per-update 7 --group-size 4",
+            "7 images per update x 1 updates = 7 images an iteration, which",
+        ),
         ("train --seed -1", "must not be negative"),
         ("train --learning-rate nan", "learning_rate must be a positive number, not nan"),
         ("train --limit 2", "a share in [0, 1) of itself, not 2.0"),

@@ -227,10 +227,14 @@ def test_bench_counts_what_an_iteration_needs(
     capsys: pytest.CaptureFixture[str], tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flowward.models.scenes.SHIPPED", Path(tiny))
-    out = said(capsys, "bench", "--repeats", "1", "--images-per-update", "32", "--threads", "1")
+    vetted = config.settings_type("advantageflow")()
+    images = 2 * vetted.run.group_size
+    points = images * vetted.algorithm.points.per_image
+    out = said(capsys, "bench", "--repeats", "1", "--images-per-update", str(images), "--threads", "1")
     figures = dict(line.split()[:2] for line in out.splitlines())
-    assert figures["forward+backward"] == figures["decode"] == "32"
-    assert figures["forward"] == str(32 * (10 + 2))  # the rollout, old and reference
+    assert int(figures["decode"]) == images
+    assert int(figures["forward+backward"]) == points
+    assert int(figures["forward"]) == images * vetted.algorithm.rollout.steps + 2 * points  # rollout, old, reference
     assert float(figures["overhead"]) > 0.5
 
 

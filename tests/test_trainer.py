@@ -39,7 +39,7 @@ def same(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
 
 
 def algorithm(**changes: Any) -> AdvantageFlow:
-    return AdvantageFlow(**{"rollout": Sampler(steps=2), **changes})
+    return AdvantageFlow(**{"rollout": Sampler(steps=2), "points": Renoise(1), **changes})
 
 
 def small(**changes: Any) -> Run:
@@ -387,7 +387,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
             loss, metrics = super().loss(models, points)
             return (loss * torch.tensor([1.0, bad, 1, 1, 1, 1, 1, 1]) if ended else loss), metrics
 
-    one = trainer(tiny, Bad(rollout=Sampler(2)), rank)
+    one = trainer(tiny, Bad(rollout=Sampler(2), points=Renoise(1)), rank)
     folder = RunFolder.create(tmp_path / "run", {})
     steps = one.steps(folder=folder)
     ended.append(next(steps).index)
