@@ -83,19 +83,22 @@ def headline(evaluation: dict[str, Any]) -> str:
 
 
 def table(found: dict[str, dict[str, Any]]) -> None:
-    """Evaluations side by side: a row per model and score, a column per category, and how they were measured."""
+    """Evaluations side by side: a row per category, a column per model, and how they were measured."""
     console = Console(highlight=False)
     first = next(iter(found.values()))
     for name in first["scores"]:
-        categories = list(first["scores"][name]["categories"])
         grid = Table(title=name, title_justify="left")
-        grid.add_column("model")
-        for column in ["overall", *categories]:
-            grid.add_column(column, justify="right")
-        for model, result in found.items():
-            scores = result["scores"][name]
-            cells = [scores["overall"], *[scores["categories"][c] for c in categories]]
-            grid.add_row(model, *[f"{c['mean']:.3f}\n[{c['low']:.3f}, {c['high']:.3f}]" for c in cells])
+        grid.add_column("category")
+        for model in found:
+            grid.add_column(model, justify="right")
+        scores = [result["scores"][name] for result in found.values()]
+        grid.add_row("overall", *[_cell(score["overall"]) for score in scores], end_section=True)
+        for category in first["scores"][name]["categories"]:
+            grid.add_row(category, *[_cell(score["categories"][category]) for score in scores])
         console.print(grid)
     settings = {key: value for key, value in first.items() if key != "scores"}
     console.print("measured with " + ", ".join(f"{key} {value}" for key, value in settings.items()))
+
+
+def _cell(score: dict[str, Any]) -> str:
+    return f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,7 +57,7 @@ class Run:
 
     output: Path | None = None
     """run folder (None keeps nothing)"""
-    iterations: int = 100
+    iterations: int = 110
     images_per_update: int = 288
     """images behind one optimiser step"""
     group_size: int = 12
@@ -76,9 +76,9 @@ class Run:
     gradient_clip: float = 1.0
     """largest global gradient norm"""
     seed: int = 0
-    ema: WarmDecay = field(default_factory=WarmDecay)
-    """the running average of the policy that can be evaluated"""
-    evaluate_every: int = 25
+    ema_decay: float = 0.9
+    """of the running average of the policy that can be evaluated; shorter at first"""
+    evaluate_every: int = 55
     """iterations between evaluations (0: only before and after)"""
     checkpoint_every: int = 25
 
@@ -90,11 +90,13 @@ class Run:
         for name in ("images_per_update", "updates_per_iteration", "microbatch", "rollout_batch", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.iterations < 0 or self.seed < 0:
-            raise ValueError(f"iterations and seed must not be negative, not {self.iterations} and {self.seed}")
+        for name in ("iterations", "warmup", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
         for name in ("learning_rate", "gradient_clip"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a positive number, not {getattr(self, name)}")
+        WarmDecay(self.ema_decay)  # refuses what is not a share
         if self.images % self.group_size:
             raise ValueError(
                 f"{self.images_per_update} images per update x {self.updates_per_iteration} updates = {self.images} "
@@ -213,7 +215,7 @@ class Trainer:
             metrics |= self.learn(self.algorithm.points(rollout, ("points", self.run.seed, index)))
             for name, decay in self.algorithm.copies.items():
                 self.policy.weights.follow(name, decay(index))
-            self.policy.weights.follow("ema", self.run.ema(index))
+            self.policy.weights.follow("ema", WarmDecay(self.run.ema_decay)(index))
         self.iteration, self.halfway = index + 1, False
         return Step(self.iteration, metrics, self.health.check(metrics), clock.seconds)
 

@@ -574,7 +574,7 @@ def test_algorithm_hands_everything_to_its_equation(gamma: Any, denominator: boo
     close(loss, expected, atol=1e-5)
     close(metrics["distance"], mean((v - v_old) ** 2), atol=1e-5)
     close(metrics["residual"], mean((points.eps - points.x0 - v_old) ** 2), atol=1e-5)
-    close(metrics["curvature"], a + g + 0.2, atol=1e-6)
+    close(metrics["curvature_min"], a + g + 0.2, atol=1e-6)
 
 
 def test_reference_is_only_asked_for_when_it_has_a_weight() -> None:

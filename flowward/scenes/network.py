@@ -109,8 +109,10 @@ class Networks:
         weights = load_file(folder / "text_encoder" / "model.safetensors")
         text_encoder.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         return cls(
-            SD3Transformer2DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32),
-            AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+            SD3Transformer2DModel.from_pretrained(
+                folder / "transformer", torch_dtype=torch.float32, use_safetensors=True
+            ),
+            AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32, use_safetensors=True),
             text_encoder,
         )
 
