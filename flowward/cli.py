@@ -72,7 +72,7 @@ def _overview() -> str:
             *lines,
             "",
             "first steps:",
-            "  flowward train --output runs/first     post-train the built-in model, about seven minutes on a laptop",
+            "  flowward train --output runs/first     post-train the built-in model, about six minutes on a laptop",
             "  flowward sample runs/first 'a red circle above a blue square'",
             "",
             "--debug after any command shows the traceback of an error.",

@@ -249,7 +249,7 @@ def test_the_config_survives_yaml(tmp_path: Path) -> None:
         "reward": ["scenes-soft=2", "balance"],
         "lora_rank": 8,
         "precision": "float32",
-        "run": {"iterations": 7, "betas": [0.5, 0.6], "output": "x/y", "ema": {"limit": 0.5}},
+        "run": {"iterations": 7, "betas": [0.5, 0.6], "output": "x/y", "ema_decay": 0.5},
         "evaluation": {"weights": "ema", "sampler": {"steps": 3, "grid": "sd3"}},
         "algorithm": {"name": "advantageflow", "gamma": 1.5, "points": {"per_image": 3, "times": {"low": 0.1}}},
     }
