@@ -7,13 +7,14 @@ pure function of (seed, iteration, ...), so there is no generator to save.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -71,6 +72,8 @@ class Run:
     learning_rate: float = 5e-4
     warmup: int = 10
     """optimiser steps over which the learning rate rises: Adam's first steps are long, and blind"""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """of the learning rate after the warm-up: `cosine` falls to 0 at the last step, for long runs"""
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     gradient_clip: float = 1.0
@@ -102,6 +105,14 @@ class Run:
                 f"{self.images_per_update} images per update x {self.updates_per_iteration} updates = {self.images} "
                 f"images an iteration, which groups of {self.group_size} do not divide"
             )
+
+    def rate(self, number: int) -> float:
+        """The learning rate of optimiser step `number`, counted from 0."""
+        warm = min(1.0, (number + 1) / max(1, self.warmup))
+        if self.schedule == "constant":
+            return self.learning_rate * warm
+        done = number / (self.iterations * self.updates_per_iteration)
+        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
 
     @property
     def images(self) -> int:
@@ -274,7 +285,7 @@ class Trainer:
             )
         self.halfway = True
         for group in self.optimiser.param_groups:
-            group["lr"] = self.run.learning_rate * min(1.0, (number + 1) / max(1, self.run.warmup))
+            group["lr"] = self.run.rate(number)
         self.optimiser.step()
         self.optimiser.zero_grad()
         return norm

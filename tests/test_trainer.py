@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -179,6 +180,13 @@ def test_the_learning_rate_rises_over_the_first_updates(tiny: str) -> None:
     for _ in range(4):
         one.step()
     assert rates == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3, 1e-3, 1e-3])
+
+
+def test_a_cosine_schedule_ends_at_zero() -> None:
+    run = small(schedule="cosine", warmup=0, iterations=4, updates_per_iteration=2, images_per_update=4)
+    half = [0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]
+    assert [run.rate(k) for k in range(8)] == pytest.approx([1e-3 * share for share in half])
+    assert run.rate(8) == pytest.approx(0, abs=1e-12)
 
 
 # What is evaluated

@@ -2,7 +2,8 @@
 
 1. The paper is the median of the border; what stands out from it is foreground.
 2. Foreground falls into 4-connected components. A bridge one pixel wide does not join two of them (the tips of two
-   diamonds may meet); specks under MIN_AREA pixels are ignored.
+   diamonds may meet), unless it is one pixel long as well: then they touch, and resemble nothing. Specks under
+   MIN_AREA pixels are ignored.
 3. A component's colour is the palette entry nearest to its strongest pixels. How much of each pixel it covers follows
    by projection on that colour. Its shape is the silhouette (of the component's area, at its centroid) with the best
    soft overlap (intersection over union). The renderer's own silhouettes are used, so drawing and recognising cannot
@@ -118,9 +119,9 @@ def _look(images: Array) -> list[tuple[Found, ...] | None]:
     delta = images - paper[:, :, None, None]
     contrast = np.sqrt((delta**2).sum(1))
     legible = finite & calm
-    labels, number = _components(contrast * legible[:, None, None])
+    labels, touching = _components(contrast * legible[:, None, None])
     boxes = ndimage.find_objects(labels)
-    area = np.bincount(labels.ravel(), minlength=number + 1)
+    area = np.bincount(labels.ravel(), minlength=len(touching))
     picture = np.array([0] + [box[0].start for box in boxes], np.int64)
     kept = np.flatnonzero(area >= MIN_AREA)[1:]  # label 0 is the paper
     legible &= np.bincount(picture[kept], minlength=len(images)) <= MAX_COMPONENTS
@@ -128,9 +129,10 @@ def _look(images: Array) -> list[tuple[Found, ...] | None]:
     found: list[list[Found]] = [[] for _ in images]
     if len(kept):
         region = _Regions.cut(delta, contrast, labels, kept, picture[kept], [boxes[label - 1] for label in kept])
-        for row, thing in zip(picture[kept], _describe(region, paper[picture[kept]]), strict=True):
+        things = _describe(region, paper[picture[kept]], touching[kept])
+        for row, thing in zip(picture[kept], things, strict=True):
             found[row].append(thing)
-    return [tuple(things) if ok else None for things, ok in zip(found, legible, strict=True)]
+    return [tuple(each) if ok else None for each, ok in zip(found, legible, strict=True)]
 
 
 def _paper(images: Array) -> tuple[Array, Mask]:
@@ -140,11 +142,11 @@ def _paper(images: Array) -> tuple[Array, Mask]:
     return paper, np.abs(border - paper[:, :, None]).mean((1, 2)) < BORDER_SPREAD
 
 
-def _components(contrast: Array) -> tuple[NDArray[np.int32], int]:
-    """Labels [B, H, W] of the components, 0 for paper and soft edges, and their number.
+def _components(contrast: Array) -> tuple[NDArray[np.int32], Mask]:
+    """Labels [B, H, W] of the components, 0 for paper and soft edges; and whether component i touches another.
 
-    Whatever a 2 x 2 square cannot reach is too thin to join two bodies; if there is enough of it away from every body
-    (a scribble), it is a component itself.
+    Whatever a 2 x 2 square cannot reach is too thin to join two bodies, but they touch if a single pixel of it is next
+    to both. If there is enough of it away from every body (a scribble), it is a component itself.
     """
     nearby = ndimage.maximum_filter(contrast, (1, 5, 5))
     foreground = contrast > np.clip(EDGE * nearby, CONTRAST, PALE)
@@ -156,7 +158,14 @@ def _components(contrast: Array) -> tuple[NDArray[np.int32], int]:
             body[:, rows, columns] |= square
     labels, bodies = ndimage.label(body, _PLANE)
     lines, number = ndimage.label(foreground & ~ndimage.binary_dilation(body, _PLANE), _PLANE)
-    return np.where(lines > 0, lines + bodies, labels), bodies + number
+    touching = np.zeros(bodies + number + 1, bool)
+    beside = np.pad(labels, ((0, 0), (1, 1), (1, 1)))
+    beside = np.stack([beside[:, 1:-1, :-2], beside[:, 1:-1, 2:], beside[:, :-2, 1:-1], beside[:, 2:, 1:-1]])
+    beside = beside[:, foreground & ~body]  # [4, thin pixels]
+    most = beside.max(0)
+    touching[beside[:, ((beside > 0) & (beside < most)).any(0)]] = True
+    touching[0] = False
+    return np.where(lines > 0, lines + bodies, labels), touching
 
 
 @dataclass(frozen=True)
@@ -196,7 +205,7 @@ class _Regions:
         return cls(delta, contrast, mine, reach, corner, too_big)
 
 
-def _describe(region: _Regions, paper: Array) -> list[Found]:
+def _describe(region: _Regions, paper: Array, touching: Mask) -> list[Found]:
     """Colour, cover, place and shape of N components at once."""
     strength = region.contrast * region.mine
     core = (strength >= 0.85 * strength.max((1, 2), keepdims=True)).astype(np.float32)
@@ -213,7 +222,7 @@ def _describe(region: _Regions, paper: Array) -> list[Found]:
     dx, dy = axis - x[:, None], axis - y[:, None]  # [N, W]
     overlap = np.stack([_overlap(index, cover, dx, dy, area) for index in range(len(SHAPES))], 1)  # [N, shapes]
     sized = ~region.too_big & (area >= MIN_OBJECT)
-    overlap[~sized | _mottled(region, paint) | (_roundness(cover, dx, dy) < MIN_ROUND)] = 0.0
+    overlap[~sized | touching | _mottled(region, paint) | (_roundness(cover, dx, dy) < MIN_ROUND)] = 0.0
     best = overlap.argmax(1)
 
     likeness = np.clip((overlap.max(1) - NO_OVERLAP) / (MIN_OVERLAP - NO_OVERLAP), 0, 1)
