@@ -1,11 +1,14 @@
 """The trainer's parts in a loop of your own: no run folder, no resume, nothing hidden."""
 
+from dataclasses import replace
+
 import torch
 
 import flowward
 from flowward.algorithms import AdvantageFlow
 from flowward.models.policy import Models
 from flowward.rollout import Rollout
+from flowward.streams import Noise
 
 algorithm, policy = AdvantageFlow(), flowward.load("scenes")
 reward, prompts = flowward.rewards.load(["scenes"]), flowward.prompts.load("scenes")
@@ -17,9 +20,11 @@ group = torch.arange(12).repeat_interleave(8)  # 12 prompts, 8 images each
 for step in range(30):
     texts = [prompts.texts[i] for i in prompts.draw(0, step, 12)]
     condition = policy.encode(texts)
-    x0 = algorithm.rollout(policy.under("old"), condition[group], torch.randn(96, *policy.latent_shape))
-    scores = reward(policy.decode(x0), [texts[g] for g in group])
-    points = algorithm.points(Rollout(x0, condition, group, scores, algorithm.credit(scores, group)), ("points", step))
+    noise = Noise(policy.latent_shape, tuple(("noise", step, k) for k in range(len(group))))
+    drawn = algorithm.rollout(policy.under("old"), condition[group], noise)
+    scores = reward(policy.decode(drawn.x0), [texts[g] for g in group])
+    rollout = Rollout.of([drawn], condition, group, algorithm.rollout.levels)
+    points = algorithm.points(replace(rollout, advantage=algorithm.credit(scores, group)), ("points", step))
     loss, metrics = algorithm.loss(Models.of(policy), points.take(torch.arange(len(points))))
     optimiser.zero_grad()
     loss.mean().backward()

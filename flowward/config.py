@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass, replace
 from typing import Annotated, Any
 
 import tyro
@@ -12,6 +12,7 @@ from .algorithms import ALGORITHMS
 from .errors import unknown
 from .evaluate import Evaluation
 from .models.policy import Precision
+from .presets import PRESETS
 from .trainer import Run
 
 DEFAULT_ALGORITHM = "advantageflow"
@@ -38,16 +39,24 @@ class Settings:
     algorithm: Any = None
 
 
-def settings_type(algorithm: str) -> type[Settings]:
-    """Settings with the fields of one algorithm.
+def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
+    """Settings with the fields of one algorithm, and a preset's values as their defaults.
 
     Raises:
-        ValueError: there is no such algorithm.
+        ValueError: there is no such algorithm or preset.
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(unknown("algorithm", algorithm, ALGORITHMS))
-    kind = ALGORITHMS[algorithm]
-    made = make_dataclass("Train", [("algorithm", kind, field(default_factory=kind))], bases=(Settings,), frozen=True)
+    if preset not in PRESETS[algorithm]:
+        raise ValueError(unknown(f"preset of {algorithm}", preset, PRESETS[algorithm]))
+    chosen = PRESETS[algorithm][preset]
+    run = replace(Run(), **chosen.run)
+    changed: list[tuple[str, Any, Any]] = [
+        ("algorithm", ALGORITHMS[algorithm], field(default=chosen.algorithm)),
+        ("run", Annotated[Run, tyro.conf.OmitArgPrefixes], field(default=run)),
+    ]
+    changed += [(name, Settings.__annotations__[name], field(default=value)) for name, value in chosen.settings.items()]
+    made = make_dataclass("Train", changed, bases=(Settings,), frozen=True)
     made.__doc__ = Settings.__doc__
     return made
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,8 +30,14 @@ def chain(*pieces: Piece) -> Piece:
 def group_mean(values: Tensor, group: Tensor) -> Tensor:
     """The mean of each sample's group, [B]."""
     _, index = group.unique(return_inverse=True)
-    total = torch.zeros(int(index.max()) + 1, dtype=values.dtype).index_add_(0, index, values)
+    total = values.new_zeros(int(index.max()) + 1).index_add_(0, index, values)
     return (total / torch.bincount(index))[index]
+
+
+def group_max(values: Tensor, group: Tensor) -> Tensor:
+    """The largest value of each sample's group, [B]."""
+    _, index = group.unique(return_inverse=True)
+    return values.new_full((int(index.max()) + 1,), -torch.inf).scatter_reduce_(0, index, values, "amax")[index]
 
 
 def group_std(values: Tensor, group: Tensor) -> Tensor:
@@ -40,9 +47,7 @@ def group_std(values: Tensor, group: Tensor) -> Tensor:
 
 def center(values: Tensor, group: Tensor) -> Tensor:
     """Subtract the mean of the group. Groups whose values are all equal give exactly 0."""
-    _, index = group.unique(return_inverse=True)
-    low = torch.full((int(index.max()) + 1,), torch.inf, dtype=values.dtype).scatter_reduce_(0, index, values, "amin")
-    above = values - low[index]  # so that equal values stay equal whatever their size
+    above = values + group_max(-values, group)  # over the group's lowest: equal values stay equal whatever their size
     return above - group_mean(above, group)
 
 
@@ -87,3 +92,94 @@ class CentredRMS:
     def least(self) -> float:
         """The smallest advantage that this can give."""
         return -self.clip
+
+
+@dataclass(frozen=True)
+class ZScore:
+    """A = (R - mean_group R) / (std + floor), unclipped.
+
+    `pooled` takes the standard deviation of all raw rewards, as DiffusionNFT, AWM and FlowAWR do: it grows with
+    differences between prompts, and shrinks every advantage. `group` takes that of each group.
+    """
+
+    spread: Literal["pooled", "group"] = "pooled"
+    floor: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.floor <= 0:
+            raise ValueError(f"floor must be positive, not {self.floor}")
+
+    def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
+        """rewards [B], group [B] -> advantages float64 [B]."""
+        r = rewards.double()
+        std = group_std(r, group) if self.spread == "group" else r.std(correction=0)
+        return center(r, group) / (std + self.floor)
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """A = K softmax_group(z / temperature) - 1, z the z-score: how much the exponential tilt weighs a sample.
+
+    FlowAWR's advantage (arXiv:2606.30376): exp(R / tau) over its group mean, minus 1, with tau the spread of rewards.
+    It sums to 0 over a group and lies in [-1, K - 1] before it is clipped at the end.
+    With a gate, for rewards that a rule gives (0 or 1), softmax - 1 / K is divided by its standard deviation over the
+    group (the released code) or the whole batch instead of being multiplied by K: within a group it is then a z-score.
+    """
+
+    temperature: float = 1.0
+    spread: Literal["pooled", "group"] = "pooled"
+    """of the z-score; see ZScore"""
+    score_clip: float = 5.0
+    """of z"""
+    clip: float = 3.0
+    """of the result"""
+    gate: Literal["none", "group", "batch"] = "none"
+    floor: float = 0.01
+    """smallest standard deviation that a gate divides by"""
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "score_clip", "clip", "floor"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+
+    def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
+        """rewards [B], group [B] -> advantages float64 [B]."""
+        z = ZScore(self.spread)(rewards, group).clamp(-self.score_clip, self.score_clip)
+        z = z / self.temperature
+        tilt = (z - group_max(z, group)).exp()
+        tilt = tilt / group_mean(tilt, group) - 1
+        if self.gate != "none":
+            _, index, size = group.unique(return_inverse=True, return_counts=True)
+            share = tilt / size[index]
+            std = group_std(share, group) if self.gate == "group" else share.std(correction=0)
+            tilt = share / (std + 1e-4).clamp_min(self.floor)
+        return tilt.clamp(-self.clip, self.clip)
+
+    @property
+    def least(self) -> float:
+        """The smallest advantage that this can give."""
+        return -self.clip if self.gate != "none" else -min(1.0, self.clip)
+
+
+@dataclass(frozen=True)
+class HalfDifference:
+    """A = (R - R of the other sample of the pair) / 2, nothing normalised or clipped (FDFO, arXiv:2603.12893)."""
+
+    def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
+        """rewards [B], group [B] of pairs -> advantages float64 [B]."""
+        return center(rewards.double(), group)
+
+
+@dataclass(frozen=True)
+class BestAndWorst:
+    """1 for the best sample of a group, -1 for the worst, 0 for the others, and for groups whose rewards are equal."""
+
+    def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
+        """rewards [B], group [B] -> advantages float64 [B]."""
+        out = torch.zeros(len(rewards), dtype=torch.float64)
+        for name in group.unique():
+            mine = (group == name).nonzero().flatten()
+            best, worst = mine[rewards[mine].argmax()], mine[rewards[mine].argmin()]
+            if rewards[best] > rewards[worst]:
+                out[best], out[worst] = 1.0, -1.0
+        return out

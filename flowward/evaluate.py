@@ -17,7 +17,7 @@ from .models.policy import Policy
 from .prompts import PromptSet
 from .rewards import Explains, Reward
 from .rollout import Sampler
-from .streams import normal
+from .streams import Noise
 
 Z95 = 1.959964
 
@@ -67,9 +67,10 @@ def draw(
     images = []
     for start in range(0, len(texts), batch):
         part = row[start : start + batch]
-        noise = normal(policy.latent_shape, (("evaluation", seed, start + k) for k in range(len(part))))
-        x0 = sampler(policy.under(weights), condition[part], noise.to(policy.device))
-        images.append(policy.decode(x0).cpu())
+        keys = tuple(("evaluation", seed, start + k) for k in range(len(part)))
+        velocity = policy.under(weights, sampler.guidance)
+        drawn = sampler(velocity, condition[part], Noise(policy.latent_shape, keys, policy.device))
+        images.append(policy.decode(drawn.x0).cpu())
     return torch.cat(images)
 
 
@@ -96,11 +97,11 @@ def evaluate(
         }
     return {
         "weights": evaluation.weights,
-        "solver": "euler",
+        "solver": sampler.solver,
         "steps": sampler.steps,
         "shift": sampler.shift,
         "grid": sampler.grid,
-        "guidance": None,
+        "guidance": None if sampler.guidance == 1 else sampler.guidance,
         "seed": evaluation.seed,
         "prompts": prompts.name,
         "images": len(texts),

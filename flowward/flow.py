@@ -7,8 +7,7 @@ Times are [B] in [0, 1]; a `mean` runs over all dimensions but the first, so tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +21,11 @@ def over(a: Tensor, x: Tensor) -> Tensor:
 def mean(x: Tensor) -> Tensor:
     """[B, ...] -> [B]."""
     return x.flatten(1).mean(1)
+
+
+def wide(x: Tensor) -> Tensor:
+    """Half precision becomes float32, in which losses and solver states are kept; float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def interpolate(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -69,26 +73,3 @@ def grid(steps: int, shift: float = 3.0, kind: GridKind = "sd3") -> Tensor:
     last = shifted(torch.tensor(0.001, dtype=torch.float64), shift).item()
     levels = shifted(torch.linspace(1, last, steps, dtype=torch.float64), shift)
     return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
-
-
-class TimeLaw(Protocol):
-    """How training times are drawn."""
-
-    def __call__(self, count: int, generator: torch.Generator) -> Tensor:
-        """float32 [count] in [0, 1]."""
-        ...
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """t ~ U(low, high), the choice of AdvantageFlow's follow-ups (arXiv:2609.37670)."""
-
-    low: float = 0.0
-    high: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.low < self.high <= 1:
-            raise ValueError(f"times need 0 <= low < high <= 1, not low = {self.low} and high = {self.high}")
-
-    def __call__(self, count: int, generator: torch.Generator) -> Tensor:
-        return self.low + (self.high - self.low) * torch.rand(count, generator=generator)

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from .flow import GridKind, grid
+from .laws import Churn
 from .models.policy import Condition, Velocity
+from .solvers import SA, Solver, dpm2, euler
+from .streams import Noise
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """B finished samples, and the way there where somebody will train on it."""
+
+    x0: Tensor  # [B, ...] float32
+    states: Tensor | None = None  # [B, S, ...] where the network was asked
+    velocities: Tensor | None = None  # [B, S, ...] what it answered
 
 
 @dataclass(frozen=True)
@@ -22,14 +35,58 @@ class Rollout:
     group: Tensor  # [N] row of the sample's prompt in `condition`
     reward: Tensor  # [N] float32
     advantage: Tensor  # [N] float64
+    levels: Tensor  # [S] times at which the network was asked
+    states: Tensor | None = None  # [N, S, ...]
+    velocities: Tensor | None = None  # [N, S, ...]
+    exemplar: Tensor | None = None  # [N] bool: a given image, not a sample; None where there is none
 
     def __len__(self) -> int:
         return len(self.x0)
 
+    @classmethod
+    def of(cls, parts: Sequence[Drawn], condition: Condition, group: Tensor, levels: Tensor) -> Rollout:
+        """Parts put together, without rewards yet."""
+        states = [part.states for part in parts if part.states is not None]
+        velocities = [part.velocities for part in parts if part.velocities is not None]
+        return cls(
+            torch.cat([part.x0 for part in parts]),
+            condition,
+            group,
+            reward=torch.zeros(len(group)),
+            advantage=torch.zeros(len(group), dtype=torch.float64),
+            levels=levels,
+            states=torch.cat(states) if states else None,
+            velocities=torch.cat(velocities) if velocities else None,
+        )
+
+    def by_group(self) -> Tensor:
+        """The samples of each group, [P, K].
+
+        Raises:
+            ValueError: the groups are not all of one size.
+        """
+        sizes = self.group.bincount(minlength=len(self.condition))
+        if (sizes != sizes[0]).any():
+            raise ValueError(f"groups of {sizes.min()} to {sizes.max()} samples, where all must be of one size")
+        return self.group.argsort(stable=True).view(len(sizes), -1)
+
+
+class Sampling(Protocol):
+    """What the loop asks of a way to draw samples."""
+
+    @property
+    def guidance(self) -> float: ...  # 1: none
+    @property
+    def levels(self) -> Tensor: ...  # [S] times at which the network is asked
+    def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn: ...
+
+
+SolverName = Literal["euler", "dpm2", "sa"]
+
 
 @dataclass(frozen=True)
 class Sampler:
-    """The probability-flow ODE, dx = v dt from t = 1 to 0, by Euler steps."""
+    """From noise at t = 1 to samples at t = 0, along a grid of times."""
 
     steps: int = 10
     """network evaluations per sample"""
@@ -37,18 +94,73 @@ class Sampler:
     """> 1 spends more steps near noise"""
     grid: GridKind = "linear"
     """how times are spaced; `sd3` is diffusers' grid for Stable Diffusion 3"""
+    solver: SolverName = "euler"
+    """`euler` and `dpm2` (second order) follow the ODE; `sa` adds noise on the way"""
+    tau: float = 0.4
+    """strength of the noise of `sa`"""
+    guidance: float = 1.0
+    """scale of classifier-free guidance; 1 is none, and half the work"""
 
     def __post_init__(self) -> None:
         grid(self.steps, self.shift, self.grid)  # refuses what it cannot do
+        SA(self.tau)
 
-    def times(self) -> Iterator[tuple[float, float]]:
-        """(t, next t) for each step."""
-        yield from pairwise(grid(self.steps, self.shift, self.grid).tolist())
+    @property
+    def times(self) -> list[float]:
+        """[steps + 1], from 1 to 0."""
+        times: list[float] = grid(self.steps, self.shift, self.grid).tolist()
+        return times
+
+    @property
+    def levels(self) -> Tensor:
+        """[steps] float64: the times but the last."""
+        return grid(self.steps, self.shift, self.grid)[:-1]
 
     @torch.no_grad()
-    def __call__(self, velocity: Velocity, condition: Condition, noise: Tensor) -> Tensor:
-        """noise [B, ...] at t = 1 -> finished samples [B, ...], in float32."""
-        x = noise.float()
-        for t, s in self.times():
-            x = x + (s - t) * velocity(x, torch.full((len(x),), t, device=x.device), condition)
-        return x
+    def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn:
+        """B samples, one per row of `condition` and key of `noise`."""
+        solvers: dict[SolverName, Solver] = {"euler": euler, "dpm2": dpm2, "sa": SA(self.tau)}
+
+        def at(x: Tensor, t: float) -> Tensor:
+            return velocity(x, torch.full((len(x),), t, device=x.device), condition)
+
+        return Drawn(solvers[self.solver](at, noise.start(), self.times, noise.step))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two samples from the same start that part ways through churn; every visited state is kept (FDFO).
+
+    Euler steps that overshoot and are noised back, x_s = P x + Q v + sigma z (Karras et al., 2022, arXiv:2206.00364),
+    so that an exact flow keeps its marginals; consecutive samples of a prompt are the two branches of a pair.
+    """
+
+    steps: int = 40
+    shift: float = 3.0
+    grid: GridKind = "sd3"
+    churn: Churn = field(default_factory=Churn)
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        grid(self.steps, self.shift, self.grid)
+
+    @property
+    def levels(self) -> Tensor:
+        """[steps] float64: the times but the last."""
+        return grid(self.steps, self.shift, self.grid)[:-1]
+
+    @torch.no_grad()
+    def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn:
+        """B samples, one per row of `condition` and key of `noise`, with their states and velocities."""
+        keep, fresh = self.churn.prior()
+        x = keep * noise.start(siblings=2) + fresh * noise.step(self.steps)
+        states, velocities = [], []
+        for number, (t, s) in enumerate(pairwise(grid(self.steps, self.shift, self.grid).tolist())):
+            v = velocity(x, torch.full((len(x),), t, device=x.device), condition)
+            states.append(x)
+            velocities.append(v)
+            p, q, sigma = self.churn.coefficients(t, s)
+            x = p * x + q * v
+            if sigma > 0:
+                x = x + sigma * noise.step(number)
+        return Drawn(x, torch.stack(states, 1), torch.stack(velocities, 1))

@@ -7,16 +7,36 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Decay:
-    """A constant share of itself that a copy keeps at each refresh; 0 copies the policy."""
+    """The share of itself that a copy keeps when it follows after an iteration; `step` counts optimiser steps.
+
+    Constant, or rising to it: min(retention, first + slope * max(0, step - start)). 0 copies the policy.
+    """
 
     retention: float = 0.9
+    slope: float | None = None
+    """rise per optimiser step (None: constant from the beginning)"""
+    start: int = 0
+    """step from which it rises"""
+    first: float = 0.0
+    """share before it rises"""
+    every: int = 1
+    """optimiser steps between two updates of the copy (a multiple of the updates per iteration)"""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.retention < 1:
-            raise ValueError(f"a copy must keep a share in [0, 1) of itself, not {self.retention}")
+        for share in (self.retention, self.first):
+            if not 0 <= share < 1:
+                raise ValueError(f"a copy must keep a share in [0, 1) of itself, not {share}")
+        if (self.slope is not None and self.slope < 0) or self.start < 0:
+            raise ValueError(f"slope and start must not be negative, they are {self.slope} and {self.start}")
+        if self.every < 1:
+            raise ValueError(f"a copy follows every 1 or more steps, not {self.every}")
 
     def __call__(self, step: int) -> float:
-        return self.retention
+        if step % self.every:
+            return 1.0
+        if self.slope is None:
+            return self.retention
+        return min(self.retention, self.first + self.slope * max(0, step - self.start))
 
 
 @dataclass(frozen=True)

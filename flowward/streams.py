@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -36,3 +37,21 @@ def numpy_generator(*key: str | int) -> np.random.Generator:
 def normal(shape: Sequence[int], keys: Iterable[Key]) -> Tensor:
     """Standard normal float32 [N, *shape], one stream per row."""
     return torch.stack([torch.randn(tuple(shape), generator=generator(*key)) for key in keys])
+
+
+@dataclass(frozen=True)
+class Noise:
+    """All the noise of a batch of B samples: one key per sample, whose last number counts samples of one prompt."""
+
+    shape: tuple[int, ...]  # of one sample
+    keys: tuple[Key, ...]
+    device: torch.device | str = "cpu"
+
+    def start(self, siblings: int = 1) -> Tensor:
+        """Where the samples start, [B, ...]; `siblings` consecutive samples of a prompt start at the same point."""
+        first = ((*head, int(last) - int(last) % siblings) for *head, last in self.keys)
+        return normal(self.shape, first).to(self.device)
+
+    def step(self, number: int) -> Tensor:
+        """What a stochastic sampler adds in step `number`, [B, ...]."""
+        return normal(self.shape, ((f"{word} step", *rest, number) for word, *rest in self.keys)).to(self.device)

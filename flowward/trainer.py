@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,17 +19,17 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from .credit import group_std
+from .credit import Piece, group_std
 from .evaluate import Evaluator
 from .folder import RunFolder
 from .health import Health
 from .models.policy import Condition, Models, Policy
-from .points import Points, Renoised
+from .points import Points, PointSet
 from .prompts import PromptSet
 from .rewards import Reward, score
-from .rollout import Rollout, Sampler
+from .rollout import Drawn, Rollout, Sampling
 from .snapshots import Decay, WarmDecay
-from .streams import Key, generator, normal
+from .streams import Key, Noise, generator
 
 
 class Algorithm(Protocol):
@@ -38,13 +38,17 @@ class Algorithm(Protocol):
     @property
     def behaviour(self) -> str: ...  # the weights that are sampled from
     @property
-    def rollout(self) -> Sampler: ...
+    def rollout(self) -> Sampling: ...
     @property
     def copies(self) -> Mapping[str, Decay]: ...  # copies of the policy that it uses, and how each follows
     @property
-    def needs_reference(self) -> bool: ...
-    def credit(self, rewards: Tensor, group: Tensor) -> Tensor: ...
-    def points(self, rollout: Rollout, key: Key) -> Renoised: ...
+    def anchors(
+        self,
+    ) -> Mapping[str, float]: ...  # velocities that the loss needs beside the policy's, and their guidance
+    @property
+    def credit(self) -> Piece: ...
+    @property
+    def points(self) -> Callable[[Rollout, Key], PointSet]: ...
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
@@ -151,9 +155,9 @@ class Trainer:
         for name in algorithm.copies:
             policy.weights.add(name)
         policy.weights.add("ema")
-        if algorithm.needs_reference:
+        if "reference" in algorithm.anchors:
             policy.weights.add("reference")
-        self.models = Models.of(policy)
+        self.models = Models.of(policy, algorithm.anchors)
         self.parameters = list(policy.weights.tensors("policy").values())
         self.optimiser = torch.optim.AdamW(
             self.parameters, run.learning_rate, betas=run.betas, weight_decay=run.weight_decay
@@ -162,16 +166,39 @@ class Trainer:
         self.iteration = 0  # finished iterations
         self.halfway = False  # an iteration has changed the weights and not finished
         self._refuse_uneven()
+        for name, decay in algorithm.copies.items():
+            if decay.every > 1 and decay.every % run.updates_per_iteration:
+                raise ValueError(
+                    f"'{name}' follows every {decay.every} optimiser steps, which iterations of "
+                    f"{run.updates_per_iteration} do not meet"
+                )
 
     def _refuse_uneven(self) -> None:
-        run = self.run
-        empty = Rollout(torch.empty(run.images, 0), Condition({}), *[torch.empty(0)] * 3)
-        points = len(self.algorithm.points(empty, ())) // run.updates_per_iteration
-        if points % min(run.microbatch, points):
+        run, levels = self.run, self.algorithm.rollout.levels
+        blank = Drawn(torch.empty(run.images, 0))
+        points = self.algorithm.points(
+            Rollout.of([blank], Condition({"": torch.empty(run.groups)}), self._group(), levels), ("",)
+        )
+        units = len(points) // points.unit
+        if units % run.updates_per_iteration:
             raise ValueError(
-                f"{run.images_per_update} images per update give {points} training points, which microbatches of "
+                f"{units} images or groups to train on cannot be split evenly over {run.updates_per_iteration} updates"
+            )
+        size = len(points) // run.updates_per_iteration
+        micro = min(run.microbatch, size)
+        if size % micro:
+            raise ValueError(
+                f"{run.images_per_update} images per update give {size} training points, which microbatches of "
                 f"{run.microbatch} do not divide"
             )
+        if micro % points.indivisible:
+            raise ValueError(
+                f"{points.indivisible} training points are compared with each other, which microbatches of "
+                f"{run.microbatch} would tear apart"
+            )
+
+    def _group(self) -> Tensor:
+        return torch.arange(self.run.groups).repeat_interleave(self.run.group_size)
 
     def steps(self, evaluator: Evaluator | None = None, folder: RunFolder | None = None) -> Generator[Step]:
         """Go on to the end of the run, measuring, logging and saving on the way.
@@ -223,42 +250,43 @@ class Trainer:
             rollout = self.credit(rollout, reward)
         with clock("train"):
             metrics = describe(rollout, texts)
-            metrics |= self.learn(self.algorithm.points(rollout, ("points", self.run.seed, index)))
+            if rollout.advantage.any():
+                metrics |= self.learn(self.algorithm.points(rollout, ("points", self.run.seed, index)))
+            else:  # Adam would turn the rounding errors of a gradient that is 0 into steps of full length
+                metrics |= {"loss": 0.0, "gradient_norm": 0.0}
+            taken = (index + 1) * self.run.updates_per_iteration
             for name, decay in self.algorithm.copies.items():
-                self.policy.weights.follow(name, decay(index))
-            self.policy.weights.follow("ema", WarmDecay(self.run.ema_decay)(index))
+                self.policy.weights.follow(name, decay(taken))
+            self.policy.weights.follow("ema", WarmDecay(self.run.ema_decay)(taken))
         self.iteration, self.halfway = index + 1, False
         return Step(self.iteration, metrics, self.health.check(metrics), clock.seconds)
 
     def sample(self, texts: list[str], index: int) -> tuple[Rollout, Tensor]:
         """A group of images per text. Returns samples without rewards yet, and images [N, 3, H, W] on the CPU."""
-        run, policy = self.run, self.policy
-        condition = policy.encode(texts)
-        group = torch.arange(run.groups).repeat_interleave(run.group_size)
-        velocity = policy.under(self.algorithm.behaviour)
-        samples, images = [], []
+        run, policy, rollout = self.run, self.policy, self.algorithm.rollout
+        condition, group = policy.encode(texts), self._group()
+        velocity = policy.under(self.algorithm.behaviour, rollout.guidance)
+        parts, images = [], []
         for rows in torch.arange(run.images).split(run.rollout_batch):
-            keys = (("noise", run.seed, index, n // run.group_size, n % run.group_size) for n in rows.tolist())
-            noise = normal(policy.latent_shape, keys).to(policy.device)
-            samples.append(self.algorithm.rollout(velocity, condition[group[rows]], noise))
-            images.append(policy.decode(samples[-1]).cpu())
-        blank = torch.zeros(run.images)
-        return Rollout(torch.cat(samples), condition, group, blank, blank), torch.cat(images)
+            keys = tuple(("noise", run.seed, index, n // run.group_size, n % run.group_size) for n in rows.tolist())
+            parts.append(rollout(velocity, condition[group[rows]], Noise(policy.latent_shape, keys, policy.device)))
+            images.append(policy.decode(parts[-1].x0).cpu())
+        return Rollout.of(parts, condition, group, rollout.levels), torch.cat(images)
 
     def credit(self, rollout: Rollout, reward: Tensor) -> Rollout:
-        advantage = self.algorithm.credit(reward, rollout.group)
-        return Rollout(rollout.x0, rollout.condition, rollout.group, reward, advantage)
+        """With its rewards and advantages."""
+        return replace(rollout, reward=reward, advantage=self.algorithm.credit(reward, rollout.group))
 
-    def learn(self, points: Renoised) -> dict[str, float]:
-        """The optimiser steps of one iteration, over images in random order, each point used once."""
+    def learn(self, points: PointSet) -> dict[str, float]:
+        """The optimiser steps of one iteration, over units of points in random order, each point used once."""
         run = self.run
-        order = torch.randperm(run.images, generator=generator("order", run.seed, self.iteration))
+        order = torch.randperm(len(points) // points.unit, generator=generator("order", run.seed, self.iteration))
         totals: defaultdict[str, float] = defaultdict(float)
         worst: dict[str, float] = {}
-        for number, images in enumerate(order.split(run.images_per_update)):
-            numbers = points.of_images(images)
-            for part in numbers.split(run.microbatch):
-                loss, metrics = self.algorithm.loss(self.models, points.take(part))
+        for number, units in enumerate(order.chunk(run.updates_per_iteration)):
+            numbers = (units[:, None] * points.unit + torch.arange(points.unit)).flatten()
+            for part in self.batches(points, numbers):
+                loss, metrics = self.algorithm.loss(self.models, part)
                 (loss.sum() / len(numbers)).backward()
                 for name, value in {"loss": loss.detach(), **metrics}.items():
                     if name.endswith("_min"):
@@ -269,6 +297,15 @@ class Trainer:
                 self.update(self.iteration * run.updates_per_iteration + number) / run.updates_per_iteration
             )
         return {**totals, **worst}
+
+    def batches(self, points: PointSet, numbers: Tensor) -> Iterator[Points]:
+        """Microbatches of the points with these numbers, velocities that carry no gradient evaluated in larger ones."""
+        block = max(1, self.run.rollout_batch // self.run.microbatch) * self.run.microbatch
+        for part in numbers.split(block):
+            batch = points.take(part)
+            with torch.no_grad():
+                batch = batch.knowing({name: self.models.at(name, batch) for name in self.algorithm.anchors})
+            yield from batch.split(self.run.microbatch)
 
     def update(self, number: int) -> float:
         """Clip and take optimiser step `number` of the run. Returns the gradient norm before clipping.

@@ -24,6 +24,7 @@ from flowward.models.policy import Condition, Models
 from flowward.objectives import advantageflow
 from flowward.points import Points
 from flowward.rollout import Sampler
+from flowward.solvers import euler
 
 M, S = 0.3, 0.8  # the old policy is N(M, S^2)
 K, TAU = 1.0, 0.8  # rewards are R = K x0, and TAU their temperature
@@ -511,13 +512,14 @@ def test_20_end_to_end(gamma: float | str, gain: float, spread: float) -> None:
         phi = basis(x_t, time)
         return torch.linalg.solve(phi.T @ (curvature * phi), -phi.T @ at_zero)
 
-    fits = [fit(t, seed) for seed, (t, _) in enumerate(Sampler(steps).times())]
+    times = Sampler(steps).times
+    fits = [fit(t, seed) for seed, t in enumerate(times[:-1])]
 
-    def fitted(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return (basis(x.double(), t.double()) @ fits[round((1 - t[0].item()) * steps)]).float()
+    def fitted(x: Tensor, t: float) -> Tensor:
+        return basis(x.double(), torch.full((len(x),), t, dtype=torch.float64)) @ fits[round((1 - t) * steps)]
 
     noise = quantiles[count // 4000 // 2 :: count // 2000, None]
-    end = Sampler(steps)(fitted, Condition({"id": torch.zeros(len(noise))}), noise)
+    end = euler(fitted, noise, times, lambda step: torch.zeros(0))
     assert end.mean().item() == pytest.approx(gain, rel=0.05)
     assert end.std().item() == pytest.approx(spread, rel=0.05)
     if gamma != "1-A":
@@ -548,12 +550,16 @@ def test_coefficients_per_point() -> None:
 def points_and_models() -> tuple[Points, Models]:
     rng = torch.Generator().manual_seed(0)
     x0, eps = torch.randn(2, 4, 2, 3, generator=rng)
+    t = torch.tensor([0.1, 0.4, 0.7, 1.0])
     points = Points(
+        interpolate(x0, eps, t),
+        t,
         x0,
         eps,
-        torch.tensor([0.1, 0.4, 0.7, 1.0]),
         torch.tensor([-1.0, -0.2, 0.3, 1.0]),
         Condition({"id": torch.arange(4)}),
+        group=torch.arange(4),
+        exemplar=torch.zeros(4, dtype=torch.bool),
     )
     velocities = [lambda x, t, c, k=k: k * x * c.tensors["id"].view(-1, 1, 1) + t.view(-1, 1, 1) for k in (1, 2, 3)]
     return points, Models(*velocities)
@@ -584,7 +590,7 @@ def test_reference_is_only_asked_for_when_it_has_a_weight() -> None:
         raise AssertionError("this setting has no reference term")
 
     algorithm = AdvantageFlow(lam=0.0)
-    assert not algorithm.needs_reference
-    assert AdvantageFlow().needs_reference
+    assert set(algorithm.anchors) == {"old"}
+    assert set(AdvantageFlow().anchors) == {"old", "reference"}
     loss, _ = algorithm.loss(Models(models.policy, models.old, missing), points)
     assert loss.isfinite().all()

@@ -11,22 +11,32 @@ import torch
 from torch import Tensor
 
 from flowward import ALGORITHMS
-from flowward.flow import Uniform
+from flowward.config import settings_type
 from flowward.models.policy import Condition, Models, Velocity
-from flowward.points import Renoise, Renoised
-from flowward.rollout import Rollout
-from flowward.streams import normal
+from flowward.points import Points, PointSet, Renoise
+from flowward.rollout import Drawn, Pairs, Rollout
+from flowward.streams import Noise, normal
+from flowward.times import Times
 
 # The vetted settings. They were chosen by measurement: whoever changes one owes docs/benchmarks.md new figures.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "advantageflow": {"gamma": "1-A", "lam": 1e-3, "credit.clip": 1.0, "old.retention": 0.9},
+    "flowawr": {"form": "released", "k_ref": 1e-4, "credit.temperature": 1.0, "credit.clip": 3.0, "old.slope": 0.001},
+    "diffusion_nft": {"beta": 1.0, "clip": 5.0, "mode": "all", "k_ref": 1e-4, "old.retention": 0.5},
+    "awm": {"weighting": "ghuber", "power": 0.25, "k_old": 1.0, "k_ref": 1e-3, "clip": 1.0, "rollout.solver": "sa"},
+    "fdfo": {"clip": 0.03, "k_ref": 0.0},
+    "dgpo": {"beta": 100.0, "clip": 0.01, "k_ref": 0.02},
+    "crd": {"beta": 1.0, "k_ref": 0.1, "behaviour": "sampling"},
+    "dpo": {"beta": 100.0, "old.every": 40},
 }
 
-PROMPTS, SAMPLES, SHAPE = 3, 12, (2, 3)
-ORDER = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(0))
-GROUP = ORDER % PROMPTS  # of each sample: four per prompt, mixed
-
+PROMPTS, SHAPE = 3, (2, 8)
 algorithms = pytest.mark.parametrize("name", ALGORITHMS)
+
+
+def group_size(name: str) -> int:
+    """Two where samples are compared in pairs, otherwise four."""
+    return 2 if isinstance(ALGORITHMS[name]().rollout, Pairs) else 4
 
 
 def linear(theta: Tensor) -> Velocity:
@@ -34,25 +44,43 @@ def linear(theta: Tensor) -> Velocity:
     return lambda x, t, condition: theta * x + (t + condition.tensors["id"]).view(-1, 1, 1)
 
 
-def rollout(algorithm: Any, reward: Tensor | None = None) -> Rollout:
-    """Samples of three prompts, with random rewards unless told."""
-    x0 = normal(SHAPE, (("sample", i) for i in range(SAMPLES)))
-    reward = normal((), (("reward", i) for i in range(SAMPLES))) if reward is None else reward
+def order(name: str) -> Tensor:
+    """Of the samples: prompt and place mixed."""
+    return torch.randperm(PROMPTS * group_size(name), generator=torch.Generator().manual_seed(0))
+
+
+def rollout(name: str, reward: Tensor | None = None) -> Rollout:
+    """Samples of three prompts as the algorithm draws them, with random rewards unless told."""
+    algorithm, group = ALGORITHMS[name](), order(name) % PROMPTS
+    count = len(group)
     condition = Condition({"id": torch.arange(float(PROMPTS))})
-    return Rollout(x0, condition, GROUP, reward, algorithm.credit(reward, GROUP))
+    noise = Noise(SHAPE, tuple(("sample", g, k) for k, g in enumerate(group.tolist())))
+    drawn = algorithm.rollout(linear(torch.tensor(0.5)), condition[group], noise)
+    drawn = replace(drawn, x0=normal(SHAPE, (("end", i) for i in range(count))))
+    reward = normal((), (("reward", i) for i in range(count))) if reward is None else reward
+    done = Rollout.of([drawn], condition, group, algorithm.rollout.levels)
+    return replace(done, reward=reward, advantage=algorithm.credit(reward, group))
 
 
-def training_points(algorithm: Any, done: Rollout, per_image: int = 3) -> Renoised:
-    return replace(algorithm.points, per_image=per_image)(done, ("points", 0, 5))
+def training_points(name: str, done: Rollout) -> PointSet:
+    return ALGORITHMS[name]().points(done, ("points", 0, 5))
 
 
-def gradient(algorithm: Any, done: Rollout, theta: float, old: float, reference: float) -> tuple[Tensor, Tensor]:
+def whole(points: PointSet) -> Points:
+    return points.take(torch.arange(len(points)))
+
+
+def three(theta: Tensor, old: float, reference: float) -> Models:
+    return Models(linear(theta), linear(torch.tensor(old)), linear(torch.tensor(reference)))
+
+
+def gradient(name: str, done: Rollout, theta: float, old: float, reference: float) -> tuple[Tensor, Tensor]:
     """The loss of each point [B], and its gradient with respect to theta."""
     weight = torch.tensor(theta, requires_grad=True)
-    models = Models(linear(weight), linear(torch.tensor(old)), linear(torch.tensor(reference)))
-    points = training_points(algorithm, done)
-    loss, metrics = algorithm.loss(models, points.take(torch.arange(len(points))))
+    points = training_points(name, done)
+    loss, metrics = ALGORITHMS[name]().loss(three(weight, old, reference), whole(points))
     assert loss.shape == (len(points),)
+    assert loss.dtype == torch.float32
     assert all(metric.shape == (len(points),) and metric.isfinite().all() for metric in metrics.values())
     assert not any(metric.requires_grad for metric in metrics.values())
     return loss.detach(), torch.autograd.grad(loss.sum(), weight)[0]
@@ -60,9 +88,8 @@ def gradient(algorithm: Any, done: Rollout, theta: float, old: float, reference:
 
 @algorithms
 def test_loss_is_finite_and_reaches_the_policy(name: str) -> None:
-    algorithm = ALGORITHMS[name]()
     for old in (0.5, 0.4):  # on policy, and away from it
-        loss, slope = gradient(algorithm, rollout(algorithm), 0.5, old, 0.5)
+        loss, slope = gradient(name, rollout(name), 0.5, old, 0.5)
         assert loss.isfinite().all()
         assert slope.isfinite()
         assert slope != 0
@@ -70,106 +97,133 @@ def test_loss_is_finite_and_reaches_the_policy(name: str) -> None:
 
 @algorithms
 def test_a_step_down_the_loss_favours_better_samples(name: str) -> None:
-    """On policy, towards the one good sample of each prompt and away from the others."""
-    algorithm = ALGORITHMS[name]()
-    done = rollout(algorithm, (ORDER < PROMPTS).float())
-    points = training_points(algorithm, done, 50)
-    batch = points.take(torch.arange(len(points)))
-    v = batch.eps.clone().requires_grad_()  # one free number per element
+    """On policy, towards the better samples of a prompt and away from the others."""
+    done = rollout(name)
+    batch = whole(training_points(name, done))
+    v = batch.known.get("old", batch.eps).clone().requires_grad_()
+    fixed = v.detach().clone()
 
     def given(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return v
 
-    fixed = v.detach().clone()
-    loss, _ = algorithm.loss(Models(given, lambda *_: fixed, lambda *_: fixed), batch)
+    loss, _ = ALGORITHMS[name]().loss(Models(given, lambda *_: fixed, lambda *_: fixed), batch)
     step = -torch.autograd.grad(loss.sum(), v)[0]
-    towards = (step * (batch.eps - batch.x0 - fixed)).flatten(1).sum(1)
-    assert (towards[batch.advantage > 0] >= 0).all()
-    assert (towards[batch.advantage < 0] <= 0).all()
-    assert towards[batch.advantage > 0].sum() > 0 > towards[batch.advantage < 0].sum()
+    # the clean prediction x_t - t v moves to the sample, or along the difference of the pair
+    way = batch.eps - batch.x0 - fixed if batch.delta is None else -batch.delta
+    towards = (step * way).flatten(1).sum(1)
+    moving = batch.advantage.abs() > 1e-6
+    assert moving.sum() > len(batch) / 3
+    assert (towards[moving].sign() == batch.advantage[moving].sign()).all()
+    assert (towards[~moving].abs() < 1e-5).all()
 
 
 @algorithms
 @pytest.mark.parametrize("value", [0.0, 0.1, 1.0, 1e6])
 def test_equal_rewards_give_no_update(name: str, value: float) -> None:
     """Nothing to learn: advantages are exactly 0, and with old = policy = reference so is the gradient."""
-    algorithm = ALGORITHMS[name]()
-    done = rollout(algorithm, torch.full((SAMPLES,), value))
+    done = rollout(name, torch.full((PROMPTS * group_size(name),), value))
     assert (done.advantage == 0).all()
-    assert gradient(algorithm, done, 0.5, 0.5, 0.5)[1] == 0
+    assert gradient(name, done, 0.5, 0.5, 0.5)[1].abs() < 1e-5
 
 
 @algorithms
 def test_solved_and_hopeless_prompts_give_no_update(name: str) -> None:
     """Prompts differ in reward, samples of one prompt do not."""
-    algorithm = ALGORITHMS[name]()
-    done = rollout(algorithm, torch.tensor([0.0, 1.0, 0.3])[GROUP])
-    assert gradient(algorithm, done, 0.5, 0.5, 0.5)[1] == 0
+    done = rollout(name, torch.tensor([0.0, 1.0, 0.3])[order(name) % PROMPTS])
+    assert (done.advantage == 0).all()
+    assert gradient(name, done, 0.5, 0.5, 0.5)[1].abs() < 1e-5
 
 
 @algorithms
-def test_loss_of_a_point_does_not_depend_on_its_neighbours(name: str) -> None:
-    algorithm = ALGORITHMS[name]()
-    points = training_points(algorithm, rollout(algorithm))
-    models = Models(*(linear(torch.tensor(theta)) for theta in (0.5, 0.4, 0.3)))
-    whole, _ = algorithm.loss(models, points.take(torch.arange(len(points))))
-    numbers = torch.tensor([30, 2, 17])
-    torch.testing.assert_close(algorithm.loss(models, points.take(numbers))[0], whole[numbers])
+def test_loss_of_a_unit_does_not_depend_on_its_neighbours(name: str) -> None:
+    points, algorithm = training_points(name, rollout(name)), ALGORITHMS[name]()
+    models = three(torch.tensor(0.5), 0.4, 0.3)
+    together, _ = algorithm.loss(models, whole(points))
+    for units in (torch.tensor([2]), torch.tensor([3, 0])):
+        numbers = (units[:, None] * points.unit + torch.arange(points.unit)).flatten()
+        torch.testing.assert_close(algorithm.loss(models, points.take(numbers))[0], together[numbers])
 
 
 @algorithms
-@pytest.mark.parametrize("size", [1, 5, 12])
-def test_minibatches_of_images_use_every_point_once(name: str, size: int) -> None:
-    """However the images are split, and whatever their order."""
-    algorithm = ALGORITHMS[name]()
-    done = rollout(algorithm)
-    points = training_points(algorithm, done)
-    order = torch.randperm(len(done), generator=torch.Generator().manual_seed(0))
-    numbers = [points.of_images(images) for images in order.split(size)]
-    assert torch.cat(numbers).sort().values.tolist() == list(range(3 * len(done)))
-    for images, part in zip(order.split(size), numbers, strict=True):
-        assert torch.equal(points.take(part).x0, done.x0[images].repeat_interleave(3, 0))
+def test_known_velocities_are_not_evaluated_again(name: str) -> None:
+    """Given the anchors, the loss asks for the policy once, and for nothing else."""
+    algorithm, batch = ALGORITHMS[name](), whole(training_points(name, rollout(name)))
+    models = three(torch.tensor(0.5), 0.4, 0.3)
+    expected, _ = algorithm.loss(models, batch)
+    batch = batch.knowing({anchor: models.at(anchor, batch) for anchor in algorithm.anchors})
+    calls: list[int] = []
+
+    def counted(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        calls.append(len(x))
+        return models.policy(x, t, condition)
+
+    def refused(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        raise AssertionError("evaluated for nothing")
+
+    loss, _ = algorithm.loss(Models(counted, refused, refused), batch)
+    assert torch.equal(loss, expected)
+    assert calls == [len(batch)]
+
+
+@algorithms
+def test_units_use_every_point_once(name: str) -> None:
+    points = training_points(name, rollout(name))
+    batch = whole(points)
+    assert len(points) % points.unit == 0
+    assert len(torch.unique(torch.cat([batch.x_t, batch.x0, batch.eps], 1).flatten(1), dim=0)) == len(points)
+    if points.indivisible > 1:
+        assert (batch.group.view(-1, points.unit) == batch.group.view(-1, points.unit)[:, :1]).all()
 
 
 @algorithms
 def test_a_point_is_the_same_in_whichever_minibatch(name: str) -> None:
     """Time, noise, sample, advantage and prompt belong to its number."""
-    algorithm = ALGORITHMS[name]()
-    points = training_points(algorithm, rollout(algorithm))
-    whole = points.take(torch.arange(len(points)))
-    again = training_points(algorithm, rollout(algorithm))
-    for numbers in (torch.tensor([7]), torch.tensor([35, 0, 7]), torch.arange(len(points)).flip(0)):
+    together = whole(training_points(name, rollout(name)))
+    again, last = training_points(name, rollout(name)), len(together) - 1
+    for numbers in (torch.tensor([4]), torch.tensor([last, 0, 4]), torch.arange(last + 1).flip(0)):
         part = again.take(numbers)
         for field in ("x0", "eps", "t", "advantage", "x_t"):
-            assert torch.equal(getattr(part, field), getattr(whole, field)[numbers]), field
-        assert torch.equal(part.condition.tensors["id"], whole.condition.tensors["id"][numbers])
+            assert torch.equal(getattr(part, field), getattr(together, field)[numbers]), field
+        assert torch.equal(part.condition.tensors["id"], together.condition.tensors["id"][numbers])
 
 
 @algorithms
-def test_points_carry_what_belongs_to_their_image(name: str) -> None:
-    algorithm = ALGORITHMS[name]()
-    done = rollout(algorithm)
-    points = training_points(algorithm, done)
-    batch, image = points.take(torch.arange(len(points))), torch.arange(len(points)) // 3
-    assert torch.equal(batch.x0, done.x0[image])
-    assert torch.equal(batch.advantage, done.advantage[image].float())
-    assert torch.equal(batch.condition.tensors["id"], done.group[image].float())
+def test_points_carry_what_belongs_to_their_sample(name: str) -> None:
+    done = rollout(name)
+    batch = whole(training_points(name, done))
+    sample = torch.cdist(batch.x0.flatten(1), done.x0.flatten(1)).argmin(1)
+    assert torch.equal(batch.x0, done.x0[sample])
+    assert torch.equal(batch.advantage, done.advantage[sample].float())
+    assert torch.equal(batch.condition.tensors["id"], done.group[sample].float())
 
 
 @algorithms
 def test_points_are_fresh(name: str) -> None:
-    """No two points share their time or noise, nor do two updates."""
-    algorithm = ALGORITHMS[name]()
-    done = rollout(algorithm)
-    one, two = (Renoise(3)(done, ("points", 0, update)).take(torch.arange(36)) for update in (5, 6))
-    assert len(torch.cat([one.t, two.t]).unique()) == 72
-    assert len(torch.cat([one.eps, two.eps]).unique()) == 72 * 6
+    """No two updates share noise; within one, only what is compared does."""
+    done, algorithm = rollout(name), ALGORITHMS[name]()
+    if done.states is not None:
+        pytest.skip("visited states are what they are")
+    one, two = (whole(algorithm.points(done, ("points", 0, update))) for update in (5, 6))
+    units = len(one) if isinstance(algorithm.points, Renoise) else len(one.group.unique())
+    assert len(torch.cat([one.eps, two.eps]).unique()) == 2 * units * 16
+
+
+@algorithms
+def test_comparisons_share_time_and_noise(name: str) -> None:
+    """Where a loss compares samples of a unit, they differ in nothing but the sample."""
+    points = training_points(name, rollout(name))
+    if points.indivisible == 1:
+        return
+    batch = whole(points)
+    for values in (batch.t, batch.eps):
+        units = values.view(-1, points.unit, *values.shape[1:])
+        assert (units == units[:, :1]).all()
 
 
 def test_times_and_noise_of_points_follow_their_laws() -> None:
     """Times are as the time law says, noise is standard normal, and neither tells anything about the other."""
-    done = rollout(ALGORITHMS["advantageflow"]())
-    batch = Renoise(250, Uniform(0.5, 0.9))(done, ("points", 1)).take(torch.arange(3000))
+    done = rollout("advantageflow")
+    batch = whole(Renoise(250, Times(low=0.5, high=0.9))(done, ("points", 1)))
     assert batch.t.min() >= 0.5
     assert batch.t.max() <= 0.9
     assert batch.t.mean().item() == pytest.approx(0.7, abs=0.01)
@@ -179,16 +233,59 @@ def test_times_and_noise_of_points_follow_their_laws() -> None:
 
 
 def test_noise_of_a_sample_does_not_depend_on_the_batch() -> None:
-    keys = [("noise", 0, prompt, sample) for prompt in range(3) for sample in range(4)]
-    whole = normal(SHAPE, keys)
-    assert torch.equal(normal(SHAPE, keys[::-1]), whole.flip(0))
-    assert torch.equal(normal(SHAPE, keys[5:6]), whole[5:6])
-    assert len(whole.unique()) == whole.numel()
+    keys = tuple(("noise", 0, prompt, sample) for prompt in range(3) for sample in range(4))
+    together = Noise(SHAPE, keys)
+    for draw in (lambda n: n.start(), lambda n: n.start(2), lambda n: n.step(3)):
+        assert torch.equal(draw(Noise(SHAPE, keys[::-1])), draw(together).flip(0))
+        assert torch.equal(draw(Noise(SHAPE, keys[5:6])), draw(together)[5:6])
+    assert len(together.start().unique()) == len(together.step(0).unique()) == 12 * 16
+    pairs = together.start(siblings=2)
+    assert torch.equal(pairs[::2], pairs[1::2])
+    assert len(pairs.unique()) == 6 * 16
 
 
 def test_an_image_needs_a_point() -> None:
     with pytest.raises(ValueError, match="at least 1 training point"):
         Renoise(per_image=0)
+
+
+def test_pairs_need_groups_of_two() -> None:
+    done = rollout("advantageflow")
+    with pytest.raises(ValueError, match="group_size must be 2, not 4"):
+        ALGORITHMS["fdfo"]().points(done, ("points", 0, 5))
+
+
+def test_visited_states_are_those_of_the_rollout() -> None:
+    """Every state of every sample once, with its own velocity, time, and half the difference to its partner."""
+    done = rollout("fdfo")
+    batch = whole(training_points("fdfo", done))
+    assert done.states is not None
+    assert done.velocities is not None
+    assert torch.equal(batch.x_t, done.states.flatten(0, 1))
+    assert torch.equal(batch.known["old"], done.velocities.flatten(0, 1))
+    assert batch.t[: len(done.levels)].tolist() == pytest.approx(done.levels.tolist())
+    for sample in range(len(done)):
+        (partner,) = [k for k in range(len(done)) if k != sample and done.group[k] == done.group[sample]]
+        rows = slice(sample * len(done.levels), (sample + 1) * len(done.levels))
+        assert (batch.delta is not None) and torch.equal(
+            batch.delta[rows], ((done.x0[sample] - done.x0[partner]) / 2).expand(len(done.levels), *SHAPE)
+        )
+
+
+@algorithms
+def test_the_default_run_comes_out_even(name: str) -> None:
+    """`flowward train --algorithm NAME` works as it is: groups, points and microbatches divide."""
+    settings = settings_type(name)()
+    run, algorithm = settings.run, settings.algorithm
+    empty = Rollout.of(
+        [Drawn(torch.empty(run.images, 0))],
+        Condition({"": torch.empty(run.groups)}),
+        torch.arange(run.groups).repeat_interleave(run.group_size),
+        algorithm.rollout.levels,
+    )
+    points = algorithm.points(empty, ("",))
+    assert (len(points) // run.updates_per_iteration) % min(run.microbatch, len(points)) == 0
+    assert run.microbatch % points.indivisible == 0
 
 
 @algorithms
@@ -217,3 +314,5 @@ def test_the_copy_that_is_sampled_is_kept(name: str) -> None:
     """An algorithm whose samples come from `old` says how `old` follows the policy."""
     algorithm = ALGORITHMS[name]()
     assert algorithm.behaviour == "policy" or algorithm.behaviour in algorithm.copies
+    assert set(algorithm.anchors) <= {"old", "reference"}
+    assert set(algorithm.anchors) - {"reference"} <= set(algorithm.copies)

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowward.flow import GridKind, Uniform, clean, grid, interpolate, mean, noise, over, shifted
+from flowward.flow import GridKind, clean, grid, interpolate, mean, noise, over, shifted
 from flowward.models.policy import Condition
 from flowward.rollout import Sampler
+from flowward.streams import Noise
+from flowward.times import Times
 
 NOBODY = Condition({"id": torch.zeros(1)})
 MEAN, SCALE = 0.7, 0.4  # of the data in the closed-form flow
@@ -155,44 +157,45 @@ def test_sampler_takes_one_euler_step_per_interval() -> None:
         seen.append(t[0].item())
         return torch.ones_like(x)
 
-    start = torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
-    end = Sampler(8, 3.0, "sd3")(one, NOBODY, start)
-    torch.testing.assert_close(end, start - 1)
+    noise = Noise((2,), tuple(("start", k) for k in range(3)))
+    end = Sampler(8, 3.0, "sd3")(one, NOBODY, noise).x0
+    torch.testing.assert_close(end, noise.start() - 1)
     assert seen == pytest.approx(grid(8, 3.0, "sd3")[:-1].tolist())
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_euler_error_halves_when_steps_double(shift: float) -> None:
     """On the closed-form Gaussian flow, whose end is MEAN + SCALE x_1."""
-    start = torch.linspace(-2, 2, 9)[:, None]
-    ends = [Sampler(steps, shift)(gaussian, NOBODY, start) for steps in (40, 80, 160)]
+    noise = Noise((1,), tuple(("start", k) for k in range(9)))
+    start = noise.start()
+    ends = [Sampler(steps, shift)(gaussian, NOBODY, noise).x0 for steps in (40, 80, 160)]
     errors = [(end - MEAN - SCALE * start).abs().max().item() for end in ends]
-    assert errors[0] < 0.08
+    assert errors[0] < 0.06 * start.abs().max()
     assert errors[0] / errors[1] == pytest.approx(2, abs=0.1)
     assert errors[1] / errors[2] == pytest.approx(2, abs=0.1)
 
 
 def test_sampler_builds_no_graph_and_works_in_float32() -> None:
     theta = torch.ones(1, requires_grad=True)
-    end = Sampler(3)(lambda x, t, condition: theta * x, NOBODY, torch.ones(2, 2, dtype=torch.bfloat16))
+    noise = Noise((2,), (("start", 0), ("start", 1)))
+    end = Sampler(3)(lambda x, t, condition: (theta * x).bfloat16(), NOBODY, noise).x0
     assert end.dtype == torch.float32
     assert not end.requires_grad
 
 
 def test_uniform_times() -> None:
     """All of [low, high] and nothing else, the same for the same generator."""
-    t = Uniform(0.2, 0.6)(20_000, torch.Generator().manual_seed(0))
+    t = Times(low=0.2, high=0.6)(20_000, torch.empty(0), torch.Generator().manual_seed(0))
     assert t.shape == (20_000,)
     assert t.dtype == torch.float32
     assert t.min() >= 0.2
     assert t.max() <= 0.6
     assert t.mean().item() == pytest.approx(0.4, abs=0.003)
     assert t.std().item() == pytest.approx(0.4 / 12**0.5, rel=0.02)
-    assert torch.equal(t, Uniform(0.2, 0.6)(20_000, torch.Generator().manual_seed(0)))
-    assert Uniform() == Uniform(0.0, 1.0)
+    assert torch.equal(t, Times(low=0.2, high=0.6)(20_000, torch.empty(0), torch.Generator().manual_seed(0)))
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.1, 1.0), (0.0, 1.1), (0.5, 0.5), (0.9, 0.1), (float("nan"), 1.0)])
-def test_uniform_times_refuse_what_is_not_an_interval(low: float, high: float) -> None:
+def test_times_refuse_what_is_not_an_interval(low: float, high: float) -> None:
     with pytest.raises(ValueError, match="low < high"):
-        Uniform(low, high)
+        Times(low=low, high=high)

@@ -24,11 +24,12 @@ import torch
 from torch import Tensor
 
 from ..credit import CentredRMS
-from ..flow import clean, mean
+from ..flow import clean, mean, wide
 from ..models.policy import Models
 from ..points import Points, Renoise
 from ..rollout import Sampler
 from ..snapshots import Decay
+from ..terms import departure, error_scale
 
 
 def advantageflow(
@@ -52,18 +53,25 @@ def advantageflow(
         gamma, lam: a number or [B].
         denominator: divide all three terms by mean|f - x0|, detached, at least 1e-5 (float64). It keeps the size of
             the gradient independent of how noisy a point is, and leaves the minimiser of a point where it is.
-        space: `x0` weights a point by t^2 against `velocity`.
+        space: `x0` weights a point by t^2 against `velocity` (which in float32 loses accuracy below t = 1e-3).
+
+    Raises:
+        ValueError: an unknown space.
     """
+    if space not in ("x0", "velocity"):
+        raise ValueError(f"a loss is taken in x0 or velocity space, not '{space}'")
+    v, x_t, x0 = wide(v), wide(x_t), wide(x0)
+    t, advantage = t.to(x_t.dtype), advantage.to(x_t.dtype)
     f = clean(x_t, t, v)
     loss = advantage * mean((f - x0) ** 2)
     if v_old is not None:
-        loss = loss + gamma * mean((f - clean(x_t, t, v_old)) ** 2)
+        loss = loss + gamma * mean((f - clean(x_t, t, wide(v_old))) ** 2)
     if v_ref is not None:
-        loss = loss + lam * mean((f - clean(x_t, t, v_ref)) ** 2)
+        loss = loss + lam * mean((f - clean(x_t, t, wide(v_ref))) ** 2)
     if space == "velocity":
-        loss = loss / t**2
+        loss = loss / t.clamp_min(1e-8) ** 2  # 0 at t = 0, where every prediction is x_t
     if denominator:
-        loss = loss / mean((f - x0).detach().double().abs()).clamp_min(1e-5).to(loss.dtype)
+        loss = loss / error_scale(f - x0).to(loss.dtype)
     return loss
 
 
@@ -100,8 +108,9 @@ class AdvantageFlow:
         return {"old": self.old}
 
     @property
-    def needs_reference(self) -> bool:
-        return self.lam > 0
+    def anchors(self) -> dict[str, float]:
+        """The velocities that the loss needs beside the policy's, with the guidance of each."""
+        return {"old": 1.0} | ({"reference": 1.0} if self.lam > 0 else {})
 
     def _gamma(self, advantage: Tensor) -> Tensor:
         return 1 - advantage if self.gamma == "1-A" else torch.full_like(advantage, float(self.gamma))
@@ -112,16 +121,11 @@ class AdvantageFlow:
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each point [B], and what is worth watching."""
-        x_t, at = points.x_t, (points.t, points.condition)
-        v_old = models.old(x_t, *at)
-        v_ref = models.reference(x_t, *at) if self.needs_reference else None
-        v = models.policy(x_t, *at)
-        a = points.advantage
-        loss = advantageflow(v, v_old, v_ref, x_t, points.t, points.x0, a, self._gamma(a), self.lam, self.denominator)
-        residual = points.eps - points.x0 - v_old
-        metrics = {
-            "distance": mean((v.detach() - v_old) ** 2),  # mean(d^2), how far the policy has left `old`
-            "residual": mean(residual**2),  # mean(e^2), the noise that a point carries
-            "curvature_min": self.curvature(a),
-        }
-        return loss, metrics
+        v_old = models.at("old", points)
+        v_ref = models.at("reference", points) if self.lam > 0 else None
+        v, a = models.at("policy", points), points.advantage
+        loss = advantageflow(
+            v, v_old, v_ref, points.x_t, points.t, points.x0, a, self._gamma(a), self.lam, self.denominator
+        )
+        watched = departure(v, v_old, points.x0, points.eps)
+        return loss, {**watched, "curvature_min": self.curvature(a)}

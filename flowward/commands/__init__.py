@@ -7,5 +7,6 @@ COMMANDS = {
     "report": "write a run's report.html",
     "pretrain": "train the built-in base model from nothing",
     "algorithms": "list the algorithms, or show one",
+    "verify": "hold algorithms to their laws, against exact optima",
     "bench": "measure flowward itself",
 }

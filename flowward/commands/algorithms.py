@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+import textwrap
+from dataclasses import dataclass, replace
+from typing import Any
 
 import tyro
 import yaml
@@ -11,6 +13,8 @@ from pydantic import TypeAdapter
 
 from ..algorithms import ALGORITHMS
 from ..errors import unknown
+from ..presets import PRESETS, Preset
+from ..trainer import Run
 from .options import parse
 
 
@@ -29,10 +33,40 @@ def run(words: list[str]) -> int:
         return 0
     if name not in ALGORITHMS:
         raise ValueError(unknown("algorithm", name, ALGORITHMS))
-    kind = ALGORITHMS[name]
+    kind, presets = ALGORITHMS[name], PRESETS[name]
     print(_description(kind).strip() + "\n\nsettings (flowward train --algorithm.NAME VALUE):\n")
-    print(yaml.safe_dump(TypeAdapter(kind).dump_python(kind(), mode="json"), sort_keys=False).strip())
+    default = _values(presets["scenes"])
+    print(_yaml(default["algorithm"]))
+    print(f"\npresets (flowward train --algorithm {name} --preset NAME), as they differ from `scenes`, the default:")
+    for key, preset in presets.items():
+        print(f"\n{key}: {preset.source}")
+        changed = _difference(_values(preset), default)
+        if changed:
+            print(textwrap.indent(_yaml(changed), "  "))
     return 0
+
+
+def _values(preset: Preset) -> dict[str, Any]:
+    """All that a preset fixes, and the defaults of what it does not, as plain data."""
+    run = TypeAdapter(Run).dump_python(replace(Run(), **preset.run), mode="json")
+    own = TypeAdapter(type(preset.algorithm)).dump_python(preset.algorithm, mode="json")
+    return {**preset.settings, "run": run, "algorithm": own}
+
+
+def _difference(values: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    out = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(default.get(key), dict):
+            value = _difference(value, default[key])
+            if value:
+                out[key] = value
+        elif key not in default or value != default[key]:
+            out[key] = value
+    return out
+
+
+def _yaml(values: dict[str, Any]) -> str:
+    return yaml.safe_dump(values, sort_keys=False).strip()
 
 
 def _description(kind: type) -> str:

@@ -25,10 +25,13 @@ from .options import parse, take
 def run(words: list[str]) -> int:
     given = shlex.join(["flowward", "train", *words])
     algorithm, words = take(words, "algorithm")
+    preset, words = take(words, "preset")
     file, words = take(words, "config")
     resume, words = take(words, "resume")
     if sum(choice is not None for choice in (algorithm, file, resume)) > 1:
         raise ValueError("--algorithm, --config and --resume exclude each other: each says what to start from")
+    if preset and (file or resume):
+        raise ValueError("--preset names settings of an algorithm; --config and --resume bring their own")
     if resume:
         default = config.from_dict(RunFolder.open(Path(resume)).config())
         default = replace(default, run=replace(default.run, output=Path(resume)))
@@ -36,8 +39,11 @@ def run(words: list[str]) -> int:
         default = config.from_dict(read_yaml(Path(file)))
         default = replace(default, run=replace(default.run, output=None))
     else:
-        default = config.settings_type(algorithm or config.DEFAULT_ALGORITHM)()
-    about = "Post-train a flow model. --algorithm NAME, --config RUN/config.yaml or --resume RUN sets what follows."
+        default = config.settings_type(algorithm or config.DEFAULT_ALGORITHM, preset or "scenes")()
+    about = (
+        "Post-train a flow model. --algorithm NAME (with --preset NAME), --config RUN/config.yaml or --resume RUN "
+        "sets what follows."
+    )
     settings = parse(type(default), words, "train", default, about)
     if settings.run.output is None:
         name = time.strftime(f"{settings.model}-%Y%m%d-%H%M%S").replace("/", "-")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,10 @@ class Condition:
 
     def __getitem__(self, index: Tensor | slice) -> Condition:
         return Condition({name: tensor[index] for name, tensor in self.tensors.items()})
+
+    def cat(self, other: Condition) -> Condition:
+        """The rows of both."""
+        return Condition({name: torch.cat([tensor, other.tensors[name]]) for name, tensor in self.tensors.items()})
 
 
 Velocity = Callable[[Tensor, Tensor, Condition], Tensor]  # x [B, ...], t [B], condition of B rows -> v [B, ...]
@@ -60,9 +64,35 @@ class Policy(ABC):
     def decode(self, x0: Tensor) -> Tensor:
         """Finished samples [B, ...] to images, float32 [B, 3, H, W] in [0, 1]."""
 
-    def under(self, weights: str) -> Velocity:
-        """The velocity under one set of weights, as a plain function."""
-        return lambda x, t, condition: self.velocity(x, t, condition, weights)
+    def under(self, weights: str, guidance: float = 1.0) -> Velocity:
+        """The velocity under one set of weights, as a plain function.
+
+        With classifier-free guidance (Ho and Salimans, 2022, arXiv:2207.12598) it is v_0 + guidance (v - v_0), v_0 the
+        velocity for the empty prompt, at twice the work.
+        """
+        if guidance == 1:
+            return lambda x, t, condition: self.velocity(x, t, condition, weights)
+        empty = self.encode([""])
+
+        def guided(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            both = condition.cat(empty[torch.zeros(len(x), dtype=torch.long)])
+            v, v_0 = self.velocity(torch.cat([x, x]), torch.cat([t, t]), both, weights).chunk(2)
+            return v_0 + guidance * (v - v_0)
+
+        return guided
+
+
+class Evaluable(Protocol):
+    """Where a velocity is wanted; see points.Points."""
+
+    @property
+    def x_t(self) -> Tensor: ...
+    @property
+    def t(self) -> Tensor: ...
+    @property
+    def condition(self) -> Condition: ...
+    @property
+    def known(self) -> Mapping[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -74,5 +104,14 @@ class Models:
     reference: Velocity
 
     @classmethod
-    def of(cls, policy: Policy) -> Models:
-        return cls(policy.under("policy"), policy.under("old"), policy.under("reference"))
+    def of(cls, policy: Policy, guidance: Mapping[str, float] | None = None) -> Models:
+        """Those of a policy; `guidance` by name, where it is not 1."""
+        scales = guidance or {}
+        return cls(*(policy.under(name, scales.get(name, 1.0)) for name in ("policy", "old", "reference")))
+
+    def at(self, name: str, points: Evaluable) -> Tensor:
+        """v [B, ...] at training points: as it is known already, or evaluated now."""
+        if name in points.known:
+            return points.known[name]
+        velocity: Velocity = getattr(self, name)
+        return velocity(points.x_t, points.t, points.condition)

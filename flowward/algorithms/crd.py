@@ -1,0 +1,117 @@
+"""CRD: centred reward distillation (2026, arXiv:2603.14128).
+
+Regress the reward that the policy implies on the reward that was given, both up to a constant per prompt:
+
+    r_theta = -(m / w - m_old / w_old),  m = ||v - u||^2,  w = mean|v - u| (constants),   y = A / 2c + 1/2
+    l = (c / beta) (beta (r_theta - <r_theta>) - (y - <y>))^2 + k_ref ||v - v_ref||^2
+
+with <.> the mean over the prompt's samples. Why this form: the optimum of E[R] - tau KL fixes implied rewards up to
+the prompt's normaliser, and centring removes exactly that. <r_theta> may be a constant: the residuals of a prompt sum
+to 0, so the gradient is the same.
+
+It degenerates where a prompt's rewards are equal (it then pulls to `old` in relative terms only), hence the term with
+the reference model; its published weight is large, and against a guided reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from ..credit import ZScore, group_mean
+from ..flow import wide
+from ..models.policy import Models
+from ..points import Points, RenoiseGroups
+from ..rollout import Sampler
+from ..snapshots import Decay
+from ..terms import departure, error_scale, matching, tether
+from ..times import Times
+
+
+def crd(
+    v: Tensor,
+    v_old: Tensor,
+    v_ref: Tensor | None,
+    x0: Tensor,
+    eps: Tensor,
+    advantage: Tensor,
+    group: Tensor,
+    beta: float = 1.0,
+    clip: float = 5.0,
+    k_ref: float = 0.1,
+    denominator: bool = True,
+    hold: float | None = None,
+) -> Tensor:
+    """(clip / beta) (beta (r - <r>) - (y - <y>))^2 + k_ref ||v - v_ref||^2, [B].
+
+    Args:
+        v, v_old, v_ref, x0, eps: [B, ...]; v_old and v_ref are constants; v_ref may be None.
+        advantage, group: [B]; all rows of a group are here.
+        denominator: divide each error by its own mean|v - u|, detached, at least 1e-5 (float64).
+        hold: share of k_ref that is kept at y = 0 and grows to all of it at y = 1; None keeps all of it everywhere.
+    """
+    v, v_old, x0, eps = wide(v), wide(v_old), wide(x0), wide(eps)
+    u = eps - x0
+
+    def error(w: Tensor) -> Tensor:
+        m = matching(w, x0, eps)
+        return m / error_scale(w - u).to(m.dtype) if denominator else m
+
+    implied = error(v_old) - error(v)
+    y = (advantage.to(v.dtype) / clip / 2 + 0.5).clamp(0, 1)
+    residual = beta * (implied - group_mean(implied.detach(), group)) - (y - group_mean(y, group))
+    pull = k_ref if hold is None else k_ref * (hold + y * (1 - hold))
+    return clip / beta * residual**2 + tether(v, v_ref, pull)
+
+
+@dataclass(frozen=True)
+class CRD:
+    """The algorithm as a value; the defaults are the released setting at the size of `scenes`."""
+
+    beta: float = 1.0
+    """scale of the implied reward"""
+    clip: float = 5.0
+    """bound of advantages"""
+    k_ref: float = 0.1
+    """weight of the reference model"""
+    hold: float | None = None
+    """share of k_ref at the lowest reward (None: all)"""
+    reference_guidance: float = 1.0
+    """guidance of the reference model"""
+    behaviour: Literal["sampling", "old", "policy"] = "sampling"
+    """whose samples are scored"""
+    rollout: Sampler = field(default_factory=Sampler)
+    credit: ZScore = field(default_factory=ZScore)
+    points: RenoiseGroups = field(default_factory=lambda: RenoiseGroups(2, Times("levels")))
+    old: Decay = field(default_factory=lambda: Decay(0.999, slope=0.005, first=0.25))
+    sampling: Decay = field(default_factory=lambda: Decay(0.999, slope=0.0075, start=75))
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "clip"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.k_ref < 0:
+            raise ValueError(f"k_ref must not be negative, it is {self.k_ref}")
+
+    @property
+    def copies(self) -> dict[str, Decay]:
+        """The copies of the policy that the loss and the rollout use, and how each follows."""
+        return {"old": self.old} | ({"sampling": self.sampling} if self.behaviour == "sampling" else {})
+
+    @property
+    def anchors(self) -> dict[str, float]:
+        """The velocities that the loss needs beside the policy's, with the guidance of each."""
+        return {"old": 1.0} | ({"reference": self.reference_guidance} if self.k_ref > 0 else {})
+
+    def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each point [B], and what is worth watching. Whole groups only."""
+        v_old = models.at("old", points)
+        v_ref = models.at("reference", points) if self.k_ref > 0 else None
+        v = models.at("policy", points)
+        loss = crd(
+            v, v_old, v_ref, points.x0, points.eps, points.advantage, points.group, self.beta, self.clip, self.k_ref,
+            hold=self.hold,
+        )  # fmt: skip
+        return loss, departure(v, v_old, points.x0, points.eps)

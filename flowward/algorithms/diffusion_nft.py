@@ -1,0 +1,127 @@
+"""DiffusionNFT: negative-aware fine-tuning (Zheng et al., 2025, arXiv:2509.16117).
+
+Train one policy to fit good samples, and its mirror image about the old policy to fit bad ones:
+
+    v+ = v_old + beta (v - v_old),    v- = v_old - beta (v - v_old),    f+- = x_t - t v+-
+    l = (c / beta) [ r ||f+ - x0||^2 / w+ + (1 - r) ||f- - x0||^2 / w- ] + k_ref ||v - v_ref||^2
+
+with r = A / 2c + 1/2 in [0, 1] and w+- = mean|f+- - x0|, constants. Why this form: the second branch gives bad samples
+a convex term. Without the w, beta = 1 is AdvantageFlow with gamma = 1 - A and A = 2r - 1, and 1 / beta is the gain of
+the target. On policy the gradient does not depend on beta.
+
+It degenerates to pure self-distillation where all r are 1/2, and while `old` is `policy` it is plain advantage-weighted
+regression divided by a point's own error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..credit import ZScore
+from ..flow import mean, over, wide
+from ..models.policy import Models
+from ..points import Points, Renoise
+from ..rollout import Sampler
+from ..snapshots import Decay
+from ..terms import departure, error_scale, tether
+from ..times import Times
+
+Mode = Literal["all", "positive", "negative", "one-hot", "sign"]
+
+_MODES = {
+    "all": lambda a: a,
+    "positive": lambda a: a.clamp_min(0),
+    "negative": lambda a: a.clamp_max(0),
+    "one-hot": lambda a: (a > 0).to(a.dtype),
+    "sign": torch.sign,
+}
+
+
+def optimality(advantage: Tensor, clip: float = 5.0, mode: Mode = "all") -> Tensor:
+    """r in [0, 1], [B]: advantages clipped to [-clip, clip], treated as `mode` says, and mapped linearly."""
+    return (_MODES[mode](advantage.clamp(-clip, clip)) / clip / 2 + 0.5).clamp(0, 1)
+
+
+def diffusion_nft(
+    v: Tensor,
+    v_old: Tensor,
+    v_ref: Tensor | None,
+    x_t: Tensor,
+    t: Tensor,
+    x0: Tensor,
+    advantage: Tensor,
+    beta: float = 1.0,
+    clip: float = 5.0,
+    k_ref: float = 1e-4,
+    mode: Mode = "all",
+    denominator: bool = True,
+) -> Tensor:
+    """(c / beta) [r ||f+ - x0||^2 / w+ + (1 - r) ||f- - x0||^2 / w-] + k_ref ||v - v_ref||^2, [B].
+
+    Args:
+        v, v_old, v_ref, x_t, x0: [B, ...]. v_old and v_ref are constants; v_ref may be None.
+        t, advantage: [B].
+        clip: c, the bound of advantages.
+        denominator: divide each branch by its own mean|f - x0|, detached, at least 1e-5 (float64).
+    """
+    v, v_old, x_t, x0 = wide(v), wide(v_old), wide(x_t), wide(x0)
+    r, time = optimality(advantage.to(v.dtype), clip, mode), over(t, v)
+
+    def branch(sign: int) -> Tensor:
+        residual = x_t - time * (v_old + sign * beta * (v - v_old)) - x0
+        square = mean(residual**2)
+        return square / error_scale(residual).to(v.dtype) if denominator else square
+
+    return clip / beta * (r * branch(1) + (1 - r) * branch(-1)) + tether(v, v_ref, k_ref)
+
+
+@dataclass(frozen=True)
+class DiffusionNFT:
+    """The algorithm as a value; the defaults are the released setting at the size of `scenes`."""
+
+    beta: float = 1.0
+    """curvature; 1 / beta is the gain of the target"""
+    clip: float = 5.0
+    """bound of advantages"""
+    mode: Mode = "all"
+    """which advantages count, and how"""
+    k_ref: float = 1e-4
+    """weight of the reference model, in velocity space"""
+    behaviour: Literal["old", "policy"] = "old"
+    """whose samples are scored"""
+    rollout: Sampler = field(default_factory=lambda: Sampler(solver="dpm2"))
+    credit: ZScore = field(default_factory=ZScore)
+    points: Renoise = field(default_factory=lambda: Renoise(2, Times("levels")))
+    old: Decay = field(default_factory=lambda: Decay(0.5, slope=0.001))
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "clip"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.k_ref < 0:
+            raise ValueError(f"k_ref must not be negative, it is {self.k_ref}")
+
+    @property
+    def copies(self) -> dict[str, Decay]:
+        """The copies of the policy that the loss and the rollout use, and how each follows."""
+        return {"old": self.old}
+
+    @property
+    def anchors(self) -> dict[str, float]:
+        """The velocities that the loss needs beside the policy's, with the guidance of each."""
+        return {"old": 1.0} | ({"reference": 1.0} if self.k_ref > 0 else {})
+
+    def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each point [B], and what is worth watching."""
+        v_old = models.at("old", points)
+        v_ref = models.at("reference", points) if self.k_ref > 0 else None
+        v = models.at("policy", points)
+        loss = diffusion_nft(
+            v, v_old, v_ref, points.x_t, points.t, points.x0, points.advantage, self.beta, self.clip, self.k_ref,
+            self.mode,
+        )  # fmt: skip
+        return loss, departure(v, v_old, points.x0, points.eps)

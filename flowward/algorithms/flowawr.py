@@ -1,0 +1,113 @@
+"""FlowAWR: advantage-weighted regression of the velocity (Fu et al., 2026, arXiv:2606.30376).
+
+Regress on the old policy's prediction, moved towards each sample by its advantage. Per point, with A = w - 1 and w the
+exponential tilt exp(R / tau) over its group mean:
+
+    target = v_old + A (u - v_old),    l = ||v - target||^2
+
+Why this form: the policy that maximises E[R] - tau KL(. || old) is the tilt w pi_old, and its velocity differs from
+v_old by Cov(w, u | x_t) / E[w | x_t]. Regression on the target gives the covariance without the quotient, so it
+overshoots where noisy points already look good. `exact` is AdvantageFlow's quadratic with gamma = 1 and A = w - 1: its
+minimiser is the tilted velocity itself. `released` is what the authors' code does (x0 space, divided by a point's own
+error), `velocity` what the paper states.
+
+It degenerates where the tilt is dominated by one sample (a gain of K - 1, hence the clip) and stops moving where all
+groups are solved or hopeless (A = 0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..credit import Softmax
+from ..flow import clean, mean, over, wide
+from ..models.policy import Models
+from ..points import Points, Renoise
+from ..rollout import Sampler
+from ..snapshots import Decay
+from ..terms import departure, error_scale, tether
+from ..times import Times
+from .advantageflow import advantageflow
+
+Form = Literal["released", "velocity", "exact"]
+
+
+def flowawr(
+    v: Tensor,
+    v_old: Tensor,
+    v_ref: Tensor | None,
+    x_t: Tensor,
+    t: Tensor,
+    x0: Tensor,
+    advantage: Tensor,
+    k_ref: float | Tensor = 1e-4,
+    form: Form = "released",
+    eps: Tensor | None = None,
+) -> Tensor:
+    """l = ||v - v_old - A (u - v_old)||^2 + k_ref ||v - v_ref||^2, [B], in one of three forms.
+
+    Args:
+        v, v_old, v_ref, x_t, x0: [B, ...]. v_old and v_ref are constants; v_ref may be None.
+        t, advantage: [B]; k_ref: a number or [B].
+        form: `velocity` is the line above; `released` multiplies its first term by t^2 / max(mean|f - x0|, 1e-5);
+            `exact` replaces it by A ||f - x0||^2 + ||f - f_old||^2.
+        eps: [B, ...]; without it u is (x_t - x0) / t, which in float32 loses accuracy below t = 1e-3.
+    """
+    v, v_old, x_t, x0 = wide(v), wide(v_old), wide(x_t), wide(x0)
+    t = t.to(x_t.dtype)
+    reference = tether(v, v_ref, k_ref)
+    if form == "exact":
+        return advantageflow(v, v_old, None, x_t, t, x0, advantage, gamma=1.0) + reference
+    if form == "velocity":
+        u = (x_t - x0) / over(t.clamp_min(1e-8), v) if eps is None else wide(eps) - x0
+        return mean((v - v_old - over(advantage, v) * (u - v_old)) ** 2) + reference
+    f, f_old = clean(x_t, t, v), clean(x_t, t, v_old)
+    target = f_old + over(advantage, v) * (x0 - f_old)
+    return mean((f - target) ** 2) / error_scale(f - x0).to(v.dtype) + reference
+
+
+@dataclass(frozen=True)
+class FlowAWR:
+    """The algorithm as a value; the defaults are the released setting at the size of `scenes`."""
+
+    form: Form = "released"
+    k_ref: float = 1e-4
+    """weight of the reference model, in velocity space"""
+    behaviour: Literal["old", "policy"] = "old"
+    """whose samples are scored"""
+    rollout: Sampler = field(default_factory=lambda: Sampler(solver="dpm2"))
+    credit: Softmax = field(default_factory=Softmax)
+    points: Renoise = field(default_factory=lambda: Renoise(2, Times("levels")))
+    old: Decay = field(default_factory=lambda: Decay(0.5, slope=0.001))
+
+    def __post_init__(self) -> None:
+        if self.k_ref < 0:
+            raise ValueError(f"k_ref must not be negative, it is {self.k_ref}")
+        if self.form == "exact" and self.credit.least < -1:
+            raise ValueError(
+                f"the exact form needs a tilt, A >= -1, and credit goes down to {self.credit.least:g}: "
+                "set credit.gate to none or form to released"
+            )
+
+    @property
+    def copies(self) -> dict[str, Decay]:
+        """The copies of the policy that the loss and the rollout use, and how each follows."""
+        return {"old": self.old}
+
+    @property
+    def anchors(self) -> dict[str, float]:
+        """The velocities that the loss needs beside the policy's, with the guidance of each."""
+        return {"old": 1.0} | ({"reference": 1.0} if self.k_ref > 0 else {})
+
+    def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each point [B], and what is worth watching. Exemplars are not held to the reference."""
+        v_old = models.at("old", points)
+        v_ref = models.at("reference", points) if self.k_ref > 0 else None
+        v, a = models.at("policy", points), points.advantage
+        k_ref = torch.where(points.exemplar, 0.0, self.k_ref)  # they come from elsewhere
+        loss = flowawr(v, v_old, v_ref, points.x_t, points.t, points.x0, a, k_ref, self.form, points.eps)
+        return loss, departure(v, v_old, points.x0, points.eps)

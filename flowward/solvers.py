@@ -1,0 +1,134 @@
+"""From noise to a sample along a list of times, one evaluation of the velocity per step.
+
+With alpha = 1 - t, sigma = t and lambda = log((1 - t) / t), the solvers of second order work on the data prediction
+m = x - t v and follow how it changes with lambda. lambda is infinite at both ends, so these steps are written out.
+The state is float32, or float64 if x is; coefficients are float64; no argument is edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import exp, expm1, inf, log, sqrt
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Field = Callable[[Tensor, float], Tensor]
+"""x [B, ...] at time t -> v [B, ...]"""
+Noise = Callable[[int], Tensor]
+"""index of a step -> standard normal [B, ...], the same whenever and however often it is asked for"""
+
+
+class Solver(Protocol):
+    """How a sampler goes down its times."""
+
+    def __call__(self, field: Field, x: Tensor, times: Sequence[float], noise: Noise) -> Tensor:
+        """x [B, ...] at times[0] = 1 -> [B, ...] at times[-1] = 0; `times` decreases."""
+        ...
+
+
+def wide(x: Tensor) -> Tensor:
+    """Half precision becomes float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def prediction(field: Field, x: Tensor, t: float) -> Tensor:
+    """m = x - t v, in the dtype of x."""
+    return x - t * field(x, t).to(x.dtype)
+
+
+def log_snr(t: float) -> float:
+    """lambda, for t strictly between 0 and 1."""
+    return log((1 - t) / t)
+
+
+def euler(field: Field, x: Tensor, times: Sequence[float], noise: Noise) -> Tensor:
+    """The probability-flow ODE, dx = v dt, to first order."""
+    x = wide(x)
+    for t, s in pairwise(times):
+        x = x + (s - t) * field(x, t).to(x.dtype)
+    return x
+
+
+def dpm2(field: Field, x: Tensor, times: Sequence[float], noise: Noise) -> Tensor:
+    """The same ODE by multistep DPM-Solver++(2M) (Lu et al., 2022, arXiv:2211.01095), DiffusionNFT's sampler.
+
+    The first and the last step are of first order, which is Euler, and so is the second: the line through two data
+    predictions is flat when one of them lies at lambda = -inf. Up to three steps this is Euler throughout.
+    """
+    x = wide(x)
+    before: tuple[float, Tensor] | None = None  # lambda and data prediction one step back, once lambda is finite
+    for t, s in pairwise(times):
+        m = middle = prediction(field, x, t)
+        if before is not None and s > 0:
+            slope = (m - before[1]) / (log_snr(t) - before[0])
+            middle = m + (log_snr(s) - log_snr(t)) / 2 * slope
+        before = (log_snr(t), m) if t < 1 else None
+        x = middle + s / t * (x - middle)  # sigma_s / sigma_t x - alpha_s (e^-h - 1) m, where the h has cancelled
+    return x
+
+
+@dataclass(frozen=True)
+class SA:
+    """SA-Solver (Xue et al., 2023, arXiv:2309.05019), AWM's sampler: an SDE with the marginals of the ODE.
+
+    Two-step predictor and two-node corrector, one evaluation per step (PEC), both with the step's one noise. tau scales
+    the SDE's noise: 0 is the ODE, 1 reverses the usual diffusion. It is constant within a step, where with h the
+    step in lambda the solution is
+
+        x_s = sigma_s / sigma_t e^{-tau^2 h} x_t + sigma_s sqrt(1 - e^{-2 tau^2 h}) z
+              + sigma_s * integral of e^{-tau^2 (lambda_s - lambda)} (1 + tau^2) e^lambda m(lambda) dlambda
+
+    and the integral is exact for m linear in lambda. AWM's code differs in two ways: it rounds the weight of the slope
+    up to alpha_s (1 + tau^2) h^2 / 2 (the paper's appendix D), which agrees to O(h^3), and leaves the first step
+    uncorrected.
+    """
+
+    tau: float = 0.4
+    """strength of the noise"""
+    low: float = 0.3
+    """noise is added in steps that end at times from here"""
+    high: float = 0.9
+    """... up to here"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tau < inf:
+            raise ValueError(f"the noise of SA-Solver must be a finite number, at least 0, not {self.tau}")
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(f"SA-Solver needs 0 <= low <= high <= 1, not low = {self.low} and high = {self.high}")
+
+    def levels(self, times: Sequence[float]) -> list[float]:
+        """The times it really visits: 0.999 instead of 1, and last before 0 the half of the one before.
+
+        Raises:
+            ValueError: the second time is 0.999 or more.
+        """
+        levels = list(times)
+        if len(levels) > 2:
+            levels[-2] = levels[-3] / 2
+        levels[0] = 0.999
+        if levels[1] >= levels[0]:
+            raise ValueError(f"SA-Solver starts at 0.999, so the second time must be below that, not {levels[1]}")
+        return levels
+
+    def __call__(self, field: Field, x: Tensor, times: Sequence[float], noise: Noise) -> Tensor:
+        levels = self.levels(times)
+        x = wide(x)
+        m, slope = prediction(field, x, levels[0]), None  # slope: of m in lambda, over the step before
+        for step, (t, s) in enumerate(pairwise(levels[:-1])):
+            tau = self.tau if self.low <= s <= self.high else 0.0
+            h, k = log_snr(s) - log_snr(t), 1 + tau**2
+            flat = s / t * exp(-(tau**2) * h) * x - (1 - s) * expm1(-k * h) * m  # what a constant m gives
+            if tau > 0:
+                flat = flat + s * sqrt(-expm1(-2 * tau**2 * h)) * noise(step).to(x)
+            tilt = (1 - s) * (h + expm1(-k * h) / k)  # what a slope of 1 adds
+            ahead = prediction(field, flat if slope is None else flat + tilt * slope, s)
+            m, slope = ahead, (ahead - m) / h
+            x = flat + tilt * slope
+        return m  # at s = 0 the solution is the data prediction
+
+
+SOLVERS: dict[str, Solver] = {"euler": euler, "dpm2": dpm2, "sa": SA()}
