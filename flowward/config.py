@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, make_dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -28,6 +29,13 @@ class Settings:
     """rewards, each a name or name=weight; several are added up"""
     prompts: str = "scenes"
     """built-in prompt set, or a UTF-8 file with one prompt per line"""
+    preferences: Path | None = None
+    """train on these pairs instead of own samples: JSON lines with prompt, chosen, rejected (names of images)"""
+    exemplars: Path | None = None
+    """images that replace samples of some groups: JSON lines with prompt, image"""
+    exemplar_share: float = 1 / 6
+    """of the groups that have exemplars"""
+    exemplars_per_group: int = 4
     lora_rank: int | None = None
     """train LoRA adapters of this rank; None trains all weights"""
     precision: Precision = "bf16"

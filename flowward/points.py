@@ -227,8 +227,8 @@ class VisitedStates:
     def take(self, numbers: Tensor) -> Points:
         """States are gathered for these points alone: all of an epoch at once would not fit for large models."""
         rollout = self.rollout
-        assert rollout.states is not None
-        assert rollout.velocities is not None
+        if rollout.states is None or rollout.velocities is None:
+            raise ValueError("this algorithm trains on the states that its samples passed, and given images have none")
         sample, level = numbers // len(rollout.levels), numbers % len(rollout.levels)
         x_t, v = rollout.states[sample, level], rollout.velocities[sample, level]
         t = rollout.levels[level].float().to(x_t.device)

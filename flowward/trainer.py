@@ -52,6 +52,14 @@ class Algorithm(Protocol):
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
+Collect = Callable[[list[str], int], tuple[Rollout, Tensor]]  # texts, iteration -> samples without rewards, images
+Graft = Callable[[Rollout, list[str], int], Rollout]  # samples, their texts, iteration -> samples
+
+
+def _as_it_is(rollout: Rollout, texts: list[str], index: int) -> Rollout:
+    return rollout
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on; the weights are those of the last good step."""
 
@@ -149,9 +157,23 @@ class Step:
 class Trainer:
     """The state of a run, and one method per stage of an iteration."""
 
-    def __init__(self, algorithm: Algorithm, policy: Policy, reward: Reward, prompts: PromptSet, run: Run):
-        """Raises ValueError where the batch arithmetic does not come out even."""
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        policy: Policy,
+        reward: Reward,
+        prompts: PromptSet,
+        run: Run,
+        collect: Collect | None = None,
+        graft: Graft | None = None,
+    ):
+        """`collect` takes the place of sampling from the policy, `graft` changes what was sampled (see datasets.py).
+
+        Raises:
+            ValueError: the batch arithmetic does not come out even.
+        """
         self.algorithm, self.policy, self.reward, self.prompts, self.run = algorithm, policy, reward, prompts, run
+        self.collect, self.graft = collect or self.sample, graft or _as_it_is
         for name in algorithm.copies:
             policy.weights.add(name)
         policy.weights.add("ema")
@@ -244,7 +266,8 @@ class Trainer:
         with clock("rollout"):
             chosen = self.prompts.draw(self.run.seed, index, self.run.groups)
             texts = [self.prompts.texts[i] for i in chosen]
-            rollout, images = self.sample(texts, index)
+            rollout, images = self.collect(texts, index)
+            rollout = self.graft(rollout, texts, index)
         with clock("reward"):
             reward = score("reward", self.reward, images, [texts[g] for g in rollout.group.tolist()])
             rollout = self.credit(rollout, reward)
@@ -274,8 +297,11 @@ class Trainer:
         return Rollout.of(parts, condition, group, rollout.levels), torch.cat(images)
 
     def credit(self, rollout: Rollout, reward: Tensor) -> Rollout:
-        """With its rewards and advantages."""
-        return replace(rollout, reward=reward, advantage=self.algorithm.credit(reward, rollout.group))
+        """With its rewards and advantages. An exemplar has the advantage 1 and takes no part in its group's."""
+        own = torch.ones(len(reward), dtype=torch.bool) if rollout.exemplar is None else ~rollout.exemplar
+        advantage = torch.ones(len(reward), dtype=torch.float64)
+        advantage[own] = self.algorithm.credit(reward[own], rollout.group[own])
+        return replace(rollout, reward=reward, advantage=advantage)
 
     def learn(self, points: PointSet) -> dict[str, float]:
         """The optimiser steps of one iteration, over units of points in random order, each point used once."""

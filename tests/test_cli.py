@@ -18,6 +18,7 @@ from flowward import __version__, config, models
 from flowward.cli import main
 from flowward.commands import COMMANDS
 from flowward.folder import RunFolder
+from flowward.rewards.scenes import Balance
 from flowward.rollout import Sampler
 
 BUDGET = shlex.split(
@@ -76,6 +77,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("report", ["run folders"]),
         ("pretrain", ["--output", "--steps"]),
         ("algorithms", ["vetted settings"]),
+        ("verify", ["--output", "--algorithm"]),
         ("bench", ["--repeats", "overhead"]),
     ],
 )
@@ -220,13 +222,17 @@ def test_algorithms(capsys: pytest.CaptureFixture[str]) -> None:
     assert "advantageflow   AdvantageFlow (Kveton" in said(capsys, "algorithms")
     out = said(capsys, "algorithms", "advantageflow")
     assert "arXiv:2605.26013" in out
-    assert yaml.safe_load(out.partition("--algorithm.NAME VALUE):")[2])["gamma"] == "1-A"
+    settings, _, presets = out.partition("--algorithm.NAME VALUE):")[2].partition("presets (")
+    assert yaml.safe_load(settings)["gamma"] == "1-A"
+    assert "paper: arXiv:2605.26013" in presets
+    assert "    gamma: 1.1" in presets
 
 
 def test_bench_counts_what_an_iteration_needs(
     capsys: pytest.CaptureFixture[str], tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flowward.models.scenes.SHIPPED", Path(tiny))
+    monkeypatch.setattr("flowward.rewards.load", lambda spec: Balance())  # an untrained model solves no prompt
     vetted = config.settings_type("advantageflow")()
     images = 2 * vetted.run.group_size
     points = images * vetted.algorithm.points.per_image

@@ -21,7 +21,8 @@ class Bench:
     what: tyro.conf.Positional[str] = "overhead"
     repeats: int = 5
     threads: int | None = None
-    images_per_update: int = 288
+    images_per_update: int | None = None
+    """(default: the algorithm's vetted setting)"""
 
 
 def run(words: list[str]) -> int:
@@ -32,7 +33,9 @@ def run(words: list[str]) -> int:
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     settings = config.settings_type(name or config.DEFAULT_ALGORITHM)()
-    size = replace(settings.run, images_per_update=chosen.images_per_update, rollout_batch=chosen.images_per_update)
+    size = settings.run
+    if chosen.images_per_update:
+        size = replace(size, images_per_update=chosen.images_per_update, rollout_batch=chosen.images_per_update)
     found = bench.overhead(
         settings.algorithm,
         models.load(settings.model),

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .. import checkpoint, config, models, outcome, prompts, report, rewards
+from ..datasets import Exemplars, Preferences
 from ..evaluate import Evaluator
 from ..folder import RunFolder, read_yaml
 from ..log import TrainProgress
@@ -55,11 +56,23 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     run = settings.run
-    reward, texts = rewards.load(settings.reward), prompts.load(settings.prompts)
+    reward: Any = rewards.load(settings.reward)
+    texts = prompts.load(settings.prompts)
     held_out = prompts.load(settings.evaluation.prompts)
     rewards.load(settings.evaluation.rewards)
     policy = models.load(settings.model, settings.lora_rank, settings.precision)
-    trainer = Trainer(settings.algorithm, policy, reward, texts, run)
+    collect = graft = None
+    if settings.preferences:
+        given = Preferences.load(settings.preferences)
+        if run.group_size != 2:
+            raise ValueError(f"preferences come in pairs: give --group-size 2, not {run.group_size}")
+        reward, texts = given.reward, given.prompts
+        levels = settings.algorithm.rollout.levels
+        collect = lambda drawn, index: given.collect(policy, drawn, (run.seed, index), levels)  # noqa: E731
+    if settings.exemplars:
+        others = Exemplars.load(settings.exemplars, settings.exemplar_share, settings.exemplars_per_group)
+        graft = lambda rollout, drawn, index: others.graft(policy, rollout, drawn, (run.seed, index))  # noqa: E731
+    trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
     if resume:
         folder = RunFolder.open(run.output)
         if folder.checkpoints():

@@ -41,6 +41,7 @@ class Policy(ABC):
     name: str  # what `load` was asked for
     identity: dict[str, Any]  # what a checkpoint must agree with: architecture, kind of weights, rank
     latent_shape: tuple[int, ...]  # of one sample
+    image_size: tuple[int, int]  # height and width of a decoded sample
     weights: Weights
     precision: Precision
     device: torch.device
@@ -63,6 +64,10 @@ class Policy(ABC):
     @abstractmethod
     def decode(self, x0: Tensor) -> Tensor:
         """Finished samples [B, ...] to images, float32 [B, 3, H, W] in [0, 1]."""
+
+    @abstractmethod
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Images float32 [B, 3, H, W] in [0, 1] to samples [B, ...]: what `decode` undoes, up to its loss."""
 
     def under(self, weights: str, guidance: float = 1.0) -> Velocity:
         """The velocity under one set of weights, as a plain function.

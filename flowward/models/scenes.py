@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..scenes.network import LATENT_CHANNELS, LATENT_SIZE, Networks
+from ..scenes.render import SIZE
 from .policy import Condition, Policy, Precision
 from .weights import Full, LoRA
 
@@ -24,6 +25,7 @@ class ScenesPolicy(Policy):
     """Scenes as a Policy. Latents are [B, 4, 8, 8], images [B, 3, 32, 32]."""
 
     latent_shape = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
+    image_size = (SIZE, SIZE)
     device = torch.device("cpu")
 
     def __init__(self, name: str, folder: Path, lora_rank: int | None, precision: Precision):
@@ -63,6 +65,12 @@ class ScenesPolicy(Policy):
         with self._autocast():
             x = self._autoencoder.decode(x0 / config.scaling_factor + config.shift_factor).sample
         return (x.float() / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        config = self._autoencoder.config
+        z: Tensor = self._autoencoder.encode(images.float() * 2 - 1).latent_dist.mean
+        return (z - config.shift_factor) * config.scaling_factor
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")

@@ -1,0 +1,148 @@
+"""Images from files instead of the policy: preference pairs, and exemplars that are grafted into groups."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from . import prompts
+from .models.policy import Policy
+from .prompts import PromptSet
+from .rollout import Drawn, Rollout
+from .streams import numpy_generator
+
+
+def read(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
+    """Lines of a JSON-lines file, each an object with these text fields; names of images are relative to the file.
+
+    Raises:
+        ValueError: the file is missing or empty, or a line is not such an object, or names an image that is not there.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} of {path} is not JSON: {error.msg}") from error
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in fields):
+            raise ValueError(f"line {number} of {path} needs the texts {', '.join(fields)}")
+        for name in fields:
+            if name != "prompt" and not (path.parent / row[name]).is_file():
+                raise ValueError(f"line {number} of {path} names an image that is not there: {row[name]}")
+        rows.append({name: row[name] if name == "prompt" else str(path.parent / row[name]) for name in fields})
+    if not rows:
+        raise ValueError(f"{path} holds no line")
+    return rows
+
+
+def picture(path: str, size: tuple[int, int]) -> Tensor:
+    """An image file, scaled and cropped to (height, width), float32 [3, H, W] in [0, 1].
+
+    Raises:
+        ValueError: it is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            fitted = ImageOps.fit(image.convert("RGB"), size[::-1])
+    except (OSError, UnidentifiedImageError) as error:
+        raise ValueError(f"{path} is not an image that can be read: {error}") from error
+    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 255
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Pairs of images for a prompt, the better one first; they take the place of the policy's own samples."""
+
+    prompts: PromptSet
+    pairs: dict[str, list[tuple[str, str]]]  # prompt -> (chosen, rejected)
+
+    @classmethod
+    def load(cls, path: Path) -> Preferences:
+        """From JSON lines with `prompt`, `chosen` and `rejected`.
+
+        Raises:
+            ValueError: see `read`.
+        """
+        pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for row in read(path, ("prompt", "chosen", "rejected")):
+            pairs[row["prompt"]].append((row["chosen"], row["rejected"]))
+        return cls(prompts.of(path.name, list(pairs)), dict(pairs))
+
+    def reward(self, images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+        """1 for each chosen image and 0 for each rejected one, in the order in which `collect` gives them."""
+        return (torch.arange(len(images)) % 2 == 0).float()
+
+    def collect(self, policy: Policy, texts: list[str], key: tuple[int, int], levels: Tensor) -> tuple[Rollout, Tensor]:
+        """One pair per text, as samples without rewards yet and images [2 P, 3, H, W]; key: seed and iteration."""
+        images = []
+        for number, text in enumerate(texts):
+            mine = self.pairs[text]
+            chosen = int(numpy_generator("pair", *key, number).integers(len(mine)))
+            images += [picture(name, policy.image_size) for name in mine[chosen]]
+        stack = torch.stack(images)
+        group = torch.arange(len(texts)).repeat_interleave(2)
+        return Rollout.of([Drawn(policy.encode_images(stack))], policy.encode(texts), group, levels), stack
+
+
+@dataclass(frozen=True)
+class Exemplars:
+    """Given images that replace some samples of some groups: what the policy never draws, it cannot be rewarded for.
+
+    As FlowAWR's GraftOOD (arXiv:2606.30376): an exemplar's advantage is 1, and it does not count in its group's.
+    """
+
+    images: dict[str, list[str]]  # prompt -> files
+    share: float = 1 / 6  # of the groups that have exemplars
+    count: int = 4  # samples replaced in such a group
+
+    @classmethod
+    def load(cls, path: Path, share: float = 1 / 6, count: int = 4) -> Exemplars:
+        """From JSON lines with `prompt` and `image`.
+
+        Raises:
+            ValueError: see `read`; or share is not in (0, 1], or count is below 1.
+        """
+        if not 0 < share <= 1 or count < 1:
+            raise ValueError(f"exemplars need a share in (0, 1] and a count of 1 or more, not {share} and {count}")
+        images: dict[str, list[str]] = defaultdict(list)
+        for row in read(path, ("prompt", "image")):
+            images[row["prompt"]].append(row["image"])
+        return cls(dict(images), share, count)
+
+    def graft(self, policy: Policy, rollout: Rollout, texts: list[str], key: tuple[int, int]) -> Rollout:
+        """The rollout with exemplars in it; key: seed and iteration.
+
+        Raises:
+            ValueError: groups are too small to keep two samples of their own.
+        """
+        members = rollout.by_group()
+        if self.count > members.shape[1] - 2:
+            raise ValueError(f"{self.count} exemplars leave less than 2 samples in groups of {members.shape[1]}")
+        x0, given = rollout.x0.clone(), torch.zeros(len(rollout), dtype=torch.bool)
+        for number, text in enumerate(texts):
+            stream = numpy_generator("graft", *key, number)
+            if text not in self.images or stream.random() >= self.share:
+                continue
+            files = stream.choice(self.images[text], self.count, replace=len(self.images[text]) < self.count)
+            rows = members[number, -self.count :]
+            pictures = torch.stack([picture(str(name), policy.image_size) for name in files])
+            x0[rows] = policy.encode_images(pictures).to(x0)
+            given[rows] = True
+        return replace(rollout, x0=x0, exemplar=given)

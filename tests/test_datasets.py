@@ -1,0 +1,211 @@
+"""Images from files: pairs take the place of samples, exemplars of some; bad files are refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from flowward import cli, models, prompts
+from flowward.algorithms import DPO, DiffusionNFT, FlowAWR
+from flowward.datasets import Exemplars, Preferences, picture
+from flowward.folder import RunFolder
+from flowward.points import Renoise, RenoisePairs
+from flowward.rollout import Rollout, Sampler
+from flowward.trainer import Run, Trainer
+
+TEXTS = ("a circle", "two rings")
+
+
+def paint(path: Path, brightness: float, size: int = 32) -> str:
+    Image.fromarray(np.full((size, size, 3), round(255 * brightness), np.uint8)).save(path)
+    return path.name
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Bright is preferred to dark, for two prompts, one of which has two pairs."""
+    rows = [
+        {"prompt": text, "chosen": paint(tmp_path / f"c{n}.png", 0.9), "rejected": paint(tmp_path / f"r{n}.png", 0.2)}
+        for n, text in enumerate([*TEXTS, TEXTS[0]])
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    return path
+
+
+@pytest.fixture
+def exemplars(tmp_path: Path) -> Path:
+    rows = [{"prompt": TEXTS[0], "image": paint(tmp_path / f"e{n}.png", 0.1 * n)} for n in range(3)]
+    path = tmp_path / "exemplars.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def offline(tiny: str, algorithm: object, pairs: Path, **changes: object) -> Trainer:
+    given, policy = Preferences.load(pairs), models.load(tiny, None, "float32")
+    numbers = {"images_per_update": 4, "group_size": 2, "microbatch": 8, "learning_rate": 1e-3, "warmup": 0}
+    run = Run(**{**numbers, **changes})  # type: ignore[arg-type]
+
+    def collect(texts: list[str], index: int) -> tuple[Rollout, Tensor]:
+        return given.collect(policy, texts, (0, index), torch.linspace(1, 0.1, 10))
+
+    return Trainer(algorithm, policy, given.reward, given.prompts, run, collect)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("algorithm", [DPO(points=RenoisePairs(2)), DiffusionNFT(points=Renoise(4))], ids=str)
+def test_pairs_teach_the_chosen_image(tiny: str, pairs: Path, algorithm: object) -> None:
+    """The policy comes to predict bright pictures better than dark ones, as it did not before."""
+    one = offline(tiny, algorithm, pairs)
+    rollout, images = one.collect(list(TEXTS), 0)
+    assert images[::2].mean() > 0.8 > 0.3 > images[1::2].mean()
+    policy, t = one.policy, torch.full((4,), 0.5)
+    eps = torch.randn(rollout.x0.shape, generator=torch.Generator().manual_seed(0))[:1].expand_as(rollout.x0)
+
+    def advantage() -> float:
+        with torch.no_grad():
+            v = policy.velocity(0.5 * rollout.x0 + 0.5 * eps, t, rollout.condition[rollout.group])
+        error = (v - (eps - rollout.x0)).square().flatten(1).mean(1)
+        return (error[1::2] - error[::2]).mean().item()
+
+    before = advantage()
+    for _ in range(8):
+        metrics = one.step().metrics
+    assert metrics["reward"] == 0.5
+    assert advantage() > before + 0.002
+
+
+def test_a_prompt_with_several_pairs_uses_them_all(pairs: Path, tiny: str) -> None:
+    given, policy = Preferences.load(pairs), models.load(tiny, None, "float32")
+    assert given.prompts.texts == TEXTS
+    paint(pairs.parent / "c2.png", 0.7)
+    means = {
+        round(given.collect(policy, [TEXTS[0]], (0, index), torch.ones(1))[1][0].mean().item(), 1)
+        for index in range(20)
+    }
+    assert means == {0.9, 0.7}
+
+
+def test_train_on_a_file_of_pairs(tiny: str, pairs: Path, tmp_path: Path) -> None:
+    words = f"train --algorithm dpo --model {tiny} --preferences {pairs} --output {tmp_path / 'run'} --iterations 2"
+    words += " --group-size 2 --images-per-update 4 --algorithm.points.draws 2 --evaluation.images 6 --microbatch 4"
+    assert cli.main(words.split()) == 0
+    assert len(RunFolder.open(tmp_path / "run").lines()) == 3
+
+
+def test_pairs_need_groups_of_two(tiny: str, pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(f"train --model {tiny} --preferences {pairs}".split()) == 2
+    assert "preferences come in pairs: give --group-size 2, not 12" in capsys.readouterr().err
+
+
+def test_exemplars_take_the_place_of_samples(tiny: str, exemplars: Path) -> None:
+    """In the groups that have some: encoded, with advantage 1, and no part in the group's mean."""
+    policy, file = models.load(tiny, None, "float32"), Exemplars.load(exemplars, share=1.0, count=2)
+    algorithm = FlowAWR(rollout=Sampler(2), points=Renoise(1))
+    run = Run(images_per_update=8, group_size=4, microbatch=8)
+    reward = torch.tensor([0.0, 1.0, 9.0, 9.0, 0.0, 1.0, 0.0, 1.0])
+    one = Trainer(algorithm, policy, lambda *_: reward, prompts.of("mine", TEXTS), run)
+    drawn, _ = one.sample(list(TEXTS), 0)
+    grafted = file.graft(policy, drawn, list(TEXTS), (0, 0))
+    assert grafted.exemplar is not None
+    assert grafted.exemplar.tolist() == [False, False, True, True] + [False] * 4
+    assert torch.equal(grafted.x0[~grafted.exemplar], drawn.x0[~grafted.exemplar])
+    shown = policy.encode_images(torch.stack([picture(name, (32, 32)) for name in file.images[TEXTS[0]]]))
+    assert torch.cdist(grafted.x0[2:4].flatten(1), shown.flatten(1)).min(1).values.max() < 1e-4
+    done = one.credit(grafted, reward)
+    assert done.advantage[2:4].tolist() == [1, 1]
+    own = torch.tensor([0, 1, 4, 5, 6, 7])
+    assert torch.equal(done.advantage[own], algorithm.credit(reward[own], drawn.group[own]))
+
+
+def test_exemplars_are_not_held_to_the_reference(tiny: str, exemplars: Path) -> None:
+    policy, file = models.load(tiny, None, "float32"), Exemplars.load(exemplars, share=1.0, count=2)
+    algorithm = FlowAWR(k_ref=5.0, rollout=Sampler(2), points=Renoise(1))
+    run = Run(images_per_update=8, group_size=4, microbatch=8)
+    one = Trainer(algorithm, policy, lambda x, *_: x.mean((1, 2, 3)), prompts.of("mine", TEXTS), run)
+    rollout = one.credit(file.graft(policy, one.sample(list(TEXTS), 0)[0], list(TEXTS), (0, 0)), torch.rand(8))
+    points = algorithm.points(rollout, ("points", 0, 0)).take(torch.arange(8))
+    far = points.knowing({"old": points.x0, "reference": points.x0 + 3, "policy": points.x0})
+    near = replace(far, known={**far.known, "reference": points.x0})
+    gap = algorithm.loss(one.models, far)[0] - algorithm.loss(one.models, near)[0]
+    assert gap[points.exemplar].tolist() == [0, 0]
+    assert (gap[~points.exemplar] > 40).all()
+
+
+def test_grafting_is_a_function_of_seed_and_iteration(tiny: str, exemplars: Path) -> None:
+    policy, file = models.load(tiny, None, "float32"), Exemplars.load(exemplars, share=0.5, count=2)
+    run = Run(images_per_update=8, group_size=4, microbatch=8)
+    one = Trainer(
+        FlowAWR(rollout=Sampler(1), points=Renoise(1)),
+        policy,
+        lambda *_: torch.zeros(8),
+        prompts.of("mine", TEXTS),
+        run,
+    )
+    drawn, _ = one.sample(list(TEXTS), 0)
+    found = [[file.graft(policy, drawn, list(TEXTS), (0, k)).exemplar.any().item() for k in range(20)] for _ in "ab"]  # type: ignore[union-attr]
+    assert found[0] == found[1]
+    assert 3 < sum(found[0]) < 17
+
+
+def test_exemplars_leave_two_samples(tiny: str, exemplars: Path) -> None:
+    policy = models.load(tiny, None, "float32")
+    run = Run(images_per_update=8, group_size=4, microbatch=8)
+    one = Trainer(
+        FlowAWR(rollout=Sampler(1), points=Renoise(1)),
+        policy,
+        lambda *_: torch.zeros(8),
+        prompts.of("mine", TEXTS),
+        run,
+    )
+    with pytest.raises(ValueError, match="3 exemplars leave less than 2 samples in groups of 4"):
+        Exemplars.load(exemplars, 1.0, 3).graft(policy, one.sample(list(TEXTS), 0)[0], list(TEXTS), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "holds no line"),
+        ("{", "line 1 of .* is not JSON"),
+        ('{"prompt": "a circle", "chosen": "x.png"}', "needs the texts prompt, chosen, rejected"),
+        ('["a circle"]', "needs the texts"),
+        (
+            '{"prompt": "a circle", "chosen": "no.png", "rejected": "no.png"}',
+            "names an image that is not there: no.png",
+        ),
+    ],
+)
+def test_bad_files_are_refused(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(line)
+    with pytest.raises(ValueError, match=said):
+        Preferences.load(path)
+
+
+def test_a_missing_file_and_a_broken_image_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        Preferences.load(tmp_path / "no.jsonl")
+    (tmp_path / "x.png").write_text("no image")
+    with pytest.raises(ValueError, match="not an image that can be read"):
+        picture(str(tmp_path / "x.png"), (32, 32))
+
+
+def test_pictures_are_fitted(tmp_path: Path) -> None:
+    paint(tmp_path / "large.png", 0.5, size=80)
+    x = picture(str(tmp_path / "large.png"), (32, 48))
+    assert x.shape == (3, 32, 48)
+    assert x.mean().item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_encoding_undoes_decoding() -> None:
+    """On the built-in model, for pictures that it can draw, up to the autoencoder's loss."""
+    policy = models.load("scenes")
+    z = policy.encode_images(torch.full((2, 3, 32, 32), 0.88))
+    assert z.shape == (2, *policy.latent_shape)
+    assert (policy.decode(z) - 0.88).abs().mean() < 0.03
