@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,12 @@ class Preferences:
         group = torch.arange(len(texts)).repeat_interleave(2)
         return Rollout.of([Drawn(policy.encode_images(stack))], policy.encode(texts), group, levels), stack
 
+    def collector(
+        self, policy: Policy, seed: int, levels: Tensor
+    ) -> Callable[[list[str], int], tuple[Rollout, Tensor]]:
+        """`collect` as a trainer calls it: texts, iteration."""
+        return lambda texts, index: self.collect(policy, texts, (seed, index), levels)
+
 
 @dataclass(frozen=True)
 class Exemplars:
@@ -146,3 +152,7 @@ class Exemplars:
             x0[rows] = policy.encode_images(pictures).to(x0)
             given[rows] = True
         return replace(rollout, x0=x0, exemplar=given)
+
+    def grafter(self, policy: Policy, seed: int) -> Callable[[Rollout, list[str], int], Rollout]:
+        """`graft` as a trainer calls it: rollout, texts, iteration."""
+        return lambda rollout, texts, index: self.graft(policy, rollout, texts, (seed, index))

@@ -209,6 +209,7 @@ def test_prompts_that_the_model_or_the_reward_cannot_read(refused: Refused, tiny
     Path("prompts.txt").write_text(text)
     how = [*BUDGET, "--model", tiny, "--prompts", "prompts.txt"]
     assert said in refused("train", *how, "--output", "run", "--reward", "scenes-soft")
+    assert not Path("run").exists()  # found before the run begins
     if "nearest" not in said:
         assert said in refused("sample", tiny, text)
 

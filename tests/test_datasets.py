@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from flowward import cli, models, prompts
 from flowward.algorithms import DPO, DiffusionNFT, FlowAWR
 from flowward.datasets import Exemplars, Preferences, picture
 from flowward.folder import RunFolder
 from flowward.points import Renoise, RenoisePairs
-from flowward.rollout import Rollout, Sampler
+from flowward.rollout import Sampler
 from flowward.trainer import Run, Trainer
 
 TEXTS = ("a circle", "two rings")
@@ -52,10 +51,7 @@ def offline(tiny: str, algorithm: object, pairs: Path, **changes: object) -> Tra
     given, policy = Preferences.load(pairs), models.load(tiny, None, "float32")
     numbers = {"images_per_update": 4, "group_size": 2, "microbatch": 8, "learning_rate": 1e-3, "warmup": 0}
     run = Run(**{**numbers, **changes})  # type: ignore[arg-type]
-
-    def collect(texts: list[str], index: int) -> tuple[Rollout, Tensor]:
-        return given.collect(policy, texts, (0, index), torch.linspace(1, 0.1, 10))
-
+    collect = given.collector(policy, 0, torch.linspace(1, 0.1, 10))
     return Trainer(algorithm, policy, given.reward, given.prompts, run, collect)  # type: ignore[arg-type]
 
 

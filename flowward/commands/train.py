@@ -59,7 +59,7 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     reward: Any = rewards.load(settings.reward)
     texts = prompts.load(settings.prompts)
     held_out = prompts.load(settings.evaluation.prompts)
-    rewards.load(settings.evaluation.rewards)
+    measured = rewards.load(settings.evaluation.rewards)
     policy = models.load(settings.model, settings.lora_rank, settings.precision)
     collect = graft = None
     if settings.preferences:
@@ -67,11 +67,14 @@ def _train(settings: Any, resume: bool, command: str) -> int:
         if run.group_size != 2:
             raise ValueError(f"preferences come in pairs: give --group-size 2, not {run.group_size}")
         reward, texts = given.reward, given.prompts
-        levels = settings.algorithm.rollout.levels
-        collect = lambda drawn, index: given.collect(policy, drawn, (run.seed, index), levels)  # noqa: E731
+        collect = given.collector(policy, run.seed, settings.algorithm.rollout.levels)
     if settings.exemplars:
         others = Exemplars.load(settings.exemplars, settings.exemplar_share, settings.exemplars_per_group)
-        graft = lambda rollout, drawn, index: others.graft(policy, rollout, drawn, (run.seed, index))  # noqa: E731
+        graft = others.grafter(policy, run.seed)
+    for each in (texts, held_out):
+        policy.refuse(list(each.texts))
+    rewards.refuse(reward, texts.texts)
+    rewards.refuse(measured, held_out.texts)
     trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
     if resume:
         folder = RunFolder.open(run.output)

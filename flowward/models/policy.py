@@ -54,6 +54,10 @@ class Policy(ABC):
             ValueError: the model cannot read a prompt.
         """
 
+    def refuse(self, prompts: list[str]) -> None:
+        """Raises ValueError where the model cannot read a prompt; cheap, so that a run can ask before it begins."""
+        return
+
     @abstractmethod
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
         """v = E[eps - x0 | x_t], float32 [B, ...], from x [B, ...] and t [B] in [0, 1], under the named weights.

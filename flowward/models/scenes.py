@@ -49,6 +49,9 @@ class ScenesPolicy(Policy):
         words, pooled = self._text_encoder(self._text_encoder.tokenize(prompts))
         return Condition({"words": words, "pooled": pooled})
 
+    def refuse(self, prompts: list[str]) -> None:
+        self._text_encoder.tokenize(prompts)
+
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
         gradients = torch.is_grad_enabled() and weights == "policy"
         # Plain matrix products where a backward pass follows: at 24 tokens the CPU's fused attention makes a training

@@ -27,6 +27,15 @@ class Explains(Protocol):
     def explain(self, images: Tensor, prompts: Sequence[str]) -> list[str]: ...
 
 
+@runtime_checkable
+class Reads(Protocol):
+    """A reward that understands only some prompts."""
+
+    def refuse(self, prompts: Sequence[str]) -> None:
+        """Raises ValueError, naming the first prompt that it does not understand."""
+        ...
+
+
 REWARDS: dict[str, Callable[[], Reward]] = {
     "scenes": Scenes,
     "scenes-strict": Strict,
@@ -44,6 +53,11 @@ class Sum:
     """A weighted sum of rewards."""
 
     terms: tuple[tuple[str, float, Reward], ...]  # (name, weight, reward)
+
+    def refuse(self, prompts: Sequence[str]) -> None:
+        """Raises ValueError, naming the first prompt that a term does not understand."""
+        for _, _, reward in self.terms:
+            refuse(reward, prompts)
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         parts = [weight * score(name, reward, images, prompts, metadata) for name, weight, reward in self.terms]
@@ -73,6 +87,12 @@ def load(spec: Sequence[str]) -> Reward:
     return terms[0][2] if len(terms) == 1 and terms[0][1] == 1 else Sum(tuple(terms))
 
 
+def refuse(reward: Reward, prompts: Sequence[str]) -> None:
+    """Raises ValueError where a reward says that it does not understand a prompt: before a run, not in it."""
+    if isinstance(reward, Reads):
+        reward.refuse(prompts)
+
+
 def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
     """Call a reward and hold it to its word: float32 [B], finite.
 
@@ -97,4 +117,4 @@ def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], met
     return scores
 
 
-__all__ = ["REWARDS", "Explains", "Reward", "RewardError", "Sum", "load", "score"]
+__all__ = ["REWARDS", "Explains", "Reads", "Reward", "RewardError", "Sum", "load", "refuse", "score"]

@@ -22,7 +22,16 @@ def verdicts(images: Tensor, prompts: Sequence[str]) -> list[Verdict]:
     return check(images.float().cpu().numpy(), [parse(prompt).request for prompt in prompts])
 
 
-class Strict:
+class _OfPrompts:
+    """What rewards that read the prompt have in common."""
+
+    def refuse(self, prompts: Sequence[str]) -> None:
+        """Raises ValueError where a prompt is not a sentence of the scenes world."""
+        for prompt in prompts:
+            parse(prompt)
+
+
+class Strict(_OfPrompts):
     """1 if everything the prompt asks for is there and nothing else, otherwise 0 (GenEval's verdict, made exact)."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
@@ -33,14 +42,14 @@ class Strict:
         return [verdict.reason for verdict in verdicts(images, prompts)]
 
 
-class Soft:
+class Soft(_OfPrompts):
     """How much of the prompt holds, in [0, 1]: the checker's soft score."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         return torch.tensor([verdict.soft for verdict in verdicts(images, prompts)], dtype=torch.float32)
 
 
-class Scenes:
+class Scenes(_OfPrompts):
     """The mean of the strict verdict and the soft score: partial credit for signal, and the verdict as the goal."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
