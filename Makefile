@@ -5,7 +5,7 @@
 # Variables: PYTHON=python3.12   the interpreter that .venv is made from
 #            OUTPUT=runs/mine    where the demo writes
 #            DEMO_ARGS="..."     more options for `flowward train`
-#            PYTEST_ARGS="..."   more options for pytest; `-m ''` adds the slow tests
+#            PYTEST_ARGS="..."   more options for pytest; `-m 'not slow'` leaves out the slow tests
 
 SHELL := /bin/sh
 
@@ -31,7 +31,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m '' $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -165,6 +165,8 @@ def test_a_fresh_adapter_is_always_the_same(tiny: str) -> None:
         found.append(models.load(tiny, 2).weights.tensors("policy"))
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
     assert all(tensor.std() > 0 for key, tensor in found[0].items() if "lora_A" in key)
+    other = models.load(tiny, 2, seed=1).weights.tensors("policy")
+    assert all(not torch.equal(other[key], found[0][key]) for key in other if "lora_A" in key)
 
 
 def test_adapters_sit_where_those_of_sd3_sit(tiny: str) -> None:

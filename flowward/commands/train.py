@@ -60,7 +60,7 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     texts = prompts.load(settings.prompts)
     held_out = prompts.load(settings.evaluation.prompts)
     measured = rewards.load(settings.evaluation.rewards)
-    policy = models.load(settings.model, settings.lora_rank, settings.precision)
+    policy = models.load(settings.model, settings.lora_rank, settings.precision, run.seed)
     collect = graft = None
     if settings.preferences:
         given = Preferences.load(settings.preferences)

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 BUILT_IN = ("scenes",)
 
 
-def load(name_or_path: str, lora_rank: int | None = None, precision: Precision = "bf16") -> Policy:
+def load(name_or_path: str, lora_rank: int | None = None, precision: Precision = "bf16", seed: int = 0) -> Policy:
     """A model ready to sample and to train.
 
     Args:
         name_or_path: `scenes` (the built-in model), or a folder made by `flowward pretrain scenes`.
         lora_rank: train LoRA adapters of this rank; None trains all weights.
         precision: of the networks; solver states and losses are float32 either way.
+        seed: of the adapters' first weights.
 
     Raises:
         ValueError: there is no such model.
@@ -27,10 +28,10 @@ def load(name_or_path: str, lora_rank: int | None = None, precision: Precision =
     from .scenes import SHIPPED, ScenesPolicy
 
     if name_or_path == "scenes":
-        return ScenesPolicy(name_or_path, SHIPPED, lora_rank, precision)
+        return ScenesPolicy(name_or_path, SHIPPED, lora_rank, precision, seed)
     folder = Path(name_or_path)
     if (folder / "text_encoder" / "config.json").is_file():
-        return ScenesPolicy(name_or_path, folder, lora_rank, precision)
+        return ScenesPolicy(name_or_path, folder, lora_rank, precision, seed)
     raise ValueError(unknown("model", name_or_path, BUILT_IN) + " (or the folder of a pretrained model)")
 
 

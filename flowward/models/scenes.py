@@ -28,7 +28,7 @@ class ScenesPolicy(Policy):
     image_size = (SIZE, SIZE)
     device = torch.device("cpu")
 
-    def __init__(self, name: str, folder: Path, lora_rank: int | None, precision: Precision):
+    def __init__(self, name: str, folder: Path, lora_rank: int | None, precision: Precision, seed: int = 0):
         try:
             networks = Networks.load(folder)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -41,7 +41,7 @@ class ScenesPolicy(Policy):
         architecture = {key: value for key, value in described.items() if not key.startswith("_")}
         base = (folder / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
         self.identity = {"family": "scenes", "base": hashlib.sha256(base).hexdigest()[:16], "transformer": architecture}
-        self.weights = Full(transformer) if lora_rank is None else LoRA(transformer, lora_rank)
+        self.weights = Full(transformer) if lora_rank is None else LoRA(transformer, lora_rank, seed=seed)
         self.identity["weights"] = self.weights.kind
 
     @torch.no_grad()

@@ -94,7 +94,9 @@ class LoRA(Weights):
     `reference` is the network with its adapters off, so it costs no memory.
     """
 
-    def __init__(self, network: Any, rank: int, alpha: int | None = None, targets: tuple[str, ...] = ATTENTION):
+    def __init__(
+        self, network: Any, rank: int, alpha: int | None = None, targets: tuple[str, ...] = ATTENTION, seed: int = 0
+    ):
         if rank < 1:
             raise ValueError(f"the rank of a LoRA must be at least 1, not {rank}")
         self.kind = f"lora-{rank}"
@@ -106,7 +108,7 @@ class LoRA(Weights):
             target_modules=list(targets),
         )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the same adapter in every process, whatever was drawn before
+            torch.manual_seed(seed)  # the same adapter in every process, whatever was drawn before
             self._network.add_adapter(self._config, "policy")
 
     def add(self, name: str) -> None:
