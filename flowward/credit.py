@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .errors import positive
+
 Piece = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -81,8 +83,7 @@ class CentredRMS:
     floor: float = 1e-8
 
     def __post_init__(self) -> None:
-        if self.clip <= 0 or self.floor <= 0:
-            raise ValueError(f"clip and floor must be positive, not {self.clip} and {self.floor}")
+        positive(self, "clip", "floor")
 
     def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
         """rewards [B], group [B] -> advantages float64 [B]."""
@@ -106,8 +107,7 @@ class ZScore:
     floor: float = 1e-4
 
     def __post_init__(self) -> None:
-        if self.floor <= 0:
-            raise ValueError(f"floor must be positive, not {self.floor}")
+        positive(self, "floor")
 
     def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
         """rewards [B], group [B] -> advantages float64 [B]."""
@@ -138,9 +138,7 @@ class Softmax:
     """smallest standard deviation that a gate divides by"""
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "score_clip", "clip", "floor"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        positive(self, "temperature", "score_clip", "clip", "floor")
 
     def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
         """rewards [B], group [B] -> advantages float64 [B]."""

@@ -1,4 +1,4 @@
-"""One sentence for a name that is not there."""
+"""One sentence for what is asked wrongly: a name that is not there, a number that cannot be."""
 
 from __future__ import annotations
 
@@ -11,3 +11,17 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"unknown {kind} '{name}'; " + (f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}")
+
+
+def positive(owner: object, *names: str) -> None:
+    """Raises ValueError where one of these numbers is not positive and finite."""
+    for name in names:
+        if not 0 < getattr(owner, name) < float("inf"):
+            raise ValueError(f"{name} must be a positive number, not {getattr(owner, name)}")
+
+
+def not_negative(owner: object, *names: str) -> None:
+    """Raises ValueError where one of these numbers is negative or not finite."""
+    for name in names:
+        if not 0 <= getattr(owner, name) < float("inf"):
+            raise ValueError(f"{name} must not be negative, it is {getattr(owner, name)}")

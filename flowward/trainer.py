@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .credit import Piece, group_std
+from .errors import not_negative, positive
 from .evaluate import Evaluator
 from .folder import RunFolder
 from .health import Health
@@ -105,12 +106,8 @@ class Run:
         for name in ("images_per_update", "updates_per_iteration", "microbatch", "rollout_batch", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("iterations", "warmup", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
-        for name in ("learning_rate", "gradient_clip"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a positive number, not {getattr(self, name)}")
+        not_negative(self, "iterations", "warmup", "seed")
+        positive(self, "learning_rate", "gradient_clip")
         WarmDecay(self.ema_decay)  # refuses what is not a share
         if self.images % self.group_size:
             raise ValueError(

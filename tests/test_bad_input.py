@@ -108,7 +108,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("train --ema-decay 2", "a share in [0, 1) of itself, not 2.0"),
         ("train --algorithm.gamma 0.5", "no minimum: at A = -1 its curvature A + gamma + lam is -0.499. Raise gamma"),
         ("train --algorithm.gamma nan", "no minimum"),
-        ("train --algorithm.credit.clip 0", "clip and floor must be positive, not 0.0"),
+        ("train --algorithm.credit.clip 0", "clip must be a positive number, not 0.0"),
         ("train --algorithm.points.times.low 2", "times need 0 <= low < high <= 1, not low = 2.0"),
         ("train --algorithm.rollout.steps 0", "a sampler needs at least 1 step, not 0"),
         ("train --evaluation.images 0", "needs at least 1 image and batch, not 0 and 200"),

@@ -130,5 +130,5 @@ def test_chain_goes_from_left_to_right() -> None:
 
 @pytest.mark.parametrize(("bound", "floor"), [(0.0, 1e-8), (-1.0, 1e-8), (1.0, 0.0), (1.0, -1e-8)])
 def test_clip_and_floor_must_be_positive(bound: float, floor: float) -> None:
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="must be a positive number"):
         CentredRMS(bound, floor)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..credit import CentredRMS
+from ..errors import not_negative
 from ..flow import clean, mean, wide
 from ..models.policy import Models
 from ..points import Points, Renoise
@@ -93,8 +94,7 @@ class AdvantageFlow:
     old: Decay = field(default_factory=Decay)
 
     def __post_init__(self) -> None:
-        if self.lam < 0:
-            raise ValueError(f"lam must not be negative, it is {self.lam}")
+        not_negative(self, "lam")
         least = self.curvature(torch.tensor([self.credit.least])).item()
         if not least > 0:
             raise ValueError(

@@ -21,6 +21,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..credit import ZScore
+from ..errors import not_negative, positive
 from ..flow import wide
 from ..models.policy import Models
 from ..points import Points, Renoise
@@ -99,12 +100,8 @@ class AWM:
     old: Decay = field(default_factory=lambda: Decay(0.3, slope=0.001))
 
     def __post_init__(self) -> None:
-        for name in ("power", "clip", "advantage_clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("k_old", "k_ref"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+        positive(self, "power", "clip", "advantage_clip")
+        not_negative(self, "k_old", "k_ref")
 
     @property
     def _old(self) -> bool:

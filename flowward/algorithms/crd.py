@@ -21,6 +21,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..credit import ZScore, group_mean
+from ..errors import not_negative, positive
 from ..flow import wide
 from ..models.policy import Models
 from ..points import Points, RenoiseGroups
@@ -89,11 +90,8 @@ class CRD:
     sampling: Decay = field(default_factory=lambda: Decay(0.999, slope=0.0075, start=75))
 
     def __post_init__(self) -> None:
-        for name in ("beta", "clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        if self.k_ref < 0:
-            raise ValueError(f"k_ref must not be negative, it is {self.k_ref}")
+        positive(self, "beta", "clip")
+        not_negative(self, "k_ref")
 
     @property
     def copies(self) -> dict[str, Decay]:

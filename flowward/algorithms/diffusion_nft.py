@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..credit import ZScore
+from ..errors import not_negative, positive
 from ..flow import mean, over, wide
 from ..models.policy import Models
 from ..points import Points, Renoise
@@ -99,11 +100,8 @@ class DiffusionNFT:
     old: Decay = field(default_factory=lambda: Decay(0.5, slope=0.001))
 
     def __post_init__(self) -> None:
-        for name in ("beta", "clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        if self.k_ref < 0:
-            raise ValueError(f"k_ref must not be negative, it is {self.k_ref}")
+        positive(self, "beta", "clip")
+        not_negative(self, "k_ref")
 
     @property
     def copies(self) -> dict[str, Decay]:

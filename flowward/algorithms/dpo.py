@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ..credit import BestAndWorst
+from ..errors import positive
 from ..flow import wide
 from ..models.policy import Models
 from ..points import Points, RenoisePairs
@@ -57,8 +58,7 @@ class DPO:
     old: Decay = field(default_factory=lambda: Decay(0.0, every=40))
 
     def __post_init__(self) -> None:
-        if self.beta <= 0:
-            raise ValueError(f"beta must be positive, not {self.beta}")
+        positive(self, "beta")
 
     @property
     def copies(self) -> dict[str, Decay]:

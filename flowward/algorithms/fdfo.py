@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..credit import HalfDifference
+from ..errors import not_negative, positive
 from ..flow import mean, over, wide
 from ..laws import Churn
 from ..models.policy import Models
@@ -80,10 +81,8 @@ class FDFO:
     points: Visited = field(default_factory=Visited)
 
     def __post_init__(self) -> None:
-        if self.clip <= 0:
-            raise ValueError(f"clip must be positive, not {self.clip}")
-        if self.k_ref < 0:
-            raise ValueError(f"k_ref must not be negative, it is {self.k_ref}")
+        positive(self, "clip")
+        not_negative(self, "k_ref")
 
     @property
     def copies(self) -> dict[str, Decay]:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..credit import Softmax
+from ..errors import not_negative
 from ..flow import clean, mean, over, wide
 from ..models.policy import Models
 from ..points import Points, Renoise
@@ -85,8 +86,7 @@ class FlowAWR:
     old: Decay = field(default_factory=lambda: Decay(0.5, slope=0.001))
 
     def __post_init__(self) -> None:
-        if self.k_ref < 0:
-            raise ValueError(f"k_ref must not be negative, it is {self.k_ref}")
+        not_negative(self, "k_ref")
         if self.form == "exact" and self.credit.least < -1:
             raise ValueError(
                 f"the exact form needs a tilt, A >= -1, and credit goes down to {self.credit.least:g}: "
