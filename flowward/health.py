@@ -12,6 +12,7 @@ NO_SIGNAL = 0.5  # share of groups whose rewards are all equal
 FAR = 0.25  # mean(d^2) over mean(e^2): how far the policy has left `old`, against the noise of its targets
 FLAT = 0.05  # curvature
 DRIFT = 0.15  # relative change of the RMS of finished latents since the first iteration
+UNFIT = 1.5  # mean(e^2) over its first value: the error of the velocity on the policy's own samples
 SPIKE = 5.0  # gradient norm over its recent median
 WINDOW = 20  # iterations that count as recent
 
@@ -21,6 +22,7 @@ class Health:
     """The rules, and the little that they remember."""
 
     first_rms: float | None = None
+    first_residual: float | None = None
     norms: list[float] = field(default_factory=list)
 
     def check(self, m: Mapping[str, float]) -> list[str]:
@@ -51,6 +53,14 @@ class Health:
                 f"finished latents are {abs(drift):.0%} {'larger' if drift > 0 else 'smaller'} than at the start: "
                 "images drift in brightness or contrast; look at the samples"
             )
+        if "residual" in m:
+            if self.first_residual is None:
+                self.first_residual = m["residual"]
+            if m["residual"] > UNFIT * self.first_residual:
+                lines.append(
+                    f"the velocity fits the policy's own samples {m['residual'] / self.first_residual:.1f} times worse "
+                    "than at the start: lower the learning rate, or raise the weight of the reference model"
+                )
         if len(self.norms) >= 5 and m["gradient_norm"] > SPIKE * median(self.norms):
             lines.append(
                 f"the gradient norm jumped to {m['gradient_norm']:.2g} (recently {median(self.norms):.2g}): "
@@ -64,7 +74,8 @@ class Health:
         return lines
 
     def state_dict(self) -> dict[str, Any]:
-        return {"first_rms": self.first_rms, "norms": list(self.norms)}
+        return {"first_rms": self.first_rms, "first_residual": self.first_residual, "norms": list(self.norms)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.first_rms, self.norms = state["first_rms"], list(state["norms"])
+        self.first_rms, self.first_residual = state["first_rms"], state.get("first_residual")
+        self.norms = list(state["norms"])

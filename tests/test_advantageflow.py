@@ -594,3 +594,43 @@ def test_reference_is_only_asked_for_when_it_has_a_weight() -> None:
     assert set(AdvantageFlow().anchors) == {"old", "reference"}
     loss, _ = algorithm.loss(Models(models.policy, models.old, missing), points)
     assert loss.isfinite().all()
+
+
+def test_calibration_moves_part_of_the_anchor_to_the_samples() -> None:
+    """The class with mu is the equation with A + mu and gamma - mu; the curvature stays."""
+    points, models = points_and_models()
+    a = points.advantage
+    v, v_old = (velocity(points.x_t, points.t, points.condition) for velocity in (models.policy, models.old))
+    for gamma, hold in ((1.1, 0.8), ("1-A", 0.7 - a)):
+        algorithm = AdvantageFlow(gamma=gamma, lam=0.0, denominator=False, calibration=0.3)  # type: ignore[arg-type]
+        expected = advantageflow(v, v_old, None, points.x_t, points.t, points.x0, a + 0.3, hold, 0.0)
+        close(algorithm.loss(models, points)[0], expected, atol=1e-4)
+        assert torch.equal(algorithm.curvature(a), AdvantageFlow(gamma=gamma, lam=0.0).curvature(a))  # type: ignore[arg-type]
+
+
+def test_calibration_corrects_an_old_policy_that_is_wrong() -> None:
+    """Six atoms with exact posteriors, v_old off by b: of it the minimiser keeps 1 - E[A | x_t] - mu."""
+    rng = torch.Generator().manual_seed(3)
+    atoms, a = torch.randn(6, 2, generator=rng, dtype=torch.float64), torch.linspace(-1, 1, 6, dtype=torch.float64)
+    t = torch.full((6,), 0.6, dtype=torch.float64)
+    x_t = torch.randn(1, 2, generator=rng, dtype=torch.float64).expand(6, 2)
+    p = torch.softmax(-((x_t - 0.4 * atoms) ** 2).sum(1) / (2 * 0.36), 0)
+    right = (p[:, None] * (x_t - atoms) / 0.6).sum(0)
+    off = torch.tensor([0.5, -0.2], dtype=torch.float64)
+
+    def minimiser(mu: float, v_old: Tensor) -> Tensor:
+        """Newton's step from 0 on the expected loss, which is quadratic and alike in both coordinates."""
+
+        def slope(v: Tensor) -> Tensor:
+            v = v.clone().requires_grad_()
+            every = (v.expand(6, 2), v_old.expand(6, 2), None, x_t, t, atoms)
+            loss = (p * advantageflow(*every, a + mu, 1 - a - mu, 0.0)).sum()
+            return torch.autograd.grad(loss, v)[0]
+
+        nothing, one = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+        return -slope(nothing) / (slope(one) - slope(nothing))
+
+    for mu in (0.0, 0.25):
+        kept = (minimiser(mu, right + off) - minimiser(mu, right)) / off
+        close(kept, torch.full_like(kept, 1 - (p * a).sum().item() - mu), atol=1e-10)
+    close(minimiser(0.25, right), minimiser(0.0, right), atol=1e-10)  # where nothing is wrong nothing changes

@@ -75,6 +75,12 @@ def test_a_healthy_run_is_silent() -> None:
             "samples",
         ),
         (
+            after({"residual": 0.4}),
+            {"residual": 0.8},
+            "the velocity fits the policy's own samples 2.0 times worse than at the start: lower the learning rate, or "
+            "raise the weight of the reference model",
+        ),
+        (
             after(*[{}] * 5),
             {"gradient_norm": 3.0},
             "the gradient norm jumped to 3 (recently 0.5): it was clipped; if this goes on, lower the learning rate",
@@ -97,6 +103,7 @@ def test_a_rule_trips_alone(health: Health, changes: dict[str, float], expected:
         (Health(), {"distance": 0.25}),
         (Health(), {"curvature_min": 0.05}),
         (after({}), {"latent_rms": 1.149}),
+        (after({"residual": 0.4}), {"residual": 0.599}),
         (after({}), {"latent_rms": 0.851}),
         (after(*[{}] * 5), {"gradient_norm": 2.5}),
         (after(*[{}] * 4), {"gradient_norm": 9.0}),  # too early to say

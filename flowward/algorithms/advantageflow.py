@@ -13,6 +13,11 @@ every point the same curvature 1 + lambda; its minimiser v_old + Cov(A, u | x_t)
 
 It degenerates to plain self-distillation where all A are equal, and stops moving where all groups are solved or
 hopeless (A = 0).
+
+`calibration` (not in the paper) realises a part mu of gamma by samples: (A + mu) ||f - x0||^2 + (gamma - mu)
+||f - f_old||^2. For a calibrated old policy that is the same minimiser with more variance. But a small error
+b = E[x0 | x_t] - f_old enters the minimiser as E[A | x_t] b, so where samples are bad it grows from round to round, and
+nothing in Eq. 5 pulls it back; with mu it enters as (E[A | x_t] + mu) b, and is corrected (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -86,6 +91,8 @@ class AdvantageFlow:
     """weight of the reference model"""
     denominator: bool = True
     """divide each point by its own mean absolute error"""
+    calibration: float = 0.0
+    """part of gamma that pulls to the old policy's samples instead of its prediction (ours; for long runs)"""
     behaviour: Literal["old", "policy"] = "old"
     """whose samples are scored"""
     rollout: Sampler = field(default_factory=Sampler)
@@ -94,7 +101,7 @@ class AdvantageFlow:
     old: Decay = field(default_factory=Decay)
 
     def __post_init__(self) -> None:
-        not_negative(self, "lam")
+        not_negative(self, "lam", "calibration")
         least = self.curvature(torch.tensor([self.credit.least])).item()
         if not least > 0:
             raise ValueError(
@@ -124,8 +131,7 @@ class AdvantageFlow:
         v_old = models.at("old", points)
         v_ref = models.at("reference", points) if self.lam > 0 else None
         v, a = models.at("policy", points), points.advantage
-        loss = advantageflow(
-            v, v_old, v_ref, points.x_t, points.t, points.x0, a, self._gamma(a), self.lam, self.denominator
-        )
+        fit, hold = a + self.calibration, self._gamma(a) - self.calibration
+        loss = advantageflow(v, v_old, v_ref, points.x_t, points.t, points.x0, fit, hold, self.lam, self.denominator)
         watched = departure(v, v_old, points.x0, points.eps)
         return loss, {**watched, "curvature_min": self.curvature(a)}
