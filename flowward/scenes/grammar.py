@@ -130,6 +130,17 @@ def _texts(request: Request) -> Iterator[str]:
         yield phrase.format(b, a)
 
 
+def _unit(request: Request) -> str:
+    """What is held out together: requests of a category that differ only in which thing is where, or of which colour.
+
+    If only "a ring left of a cross" were trained on, a model could learn where to put rings and crosses without reading
+    "left", and the held-out "a cross left of a ring" would measure that shortcut.
+    """
+    shapes = sorted((thing.shape, thing.count) for thing in request.things)
+    colours = sorted(thing.colour or "" for thing in request.things)
+    return repr((request.category, shapes, colours, request.relation))
+
+
 def _rank(key: str) -> str:
     """A fixed pseudo-random order, the same on every machine and Python version."""
     return hashlib.sha256(key.encode()).hexdigest()
@@ -142,10 +153,11 @@ def prompts() -> dict[str, Prompt]:
     requests = list(_requests())
     for category in CATEGORIES:
         mine = [request for request in requests if request.category == category]
-        units = [(repr(r), r, list(_texts(r))) for r in mine]
+        units = [(_unit(r), r, list(_texts(r))) for r in mine]
         if category == "single_object":
-            units = [(repr(r) + text, r, [text]) for _, r, texts in units for text in texts]
-        held_out = {key for key, _, _ in sorted(units, key=lambda u: _rank(u[0]))[: round(HELD_OUT_SHARE * len(units))]}
+            units = [(key + text, r, [text]) for key, r, texts in units for text in texts]
+        keys = sorted({key for key, _, _ in units}, key=_rank)
+        held_out = set(keys[: round(HELD_OUT_SHARE * len(keys))])
         for key, request, texts in units:
             for text in texts:
                 found[text] = Prompt(text, request, key in held_out)
