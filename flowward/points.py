@@ -82,7 +82,7 @@ def _renoised(rollout: Rollout, sample: Tensor, t: Tensor, eps: Tensor, group: T
 
 
 @dataclass(frozen=True)
-class Streams:
+class Draws:
     """The times and the noise of numbered draws; each draw's are its own."""
 
     rollout: Rollout
@@ -114,7 +114,7 @@ class Renoised:
 
     rollout: Rollout
     unit: int
-    streams: Streams
+    noising: Draws
 
     indivisible = 1
 
@@ -123,7 +123,7 @@ class Renoised:
 
     def take(self, numbers: Tensor) -> Points:
         sample = numbers // self.unit
-        return _renoised(self.rollout, sample, *self.streams.at(numbers), sample)
+        return _renoised(self.rollout, sample, *self.noising.at(numbers), sample)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Renoise:
     def __call__(self, rollout: Rollout, key: Key) -> Renoised:
         """Raises ValueError where the sampler's grid is too coarse for the law of times."""
         self.times.refuse(self.per_image, len(rollout.levels))
-        return Renoised(rollout, self.per_image, Streams(rollout, self.per_image, self.times, key))
+        return Renoised(rollout, self.per_image, Draws(rollout, self.per_image, self.times, key))
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Together:
     rollout: Rollout
     members: Tensor
     draws: int
-    streams: Streams
+    noising: Draws
 
     @property
     def unit(self) -> int:
@@ -170,7 +170,7 @@ class Together:
     def take(self, numbers: Tensor) -> Points:
         draw, member = numbers // self.unit, numbers % self.unit
         sample = self.members[draw // self.draws, member]
-        return _renoised(self.rollout, sample, *self.streams.at(draw), draw)
+        return _renoised(self.rollout, sample, *self.noising.at(draw), draw)
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class RenoiseGroups:
     def __call__(self, rollout: Rollout, key: Key) -> Together:
         """Raises ValueError where groups differ in size, or the grid is too coarse for the law of times."""
         self.times.refuse(self.draws, len(rollout.levels))
-        return Together(rollout, rollout.by_group(), self.draws, Streams(rollout, self.draws, self.times, key))
+        return Together(rollout, rollout.by_group(), self.draws, Draws(rollout, self.draws, self.times, key))
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class RenoisePairs:
         members = rollout.by_group()
         advantage = rollout.advantage[members]
         ends = torch.stack([advantage.argmax(1), advantage.argmin(1)], 1)
-        return Together(rollout, members.gather(1, ends), self.draws, Streams(rollout, self.draws, self.times, key))
+        return Together(rollout, members.gather(1, ends), self.draws, Draws(rollout, self.draws, self.times, key))
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class VisitedStates:
     """Number i is state i % S of sample i // S, with the velocity that was recorded there."""
 
     rollout: Rollout
-    members: Tensor  # [P, 2] the pairs
+    partner: Tensor  # [N] number of the other sample of each one's pair
 
     unit = indivisible = 1
 
@@ -232,8 +232,6 @@ class VisitedStates:
         sample, level = numbers // len(rollout.levels), numbers % len(rollout.levels)
         x_t, v = rollout.states[sample, level], rollout.velocities[sample, level]
         t = rollout.levels[level].float().to(x_t.device)
-        other = torch.empty(len(rollout), dtype=torch.long)
-        other[self.members] = self.members.flip(1)
         return Points(
             x_t=x_t,
             t=t,
@@ -243,7 +241,7 @@ class VisitedStates:
             condition=rollout.condition[rollout.group[sample]],
             group=rollout.group[sample],
             exemplar=torch.zeros(len(sample), dtype=torch.bool, device=x_t.device),
-            delta=(rollout.x0[sample] - rollout.x0[other[sample]]) / 2,
+            delta=(rollout.x0[sample] - rollout.x0[self.partner[sample]]) / 2,
             known={"old": v},
         )
 
@@ -257,4 +255,6 @@ class Visited:
         members = rollout.by_group()
         if members.shape[1] != 2:
             raise ValueError(f"samples are compared in pairs: group_size must be 2, not {members.shape[1]}")
-        return VisitedStates(rollout, members)
+        partner = torch.empty(len(rollout), dtype=torch.long)
+        partner[members] = members.flip(1)
+        return VisitedStates(rollout, partner)

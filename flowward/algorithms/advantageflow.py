@@ -36,6 +36,7 @@ from ..points import Points, Renoise
 from ..rollout import Sampler
 from ..snapshots import Decay
 from ..terms import departure, error_scale
+from .anchored import Anchored
 
 
 def advantageflow(
@@ -82,7 +83,7 @@ def advantageflow(
 
 
 @dataclass(frozen=True)
-class AdvantageFlow:
+class AdvantageFlow(Anchored):
     """The algorithm as a value; the defaults are the vetted setting (docs/benchmarks.md)."""
 
     gamma: float | Literal["1-A"] = "1-A"
@@ -110,11 +111,6 @@ class AdvantageFlow:
             )
 
     @property
-    def copies(self) -> dict[str, Decay]:
-        """The copies of the policy that the loss and the rollout use, and how each follows."""
-        return {"old": self.old}
-
-    @property
     def anchors(self) -> dict[str, float]:
         """The velocities that the loss needs beside the policy's, with the guidance of each."""
         return {"old": 1.0} | ({"reference": 1.0} if self.lam > 0 else {})
@@ -129,7 +125,7 @@ class AdvantageFlow:
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each point [B], and what is worth watching."""
         v_old = models.at("old", points)
-        v_ref = models.at("reference", points) if self.lam > 0 else None
+        v_ref = self.reference(models, points)
         v, a = models.at("policy", points), points.advantage
         fit, hold = a + self.calibration, self._gamma(a) - self.calibration
         loss = advantageflow(v, v_old, v_ref, points.x_t, points.t, points.x0, fit, hold, self.lam, self.denominator)

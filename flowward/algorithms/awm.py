@@ -29,6 +29,7 @@ from ..rollout import Sampler
 from ..snapshots import Decay
 from ..terms import clipped_ratio, departure, matching, tether
 from ..times import Times
+from .anchored import Anchored
 
 Weighting = Literal["uniform", "t", "t2", "huber", "ghuber"]
 
@@ -79,7 +80,7 @@ def awm(
 
 
 @dataclass(frozen=True)
-class AWM:
+class AWM(Anchored):
     """The algorithm as a value; the defaults are the released setting at the size of `scenes`."""
 
     weighting: Weighting = "ghuber"
@@ -120,7 +121,7 @@ class AWM:
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each point [B], and what is worth watching."""
         v_old = models.at("old", points) if self._old else None
-        v_ref = models.at("reference", points) if self.k_ref > 0 else None
+        v_ref = self.reference(models, points)
         v, x0, eps, t = models.at("policy", points), points.x0, points.eps, points.t
         logp_old = None
         if self.behaviour == "old" and v_old is not None:

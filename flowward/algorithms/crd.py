@@ -29,6 +29,7 @@ from ..rollout import Sampler
 from ..snapshots import Decay
 from ..terms import departure, error_scale, matching, tether
 from ..times import Times
+from .anchored import Anchored
 
 
 def crd(
@@ -68,7 +69,7 @@ def crd(
 
 
 @dataclass(frozen=True)
-class CRD:
+class CRD(Anchored):
     """The algorithm as a value; the defaults are the released setting at the size of `scenes`."""
 
     beta: float = 1.0
@@ -106,7 +107,7 @@ class CRD:
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each point [B], and what is worth watching. Whole groups only."""
         v_old = models.at("old", points)
-        v_ref = models.at("reference", points) if self.k_ref > 0 else None
+        v_ref = self.reference(models, points)
         v = models.at("policy", points)
         loss = crd(
             v, v_old, v_ref, points.x0, points.eps, points.advantage, points.group, self.beta, self.clip, self.k_ref,

@@ -29,6 +29,7 @@ from ..rollout import Sampler
 from ..snapshots import Decay
 from ..terms import departure, group_sum, matching, tether
 from ..times import Times
+from .anchored import Anchored
 
 
 def dgpo(
@@ -63,7 +64,7 @@ def dgpo(
 
 
 @dataclass(frozen=True)
-class DGPO:
+class DGPO(Anchored):
     """The algorithm as a value; the defaults are the released setting at the size of `scenes`."""
 
     beta: float = 100.0
@@ -83,11 +84,6 @@ class DGPO:
     def __post_init__(self) -> None:
         positive(self, "beta", "clip", "advantage_clip")
         not_negative(self, "k_ref")
-
-    @property
-    def copies(self) -> dict[str, Decay]:
-        """The copies of the policy that the loss and the rollout use, and how each follows."""
-        return {"old": self.old}
 
     @property
     def anchors(self) -> dict[str, float]:

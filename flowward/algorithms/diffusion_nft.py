@@ -30,6 +30,7 @@ from ..rollout import Sampler
 from ..snapshots import Decay
 from ..terms import departure, error_scale, tether
 from ..times import Times
+from .anchored import Anchored
 
 Mode = Literal["all", "positive", "negative", "one-hot", "sign"]
 
@@ -81,7 +82,7 @@ def diffusion_nft(
 
 
 @dataclass(frozen=True)
-class DiffusionNFT:
+class DiffusionNFT(Anchored):
     """The algorithm as a value; the defaults are the released setting at the size of `scenes`."""
 
     beta: float = 1.0
@@ -103,20 +104,10 @@ class DiffusionNFT:
         positive(self, "beta", "clip")
         not_negative(self, "k_ref")
 
-    @property
-    def copies(self) -> dict[str, Decay]:
-        """The copies of the policy that the loss and the rollout use, and how each follows."""
-        return {"old": self.old}
-
-    @property
-    def anchors(self) -> dict[str, float]:
-        """The velocities that the loss needs beside the policy's, with the guidance of each."""
-        return {"old": 1.0} | ({"reference": 1.0} if self.k_ref > 0 else {})
-
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each point [B], and what is worth watching."""
         v_old = models.at("old", points)
-        v_ref = models.at("reference", points) if self.k_ref > 0 else None
+        v_ref = self.reference(models, points)
         v = models.at("policy", points)
         loss = diffusion_nft(
             v, v_old, v_ref, points.x_t, points.t, points.x0, points.advantage, self.beta, self.clip, self.k_ref,

@@ -28,6 +28,7 @@ from ..rollout import Sampler
 from ..snapshots import Decay
 from ..terms import departure, group_sum, matching
 from ..times import Times
+from .anchored import Anchored
 
 
 def dpo(
@@ -45,7 +46,7 @@ def dpo(
 
 
 @dataclass(frozen=True)
-class DPO:
+class DPO(Anchored):
     """The algorithm as a value; the defaults are the released setting at the size of `scenes`."""
 
     beta: float = 100.0
@@ -57,18 +58,10 @@ class DPO:
     points: RenoisePairs = field(default_factory=lambda: RenoisePairs(12, Times("logit-normal")))
     old: Decay = field(default_factory=lambda: Decay(0.0, every=40))
 
+    k_ref = 0.0  # no reference model
+
     def __post_init__(self) -> None:
         positive(self, "beta")
-
-    @property
-    def copies(self) -> dict[str, Decay]:
-        """The copies of the policy that the loss and the rollout use, and how each follows."""
-        return {"old": self.old}
-
-    @property
-    def anchors(self) -> dict[str, float]:
-        """The velocities that the loss needs beside the policy's, with the guidance of each."""
-        return {"old": 1.0}
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each point [B], and what is worth watching. Whole pairs only."""

@@ -33,6 +33,7 @@ from ..snapshots import Decay
 from ..terms import departure, error_scale, tether
 from ..times import Times
 from .advantageflow import advantageflow
+from .anchored import Anchored
 
 Form = Literal["released", "velocity", "exact"]
 
@@ -72,7 +73,7 @@ def flowawr(
 
 
 @dataclass(frozen=True)
-class FlowAWR:
+class FlowAWR(Anchored):
     """The algorithm as a value; the defaults are the released setting at the size of `scenes`."""
 
     form: Form = "released"
@@ -93,20 +94,10 @@ class FlowAWR:
                 "set credit.gate to none or form to released"
             )
 
-    @property
-    def copies(self) -> dict[str, Decay]:
-        """The copies of the policy that the loss and the rollout use, and how each follows."""
-        return {"old": self.old}
-
-    @property
-    def anchors(self) -> dict[str, float]:
-        """The velocities that the loss needs beside the policy's, with the guidance of each."""
-        return {"old": 1.0} | ({"reference": 1.0} if self.k_ref > 0 else {})
-
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each point [B], and what is worth watching. Exemplars are not held to the reference."""
         v_old = models.at("old", points)
-        v_ref = models.at("reference", points) if self.k_ref > 0 else None
+        v_ref = self.reference(models, points)
         v, a = models.at("policy", points), points.advantage
         k_ref = torch.where(points.exemplar, 0.0, self.k_ref)  # they come from elsewhere
         loss = flowawr(v, v_old, v_ref, points.x_t, points.t, points.x0, a, k_ref, self.form, points.eps)
