@@ -23,8 +23,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 help:
 	@awk '/^$$/ { exit } { sub(/^# ?/, ""); print }' Makefile
 
+# A demo that was stopped goes on as it was started; one that is finished stays as it is.
 demo: $(VENV)/.installed
-	$(BIN)/flowward train --output "$(OUTPUT)" $(DEMO_ARGS)
+	@if grep -qs '"finished": true' "$(OUTPUT)/summary.json"; then \
+	  echo "The demo in $(OUTPUT) is finished; for another one: make demo OUTPUT=runs/another"; \
+	elif [ -e "$(OUTPUT)/config.yaml" ]; then \
+	  $(BIN)/flowward train --resume "$(OUTPUT)"; \
+	else \
+	  $(BIN)/flowward train --output "$(OUTPUT)" $(DEMO_ARGS); \
+	fi
 	@echo "Open $(OUTPUT)/report.html in a browser."
 
 test: $(VENV)/.installed-dev

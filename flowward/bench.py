@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 import sys
 import time
@@ -35,7 +34,7 @@ class Overhead:
     iteration: float  # seconds
     networks: float  # seconds
     calls: dict[str, int]  # network evaluations per iteration, in samples
-    peak_memory: float  # bytes, of the process
+    peak_memory: float | None  # bytes, of the process; None where the system does not tell
 
 
 class _Recorder:
@@ -96,9 +95,15 @@ def overhead(
     for call in calls:
         counts[call.what] += call.batch
     iteration, networks = statistics.median(whole), statistics.median(bare)
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return Overhead(iteration / networks, iteration, networks, dict(counts), peak)
+    return Overhead(iteration / networks, iteration, networks, dict(counts), _peak_memory())
+
+
+def _peak_memory() -> float | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def repeat(calls: list[Call]) -> None:

@@ -30,11 +30,14 @@ def save(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         save_file(tensors or {"_": torch.zeros(1)}, partial, {_TREE: tree})
-        with open(partial, "rb") as file:
+        mask = os.umask(0)  # which cannot be read without being set
+        os.umask(mask)
+        os.chmod(partial, 0o666 & ~mask)  # safetensors makes files that nobody else may read
+        with open(partial, "rb+") as file:  # Windows syncs only what may be written to
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except SafetensorError as error:  # safetensors reports a full disk as its own kind of error
-        raise OSError(f"cannot write {path}: {error}") from error
+    except (SafetensorError, OSError) as error:  # safetensors reports a full disk as its own kind of error
+        raise OSError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         partial.unlink(missing_ok=True)
 

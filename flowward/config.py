@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,12 +11,15 @@ from typing import Annotated, Any
 import tyro
 from pydantic import TypeAdapter, ValidationError
 
+from . import prompts as prompt_table
 from .algorithms import ALGORITHMS
 from .errors import unknown
 from .evaluate import Evaluation
-from .models.policy import Precision
+from .models.policy import Policy, Precision
 from .presets import PRESETS
-from .trainer import Run
+from .prompts import PromptSet
+from .rewards import REWARDS, Reward, Sum
+from .trainer import Algorithm, Run
 
 DEFAULT_ALGORITHM = "advantageflow"
 
@@ -76,11 +81,60 @@ def to_dict(settings: Settings) -> dict[str, Any]:
     return {**found, "algorithm": {"name": name, **found["algorithm"]}}
 
 
+def of_python(
+    algorithm: Algorithm,
+    policy: Policy,
+    reward: Reward,
+    prompts: PromptSet,
+    run: Run,
+    evaluation: Evaluation | None = None,
+) -> dict[str, Any]:
+    """The same for a run that was started from Python, whose parts need not have names.
+
+    Those that have none cannot be written down: an algorithm is told as text, a reward and prompts are None.
+    """
+    lora = policy.weights.kind.removeprefix("lora-")
+    settings = Settings(
+        model=policy.name,
+        lora_rank=int(lora) if lora.isdigit() else None,
+        precision=policy.precision,
+        run=run,
+        evaluation=evaluation or Evaluation(),
+    )
+    found: dict[str, Any] = TypeAdapter(Settings).dump_python(settings, mode="json")
+    built_in = prompts.name in prompt_table.BUILT_IN and prompt_table.load(prompts.name) == prompts
+    named = {"reward": _names(reward), "prompts": prompts.name if built_in else None}
+    return {**found, **named, "algorithm": _described(algorithm)}
+
+
+def _described(algorithm: Algorithm) -> dict[str, Any] | str:
+    """An algorithm's name and fields, or text where they would not give the same algorithm again."""
+    name = next((name for name, kind in ALGORITHMS.items() if kind is type(algorithm)), None)
+    if name:
+        with suppress(ValueError), warnings.catch_warnings(action="ignore"):  # of fields that hold code
+            own = {"name": name, **TypeAdapter(type(algorithm)).dump_python(algorithm, mode="json")}
+            if from_dict({"algorithm": own}).algorithm == algorithm:
+                return own
+    return repr(algorithm)
+
+
+def _names(reward: Reward) -> list[str] | None:
+    """As `rewards.load` takes them; None for a reward that is not built in."""
+    known: dict[Any, str] = {kind: name for name, kind in REWARDS.items()}
+    terms = [(weight, each) for _, weight, each in reward.terms] if isinstance(reward, Sum) else [(1.0, reward)]
+    names = [known.get(type(each)) for _, each in terms]
+    if None in names:
+        return None
+    return [f"{name}={weight}" if weight != 1 else f"{name}" for name, (weight, _) in zip(names, terms, strict=True)]
+
+
 def from_dict(given: dict[str, Any]) -> Settings:
     """Raises ValueError where something is unknown or of the wrong type, and says where."""
     own = given.get("algorithm") or {}
     if not isinstance(own, dict):
-        raise ValueError(f"config: algorithm must be a mapping with a name and settings, not '{own}'")
+        raise ValueError(
+            f"config: algorithm must be a mapping with a name and settings, not '{own}'; one of your own is for Python"
+        )
     own = dict(own)
     kind = settings_type(str(own.pop("name", DEFAULT_ALGORITHM)))
     given = {**given, "algorithm": own}

@@ -42,9 +42,19 @@ def group_max(values: Tensor, group: Tensor) -> Tensor:
     return values.new_full((int(index.max()) + 1,), -torch.inf).scatter_reduce_(0, index, values, "amax")[index]
 
 
-def group_std(values: Tensor, group: Tensor) -> Tensor:
-    """The (population) standard deviation of each sample's group, [B]."""
-    return group_mean((values - group_mean(values, group)) ** 2, group).sqrt()
+def group_std(values: Tensor, group: Tensor, ddof: int = 0) -> Tensor:
+    """The standard deviation of each sample's group, [B], over n - ddof (0 for a group of one)."""
+    variance = group_mean((values - group_mean(values, group)) ** 2, group)
+    if ddof:
+        size = group_size(group).to(values.dtype)
+        variance = variance * size / (size - ddof).clamp_min(1)
+    return variance.sqrt()
+
+
+def group_size(group: Tensor) -> Tensor:
+    """How many samples are in each sample's group, [B]."""
+    _, index, size = group.unique(return_inverse=True, return_counts=True)
+    return size[index]
 
 
 def center(values: Tensor, group: Tensor) -> Tensor:
@@ -105,14 +115,18 @@ class ZScore:
 
     spread: Literal["pooled", "group"] = "pooled"
     floor: float = 1e-4
+    ddof: int = 0
+    """the standard deviation divides by n - ddof: 0 (numpy's) or 1 (torch's)"""
 
     def __post_init__(self) -> None:
         positive(self, "floor")
+        if self.ddof not in (0, 1):
+            raise ValueError(f"ddof is 0 or 1, not {self.ddof}")
 
     def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
         """rewards [B], group [B] -> advantages float64 [B]."""
         r = rewards.double()
-        std = group_std(r, group) if self.spread == "group" else r.std(correction=0)
+        std = group_std(r, group, self.ddof) if self.spread == "group" else r.std(correction=self.ddof)
         return center(r, group) / (std + self.floor)
 
 

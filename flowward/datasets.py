@@ -11,29 +11,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from . import prompts
-from .models.policy import Policy
+from .models.policy import Condition, Policy
+from .points import PointSet
 from .prompts import PromptSet
 from .rollout import Drawn, Rollout
-from .streams import numpy_generator
+from .streams import Key, numpy_generator
 
 
 def read(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
     """Lines of a JSON-lines file, each an object with these text fields; names of images are relative to the file.
 
     Raises:
-        ValueError: the file is missing or empty, or a line is not such an object, or names an image that is not there.
+        ValueError: the file is missing or empty, or a line is not such an object, or names what is not a whole image.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from error
     rows = []
+    whole: set[str] = set()  # images that have been looked at
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -43,13 +45,28 @@ def read(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
             raise ValueError(f"line {number} of {path} is not JSON: {error.msg}") from error
         if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in fields):
             raise ValueError(f"line {number} of {path} needs the texts {', '.join(fields)}")
-        for name in fields:
-            if name != "prompt" and not (path.parent / row[name]).is_file():
-                raise ValueError(f"line {number} of {path} names an image that is not there: {row[name]}")
+        for file in [row[name] for name in fields if name != "prompt" and row[name] not in whole]:
+            if not (path.parent / file).is_file():
+                raise ValueError(f"line {number} of {path} names an image that is not there: {file}")
+            refuse_broken(path.parent / file)
+            whole.add(file)
         rows.append({name: row[name] if name == "prompt" else str(path.parent / row[name]) for name in fields})
     if not rows:
         raise ValueError(f"{path} holds no line")
     return rows
+
+
+def refuse_broken(path: Path) -> None:
+    """Raises ValueError where a file is no image, or was cut short: before a run, not in it."""
+    try:
+        with Image.open(path) as image:
+            if image.format == "PNG":  # its checksums tell, at a fraction of the time
+                image.verify()
+            else:
+                image.draft("RGB", (1, 1))  # a JPEG is decoded at an eighth of its size
+                image.load()
+    except Exception as error:  # Pillow's readers fail in many ways
+        raise ValueError(f"{path} is not an image that can be read: {error}") from error
 
 
 def picture(path: str, size: tuple[int, int]) -> Tensor:
@@ -61,7 +78,7 @@ def picture(path: str, size: tuple[int, int]) -> Tensor:
     try:
         with Image.open(path) as image:
             fitted = ImageOps.fit(image.convert("RGB"), size[::-1])
-    except (OSError, UnidentifiedImageError) as error:
+    except Exception as error:
         raise ValueError(f"{path} is not an image that can be read: {error}") from error
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 255
 
@@ -84,6 +101,11 @@ class Preferences:
         for row in read(path, ("prompt", "chosen", "rejected")):
             pairs[row["prompt"]].append((row["chosen"], row["rejected"]))
         return cls(prompts.of(path.name, list(pairs)), dict(pairs))
+
+    def refuse(self, points: Callable[[Rollout, Key], PointSet], levels: Tensor) -> None:
+        """Raises ValueError where an algorithm's points are made of what given images lack: a way that led to them."""
+        pair = Rollout.of([Drawn(torch.zeros(2, 1))], Condition({"": torch.zeros(1)}), torch.zeros(2).long(), levels)
+        points(pair, ("",)).take(torch.arange(2))
 
     def reward(self, images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
         """1 for each chosen image and 0 for each rejected one, in the order in which `collect` gives them."""
@@ -132,6 +154,20 @@ class Exemplars:
             images[row["prompt"]].append(row["image"])
         return cls(dict(images), share, count)
 
+    def refuse(self, texts: Sequence[str], group_size: int) -> None:
+        """Raises ValueError where exemplars leave too little of a group, or are for prompts that never come."""
+        self._refuse_small(group_size)
+        known = set(texts)
+        if others := [text for text in self.images if text not in known]:
+            raise ValueError(
+                f"{len(others)} of {len(self.images)} prompts with exemplars are not trained on, "
+                f"the first of them '{others[0]}'"
+            )
+
+    def _refuse_small(self, group_size: int) -> None:
+        if self.count > group_size - 2:
+            raise ValueError(f"{self.count} exemplars leave less than 2 samples in groups of {group_size}")
+
     def graft(self, policy: Policy, rollout: Rollout, texts: list[str], key: tuple[int, int]) -> Rollout:
         """The rollout with exemplars in it; key: seed and iteration.
 
@@ -139,8 +175,7 @@ class Exemplars:
             ValueError: groups are too small to keep two samples of their own.
         """
         members = rollout.by_group()
-        if self.count > members.shape[1] - 2:
-            raise ValueError(f"{self.count} exemplars leave less than 2 samples in groups of {members.shape[1]}")
+        self._refuse_small(members.shape[1])
         x0, given = rollout.x0.clone(), torch.zeros(len(rollout), dtype=torch.bool)
         for number, text in enumerate(texts):
             stream = numpy_generator("graft", *key, number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from math import isfinite
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -25,3 +26,10 @@ def not_negative(owner: object, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(owner, name) < float("inf"):
             raise ValueError(f"{name} must not be negative, it is {getattr(owner, name)}")
+
+
+def finite(owner: object, *names: str) -> None:
+    """Raises ValueError where one of these numbers is not finite."""
+    for name in names:
+        if not isfinite(getattr(owner, name)):
+            raise ValueError(f"{name} must be a finite number, not {getattr(owner, name)}")

@@ -45,15 +45,18 @@ class Evaluation:
             raise ValueError(f"the seed of an evaluation must not be negative, it is {self.seed}")
 
 
-def interval(scores: Tensor) -> dict[str, float | int]:
-    """Mean and 95 % interval of scores [n]: Wilson's for verdicts 0/1, the normal one otherwise."""
+def interval(scores: Tensor, verdicts: bool = False) -> dict[str, float | int]:
+    """Mean and 95 % interval of scores [n]: Wilson's for verdicts 0/1, the normal one otherwise.
+
+    The kind of reward decides which: graded scores may happen to be all 0 or 1, and a single one bounds nothing.
+    """
     n, mean = len(scores), scores.double().mean().item()
-    if ((scores == 0) | (scores == 1)).all():
+    if verdicts and ((scores == 0) | (scores == 1)).all():
         middle = (mean + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
         half = Z95 * math.sqrt(mean * (1 - mean) / n + Z95**2 / (4 * n * n)) / (1 + Z95**2 / n)
     else:
         middle = mean
-        half = Z95 * (scores.double().std().item() if n > 1 else 0.0) / math.sqrt(n)
+        half = Z95 * scores.double().std().item() / math.sqrt(n) if n > 1 else math.inf
     return {"mean": mean, "low": middle - half, "high": middle + half, "n": n}
 
 
@@ -90,10 +93,11 @@ def evaluate(
     scores = {}
     for name, reward in rewards.items():
         values = reward_table.score(name, reward, images, texts)
+        verdicts = isinstance(reward, Explains)  # it can say what is wrong, so the others are right
         rows = {c: torch.tensor([own == c for own in categories]) for c in dict.fromkeys(categories)}
         scores[name] = {
-            "overall": interval(values),
-            "categories": {c: interval(values[at]) for c, at in rows.items()},
+            "overall": interval(values, verdicts),
+            "categories": {c: interval(values[at], verdicts) for c, at in rows.items()},
         }
     return {
         "weights": evaluation.weights,

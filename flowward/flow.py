@@ -60,10 +60,10 @@ def grid(steps: int, shift: float = 3.0, kind: GridKind = "sd3") -> Tensor:
     with the grid, which leaves 0.0089 before 0 at shift 3, whatever the number of steps.
 
     Raises:
-        ValueError: steps < 1, shift <= 0 or an unknown kind.
+        ValueError: steps < 1 or > 1000, shift <= 0 or an unknown kind.
     """
-    if steps < 1:
-        raise ValueError(f"a sampler needs at least 1 step, not {steps}")
+    if not 1 <= steps <= 1000:
+        raise ValueError(f"a sampler needs 1 to 1000 steps, not {steps}")
     if shift <= 0:
         raise ValueError(f"the shift of a time grid must be positive, not {shift}")
     if kind not in get_args(GridKind):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +78,16 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         partial = self.path / f".{name}.partial"
-        partial.write_text(text, "utf-8")
-        os.replace(partial, self.path / name)
+        try:
+            with self._writing(self.path / name):
+                partial.write_text(text, "utf-8")
+                os.replace(partial, self.path / name)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def append(self, line: dict[str, Any]) -> None:
         """One line of metrics."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
+        with self._writing(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def lines(self) -> list[dict[str, Any]]:
@@ -100,11 +106,38 @@ class RunFolder:
         self.write_text("metrics.jsonl", "".join(kept))
 
     def save_sample(self, iteration: int, image: Image) -> None:
-        images.save(image, self.path / "samples" / f"{iteration:06d}.png")
+        path = self.path / "samples" / f"{iteration:06d}.png"
+        with self._writing(path):
+            images.save(image, path)
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """An OSError inside names the file (that of a full disk does not), and says what is safe."""
+        try:
+            yield
+        except OSError as error:
+            safe = f"; the checkpoint {saved[-1].name} is safe" if (saved := self.checkpoints()) else ""
+            raise OSError(f"cannot write {path}: {error.strerror or error}{safe}") from error
 
     def checkpoints(self) -> list[Path]:
         """Oldest first."""
         return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
+
+    def state(self, *needed: str) -> dict[str, Any] | None:
+        """What the newest checkpoint holds, with all of `needed` in it; None where there is no checkpoint.
+
+        Raises:
+            ValueError: it is damaged, or lacks something; where the one before it is whole, the sentence says so.
+        """
+        paths = self.checkpoints()
+        if not paths:
+            return None
+        try:
+            return _holding(paths[-1], needed)
+        except ValueError as error:
+            if len(paths) > 1 and _is_whole(paths[-2], needed):
+                raise ValueError(f"{error}; remove it to go on from {paths[-2].name}, which is whole") from error
+            raise
 
     def save(self, iteration: int, state: dict[str, Any]) -> Path:
         """Write a checkpoint, then remove those that are no longer needed."""
@@ -113,6 +146,22 @@ class RunFolder:
         for old in self.checkpoints()[:-KEPT]:
             old.unlink()
         return path
+
+
+def _holding(path: Path, needed: Iterable[str]) -> dict[str, Any]:
+    """Raises ValueError where a checkpoint cannot be read, or does not hold what is needed of it."""
+    state = checkpoint.load(path)
+    if missing := [name for name in needed if name not in state]:
+        raise ValueError(f"{path} is no checkpoint to go on from: it holds no {', '.join(missing)}")
+    return state
+
+
+def _is_whole(path: Path, needed: Iterable[str]) -> bool:
+    try:
+        _holding(path, needed)
+    except ValueError:
+        return False
+    return True
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

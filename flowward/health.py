@@ -69,7 +69,8 @@ class Health:
         self.norms = [*self.norms, m["gradient_norm"]][-WINDOW:]
         if m["duplicate_prompts"] > 0:
             lines.append(
-                f"{m['duplicate_prompts']:.0f} prompts came twice in one iteration: there are fewer prompts than groups"
+                f"{m['duplicate_prompts']:.0f} prompts came twice in one iteration, so they count double: a category "
+                "was used up and began anew, or there are fewer prompts than groups"
             )
         return lines
 

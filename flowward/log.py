@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .outcome import Measure
 from .trainer import Run, Step
 
 
@@ -73,13 +74,8 @@ class TrainProgress:
 
 def headline(evaluation: dict[str, Any]) -> str:
     """'scenes-strict 45.1 % [41.2, 49.0] on scenes-held-out'."""
-    name, scores = next(iter(evaluation["scores"].items()))
-    s = scores["overall"]
-    if s["low"] >= 0 and s["high"] <= 1:
-        text = f"{100 * s['mean']:.1f} % [{100 * s['low']:.1f}, {100 * s['high']:.1f}]"
-    else:
-        text = f"{s['mean']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
-    return f"{name} {text} on {evaluation['prompts']}"
+    measure = Measure.every([(0, evaluation)])[0]
+    return f"{measure.name} {measure.interval(measure.overall[0][1])} on {evaluation['prompts']}"
 
 
 def table(found: dict[str, dict[str, Any]]) -> None:
@@ -87,18 +83,15 @@ def table(found: dict[str, dict[str, Any]]) -> None:
     console = Console(highlight=False)
     first = next(iter(found.values()))
     for name in first["scores"]:
+        measure = Measure.of(name, list(enumerate(found.values())))
         grid = Table(title=name, title_justify="left")
         grid.add_column("category")
         for model in found:
             grid.add_column(model, justify="right")
         scores = [result["scores"][name] for result in found.values()]
-        grid.add_row("overall", *[_cell(score["overall"]) for score in scores], end_section=True)
+        grid.add_row("overall", *[measure.interval(score["overall"]) for score in scores], end_section=True)
         for category in first["scores"][name]["categories"]:
-            grid.add_row(category, *[_cell(score["categories"][category]) for score in scores])
+            grid.add_row(category, *[measure.interval(score["categories"][category]) for score in scores])
         console.print(grid)
     settings = {key: value for key, value in first.items() if key != "scores"}
     console.print("measured with " + ", ".join(f"{key} {value}" for key, value in settings.items()))
-
-
-def _cell(score: dict[str, Any]) -> str:
-    return f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"

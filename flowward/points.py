@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -22,37 +22,44 @@ from .times import Times
 
 
 @dataclass(frozen=True)
-class Points:
-    """A minibatch of B training points."""
+class Batch:
+    """B rows that a loss is evaluated on. Tensors are [B, ...]; everything else belongs to the whole."""
 
     x_t: Tensor  # [B, ...]
     t: Tensor  # [B] in [0, 1]
-    x0: Tensor  # [B, ...] finished sample
-    eps: Tensor  # [B, ...] the noise in x_t
-    advantage: Tensor  # [B] float32
     condition: Condition  # B rows
-    group: Tensor  # [B] number of the unit that a point belongs to
-    exemplar: Tensor  # [B] bool: the sample is a given image
-    delta: Tensor | None = None  # [B, ...] half the difference to the other sample of its pair
-    known: Mapping[str, Tensor] = field(default_factory=dict)  # velocities [B, ...] that need no evaluation any more
+    known: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)  # velocities that need no evaluation
+    fresh: bool = field(default=False, kw_only=True)  # the policy is still what drew the samples
 
     def __len__(self) -> int:
         return len(self.t)
 
-    def __getitem__(self, rows: slice | Tensor) -> Points:
+    def __getitem__(self, rows: slice | Tensor) -> Self:
         def part(value: Any) -> Any:
             if isinstance(value, Mapping):
                 return {name: tensor[rows] for name, tensor in value.items()}
-            return None if value is None else value[rows]
+            return value[rows] if isinstance(value, Tensor | Condition) else value
 
-        return Points(**{each.name: part(getattr(self, each.name)) for each in fields(self)})
+        return type(self)(**{each.name: part(getattr(self, each.name)) for each in fields(self)})
 
-    def split(self, size: int) -> Iterator[Points]:
+    def split(self, size: int) -> Iterator[Self]:
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
-    def knowing(self, known: Mapping[str, Tensor]) -> Points:
+    def knowing(self, known: Mapping[str, Tensor]) -> Self:
         return replace(self, known={**self.known, **known})
+
+
+@dataclass(frozen=True)
+class Points(Batch):
+    """A minibatch of training points: noised samples, or visited states of pairs."""
+
+    x0: Tensor  # [B, ...] finished sample
+    eps: Tensor  # [B, ...] the noise in x_t
+    advantage: Tensor  # [B] float32
+    group: Tensor  # [B] number of the unit that a point belongs to
+    exemplar: Tensor  # [B] bool: the sample is a given image
+    delta: Tensor | None = None  # [B, ...] half the difference to the other sample of its pair
 
 
 class PointSet(Protocol):
@@ -63,7 +70,7 @@ class PointSet(Protocol):
     @property
     def indivisible(self) -> int: ...  # so many consecutive points are compared by the loss
     def __len__(self) -> int: ...
-    def take(self, numbers: Tensor) -> Points: ...  # the points with these numbers [B]
+    def take(self, numbers: Tensor) -> Batch: ...  # the points with these numbers [B]
 
 
 def _renoised(rollout: Rollout, sample: Tensor, t: Tensor, eps: Tensor, group: Tensor) -> Points:
@@ -230,7 +237,8 @@ class VisitedStates:
         if rollout.states is None or rollout.velocities is None:
             raise ValueError("this algorithm trains on the states that its samples passed, and given images have none")
         sample, level = numbers // len(rollout.levels), numbers % len(rollout.levels)
-        x_t, v = rollout.states[sample, level], rollout.velocities[sample, level]
+        device = rollout.x0.device
+        x_t, v = rollout.states[sample, level].to(device), rollout.velocities[sample, level].to(device)
         t = rollout.levels[level].float().to(x_t.device)
         return Points(
             x_t=x_t,

@@ -7,16 +7,38 @@ model and the reward beside it. Batches are those of all its GPUs together; micr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any
 
-from .algorithms import ALGORITHMS, AWM, CRD, DGPO, DPO, FDFO, AdvantageFlow, DiffusionNFT, FlowAWR
+from .algorithms import (
+    ALGORITHMS,
+    AWM,
+    CRD,
+    DDPO,
+    DGPO,
+    DPO,
+    FDFO,
+    G2RPO,
+    AdvantageFlow,
+    DanceGRPO,
+    DiffusionNFT,
+    FlowAWR,
+    FlowGRPO,
+    FlowGRPOFast,
+    GRPOGuard,
+    MixGRPO,
+    MixGRPOFlash,
+    TempFlowGRPO,
+)
 from .credit import Softmax, ZScore
 from .laws import Churn
 from .points import Renoise, RenoiseGroups, RenoisePairs
 from .rollout import Pairs, Sampler
 from .snapshots import Decay
 from .times import Times
+from .trees import Branches, Chain
+from .windows import Window
 
 
 @dataclass(frozen=True)
@@ -42,7 +64,7 @@ def _run(
         "group_size": images,
         "updates_per_iteration": updates,
         "microbatch": microbatch,
-        "rollout_batch": images,
+        "rollout_batch": images * ceil(24 / images),
         "learning_rate": rate,
         "weight_decay": 1e-4,
         "warmup": 0,
@@ -52,63 +74,85 @@ def _run(
 
 _LORA = {"lora_rank": 32}
 _OWN_LEVELS = Renoise(9, Times("levels"))
+_FAST = Decay(0.5, slope=0.001)
 _SLOW = Decay(0.999, slope=0.0075, start=75)
 
-_AF = "arXiv:2605.26013; batch, steps, gamma, lambda as reported, learning rate and old policy not stated there"
+_AF = (
+    "arXiv:2605.26013, which has one setting for all rewards; batch, steps, gamma, lambda as reported, learning rate "
+    "and old policy not stated there, the denominator not in the paper"
+)
 _AWR = "arXiv:2606.30376 and its released code"
 _NFT = "arXiv:2509.16117 and its released code"
-_AWM = "arXiv:2509.25050 and its released code"
+_AWM = "arXiv:2509.25050 and its released code, whose SA-Solver and choice of times per microbatch differ in detail"
 _FDFO = "arXiv:2603.12893 and its released code"
 _DGPO = "arXiv:2510.08425 and its released code; samples come from `old` from the start, there after 200 or 500 steps"
 _CRD = "arXiv:2603.14128 and Flow-Factory; centred within the prompt, there over the whole microbatch"
 _DPO = "arXiv:2311.12908, online as in flow_grpo"
 
+_DDPO = "arXiv:2305.13301 and its PyTorch code, on Stable Diffusion 1"
+_GRPO = "arXiv:2505.05470 and its released code"
+_DANCE = "arXiv:2505.07818 and its released code, full fine-tuning of FLUX.1-dev at 720 px, guidance 3.5 as an input"
+_MIX = "arXiv:2507.21802 and its released code, full fine-tuning of FLUX.1-dev at 720 px"
+_TEMP = "arXiv:2508.04324 and its released code"
+_G2 = "arXiv:2510.01982 and its released code, full fine-tuning of FLUX.1-dev at 720 px"
+_GUARD = "arXiv:2510.22319 and its released code"
+
+_SCENES: dict[str, Any] = {"steps": 10, "shift": 1.0, "grid": "linear", "guidance": 1.0}
+
+
+def _scenes(algorithm: Any, clip: float = 1e-3, beta: float = 0.0, run: Mapping[str, Any] | None = None) -> Preset:
+    """On the built-in model's grid. Its samples have 256 numbers, not 65,536, so that ratios vary 16 times as much."""
+    small = replace(algorithm, rollout=replace(algorithm.rollout, **_SCENES), clip=clip, beta=beta)
+    return Preset("docs/benchmarks.md", small, run or {})
+
+
 PRESETS: dict[str, dict[str, Preset]] = {
     "advantageflow": {
-        "scenes": Preset("docs/benchmarks.md", AdvantageFlow()),
+        "scenes": Preset("docs/benchmarks.md", AdvantageFlow(), {"schedule": "cosine"}),
         "paper": Preset(
             _AF,
-            AdvantageFlow(gamma=1.1, rollout=_sd3(solver="euler"), points=Renoise(1)),
+            AdvantageFlow(gamma=1.1, rollout=_sd3(solver="euler"), points=Renoise(1), old=Decay(0.9)),
             _run(32, 4, 8),
             _LORA,
         ),
         "paper-large": Preset(
             _AF,
-            AdvantageFlow(gamma=1.1, rollout=_sd3(solver="euler"), points=Renoise(1)),
+            AdvantageFlow(gamma=1.1, rollout=_sd3(solver="euler"), points=Renoise(1), old=Decay(0.9)),
             _run(32, 16, 8),
             _LORA,
         ),
         "paper-adaptive": Preset(
             _AF,
-            AdvantageFlow(gamma="1-A", rollout=_sd3(solver="euler"), points=Renoise(1)),
+            AdvantageFlow(gamma="1-A", rollout=_sd3(solver="euler"), points=Renoise(1), old=Decay(0.9)),
             _run(32, 4, 8),
             _LORA,
         ),
     },
     "flowawr": {
-        "scenes": Preset("docs/benchmarks.md", FlowAWR()),
-        "pickscore": Preset(_AWR, FlowAWR(rollout=_sd3(), points=_OWN_LEVELS), _run(48, 24, 72), _LORA),
-        "hpsv2": Preset(_AWR, FlowAWR(rollout=_sd3(), points=_OWN_LEVELS), _run(48, 24, 72), _LORA),
+        "scenes": Preset("docs/benchmarks.md", FlowAWR(), {"learning_rate": 2e-4}),
+        "pickscore": Preset(_AWR, FlowAWR(rollout=_sd3(), points=_OWN_LEVELS, old=_FAST), _run(48, 24, 72), _LORA),
+        "hpsv2": Preset(_AWR, FlowAWR(rollout=_sd3(), points=_OWN_LEVELS, old=_FAST), _run(48, 24, 72), _LORA),
         "multi": Preset(
             f"{_AWR}; PickScore + HPSv2.1 + CLIPScore, weight 1 each",
-            FlowAWR(rollout=_sd3(), points=_OWN_LEVELS),
+            FlowAWR(rollout=_sd3(), points=_OWN_LEVELS, old=_FAST),
             _run(48, 24, 72),
             _LORA,
         ),
         "geneval": Preset(
             _AWR,
-            FlowAWR(rollout=_sd3(), points=_OWN_LEVELS, credit=Softmax(gate="group")),
+            FlowAWR(rollout=_sd3(), points=_OWN_LEVELS, credit=Softmax(gate="group"), old=_FAST),
             _run(48, 24, 72),
             _LORA,
         ),
         "ocr": Preset(
             _AWR,
-            FlowAWR(rollout=_sd3(), points=_OWN_LEVELS, credit=Softmax(gate="group")),
+            FlowAWR(rollout=_sd3(), points=_OWN_LEVELS, credit=Softmax(gate="group"), old=_FAST),
             _run(48, 24, 72, updates=2),
             _LORA,
         ),
         "video": Preset(
-            f"{_AWR}, VideoAWR on Wan2.1 1.3B at 480 x 832 x 81: guided rollouts, unguided anchors, one time per video",
+            "arXiv:2606.30376, VideoAWR on Wan2.1 1.3B at 480 x 832 x 81, few times per video: guided rollouts, "
+            "unguided anchors; solver and grid not stated there",
             FlowAWR(
                 rollout=_sd3(20, "euler", guidance=4.5),
                 points=Renoise(1, Times("levels", last=10)),
@@ -120,9 +164,9 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
     },
     "diffusion_nft": {
-        "scenes": Preset("docs/benchmarks.md", DiffusionNFT()),
+        "scenes": Preset("docs/benchmarks.md", DiffusionNFT(), {"learning_rate": 3e-4}),
         **{
-            reward: Preset(_NFT, DiffusionNFT(rollout=_sd3(), points=_OWN_LEVELS), _run(48, 24, 72), _LORA)
+            reward: Preset(_NFT, DiffusionNFT(rollout=_sd3(), points=_OWN_LEVELS, old=_FAST), _run(48, 24, 72), _LORA)
             for reward in ("geneval", "pickscore", "hpsv2")
         },
         "ocr": Preset(
@@ -133,7 +177,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
         "multi": Preset(
             f"{_NFT}; rewards summed up",
-            DiffusionNFT(beta=0.1, rollout=_sd3(25), points=Renoise(24, Times("levels"))),
+            DiffusionNFT(beta=0.1, rollout=_sd3(25), points=Renoise(24, Times("levels")), old=_FAST),
             _run(48, 24, 72),
             _LORA,
         ),
@@ -214,13 +258,102 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
     },
     "dpo": {
-        "scenes": Preset("docs/benchmarks.md", DPO()),
+        "scenes": Preset("docs/benchmarks.md", DPO(), {"learning_rate": 1e-4}),
         "pickscore": Preset(
             _DPO,
             DPO(rollout=_sd3(guidance=4.5, solver="euler"), points=RenoisePairs(39, Times("logit-normal", shift=3.0))),
             _run(48, 24, 48),
             _LORA,
         ),
+    },
+    "ddpo": {
+        "scenes": _scenes(DDPO()),
+        "aesthetic": Preset(
+            f"{_DDPO}; 2 images a prompt, there 1, compared with what the prompt earned before",
+            DDPO(),
+            _run(128, 2, 49, updates=2),
+            {"lora_rank": 4},
+        ),
+    },
+    "flow_grpo": {
+        "scenes": _scenes(FlowGRPO()),
+        **{
+            reward: Preset(_GRPO, FlowGRPO(beta=beta), _run(48, 24, 81, updates=2), _LORA)
+            for reward, beta in (("geneval", 0.04), ("ocr", 0.04), ("pickscore", 0.01))
+        },
+        "flux": Preset(
+            f"{_GRPO}, FLUX.1-dev, PickScore; guidance 3.5 is an input of the model",
+            FlowGRPO(rollout=Chain(6, noise=0.9), beta=0.0),
+            _run(48, 24, 15, updates=2),
+            {"lora_rank": 64},
+        ),
+    },
+    "flow_grpo_fast": {
+        "scenes": _scenes(FlowGRPOFast()),
+        "no-guidance": Preset(
+            f"{_GRPO}, GenEval and PickScore", FlowGRPOFast(), _run(48, 24, 27, updates=2), _LORA
+        ),
+        "branching": Preset(
+            f"{_GRPO}, before October 2025",
+            FlowGRPOFast(
+                rollout=Branches(noise=0.8, high=6, one=True, fanout=9, cohorts="prompt", guidance=4.5),
+                ratio="gaussian",
+            ),
+            {**_run(64, 18, 8, updates=2), "rollout_batch": 18},
+            _LORA,
+        ),
+    },
+    "dance_grpo": {
+        "scenes": _scenes(DanceGRPO()),
+        "flux": Preset(_DANCE, DanceGRPO(), _run(16, 12, 36, updates=2, rate=1e-5)),
+        "mix_grpo": Preset(
+            f"{_MIX}, as compared with there: 14 of 24 steps trained on",
+            DanceGRPO(rollout=Chain(25, 3.0, "linear", "dance-sde", 0.3, share=0.585, shared_start=True)),
+            _run(32, 12, 56, updates=4, rate=1e-5),
+        ),
+    },
+    "mix_grpo": {
+        "scenes": _scenes(MixGRPO(rollout=Chain(10, window=Window(4, high=9), shared_start=True))),
+        "flux": Preset(_MIX, MixGRPO(), _run(32, 12, 32, updates=4, rate=1e-5)),
+    },
+    "mix_grpo_flash": {
+        "scenes": _scenes(
+            MixGRPOFlash(rollout=Chain(10, window=Window(4, every=20, high=9), shared_start=True, tail=0.6))
+        ),
+        "flux": Preset(_MIX, MixGRPOFlash(), _run(32, 12, 32, updates=4, rate=1e-5)),
+        "flux-frozen": Preset(
+            f"{_MIX}: Flash*",
+            MixGRPOFlash(
+                rollout=Chain(25, 3.0, "linear", window=Window(4, "frozen", high=23), shared_start=True, tail=0.2)
+            ),
+            _run(32, 12, 32, updates=4, rate=1e-5),
+        ),
+    },
+    "tempflow_grpo": {
+        "scenes": _scenes(TempFlowGRPO(rollout=Branches(10, fanout=4)), run={"group_size": 36, "microbatch": 72}),
+        **{
+            reward: Preset(
+                f"{_TEMP}; 4 starts a prompt, 9 places, 6 children",
+                TempFlowGRPO(beta=beta),
+                {**_run(8, 216, 9, updates=2), "rollout_batch": 54},
+                _LORA,
+            )
+            for reward, beta in (("geneval", 0.004), ("pickscore", 0.001))
+        },
+    },
+    "g2rpo": {
+        "scenes": _scenes(
+            G2RPO(rollout=Branches(10, high=4, fanout=6, strides=(1, 2), cohorts="branch", shared_start=True)),
+            run={"group_size": 48, "microbatch": 24},
+        ),
+        "flux": Preset(_G2, G2RPO(), {**_run(16, 288, 8, rate=2e-6), "rollout_batch": 288}),
+    },
+    "grpo_guard": {
+        "scenes": _scenes(GRPOGuard(), clip=5e-5),
+        **{
+            reward: Preset(_GUARD, GRPOGuard(clip=clip), _run(48, 24, 81, updates=2, rate=1e-4), _LORA)
+            for reward, clip in (("geneval", 2e-6), ("ocr", 2e-6), ("pickscore", 4e-6))
+        },
     },
 }  # fmt: skip
 

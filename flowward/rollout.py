@@ -10,11 +10,33 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from .errors import finite
 from .flow import GridKind, grid
 from .laws import Churn
 from .models.policy import Condition, Velocity
 from .solvers import SA, Solver, dpm2, euler
 from .streams import Noise
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Random steps of a rollout: R states with up to C children each, x_s = P x + Q v + sigma z (see laws.py)."""
+
+    x: Tensor  # [R, ...] the state
+    v: Tensor  # [R, ...] what the network said there
+    z: Tensor  # [R, C, ...] the noise of each child
+    sample: Tensor  # [R, C, V] the samples that came of each child; -1 where a state has fewer than C
+    number: Tensor  # [R] of the step in its grid
+    table: Tensor  # [S, 4] float64: t, s, Q and sigma of each step of the grid; NaN where it is not random
+    per_root: int  # consecutive rows that belong to one root
+
+    @classmethod
+    def cat(cls, parts: Sequence[Steps], samples: Sequence[int]) -> Steps:
+        """Parts of a rollout with so many samples each, put together."""
+        before = [sum(samples[:number]) for number in range(len(samples))]
+        sample = [torch.where(part.sample < 0, -1, part.sample + n) for part, n in zip(parts, before, strict=True)]
+        x, v, z, number = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "v", "z", "number"))
+        return cls(x, v, z, torch.cat(sample), number, parts[0].table, parts[0].per_root)
 
 
 @dataclass(frozen=True)
@@ -24,6 +46,8 @@ class Drawn:
     x0: Tensor  # [B, ...] float32
     states: Tensor | None = None  # [B, S, ...] where the network was asked
     velocities: Tensor | None = None  # [B, S, ...] what it answered
+    steps: Steps | None = None
+    cohort: Tensor | None = None  # [B] samples of a prompt with equal numbers are compared; None: all
 
 
 @dataclass(frozen=True)
@@ -33,12 +57,14 @@ class Rollout:
     x0: Tensor  # [N, ...] float32
     condition: Condition  # P rows
     group: Tensor  # [N] row of the sample's prompt in `condition`
+    cohort: Tensor  # [N] number of the samples that its reward is compared with; a part of its group, or all
     reward: Tensor  # [N] float32
     advantage: Tensor  # [N] float64
     levels: Tensor  # [S] times at which the network was asked
     states: Tensor | None = None  # [N, S, ...]
     velocities: Tensor | None = None  # [N, S, ...]
     exemplar: Tensor | None = None  # [N] bool: a given image, not a sample; None where there is none
+    steps: Steps | None = None
 
     def __len__(self) -> int:
         return len(self.x0)
@@ -46,17 +72,21 @@ class Rollout:
     @classmethod
     def of(cls, parts: Sequence[Drawn], condition: Condition, group: Tensor, levels: Tensor) -> Rollout:
         """Parts put together, without rewards yet."""
+        cohort = torch.cat([torch.zeros(len(part.x0)) if part.cohort is None else part.cohort for part in parts])
+        steps = [part.steps for part in parts if part.steps is not None]
         states = [part.states for part in parts if part.states is not None]
         velocities = [part.velocities for part in parts if part.velocities is not None]
         return cls(
             torch.cat([part.x0 for part in parts]),
             condition,
             group,
+            cohort=torch.stack([group, cohort.long()], 1).unique(dim=0, return_inverse=True)[1],
             reward=torch.zeros(len(group)),
             advantage=torch.zeros(len(group), dtype=torch.float64),
             levels=levels,
             states=torch.cat(states) if states else None,
             velocities=torch.cat(velocities) if velocities else None,
+            steps=Steps.cat(steps, [len(part.x0) for part in parts]) if steps else None,
         )
 
     def by_group(self) -> Tensor:
@@ -71,6 +101,12 @@ class Rollout:
         return self.group.argsort(stable=True).view(len(sizes), -1)
 
 
+class Draw(Protocol):
+    """How the samples of one iteration are drawn."""
+
+    def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn: ...
+
+
 class Sampling(Protocol):
     """What the loop asks of a way to draw samples."""
 
@@ -78,7 +114,9 @@ class Sampling(Protocol):
     def guidance(self) -> float: ...  # 1: none
     @property
     def levels(self) -> Tensor: ...  # [S] times at which the network is asked
-    def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn: ...
+    @property
+    def leaves(self) -> int: ...  # samples that are drawn together, from one root
+    def at(self, seed: int, iteration: int) -> Draw: ...  # as it is in an iteration
 
 
 SolverName = Literal["euler", "dpm2", "sa"]
@@ -104,6 +142,7 @@ class Sampler:
     def __post_init__(self) -> None:
         grid(self.steps, self.shift, self.grid)  # refuses what it cannot do
         SA(self.tau)
+        finite(self, "guidance")
 
     @property
     def times(self) -> list[float]:
@@ -115,6 +154,12 @@ class Sampler:
     def levels(self) -> Tensor:
         """[steps] float64: the times but the last."""
         return grid(self.steps, self.shift, self.grid)[:-1]
+
+    leaves = 1
+
+    def at(self, seed: int, iteration: int) -> Sampler:
+        """The same in every iteration."""
+        return self
 
     @torch.no_grad()
     def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn:
@@ -143,11 +188,18 @@ class Pairs:
 
     def __post_init__(self) -> None:
         grid(self.steps, self.shift, self.grid)
+        finite(self, "guidance")
 
     @property
     def levels(self) -> Tensor:
         """[steps] float64: the times but the last."""
         return grid(self.steps, self.shift, self.grid)[:-1]
+
+    leaves = 2
+
+    def at(self, seed: int, iteration: int) -> Pairs:
+        """The same in every iteration."""
+        return self
 
     @torch.no_grad()
     def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn:
@@ -157,8 +209,8 @@ class Pairs:
         states, velocities = [], []
         for number, (t, s) in enumerate(pairwise(grid(self.steps, self.shift, self.grid).tolist())):
             v = velocity(x, torch.full((len(x),), t, device=x.device), condition)
-            states.append(x)
-            velocities.append(v)
+            states.append(x.cpu())  # an epoch of them is too much for many a device
+            velocities.append(v.cpu())
             p, q, sigma = self.churn.coefficients(t, s)
             x = p * x + q * v
             if sigma > 0:

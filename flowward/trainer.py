@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,10 +26,10 @@ from .evaluate import Evaluator
 from .folder import RunFolder
 from .health import Health
 from .models.policy import Condition, Models, Policy
-from .points import Points, PointSet
+from .points import Batch, PointSet
 from .prompts import PromptSet
 from .rewards import Reward, score
-from .rollout import Drawn, Rollout, Sampling
+from .rollout import Rollout, Sampling
 from .snapshots import Decay, WarmDecay
 from .streams import Key, Noise, generator
 
@@ -43,14 +44,14 @@ class Algorithm(Protocol):
     @property
     def copies(self) -> Mapping[str, Decay]: ...  # copies of the policy that it uses, and how each follows
     @property
-    def anchors(
-        self,
-    ) -> Mapping[str, float]: ...  # velocities that the loss needs beside the policy's, and their guidance
+    def guidance(self) -> float: ...  # of the policy that is trained; 1: none
+    @property
+    def anchors(self) -> Mapping[str, float]: ...  # velocities needed beside the policy's, and the guidance of each
     @property
     def credit(self) -> Piece: ...
     @property
     def points(self) -> Callable[[Rollout, Key], PointSet]: ...
-    def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def loss(self, models: Models, points: Any) -> tuple[Tensor, dict[str, Tensor]]: ...  # a Batch of its `points`
 
 
 Collect = Callable[[list[str], int], tuple[Rollout, Tensor]]  # texts, iteration -> samples without rewards, images
@@ -176,14 +177,14 @@ class Trainer:
         policy.weights.add("ema")
         if "reference" in algorithm.anchors:
             policy.weights.add("reference")
-        self.models = Models.of(policy, algorithm.anchors)
+        self.models = Models.of(policy, {"policy": algorithm.guidance, **algorithm.anchors})
         self.parameters = list(policy.weights.tensors("policy").values())
         self.optimiser = torch.optim.AdamW(
             self.parameters, run.learning_rate, betas=run.betas, weight_decay=run.weight_decay
         )
         self.health = Health()
         self.iteration = 0  # finished iterations
-        self.halfway = False  # an iteration has changed the weights and not finished
+        self.sound = True  # the weights are worth saving
         self._refuse_uneven()
         for name, decay in algorithm.copies.items():
             if decay.every > 1 and decay.every % run.updates_per_iteration:
@@ -193,17 +194,20 @@ class Trainer:
                 )
 
     def _refuse_uneven(self) -> None:
-        run, levels = self.run, self.algorithm.rollout.levels
-        blank = Drawn(torch.empty(run.images, 0))
-        points = self.algorithm.points(
-            Rollout.of([blank], Condition({"": torch.empty(run.groups)}), self._group(), levels), ("",)
-        )
-        units = len(points) // points.unit
+        run, rollout = self.run, self.algorithm.rollout
+        for name in ("group_size", "rollout_batch"):
+            if getattr(run, name) % rollout.leaves:
+                raise ValueError(
+                    f"{rollout.leaves} images come of one root, which a {name} of {getattr(run, name)} would tear apart"
+                )
+        points = self.algorithm.points(self._blank(), ("",))
+        count = len(points) * run.groups
+        units = count // points.unit
         if units % run.updates_per_iteration:
             raise ValueError(
                 f"{units} images or groups to train on cannot be split evenly over {run.updates_per_iteration} updates"
             )
-        size = len(points) // run.updates_per_iteration
+        size = count // run.updates_per_iteration
         micro = min(run.microbatch, size)
         if size % micro:
             raise ValueError(
@@ -216,13 +220,21 @@ class Trainer:
                 f"{run.microbatch} would tear apart"
             )
 
+    def _blank(self) -> Rollout:
+        """One group of images without numbers, to count what it gives to train on."""
+        size, rollout = self.run.group_size, self.algorithm.rollout
+        group, condition = torch.zeros(size, dtype=torch.long), Condition({"": torch.empty(1)})
+        noise = Noise((0,), tuple(("", number) for number in range(size)))
+        drawn = rollout.at(self.run.seed, 0)(lambda x, t, c: x, condition[group], noise)
+        return Rollout.of([drawn], condition, group, rollout.levels)
+
     def _group(self) -> Tensor:
         return torch.arange(self.run.groups).repeat_interleave(self.run.group_size)
 
     def steps(self, evaluator: Evaluator | None = None, folder: RunFolder | None = None) -> Generator[Step]:
         """Go on to the end of the run, measuring, logging and saving on the way.
 
-        Leaving the loop early (break, or an exception) saves a checkpoint, unless an iteration failed half-way.
+        Leaving the loop early (break, or an exception) saves a checkpoint, unless the weights give no finite samples.
         """
         run, saved = self.run, self.iteration
         try:
@@ -238,7 +250,7 @@ class Trainer:
                     saved = step.index
                 yield step
         finally:
-            if folder and self.iteration > saved and not self.halfway:
+            if folder and self.iteration > saved and self.sound:
                 folder.save(self.iteration, self.state_dict())
 
     def _finish(self, step: Step, evaluator: Evaluator | None, folder: RunFolder | None) -> Step:
@@ -257,7 +269,12 @@ class Trainer:
         return step
 
     def step(self) -> Step:
-        """One iteration. If it fails before the first optimiser step, the state is still that of the last one."""
+        """One iteration. If it fails, the state is still that of the last one.
+
+        Raises:
+            RewardError: the reward does not do what it should.
+            TrainingError: samples or gradients are not finite.
+        """
         clock = _Clock()
         index = self.iteration
         with clock("rollout"):
@@ -265,6 +282,12 @@ class Trainer:
             texts = [self.prompts.texts[i] for i in chosen]
             rollout, images = self.collect(texts, index)
             rollout = self.graft(rollout, texts, index)
+            self.sound = bool(rollout.x0.isfinite().all())
+            if not self.sound:
+                raise TrainingError(
+                    f"the samples of iteration {index + 1} are not finite: the weights have blown up, and are not "
+                    "saved; go on from an earlier checkpoint with a lower learning rate"
+                )
         with clock("reward"):
             reward = score("reward", self.reward, images, [texts[g] for g in rollout.group.tolist()])
             rollout = self.credit(rollout, reward)
@@ -278,18 +301,18 @@ class Trainer:
             for name, decay in self.algorithm.copies.items():
                 self.policy.weights.follow(name, decay(taken))
             self.policy.weights.follow("ema", WarmDecay(self.run.ema_decay)(taken))
-        self.iteration, self.halfway = index + 1, False
+        self.iteration = index + 1
         return Step(self.iteration, metrics, self.health.check(metrics), clock.seconds)
 
     def sample(self, texts: list[str], index: int) -> tuple[Rollout, Tensor]:
         """A group of images per text. Returns samples without rewards yet, and images [N, 3, H, W] on the CPU."""
         run, policy, rollout = self.run, self.policy, self.algorithm.rollout
-        condition, group = policy.encode(texts), self._group()
+        condition, group, draw = policy.encode(texts), self._group(), rollout.at(run.seed, index)
         velocity = policy.under(self.algorithm.behaviour, rollout.guidance)
         parts, images = [], []
         for rows in torch.arange(run.images).split(run.rollout_batch):
             keys = tuple(("noise", run.seed, index, n // run.group_size, n % run.group_size) for n in rows.tolist())
-            parts.append(rollout(velocity, condition[group[rows]], Noise(policy.latent_shape, keys, policy.device)))
+            parts.append(draw(velocity, condition[group[rows]], Noise(policy.latent_shape, keys, policy.device)))
             images.append(policy.decode(parts[-1].x0).cpu())
         return Rollout.of(parts, condition, group, rollout.levels), torch.cat(images)
 
@@ -297,35 +320,59 @@ class Trainer:
         """With its rewards and advantages. An exemplar has the advantage 1 and takes no part in its group's."""
         own = torch.ones(len(reward), dtype=torch.bool) if rollout.exemplar is None else ~rollout.exemplar
         advantage = torch.ones(len(reward), dtype=torch.float64)
-        advantage[own] = self.algorithm.credit(reward[own], rollout.group[own])
+        advantage[own] = self.algorithm.credit(reward[own], rollout.cohort[own])
         return replace(rollout, reward=reward, advantage=advantage)
 
     def learn(self, points: PointSet) -> dict[str, float]:
-        """The optimiser steps of one iteration, over units of points in random order, each point used once."""
+        """The optimiser steps of one iteration, over units of points in random order, each point used once.
+
+        An exception takes back those that were taken.
+        """
         run = self.run
         order = torch.randperm(len(points) // points.unit, generator=generator("order", run.seed, self.iteration))
         totals: defaultdict[str, float] = defaultdict(float)
+        counts: defaultdict[str, int] = defaultdict(int)
         worst: dict[str, float] = {}
-        for number, units in enumerate(order.chunk(run.updates_per_iteration)):
-            numbers = (units[:, None] * points.unit + torch.arange(points.unit)).flatten()
-            for part in self.batches(points, numbers):
-                loss, metrics = self.algorithm.loss(self.models, part)
-                (loss.sum() / len(numbers)).backward()
-                for name, value in {"loss": loss.detach(), **metrics}.items():
-                    if name.endswith("_min"):
-                        worst[name] = min(worst.get(name, float("inf")), value.min().item())
-                    else:
-                        totals[name] += value.sum().item() / len(points)
-            totals["gradient_norm"] += (
-                self.update(self.iteration * run.updates_per_iteration + number) / run.updates_per_iteration
-            )
-        return {**totals, **worst}
+        with self._undone_if_it_fails():
+            for number, units in enumerate(order.chunk(run.updates_per_iteration)):
+                numbers = (units[:, None] * points.unit + torch.arange(points.unit)).flatten()
+                for part in self.batches(points, numbers, fresh=number == 0 and self.algorithm.behaviour == "policy"):
+                    loss, metrics = self.algorithm.loss(self.models, part)
+                    (loss.sum() / len(numbers)).backward()
+                    for name, value in {"loss": loss.detach(), **metrics}.items():
+                        if name.endswith("_min"):
+                            worst[name] = min(worst.get(name, float("inf")), value.min().item())
+                        elif name.endswith("_max"):
+                            worst[name] = max(worst.get(name, float("-inf")), value.max().item())
+                        else:
+                            totals[name] += value.sum().item()
+                            counts[name] += len(value)  # a metric may concern some of the points alone
+                totals["gradient_norm"] += self.update(self.iteration * run.updates_per_iteration + number)
+                counts["gradient_norm"] += 1
+        return {name: total / counts[name] for name, total in totals.items()} | worst
 
-    def batches(self, points: PointSet, numbers: Tensor) -> Iterator[Points]:
+    @contextmanager
+    def _undone_if_it_fails(self) -> Iterator[None]:
+        """With a single update nothing has been changed before it, and nothing can fail after it."""
+        several = self.run.updates_per_iteration > 1
+        weights = [tensor.detach().clone() for tensor in self.parameters] if several else []
+        optimiser = deepcopy(self.optimiser.state_dict()) if several else {}
+        try:
+            yield
+        except BaseException:
+            self.optimiser.zero_grad()
+            if several:
+                with torch.no_grad():
+                    for now, then in zip(self.parameters, weights, strict=True):
+                        now.copy_(then)
+                self.optimiser.load_state_dict(optimiser)
+            raise
+
+    def batches(self, points: PointSet, numbers: Tensor, fresh: bool = False) -> Iterator[Batch]:
         """Microbatches of the points with these numbers, velocities that carry no gradient evaluated in larger ones."""
         block = max(1, self.run.rollout_batch // self.run.microbatch) * self.run.microbatch
         for part in numbers.split(block):
-            batch = points.take(part)
+            batch = replace(points.take(part), fresh=fresh)
             with torch.no_grad():
                 batch = batch.knowing({name: self.models.at(name, batch) for name in self.algorithm.anchors})
             yield from batch.split(self.run.microbatch)
@@ -341,9 +388,8 @@ class Trainer:
             self.optimiser.zero_grad()
             raise TrainingError(
                 f"the gradient of iteration {self.iteration + 1} is not finite, so training stopped before the weights "
-                "were changed; lower the learning rate, or try --precision float32"
+                "were changed by it; lower the learning rate, or try --precision float32"
             )
-        self.halfway = True
         for group in self.optimiser.param_groups:
             group["lr"] = self.run.rate(number)
         self.optimiser.step()
@@ -376,6 +422,8 @@ class Trainer:
                 raise ValueError(f"this checkpoint has no '{name}' weights: it was written by another algorithm")
             self.policy.weights.load(name, state["weights"][name])
         self.optimiser.load_state_dict(state["optimiser"])
+        for group in self.optimiser.param_groups:  # as this run has them, if it was resumed with others
+            group["weight_decay"], group["betas"] = self.run.weight_decay, self.run.betas
         self.health.load_state_dict(state["health"])
         self.iteration = state["iteration"]
 
@@ -422,6 +470,9 @@ def train(
         OSError: the run folder cannot be written.
     """
     trainer = Trainer(algorithm, policy, reward, prompts, run)
-    described = {"model": policy.name, "prompts": prompts.name, "algorithm": repr(algorithm), "run": repr(run)}
+    from . import config  # here, because it knows what a Run is
+
+    how = evaluator.evaluation if evaluator else None
+    described = config.of_python(algorithm, policy, reward, prompts, run, how)
     folder = RunFolder.create(run.output, described) if run.output else None
     yield from trainer.steps(evaluator, folder)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -110,7 +111,14 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("train --algorithm.gamma nan", "no minimum"),
         ("train --algorithm.credit.clip 0", "clip must be a positive number, not 0.0"),
         ("train --algorithm.points.times.low 2", "times need 0 <= low < high <= 1, not low = 2.0"),
-        ("train --algorithm.rollout.steps 0", "a sampler needs at least 1 step, not 0"),
+        ("train --algorithm.rollout.steps 0", "a sampler needs 1 to 1000 steps, not 0"),
+        ("train --algorithm.rollout.steps 99999999999999", "a sampler needs 1 to 1000 steps, not 99999999999999"),
+        ("eval scenes --steps 1001", "a sampler needs 1 to 1000 steps, not 1001"),
+        ("train --threads 0", "threads must be at least 1, not 0"),
+        ("train --threads -1", "threads must be at least 1, not -1"),
+        ("bench --threads 0", "threads must be at least 1, not 0"),
+        ("bench overhead --repeats 0", "repeats must be at least 1, not 0"),
+        ("pretrain scenes --output x --threads -1", "threads must be at least 1, not -1"),
         ("train --evaluation.images 0", "needs at least 1 image and batch, not 0 and 200"),
         ("train --evaluation.seed -5", "must not be negative, it is -5"),
         ("eval --seed -5", "must not be negative, it is -5"),
@@ -123,6 +131,9 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("eval", "name at least one model or run"),
         ("sample scenes", "name at least one prompt"),
         ("sample scenes 'a circle' --count 0", "draw at least one image"),
+        ("sample scenes 'a circle' --steps 0", "a sampler needs 1 to 1000 steps, not 0"),
+        ("sample scenes 'a circle' --output x.txt", "give --output a name that ends in .png, not x.txt"),
+        ("sample scenes 'a circle' --output x", "give --output a name that ends in .png, not x"),
     ],
 )
 def test_words_that_mean_nothing(refused: Refused, words: str, said: str) -> None:
@@ -308,11 +319,43 @@ def test_files_that_are_no_checkpoints(refused: Refused, run: Path) -> None:
         ({"flowward": "{"}, "is damaged"),
         ({"flowward": '{"tensor": "gone"}'}, "is damaged"),
         ({"flowward": '{"list": []}'}, "is damaged"),
-        ({"flowward": '{"dict": []}'}, "another model"),
+        ({"flowward": '{"dict": []}'}, "is no checkpoint to go on from: it holds no identity, "),
     ):
         save_file({"a": torch.zeros(3)}, path, metadata)
         for words in (["train", "--resume", run], ["eval", run]):
             assert said in refused(*words)
+
+
+@pytest.mark.parametrize("damage", ["cut", "optimiser"])
+def test_an_older_checkpoint_is_named_where_the_newest_is_damaged(refused: Refused, run: Path, damage: str) -> None:
+    assert main(["train", "--resume", str(run), "--iterations", "2"]) == 0
+    older, newest = RunFolder.open(run).checkpoints()
+    if damage == "cut":
+        newest.write_bytes(newest.read_bytes()[:-100])
+        why = "is truncated or damaged and cannot be read ("
+    else:
+        state = checkpoint.load(newest)
+        del state["optimiser"]
+        checkpoint.save(newest, state)
+        assert main(["eval", str(run), "--images", "6", "--steps", "1"]) == 0  # which does not need it
+        why = "is no checkpoint to go on from: it holds no optimiser; "
+    said = refused("train", "--resume", run, "--iterations", "2")
+    assert said.startswith(f"{newest} {why}")
+    assert said.endswith("; remove it to go on from 000001.safetensors, which is whole")
+    older.write_bytes(b"")
+    assert "to go on from 0" not in refused("train", "--resume", run, "--iterations", "2")
+    older.unlink()
+    assert "to go on from 0" not in refused("train", "--resume", run, "--iterations", "2")
+
+
+def test_going_on_from_the_older_checkpoint(refused: Refused, run: Path) -> None:
+    assert main(["train", "--resume", str(run), "--iterations", "2"]) == 0
+    older, newest = RunFolder.open(run).checkpoints()
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert "remove it to go on from" in refused("train", "--resume", run)
+    newest.unlink()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert [path.name for path in RunFolder.open(run).checkpoints()] == [older.name, newest.name]
 
 
 def test_checkpoints_of_another_model(refused: Refused, tiny: str, run: Path) -> None:
@@ -391,6 +434,19 @@ def test_a_full_disk_leaves_the_last_checkpoint(refused: Refused, run: Path) -> 
     assert [line["iteration"] for line in RunFolder.open(run).lines()] == [0, 1, 2]
 
 
+def test_a_full_disk_names_the_file_and_what_is_safe(run: Path) -> None:
+    folder, before = RunFolder.open(run), contents(run)
+    for write, name in (
+        (lambda: folder.write_text("report.html", 9999 * "x"), "report.html"),
+        (lambda: folder.append({"iteration": 2, "text": 9999 * "x"}), "metrics.jsonl"),
+        (lambda: folder.save_sample(2, Image.effect_noise((99, 99), 50)), "samples/000002.png"),
+    ):
+        with file_size_limit(folder.metrics.stat().st_size), pytest.raises(OSError) as error:
+            write()
+        assert str(error.value) == f"cannot write run/{name}: File too large; the checkpoint 000001.safetensors is safe"
+    assert contents(run) == before
+
+
 def no_space(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -464,11 +520,20 @@ def test_files_that_are_no_config(refused: Refused, text: str) -> None:
     assert "config.yaml" in refused("train", "--config", "config.yaml")
 
 
-def test_a_run_of_the_library_says_what_it_is_not(refused: Refused, tiny: str) -> None:
-    """`flowward.train` cannot write down a reward that is code, so the program cannot go on with such a run."""
-    RunFolder.create(Path("run"), {"model": tiny, "prompts": "mine", "algorithm": "AdvantageFlow()", "run": "Run()"})
-    for words in (["train", "--resume", "run"], ["eval", "run"]):
-        assert refused(*words).startswith("config: algorithm must be a mapping")
+def test_a_run_of_an_algorithm_of_ones_own_goes_on_in_python(refused: Refused, tiny: str) -> None:
+    RunFolder.create(Path("run"), {"model": tiny, "algorithm": "Mine()"})
+    assert refused("train", "--resume", "run") == (
+        "config: algorithm must be a mapping with a name and settings, not 'Mine()'; one of your own is for Python"
+    )
+
+
+def test_an_output_that_exists_is_not_written_over(refused: Refused, tiny: str) -> None:
+    Path("x.png").write_text("a year of work")
+    how = ["sample", tiny, "a circle", "--count", "1", "--steps", "1", "--output", "x.png"]
+    assert refused(*how) == "x.png exists: name another --output, or say --overwrite"
+    assert Path("x.png").read_text() == "a year of work"
+    assert main([*how, "--overwrite"]) == 0
+    assert Image.open("x.png").size > (1, 1)
 
 
 def test_the_sentence_is_one_even_where_the_cause_speaks_in_many(refused: Refused) -> None:

@@ -72,7 +72,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     ("command", "words"),
     [
         ("train", ["--iterations", "--model", "--algorithm.gamma", "--resume RUN", "--config RUN/config.yaml"]),
-        ("sample", ["--count", "--seed"]),
+        ("sample", ["--count", "--seed", "--solver", "--guidance", "--overwrite"]),
         ("eval", ["--images", "--json", "--steps"]),
         ("report", ["run folders"]),
         ("pretrain", ["--output", "--steps"]),
@@ -202,7 +202,7 @@ def test_sample_draws_the_same_picture_twice(
     def draw(name: str, *words: str | Path) -> bytes:
         file = tmp_path / name
         out = said(capsys, "sample", *words, "a red circle", "two rings", "--count", "2", "--steps", "2",
-                   "--output", file)  # fmt: skip
+                   "--output", file, "--overwrite")  # fmt: skip
         assert out.startswith("4 images of ") and out.strip().endswith(str(file))
         assert Image.open(file).size > (64, 64)
         return file.read_bytes()
@@ -210,6 +210,8 @@ def test_sample_draws_the_same_picture_twice(
     assert draw("a.png", tiny) == draw("b/c.png", tiny)
     assert draw("a.png", tiny, "--seed", "1") != draw("b.png", tiny)
     assert draw("a.png", run) != draw("b.png", run, "--weights", "ema")
+    others = [["--solver", "sa"], ["--guidance", "3"], ["--shift", "2"], ["--grid", "sd3"]]
+    assert len({draw("a.png", tiny, *how) for how in [[], *others]}) == 5
 
 
 def test_report_can_be_written_again(capsys: pytest.CaptureFixture[str], run: Path) -> None:
@@ -242,6 +244,46 @@ def test_bench_counts_what_an_iteration_needs(
     assert int(figures["forward+backward"]) == points
     assert int(figures["forward"]) == images * vetted.algorithm.rollout.steps + 2 * points  # rollout, old, reference
     assert float(figures["overhead"]) > 0.5
+
+
+def test_bench_where_the_system_tells_no_peak(
+    capsys: pytest.CaptureFixture[str], tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, which has no `resource`."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr("flowward.models.scenes.SHIPPED", Path(tiny))
+    monkeypatch.setattr("flowward.rewards.load", lambda spec: Balance())
+    out = said(capsys, "bench", "--repeats", "1", "--images-per-update", "24", "--threads", "1")
+    assert "overhead" in out and "peak memory" not in out
+
+
+# make demo
+
+
+@pytest.mark.parametrize(
+    ("files", "called"),
+    [
+        ({}, "train --output runs/mine --iterations 3"),
+        ({"config.yaml": ""}, "train --resume runs/mine"),
+        ({"config.yaml": "", "summary.json": '{\n  "finished": false\n}'}, "train --resume runs/mine"),
+        ({"config.yaml": "", "summary.json": '{\n  "finished": true\n}'}, None),
+    ],
+)
+def test_make_demo_twice(tmp_path: Path, files: dict[str, str], called: str | None) -> None:
+    for name, text in files.items():
+        (tmp_path / "runs" / "mine").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs" / "mine" / name).write_text(text)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("pyproject.toml", "constraints.txt", ".venv/.installed"):  # the stamp last: nothing is to be installed
+        (tmp_path / name).touch()
+    program = tmp_path / ".venv" / "bin" / "flowward"
+    program.write_text('#!/bin/sh\necho "called: $*"\n')
+    program.chmod(0o755)
+    words = shlex.split("demo OUTPUT=runs/mine DEMO_ARGS='--iterations 3' -f")
+    words = ["make", *words, str(Path(__file__).parents[1] / "Makefile")]
+    out = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert out[0] == (f"called: {called}" if called else out[0]) and ("finished" in out[0]) == (called is None)
+    assert out[1:] == ["Open runs/mine/report.html in a browser."]
 
 
 # The configuration

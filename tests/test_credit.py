@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from flowward.credit import CentredRMS, center, chain, clip, group_mean, group_std, scale_by_rms
+from flowward.credit import CentredRMS, ZScore, center, chain, clip, group_mean, group_std, scale_by_rms
 
 
 def batch(*groups: list[float]) -> tuple[Tensor, Tensor]:
@@ -132,3 +133,70 @@ def test_chain_goes_from_left_to_right() -> None:
 def test_clip_and_floor_must_be_positive(bound: float, floor: float) -> None:
     with pytest.raises(ValueError, match="must be a positive number"):
         CentredRMS(bound, floor)
+
+
+# Z-scores; A1 is the number of section 8 of the notes on the reverse process
+
+
+def test_a1_of_each_group() -> None:
+    """(1, 3) has the deviation 1 over n and sqrt 2 over n - 1; (5, 5, 8) has sqrt 2 and sqrt 3."""
+    rewards, group = batch([1.0, 3.0], [5.0, 5.0, 8.0])
+    two, three = 2**0.5, 3**0.5
+    by_n = ZScore("group", 1e-12)(rewards, group)
+    assert by_n.tolist() == pytest.approx([-1, 1, -1 / two, -1 / two, two])
+    less_one = ZScore("group", 1e-12, 1)(rewards, group)
+    assert less_one.tolist() == pytest.approx([-1 / two, 1 / two, -1 / three, -1 / three, 2 / three])
+
+
+def test_a1_of_the_whole_batch() -> None:
+    """(0, 2, 6, 8): centred -1, 1, -1, 1; the deviation of all is sqrt 10 over n, sqrt (40 / 3) over n - 1."""
+    rewards, group = batch([0.0, 2.0], [6.0, 8.0])
+    for ddof, std in ((0, 10**0.5), (1, (40 / 3) ** 0.5)):
+        found = ZScore("pooled", 1e-12, ddof)(rewards, group)
+        assert found.tolist() == pytest.approx([-1 / std, 1 / std, -1 / std, 1 / std])
+
+
+@pytest.mark.parametrize("floor", [1e-8, 1e-6, 1e-4, 0.5])
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_a1_the_floor_is_added_to_the_deviation(floor: float, ddof: int) -> None:
+    """A near-zero spread of a group of 12 is blown up by a floor of 1e-8, and held down by 1e-4."""
+    rewards, group = torch.tensor([0.5] * 11 + [0.5 + 1e-6], dtype=torch.float64), torch.zeros(12)
+    std = 1e-6 * (11 / 12**2 if ddof == 0 else 1 / 12) ** 0.5
+    expected = [-1e-6 / 12 / (std + floor)] * 11 + [11e-6 / 12 / (std + floor)]
+    assert ZScore("group", floor, ddof)(rewards, group).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("spread", ["group", "pooled"])
+@pytest.mark.parametrize("ddof", [0, 1])
+@pytest.mark.parametrize("value", [0.0, 0.1, -1 / 3, 1e6 + 0.1])
+def test_a1_a_group_without_variance_gives_exactly_zero(spread: Any, ddof: int, value: float) -> None:
+    """Whatever the others are: it keeps its place, and adds nothing."""
+    rewards, group = batch([value] * 7, [1.0, 3.0, 4.0])
+    found = ZScore(spread, 1e-8, ddof)(rewards, group)
+    assert (found[:7] == 0).all()
+    assert (found[7:] != 0).all()
+
+
+@pytest.mark.parametrize("spread", ["group", "pooled"])
+def test_a1_order_and_shards_do_not_matter(spread: Any) -> None:
+    """Shuffled samples keep their advantages, and so do those of groups that are whole, wherever they are computed."""
+    rng = torch.Generator().manual_seed(0)
+    rewards, group = torch.randn(60, generator=rng), torch.arange(60) // 5
+    z = ZScore(spread, 1e-4, 1)
+    expected, order = z(rewards, group), torch.randperm(60, generator=rng)
+    torch.testing.assert_close(z(rewards[order], group[order]), expected[order], rtol=0, atol=1e-13)
+    if spread == "group":
+        shards = [z(rewards[part], group[part]) for part in torch.arange(60).split(15)]
+        assert torch.equal(torch.cat(shards), expected)
+
+
+def test_a1_one_sample_over_n_minus_one_is_no_division_by_zero() -> None:
+    assert ZScore("group", 1e-8, 1)(torch.tensor([1.0, 2.0]), torch.tensor([0, 1])).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"), [({"ddof": 2}, "ddof is 0 or 1, not 2"), ({"floor": 0.0}, "floor must be")]
+)
+def test_a1_bad_settings_are_refused(setting: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        ZScore(**setting)

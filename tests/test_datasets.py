@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,12 @@ from PIL import Image
 
 from flowward import cli, models, prompts
 from flowward.algorithms import DPO, DiffusionNFT, FlowAWR
+from flowward.commands import train
 from flowward.datasets import Exemplars, Preferences, picture
 from flowward.folder import RunFolder
 from flowward.points import Renoise, RenoisePairs
 from flowward.rollout import Sampler
+from flowward.snapshots import Decay
 from flowward.trainer import Run, Trainer
 
 TEXTS = ("a circle", "two rings")
@@ -55,7 +59,17 @@ def offline(tiny: str, algorithm: object, pairs: Path, **changes: object) -> Tra
     return Trainer(algorithm, policy, given.reward, given.prompts, run, collect)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("algorithm", [DPO(points=RenoisePairs(2)), DiffusionNFT(points=Renoise(4))], ids=str)
+def online(tiny: str, **changes: Any) -> Trainer:
+    """Two groups of four samples to put exemplars into. Nothing here asks for its reward."""
+    how = FlowAWR(**{"rollout": Sampler(2), "points": Renoise(1), **changes})
+    run = Run(images_per_update=8, group_size=4, microbatch=8)
+    policy = models.load(tiny, None, "float32")
+    return Trainer(how, policy, lambda *_: torch.zeros(8), prompts.of("mine", TEXTS), run)
+
+
+@pytest.mark.parametrize(
+    "algorithm", [DPO(points=RenoisePairs(2)), DiffusionNFT(points=Renoise(4), old=Decay(0.0))], ids=str
+)
 def test_pairs_teach_the_chosen_image(tiny: str, pairs: Path, algorithm: object) -> None:
     """The policy comes to predict bright pictures better than dark ones, as it did not before."""
     one = offline(tiny, algorithm, pairs)
@@ -95,73 +109,115 @@ def test_train_on_a_file_of_pairs(tiny: str, pairs: Path, tmp_path: Path) -> Non
     assert len(RunFolder.open(tmp_path / "run").lines()) == 3
 
 
-def test_pairs_need_groups_of_two(tiny: str, pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(f"train --model {tiny} --preferences {pairs}".split()) == 2
-    assert "preferences come in pairs: give --group-size 2, not 12" in capsys.readouterr().err
+@pytest.fixture
+def refused(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], str]:
+    """Start a run, which must be refused before it has a folder; returns the sentence."""
+    monkeypatch.setattr(train.RunFolder, "create", lambda *_: pytest.fail("the run has begun"))
+
+    def run(words: str) -> str:
+        assert cli.main(f"train --model {tiny} --output {tmp_path / 'run'} {words}".split()) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("flowward: ") and said.count("\n") == 1
+        return said
+
+    return run
+
+
+def test_pairs_need_groups_of_two(refused: Callable[[str], str], pairs: Path) -> None:
+    assert "preferences come in pairs: give --group-size 2, not 12" in refused(f"--preferences {pairs}")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--algorithm fdfo", "trains on the states that its samples passed, and given images have none"),
+        ("--algorithm flow_grpo", "trains on random steps, but samples of this kind have none"),
+        ("--algorithm dpo --reward scenes", "bring prompts and a reward of their own: leave out --reward"),
+        ("--algorithm dpo --prompts=scenes", "bring prompts and a reward of their own: leave out --prompts"),
+    ],
+)
+def test_what_pairs_cannot_be_used_with(refused: Callable[[str], str], pairs: Path, words: str, said: str) -> None:
+    assert said in refused(f"{words} --group-size 2 --preferences {pairs}")
+
+
+def test_a_config_may_not_name_a_reward_beside_pairs(refused: Callable[[str], str], pairs: Path) -> None:
+    file = pairs.parent / "mine.yaml"
+    file.write_text(f"algorithm: {{name: dpo}}\npreferences: {pairs}\nrun: {{group_size: 2}}\nreward: [balance]\n")
+    assert "leave out --reward" in refused(f"--config {file}")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "exemplars are for flowawr: the other algorithms have no rule for them"),
+        ("--algorithm dpo", "exemplars are for flowawr"),
+        ("--algorithm flowawr --exemplars-per-group 11", "11 exemplars leave less than 2 samples in groups of 12"),
+        ("--algorithm flowawr --exemplar-share 2", "a share in (0, 1] and a count of 1 or more, not 2.0 and 4"),
+    ],
+)
+def test_what_exemplars_cannot_be_used_with(
+    refused: Callable[[str], str], exemplars: Path, words: str, said: str
+) -> None:
+    assert said in refused(f"{words} --exemplars {exemplars}")
+
+
+def test_exemplars_of_prompts_that_never_come(refused: Callable[[str], str], exemplars: Path) -> None:
+    with exemplars.open("a") as file:
+        file.write('\n{"prompt": "a zebra", "image": "e0.png"}')
+    said = refused(f"--algorithm flowawr --exemplars {exemplars} --prompts scenes")
+    assert "1 of 2 prompts with exemplars are not trained on, the first of them 'a zebra'" in said
+
+
+def test_train_with_exemplars(tiny: str, exemplars: Path, tmp_path: Path) -> None:
+    words = f"train --algorithm flowawr --model {tiny} --exemplars {exemplars} --output {tmp_path / 'run'}"
+    words += " --iterations 1 --group-size 4 --images-per-update 8 --microbatch 8 --exemplars-per-group 2"
+    words += " --evaluation.images 6 --reward balance"
+    assert cli.main(words.split()) == 0
 
 
 def test_exemplars_take_the_place_of_samples(tiny: str, exemplars: Path) -> None:
     """In the groups that have some: encoded, with advantage 1, and no part in the group's mean."""
-    policy, file = models.load(tiny, None, "float32"), Exemplars.load(exemplars, share=1.0, count=2)
-    algorithm = FlowAWR(rollout=Sampler(2), points=Renoise(1))
-    run = Run(images_per_update=8, group_size=4, microbatch=8)
+    one, file = online(tiny), Exemplars.load(exemplars, share=1.0, count=2)
     reward = torch.tensor([0.0, 1.0, 9.0, 9.0, 0.0, 1.0, 0.0, 1.0])
-    one = Trainer(algorithm, policy, lambda *_: reward, prompts.of("mine", TEXTS), run)
     drawn, _ = one.sample(list(TEXTS), 0)
-    grafted = file.graft(policy, drawn, list(TEXTS), (0, 0))
+    grafted = file.graft(one.policy, drawn, list(TEXTS), (0, 0))
     assert grafted.exemplar is not None
     assert grafted.exemplar.tolist() == [False, False, True, True] + [False] * 4
     assert torch.equal(grafted.x0[~grafted.exemplar], drawn.x0[~grafted.exemplar])
-    shown = policy.encode_images(torch.stack([picture(name, (32, 32)) for name in file.images[TEXTS[0]]]))
+    shown = one.policy.encode_images(torch.stack([picture(name, (32, 32)) for name in file.images[TEXTS[0]]]))
     assert torch.cdist(grafted.x0[2:4].flatten(1), shown.flatten(1)).min(1).values.max() < 1e-4
     done = one.credit(grafted, reward)
     assert done.advantage[2:4].tolist() == [1, 1]
     own = torch.tensor([0, 1, 4, 5, 6, 7])
-    assert torch.equal(done.advantage[own], algorithm.credit(reward[own], drawn.group[own]))
+    assert torch.equal(done.advantage[own], one.algorithm.credit(reward[own], drawn.group[own]))
 
 
 def test_exemplars_are_not_held_to_the_reference(tiny: str, exemplars: Path) -> None:
-    policy, file = models.load(tiny, None, "float32"), Exemplars.load(exemplars, share=1.0, count=2)
-    algorithm = FlowAWR(k_ref=5.0, rollout=Sampler(2), points=Renoise(1))
-    run = Run(images_per_update=8, group_size=4, microbatch=8)
-    one = Trainer(algorithm, policy, lambda x, *_: x.mean((1, 2, 3)), prompts.of("mine", TEXTS), run)
-    rollout = one.credit(file.graft(policy, one.sample(list(TEXTS), 0)[0], list(TEXTS), (0, 0)), torch.rand(8))
-    points = algorithm.points(rollout, ("points", 0, 0)).take(torch.arange(8))
+    one, file = online(tiny, k_ref=5.0), Exemplars.load(exemplars, share=1.0, count=2)
+    rollout = one.credit(file.graft(one.policy, one.sample(list(TEXTS), 0)[0], list(TEXTS), (0, 0)), torch.rand(8))
+    points = one.algorithm.points(rollout, ("points", 0, 0)).take(torch.arange(8))
     far = points.knowing({"old": points.x0, "reference": points.x0 + 3, "policy": points.x0})
     near = replace(far, known={**far.known, "reference": points.x0})
-    gap = algorithm.loss(one.models, far)[0] - algorithm.loss(one.models, near)[0]
+    gap = one.algorithm.loss(one.models, far)[0] - one.algorithm.loss(one.models, near)[0]
     assert gap[points.exemplar].tolist() == [0, 0]
     assert (gap[~points.exemplar] > 40).all()
 
 
 def test_grafting_is_a_function_of_seed_and_iteration(tiny: str, exemplars: Path) -> None:
-    policy, file = models.load(tiny, None, "float32"), Exemplars.load(exemplars, share=0.5, count=2)
-    run = Run(images_per_update=8, group_size=4, microbatch=8)
-    one = Trainer(
-        FlowAWR(rollout=Sampler(1), points=Renoise(1)),
-        policy,
-        lambda *_: torch.zeros(8),
-        prompts.of("mine", TEXTS),
-        run,
-    )
+    one, file = online(tiny, rollout=Sampler(1)), Exemplars.load(exemplars, share=0.5, count=2)
     drawn, _ = one.sample(list(TEXTS), 0)
-    found = [[file.graft(policy, drawn, list(TEXTS), (0, k)).exemplar.any().item() for k in range(20)] for _ in "ab"]  # type: ignore[union-attr]
+    grafted = [[file.graft(one.policy, drawn, list(TEXTS), (0, k)) for k in range(20)] for _ in "ab"]
+    found = [[each.exemplar.any().item() for each in row] for row in grafted]  # type: ignore[union-attr]
     assert found[0] == found[1]
     assert 3 < sum(found[0]) < 17
 
 
 def test_exemplars_leave_two_samples(tiny: str, exemplars: Path) -> None:
-    policy = models.load(tiny, None, "float32")
-    run = Run(images_per_update=8, group_size=4, microbatch=8)
-    one = Trainer(
-        FlowAWR(rollout=Sampler(1), points=Renoise(1)),
-        policy,
-        lambda *_: torch.zeros(8),
-        prompts.of("mine", TEXTS),
-        run,
-    )
+    one = online(tiny, rollout=Sampler(1))
     with pytest.raises(ValueError, match="3 exemplars leave less than 2 samples in groups of 4"):
-        Exemplars.load(exemplars, 1.0, 3).graft(policy, one.sample(list(TEXTS), 0)[0], list(TEXTS), (0, 0))
+        Exemplars.load(exemplars, 1.0, 3).graft(one.policy, one.sample(list(TEXTS), 0)[0], list(TEXTS), (0, 0))
 
 
 @pytest.mark.parametrize(
@@ -190,6 +246,25 @@ def test_a_missing_file_and_a_broken_image_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_text("no image")
     with pytest.raises(ValueError, match="not an image that can be read"):
         picture(str(tmp_path / "x.png"), (32, 32))
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "gif"])
+@pytest.mark.parametrize("share", [0, 0.5, 0.9])
+def test_images_that_were_cut_short_are_found_before_the_run(tmp_path: Path, kind: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / f"x.{kind}")
+    file = tmp_path / "exemplars.jsonl"
+    file.write_text(json.dumps({"prompt": "a circle", "image": f"x.{kind}"}))
+    Exemplars.load(file)
+    whole = (tmp_path / f"x.{kind}").read_bytes()
+    (tmp_path / f"x.{kind}").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=f"x.{kind} is not an image that can be read"):
+        Exemplars.load(file)
+
+
+def test_a_file_may_begin_with_the_mark_that_windows_writes(exemplars: Path) -> None:
+    exemplars.write_bytes(b"\xef\xbb\xbf" + exemplars.read_bytes())
+    assert list(Exemplars.load(exemplars).images) == [TEXTS[0]]
 
 
 def test_pictures_are_fitted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,16 +14,24 @@ from torch import Tensor
 
 from flowward import ALGORITHMS, models, prompts
 from flowward.algorithms import AWM, DPO
+from flowward.config import settings_type
 from flowward.evaluate import draw
 from flowward.points import Renoise, RenoiseGroups, RenoisePairs
 from flowward.rollout import Pairs, Sampler
 from flowward.snapshots import Decay
 from flowward.times import Times
 from flowward.trainer import Run, Trainer
+from flowward.trees import Branches, Chain
 
 TEXTS = ("a circle", "a red square", "two rings", "a cross above a ring")
 STEPS = 4
 IMAGES = 16
+COSTS = {
+    "mix_grpo_flash": 3.0,  # two steps of the window, and one for the rest
+    "tempflow_grpo": (2 + 2 * (3 + 2)) / 4,  # a trunk of two steps, two children at each place
+    "g2rpo": (1 + 2 * (3 + 1)) / 4,  # and on the coarser grid only one more, since both start at the same state
+}
+"""Evaluations per image in the rollout, where they are not as many as steps."""
 
 algorithms = pytest.mark.parametrize("name", ALGORITHMS)
 kinds = pytest.mark.parametrize("rank", [None, 2], ids=["full", "lora"])
@@ -30,6 +39,18 @@ kinds = pytest.mark.parametrize("rank", [None, 2], ids=["full", "lora"])
 
 def bright(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
     return images.mean((1, 2, 3))
+
+
+def few(draw: Any) -> Any:
+    """With four steps, and samples in roots that divide four."""
+    if isinstance(draw, Chain):
+        size = min(2, draw.window.size or 3)
+        return replace(draw, steps=STEPS, window=replace(draw.window, size=size, high=None, every=1), guidance=1.0)
+    if isinstance(draw, Branches):  # one place with two children on two grids, or two places with two children
+        return replace(
+            draw, steps=STEPS, high=2 // min(2, len(draw.strides)), fanout=2, strides=draw.strides[:2], guidance=1.0
+        )
+    return replace(draw, steps=STEPS)
 
 
 def small(name: str, **changes: Any) -> Any:
@@ -40,7 +61,7 @@ def small(name: str, **changes: Any) -> Any:
         RenoiseGroups: RenoiseGroups(2),
         RenoisePairs: RenoisePairs(4),
     }.get(type(algorithm.points), algorithm.points)
-    return replace(algorithm, rollout=replace(algorithm.rollout, steps=STEPS), points=points, **changes)
+    return replace(algorithm, rollout=few(algorithm.rollout), points=points, **changes)
 
 
 def trainer(tiny: str, algorithm: Any, rank: int | None = None, **changes: Any) -> Trainer:
@@ -59,7 +80,7 @@ def points_of(one: Trainer) -> int:
 @algorithms
 @kinds
 def test_every_network_evaluation_is_needed(tiny: str, name: str, rank: int | None) -> None:
-    """S per image for the rollout; per point one with gradient, and one without for each anchor not yet known."""
+    """At most S per image for the rollout; per point one with gradient, one without for each anchor not yet known."""
     one = trainer(tiny, small(name), rank)
     counts: Counter[tuple[bool, str]] = Counter()
     points, original = points_of(one), one.policy.velocity
@@ -72,10 +93,92 @@ def test_every_network_evaluation_is_needed(tiny: str, name: str, rank: int | No
     one.policy.velocity = velocity  # type: ignore[method-assign]
     one.step()
     expected = Counter({(True, "policy"): points})
-    expected[False, one.algorithm.behaviour] += IMAGES * STEPS
+    expected[False, one.algorithm.behaviour] += int(IMAGES * COSTS.get(name, STEPS))
     for anchor in one.algorithm.anchors:
         expected[False, anchor] += points
     assert counts == expected
+
+
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if ALGORITHMS[name]().guidance != 1])
+def test_a_guided_policy_is_trained_as_it_draws(tiny: str, name: str) -> None:
+    """Its velocities, those of its anchors and gradients are those of both branches: everything twice."""
+    algorithm = small(name)
+    counts = []
+    for guidance in (1.0, 4.5):
+        one = trainer(tiny, replace(algorithm, rollout=replace(algorithm.rollout, guidance=guidance)))
+        rows: Counter[bool] = Counter()
+        original = one.policy.velocity
+
+        def velocity(
+            x: Tensor,
+            t: Tensor,
+            condition: Any,
+            weights: str = "policy",
+            rows: Counter[bool] = rows,
+            original: Any = original,
+        ) -> Tensor:
+            v: Tensor = original(x, t, condition, weights)
+            rows[v.requires_grad] += len(x)
+            return v
+
+        one.policy.velocity = velocity  # type: ignore[method-assign]
+        metrics = one.step().metrics
+        assert metrics["first_ratio_max"] < 1e-5
+        counts.append(rows)
+    assert counts[1] == Counter({key: 2 * value for key, value in counts[0].items()})
+
+
+@algorithms
+@pytest.mark.parametrize("preset", ["scenes", None])
+def test_an_iteration_as_it_comes(tiny: str, name: str, preset: str | None) -> None:
+    """With the settings of the table, and with the paper's steps, trees and guidance; two prompts."""
+    algorithm = settings_type(name, preset)().algorithm if preset else ALGORITHMS[name]()
+    leaves = algorithm.rollout.leaves
+    size = 2 if isinstance(algorithm.rollout, Pairs) else max(4, leaves)
+    one = trainer(tiny, algorithm, images_per_update=2 * size, group_size=size, rollout_batch=size, microbatch=10**6)
+    before = {key: tensor.clone() for key, tensor in one.policy.weights.tensors("policy").items()}
+    metrics = one.step().metrics
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert metrics["gradient_norm"] > 0
+    assert not all(torch.equal(before[key], now) for key, now in one.policy.weights.tensors("policy").items())
+
+
+@pytest.mark.parametrize(("name", "cohorts"), [("flow_grpo", 4), ("g2rpo", 4 * 2), ("tempflow_grpo", 2 * 4 * 2)])
+def test_rewards_are_compared_within_their_cohort(tiny: str, name: str, cohorts: int) -> None:
+    """Of the prompt, of a grid of a branch of it, or of a branch of one of its two starts: no advantage is left over."""
+    one = trainer(tiny, small(name), images_per_update=32, group_size=8)
+    rollout, images = one.sample(list(TEXTS), 0)
+    done = one.credit(rollout, bright(images, []) + torch.arange(32.0))
+    sums = torch.zeros(cohorts, dtype=torch.float64).index_add_(0, done.cohort, done.advantage)
+    assert done.cohort.unique().tolist() == list(range(cohorts))
+    assert sums.abs().max() < 1e-9
+    assert (done.advantage != 0).all()
+
+
+def test_a4_prompts_and_groups_are_a_function_of_seed_and_iteration(tiny: str) -> None:
+    """Whatever the algorithm, the size of a rollout batch, or where a run was taken up; every group has K members."""
+
+    def groups(name: str, start: int = 0, **changes: Any) -> list[tuple[list[str], Tensor]]:
+        one = trainer(tiny, small(name), images_per_update=8, **changes)
+        one.iteration = start
+        found: list[tuple[list[str], Tensor]] = []
+        original = one.collect
+
+        def collect(texts: list[str], index: int) -> Any:
+            rollout, images = original(texts, index)
+            found.append((texts, rollout.group))
+            return rollout, images
+
+        one.collect = collect
+        for _ in range(3 - start):
+            one.step()
+        return found
+
+    expected = groups("flow_grpo")
+    others = (groups("tempflow_grpo"), groups("flow_grpo", rollout_batch=4), groups("advantageflow"))
+    for found in (*others, [*expected[:1], *groups("flow_grpo", start=1)]):
+        assert [texts for texts, _ in found] == [texts for texts, _ in expected]
+        assert all((group.bincount() == 4).all() and len(group.unique()) == 2 for _, group in found)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +195,9 @@ def test_every_network_evaluation_is_needed(tiny: str, name: str, rank: int | No
         ("fdfo", {"k_ref": 0.1}, {"reference"}),
         ("crd", {"k_ref": 0.0}, {"old"}),
         ("dpo", {}, {"old"}),
+        ("flow_grpo", {}, {"reference"}),
+        ("flow_grpo", {"beta": 0.0}, set()),
+        ("tempflow_grpo", {"beta": 0.0}, set()),
     ],
 )
 def test_a_term_without_weight_costs_nothing(tiny: str, name: str, changes: dict[str, Any], anchors: set[str]) -> None:
@@ -143,6 +249,38 @@ def test_batches_of_anchors_do_not_matter(tiny: str, name: str) -> None:
         one = trainer(tiny, small(name), rollout_batch=size)
         found.append([one.step().metrics["loss"] for _ in range(2)])
     assert found[0] == pytest.approx(found[1], rel=1e-3, abs=1e-5)
+
+
+@algorithms
+def test_microbatches_do_not_matter(tiny: str, name: str) -> None:
+    """Loss and gradient are means over the points of an update, however they are cut."""
+    found = []
+    for size in (4, 10**6):
+        metrics = trainer(tiny, small(name), microbatch=size).step().metrics
+        found.append([metrics["loss"], metrics["gradient_norm"]])
+    assert found[0] == pytest.approx(found[1], rel=1e-3, abs=1e-6)
+
+
+@algorithms
+def test_an_iteration_uses_every_point_once(tiny: str, name: str) -> None:
+    """Over all its updates, units unbroken; only the first of them is by the weights that drew the samples."""
+    one = trainer(tiny, small(name), updates_per_iteration=2)
+    taken: list[Tensor] = []
+    original, known = one.batches, set()
+
+    def batches(points: Any, numbers: Tensor, fresh: bool = False) -> Any:
+        taken.append(numbers)
+        known.add((len(taken), fresh))
+        assert (numbers.view(-1, points.unit).diff(dim=1) == 1).all()
+        return original(points, numbers, fresh)
+
+    one.batches = batches  # type: ignore[method-assign]
+    count = points_of(one)
+    one.step()
+    assert len(taken) == 2
+    assert len(taken[0]) == len(taken[1])
+    assert torch.cat(taken).sort().values.tolist() == list(range(count))
+    assert known == {(1, one.algorithm.behaviour == "policy"), (2, False)}
 
 
 RATES = {"fdfo": 3e-4, "dpo": 3e-4}

@@ -64,7 +64,7 @@ def test_mean_and_over_keep_the_batch() -> None:
     assert over(torch.ones(2, dtype=torch.float64), x).dtype == torch.float32
 
 
-def test_regressing_u_on_the_point_gives_the_gaussian_velocity() -> None:
+def test_forward_01_regressing_u_on_the_point_gives_the_gaussian_velocity() -> None:
     """Least squares of u on x_t by quadrature has the slope of the closed form, 1.4273 at t = 0.55."""
     nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(8))
     z0, z1 = (a.flatten() for a in torch.meshgrid(nodes, nodes, indexing="ij"))
@@ -133,8 +133,8 @@ def test_a_shift_above_one_moves_times_towards_noise() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((0, 3.0, "sd3"), "1 step"),
-        ((-2, 1.0, "linear"), "1 step"),
+        ((0, 3.0, "sd3"), "1 to 1000 steps, not 0"),
+        ((-2, 1.0, "linear"), "1 to 1000 steps, not -2"),
         ((4, 0.0, "linear"), "shift"),
         ((4, -1.0, "sd3"), "shift"),
         ((4, 3.0, "cosine"), "cosine"),

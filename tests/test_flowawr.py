@@ -23,6 +23,7 @@ from flowward.flow import clean, interpolate, mean, over
 from flowward.models.policy import Condition, Models
 from flowward.objectives import advantageflow, diffusion_nft, flowawr
 from flowward.points import Points
+from flowward.presets import PRESETS
 from flowward.snapshots import Decay
 
 M, S, K, TAU = 0.3, 0.8, 1.0, 0.8
@@ -83,7 +84,7 @@ def test_by_hand(form: Form, fit: list[float]) -> None:
     close(flowawr(*arguments), expected, atol=1e-6)
     close(flowawr(*arguments, eps), expected, atol=1e-6)
     nothing = torch.zeros(2, dtype=torch.long)
-    points = Points(x_t, t, x0, eps, a, Condition({"id": nothing}), nothing, torch.tensor([False, True]))
+    points = Points(x_t, t, Condition({"id": nothing}), x0, eps, a, nothing, torch.tensor([False, True]))
     models = Models(lambda *_: v, lambda *_: v_old, lambda *_: v_ref)
     loss, watched = FlowAWR(form, k_ref=0.1).loss(models, points)
     close(loss, expected - torch.tensor([0.0, 0.1]), atol=1e-6)
@@ -348,4 +349,5 @@ def test_21_schedules_of_the_old_policy() -> None:
     fast, slow = Decay(0.5, slope=0.001), Decay(0.999, slope=0.0075, start=75)
     assert [fast(step) for step in (0, 250, 500, 5000)] == [0, 0.25, 0.5, 0.5]
     assert [slow(step) for step in (0, 75, 100, 500)] == [0, 0, 0.1875, 0.999]
-    assert FlowAWR().old == fast
+    assert PRESETS["flowawr"]["geneval"].algorithm.old == fast
+    assert PRESETS["flowawr"]["video"].algorithm.old == slow

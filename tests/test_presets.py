@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
+from tiny_runs import points_of_a_group
 
 from flowward import config
-from flowward.models.policy import Condition
 from flowward.presets import PRESETS
-from flowward.rollout import Drawn, Rollout
 
 EVERY = [(name, preset) for name, presets in PRESETS.items() for preset in presets]
 # points behind one optimiser step, from the papers (forward_process.md, 11)
@@ -24,20 +22,30 @@ POINTS = {
     ("crd", "ocr"): 11_520,
     ("flowawr", "geneval"): 10_368,
     ("advantageflow", "paper"): 128,
+    # reverse_process.md, 5: images x trained steps over updates, or states where children share a forward
+    ("ddpo", "aesthetic"): 128 * 49,
+    ("flow_grpo", "geneval"): 576 * 9,
+    ("flow_grpo", "flux"): 576 * 5,
+    ("flow_grpo_fast", "no-guidance"): 576 * 3,
+    ("flow_grpo_fast", "branching"): 64,  # trunks of nine children
+    ("dance_grpo", "flux"): 96 * 9,
+    ("dance_grpo", "mix_grpo"): 96 * 14,
+    ("mix_grpo", "flux"): 96 * 4,
+    ("mix_grpo_flash", "flux-frozen"): 96 * 4,
+    ("tempflow_grpo", "geneval"): 8 * 4 * 9 // 2,
+    ("g2rpo", "flux"): 16 * 8,
+    ("grpo_guard", "ocr"): 576 * 9,
 }
 
 
 @pytest.mark.parametrize(("name", "preset"), EVERY)
 def test_a_preset_comes_out_even(name: str, preset: str) -> None:
     settings = config.settings_type(name, preset)()
-    run, algorithm = settings.run, settings.algorithm
-    group = torch.arange(run.groups).repeat_interleave(run.group_size)
-    condition = Condition({"": torch.empty(run.groups)})
-    empty = Rollout.of([Drawn(torch.empty(run.images, 0))], condition, group, algorithm.rollout.levels)
-    points = algorithm.points(empty, ("",))
-    update = len(points) // run.updates_per_iteration
-    assert (len(points) // points.unit) % run.updates_per_iteration == 0
-    assert update % run.microbatch == 0
+    run, leaves, points = settings.run, settings.algorithm.rollout.leaves, points_of_a_group(settings)
+    update = len(points) * run.groups // run.updates_per_iteration
+    assert run.group_size % leaves == run.rollout_batch % leaves == 0
+    assert (len(points) * run.groups // points.unit) % run.updates_per_iteration == 0
+    assert update % min(update, run.microbatch) == 0
     assert run.microbatch % points.indivisible == 0
     assert update == POINTS.get((name, preset), update)
 

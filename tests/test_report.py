@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from flowward import outcome, report
+from flowward.evaluate import interval
 from flowward.folder import RunFolder
 from flowward.images import labelled_grid
+from flowward.log import headline
 from flowward.page import duration, spans
 
 
@@ -123,6 +125,26 @@ def test_a_score_that_is_no_verdict_is_a_plain_number() -> None:
     assert not outcome.Measure.of(
         "x-strict", outcome.of([base() | {"evaluation": evaluation(3, name="x-strict")}])
     ).percent
+
+
+def test_the_terminal_and_the_report_write_a_score_alike() -> None:
+    for name, shown in (("scenes-strict", "91.7 % [87.7, 95.7]"), ("balance", "0.917 [0.877, 0.957]")):
+        measured = evaluation(0.917, name=name, prompts="mine.txt")
+        measured["scores"] = {name: measured["scores"][name] if name != "balance" else {"overall": score(0.917)}}
+        assert headline(measured) == f"{name} {shown} on mine.txt"
+        assert shown in outcome.sentence([(0, measured)])
+
+
+def test_a_score_of_one_image_bounds_nothing(tmp_path: Path) -> None:
+    one = {"overall": interval(torch.tensor([0.25])), "categories": {c: interval(torch.tensor([0.25])) for c in "ab"}}
+    lines = [base(), iteration(1, evaluation=evaluation(0.5))]
+    for line in lines:
+        line["evaluation"]["scores"]["balance"] = one
+    said = words(folder(tmp_path, lines))
+    assert "balance 0.250 [-inf, inf] 0.250 [-inf, inf] +0.000 yes 1" in said
+    lines = [{**line, "evaluation": {**line["evaluation"], "scores": {"balance": one}}} for line in lines]
+    assert "the 95 % intervals overlap" in outcome.sentence(outcome.of(lines))
+    assert "0.250 [-inf, inf]" in words(folder(tmp_path / "other", lines))
 
 
 def test_text_is_never_markup(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -25,7 +26,7 @@ from flowward.folder import RunFolder
 
 BUDGET = shlex.split(
     "--images-per-update 8 --group-size 4 --microbatch 8 --learning-rate 1e-3 --algorithm.rollout.steps 2 "
-    "--evaluation.images 6 --evaluation.sampler.steps 2 --reward balance --threads 1"
+    "--evaluation.images 6 --evaluation.sampler.steps 2 --reward balance --threads 1 --schedule constant"
 )
 kinds = pytest.mark.parametrize("kind", [[], ["--lora-rank", "2"]], ids=["full", "lora"])
 
@@ -128,6 +129,25 @@ def test_a_model_may_move_between_two_halves(tiny: str, tmp_path: Path) -> None:
     train(*BUDGET, "--model", tiny, "--iterations", "1", "--output", tmp_path / "run")
     train("--resume", tmp_path / "run", "--iterations", "2", "--model", shutil.copytree(tiny, tmp_path / "moved"))
     assert state(tmp_path / "run")["iteration"] == 2
+
+
+def test_a_checkpoint_is_for_whoever_may_read_the_rest(tiny: str, tmp_path: Path) -> None:
+    """safetensors alone would make it for nobody else."""
+    before = os.umask(0o027)
+    try:
+        train(*BUDGET, "--model", tiny, "--iterations", "1", "--output", tmp_path / "run")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}
+
+
+def test_what_is_synced_may_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses to sync anything else."""
+    modes = []
+    monkeypatch.setattr(os, "fsync", lambda file: modes.append(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE))
+    checkpoint.save(tmp_path / "x.safetensors", {"a": 1})
+    assert modes == [os.O_RDWR]
 
 
 # Signals

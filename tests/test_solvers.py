@@ -350,7 +350,7 @@ def test_sa_refuses_what_it_cannot_do(arguments: tuple[float, ...]) -> None:
 
 def test_sa_refuses_a_second_time_above_its_first() -> None:
     with pytest.raises(ValueError, match=r"0\.999"):
-        SA()(gaussian(0.4), START, grid(2000, 1.0, "linear").tolist(), silent)
+        SA()(gaussian(0.4), START, [1.0, 0.9995, 0.5, 0.0], silent)
 
 
 # Laws

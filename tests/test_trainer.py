@@ -1,78 +1,29 @@
-"""The loop: batch arithmetic, what is evaluated how often, which weights move, and when it stops."""
+"""The loop: what is evaluated how often, which weights move, and when it stops."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_runs import TEXTS, algorithm, bright, close, equal, plain, same, small, snapshot, trainer
 from torch import Tensor
 
-import flowward
 from flowward import checkpoint, models, prompts
-from flowward.algorithms import AdvantageFlow
+from flowward.algorithms import FDFO, AdvantageFlow
 from flowward.evaluate import Evaluation, Evaluator
 from flowward.folder import RunFolder
 from flowward.models.policy import Models, Policy
 from flowward.points import Points, Renoise, Renoised
-from flowward.prompts import PromptSet
 from flowward.rewards import RewardError
-from flowward.rollout import Rollout, Sampler
+from flowward.rollout import Pairs, Rollout, Sampler
 from flowward.snapshots import Decay
-from flowward.trainer import Run, Trainer, TrainingError, describe
-
-TEXTS = ("a circle", "a red square", "two rings", "a cross above a ring", "a diamond and a triangle")
+from flowward.trainer import Trainer, TrainingError, describe
 
 kinds = pytest.mark.parametrize("rank", [None, 2], ids=["full", "lora"])
-
-
-def bright(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
-    return images.mean((1, 2, 3))
-
-
-def same(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
-    return torch.full((len(images),), 0.3)
-
-
-def algorithm(**changes: Any) -> AdvantageFlow:
-    return AdvantageFlow(**{"rollout": Sampler(steps=2), "points": Renoise(1), **changes})
-
-
-def small(**changes: Any) -> Run:
-    numbers = {"iterations": 3, "images_per_update": 8, "group_size": 4, "microbatch": 8, "learning_rate": 1e-3}
-    return Run(**{**numbers, **changes})
-
-
-def trainer(
-    tiny: str, how: AdvantageFlow | None = None, rank: int | None = None, reward: Any = bright, **changes: Any
-) -> Trainer:
-    policy = models.load(tiny, rank, "float32")
-    return Trainer(how or algorithm(), policy, reward, prompts.of("mine", TEXTS), small(**changes))
-
-
-def snapshot(policy: Policy, name: str = "policy") -> dict[str, Tensor]:
-    return {key: tensor.detach().clone() for key, tensor in policy.weights.tensors(name).items()}
-
-
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def close(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    for key in a:
-        torch.testing.assert_close(a[key], b[key], rtol=0, atol=1e-5, msg=lambda said, key=key: f"{key}: {said}")
-
-
-def plain(one: Trainer) -> Trainer:
-    """It takes plain gradient steps of size 1 from now on: Adam would blow rounding errors up to its step size."""
-    one.run = replace(one.run, learning_rate=1.0, warmup=0)
-    one.optimiser = torch.optim.SGD(one.parameters, 1.0)
-    return one
 
 
 def move(policy: Policy, name: str) -> None:
@@ -86,107 +37,6 @@ def look(policy: Policy, weights: str) -> Tensor:
     x = torch.randn(4, *policy.latent_shape, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         return policy.velocity(x, torch.linspace(0.1, 1, 4), policy.encode(list(TEXTS[:4])), weights)
-
-
-# Batches
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"group_size": 1}, "group_size is 1"),
-        ({"group_size": 0}, "group_size is 0"),
-        ({"images_per_update": 10}, "10 images per update x 1 updates = 10 .* groups of 4 do not divide"),
-        ({"images_per_update": 6, "updates_per_iteration": 3}, "6 images per update x 3 updates = 18 .* groups of 4"),
-        ({"images_per_update": 0}, "images_per_update must be at least 1, not 0"),
-        ({"updates_per_iteration": 0}, "updates_per_iteration must be at least 1, not 0"),
-        ({"microbatch": 0}, "microbatch must be at least 1, not 0"),
-        ({"rollout_batch": -1}, "rollout_batch must be at least 1, not -1"),
-        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, not 0"),
-        ({"iterations": -1}, "iterations must not be negative, it is -1"),
-        ({"warmup": -1}, "warmup must not be negative, it is -1"),
-        ({"seed": -1}, "seed must not be negative, it is -1"),
-        ({"learning_rate": 0.0}, "learning_rate must be a positive number, not 0.0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be a positive number, not nan"),
-        ({"gradient_clip": float("inf")}, "gradient_clip must be a positive number, not inf"),
-    ],
-)
-def test_a_run_that_does_not_come_out_even_is_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        small(**changes)
-
-
-@pytest.mark.parametrize(
-    ("per_image", "changes", "said"),
-    [
-        (1, {"microbatch": 3}, "8 images per update give 8 training points, which microbatches of 3 do not divide"),
-        (3, {"microbatch": 16}, "8 images per update give 24 training points, which microbatches of 16 do not"),
-        (1, {"microbatch": 6, "updates_per_iteration": 3}, "8 images per update give 8 training points"),
-    ],
-)
-def test_microbatches_that_do_not_divide_are_refused(
-    tiny: str, per_image: int, changes: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(ValueError, match=said):
-        trainer(tiny, algorithm(points=Renoise(per_image)), **changes)
-
-
-def test_nothing_is_rounded(tiny: str) -> None:
-    run = small(images_per_update=6, updates_per_iteration=2, group_size=3)
-    assert (run.images, run.groups) == (12, 4)
-    assert trainer(tiny, microbatch=100).step().index == 1  # one microbatch that is larger than all points
-
-
-def test_accumulation_gives_the_same_update(tiny: str) -> None:
-    found = []
-    for microbatch in (8, 32):
-        one = plain(trainer(tiny, images_per_update=32, microbatch=microbatch))
-        before = snapshot(one.policy)
-        metrics = one.step().metrics
-        found.append((snapshot(one.policy), metrics))
-        assert not equal(before, found[-1][0])
-    close(found[0][0], found[1][0])
-    assert found[0][1] == pytest.approx(found[1][1], abs=1e-5)
-
-
-def test_the_gradient_is_that_of_the_mean_over_points(tiny: str) -> None:
-    one = plain(trainer(tiny, images_per_update=8, microbatch=2, gradient_clip=1e9))
-    one.step()  # leaves no gradient behind
-    rollout, images = one.sample([TEXTS[0], TEXTS[1]], 1)
-    points = one.algorithm.points(one.credit(rollout, bright(images, [])), ("points", 0, 1))
-    loss, _ = one.algorithm.loss(one.models, points.take(torch.arange(8)))
-    expected = torch.autograd.grad(loss.mean(), one.parameters, allow_unused=True)
-    before = [parameter.detach().clone() for parameter in one.parameters]
-    norm = one.learn(points)["gradient_norm"]
-    for old, new, gradient in zip(before, one.parameters, expected, strict=True):
-        if gradient is not None:
-            torch.testing.assert_close(old - new, gradient, rtol=0, atol=1e-5)
-    squares = [gradient.square().sum() for gradient in expected if gradient is not None]
-    assert norm == pytest.approx(torch.stack(squares).sum().sqrt().item(), rel=1e-3)
-
-
-def test_large_gradients_are_clipped(tiny: str) -> None:
-    one = plain(trainer(tiny, gradient_clip=1e-3))
-    before = snapshot(one.policy)
-    assert one.step().metrics["gradient_norm"] > 1e-3
-    moved = sum((before[key] - tensor).square().sum().item() for key, tensor in snapshot(one.policy).items())
-    assert moved**0.5 == pytest.approx(1e-3, rel=1e-2)
-
-
-def test_the_learning_rate_rises_over_the_first_updates(tiny: str) -> None:
-    one = trainer(tiny, warmup=5, updates_per_iteration=2, learning_rate=1e-3)
-    rates, original = [], one.optimiser.step
-    one.optimiser.step = lambda: rates.append(one.optimiser.param_groups[0]["lr"]) or original()  # type: ignore
-    for _ in range(4):
-        one.step()
-    assert rates == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3, 1e-3, 1e-3])
-
-
-def test_a_cosine_schedule_ends_at_zero() -> None:
-    run = small(schedule="cosine", warmup=0, iterations=4, updates_per_iteration=2, images_per_update=4)
-    half = [0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]
-    assert [run.rate(k) for k in range(8)] == pytest.approx([1e-3 * share for share in half])
-    assert run.rate(8) == pytest.approx(0, abs=1e-12)
 
 
 # What is evaluated
@@ -281,7 +131,8 @@ def test_the_reward_sees_every_image_beside_its_prompt(tiny: str) -> None:
 
 def test_a_rollout_is_described() -> None:
     reward = torch.tensor([0.1, 0.1, 0.0, 1.0, 0.5, 0.5])
-    rollout = Rollout(torch.full((6, 2), 3.0), None, torch.tensor([0, 0, 1, 1, 2, 2]), reward, reward, torch.ones(1))
+    group = torch.tensor([0, 0, 1, 1, 2, 2])
+    rollout = Rollout(torch.full((6, 2), 3.0), None, group, group, reward, reward, torch.ones(1))
     found = describe(rollout, ["a", "b", "a"])
     assert found == pytest.approx(
         {
@@ -426,15 +277,17 @@ def test_one_gradient_that_is_not_finite_is_enough(tiny: str) -> None:
     assert one.iteration == 1
 
 
-def test_an_iteration_that_fails_half_way_is_not_saved(
-    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@kinds
+def test_an_iteration_that_fails_half_way_is_taken_back(
+    tiny: str, tmp_path: Path, rank: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second of two updates fails: the weights belong to no iteration any more."""
-    one = trainer(tiny, updates_per_iteration=2, iterations=4, checkpoint_every=2)
+    """The second of two updates fails: the first is undone, and what came before is saved, to the last bit."""
+    one = trainer(tiny, rank=rank, updates_per_iteration=2, iterations=4, checkpoint_every=25)
     folder = RunFolder.create(tmp_path / "run", {})
     steps = one.steps(folder=folder)
     for _ in range(3):
         next(steps)
+    before, moments = snapshot(one.policy), checkpoint._pack(one.optimiser.state_dict(), "", {})
     updates, original = [], Trainer.update
 
     def update(self: Trainer, number: int) -> float:
@@ -446,7 +299,43 @@ def test_an_iteration_that_fails_half_way_is_not_saved(
     monkeypatch.setattr(Trainer, "update", update)
     with pytest.raises(TrainingError):
         next(steps)
-    assert [path.stem for path in folder.checkpoints()] == ["000002"]
+    assert updates == [6, 7]
+    assert equal(snapshot(one.policy), before)
+    assert checkpoint._pack(one.optimiser.state_dict(), "", {}) == moments
+    (saved,) = folder.checkpoints()
+    assert saved.stem == "000003"
+    assert equal(checkpoint.load(saved)["weights"]["policy"], before)
+
+
+def test_weights_that_have_blown_up_are_not_saved(tiny: str, tmp_path: Path) -> None:
+    """A reward need not notice: NaN compared with anything is false."""
+    one = trainer(
+        tiny, reward=lambda images, texts, metadata=None: (images.mean((1, 2, 3)) > 0.5).float(), iterations=9
+    )
+    folder = RunFolder.create(tmp_path / "run", {})
+    steps = one.steps(folder=folder)
+    next(steps)
+    with torch.no_grad():
+        for tensor in one.policy.weights.tensors("old").values():
+            tensor.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="the samples of iteration 2 are not finite"):
+        next(steps)
+    assert folder.checkpoints() == []
+
+
+def test_a_resumed_run_has_its_own_settings_of_the_optimiser(tiny: str) -> None:
+    state = trainer(tiny, weight_decay=0.5).state_dict()
+    one = trainer(tiny, weight_decay=0.1, betas=(0.8, 0.9))
+    one.load_state_dict(state)
+    assert one.optimiser.param_groups[0]["weight_decay"] == 0.1
+    assert one.optimiser.param_groups[0]["betas"] == (0.8, 0.9)
+
+
+def test_guided_pairs_are_on_policy(tiny: str) -> None:
+    """What is trained is guided as what was recorded."""
+    how = FDFO(rollout=Pairs(3, 1.0, "linear", guidance=2.0))
+    one = trainer(tiny, how, group_size=2, microbatch=24)
+    assert one.step().metrics["distance"] < 1e-10
 
 
 def test_a_reward_that_fails_leaves_the_trainer_as_it_was(tiny: str) -> None:
@@ -491,68 +380,3 @@ def test_another_model_s_state_is_refused(tiny: str, rank: int | None) -> None:
     ):
         with pytest.raises(ValueError, match=said):
             one.load_state_dict(other)
-
-
-# As a library
-
-
-def test_a_loop_over_train(tiny: str, tmp_path: Path) -> None:
-    policy = flowward.load(tiny, lora_rank=2)
-    texts = flowward.prompts.of("mine", TEXTS)
-    run = small(output=tmp_path / "run")
-    seen = []
-    for step in flowward.train(algorithm(), policy, bright, texts, run):
-        seen.append((step.index, step.metrics["reward"]))
-    assert [index for index, _ in seen] == [1, 2, 3]
-    folder = RunFolder.open(run.output)
-    assert [line["reward"] for line in folder.lines()] == [reward for _, reward in seen]
-    assert folder.lines()[-1]["images"] == 24
-    assert [path.stem for path in folder.checkpoints()] == ["000003"]
-    with pytest.raises(ValueError, match="already holds a run"):
-        next(flowward.train(algorithm(), policy, bright, texts, run))
-    # the same policy can be trained on, and a run without a folder keeps nothing
-    assert [step.index for step in flowward.train(algorithm(), policy, bright, texts, small(iterations=1))] == [1]
-    assert list(tmp_path.iterdir()) == [run.output]
-
-
-def test_with_an_evaluator_the_base_model_comes_first(tiny: str, tmp_path: Path) -> None:
-    policy, texts = flowward.load(tiny), prompts.of("mine", TEXTS)
-    how = Evaluation(rewards=("balance",), images=5, sampler=Sampler(2))
-    run = small(output=tmp_path / "run", iterations=2, evaluate_every=0)
-    steps = list(flowward.train(algorithm(), policy, bright, texts, run, Evaluator(policy, how, texts, pictures=5)))
-    assert [step.index for step in steps] == [0, 1, 2]
-    assert [step.evaluation is not None for step in steps] == [True, False, True]
-    assert steps[0].evaluation["scores"]["balance"]["overall"]["n"] == 5
-    assert sorted(path.name for path in (run.output / "samples").iterdir()) == ["000000.png", "000002.png"]
-
-
-def test_the_example_of_a_bare_loop(
-    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("flowward.models.scenes.SHIPPED", Path(tiny))
-    code = (Path(__file__).parents[1] / "examples" / "bare_loop.py").read_text("utf-8")
-    assert code.count("range(30)") == 1
-    exec(code.replace("range(30)", "range(2)"), {})
-    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [["0", "reward"], ["1", "reward"]]
-
-
-def test_leaving_the_loop_early_saves(tiny: str, tmp_path: Path) -> None:
-    run = small(output=tmp_path / "run", iterations=9, checkpoint_every=9)
-    for step in flowward.train(algorithm(), flowward.load(tiny), bright, PromptSet("x", TEXTS, ("all",) * 5), run):
-        if step.index == 2:
-            break
-    assert [path.stem for path in RunFolder.open(run.output).checkpoints()] == ["000002"]
-
-
-def test_only_the_last_two_checkpoints_are_kept(tiny: str, tmp_path: Path) -> None:
-    run = small(output=tmp_path / "run", iterations=4, checkpoint_every=1)
-    list(flowward.train(algorithm(), flowward.load(tiny), bright, prompts.of("x", TEXTS), run))
-    assert [path.stem for path in RunFolder.open(run.output).checkpoints()] == ["000003", "000004"]
-
-
-def test_health_speaks_in_the_loop(tiny: str) -> None:
-    said = trainer(tiny, algorithm(gamma=1.01, lam=0.0)).step().health
-    assert any("the flattest point has curvature 0.01" in line for line in said), said
-    assert "every image got the reward 0.3: there is nothing to learn from" in trainer(tiny, reward=same).step().health
-    with_few = Trainer(algorithm(), models.load(tiny), bright, prompts.of("x", TEXTS[:1]), small())
-    assert any("1 prompts came twice" in line for line in with_few.step().health)

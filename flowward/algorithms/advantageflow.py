@@ -99,7 +99,7 @@ class AdvantageFlow(Anchored):
     rollout: Sampler = field(default_factory=Sampler)
     credit: CentredRMS = field(default_factory=CentredRMS)
     points: Renoise = field(default_factory=Renoise)
-    old: Decay = field(default_factory=Decay)
+    old: Decay = field(default_factory=lambda: Decay(0.95, slope=0.005, first=0.5))
 
     def __post_init__(self) -> None:
         not_negative(self, "lam", "calibration")

@@ -15,6 +15,8 @@ class Anchored:
     old: Decay
     k_ref: float
 
+    guidance = 1.0
+
     @property
     def copies(self) -> dict[str, Decay]:
         """The copies of the policy that the loss and the rollout use, and how each follows."""

@@ -98,7 +98,7 @@ class DiffusionNFT(Anchored):
     rollout: Sampler = field(default_factory=lambda: Sampler(solver="dpm2"))
     credit: ZScore = field(default_factory=ZScore)
     points: Renoise = field(default_factory=lambda: Renoise(2, Times("levels")))
-    old: Decay = field(default_factory=lambda: Decay(0.5, slope=0.001))
+    old: Decay = field(default_factory=lambda: Decay(0.5))
 
     def __post_init__(self) -> None:
         positive(self, "beta", "clip")

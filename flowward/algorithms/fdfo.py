@@ -85,6 +85,11 @@ class FDFO:
         not_negative(self, "k_ref")
 
     @property
+    def guidance(self) -> float:
+        """That of the rollout, whose velocities are compared with."""
+        return self.rollout.guidance
+
+    @property
     def copies(self) -> dict[str, Decay]:
         """None: the velocities of the rollout are recorded."""
         return {}
@@ -92,7 +97,7 @@ class FDFO:
     @property
     def anchors(self) -> dict[str, float]:
         """The velocities that the loss needs beside the policy's, with the guidance of each."""
-        return {"reference": 1.0} if self.k_ref > 0 else {}
+        return {"reference": self.guidance} if self.k_ref > 0 else {}
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each point [B], and what is worth watching."""

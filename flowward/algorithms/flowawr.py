@@ -84,7 +84,9 @@ class FlowAWR(Anchored):
     rollout: Sampler = field(default_factory=lambda: Sampler(solver="dpm2"))
     credit: Softmax = field(default_factory=Softmax)
     points: Renoise = field(default_factory=lambda: Renoise(2, Times("levels")))
-    old: Decay = field(default_factory=lambda: Decay(0.5, slope=0.001))
+    old: Decay = field(default_factory=lambda: Decay(0.5))
+
+    takes_exemplars = True  # GraftOOD's rule: advantage 1, no pull to the reference
 
     def __post_init__(self) -> None:
         not_negative(self, "k_ref")

@@ -17,6 +17,8 @@ from ..presets import PRESETS, Preset
 from ..trainer import Run
 from .options import parse
 
+RUN = ("images_per_update", "group_size", "updates_per_iteration", "microbatch", "learning_rate", "warmup", "schedule")
+
 
 @dataclass(frozen=True)
 class Algorithms:
@@ -37,6 +39,8 @@ def run(words: list[str]) -> int:
     print(_description(kind).strip() + "\n\nsettings (flowward train --algorithm.NAME VALUE):\n")
     default = _values(presets["scenes"])
     print(_yaml(default["algorithm"]))
+    print("\nrun on scenes (flowward train --images-per-update VALUE ...):\n")
+    print(_yaml({key: default["run"][key] for key in RUN}))
     print(f"\npresets (flowward train --algorithm {name} --preset NAME), as they differ from `scenes`, the default:")
     for key, preset in presets.items():
         print(f"\n{key}: {preset.source}")

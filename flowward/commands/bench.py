@@ -9,7 +9,7 @@ import tyro
 
 from .. import bench, config, models, prompts, rewards
 from ..errors import unknown
-from .options import parse, take
+from .options import parse, set_threads, take
 
 MEASURES = ("overhead",)
 
@@ -24,17 +24,20 @@ class Bench:
     images_per_update: int | None = None
     """(default: the algorithm's vetted setting)"""
 
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise ValueError(f"repeats must be at least 1, not {self.repeats}")
+
 
 def run(words: list[str]) -> int:
     name, words = take(words, "algorithm")
     chosen = parse(Bench, words, "bench", description="--algorithm NAME chooses whose iteration is measured.")
     if chosen.what not in MEASURES:
         raise ValueError(unknown("measure", chosen.what, MEASURES))
-    if chosen.threads:
-        torch.set_num_threads(chosen.threads)
+    set_threads(chosen.threads)
     settings = config.settings_type(name or config.DEFAULT_ALGORITHM)()
     size = settings.run
-    if chosen.images_per_update:
+    if chosen.images_per_update is not None:
         size = replace(size, images_per_update=chosen.images_per_update, rollout_batch=chosen.images_per_update)
     found = bench.overhead(
         settings.algorithm,
@@ -49,6 +52,7 @@ def run(words: list[str]) -> int:
     for what, count in found.calls.items():
         print(f"  {what:<18} {count:8d} samples")
     print(f"overhead             {found.ratio:8.3f}    (target: at most 1.10)")
-    print(f"peak memory          {found.peak_memory / 2**20:8.0f} MiB of the process")
+    if found.peak_memory is not None:
+        print(f"peak memory          {found.peak_memory / 2**20:8.0f} MiB of the process")
     print(f"threads              {torch.get_num_threads():8d}")
     return 0

@@ -9,9 +9,10 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
+import torch
 import tyro
 
-from .. import checkpoint, config, models
+from .. import config, models
 from ..folder import RunFolder
 from ..models.policy import Policy
 
@@ -61,6 +62,15 @@ def _refusal(end: SystemExit) -> ValueError | None:
     return error if frame.f_globals["__name__"].startswith("flowward.") else None
 
 
+def set_threads(number: int | None) -> None:
+    """Raises ValueError where a number of CPU threads was given that cannot be."""
+    if number is None:
+        return
+    if number < 1:
+        raise ValueError(f"threads must be at least 1, not {number}")
+    torch.set_num_threads(number)
+
+
 def policy_of(name: str, weights: str) -> Policy:
     """A model by name, or that of a run's newest checkpoint with the named weights as its policy.
 
@@ -71,12 +81,13 @@ def policy_of(name: str, weights: str) -> Policy:
     if not (path / "config.yaml").is_file():
         return models.load(name)
     folder = RunFolder.open(path)
-    settings = config.from_dict(folder.config())
-    if not folder.checkpoints():
+    given = folder.config()  # of which no more is asked: a run from Python may hold an algorithm of one's own
+    settings = config.from_dict({key: given[key] for key in ("model", "lora_rank", "precision") if key in given})
+    state = folder.state("identity", "iteration", "weights")
+    if state is None:
         raise ValueError(f"{path} holds no checkpoint yet")
-    state = checkpoint.load(folder.checkpoints()[-1])
     policy = models.load(settings.model, settings.lora_rank, settings.precision)
-    if state.get("identity") != policy.identity:
+    if state["identity"] != policy.identity:
         raise ValueError(f"the checkpoint of {path} belongs to another model than '{settings.model}'")
     if weights not in state["weights"]:
         raise ValueError(f"{path} has no weights called '{weights}', only {', '.join(state['weights'])}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from rich.progress import Progress
 
 from .. import report
 from ..errors import unknown
 from ..scenes.pretrain import Pretrain, pretrain
-from .options import parse
+from .options import parse, set_threads
 
 WORLDS = ("scenes",)
 
@@ -22,8 +21,7 @@ def run(words: list[str]) -> int:
     if world not in WORLDS:
         raise ValueError(unknown("world", world, WORLDS))
     config: Pretrain = parse(Pretrain, words, f"pretrain {world}")
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     with Progress() as bar:
         tasks = {}
         for line in pretrain(config):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -25,22 +25,29 @@ class Sample:
     count: int = 4
     """images per prompt"""
     output: Path = Path("sample.png")
+    overwrite: bool = False
+    """write over an output that exists"""
     seed: int = 0
     weights: Literal["policy", "ema"] = "policy"
     """of a run"""
-    steps: int = 10
-    shift: float = 1.0
+    sampler: Annotated[Sampler, tyro.conf.OmitArgPrefixes] = field(default_factory=Sampler)
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not self.prompts:
+            raise ValueError("name at least one prompt, and draw at least one image of it")
+        if self.seed < 0:
+            raise ValueError(f"the seed must not be negative, it is {self.seed}")
+        if self.output.suffix.lower() != ".png":
+            raise ValueError(f"images are written as PNG: give --output a name that ends in .png, not {self.output}")
+        if self.output.exists() and not self.overwrite:
+            raise ValueError(f"{self.output} exists: name another --output, or say --overwrite")
 
 
 def run(words: list[str]) -> int:
     chosen = parse(Sample, words, "sample")
-    if chosen.count < 1 or not chosen.prompts:
-        raise ValueError("name at least one prompt, and draw at least one image of it")
-    if chosen.seed < 0:
-        raise ValueError(f"the seed must not be negative, it is {chosen.seed}")
     policy = policy_of(chosen.model, chosen.weights)
     texts = [prompt for prompt in chosen.prompts for _ in range(chosen.count)]
-    drawn = draw(policy, texts, Sampler(chosen.steps, chosen.shift), chosen.seed)
+    drawn = draw(policy, texts, chosen.sampler, chosen.seed)
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
     images.save(images.labelled_grid(drawn, texts, columns=chosen.count), chosen.output)
     print(f"{len(texts)} images of {policy.name}: {chosen.output}")

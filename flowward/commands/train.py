@@ -12,15 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from .. import checkpoint, config, models, outcome, prompts, report, rewards
+from .. import config, models, outcome, prompts, report, rewards
+from ..algorithms import ALGORITHMS
 from ..datasets import Exemplars, Preferences
 from ..evaluate import Evaluator
 from ..folder import RunFolder, read_yaml
 from ..log import TrainProgress
 from ..trainer import Trainer
-from .options import parse, take
+from .options import parse, set_threads, take
 
 
 def run(words: list[str]) -> int:
@@ -33,11 +32,12 @@ def run(words: list[str]) -> int:
         raise ValueError("--algorithm, --config and --resume exclude each other: each says what to start from")
     if preset and (file or resume):
         raise ValueError("--preset names settings of an algorithm; --config and --resume bring their own")
+    named = {word.partition("=")[0] for word in words}
     if resume:
-        default = config.from_dict(RunFolder.open(Path(resume)).config())
+        default = _settings(RunFolder.open(Path(resume)).config(), named)
         default = replace(default, run=replace(default.run, output=Path(resume)))
     elif file:
-        default = config.from_dict(read_yaml(Path(file)))
+        default = _settings(read_yaml(Path(file)), named)
         default = replace(default, run=replace(default.run, output=None))
     else:
         default = config.settings_type(algorithm or config.DEFAULT_ALGORITHM, preset or "scenes")()
@@ -46,15 +46,30 @@ def run(words: list[str]) -> int:
         "sets what follows."
     )
     settings = parse(type(default), words, "train", default, about)
+    for name in ("reward", "prompts"):
+        if settings.preferences and (f"--{name}" in named or getattr(settings, name) != getattr(config.Settings, name)):
+            raise ValueError(f"preferences bring prompts and a reward of their own: leave out --{name}")
     if settings.run.output is None:
         name = time.strftime(f"{settings.model}-%Y%m%d-%H%M%S").replace("/", "-")
         settings = replace(settings, run=replace(settings.run, output=Path("runs") / name))
     return _train(settings, resume is not None, given)
 
 
+def _settings(given: dict[str, Any], named: set[str]) -> config.Settings:
+    """Those of a config.yaml. What a run from Python could not write down has to be named with a flag.
+
+    Raises:
+        ValueError: it is not, or something is unknown or of the wrong type.
+    """
+    for name in [name for name in ("reward", "prompts") if name in given and given[name] is None]:
+        if f"--{name}" not in named:
+            raise ValueError(f"this run was started from Python, with a {name} of its own: name one with --{name}")
+        given = {key: value for key, value in given.items() if key != name}
+    return config.from_dict(given)
+
+
 def _train(settings: Any, resume: bool, command: str) -> int:
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    set_threads(settings.threads)
     run = settings.run
     reward: Any = rewards.load(settings.reward)
     texts = prompts.load(settings.prompts)
@@ -63,13 +78,18 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     policy = models.load(settings.model, settings.lora_rank, settings.precision, run.seed)
     collect = graft = None
     if settings.preferences:
-        given = Preferences.load(settings.preferences)
         if run.group_size != 2:
             raise ValueError(f"preferences come in pairs: give --group-size 2, not {run.group_size}")
+        given = Preferences.load(settings.preferences)
+        given.refuse(settings.algorithm.points, settings.algorithm.rollout.levels)
         reward, texts = given.reward, given.prompts
         collect = given.collector(policy, run.seed, settings.algorithm.rollout.levels)
     if settings.exemplars:
+        if not getattr(settings.algorithm, "takes_exemplars", False):
+            known = [name for name, kind in ALGORITHMS.items() if getattr(kind, "takes_exemplars", False)]
+            raise ValueError(f"exemplars are for {', '.join(known)}: the other algorithms have no rule for them")
         others = Exemplars.load(settings.exemplars, settings.exemplar_share, settings.exemplars_per_group)
+        others.refuse(texts.texts, run.group_size)
         graft = others.grafter(policy, run.seed)
     for each in (texts, held_out):
         policy.refuse(list(each.texts))
@@ -78,8 +98,8 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
     if resume:
         folder = RunFolder.open(run.output)
-        if folder.checkpoints():
-            trainer.load_state_dict(checkpoint.load(folder.checkpoints()[-1]))
+        if state := folder.state(*trainer.state_dict()):
+            trainer.load_state_dict(state)
         folder.forget_after(trainer.iteration - (trainer.iteration == 0))
         folder.write_config(config.to_dict(settings))
     else:

@@ -129,3 +129,5 @@ class Networks:
         save_file({k: v.to(dtype).contiguous() for k, v in encoder.state_dict().items()}, path / "model.safetensors")
         config = {"words": encoder.words, "width": encoder.table.embedding_dim, "length": encoder.length}
         (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        for file in folder.rglob("*.safetensors"):  # which are written for their owner alone
+            file.chmod((path / "config.json").stat().st_mode)

@@ -17,7 +17,7 @@ from . import generic, laws, population
 from .check import Check, guarded
 from .population import Distance
 
-PARTS = ("behaviour", "rollout", "credit", "points", "copies", "anchors", "loss")  # of trainer.Algorithm
+PARTS = ("behaviour", "rollout", "credit", "points", "copies", "guidance", "anchors", "loss")  # of trainer.Algorithm
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ class Setting:
         advantage = scale * torch.tensor([-7.0, 5.0, -1.0, 3.0, 7.0, -5.0, 2.0, -3.0], dtype=torch.float64) / 7
         nothing = torch.zeros(8, dtype=torch.long)
         points = Points(
-            interpolate(x0, eps, t), t, x0, eps, advantage, Condition({"id": nothing}), torch.arange(8) // group,
+            interpolate(x0, eps, t), t, Condition({"id": nothing}), x0, eps, advantage, torch.arange(8) // group,
             exemplar=nothing.bool(), delta=delta / 3,
         )  # fmt: skip
         return cls(points, old, old, old) if on_policy else cls(points, old + v / 4, old, reference)

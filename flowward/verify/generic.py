@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models.policy import Condition, Models
-from ..oracle import Discrete, Gaussian, as_velocity, covariance_with_velocity
-from ..points import Points
+from ..oracle import Gaussian, as_velocity
 from ..rollout import Rollout
 from ..streams import Noise
 from ..trainer import Algorithm
+from . import kinds
 from .check import EXACT, Check, compared, equation, guarded, number, real, slope
 
 PROMPTS, SHAPE = 5, (2, 4)
@@ -32,9 +32,18 @@ class Subject:
 
     algorithm: Algorithm
     rollout: Rollout
-    points: Points
+    points: Any  # a Batch
     unit: int
     old: Tensor
+
+    @classmethod
+    def first(cls, algorithm: Algorithm) -> Subject:
+        """In groups of four samples, of two, or of those that come of one root."""
+        leaves = algorithm.rollout.leaves
+        try:
+            return cls.of(algorithm, -(-4 // leaves) * leaves, linear)
+        except Exception:  # a user's class may fail in any way; if it was not the size, it fails again
+            return cls.of(algorithm, -(-2 // leaves) * leaves, linear)
 
     @classmethod
     def of(cls, algorithm: Algorithm, group_size: int, reward: Callable[[Rollout], Tensor]) -> Subject:
@@ -42,33 +51,34 @@ class Subject:
         group = torch.arange(PROMPTS).repeat_interleave(group_size)
         condition = Condition({"id": torch.arange(float(PROMPTS))})
         noise = Noise(SHAPE, tuple(("verify", g, k % group_size) for k, g in enumerate(group.tolist())))
-        drawn = algorithm.rollout(WORLD, condition[group], noise)
+        drawn = algorithm.rollout.at(0, 0)(WORLD, condition[group], noise)
         done = Rollout.of([drawn], condition, group, algorithm.rollout.levels)
         scores = reward(done)
-        done = replace(done, reward=scores, advantage=algorithm.credit(scores, group))
+        done = replace(done, reward=scores, advantage=algorithm.credit(scores, done.cohort))
         made = algorithm.points(done, ("verify points", 0))
         points = _wide(made.take(torch.arange(len(made))))
         old = points.known.get("old", WORLD(points.x_t, points.t, points.condition))
         return cls(algorithm, done, points, made.unit, old)
 
-    def loss(self, v: Tensor, old: Tensor, reference: Tensor, points: Points | None = None) -> Tensor:
-        points = points or self.points
+    def loss(self, v: Tensor, old: Tensor, reference: Tensor, points: Any = None) -> Tensor:
+        points = self.points if points is None else points
         return equation(self.algorithm, _with_old(points, old), old, reference)(v)
 
-    def slope(self, points: Points | None = None) -> Tensor:
+    def slope(self, points: Any = None) -> Tensor:
         """On policy, where policy, old and reference agree."""
         return slope(lambda v: self.loss(v, self.old, self.old, points), self.old)
 
 
-def _wide(points: Points) -> Points:
+def _wide(points: Any) -> Any:
     """In float64."""
-    names = ("x_t", "t", "x0", "eps", "advantage")
-    known = {name: v.double() for name, v in points.known.items()}
-    delta = None if points.delta is None else points.delta.double()
-    return replace(points, **{name: getattr(points, name).double() for name in names}, known=known, delta=delta)
+    values = {each.name: getattr(points, each.name) for each in fields(points)}
+    numbers: dict[str, Any] = {
+        name: v.double() for name, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()
+    }
+    return replace(points, **numbers, known={name: v.double() for name, v in points.known.items()})
 
 
-def _with_old(points: Points, old: Tensor) -> Points:
+def _with_old(points: Any, old: Tensor) -> Any:
     """A recorded velocity of the old policy is the one that a case wants."""
     return points.knowing({"old": old}) if "old" in points.known else points
 
@@ -81,24 +91,22 @@ def linear(rollout: Rollout) -> Tensor:
 def laws(algorithm: Algorithm) -> Iterator[Check]:
     """All of them. Groups are of four samples, or of two where the algorithm takes no others (it compares pairs)."""
     try:
-        subject = Subject.of(algorithm, 4, linear)
-    except Exception:  # a user's class may fail in any way; if it was not the size, it fails again
-        try:
-            subject = Subject.of(algorithm, 2, linear)
-        except Exception as error:
-            law, said = "rollout, credit and points go together", f"{type(error).__name__}: {error}"
-            yield Check(law, SOURCE, math.nan, math.nan, math.inf, 0.0, said)
-            return
+        subject = Subject.first(algorithm)
+    except Exception as error:  # a user's class may fail in any way
+        law, said = "rollout, credit and points go together", f"{type(error).__name__}: {error}"
+        yield Check(law, SOURCE, math.nan, math.nan, math.inf, 0.0, said)
+        return
     for law_of in LAWS:
         yield from guarded(law_of(subject), (law_of.__doc__ or "").split("\n")[0].rstrip("."), SOURCE)
 
 
 def shapes(subject: Subject) -> Iterator[Check]:
-    """One loss per point, and watched numbers per point that carry no gradient."""
+    """One loss per point, and watched numbers of all points or some, without gradient."""
     v, old = subject.old.clone().requires_grad_(), subject.old
     points = _with_old(subject.points, old)
     loss, watched = subject.algorithm.loss(Models(lambda *_: v, lambda *_: old, lambda *_: old), points)
-    wrong = [name for name, values in watched.items() if values.shape != points.t.shape or values.requires_grad]
+    wrong = [name for name, values in watched.items() if values.requires_grad]
+    wrong += [name for name, values in watched.items() if values.ndim != 1 or len(values) > len(points)]
     wrong += [] if loss.shape == points.t.shape else [f"the loss has shape {list(loss.shape)}"]
     law = "exceptions to: one loss per point, watched numbers too, and those without gradient"
     yield number(law, SOURCE, len(wrong), 0, 0, ", ".join(wrong))
@@ -106,21 +114,9 @@ def shapes(subject: Subject) -> Iterator[Check]:
 
 def finite(subject: Subject) -> Iterator[Check]:
     """Loss and gradient are finite."""
-    points = subject.points
-    ends = {
-        "t in (0, 1)": points,
-        "t = 0": replace(points, t=torch.zeros_like(points.t), x_t=points.x0),
-        "t = 1": replace(points, t=torch.ones_like(points.t), x_t=points.eps),
-    }
-    for where, at in ends.items():
-        u, old, off = at.eps - at.x0, subject.old, subject.old + real(*subject.old.shape) / 100
-        same = replace(at, x0=at.x0[:1].expand_as(at.x0), delta=None if at.delta is None else torch.zeros_like(at.x0))
-        cases = [
-            (at, off, old), (at, old, old), (at, u, u), (same, off, old),
-            (replace(at, advantage=torch.zeros_like(at.t)), off, old),
-        ]  # fmt: skip
+    for where, at in kinds.ends(subject.points).items():
         bad = 0
-        for case, v, anchor in cases:
+        for case, v, anchor in kinds.cases(at, subject.old):
             v = v.clone().requires_grad_()
             loss = subject.loss(v, anchor, anchor, case)
             bad += int((~loss.isfinite()).sum() + (~torch.autograd.grad(loss.sum(), v)[0].isfinite()).sum())
@@ -170,11 +166,11 @@ def kept(subject: Subject) -> Iterator[Check]:
 
 
 def credit(subject: Subject) -> Iterator[Check]:
-    """The best sample of a prompt has a larger advantage than the worst."""
+    """The best of the samples that are compared has a larger advantage than the worst."""
     done = subject.rollout
     right = []
-    for members in done.by_group():
-        reward, advantage = done.reward[members], done.advantage[members]
+    for cohort in done.cohort.unique():
+        reward, advantage = done.reward[done.cohort == cohort], done.advantage[done.cohort == cohort]
         right.append((advantage[reward.argmax()] - advantage[reward.argmin()]).sign().item())
     remark = "wrong sign: credit rewards the worse samples" if max(right) < 0 else "not all prompts"
     law = "credit: sign of A(best) - A(worst) of a prompt"
@@ -183,17 +179,7 @@ def credit(subject: Subject) -> Iterator[Check]:
 
 def ownership(subject: Subject) -> Iterator[Check]:
     """A point has the advantage of its own sample, and a difference that goes from the other sample to its own."""
-    points, done, right = subject.points, subject.rollout, []
-    value = (points.x0 if points.delta is None else points.delta).flatten(1).sum(1)  # R, or half a difference of R
-
-    def covariance(a: Tensor, b: Tensor) -> Tensor:
-        return (a - a.mean()) @ (b - b.mean()).double()
-
-    for prompt in range(PROMPTS):
-        mine, drawn = points.condition.tensors["id"] == prompt, done.group == prompt
-        given = covariance(done.advantage[drawn], done.reward[drawn])  # a wrong credit is no concern of this law
-        right.append((given * covariance(points.advantage[mine], value[mine])).sign().item())
-    what = "sample" if points.delta is None else "delta"
+    right, what = kinds.owned(subject.points, subject.rollout)
     remark = "wrong sign: another sample's" if max(right) < 0 else "not all prompts"
     law = f"sign of Cov(A, reward of the {what}) at points times that of samples"
     yield number(law, SOURCE, sum(right) / len(right), 1, 0, remark)
@@ -214,49 +200,20 @@ def nothing_to_learn(subject: Subject) -> Iterator[Check]:
 
 def direction(subject: Subject) -> Iterator[Check]:
     """A step down the loss moves each point's clean prediction to the sample if A > 0, away from it if A < 0."""
-    points = subject.points
-    if points.delta is None:
-        way, what = points.eps - points.x0 - subject.old, "u - v_old"
-    else:
-        way, what = -points.delta, "-delta"
-    towards = (-subject.slope() * way).flatten(1).sum(1)
-    moving = points.advantage.abs() > 1e-6
-    signs = (towards.sign() * points.advantage.sign())[moving]
+    way, what = kinds.towards(subject.points, subject.old)
+    signs = (-subject.slope() * way).flatten(1).sum(1).sign()[way.flatten(1).abs().amax(1) > 1e-6]
     remark = "wrong sign: moves away from better samples" if (signs < 0).all() else f"at {(signs < 1).sum()} points"
     law = f"on policy, sign of A (step down the loss) . ({what})"
     yield number(law, SOURCE, signs.mean().item(), 1, 0, remark)
 
 
 def covariance(subject: Subject) -> Iterator[Check]:
-    """On policy the gradient, averaged over all samples behind a noisy point, points along -Cov(R, u | x_t).
-
-    Atoms of a discrete world in all pairs, weighed by their exact posterior. Rewards of 0 and 1 make every centred
-    credit of a pair proportional to the difference of its rewards, so what follows holds for any of them; atoms that
-    are equally far from each other do the same for losses that divide by a pair's distance.
-    """
-    signs = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
-    atoms = reduce(torch.kron, [signs] * 4) / 4  # [16, 16], close enough for all to be behind a noisy point
-    world, won = Discrete(atoms, 1 + torch.arange(16) % 3), (torch.arange(16) % 5 < 2).double()
-    t = torch.tensor([0.6, 0.7, 0.8, 0.9, 1.0], dtype=torch.float64)
-    noisy = real(5, 16, seed=2)
-    pairs = torch.combinations(torch.arange(16))
-    weight = world.posterior(noisy, t).weights[:, pairs].prod(2).repeat_interleave(2)  # of every row
-    sample, at = pairs.flatten().repeat(5), torch.arange(5).repeat_interleave(2 * len(pairs))
-    group = torch.arange(len(sample)) // 2
-    x_t, x0 = noisy[at], world.atoms[sample]
-    eps = (x_t - (1 - t[at])[:, None] * x0) / t[at][:, None]
-    old = world.velocity(noisy, t)[at]
-    points = Points(
-        x_t=x_t, t=t[at], x0=x0, eps=eps, advantage=subject.algorithm.credit(won[sample].float(), group).double(),
-        condition=Condition({"id": torch.zeros(len(group))}), group=group, exemplar=torch.zeros(len(group)).bool(),
-        delta=None if subject.points.delta is None else (x0 - x0.view(-1, 2, 16).flip(1).flatten(0, 1)) / 2,
-        known={"old": old} if "old" in subject.points.known else {},
-    )  # fmt: skip
-    gradient = slope(equation(subject.algorithm, points, old, old), old) * weight[:, None]
-    found = torch.zeros_like(noisy).index_add_(0, at, gradient)
-    expected = -covariance_with_velocity(world, lambda x: won, noisy, t)
-    cosine = torch.cosine_similarity(found, expected).min().item()
-    law = "on policy, cosine of the expected gradient with -Cov(R, u | x_t), least of 5"
+    """On policy the gradient, averaged over all that may be behind a state, points along that of E[R]."""
+    all_of_it = kinds.population(subject.points, subject.algorithm)
+    gradient = slope(equation(subject.algorithm, all_of_it.points, all_of_it.old, all_of_it.old), all_of_it.old)
+    found = torch.zeros_like(all_of_it.along).index_add_(0, all_of_it.at, gradient * all_of_it.weight[:, None])
+    cosine = torch.cosine_similarity(found, all_of_it.along).min().item()
+    law = f"on policy, cosine of the expected gradient with {all_of_it.name}, least of 5"
     remark = "wrong sign: against the reward" if cosine < 0 else "another direction"
     yield number(law, "derived 1", cosine, 1, 0.02, remark)
 

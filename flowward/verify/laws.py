@@ -23,6 +23,7 @@ from ..credit import group_mean
 from ..flow import mean, over
 from ..oracle import Linear
 from ..terms import group_sum, matching
+from . import reverse
 from .check import Check, Equation, Setting, compared, differences, number, real, rests, slope
 
 Kind = Callable[..., Any]  # an algorithm's class
@@ -351,4 +352,5 @@ LAWS: dict[str, Callable[[Kind], Iterator[Check]]] = {
     "dgpo": dgpo,
     "crd": crd,
     "dpo": dpo,
+    **reverse.LAWS,
 }

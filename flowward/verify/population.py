@@ -74,7 +74,7 @@ def behind(x_t: Tensor, t: Tensor, x0: Tensor, advantage: Tensor) -> Points:
     """Points from where they are and the samples that they may have come from."""
     nothing = torch.zeros(len(t), dtype=torch.long)
     eps = (x_t - (1 - t)[:, None] * x0) / t[:, None]
-    return Points(x_t, t, x0, eps, advantage, Condition({"id": nothing}), nothing, nothing.bool())
+    return Points(x_t, t, Condition({"id": nothing}), x0, eps, advantage, nothing, nothing.bool())
 
 
 @cache

@@ -1,0 +1,26 @@
+"""MixGRPO (Li, Cui, Huang, Ma, Fan, Yang, Zhong, 2025, arXiv:2507.21802).
+
+Random steps in a window alone, which moves from noise to data as training goes on; the ODE elsewhere. Less to train on,
+and a reward that depends on fewer random numbers. `mix_grpo_flash` also shortens the way after the window.
+
+It degenerates where the window has left the levels that matter to the reward: see windows.Window for its schedules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..credit import ZScore
+from ..trees import Chain
+from ..windows import Window
+from .policy_gradient import PolicyGradient
+
+
+@dataclass(frozen=True)
+class MixGRPO(PolicyGradient):
+    """The algorithm as a value; the defaults are the paper's for FLUX."""
+
+    rollout: Chain = field(
+        default_factory=lambda: Chain(25, 3.0, "linear", window=Window(4, high=23), shared_start=True)
+    )
+    credit: ZScore = field(default_factory=lambda: ZScore("group", 1e-8, 1))

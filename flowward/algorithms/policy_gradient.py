@@ -1,0 +1,220 @@
+"""Clipped policy gradients on random steps: the equation that all reverse-process algorithms share.
+
+A random step x_s = P x_t + Q v(x_t, t) + sigma z is Gaussian, so with d = v - v_old and the noise z that was drawn
+
+    log rho = alpha mean(z d) - gamma mean(d^2)
+    l = w max(-A rho, -A clip(rho, 1 - clip, 1 + clip)) + beta omega mean((v - v_ref)^2)
+
+and the published methods differ in four numbers of a step (alpha, gamma: the ratio; w: its weight; omega: the
+divergence), in which steps are random, and in how their rewards are compared. Means run over the D elements of a
+sample; the ratio of two densities is rho^D, which is why clips are as small as they are.
+(DDPO: Black et al., 2023, arXiv:2305.13301, after Schulman et al., 2017, arXiv:1707.06347.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import log1p
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..credit import ZScore
+from ..errors import not_negative, positive
+from ..flow import mean, wide
+from ..models.policy import Models
+from ..moves import Moves, RandomSteps
+from ..snapshots import Decay
+from ..trees import Branches, Chain
+
+Ratio = Literal["gaussian", "sum", "cps", "guard"]
+Divergence = Literal["exact", "per-noise", "state", "velocity"]
+
+CLIPS: dict[Ratio, tuple[float, float]] = {
+    "gaussian": (1e-7, 1e-2),
+    "sum": (1e-2, 1.0),
+    "cps": (1e-7, 1e-2),
+    "guard": (1e-8, 9e-5),
+}
+"""Clips that make sense for each ratio: one that is copied from another would always bind, or never."""
+
+
+def ratio_scales(ratio: Ratio, q: Tensor, sigma: Tensor, elements: int) -> tuple[Tensor, Tensor]:
+    """(alpha, gamma), [B] each, for steps with these numbers and samples of so many elements.
+
+    `gaussian`: the mean of the log density over elements (DDPO and most others); `sum`: the log density itself;
+    `cps`: the same without 1 / (2 sigma^2) (CPS, arXiv:2509.05952); `guard`: the mean's shift alone, whose
+    expectation is 0 at any step (GRPO-Guard, arXiv:2510.22319).
+
+    Raises:
+        ValueError: a step has no noise.
+    """
+    if (sigma <= 0).any():
+        raise ValueError("a step without noise has no density, so no ratio")
+    match ratio:
+        case "gaussian":
+            return q / sigma, q**2 / (2 * sigma**2)
+        case "sum":
+            return elements * q / sigma, elements * q**2 / (2 * sigma**2)
+        case "cps":
+            return 2 * sigma * q, q**2
+        case "guard":
+            return q, torch.zeros_like(q)
+
+
+def log_ratio(v: Tensor, v_old: Tensor, z: Tensor, q: Tensor, sigma: Tensor, ratio: Ratio = "gaussian") -> Tensor:
+    """log rho, float64 [B, C]: exactly 0 where v = v_old. v, v_old [B, ...]; z [B, C, ...]; q, sigma [B]."""
+    alpha, gamma = ratio_scales(ratio, q.double(), sigma.double(), v[0].numel())
+    delta = (wide(v) - wide(v_old)).flatten(1)
+    along = (wide(z).flatten(2) * delta[:, None]).mean(2, dtype=torch.float64)
+    return alpha[:, None] * along - (gamma * delta.square().mean(1, dtype=torch.float64))[:, None]
+
+
+def bounds(clip: float) -> tuple[float, float]:
+    """log(1 - clip) and log(1 + clip)."""
+    return log1p(-min(clip, 1 - 1e-12)), log1p(clip)
+
+
+def divergence_scale(kind: Divergence, q: Tensor, sigma: Tensor, length: Tensor) -> Tensor:
+    """omega, [B], of omega mean((v - v_ref)^2).
+
+    `exact`: the Gaussian KL per element (TempFlow-GRPO); `per-noise`: that times t - s, as Flow-GRPO's code has it;
+    `state` and `velocity`: the square of what the mean of x_s, or v, moves by (Flow-Factory).
+    """
+    match kind:
+        case "exact":
+            return q**2 / (2 * sigma**2)
+        case "per-noise":
+            return q**2 / (2 * sigma**2) * length
+        case "state":
+            return q**2
+        case "velocity":
+            return torch.ones_like(q)
+
+
+def policy_gradient(
+    v: Tensor,
+    v_old: Tensor,
+    v_ref: Tensor | None,
+    z: Tensor,
+    advantage: Tensor,
+    q: Tensor,
+    sigma: Tensor,
+    length: Tensor,
+    ratio: Ratio = "gaussian",
+    clip: float = 1e-4,
+    advantage_clip: float = 5.0,
+    beta: float = 0.0,
+    divergence: Divergence = "exact",
+    weight: Tensor | None = None,
+) -> Tensor:
+    """l summed over the steps of each state, float64 [B].
+
+    Args:
+        v, v_old, v_ref: [B, ...]. v_old is a constant (v itself, detached, before the first update); v_ref may be None
+            where beta is 0.
+        z: [B, C, ...], the noise of C steps from each state.
+        advantage, weight: [B, C]; weights are 1 / C unless given.
+        q, sigma, length: [B], numbers of the step (laws.py); length is t - s.
+
+    Raises:
+        ValueError: a step has no noise.
+    """
+    a = advantage.double().clamp(-advantage_clip, advantage_clip)
+    w = torch.full_like(a, 1 / a.shape[1]) if weight is None else weight
+    each = log_ratio(v, v_old.detach(), z, q, sigma, ratio)
+    near = each.clamp(*bounds(clip))  # in logarithms: 1 + 2e-6 has 4 bits left in float32
+    loss = (w * torch.maximum(-a * each.exp(), -a * near.exp())).sum(1)
+    if v_ref is not None:
+        omega = divergence_scale(divergence, q.double(), sigma.double(), length.double())
+        loss = loss + beta * omega * mean((wide(v) - wide(v_ref)).double() ** 2)
+    return loss
+
+
+@dataclass(frozen=True)
+class PolicyGradient:
+    """A reverse-process algorithm as a value: any law, tree, ratio, weight and divergence go together."""
+
+    rollout: Chain | Branches = field(default_factory=Chain)
+    credit: ZScore = field(default_factory=lambda: ZScore("group"))
+    points: RandomSteps = field(default_factory=RandomSteps)
+    ratio: Ratio = "gaussian"
+    """of the densities of a step under the policy and under what drew it"""
+    clip: float = 1e-4
+    """of the ratio, in its own units: not portable between ratios"""
+    advantage_clip: float = 5.0
+    beta: float = 0.0
+    """weight of the divergence from the reference model"""
+    divergence: Divergence = "exact"
+    """its units: not portable either"""
+
+    behaviour = "policy"
+
+    def __post_init__(self) -> None:
+        positive(self, "clip", "advantage_clip")
+        not_negative(self, "beta")
+        low, high = CLIPS[self.ratio]
+        if not low <= self.clip <= high:
+            raise ValueError(
+                f"a clip of {self.clip:g} belongs to another ratio than '{self.ratio}', whose clips lie between "
+                f"{low:g} and {high:g}"
+            )
+
+    @property
+    def guidance(self) -> float:
+        """That of the rollout: the policy is what drew the samples, guidance and all."""
+        return self.rollout.guidance
+
+    @property
+    def copies(self) -> dict[str, Decay]:
+        """None: the velocities of the rollout are recorded."""
+        return {}
+
+    @property
+    def anchors(self) -> dict[str, float]:
+        """The velocities that the loss needs beside the policy's, with the guidance of each."""
+        return {"reference": self.guidance} if self.beta > 0 else {}
+
+    def loss(self, models: Models, points: Moves) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each state [B], and what is worth watching.
+
+        Before the first update the policy is what drew the samples, so the ratio is 1 by definition. How far it would
+        be from 1 by the recorded velocity tells of a difference between sampling and training.
+        """
+        v, recorded, q, sigma = models.at("policy", points), points.known["old"], points.q, points.sigma
+        v_ref = models.at("reference", points) if self.beta > 0 else None
+        v_old = v.detach() if points.fresh else recorded
+        loss = policy_gradient(
+            v, v_old, v_ref, points.z, points.advantage, q, sigma, points.length, self.ratio, self.clip,
+            self.advantage_clip, self.beta, self.divergence, points.weight,
+        )  # fmt: skip
+        watched = self.watched(v.detach(), v_old, v_ref, points)
+        if points.fresh:
+            apart = log_ratio(v.detach(), recorded, points.z, q, sigma, self.ratio)
+            watched["first_ratio_max"] = (apart.abs() * (points.weight > 0)).amax(1)
+        return loss, watched
+
+    def watched(self, v: Tensor, v_old: Tensor, v_ref: Tensor | None, points: Moves) -> dict[str, Tensor]:
+        """Log ratio, shares of steps that the clip stops, pull on v, divergence: over all steps, and of each."""
+        q, sigma = points.q.double(), points.sigma.double()
+        each = log_ratio(v, v_old, points.z, q, sigma, self.ratio)
+        there, a = points.weight > 0, points.advantage.clamp(-self.advantage_clip, self.advantage_clip)
+        alpha, _ = ratio_scales(self.ratio, q, sigma, v[0].numel())
+        low, high = bounds(self.clip)
+        push = ((points.weight * a).to(v.dtype)[..., None] * points.z.flatten(2)).sum(1)
+        found = {
+            "log_ratio": (each * there).sum(1) / there.sum(1),
+            "clipped_up": ((each > high) & (a > 0) & there).sum(1) / there.sum(1),
+            "clipped_down": ((each < low) & (a < 0) & there).sum(1) / there.sum(1),
+            "pull": alpha.abs() * push.norm(dim=1) / push.shape[1],  # the gradient on v, where no clip stops it
+        }
+        if v_ref is not None:
+            omega = divergence_scale(self.divergence, q, sigma, points.length)
+            found["divergence"] = omega * mean((wide(v) - wide(v_ref)).double() ** 2)
+        by_step = {
+            f"{name}@{number}": value[points.step == number]
+            for number in points.step.unique().tolist()
+            for name, value in found.items()
+        }
+        return {**found, **by_step}

@@ -1,0 +1,137 @@
+"""Training as a library: the loop over `flowward.train`, what it leaves in its folder, and what it says."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tiny_runs import TEXTS, algorithm, bright, same, small, trainer
+
+import flowward
+from flowward import config, models, prompts
+from flowward.algorithms import AdvantageFlow
+from flowward.cli import main
+from flowward.evaluate import Evaluation, Evaluator
+from flowward.folder import RunFolder
+from flowward.points import Renoise
+from flowward.prompts import PromptSet
+from flowward.rollout import Sampler
+from flowward.trainer import Trainer
+
+
+def test_a_loop_over_train(tiny: str, tmp_path: Path) -> None:
+    policy = flowward.load(tiny, lora_rank=2)
+    texts = flowward.prompts.of("mine", TEXTS)
+    run = small(output=tmp_path / "run")
+    seen = []
+    for step in flowward.train(algorithm(), policy, bright, texts, run):
+        seen.append((step.index, step.metrics["reward"]))
+    assert [index for index, _ in seen] == [1, 2, 3]
+    folder = RunFolder.open(run.output)
+    assert [line["reward"] for line in folder.lines()] == [reward for _, reward in seen]
+    assert folder.lines()[-1]["images"] == 24
+    assert [path.stem for path in folder.checkpoints()] == ["000003"]
+    with pytest.raises(ValueError, match="already holds a run"):
+        next(flowward.train(algorithm(), policy, bright, texts, run))
+    # the same policy can be trained on, and a run without a folder keeps nothing
+    assert [step.index for step in flowward.train(algorithm(), policy, bright, texts, small(iterations=1))] == [1]
+    assert list(tmp_path.iterdir()) == [run.output]
+
+
+def test_with_an_evaluator_the_base_model_comes_first(tiny: str, tmp_path: Path) -> None:
+    policy, texts = flowward.load(tiny), prompts.of("mine", TEXTS)
+    how = Evaluation(rewards=("balance",), images=5, sampler=Sampler(2))
+    run = small(output=tmp_path / "run", iterations=2, evaluate_every=0)
+    steps = list(flowward.train(algorithm(), policy, bright, texts, run, Evaluator(policy, how, texts, pictures=5)))
+    assert [step.index for step in steps] == [0, 1, 2]
+    assert [step.evaluation is not None for step in steps] == [True, False, True]
+    assert steps[0].evaluation["scores"]["balance"]["overall"]["n"] == 5
+    assert sorted(path.name for path in (run.output / "samples").iterdir()) == ["000000.png", "000002.png"]
+
+
+def test_the_example_of_a_bare_loop(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flowward.models.scenes.SHIPPED", Path(tiny))
+    code = (Path(__file__).parents[1] / "examples" / "bare_loop.py").read_text("utf-8")
+    assert code.count("range(30)") == 1
+    loop = ast.parse(code).body[-1]
+    assert isinstance(loop, ast.For) and len(loop.body) == 10  # as README says
+    exec(code.replace("range(30)", "range(2)"), {})
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [["0", "reward"], ["1", "reward"]]
+
+
+def test_leaving_the_loop_early_saves(tiny: str, tmp_path: Path) -> None:
+    run = small(output=tmp_path / "run", iterations=9, checkpoint_every=9)
+    for step in flowward.train(algorithm(), flowward.load(tiny), bright, PromptSet("x", TEXTS, ("all",) * 5), run):
+        if step.index == 2:
+            break
+    assert [path.stem for path in RunFolder.open(run.output).checkpoints()] == ["000002"]
+
+
+@dataclass(frozen=True)
+class Mine(AdvantageFlow):
+    """An algorithm that the program does not know."""
+
+
+def started_from_python(tiny: str, where: Path, rank: int | None, how: AdvantageFlow) -> Path:
+    """A folder as `flowward.train` leaves it, with a reward that is code."""
+    one = trainer(tiny, how, rank, iterations=1, output=where)
+    described = config.of_python(how, one.policy, bright, one.prompts, one.run)
+    list(one.steps(None, RunFolder.create(where, described)))
+    return where
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("how", [algorithm(), Mine(), algorithm(points=lambda *given: Renoise(1)(*given))])
+def test_the_program_reads_runs_from_python(
+    tiny: str, tmp_path: Path, rank: int | None, how: AdvantageFlow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = started_from_python(tiny, tmp_path / "run", rank, how)
+    image = str(tmp_path / "x.png")
+    assert main(["sample", str(run), "a circle", "--steps", "1", "--output", image]) == 0
+    assert main(["eval", str(run), "--images", "6", "--steps", "1"]) == 0
+    resume = ["train", "--resume", str(run), "--iterations", "2", "--evaluation.images", "6"]
+    capsys.readouterr()
+    assert main(resume) == 2
+    said = capsys.readouterr().err
+    assert "this run was started from Python, with a reward of its own: name one with --reward" in said
+    code = main([*resume, "--reward", "balance", "--prompts", "scenes"])
+    if how != algorithm():
+        assert code == 2 and "one of your own is for Python" in capsys.readouterr().err
+        return
+    assert code == 0
+    assert RunFolder.open(run).lines()[-1]["iteration"] == 2
+    assert RunFolder.open(run).config()["reward"] == ["balance"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "written"),
+    [(["scenes"], ["scenes"]), (["balance=0.5", "scenes-soft"], ["balance=0.5", "scenes-soft"])],
+)
+def test_what_is_built_in_is_written_down(tiny: str, spec: list[str], written: list[str]) -> None:
+    policy, how = flowward.load(tiny, lora_rank=4), Evaluation(images=7)
+    texts, reward = prompts.load("scenes-held-out"), flowward.rewards.load(spec)
+    found = config.of_python(AdvantageFlow(gamma=1.3), policy, reward, texts, small(), how)
+    assert (found["reward"], found["prompts"]) == (written, "scenes-held-out")
+    settings = config.from_dict(found)
+    assert settings.algorithm == AdvantageFlow(gamma=1.3) and settings.run == small() and settings.evaluation == how
+    assert (settings.model, settings.lora_rank, settings.precision) == (tiny, 4, "bf16")
+    impostor = prompts.of("scenes", TEXTS)
+    assert config.of_python(AdvantageFlow(), policy, bright, impostor, small())["prompts"] is None
+
+
+def test_only_the_last_two_checkpoints_are_kept(tiny: str, tmp_path: Path) -> None:
+    run = small(output=tmp_path / "run", iterations=4, checkpoint_every=1)
+    list(flowward.train(algorithm(), flowward.load(tiny), bright, prompts.of("x", TEXTS), run))
+    assert [path.stem for path in RunFolder.open(run.output).checkpoints()] == ["000003", "000004"]
+
+
+def test_health_speaks_in_the_loop(tiny: str) -> None:
+    said = trainer(tiny, algorithm(gamma=1.01, lam=0.0)).step().health
+    assert any("the flattest point has curvature 0.01" in line for line in said), said
+    assert "every image got the reward 0.3: there is nothing to learn from" in trainer(tiny, reward=same).step().health
+    with_few = Trainer(algorithm(), models.load(tiny), bright, prompts.of("x", TEXTS[:1]), small())
+    assert any("1 prompts came twice" in line for line in with_few.step().health)

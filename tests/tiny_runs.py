@@ -1,0 +1,73 @@
+"""Runs of the tiny model, of three iterations with eight images each unless told otherwise, and their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowward import models, prompts
+from flowward.algorithms import AdvantageFlow
+from flowward.models.policy import Condition, Policy
+from flowward.points import Renoise
+from flowward.rollout import Rollout, Sampler
+from flowward.streams import Noise
+from flowward.trainer import Run, Trainer
+
+TEXTS = ("a circle", "a red square", "two rings", "a cross above a ring", "a diamond and a triangle")
+
+
+def bright(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+    return images.mean((1, 2, 3))
+
+
+def same(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+    return torch.full((len(images),), 0.3)
+
+
+def algorithm(**changes: Any) -> AdvantageFlow:
+    return AdvantageFlow(**{"rollout": Sampler(steps=2), "points": Renoise(1), **changes})
+
+
+def small(**changes: Any) -> Run:
+    numbers = {"iterations": 3, "images_per_update": 8, "group_size": 4, "microbatch": 8, "learning_rate": 1e-3}
+    return Run(**{**numbers, **changes})
+
+
+def trainer(
+    tiny: str, how: AdvantageFlow | None = None, rank: int | None = None, reward: Any = bright, **changes: Any
+) -> Trainer:
+    policy = models.load(tiny, rank, "float32")
+    return Trainer(how or algorithm(), policy, reward, prompts.of("mine", TEXTS), small(**changes))
+
+
+def snapshot(policy: Policy, name: str = "policy") -> dict[str, Tensor]:
+    return {key: tensor.detach().clone() for key, tensor in policy.weights.tensors(name).items()}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def close(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=0, atol=1e-5, msg=lambda said, key=key: f"{key}: {said}")
+
+
+def points_of_a_group(settings: Any) -> Any:
+    """What one group of images gives to train on: how many, and what has to stay together."""
+    draw, size = settings.algorithm.rollout, settings.run.group_size
+    group, condition = torch.zeros(size, dtype=torch.long), Condition({"": torch.empty(1)})
+    noise = Noise((0,), tuple(("", number) for number in range(size)))
+    drawn = draw.at(settings.run.seed, 0)(lambda x, t, c: x, condition[group], noise)
+    return settings.algorithm.points(Rollout.of([drawn], condition, group, draw.levels), ("",))
+
+
+def plain(one: Trainer) -> Trainer:
+    """It takes plain gradient steps of size 1 from now on: Adam would blow rounding errors up to its step size."""
+    one.run = replace(one.run, learning_rate=1.0, warmup=0)
+    one.optimiser = torch.optim.SGD(one.parameters, 1.0)
+    return one
