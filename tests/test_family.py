@@ -145,7 +145,7 @@ def test_an_iteration_as_it_comes(tiny: str, name: str, preset: str | None) -> N
 
 @pytest.mark.parametrize(("name", "cohorts"), [("flow_grpo", 4), ("g2rpo", 4 * 2), ("tempflow_grpo", 2 * 4 * 2)])
 def test_rewards_are_compared_within_their_cohort(tiny: str, name: str, cohorts: int) -> None:
-    """Of the prompt, of a grid of a branch of it, or of a branch of one of its two starts: no advantage is left over."""
+    """Of the prompt, of a grid of a branch of it, or of a branch of one of its starts: no advantage is left over."""
     one = trainer(tiny, small(name), images_per_update=32, group_size=8)
     rollout, images = one.sample(list(TEXTS), 0)
     done = one.credit(rollout, bright(images, []) + torch.arange(32.0))

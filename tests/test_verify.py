@@ -466,3 +466,12 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     assert time.perf_counter() - started < 3
     assert done.stdout.splitlines()[-1] == "False"
     assert all(word in done.stdout for word in ("--algorithm", "--output", "package.module:Class"))
+
+
+def test_an_algorithm_of_ones_own_is_measured_against_the_optima() -> None:
+    """Without its denominators and the reference, gamma 1.1 ends at the chi^2 tilt."""
+    mine = AdvantageFlow(gamma=1.1, lam=0.0, denominator=False)
+    (row,) = verify([], {"mine": mine}).distances
+    assert row.algorithm == "mine"
+    assert row.chi_square < 1e-9 < 0.05 < row.kl
+    assert not verify([], {"mine": DGPO()}).distances

@@ -40,7 +40,7 @@ class Report:
 
 
 def verify(names: Sequence[str] = tuple(ALGORITHMS), others: Mapping[str, Algorithm] | None = None) -> Report:
-    """All laws of the algorithms with these names, and those of the protocol alone of `others`, by name.
+    """All laws of the algorithms with these names; of `others`, those of the protocol and the distance from the optima.
 
     Raises:
         ValueError: a name is unknown.
@@ -60,6 +60,11 @@ def verify(names: Sequence[str] = tuple(ALGORITHMS), others: Mapping[str, Algori
                 checks.append(replace(found, algorithm=name))
     for name, algorithm in (others or {}).items():
         checks += _generic(name, algorithm)
+        for found in guarded(population.own(name, algorithm), "its minimiser over all samples can be found", ""):
+            if isinstance(found, Distance):
+                distances.append(found)
+            else:
+                checks.append(replace(found, algorithm=name))
     return Report(checks, distances, time.perf_counter() - started)
 
 

@@ -29,7 +29,8 @@ from ..oracle import (
     kl_tilt,
     weight_given_noisy,
 )
-from ..points import Points
+from ..points import Points, Renoise
+from ..trainer import Algorithm
 from .check import Check, Equation, compared, equation, number, real, slope
 
 GAMMA = 1.1
@@ -207,10 +208,6 @@ def methods(name: str, kind: Callable[..., Any]) -> list[Method]:
 def laws(name: str, kind: Callable[..., Any]) -> Iterator[Check | Distance]:
     """Each closed form, and the distance of every method from both optima."""
     f = fields()
-
-    def apart(v: Tensor, optimum: Tensor) -> float:
-        return ((v - optimum).square().mean() / (optimum - f.old).square().mean()).sqrt().item()
-
     for method in methods(name, kind):
         found = minimiser(method.loss, method.advantage)
         if method.field is not None:
@@ -218,7 +215,19 @@ def laws(name: str, kind: Callable[..., Any]) -> Iterator[Check | Distance]:
             law = f"{method.name}, over all samples: {method.law}"
             yield compared(law, method.source, found - f.old, field - f.old, 1e-9)
         if method.listed:
-            yield Distance(name, method.name, apart(found, f.kl), apart(found, f.chi_square))
+            yield Distance(name, method.name, _apart(found, f.kl), _apart(found, f.chi_square))
+
+
+def own(name: str, algorithm: Algorithm) -> Iterator[Distance]:
+    """How far from the optima a user's loss ends, at advantages of at most 1, where each point has its own loss."""
+    if isinstance(algorithm.points, Renoise):
+        f = fields()
+        found = minimiser(lambda points, old: equation(algorithm, points, old, old), f.reward(f.world.atoms))
+        yield Distance(name, "as it is, |A| <= 1", _apart(found, f.kl), _apart(found, f.chi_square))
+
+
+def _apart(v: Tensor, optimum: Tensor) -> float:
+    return ((v - optimum).square().mean() / (optimum - fields().old).square().mean()).sqrt().item()
 
 
 # One exact fit in one dimension: pi_old = N(0, 1), R = x, advantages in units of its standard deviation.
