@@ -18,7 +18,7 @@ class Verify:
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """algorithms of flowward"""
     algorithm: str | None = None
-    """your own, as package.module:Class; it is held to the laws of the protocol, and measured against the exact optima"""
+    """your own, as package.module:Class; held to the laws of the protocol, and measured against the exact optima"""
     output: Path | None = None
     """folder for verify.html and verify.json"""
     full: bool = False
