@@ -280,7 +280,7 @@ def test_make_demo_twice(tmp_path: Path, files: dict[str, str], called: str | No
     program.write_text('#!/bin/sh\necho "called: $*"\n')
     program.chmod(0o755)
     words = shlex.split("demo OUTPUT=runs/mine DEMO_ARGS='--iterations 3' -f")
-    words = ["make", *words, str(Path(__file__).parents[1] / "Makefile")]
+    words = ["make", "--no-print-directory", *words, str(Path(__file__).parents[1] / "Makefile")]
     out = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
     assert out[0] == (f"called: {called}" if called else out[0]) and ("finished" in out[0]) == (called is None)
     assert out[1:] == ["Open runs/mine/report.html in a browser."]
