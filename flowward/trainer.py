@@ -431,7 +431,7 @@ class Trainer:
 def describe(rollout: Rollout, texts: list[str]) -> dict[str, float]:
     """What can be said of a rollout before training on it."""
     reward = rollout.reward.double()
-    silent = group_std(reward, rollout.group) < 1e-6
+    silent = group_std(reward, rollout.cohort) < 1e-6
     return {
         "reward": reward.mean().item(),
         "reward_std": reward.std().item(),
