@@ -15,7 +15,8 @@ from . import prompts as prompt_table
 from .algorithms import ALGORITHMS
 from .errors import unknown
 from .evaluate import Evaluation
-from .models.policy import Policy, Precision
+from .models.policy import Policy
+from .precision import Wish
 from .presets import PRESETS
 from .prompts import PromptSet
 from .rewards import REWARDS, Reward, Sum
@@ -34,6 +35,8 @@ class Settings:
     """rewards, each a name or name=weight; several are added up"""
     prompts: str = "scenes"
     """built-in prompt set, or a UTF-8 file with one prompt per line"""
+    prompt_weights: tuple[str, ...] = ()
+    """name=weight for categories of the prompts that are to be drawn more often than the others (or never: 0)"""
     preferences: Path | None = None
     """train on these pairs instead of own samples: JSON lines with prompt, chosen, rejected (names of images)"""
     exemplars: Path | None = None
@@ -43,8 +46,8 @@ class Settings:
     exemplars_per_group: int = 4
     lora_rank: int | None = None
     """train LoRA adapters of this rank; None trains all weights"""
-    precision: Precision = "bf16"
-    """of the networks; solver states and losses are float32 either way"""
+    precision: Wish = "auto"
+    """of the networks (auto: bf16 where the processor has it); solver states and losses are float32 either way"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     run: Annotated[Run, tyro.conf.OmitArgPrefixes] = field(default_factory=Run)
@@ -102,8 +105,13 @@ def of_python(
         evaluation=evaluation or Evaluation(),
     )
     found: dict[str, Any] = TypeAdapter(Settings).dump_python(settings, mode="json")
-    built_in = prompts.name in prompt_table.BUILT_IN and prompt_table.load(prompts.name) == prompts
-    named = {"reward": _names(reward), "prompts": prompts.name if built_in else None}
+    even = replace(prompts, weights={})
+    built_in = prompts.name in prompt_table.BUILT_IN and prompt_table.load(prompts.name) == even
+    named = {
+        "reward": _names(reward),
+        "prompts": prompts.name if built_in else None,
+        "prompt_weights": [f"{name}={weight}" for name, weight in prompts.weights.items()],
+    }
     return {**found, **named, "algorithm": _described(algorithm)}
 
 

@@ -101,6 +101,7 @@ def evaluate(
         }
     return {
         "weights": evaluation.weights,
+        "precision": policy.precision,
         "solver": sampler.solver,
         "steps": sampler.steps,
         "shift": sampler.shift,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .errors import unknown
@@ -17,26 +17,57 @@ class PromptSet:
     name: str
     texts: tuple[str, ...]
     categories: tuple[str, ...]  # one per text
+    weights: Mapping[str, int] = field(default_factory=dict)  # turns of a category in each round, where it is not 1
 
     def __post_init__(self) -> None:
         assert len(self.texts) == len(self.categories)
+        for name, weight in self.weights.items():
+            if name not in self.categories:
+                raise ValueError(unknown("category of prompts", name, dict.fromkeys(self.categories)))
+            if weight < 0:
+                raise ValueError(f"the weight of a category must be a whole number, at least 0, not {weight}")
+        if not self._round():
+            raise ValueError("every category of these prompts has the weight 0: there is nothing to train on")
+
+    def _round(self) -> list[tuple[str, int]]:
+        """(category, which of its turns) in a round: all once, then those with a second turn, and so on."""
+        each = {name: self.weights.get(name, 1) for name in dict.fromkeys(self.categories)}
+        return [(name, turn) for turn in range(max(each.values(), default=0)) for name in each if turn < each[name]]
 
     def __len__(self) -> int:
         return len(self.texts)
 
+    def weighted(self, given: Sequence[str]) -> PromptSet:
+        """The same with weights, each `category=weight`.
+
+        Raises:
+            ValueError: no such category, or a weight that is not a whole number.
+        """
+        weights = {}
+        for item in given:
+            name, _, weight = item.partition("=")
+            if not weight.isdecimal():
+                raise ValueError(f"'{item}' is no weight of a category: write it as {name or 'name'}=2")
+            weights[name] = int(weight)
+        return replace(self, weights=weights)
+
     def draw(self, seed: int, iteration: int, count: int) -> list[int]:
         """The prompts of one iteration, as `count` indices: categories take turns, each runs through its own texts.
+
+        A category of weight w has w turns in a round.
 
         Every category is shuffled anew whenever it has been used up, so over many iterations the texts of a category
         are used equally often, and no text comes twice before all others have come once.
         """
-        order = list(dict.fromkeys(self.categories))
-        members = {c: [i for i, own in enumerate(self.categories) if own == c] for c in order}
+        names, order = list(dict.fromkeys(self.categories)), self._round()
+        members = {c: [i for i, own in enumerate(self.categories) if own == c] for c in names}
         drawn = []
-        for turn in range(iteration * count, (iteration + 1) * count):
-            mine = members[order[turn % len(order)]]
-            epoch, position = divmod(turn // len(order), len(mine))
-            shuffle = numpy_generator("prompts", seed, epoch, turn % len(order)).permutation(len(mine))
+        for number in range(iteration * count, (iteration + 1) * count):
+            name, turn = order[number % len(order)]
+            mine = members[name]
+            used = number // len(order) * self.weights.get(name, 1) + turn
+            epoch, position = divmod(used, len(mine))
+            shuffle = numpy_generator("prompts", seed, epoch, names.index(name)).permutation(len(mine))
             drawn.append(mine[int(shuffle[position])])
         return drawn
 

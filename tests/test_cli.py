@@ -18,6 +18,7 @@ from flowward import __version__, config, models
 from flowward.cli import main
 from flowward.commands import COMMANDS
 from flowward.folder import RunFolder
+from flowward.precision import native
 from flowward.rewards.scenes import Balance
 from flowward.rollout import Sampler
 
@@ -170,6 +171,7 @@ def test_eval_writes_down_how_it_measured(
     for result, scores in zip(found.values(), measured, strict=True):
         assert result == {
             "weights": "policy",
+            "precision": native(),
             "solver": "euler",
             "steps": 2,
             "shift": 1.0,
@@ -184,7 +186,7 @@ def test_eval_writes_down_how_it_measured(
         assert overall["n"] == 6 and overall["low"] < overall["mean"] < overall["high"]
         assert len(scores["balance"]["categories"]) == 6
         assert f"{overall['mean']:.3f}" in out
-    assert "measured with weights policy, solver euler, steps 2" in " ".join(out.split())
+    assert f"measured with weights policy, precision {native()}, solver euler, steps 2" in " ".join(out.split())
     base, trained = (scores["balance"]["overall"]["mean"] for scores in measured)
     lines = metrics(run)
     for mean, line in ((base, lines[0]), (trained, lines[-1])):  # the run measured itself in the same way

@@ -51,6 +51,32 @@ def test_more_prompts_than_there_are_texts() -> None:
     assert Counter(ONE.draw(0, 0, 14)) == dict.fromkeys(range(7), 2)
 
 
+def test_a_category_of_weight_w_has_w_turns_in_a_round() -> None:
+    weighted = MIXED.weighted(["x=3", "z=0"])
+    assert [weighted.categories[i] for i in drawn(weighted, 4, 2)] == list("xyxx" * 2)
+    order = drawn(weighted, 5, 60)
+    mine = [i for i in order if weighted.categories[i] == "x"]
+    assert all(sorted(mine[start : start + 5]) == list(range(5)) for start in range(0, len(mine) - 4, 5))
+    even = {"x": 1, "y": 1, "z": 1}
+    assert drawn(PromptSet("even", MIXED.texts, MIXED.categories, even), 7, 9) == drawn(MIXED, 7, 9)
+    assert PromptSet("m", MIXED.texts, MIXED.categories).spread(6) == weighted.spread(6)  # an evaluation has none
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["w=2"], "unknown category of prompts 'w'"),
+        (["x"], "'x' is no weight of a category: write it as x=2"),
+        (["x=-1"], "'x=-1' is no weight"),
+        (["x=1.5"], "'x=1.5' is no weight"),
+        (["x=0", "y=0", "z=0"], "nothing to train on"),
+    ],
+)
+def test_a_bad_weight_is_refused(given: list[str], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        MIXED.weighted(given)
+
+
 def test_the_split_is_by_content() -> None:
     train, held_out = prompts.load("scenes"), prompts.load("scenes-held-out")
     assert not set(train.texts) & set(held_out.texts)

@@ -118,7 +118,9 @@ def test_what_is_built_in_is_written_down(tiny: str, spec: list[str], written: l
     assert (found["reward"], found["prompts"]) == (written, "scenes-held-out")
     settings = config.from_dict(found)
     assert settings.algorithm == AdvantageFlow(gamma=1.3) and settings.run == small() and settings.evaluation == how
-    assert (settings.model, settings.lora_rank, settings.precision) == (tiny, 4, "bf16")
+    assert (settings.model, settings.lora_rank, settings.precision) == (tiny, 4, policy.precision)
+    often = config.of_python(AdvantageFlow(), policy, reward, texts.weighted(["position=2"]), small())
+    assert (often["prompts"], often["prompt_weights"]) == ("scenes-held-out", ["position=2"])
     impostor = prompts.of("scenes", TEXTS)
     assert config.of_python(AdvantageFlow(), policy, bright, impostor, small())["prompts"] is None
 

@@ -46,9 +46,10 @@ def run(words: list[str]) -> int:
         "sets what follows."
     )
     settings = parse(type(default), words, "train", default, about)
-    for name in ("reward", "prompts"):
-        if settings.preferences and (f"--{name}" in named or getattr(settings, name) != getattr(config.Settings, name)):
-            raise ValueError(f"preferences bring prompts and a reward of their own: leave out --{name}")
+    for name in ("reward", "prompts", "prompt_weights"):
+        flag = "--" + name.replace("_", "-")
+        if settings.preferences and (flag in named or getattr(settings, name) != getattr(config.Settings, name)):
+            raise ValueError(f"preferences bring prompts and a reward of their own: leave out {flag}")
     if settings.run.output is None:
         name = time.strftime(f"{settings.model}-%Y%m%d-%H%M%S").replace("/", "-")
         settings = replace(settings, run=replace(settings.run, output=Path("runs") / name))
@@ -72,10 +73,11 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     set_threads(settings.threads)
     run = settings.run
     reward: Any = rewards.load(settings.reward)
-    texts = prompts.load(settings.prompts)
+    texts = prompts.load(settings.prompts).weighted(settings.prompt_weights)
     held_out = prompts.load(settings.evaluation.prompts)
     measured = rewards.load(settings.evaluation.rewards)
     policy = models.load(settings.model, settings.lora_rank, settings.precision, run.seed)
+    settings = replace(settings, precision=policy.precision)  # the run goes on in the one that it began with
     collect = graft = None
     if settings.preferences:
         if run.group_size != 2:

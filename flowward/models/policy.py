@@ -5,14 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ..precision import Precision
 from .weights import Weights
-
-Precision = Literal["bf16", "float32"]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..precision import Precision, autocast
 from ..scenes.network import LATENT_CHANNELS, LATENT_SIZE, Networks
 from ..scenes.render import SIZE
-from .policy import Condition, Policy, Precision
+from .policy import Condition, Policy
 from .weights import Full, LoRA
 
 SHIPPED = Path(str(files("flowward.scenes") / "weights"))
@@ -54,10 +54,10 @@ class ScenesPolicy(Policy):
 
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
         gradients = torch.is_grad_enabled() and weights == "policy"
-        # Plain matrix products where a backward pass follows: at 24 tokens the CPU's fused attention makes a training
-        # step 1.5 times slower (docs/benchmarks.md).
-        attention = sdpa_kernel(SDPBackend.MATH) if gradients else nullcontext()
-        with torch.set_grad_enabled(gradients), self._autocast(), attention, self.weights.network(weights) as network:
+        # Plain matrix products: at 24 tokens the CPU's fused attention makes a training step 1.5 times slower
+        # (docs/benchmarks.md). In rollouts too, so that equal weights give equal velocities to the last bit.
+        attention = sdpa_kernel(SDPBackend.MATH)
+        with torch.set_grad_enabled(gradients), self._cast(), attention, self.weights.network(weights) as network:
             words, pooled = condition.tensors["words"], condition.tensors["pooled"]
             v: Tensor = network(x, words, pooled, 1000 * t, return_dict=False)[0]
         return v.float()
@@ -65,7 +65,7 @@ class ScenesPolicy(Policy):
     @torch.no_grad()
     def decode(self, x0: Tensor) -> Tensor:
         config = self._autoencoder.config
-        with self._autocast():
+        with self._cast():
             x = self._autoencoder.decode(x0 / config.scaling_factor + config.shift_factor).sample
         return (x.float() / 2 + 0.5).clamp(0, 1)
 
@@ -75,5 +75,5 @@ class ScenesPolicy(Policy):
         z: Tensor = self._autoencoder.encode(images.float() * 2 - 1).latent_dist.mean
         return (z - config.shift_factor) * config.scaling_factor
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
+    def _cast(self) -> torch.autocast:
+        return autocast(self.precision)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .. import checkpoint
+from ..precision import autocast, native
 from ..streams import generator
 from .grammar import CATEGORIES, prompts, split
 from .network import Networks
@@ -76,7 +77,7 @@ def pictures(count: int, errors: float, rng: np.random.Generator) -> tuple[list[
 def autoencoder_loss(networks: Networks, config: Pretrain, step: int) -> tuple[Tensor, dict[str, float]]:
     rng = np.random.default_rng((config.seed, _AUTOENCODER, step))
     _, x = pictures(config.autoencoder_batch, 0.5, rng)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(native()):
         posterior = networks.autoencoder.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator(config.seed, _AUTOENCODER, step))
         y = networks.autoencoder.decode(posterior.mean + posterior.std * noise).sample.float()
@@ -111,7 +112,7 @@ class Latents:
         if shard != self.shard:
             rng = np.random.default_rng((config.seed, _FLOW, shard))
             texts, x = pictures(self.steps_per_shard * config.batch // config.views, config.caption_errors, rng)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast(native()):
                 z = torch.cat([vae.encode(part).latent_dist.mean for part in x.split(256)]).float()
             self.z = (z - vae.config.shift_factor) * vae.config.scaling_factor
             self.texts, self.shard = tuple(texts), shard
@@ -130,7 +131,7 @@ def flow_loss(networks: Networks, data: Latents, step: int) -> tuple[Tensor, dic
     noise = torch.randn(x0.shape, generator=stream)
     x = (1 - t.view(-1, 1, 1, 1)) * x0 + t.view(-1, 1, 1, 1) * noise
     # plain matrix products: at 24 tokens the CPU's fused attention makes a training step 1.5 times slower
-    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+    with autocast(native()), sdpa_kernel(SDPBackend.MATH):
         words, pooled = networks.text_encoder(networks.text_encoder.tokenize(texts))
         v = networks.transformer(x, words, pooled, 1000 * t).sample.float()
     return (v - (noise - x0)).square().mean(), {}

@@ -1,0 +1,29 @@
+"""In what precision networks are evaluated; solver states and losses are float32 either way."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Precision = Literal["bf16", "float32"]
+Wish = Literal["auto", "bf16", "float32"]
+
+
+def native() -> Precision:
+    """bf16 where this processor multiplies it (AVX-512 BF16 or AMX), otherwise float32.
+
+    Emulated, bf16 takes 2 to 3 times as long as float32; native, about half as long (docs/benchmarks.md).
+    """
+    able = torch.cpu.get_capabilities()
+    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
+
+
+def resolve(wish: Wish) -> Precision:
+    """What `auto` is on this machine; the others are as they are."""
+    return native() if wish == "auto" else wish
+
+
+def autocast(precision: Precision) -> torch.autocast:
+    """The context that networks on the CPU are evaluated in."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
