@@ -117,9 +117,11 @@ class ZScore:
     floor: float = 1e-4
     ddof: int = 0
     """the standard deviation divides by n - ddof: 0 (numpy's) or 1 (torch's)"""
+    least: int = 1
+    """groups with fewer rewards are compared with the whole batch (DDPO: 16, with a buffer of rewards)"""
 
     def __post_init__(self) -> None:
-        positive(self, "floor")
+        positive(self, "floor", "least")
         if self.ddof not in (0, 1):
             raise ValueError(f"ddof is 0 or 1, not {self.ddof}")
 
@@ -127,7 +129,11 @@ class ZScore:
         """rewards [B], group [B] -> advantages float64 [B]."""
         r = rewards.double()
         std = group_std(r, group, self.ddof) if self.spread == "group" else r.std(correction=self.ddof)
-        return center(r, group) / (std + self.floor)
+        alone = center(r, group) / (std + self.floor)
+        if self.least == 1:
+            return alone
+        every = torch.zeros_like(group)
+        return torch.where(group_size(group) < self.least, ZScore("pooled", self.floor, self.ddof)(r, every), alone)
 
 
 @dataclass(frozen=True)

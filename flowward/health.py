@@ -13,6 +13,7 @@ FAR = 0.25  # mean(d^2) over mean(e^2): how far the policy has left `old`, again
 FLAT = 0.05  # curvature
 DRIFT = 0.15  # relative change of the RMS of finished latents since the first iteration
 UNFIT = 1.5  # mean(e^2) over its first value: the error of the velocity on the policy's own samples
+APART = 0.1  # log ratio before the first update over the clip's: it should be 0
 SPIKE = 5.0  # gradient norm over its recent median
 WINDOW = 20  # iterations that count as recent
 
@@ -61,6 +62,12 @@ class Health:
                     f"the velocity fits the policy's own samples {m['residual'] / self.first_residual:.1f} times worse "
                     "than at the start: lower the learning rate, or raise the weight of the reference model"
                 )
+        if m.get("first_ratio_in_clips_max", 0.0) > APART:
+            lines.append(
+                f"before the first update a ratio is already off 1 by {m['first_ratio_in_clips_max']:.2g} of the clip: "
+                "the network answers differently in sampling and in training; give both the same batch size "
+                "(--rollout-batch, --microbatch) and --precision float32"
+            )
         if len(self.norms) >= 5 and m["gradient_norm"] > SPIKE * median(self.norms):
             lines.append(
                 f"the gradient norm jumped to {m['gradient_norm']:.2g} (recently {median(self.norms):.2g}): "

@@ -34,6 +34,7 @@ class Moves(Batch):
 class Walked:
     """State number i, with its steps; states of one root go into the same optimiser step."""
 
+    steps: Steps  # those of the rollout, or some of them
     rollout: Rollout
     weight: Tensor  # [S] of each step of the grid
     advantage: Tensor  # [R, C]
@@ -42,16 +43,14 @@ class Walked:
 
     @property
     def unit(self) -> int:
-        assert self.rollout.steps is not None
-        return self.rollout.steps.per_root
+        return self.steps.per_root
 
     def __len__(self) -> int:
         return len(self.advantage)
 
     def take(self, numbers: Tensor) -> Moves:
         """States are gathered for these points alone."""
-        steps = self.rollout.steps
-        assert steps is not None
+        steps = self.steps
         x, number, sample = steps.x[numbers], steps.number[numbers], steps.sample[numbers]
         t, s, q, sigma = steps.table[number].unbind(1)
         there = sample[:, :, 0] >= 0
@@ -79,13 +78,35 @@ class RandomSteps:
     """of the steps: `noise` by sigma over its mean (TempFlow-GRPO), `per-time` by 1 / (t - s) (GRPO-Guard)"""
     views: Views = "sum"
     """how advantages of several samples of one step are put together (G2RPO)"""
+    extremes: int | None = None
+    """train on so many images of each prompt, half of them the best and half the worst (DanceGRPO, for video: 8)"""
+
+    def __post_init__(self) -> None:
+        if self.extremes is not None and (self.extremes < 2 or self.extremes % 2):
+            raise ValueError(
+                f"the images to train on are as many of the best as of the worst: {self.extremes} is no even number "
+                "from 2 on"
+            )
 
     def __call__(self, rollout: Rollout, key: Key) -> Walked:
-        """Raises ValueError where no step of the rollout was random."""
+        """Raises ValueError where no step of the rollout was random, or a prompt has too few images."""
         steps = rollout.steps
         if steps is None:
             raise ValueError("this algorithm trains on random steps, but samples of this kind have none")
-        return Walked(rollout, self._weights(steps.table), self._advantages(rollout, steps))
+        if self.extremes is not None:
+            steps = steps[self._ends(rollout, steps)]
+        return Walked(steps, rollout, self._weights(steps.table), self._advantages(rollout, steps))
+
+    def _ends(self, rollout: Rollout, steps: Steps) -> Tensor:
+        """The numbers of the steps that came to the images to train on, in order."""
+        members, half = rollout.by_group(), (self.extremes or 0) // 2
+        if members.shape[1] < 2 * half:
+            raise ValueError(f"{2 * half} images of each prompt are to be trained on, and there are {members.shape[1]}")
+        if steps.sample.shape[1:] != (1, 1):
+            raise ValueError("only where every image has a way of its own can some be left out: extremes must be None")
+        order = members.gather(1, rollout.advantage[members].argsort(dim=1, descending=True, stable=True))
+        kept = torch.cat([order[:, :half], order[:, order.shape[1] - half :]], 1)
+        return torch.isin(steps.sample[:, 0, 0], kept).nonzero().flatten()
 
     def _weights(self, table: Tensor) -> Tensor:
         """[S], of each step of the grid."""

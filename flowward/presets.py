@@ -33,6 +33,7 @@ from .algorithms import (
 )
 from .credit import Softmax, ZScore
 from .laws import Churn
+from .moves import RandomSteps
 from .points import Renoise, RenoiseGroups, RenoisePairs
 from .rollout import Pairs, Sampler
 from .snapshots import Decay
@@ -73,6 +74,7 @@ def _run(
 
 
 _LORA = {"lora_rank": 32}
+_BUFFERED = ZScore("group", 1e-6, least=16)
 _OWN_LEVELS = Renoise(9, Times("levels"))
 _FAST = Decay(0.5, slope=0.001)
 _SLOW = Decay(0.999, slope=0.0075, start=75)
@@ -270,12 +272,12 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
     },
     "ddpo": {
-        "scenes": _scenes(DDPO()),
+        "scenes": _scenes(DDPO(), run={"reward_buffer": 24}),
         "aesthetic": Preset(
-            f"{_DDPO}; 2 images a prompt, there 1, compared with what the prompt earned before",
-            DDPO(),
-            _run(128, 2, 49, updates=2),
-            {"lora_rank": 4},
+            _DDPO, DDPO(credit=_BUFFERED), {**_run(256, 1, 49, updates=2), "reward_buffer": 32}, {"lora_rank": 4}
+        ),
+        "compressibility": Preset(
+            _DDPO, DDPO(credit=_BUFFERED), {**_run(256, 1, 49, updates=4), "reward_buffer": 16}, {"lora_rank": 4}
         ),
     },
     "flow_grpo": {
@@ -309,6 +311,14 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "dance_grpo": {
         "scenes": _scenes(DanceGRPO()),
         "flux": Preset(_DANCE, DanceGRPO(), _run(16, 12, 36, updates=2, rate=1e-5)),
+        "hunyuan-video": Preset(
+            f"{_DANCE.partition(',')[0]}, HunyuanVideo: 8 of 24 videos trained on; prompts per iteration as for FLUX",
+            DanceGRPO(
+                rollout=Chain(16, 5.0, "linear", "dance-sde", 0.25, share=0.6, shared_start=True),
+                points=RandomSteps(extremes=8),
+            ),
+            _run(16, 24, 36, updates=2, rate=1e-5),
+        ),
         "mix_grpo": Preset(
             f"{_MIX}, as compared with there: 14 of 24 steps trained on",
             DanceGRPO(rollout=Chain(25, 3.0, "linear", "dance-sde", 0.3, share=0.585, shared_start=True)),

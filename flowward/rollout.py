@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, Protocol
 
@@ -29,6 +29,11 @@ class Steps:
     number: Tensor  # [R] of the step in its grid
     table: Tensor  # [S, 4] float64: t, s, Q and sigma of each step of the grid; NaN where it is not random
     per_root: int  # consecutive rows that belong to one root
+
+    def __getitem__(self, rows: Tensor) -> Steps:
+        """Some of them: all of a root, or none."""
+        x, v, z, sample, number = (each[rows] for each in (self.x, self.v, self.z, self.sample, self.number))
+        return replace(self, x=x, v=v, z=z, sample=sample, number=number)
 
     @classmethod
     def cat(cls, parts: Sequence[Steps], samples: Sequence[int]) -> Steps:
@@ -68,6 +73,11 @@ class Rollout:
 
     def __len__(self) -> int:
         return len(self.x0)
+
+    @property
+    def own(self) -> Tensor:
+        """[N] bool: drawn, not given."""
+        return torch.ones(len(self), dtype=torch.bool) if self.exemplar is None else ~self.exemplar
 
     @classmethod
     def of(cls, parts: Sequence[Drawn], condition: Condition, group: Tensor, levels: Tensor) -> Rollout:
@@ -117,6 +127,7 @@ class Sampling(Protocol):
     @property
     def leaves(self) -> int: ...  # samples that are drawn together, from one root
     def at(self, seed: int, iteration: int) -> Draw: ...  # as it is in an iteration
+    def remarks(self) -> list[str]: ...  # sentences that are worth reading before a run begins
 
 
 SolverName = Literal["euler", "dpm2", "sa"]
@@ -161,6 +172,10 @@ class Sampler:
         """The same in every iteration."""
         return self
 
+    def remarks(self) -> list[str]:
+        """None."""
+        return []
+
     @torch.no_grad()
     def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn:
         """B samples, one per row of `condition` and key of `noise`."""
@@ -200,6 +215,10 @@ class Pairs:
     def at(self, seed: int, iteration: int) -> Pairs:
         """The same in every iteration."""
         return self
+
+    def remarks(self) -> list[str]:
+        """None."""
+        return []
 
     @torch.no_grad()
     def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn:

@@ -20,15 +20,16 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from .credit import Piece, group_std
-from .errors import not_negative, positive
+from .credit import Piece, group_max
+from .errors import not_negative, positive, unknown
 from .evaluate import Evaluator
 from .folder import RunFolder
 from .health import Health
+from .mixing import MIXES, MixName, RewardBuffer
 from .models.policy import Condition, Models, Policy
 from .points import Batch, PointSet
 from .prompts import PromptSet
-from .rewards import Reward, score
+from .rewards import Reward, score, terms
 from .rollout import Rollout, Sampling
 from .snapshots import Decay, WarmDecay
 from .streams import Key, Noise, generator
@@ -77,6 +78,11 @@ class Run:
     """images behind one optimiser step"""
     group_size: int = 12
     """images per prompt"""
+    mix: MixName = "rewards"
+    """of several rewards: add them up and compare images by the sum, compare by each and add up the `advantages`, or
+    divide that by its spread (`gdpo`)"""
+    reward_buffer: int = 0
+    """images of a prompt are also compared with its last ones of earlier iterations, up to so many in all (DDPO: 32)"""
     updates_per_iteration: int = 1
     """optimiser steps per rollout"""
     microbatch: int = 144
@@ -100,14 +106,16 @@ class Run:
     checkpoint_every: int = 25
 
     def __post_init__(self) -> None:
-        if self.group_size < 2:
+        if self.group_size < 2 and not (self.group_size == 1 and self.reward_buffer):
             raise ValueError(
                 f"group_size is {self.group_size}, but advantages compare images of one prompt: use at least 2"
             )
         for name in ("images_per_update", "updates_per_iteration", "microbatch", "rollout_batch", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        not_negative(self, "iterations", "warmup", "seed")
+        not_negative(self, "iterations", "warmup", "seed", "reward_buffer")
+        if self.mix not in MIXES:
+            raise ValueError(unknown("mix of rewards", self.mix, MIXES))
         positive(self, "learning_rate", "gradient_clip")
         WarmDecay(self.ema_decay)  # refuses what is not a share
         if self.images % self.group_size:
@@ -183,6 +191,7 @@ class Trainer:
             self.parameters, run.learning_rate, betas=run.betas, weight_decay=run.weight_decay
         )
         self.health = Health()
+        self.buffer = RewardBuffer(run.reward_buffer)
         self.iteration = 0  # finished iterations
         self.sound = True  # the weights are worth saving
         self._refuse_uneven()
@@ -213,6 +222,11 @@ class Trainer:
             raise ValueError(
                 f"{run.images_per_update} images per update give {size} training points, which microbatches of "
                 f"{run.microbatch} do not divide"
+            )
+        if run.reward_buffer and (points.indivisible > 1 or rollout.leaves > 1):
+            raise ValueError(
+                "this algorithm compares images of one iteration with each other, so those of earlier ones cannot be "
+                "among them: leave reward_buffer at 0"
             )
         if micro % points.indivisible:
             raise ValueError(
@@ -289,10 +303,10 @@ class Trainer:
                     "saved; go on from an earlier checkpoint with a lower learning rate"
                 )
         with clock("reward"):
-            reward = score("reward", self.reward, images, [texts[g] for g in rollout.group.tolist()])
-            rollout = self.credit(rollout, reward)
+            rewards = self.score(images, [texts[g] for g in rollout.group.tolist()])
+            rollout = self.credit(rollout, rewards, texts)
         with clock("train"):
-            metrics = describe(rollout, texts)
+            metrics = describe(rollout, texts) | self.describe(rewards)
             if rollout.advantage.any():
                 metrics |= self.learn(self.algorithm.points(rollout, ("points", self.run.seed, index)))
             else:  # Adam would turn the rounding errors of a gradient that is 0 into steps of full length
@@ -301,6 +315,7 @@ class Trainer:
             for name, decay in self.algorithm.copies.items():
                 self.policy.weights.follow(name, decay(taken))
             self.policy.weights.follow("ema", WarmDecay(self.run.ema_decay)(taken))
+            self.buffer.add(rewards[rollout.own], rollout.group[rollout.own], texts)
         self.iteration = index + 1
         return Step(self.iteration, metrics, self.health.check(metrics), clock.seconds)
 
@@ -316,12 +331,27 @@ class Trainer:
             images.append(policy.decode(parts[-1].x0).cpu())
         return Rollout.of(parts, condition, group, rollout.levels), torch.cat(images)
 
-    def credit(self, rollout: Rollout, reward: Tensor) -> Rollout:
-        """With its rewards and advantages. An exemplar has the advantage 1 and takes no part in its group's."""
-        own = torch.ones(len(reward), dtype=torch.bool) if rollout.exemplar is None else ~rollout.exemplar
-        advantage = torch.ones(len(reward), dtype=torch.float64)
-        advantage[own] = self.algorithm.credit(reward[own], rollout.cohort[own])
-        return replace(rollout, reward=reward, advantage=advantage)
+    def score(self, images: Tensor, texts: list[str]) -> Tensor:
+        """What each reward gives each image, [N, R]."""
+        return torch.stack([score(name, reward, images, texts) for name, _, reward in terms(self.reward)], 1)
+
+    def describe(self, rewards: Tensor) -> dict[str, float]:
+        """The mean of each reward, where there are several."""
+        names = [name for name, _, _ in terms(self.reward)]
+        return {f"reward/{name}": rewards[:, i].mean().item() for i, name in enumerate(names)} if len(names) > 1 else {}
+
+    def credit(self, rollout: Rollout, rewards: Tensor, texts: list[str]) -> Rollout:
+        """With its rewards [N, R] and advantages; `texts` are the prompts of its groups.
+
+        An exemplar has the advantage 1 and takes no part in its group's.
+        """
+        weights = torch.tensor([weight for _, weight, _ in terms(self.reward)], dtype=torch.float64)
+        own = rollout.own
+        values, cohort = self.buffer.beside(rewards[own], rollout.cohort[own], rollout.group[own], texts)
+        mixed = MIXES[self.run.mix](self.algorithm.credit, values, weights, cohort)
+        advantage = torch.ones(len(rewards), dtype=torch.float64)
+        advantage[own] = mixed[: int(own.sum())]
+        return replace(rollout, reward=(rewards * weights).sum(1).float(), advantage=advantage)
 
     def learn(self, points: PointSet) -> dict[str, float]:
         """The optimiser steps of one iteration, over units of points in random order, each point used once.
@@ -405,6 +435,7 @@ class Trainer:
             "weights": {name: self.policy.weights.tensors(name) for name in names},
             "optimiser": self.optimiser.state_dict(),
             "health": self.health.state_dict(),
+            "rewards": self.buffer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -425,17 +456,18 @@ class Trainer:
         for group in self.optimiser.param_groups:  # as this run has them, if it was resumed with others
             group["weight_decay"], group["betas"] = self.run.weight_decay, self.run.betas
         self.health.load_state_dict(state["health"])
+        self.buffer.load_state_dict(state["rewards"])
         self.iteration = state["iteration"]
 
 
 def describe(rollout: Rollout, texts: list[str]) -> dict[str, float]:
     """What can be said of a rollout before training on it."""
     reward = rollout.reward.double()
-    silent = group_std(reward, rollout.cohort) < 1e-6
+    silent = group_max(rollout.advantage.abs(), rollout.cohort) < 1e-9
     return {
         "reward": reward.mean().item(),
         "reward_std": reward.std().item(),
-        "zero_variance": silent.double().mean().item(),  # share of groups that teach nothing
+        "zero_variance": silent.double().mean().item(),  # share of images in groups that teach nothing
         "latent_rms": rollout.x0.square().mean().sqrt().item(),
         "duplicate_prompts": len(texts) - len(set(texts)),
     }

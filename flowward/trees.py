@@ -8,7 +8,7 @@ score a random step is kept: the state, the velocity there, and the noise of eve
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Literal
@@ -271,6 +271,16 @@ class Chain:
         """[steps] float64: the times but the last."""
         return grid(self.steps, self.shift, self.grid)[:-1]
 
+    @property
+    def random(self) -> list[int]:
+        """The steps that are random in some iteration."""
+        starts, size = self.window.positions(self.steps)
+        return sorted({step for start in starts for step in range(start, start + size)})
+
+    def remarks(self) -> list[str]:
+        """How much noise the random steps leave."""
+        return noise_remarks(self)
+
     def after(self, stop: int) -> tuple[float, ...]:
         """The times from step `stop` to 0. A coarser grid is even in unshifted time, and always ends at 0.
 
@@ -346,6 +356,16 @@ class Branches:
         """Samples per root."""
         return self.at(0, 0).leaves
 
+    @property
+    def random(self) -> list[int]:
+        """The steps that are random in some iteration."""
+        starts = replace(self, one=False).places(0, 0)
+        return sorted({step for start in starts for step in range(start, start + self.length)})
+
+    def remarks(self) -> list[str]:
+        """How much noise the random steps leave."""
+        return noise_remarks(self)
+
     def places(self, seed: int, iteration: int) -> list[int]:
         """The steps where a branch starts."""
         last = self.steps - self.length  # the last step is never random
@@ -381,7 +401,25 @@ class Branches:
         return Tree(tuple(segments), self.shared_start, cohorts=self.cohorts, guidance=self.guidance)
 
 
+NOISY = 1.2  # excess noise that deserves a warning
+
+
 def excess_noise(rollout: Chain | Branches) -> list[tuple[int, float]]:
     """(step, sqrt(c^2 + sigma^2) / s) of every step that may be random: 1 is as much noise as its level calls for."""
     times, law = grid(rollout.steps, rollout.shift, rollout.grid).tolist(), LAWS[rollout.law](rollout.noise)
-    return [(number, excess(law, t, s, times[1])) for number, (t, s) in enumerate(pairwise(times[:-1]))]
+    pairs = list(pairwise(times))
+    return [(number, excess(law, *pairs[number], times[1])) for number in rollout.random]
+
+
+def noise_remarks(rollout: Chain | Branches) -> list[str]:
+    """How much noise each random step leaves, and a warning where it is too much."""
+    found = excess_noise(rollout)
+    listed = ", ".join(f"{number}: {value:.3g}" for number, value in found)
+    lines = [f"noise after each random step, over what its level calls for: {listed}"]
+    if bad := [number for number, value in found if value > NOISY]:
+        steps = f"steps {', '.join(map(str, bad))} leave" if len(bad) > 1 else f"step {bad[0]} leaves"
+        lines.append(
+            f"{steps} more noise than later steps can take away, so the images that are scored are noisier than the "
+            "model's: keep late steps out of the random ones, or use --algorithm.rollout.law ddim or cps"
+        )
+    return lines

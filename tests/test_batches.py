@@ -74,7 +74,7 @@ def test_the_gradient_is_that_of_the_mean_over_points(tiny: str) -> None:
     one = plain(trainer(tiny, images_per_update=8, microbatch=2, gradient_clip=1e9))
     one.step()  # leaves no gradient behind
     rollout, images = one.sample([TEXTS[0], TEXTS[1]], 1)
-    points = one.algorithm.points(one.credit(rollout, bright(images, [])), ("points", 0, 1))
+    points = one.algorithm.points(one.credit(rollout, bright(images, [])[:, None], list(TEXTS)), ("points", 0, 1))
     loss, _ = one.algorithm.loss(one.models, points.take(torch.arange(8)))
     expected = torch.autograd.grad(loss.mean(), one.parameters, allow_unused=True)
     before = [parameter.detach().clone() for parameter in one.parameters]

@@ -188,7 +188,7 @@ def test_exemplars_take_the_place_of_samples(tiny: str, exemplars: Path) -> None
     assert torch.equal(grafted.x0[~grafted.exemplar], drawn.x0[~grafted.exemplar])
     shown = one.policy.encode_images(torch.stack([picture(name, (32, 32)) for name in file.images[TEXTS[0]]]))
     assert torch.cdist(grafted.x0[2:4].flatten(1), shown.flatten(1)).min(1).values.max() < 1e-4
-    done = one.credit(grafted, reward)
+    done = one.credit(grafted, reward[:, None], list(TEXTS))
     assert done.advantage[2:4].tolist() == [1, 1]
     own = torch.tensor([0, 1, 4, 5, 6, 7])
     assert torch.equal(done.advantage[own], one.algorithm.credit(reward[own], drawn.group[own]))
@@ -196,7 +196,9 @@ def test_exemplars_take_the_place_of_samples(tiny: str, exemplars: Path) -> None
 
 def test_exemplars_are_not_held_to_the_reference(tiny: str, exemplars: Path) -> None:
     one, file = online(tiny, k_ref=5.0), Exemplars.load(exemplars, share=1.0, count=2)
-    rollout = one.credit(file.graft(one.policy, one.sample(list(TEXTS), 0)[0], list(TEXTS), (0, 0)), torch.rand(8))
+    rollout = one.credit(
+        file.graft(one.policy, one.sample(list(TEXTS), 0)[0], list(TEXTS), (0, 0)), torch.rand(8, 1), list(TEXTS)
+    )
     points = one.algorithm.points(rollout, ("points", 0, 0)).take(torch.arange(8))
     far = points.knowing({"old": points.x0, "reference": points.x0 + 3, "policy": points.x0})
     near = replace(far, known={**far.known, "reference": points.x0})

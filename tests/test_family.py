@@ -74,7 +74,7 @@ def trainer(tiny: str, algorithm: Any, rank: int | None = None, **changes: Any) 
 def points_of(one: Trainer) -> int:
     texts = [TEXTS[i % 4] for i in range(one.run.groups)]
     rollout, images = one.sample(texts, 0)
-    return len(one.algorithm.points(one.credit(rollout, bright(images, texts)), ("points", 0, 0)))
+    return len(one.algorithm.points(one.credit(rollout, bright(images, texts)[:, None], texts), ("points", 0, 0)))
 
 
 @algorithms
@@ -148,7 +148,7 @@ def test_rewards_are_compared_within_their_cohort(tiny: str, name: str, cohorts:
     """Of the prompt, of a grid of a branch of it, or of a branch of one of its starts: no advantage is left over."""
     one = trainer(tiny, small(name), images_per_update=32, group_size=8)
     rollout, images = one.sample(list(TEXTS), 0)
-    done = one.credit(rollout, bright(images, []) + torch.arange(32.0))
+    done = one.credit(rollout, bright(images, [])[:, None] + torch.arange(32.0)[:, None], list(TEXTS))
     sums = torch.zeros(cohorts, dtype=torch.float64).index_add_(0, done.cohort, done.advantage)
     assert done.cohort.unique().tolist() == list(range(cohorts))
     assert sums.abs().max() < 1e-9
@@ -213,7 +213,7 @@ def test_before_the_first_step_nothing_has_moved(tiny: str, name: str, rank: int
     one = trainer(tiny, small(name), rank)
     texts = [TEXTS[i % 4] for i in range(one.run.groups)]
     rollout, images = one.sample(texts, 0)
-    rollout = one.credit(rollout, bright(images, texts))
+    rollout = one.credit(rollout, bright(images, texts)[:, None], texts)
     points = one.algorithm.points(rollout, ("points", 0, 0))
     for batch in one.batches(points, torch.arange(len(points))):
         with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from flowward import checkpoint, models, prompts
 from flowward.algorithms import FDFO, AdvantageFlow
+from flowward.credit import center
 from flowward.evaluate import Evaluation, Evaluator
 from flowward.folder import RunFolder
 from flowward.models.policy import Models, Policy
@@ -133,7 +135,7 @@ def test_a_rollout_is_described() -> None:
     reward = torch.tensor([0.1, 0.1, 0.0, 1.0, 0.5, 0.5])
     group = torch.tensor([0, 0, 1, 1, 2, 2])
     rollout = Rollout(torch.full((6, 2), 3.0), None, group, group, reward, reward, torch.ones(1))
-    found = describe(rollout, ["a", "b", "a"])
+    found = describe(replace(rollout, advantage=center(reward, group)), ["a", "b", "a"])
     assert found == pytest.approx(
         {
             "reward": 2.2 / 6,
@@ -189,7 +191,7 @@ def test_only_what_is_trained_moves(tiny: str, rank: int | None) -> None:
 def test_the_gradient_reaches_the_policy_alone(tiny: str, rank: int | None) -> None:
     one = trainer(tiny, rank=rank)
     rollout, images = one.sample(list(TEXTS[:2]), 0)
-    points = one.algorithm.points(one.credit(rollout, bright(images, [])), ("points", 0, 0))
+    points = one.algorithm.points(one.credit(rollout, bright(images, [])[:, None], list(TEXTS)), ("points", 0, 0))
     one.algorithm.loss(one.models, points.take(torch.arange(8)))[0].sum().backward()
     gradients = {key: tensor.grad for key, tensor in one.policy.weights.tensors("policy").items()}
     assert sum(g is not None and g.abs().max() > 0 for g in gradients.values()) >= len(gradients) // 2 - 1

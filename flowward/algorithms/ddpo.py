@@ -2,9 +2,10 @@
 
 The first of the family: sampling with noise is a decision process whose policy is Gaussian, so the clipped policy
 gradient of PPO applies to every step. DDIM with eta = 1, every step random and trained. Its law is the same on a
-variance-preserving schedule and on a flow's (laws.DDIM). In the paper's code the last step keeps a little noise and is
-trained, and rewards are compared with what the prompt earned in earlier iterations; here the last step has none and is
-not, and rewards are compared within the group.
+variance-preserving schedule and on a flow's (laws.DDIM). In the paper rewards are compared with what the prompt
+earned in this iteration and the last ones, and with the whole batch until there are 16 of them (`--reward-buffer 32
+--algorithm.credit.least 16`, as the presets have it; by default, with the prompt's images of this iteration). In its
+code the last step keeps a little noise and is trained; here it has none and is not.
 
 It degenerates where a step has almost no noise: there the gradient of its density outweighs all others.
 """

@@ -193,6 +193,7 @@ class PolicyGradient:
         if points.fresh:
             apart = log_ratio(v.detach(), recorded, points.z, q, sigma, self.ratio)
             watched["first_ratio_max"] = (apart.abs() * (points.weight > 0)).amax(1)
+            watched["first_ratio_in_clips_max"] = watched["first_ratio_max"] / bounds(self.clip)[1]
         return loss, watched
 
     def watched(self, v: Tensor, v_old: Tensor, v_ref: Tensor | None, points: Moves) -> dict[str, Tensor]:

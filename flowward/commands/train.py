@@ -109,6 +109,8 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     stopped = False
     with TrainProgress(run, trainer.iteration, folder.path) as progress, _stop_signals() as asked:
         progress.say(f"model {policy.name}, {len(texts)} prompts; measuring on {held_out.name} first")
+        for remark in settings.algorithm.rollout.remarks():
+            progress.say(remark)
         with closing(trainer.steps(Evaluator(policy, settings.evaluation, held_out), folder)) as steps:
             for step in steps:
                 progress.show(step)

@@ -87,6 +87,11 @@ def load(spec: Sequence[str]) -> Reward:
     return terms[0][2] if len(terms) == 1 and terms[0][1] == 1 else Sum(tuple(terms))
 
 
+def terms(reward: Reward) -> tuple[tuple[str, float, Reward], ...]:
+    """(name, weight, reward) of each part of a weighted sum; of any other reward, itself."""
+    return reward.terms if isinstance(reward, Sum) else (("reward", 1.0, reward),)
+
+
 def refuse(reward: Reward, prompts: Sequence[str]) -> None:
     """Raises ValueError where a reward says that it does not understand a prompt: before a run, not in it."""
     if isinstance(reward, Reads):
@@ -117,4 +122,4 @@ def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], met
     return scores
 
 
-__all__ = ["REWARDS", "Explains", "Reads", "Reward", "RewardError", "Sum", "load", "refuse", "score"]
+__all__ = ["REWARDS", "Explains", "Reads", "Reward", "RewardError", "Sum", "load", "refuse", "score", "terms"]

@@ -1,0 +1,79 @@
+"""Several rewards to one advantage, and rewards that are remembered: what stands around a credit (credit.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .credit import Piece
+
+Mix = Callable[[Piece, Tensor, Tensor, Tensor], Tensor]
+"""(credit, rewards [B, R], weights [R], group [B]) -> advantages float64 [B]"""
+
+MixName = Literal["rewards", "advantages", "gdpo"]
+
+
+def rewards_first(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor) -> Tensor:
+    """Add up the weighted rewards, then compare: a reward counts by its spread as well as by its weight."""
+    return credit((rewards.double() * weights.double()).sum(1), group)
+
+
+def advantages_first(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor) -> Tensor:
+    """Compare by each reward, then add up the weighted advantages: only the weights count (MixGRPO, arXiv:2507.21802).
+
+    With R rewards the sum no longer has the spread that the credit gives one.
+    """
+    each = [weight * credit(column, group) for weight, column in zip(weights.double(), rewards.T, strict=True)]
+    return torch.stack(each).sum(0)
+
+
+def gdpo(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor, floor: float = 1e-4) -> Tensor:
+    """The same over its standard deviation in the batch (GDPO, Liu et al., 2026, arXiv:2601.05242).
+
+    Its mean is not subtracted: that of each group is 0 already, and so groups without variance keep exactly 0.
+    """
+    total = advantages_first(credit, rewards, weights, group)
+    return total / (total.std(correction=0) + floor)
+
+
+MIXES: dict[MixName, Mix] = {"rewards": rewards_first, "advantages": advantages_first, "gdpo": gdpo}
+
+
+class RewardBuffer:
+    """The last rewards that each prompt earned, over iterations (DDPO, arXiv:2305.13301). A size of 0 keeps none."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self._kept: dict[str, Tensor] = {}  # text -> [k <= size, R], oldest first
+
+    def beside(self, rewards: Tensor, cohort: Tensor, group: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """New rewards [B, R] and the numbers of what each is compared with [B]; then the remembered ones, [B + M] each.
+
+        A prompt has `size` rewards with the new ones, at most. A text that comes twice is one prompt.
+        """
+        if not self.size:
+            return rewards, cohort
+        known = list(dict.fromkeys(texts))
+        prompt = torch.tensor([known.index(text) for text in texts])[group]
+        values, owners = [rewards], [prompt]
+        for number, new in enumerate(prompt.bincount(minlength=len(known)).tolist()):
+            kept = self._kept.get(known[number], rewards[:0])
+            kept = kept[max(0, len(kept) + new - self.size) :]
+            values.append(kept)
+            owners.append(torch.full((len(kept),), number))
+        return torch.cat(values), torch.cat(owners)
+
+    def add(self, rewards: Tensor, group: Tensor, texts: Sequence[str]) -> None:
+        """Remember rewards [B, R] of the texts with these numbers [B]."""
+        for number, text in enumerate(texts if self.size else ()):
+            new = rewards[group == number]
+            self._kept[text] = torch.cat([self._kept.get(text, new[:0]), new])[-self.size :]
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._kept)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._kept = dict(state)
