@@ -81,6 +81,13 @@ def test_a_healthy_run_is_silent() -> None:
             "raise the weight of the reference model",
         ),
         (
+            Health(),
+            {"first_ratio_in_clips_max": 0.18},
+            "before the first update a ratio is already off 1 by 0.18 of the clip: the network answers differently in "
+            "sampling and in training; give both the same batch size (--rollout-batch, --microbatch) and --precision "
+            "float32",
+        ),
+        (
             after(*[{}] * 5),
             {"gradient_norm": 3.0},
             "the gradient norm jumped to 3 (recently 0.5): it was clipped; if this goes on, lower the learning rate",
@@ -103,6 +110,7 @@ def test_a_rule_trips_alone(health: Health, changes: dict[str, float], expected:
         (Health(), {"zero_variance": 0.5}),
         (Health(), {"distance": 0.25}),
         (Health(), {"curvature_min": 0.05}),
+        (Health(), {"first_ratio_in_clips_max": 0.1}),
         (after({}), {"latent_rms": 1.149}),
         (after({"residual": 0.4}), {"residual": 0.599}),
         (after({}), {"latent_rms": 0.851}),

@@ -202,3 +202,55 @@ def test_a2_samples_are_compared_by_prompt_start_and_step() -> None:
 
 def test_every_algorithm_of_the_family_is_tried_here() -> None:
     assert len(FAMILY) == 9
+
+
+# The best and the worst
+
+
+def extremes(done: Rollout, many: int | None) -> Any:
+    points = RandomSteps(extremes=many)(done, ("points", 0))
+    return points, points.take(torch.arange(len(points)))
+
+
+def test_the_best_and_the_worst_of_a_prompt_are_trained_on() -> None:
+    """DanceGRPO for video: advantages over all images, steps of some; the same number for every prompt."""
+    algorithm = FlowGRPO(rollout=Chain(5))
+    done = rollout(algorithm, prompts=3, size=6)
+    points, batch = extremes(done, 4)
+    assert (len(points), points.unit) == (3 * 4 * 4, 4)
+    steps = known(done)
+    for prompt in range(3):
+        mine = done.advantage[done.group == prompt]
+        order = mine.argsort(descending=True)
+        kept = {(6 * prompt + int(number)) for number in (*order[:2], *order[-2:])}
+        rows = [row for row in range(len(steps.x)) if int(steps.sample[row, 0, 0]) in kept]
+        mine_rows = slice(prompt * 16, (prompt + 1) * 16)
+        assert torch.equal(batch.x_t[mine_rows], steps.x[rows])
+        assert torch.equal(batch.advantage[mine_rows, 0], done.advantage[steps.sample[rows, 0, 0]])
+
+
+def test_all_of_them_are_what_there_is() -> None:
+    algorithm = FlowGRPO(rollout=Chain(5))
+    done = rollout(algorithm, prompts=2, size=4)
+    (_, some), (_, every) = extremes(done, 4), extremes(done, None)
+    assert torch.equal(some.x_t, every.x_t) and torch.equal(some.weight, every.weight)
+
+
+def test_among_equal_advantages_the_choice_is_the_first_and_the_last() -> None:
+    done = rollout(FlowGRPO(rollout=Chain(3)), prompts=1, size=5)
+    _, batch = extremes(replace(done, advantage=torch.zeros(5, dtype=torch.float64)), 2)
+    assert torch.equal(batch.x_t, known(done).x[torch.isin(known(done).sample[:, 0, 0], torch.tensor([0, 4]))])
+
+
+@pytest.mark.parametrize(
+    ("many", "how", "size", "said"),
+    [
+        (3, FlowGRPO(), 6, "3 is no even number from 2 on"),
+        (0, FlowGRPO(), 6, "0 is no even number from 2 on"),
+        (8, FlowGRPO(rollout=Chain(4)), 6, "8 images of each prompt are to be trained on, and there are 6"),
+        (2, TempFlowGRPO(rollout=Branches(4, fanout=2)), 6, "only where every image has a way of its own"),
+    ],
+)
+def test_extremes_that_there_are_not_are_refused(many: int, how: Any, size: int, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        extremes(rollout(how, size=size), many)

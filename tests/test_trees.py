@@ -28,7 +28,7 @@ from flowward.flow import grid
 from flowward.laws import LAWS, FlowSDE
 from flowward.models.policy import Condition, Models
 from flowward.moves import RandomSteps
-from flowward.rollout import Rollout, Sampler
+from flowward.rollout import Pairs, Rollout, Sampler
 from flowward.streams import Noise
 from flowward.trees import Branches, Chain, Cohorts, Segment, Tree, excess_noise
 from flowward.windows import Window
@@ -505,6 +505,21 @@ def test_excess_noise_of_every_step() -> None:
     assert max(found[number] for number in range(7)) < 1.1
     for law in ("ddim", "cps"):
         assert [level for _, level in excess_noise(Chain(law=law, noise=0.8))] == pytest.approx([1.0] * 9)
+
+
+def test_excess_noise_is_told_before_a_run() -> None:
+    """Of every step that may be random, in some iteration; with a warning above 1.2."""
+    noise, warning = FlowGRPO().rollout.remarks()
+    assert noise.startswith("noise after each random step, over what its level calls for: 0: 1.04, 1: 1.06, 2: 1.03, ")
+    assert noise.endswith(", 6: 1.07, 7: 1.23, 8: 26.9")
+    assert warning.startswith("steps 7, 8 leave more noise than later steps can take away")
+    assert warning.endswith("keep late steps out of the random ones, or use --algorithm.rollout.law ddim or cps")
+    early = Chain(window=Window(2, "random", high=5))
+    assert early.remarks() == ["noise after each random step, over what its level calls for: 0: 1.04, 1: 1.06, 2: "
+                               "1.03, 3: 1.02, 4: 1.03"]  # fmt: skip
+    assert [number for number, _ in excess_noise(Branches(one=True, low=1, high=4, length=2))] == [1, 2, 3, 4]
+    assert "step 8 leaves" in Branches(low=8).remarks()[1]
+    assert Sampler().remarks() == Pairs().remarks() == []
 
 
 @pytest.mark.parametrize("law", LAWS)
