@@ -50,6 +50,14 @@ def test_every_law_holds(report: Report) -> None:
     assert report.sentence == f"{len(report.checks)} laws, all hold."
 
 
+def test_the_printed_page_is_of_these_laws(report: Report) -> None:
+    """docs/verify.txt is made by hand: `flowward verify > docs/verify.txt`."""
+    page = (Path(__file__).parents[1] / "docs" / "verify.txt").read_text()
+    assert f"\n{report.sentence} (" in page
+    for name in ALGORITHMS:
+        assert f"{name}  {sum(each.algorithm == name for each in report.checks)} laws, all hold" in page
+
+
 @algorithms
 def test_every_algorithm_is_held_to_the_protocol_and_its_own_equation(report: Report, name: str) -> None:
     mine = [each for each in report.checks if each.algorithm == name]
