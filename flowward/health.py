@@ -74,10 +74,10 @@ class Health:
                 "it was clipped; if this goes on, lower the learning rate"
             )
         self.norms = [*self.norms, m["gradient_norm"]][-WINDOW:]
-        if m["duplicate_prompts"] > 0:
+        if many := int(m["duplicate_prompts"]):
             lines.append(
-                f"{m['duplicate_prompts']:.0f} prompts came twice in one iteration, so they count double: a category "
-                "was used up and began anew, or there are fewer prompts than groups"
+                f"{many} prompt{'s' * (many > 1)} came twice in one iteration, counting double: a category was used up and "
+                "began anew, or there are fewer prompts than groups"
             )
         return lines
 

@@ -95,7 +95,7 @@ def test_a_healthy_run_is_silent() -> None:
         (
             Health(),
             {"duplicate_prompts": 3},
-            "3 prompts came twice in one iteration, so they count double: a category was used up and began anew, or "
+            "3 prompts came twice in one iteration, counting double: a category was used up and began anew, or "
             "there are fewer prompts than groups",
         ),
     ],

@@ -257,8 +257,20 @@ def test_velocity_does_not_depend_on_the_batch(tiny: str, rank: int | None) -> N
         for rows in (torch.tensor([0]), torch.tensor([32, 5, 17]), torch.arange(16)):
             alone = policy.velocity(x[rows], t[rows], condition[rows])
             torch.testing.assert_close(alone, whole[rows], rtol=0, atol=1e-4)
-    with_gradient = policy.velocity(x, t, condition)  # another kernel for attention
-    torch.testing.assert_close(with_gradient.detach(), whole, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+@kinds
+def test_sampling_and_training_ask_one_network(tiny: str, rank: int | None, precision: Any) -> None:
+    """With a gradient or without, the same kernels: before an update every ratio is 1 and every distance 0, exactly."""
+    policy = models.load(tiny, rank, precision)
+    move(policy, by=0.01)
+    policy.weights.add("old")
+    x, t, condition = inputs(policy, 33)
+    with_gradient = policy.velocity(x, t, condition)
+    with torch.no_grad():
+        assert torch.equal(policy.velocity(x, t, condition), with_gradient.detach())
+        assert torch.equal(policy.velocity(x, t, condition, "old"), with_gradient.detach())
 
 
 def test_every_prompt_of_the_world_can_be_read() -> None:

@@ -136,4 +136,4 @@ def test_health_speaks_in_the_loop(tiny: str) -> None:
     assert any("the flattest point has curvature 0.01" in line for line in said), said
     assert "every image got the reward 0.3: there is nothing to learn from" in trainer(tiny, reward=same).step().health
     with_few = Trainer(algorithm(), models.load(tiny), bright, prompts.of("x", TEXTS[:1]), small())
-    assert any("1 prompts came twice" in line for line in with_few.step().health)
+    assert any("1 prompt came twice" in line for line in with_few.step().health)
