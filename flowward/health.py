@@ -76,8 +76,8 @@ class Health:
         self.norms = [*self.norms, m["gradient_norm"]][-WINDOW:]
         if many := int(m["duplicate_prompts"]):
             lines.append(
-                f"{many} prompt{'s' * (many > 1)} came twice in one iteration, counting double: a category was used up and "
-                "began anew, or there are fewer prompts than groups"
+                f"{many} prompt{'s' * (many > 1)} came twice in one iteration, counting double: a category was used up "
+                "and began anew, or there are fewer prompts than groups"
             )
         return lines
 

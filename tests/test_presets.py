@@ -67,3 +67,11 @@ def test_a_preset_says_where_it_comes_from(name: str, preset: str) -> None:
 def test_an_unknown_preset_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown preset of diffusion_nft 'geneva'; did you mean 'geneval'"):
         config.settings_type("diffusion_nft", "geneva")
+
+
+@pytest.mark.parametrize("preset", ["combined", "pickscore"])
+def test_forward_14_pairs_and_steps_of_an_epoch(preset: str) -> None:
+    """432 pairs in 4 steps. The released code rounds them down to what its processes share: 416 on 16, 384 on 32."""
+    run = config.settings_type("fdfo", preset)().run
+    assert (run.groups, run.group_size, run.updates_per_iteration) == (432, 2, 4)
+    assert run.images_per_update == 216
