@@ -34,11 +34,11 @@ from .algorithms import (
 from .credit import Softmax, ZScore
 from .laws import Churn
 from .moves import RandomSteps
+from .plans import Branches, Chain
 from .points import Renoise, RenoiseGroups, RenoisePairs
 from .rollout import Pairs, Sampler
 from .snapshots import Decay
 from .times import Times
-from .trees import Branches, Chain
 from .windows import Window
 
 

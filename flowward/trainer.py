@@ -306,7 +306,7 @@ class Trainer:
             rewards = self.score(images, [texts[g] for g in rollout.group.tolist()])
             rollout = self.credit(rollout, rewards, texts)
         with clock("train"):
-            metrics = describe(rollout, texts) | self.describe(rewards)
+            metrics = describe(rollout, texts) | self.means(rewards)
             if rollout.advantage.any():
                 metrics |= self.learn(self.algorithm.points(rollout, ("points", self.run.seed, index)))
             else:  # Adam would turn the rounding errors of a gradient that is 0 into steps of full length
@@ -335,7 +335,7 @@ class Trainer:
         """What each reward gives each image, [N, R]."""
         return torch.stack([score(name, reward, images, texts) for name, _, reward in terms(self.reward)], 1)
 
-    def describe(self, rewards: Tensor) -> dict[str, float]:
+    def means(self, rewards: Tensor) -> dict[str, float]:
         """The mean of each reward, where there are several."""
         names = [name for name, _, _ in terms(self.reward)]
         return {f"reward/{name}": rewards[:, i].mean().item() for i, name in enumerate(names)} if len(names) > 1 else {}

@@ -16,12 +16,12 @@ from flowward import ALGORITHMS, models, prompts
 from flowward.algorithms import AWM, DPO
 from flowward.config import settings_type
 from flowward.evaluate import draw
+from flowward.plans import Branches, Chain
 from flowward.points import Renoise, RenoiseGroups, RenoisePairs
 from flowward.rollout import Pairs, Sampler
 from flowward.snapshots import Decay
 from flowward.times import Times
 from flowward.trainer import Run, Trainer
-from flowward.trees import Branches, Chain
 
 TEXTS = ("a circle", "a red square", "two rings", "a cross above a ring")
 STEPS = 4

@@ -17,10 +17,10 @@ from flowward.algorithms import DPO, FDFO, DiffusionNFT, TempFlowGRPO
 from flowward.cli import main
 from flowward.credit import CentredRMS, Softmax, ZScore
 from flowward.mixing import MIXES, RewardBuffer, advantages_first, gdpo, rewards_first
+from flowward.plans import Branches
 from flowward.points import Renoise
 from flowward.rollout import Pairs, Sampler
 from flowward.trainer import Run, Trainer
-from flowward.trees import Branches
 
 GROUP = torch.tensor([0, 0, 1, 1])
 REWARDS = torch.tensor([[0.0, 10.0], [2.0, 10.0], [1.0, 30.0], [1.0, 50.0]])

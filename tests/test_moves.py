@@ -14,8 +14,8 @@ from flowward import ALGORITHMS
 from flowward.algorithms import G2RPO, FlowGRPO, FlowGRPOFast, TempFlowGRPO
 from flowward.flow import grid
 from flowward.moves import RandomSteps
+from flowward.plans import Branches, Chain
 from flowward.rollout import Rollout
-from flowward.trees import Branches, Chain
 
 BRANCHING = FlowGRPOFast(rollout=Branches(6, high=3, fanout=3, length=2, cohorts="prompt"), ratio="gaussian")
 

@@ -41,9 +41,9 @@ from flowward.flow import over
 from flowward.laws import LAWS, FlowSDE
 from flowward.models.policy import Condition, Models
 from flowward.moves import RandomSteps
+from flowward.plans import Branches, Chain
 from flowward.rollout import Rollout
 from flowward.streams import Noise
-from flowward.trees import Branches, Chain
 from flowward.windows import Window
 
 RATIOS: tuple[Ratio, ...] = get_args(Ratio)

@@ -28,9 +28,10 @@ from flowward.flow import grid
 from flowward.laws import LAWS, FlowSDE
 from flowward.models.policy import Condition, Models
 from flowward.moves import RandomSteps
+from flowward.plans import Branches, Chain, excess_noise
 from flowward.rollout import Pairs, Rollout, Sampler
 from flowward.streams import Noise
-from flowward.trees import Branches, Chain, Cohorts, Segment, Tree, excess_noise
+from flowward.trees import Cohorts, Segment, Tree
 from flowward.windows import Window
 
 # P1: windows

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..credit import ZScore
-from ..trees import Chain
+from ..plans import Chain
 from .policy_gradient import PolicyGradient
 
 

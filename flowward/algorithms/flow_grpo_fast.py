@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..credit import ZScore
-from ..trees import Branches, Chain
+from ..plans import Branches, Chain
 from ..windows import Window
 from .policy_gradient import PolicyGradient, Ratio
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..credit import ZScore
-from ..trees import Branches
+from ..plans import Branches
 from .policy_gradient import PolicyGradient
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from ..credit import ZScore
 from ..moves import RandomSteps
-from ..trees import Chain
+from ..plans import Chain
 from .policy_gradient import PolicyGradient, Ratio
 
 

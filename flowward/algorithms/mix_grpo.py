@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..credit import ZScore
-from ..trees import Chain
+from ..plans import Chain
 from ..windows import Window
 from .policy_gradient import PolicyGradient
 

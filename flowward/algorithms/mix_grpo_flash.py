@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..trees import Chain
+from ..plans import Chain
 from ..windows import Window
 from .mix_grpo import MixGRPO
 

@@ -25,8 +25,8 @@ from ..errors import not_negative, positive
 from ..flow import mean, wide
 from ..models.policy import Models
 from ..moves import Moves, RandomSteps
+from ..plans import Branches, Chain
 from ..snapshots import Decay
-from ..trees import Branches, Chain
 
 Ratio = Literal["gaussian", "sum", "cps", "guard"]
 Divergence = Literal["exact", "per-noise", "state", "velocity"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from ..credit import ZScore
 from ..moves import RandomSteps
-from ..trees import Branches
+from ..plans import Branches
 from .policy_gradient import PolicyGradient
 
 

@@ -40,7 +40,7 @@ def run(words: list[str]) -> int:
     default = _values(presets["scenes"])
     print(_yaml(default["algorithm"]))
     print("\nrun on scenes (flowward train --images-per-update VALUE ...):\n")
-    print(_yaml({key: default["run"][key] for key in RUN}))
+    print(_yaml({key: default["run"][key] for key in dict.fromkeys((*RUN, *presets["scenes"].run))}))
     print(f"\npresets (flowward train --algorithm {name} --preset NAME), as they differ from `scenes`, the default:")
     for key, preset in presets.items():
         print(f"\n{key}: {preset.source}")

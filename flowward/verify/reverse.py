@@ -23,9 +23,9 @@ from ..laws import LAWS as STEPS
 from ..laws import excess
 from ..models.policy import Condition
 from ..moves import RandomSteps
+from ..plans import Branches, Chain
 from ..rollout import Drawn
 from ..streams import Noise
-from ..trees import Branches, Chain
 from ..windows import Window
 from .check import Check, compared, differences, equation, number, real, slope
 from .generic import SHAPE, WORLD, Subject, linear
