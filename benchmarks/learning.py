@@ -81,7 +81,7 @@ def draw(results: list[Result], output: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import lines, pyplot
 
     names = list(dict.fromkeys(each["algorithm"] for each in results))
     columns = 4
@@ -95,11 +95,13 @@ def draw(results: list[Result], output: Path) -> None:
             images, mean, low, high = zip(*each["strict"], strict=True)
             error = [[m - a for m, a in zip(mean, low, strict=True)], [b - m for m, b in zip(mean, high, strict=True)]]
             panel.errorbar(images, mean, error, marker="o", markersize=3, linewidth=1.2, capsize=2,
-                           color=f"C{each['seed']}", label=f"seed {each['seed']}")  # fmt: skip
+                           color=f"C{each['seed']}")  # fmt: skip
         panel.axhline(results[0]["strict"][0][1], color="0.6", linestyle=":", linewidth=1)
         panel.set_title(name, fontsize=10)
         panel.grid(alpha=0.25)
-    panels[0, 0].legend(fontsize=7, loc="lower right")
+    seeds = sorted({each["seed"] for each in results})
+    marks = [lines.Line2D([], [], color=f"C{seed}", marker="o", markersize=3, label=f"seed {seed}") for seed in seeds]
+    panels[0, 0].legend(handles=marks, fontsize=7, loc="lower right")
     figure.supxlabel("images drawn", fontsize=9)
     figure.supylabel("strict accuracy on held-out prompts, %", fontsize=9)
     figure.tight_layout()
