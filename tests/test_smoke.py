@@ -139,7 +139,7 @@ REVERSE = [name for name, kind in ALGORITHMS.items() if isinstance(kind().points
 
 @pytest.mark.parametrize("name", REVERSE)
 def test_reverse_the_reward_rises_with_several_updates(name: str, fitted: dict[str, Tensor]) -> None:
-    """Four of a rollout, so that ratios leave 1 and clips bind; the first of them has the ratio 1 exactly.
+    """Four of a rollout, so that ratios leave 1 and clips bind; for the first of them it is 1 by definition.
 
     Guard's log ratio stays about 0, and every other one falls below it on average.
     """
@@ -165,7 +165,8 @@ def test_reverse_the_reward_rises_with_several_updates(name: str, fitted: dict[s
     after = measured()
     error = ((before.var() + after.var()) / 512).sqrt()
     assert (after.mean() - before.mean()) / error > 5
-    assert max(line["first_ratio_max"] for line in lines) == 0
+    # sampled and trained on in batches of other sizes, for which some processors sum in another order
+    assert max(line["first_ratio_max"] for line in lines) < 1e-6
     assert 0.05 < sum(line["clipped_up"] + line["clipped_down"] for line in lines) / 12 < 0.9
     bias = sum(line["log_ratio"] for line in lines) / 12
     assert abs(bias) < 1e-5 if vetted.algorithm.ratio == "guard" else bias < -2e-5
