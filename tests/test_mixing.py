@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +170,6 @@ def test_a_run_with_one_image_per_prompt_learns_from_those_before(tiny: str) -> 
 
 def test_exemplars_are_not_remembered(tiny: str) -> None:
     def graft(rollout: Any, texts: list[str], index: int) -> Any:
-        from dataclasses import replace
-
         return replace(rollout, exemplar=torch.arange(8) % 4 == 0)
 
     texts, run = prompts.of("mine", TEXTS), small(reward_buffer=9)
