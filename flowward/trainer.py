@@ -73,7 +73,7 @@ class Run:
 
     output: Path | None = None
     """run folder (None keeps nothing)"""
-    iterations: int = 70
+    iterations: int = 50
     images_per_update: int = 288
     """images behind one optimiser step"""
     group_size: int = 12
@@ -101,7 +101,7 @@ class Run:
     seed: int = 0
     ema_decay: float = 0.9
     """of the running average of the policy that can be evaluated; shorter at first"""
-    evaluate_every: int = 35
+    evaluate_every: int = 25
     """iterations between evaluations (0: only before and after)"""
     checkpoint_every: int = 25
 
