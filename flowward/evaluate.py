@@ -64,7 +64,7 @@ def draw(
     policy: Policy, texts: Sequence[str], sampler: Sampler, seed: int, weights: str = "policy", batch: int = 200
 ) -> Tensor:
     """One image per text, [N, 3, H, W] on the CPU; image k depends on (seed, k) and its text alone."""
-    unique = list(dict.fromkeys(texts))
+    sampler, unique = sampler.bound(policy.times), list(dict.fromkeys(texts))
     condition = policy.encode(unique)
     row = torch.tensor([unique.index(text) for text in texts])
     images = []
@@ -88,7 +88,7 @@ def evaluate(
     chosen = prompts.spread(evaluation.images)
     texts = [prompts.texts[i] for i in chosen]
     categories = [prompts.categories[i] for i in chosen]
-    sampler = evaluation.sampler
+    sampler = evaluation.sampler.bound(policy.times)
     images = draw(policy, texts, sampler, evaluation.seed, evaluation.weights, evaluation.batch)
     scores = {}
     for name, reward in rewards.items():
@@ -106,6 +106,7 @@ def evaluate(
         "steps": sampler.steps,
         "shift": sampler.shift,
         "grid": sampler.grid,
+        **({"times": list(sampler.own)} if sampler.own else {}),
         "guidance": None if sampler.guidance == 1 else sampler.guidance,
         "seed": evaluation.seed,
         "prompts": prompts.name,

@@ -7,7 +7,10 @@ Times are [B] in [0, 1]; a `mean` runs over all dimensions but the first, so tha
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -73,3 +76,54 @@ def grid(steps: int, shift: float = 3.0, kind: GridKind = "sd3") -> Tensor:
     last = shifted(torch.tensor(0.001, dtype=torch.float64), shift).item()
     levels = shifted(torch.linspace(1, last, steps, dtype=torch.float64), shift)
     return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """The times of a sampler, which every way to draw samples begins with."""
+
+    steps: int = 10
+    """network evaluations per sample"""
+    shift: float = 3.0
+    """> 1 spends more steps near noise"""
+    grid: GridKind | Literal["model"] = "sd3"
+    """how times are spaced: `sd3` is diffusers' grid for Stable Diffusion 3, `model` that of the model's own
+    scheduler, which has a shift of its own"""
+    own: tuple[float, ...] | None = field(default=None, kw_only=True)
+    """steps + 1 times from 1 to 0, in place of a grid"""
+
+    def __post_init__(self) -> None:
+        if self.known:
+            _ = self.times  # refuses what it cannot do
+
+    @property
+    def known(self) -> bool:
+        """Whether it is clear without a model."""
+        return self.own is not None or self.grid != "model"
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """[steps + 1], from 1 to 0.
+
+        Raises:
+            ValueError: they are none, or not known yet.
+        """
+        if self.own is not None:
+            falls = all(t > s for t, s in pairwise(self.own))
+            if len(self.own) != self.steps + 1 or self.own[0] != 1 or self.own[-1] != 0 or not falls:
+                raise ValueError(
+                    f"a grid of {self.steps} steps is {self.steps + 1} times that fall from 1 to 0, not {self.own}"
+                )
+            return self.own
+        if self.grid == "model":
+            raise ValueError("the times of the grid `model` are those of a model: call bound(policy.times) first")
+        return tuple(grid(self.steps, self.shift, self.grid).tolist())
+
+    @property
+    def levels(self) -> Tensor:
+        """[steps] float64: the times but the last."""
+        return torch.tensor(self.times[:-1], dtype=torch.float64)
+
+    def bound(self, times: Callable[[int], tuple[float, ...]]) -> Self:
+        """With the model's own times (a function of the number of steps) where they were asked for."""
+        return self if self.known else replace(self, own=times(self.steps))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from .flow import GridKind, grid, shifted
+from .flow import TimeGrid, shifted
 from .laws import LAWS, LawName, excess
 from .solvers import dpm2, euler
 from .streams import generator
@@ -17,13 +17,9 @@ from .windows import Window
 
 
 @dataclass(frozen=True)
-class Chain:
+class Chain(TimeGrid):
     """Trajectories that do not branch: random steps in a window, the ODE before it and after it."""
 
-    steps: int = 10
-    """of the grid"""
-    shift: float = 3.0
-    grid: GridKind = "sd3"
     law: LawName = "flow-sde"
     """of the random steps"""
     noise: float = 0.7
@@ -45,17 +41,10 @@ class Chain:
             raise ValueError(f"the share of steps to train on must lie in (0, 1], not {self.share}")
         if self.tail is not None and not 0 < self.tail <= 1:
             raise ValueError(f"the share of steps after the window must lie in (0, 1], not {self.tail}")
-        self.at(0, 0)  # refuses what it cannot do
-
-    @property
-    def times(self) -> tuple[float, ...]:
-        """[steps + 1], from 1 to 0."""
-        return tuple(grid(self.steps, self.shift, self.grid).tolist())
-
-    @property
-    def levels(self) -> Tensor:
-        """[steps] float64: the times but the last."""
-        return grid(self.steps, self.shift, self.grid)[:-1]
+        super().__post_init__()
+        self.window.positions(self.steps)
+        if self.known:
+            self.at(0, 0)  # refuses what it cannot do
 
     @property
     def random(self) -> list[int]:
@@ -70,11 +59,15 @@ class Chain:
     def after(self, stop: int) -> tuple[float, ...]:
         """The times from step `stop` to 0. A coarser grid is even in unshifted time, and always ends at 0.
 
-        The paper counts max(1, int((steps - last) * tail)) points after the last random step, both ends included.
+        Of a grid that is a list of times, it is even in their numbers. The paper counts
+        max(1, int((steps - last) * tail)) points after the last random step, both ends included.
         """
         if self.tail is None:
             return self.times[stop:]
         many = max(1, int((self.steps - stop + 1) * self.tail) - 1)
+        if self.own is not None:
+            places = np.linspace(stop, self.steps, many + 1)
+            return tuple(np.interp(places, range(self.steps + 1), self.own).tolist())
         top = self.times[stop]
         even = torch.linspace(top / (self.shift - (self.shift - 1) * top), 0, many + 1, dtype=torch.float64)
         return (top, *shifted(even, self.shift).tolist()[1:])
@@ -97,15 +90,12 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Branches:
+class Branches(TimeGrid):
     """A trunk along the ODE, from which random steps branch off; every child then follows the ODE to its sample.
 
     With several strides a child is finished once on each thinned grid, and has as many samples.
     """
 
-    steps: int = 10
-    shift: float = 3.0
-    grid: GridKind = "sd3"
     law: LawName = "flow-sde"
     noise: float = 0.7
     low: int = 0
@@ -130,17 +120,15 @@ class Branches:
             raise ValueError(f"a branch needs 2 children and 1 step at least, not {self.fanout} and {self.length}")
         if not self.strides or min(self.strides) < 1:
             raise ValueError(f"strides must be at least 1, not {self.strides}")
-        self.at(0, 0)
-
-    @property
-    def levels(self) -> Tensor:
-        """[steps] float64: the times but the last."""
-        return grid(self.steps, self.shift, self.grid)[:-1]
+        super().__post_init__()
+        self.places(0, 0)
+        if self.known:
+            self.at(0, 0)
 
     @property
     def leaves(self) -> int:
         """Samples per root."""
-        return self.at(0, 0).leaves
+        return len(self.places(0, 0)) * self.fanout * len(self.strides)
 
     @property
     def random(self) -> list[int]:
@@ -171,14 +159,14 @@ class Branches:
         Raises:
             ValueError: a branch would reach the last step, or a step in it has no noise.
         """
-        times = grid(self.steps, self.shift, self.grid).tolist()
+        times = self.times
         law, segments, trunk, here = LAWS[self.law](self.noise), list[Segment](), -1, 0
         for place in self.places(seed, iteration):
             if place > here:
-                segments.append(Segment(trunk, tuple(times[here : place + 1]), here))
+                segments.append(Segment(trunk, times[here : place + 1], here))
                 trunk, here = len(segments) - 1, place
             end = place + self.length
-            segments.append(Segment(trunk, tuple(times[place : end + 1]), place, self.fanout, law, branch=place + 1))
+            segments.append(Segment(trunk, times[place : end + 1], place, self.fanout, law, branch=place + 1))
             child = len(segments) - 1
             for stride in self.strides:
                 way = [end, *range(end + 1, self.steps, stride)]
@@ -192,7 +180,7 @@ NOISY = 1.2  # excess noise that deserves a warning
 
 def excess_noise(rollout: Chain | Branches) -> list[tuple[int, float]]:
     """(step, sqrt(c^2 + sigma^2) / s) of every step that may be random: 1 is as much noise as its level calls for."""
-    times, law = grid(rollout.steps, rollout.shift, rollout.grid).tolist(), LAWS[rollout.law](rollout.noise)
+    times, law = rollout.times, LAWS[rollout.law](rollout.noise)
     pairs = list(pairwise(times))
     return [(number, excess(law, *pairs[number], times[1])) for number in rollout.random]
 

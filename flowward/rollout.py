@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from .errors import finite
-from .flow import GridKind, grid
+from .flow import GridKind, TimeGrid
 from .laws import Churn
 from .models.policy import Condition, Velocity
 from .solvers import SA, Solver, dpm2, euler
@@ -128,21 +128,18 @@ class Sampling(Protocol):
     def leaves(self) -> int: ...  # samples that are drawn together, from one root
     def at(self, seed: int, iteration: int) -> Draw: ...  # as it is in an iteration
     def remarks(self) -> list[str]: ...  # sentences that are worth reading before a run begins
+    def bound(self, times: Callable[[int], tuple[float, ...]]) -> Self: ...  # to the model's own times
 
 
 SolverName = Literal["euler", "dpm2", "sa"]
 
 
 @dataclass(frozen=True)
-class Sampler:
+class Sampler(TimeGrid):
     """From noise at t = 1 to samples at t = 0, along a grid of times."""
 
-    steps: int = 10
-    """network evaluations per sample"""
     shift: float = 1.0
-    """> 1 spends more steps near noise"""
-    grid: GridKind = "linear"
-    """how times are spaced; `sd3` is diffusers' grid for Stable Diffusion 3"""
+    grid: GridKind | Literal["model"] = "linear"
     solver: SolverName = "euler"
     """`euler` and `dpm2` (second order) follow the ODE; `sa` adds noise on the way"""
     tau: float = 0.4
@@ -151,20 +148,9 @@ class Sampler:
     """scale of classifier-free guidance; 1 is none, and half the work"""
 
     def __post_init__(self) -> None:
-        grid(self.steps, self.shift, self.grid)  # refuses what it cannot do
+        super().__post_init__()
         SA(self.tau)
         finite(self, "guidance")
-
-    @property
-    def times(self) -> list[float]:
-        """[steps + 1], from 1 to 0."""
-        times: list[float] = grid(self.steps, self.shift, self.grid).tolist()
-        return times
-
-    @property
-    def levels(self) -> Tensor:
-        """[steps] float64: the times but the last."""
-        return grid(self.steps, self.shift, self.grid)[:-1]
 
     leaves = 1
 
@@ -188,7 +174,7 @@ class Sampler:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(TimeGrid):
     """Two samples from the same start that part ways through churn; every visited state is kept (FDFO).
 
     Euler steps that overshoot and are noised back, x_s = P x + Q v + sigma z (Karras et al., 2022, arXiv:2206.00364),
@@ -196,19 +182,12 @@ class Pairs:
     """
 
     steps: int = 40
-    shift: float = 3.0
-    grid: GridKind = "sd3"
     churn: Churn = field(default_factory=Churn)
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        grid(self.steps, self.shift, self.grid)
+        super().__post_init__()
         finite(self, "guidance")
-
-    @property
-    def levels(self) -> Tensor:
-        """[steps] float64: the times but the last."""
-        return grid(self.steps, self.shift, self.grid)[:-1]
 
     leaves = 2
 
@@ -226,7 +205,7 @@ class Pairs:
         keep, fresh = self.churn.prior()
         x = keep * noise.start(siblings=2) + fresh * noise.step(self.steps)
         states, velocities = [], []
-        for number, (t, s) in enumerate(pairwise(grid(self.steps, self.shift, self.grid).tolist())):
+        for number, (t, s) in enumerate(pairwise(self.times)):
             v = velocity(x, torch.full((len(x),), t, device=x.device), condition)
             states.append(x.cpu())  # an epoch of them is too much for many a device
             velocities.append(v.cpu())

@@ -179,6 +179,7 @@ class Trainer:
             ValueError: the batch arithmetic does not come out even.
         """
         self.algorithm, self.policy, self.reward, self.prompts, self.run = algorithm, policy, reward, prompts, run
+        self.rollout = algorithm.rollout.bound(policy.times)
         self.collect, self.graft = collect or self.sample, graft or _as_it_is
         for name in algorithm.copies:
             policy.weights.add(name)
@@ -236,7 +237,7 @@ class Trainer:
 
     def _blank(self) -> Rollout:
         """One group of images without numbers, to count what it gives to train on."""
-        size, rollout = self.run.group_size, self.algorithm.rollout
+        size, rollout = self.run.group_size, self.rollout
         group, condition = torch.zeros(size, dtype=torch.long), Condition({"": torch.empty(1)})
         noise = Noise((0,), tuple(("", number) for number in range(size)))
         drawn = rollout.at(self.run.seed, 0)(lambda x, t, c: x, condition[group], noise)
@@ -321,7 +322,7 @@ class Trainer:
 
     def sample(self, texts: list[str], index: int) -> tuple[Rollout, Tensor]:
         """A group of images per text. Returns samples without rewards yet, and images [N, 3, H, W] on the CPU."""
-        run, policy, rollout = self.run, self.policy, self.algorithm.rollout
+        run, policy, rollout = self.run, self.policy, self.rollout
         condition, group, draw = policy.encode(texts), self._group(), rollout.at(run.seed, index)
         velocity = policy.under(self.algorithm.behaviour, rollout.guidance)
         parts, images = [], []

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowward.flow import GridKind, clean, grid, interpolate, mean, noise, over, shifted
+from flowward.flow import GridKind, TimeGrid, clean, grid, interpolate, mean, noise, over, shifted
 from flowward.models.policy import Condition
 from flowward.rollout import Sampler
 from flowward.streams import Noise
@@ -199,3 +199,27 @@ def test_uniform_times() -> None:
 def test_times_refuse_what_is_not_an_interval(low: float, high: float) -> None:
     with pytest.raises(ValueError, match="low < high"):
         Times(low=low, high=high)
+
+
+def test_times_of_a_grid_of_ones_own() -> None:
+    """A list of times stands for itself; `model` waits for a model, and takes its times for its number of steps."""
+    assert TimeGrid(2, own=(1.0, 0.3, 0.0)).times == (1.0, 0.3, 0.0)
+    waiting = TimeGrid(4, grid="model")
+    assert not waiting.known
+    bound = waiting.bound(lambda steps: tuple(grid(steps, 5.0, "linear").tolist()))
+    assert bound.times == tuple(grid(4, 5.0, "linear").tolist())
+    assert bound.bound(lambda steps: ()) is bound
+    assert bound.levels.tolist() == list(bound.times[:-1])
+    fixed = TimeGrid(4)
+    assert fixed.bound(lambda steps: ()) is fixed
+
+
+@pytest.mark.parametrize("own", [(1.0, 0.0), (0.9, 0.5, 0.0), (1.0, 0.5, 0.1), (1.0, 1.0, 0.0)])
+def test_times_that_are_no_grid_are_refused(own: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="a grid of 2 steps is 3 times that fall from 1 to 0, not"):
+        TimeGrid(2, own=own)
+
+
+def test_a_grid_that_waits_for_a_model_has_no_times() -> None:
+    with pytest.raises(ValueError, match="are those of a model"):
+        _ = TimeGrid(grid="model").times

@@ -463,7 +463,7 @@ def test_p6_no_step_without_noise_and_never_the_last(name: str) -> None:
         (lambda: Chain(share=1.1), r"share of steps to train on must lie in \(0, 1\], not 1.1"),
         (lambda: Chain(tail=0.0), r"share of steps after the window must lie in \(0, 1\], not 0.0"),
         (lambda: Chain(tail=1.5), r"share of steps after the window must lie in \(0, 1\], not 1.5"),
-        (lambda: Chain(0), "a window of 1 step does not fit"),
+        (lambda: Chain(0), "a sampler needs 1 to 1000 steps, not 0"),
         (lambda: Branches(0), "a sampler needs 1 to 1000 steps, not 0"),
         (lambda: Chain(1), "a window of 1 step does not fit"),
         (lambda: Chain(law="ddim", noise=1.5), "the noise of DDIM must lie in"),

@@ -83,9 +83,10 @@ def _train(settings: Any, resume: bool, command: str) -> int:
         if run.group_size != 2:
             raise ValueError(f"preferences come in pairs: give --group-size 2, not {run.group_size}")
         given = Preferences.load(settings.preferences)
-        given.refuse(settings.algorithm.points, settings.algorithm.rollout.levels)
+        levels = settings.algorithm.rollout.bound(policy.times).levels
+        given.refuse(settings.algorithm.points, levels)
         reward, texts = given.reward, given.prompts
-        collect = given.collector(policy, run.seed, settings.algorithm.rollout.levels)
+        collect = given.collector(policy, run.seed, levels)
     if settings.exemplars:
         if not getattr(settings.algorithm, "takes_exemplars", False):
             known = [name for name, kind in ALGORITHMS.items() if getattr(kind, "takes_exemplars", False)]
@@ -109,7 +110,7 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     stopped = False
     with TrainProgress(run, trainer.iteration, folder.path) as progress, _stop_signals() as asked:
         progress.say(f"model {policy.name}, {len(texts)} prompts; measuring on {held_out.name} first")
-        for remark in settings.algorithm.rollout.remarks():
+        for remark in trainer.rollout.remarks():
             progress.say(remark)
         with closing(trainer.steps(Evaluator(policy, settings.evaluation, held_out), folder)) as steps:
             for step in steps:

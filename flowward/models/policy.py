@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..flow import grid
 from ..precision import Precision
 from .weights import Weights
 
@@ -27,8 +28,17 @@ class Condition:
         return Condition({name: tensor[index] for name, tensor in self.tensors.items()})
 
     def cat(self, other: Condition) -> Condition:
-        """The rows of both."""
-        return Condition({name: torch.cat([tensor, other.tensors[name]]) for name, tensor in self.tensors.items()})
+        """The rows of both; shorter text is padded with zeros."""
+        return Condition({name: _stacked(tensor, other.tensors[name]) for name, tensor in self.tensors.items()})
+
+
+def _stacked(a: Tensor, b: Tensor) -> Tensor:
+    if a.ndim > 1 and a.shape[1] != b.shape[1]:
+        longest = max(a.shape[1], b.shape[1])
+        a, b = (
+            torch.cat([each, each.new_zeros(len(each), longest - each.shape[1], *each.shape[2:])], 1) for each in (a, b)
+        )
+    return torch.cat([a, b])
 
 
 Velocity = Callable[[Tensor, Tensor, Condition], Tensor]  # x [B, ...], t [B], condition of B rows -> v [B, ...]
@@ -53,6 +63,14 @@ class Policy(ABC):
             ValueError: the model cannot read a prompt.
         """
 
+    def empty(self) -> Condition:
+        """One row for the absence of a prompt."""
+        return self.encode([""])
+
+    def times(self, steps: int) -> tuple[float, ...]:
+        """The model's own grid of times, [steps + 1] from 1 to 0."""
+        return tuple(grid(steps, 1.0, "linear").tolist())
+
     def refuse(self, prompts: list[str]) -> None:
         """Raises ValueError where the model cannot read a prompt; cheap, so that a run can ask before it begins."""
         return
@@ -76,18 +94,22 @@ class Policy(ABC):
         """The velocity under one set of weights, as a plain function.
 
         With classifier-free guidance (Ho and Salimans, 2022, arXiv:2207.12598) it is v_0 + guidance (v - v_0), v_0 the
-        velocity for the empty prompt, at twice the work.
+        velocity without a prompt, or what `guided` makes of the two, at twice the work.
         """
         if guidance == 1:
             return lambda x, t, condition: self.velocity(x, t, condition, weights)
-        empty = self.encode([""])
+        empty = self.empty()
 
         def guided(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
             both = condition.cat(empty[torch.zeros(len(x), dtype=torch.long)])
             v, v_0 = self.velocity(torch.cat([x, x]), torch.cat([t, t]), both, weights).chunk(2)
-            return v_0 + guidance * (v - v_0)
+            return self.guided(v, v_0, guidance)
 
         return guided
+
+    def guided(self, v: Tensor, v_0: Tensor, scale: float) -> Tensor:
+        """The velocities with and without a prompt, put together; 1 is the first, 0 the second."""
+        return v_0 + scale * (v - v_0)
 
 
 class Evaluable(Protocol):

@@ -180,7 +180,7 @@ def _noise(name: str, strength: float, t: Tensor, s: Tensor) -> tuple[str, Tenso
 def _steps(algorithm: Any) -> Iterator[Check]:
     """Of the law that the rollout draws with, on its grid."""
     draw = algorithm.rollout
-    times = grid(draw.steps, draw.shift, draw.grid)[:-1]
+    times = draw.levels
     law, silent, (t, s) = STEPS[draw.law](draw.noise), STEPS[draw.law](0.0), (times[:-1], times[1:])
     first = times[1].item()
     each = torch.tensor([law.coefficients(*ends, first) for ends in pairwise(times.tolist())], dtype=torch.float64)
@@ -254,7 +254,7 @@ def flow_grpo(kind: Kind) -> Iterator[Check]:
     for ratio, clip in (("sum", 0.1), ("cps", 1e-5), ("guard", 2e-6)):
         yield from _ratio(partial(kind, ratio=ratio, clip=clip), Subject.first(kind()))
     draw = kind().rollout
-    times = grid(draw.steps, draw.shift, draw.grid).tolist()
+    times = draw.times
     law, a = STEPS["flow-sde"](draw.noise), draw.noise
     found = torch.tensor(law.coefficients(times[0], times[1], times[1]), dtype=torch.float64)
     expected = torch.tensor([1 - a**2 / 2, times[1] - 1, a], dtype=torch.float64)
