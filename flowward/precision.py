@@ -24,6 +24,6 @@ def resolve(wish: Wish) -> Precision:
     return native() if wish == "auto" else wish
 
 
-def autocast(precision: Precision) -> torch.autocast:
-    """The context that networks on the CPU are evaluated in."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+def autocast(precision: Precision, device: str = "cpu") -> torch.autocast:
+    """The context that networks are evaluated in, on a kind of device."""
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")

@@ -101,7 +101,7 @@ class LoRA(Weights):
             raise ValueError(f"the rank of a LoRA must be at least 1, not {rank}")
         self.kind = f"lora-{rank}"
         self._network = network.requires_grad_(False)
-        self._config = LoraConfig(
+        self.config = LoraConfig(
             r=rank,
             lora_alpha=2 * rank if alpha is None else alpha,
             init_lora_weights="gaussian",
@@ -109,7 +109,7 @@ class LoRA(Weights):
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # the same adapter in every process, whatever was drawn before
-            self._network.add_adapter(self._config, "policy")
+            self._network.add_adapter(self.config, "policy")
 
     def add(self, name: str) -> None:
         if name == "reference":
@@ -117,7 +117,7 @@ class LoRA(Weights):
         if name not in self._network.peft_config:
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
-                self._network.add_adapter(self._config, name)
+                self._network.add_adapter(self.config, name)
         self._activate("policy")
         self.load(name, self.tensors("policy"))
 

@@ -1,0 +1,20 @@
+"""Families of models that diffusers runs, by the class of their pipeline."""
+
+from __future__ import annotations
+
+from .family import Family
+from .flux import Flux
+from .flux2 import Flux2Klein
+from .qwen_image import QwenImage
+from .sana import Sana
+from .sd3 import StableDiffusion3
+from .wan import Wan
+from .z_image import ZImage
+
+FAMILIES: dict[str, type[Family]] = {
+    name: family
+    for family in (StableDiffusion3, Flux, Flux2Klein, QwenImage, ZImage, Sana, Wan)
+    for name in family.pipelines
+}
+
+__all__ = ["FAMILIES", "Family"]

@@ -1,0 +1,172 @@
+"""What flowward has to know of a kind of model that diffusers runs. One subclass per family, one file each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, ClassVar, Literal
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+Guidance = Literal["classifier-free", "embedded", "none"]
+
+JOINT_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+"""Both streams of a joint-attention block: the targets of every published SD3 and FLUX run."""
+
+
+class Family(ABC):
+    """A diffusers pipeline in flowward's convention, at one size of image or video.
+
+    Samples [B, *shape] are those of the pipeline's `latents` before they are packed into tokens, so that noise, solver
+    states and losses never meet a packing.
+
+    Args:
+        pipe: the pipeline, whose scheduler is never changed.
+        height, width: of the finished image, in pixels.
+        frames: of the finished video; images have 1.
+        text_tokens: that a prompt may have (None: as many as the pipeline's own default).
+
+    Raises:
+        ValueError: the size is not one that the model can make.
+    """
+
+    pipelines: ClassVar[tuple[str, ...]]  # classes in model_index.json
+    targets: ClassVar[tuple[str, ...]] = JOINT_ATTENTION  # modules that get LoRA adapters
+    guidance: ClassVar[Guidance] = "classifier-free"
+    text_tokens: int
+
+    def __init__(
+        self,
+        pipe: Any,
+        height: int | None = None,
+        width: int | None = None,
+        frames: int = 1,
+        text_tokens: int | None = None,
+    ):
+        self.pipe = pipe
+        self.height, self.width, self.frames = height or self.side, width or self.side, frames
+        if text_tokens is not None:
+            self.text_tokens = text_tokens
+        for name, value in (("height", self.height), ("width", self.width)):
+            if value < 1 or value % self.multiple:
+                raise ValueError(
+                    f"the {name} of {type(pipe).__name__}'s images must be a multiple of {self.multiple} pixels, "
+                    f"not {value}"
+                )
+
+    @property
+    def side(self) -> int:
+        """Height and width where nothing is said."""
+        side: int = self.pipe.default_sample_size * self.pipe.vae_scale_factor
+        return side
+
+    @property
+    def multiple(self) -> int:
+        """Pixels along a side per token of the transformer."""
+        multiple: int = self.pipe.vae_scale_factor * 2
+        return multiple
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a sample, which the shift of some time grids depends on."""
+        return (self.height // self.multiple) * (self.width // self.multiple)
+
+    @abstractmethod
+    def encode(self, prompts: list[str]) -> dict[str, Tensor]:
+        """Named tensors [N, ...], a row per prompt; text that is shorter than the longest is padded with zeros."""
+
+    def empty(self) -> dict[str, Tensor]:
+        """The same, one row, for the absence of a prompt (classifier-free guidance)."""
+        return self.encode([""])
+
+    @abstractmethod
+    def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
+        """v [B, ...] at x [B, ...], t [B] in [0, 1]; `guidance` is for models that take it as an input."""
+
+    def guided(self, v: Tensor, v_0: Tensor, scale: float) -> Tensor:
+        """Classifier-free guidance as the pipeline does it; 1 is none."""
+        return v_0 + scale * (v - v_0)
+
+    def mu(self, steps: int) -> float:
+        """What the pipeline gives to a scheduler that shifts by the size of the image: linear in its tokens."""
+        known = self.pipe.scheduler.config
+        low, high = known.get("base_image_seq_len", 256), known.get("max_image_seq_len", 4096)
+        first, last = known.get("base_shift", 0.5), known.get("max_shift", 1.15)
+        mu: float = first + (last - first) * (self.tokens - low) / (high - low)
+        return mu
+
+    sigmas: ClassVar[Literal["scheduler", "even"]] = "even"
+    """times before the shift: the scheduler's own, or 1, (N - 1) / N, ... 1 / N"""
+
+    def scheduler(self) -> Any:
+        """A new one like the pipeline's; Euler with its shift, where the pipeline comes with another solver."""
+        shipped = self.pipe.scheduler
+        if type(shipped) is FlowMatchEulerDiscreteScheduler:
+            return deepcopy(shipped)
+        return FlowMatchEulerDiscreteScheduler(shift=shipped.config.get("flow_shift", 1.0))
+
+    def times(self, steps: int) -> tuple[float, ...]:
+        """[steps + 1] from 1 to 0: those of the pipeline's own scheduler."""
+        scheduler = self.scheduler()
+        given: dict[str, Any] = {"mu": self.mu(steps)} if scheduler.config.get("use_dynamic_shifting") else {}
+        if self.sigmas == "even":
+            scheduler.set_timesteps(sigmas=[1 - number / steps for number in range(steps)], **given)
+        else:
+            scheduler.set_timesteps(steps, **given)
+        return tuple(scheduler.sigmas.double().tolist())
+
+    def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        """Finished samples by the pipeline itself, from noise x [B, ...]: what everything else here is held to."""
+        given = {"guidance_scale": guidance, "latents": x, "max_sequence_length": self.text_tokens, **more}
+        shipped, self.pipe.scheduler = self.pipe.scheduler, self.scheduler()
+        try:
+            latents: Tensor = self.pipe(
+                prompt=prompts,
+                num_inference_steps=steps,
+                height=self.height,
+                width=self.width,
+                output_type="latent",
+                return_dict=False,
+                **given,
+            )[0]
+        finally:
+            self.pipe.scheduler = shipped
+        return latents
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Images [B, 3, H, W], or videos [B, F, 3, H, W], in [-1, 1]."""
+        known = self.pipe.vae.config
+        image: Tensor = self.pipe.vae.decode(x0 / known.scaling_factor + (known.shift_factor or 0)).sample
+        return image
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """What `decode` undoes, up to its loss."""
+        known = self.pipe.vae.config
+        z: Tensor = self.pipe.vae.encode(images).latent_dist.mean
+        return (z - (known.shift_factor or 0)) * known.scaling_factor
+
+
+def pack(x: Tensor) -> Tensor:
+    """[B, C, H, W] to tokens of 2 x 2 pixels, [B, H/2 W/2, 4C], channels first."""
+    b, c, h, w = x.shape
+    return x.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h // 2 * (w // 2), 4 * c)
+
+
+def unpack(tokens: Tensor, h: int, w: int) -> Tensor:
+    """What `pack` did, undone: [B, C, h, w]."""
+    b, _, c = tokens.shape
+    return tokens.view(b, h // 2, w // 2, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c // 4, h, w)
+
+
+def positions(h: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row and column of each token, [h w] each."""
+    rows, columns = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
+    return rows.flatten(), columns.flatten()

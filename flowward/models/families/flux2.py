@@ -1,0 +1,81 @@
+"""FLUX.2-klein."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .family import Family, pack, positions, unpack
+
+
+class Flux2Klein(Family):
+    """Hidden states of Qwen3 as text; latents of 2 x 2 pixels, normalised by the autoencoder's batch norm.
+
+    The distilled models know no guidance; the base models take the classifier-free one.
+    """
+
+    pipelines = ("Flux2KleinPipeline",)
+    targets = (*Family.targets, "to_qkv_mlp_proj")
+    text_tokens = 512
+
+    def __init__(self, pipe: Any, *size: Any, **more: Any):
+        super().__init__(pipe, *size, **more)
+        self.guidance = "none" if pipe.config.is_distilled else "classifier-free"  # type: ignore[misc]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.pipe.transformer.config.in_channels, self.height // self.multiple, self.width // self.multiple)
+
+    def mu(self, steps: int) -> float:
+        """As fitted by the model's authors to the number of tokens and of steps."""
+        many = 0.00016927 * self.tokens + 0.45666666  # of 200 steps
+        if self.tokens > 4300:
+            return many
+        few = 8.73809524e-05 * self.tokens + 1.89833333  # of 10
+        return many + (many - few) / 190 * (steps - 200)
+
+    def encode(self, prompts: list[str]) -> dict[str, Tensor]:
+        words, _ = self.pipe.encode_prompt(prompts, max_sequence_length=self.text_tokens)
+        return {"words": words}
+
+    def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
+        _, _, h, w = x.shape
+        rows, columns = positions(h, w, x.device)
+        zero = torch.zeros_like(rows)
+        words = torch.arange(condition["words"].shape[1], device=x.device)
+        v: Tensor = network(
+            x.flatten(2).transpose(1, 2),
+            timestep=t,
+            guidance=None,
+            encoder_hidden_states=condition["words"],
+            txt_ids=torch.stack([torch.zeros_like(words)] * 3 + [words], 1),
+            img_ids=torch.stack([zero, rows, columns, zero], 1),
+            return_dict=False,
+        )[0]
+        return v.transpose(1, 2).reshape(x.shape)
+
+    def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        return self._normalised(super().reference(prompts, x, steps, guidance, **more))
+
+    def _norm(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        vae = self.pipe.vae
+        mean, var = (each.view(1, -1, 1, 1).to(x) for each in (vae.bn.running_mean, vae.bn.running_var))
+        return mean, (var + vae.config.batch_norm_eps).sqrt()
+
+    def decode(self, x0: Tensor) -> Tensor:
+        mean, std = self._norm(x0)
+        _, _, h, w = x0.shape
+        image: Tensor = self.pipe.vae.decode(unpack((x0 * std + mean).flatten(2).transpose(1, 2), 2 * h, 2 * w)).sample
+        return image
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        return self._normalised(self.pipe.vae.encode(images).latent_dist.mean)
+
+    def _normalised(self, z: Tensor) -> Tensor:
+        h, w = z.shape[-2] // 2, z.shape[-1] // 2
+        x0 = pack(z).transpose(1, 2).reshape(len(z), -1, h, w)
+        mean, std = self._norm(x0)
+        return (x0 - mean) / std

@@ -1,0 +1,68 @@
+"""SANA."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from .family import Family
+
+
+class Sana(Family):
+    """Linear attention on latents 32 times smaller than the image; Gemma reads the prompt after an instruction."""
+
+    pipelines = ("SanaPipeline",)
+    targets = ("to_q", "to_k", "to_v", "to_out.0")
+    text_tokens = 300
+    sigmas: ClassVar[Literal["scheduler", "even"]] = "scheduler"
+
+    @property
+    def side(self) -> int:
+        side: int = self.pipe.transformer.config.sample_size * self.pipe.vae_scale_factor
+        return side
+
+    @property
+    def multiple(self) -> int:
+        multiple: int = self.pipe.vae_scale_factor * self.pipe.transformer.config.patch_size
+        return multiple
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        scale = self.pipe.vae_scale_factor
+        return (self.pipe.transformer.config.in_channels, self.height // scale, self.width // scale)
+
+    def encode(self, prompts: list[str]) -> dict[str, Tensor]:
+        instruction = inspect.signature(type(self.pipe).__call__).parameters["complex_human_instruction"].default
+        words, mask, _, _ = self.pipe.encode_prompt(
+            prompts, False, max_sequence_length=self.text_tokens, complex_human_instruction=instruction
+        )
+        return {"words": words, "mask": mask.to(words.dtype)}
+
+    def empty(self) -> dict[str, Tensor]:
+        """Without the instruction."""
+        words, mask, _, _ = self.pipe.encode_prompt([""], False, max_sequence_length=self.text_tokens)
+        return {"words": words, "mask": mask.to(words.dtype)}
+
+    def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
+        v: Tensor = network(
+            x,
+            encoder_hidden_states=condition["words"],
+            encoder_attention_mask=condition["mask"],
+            timestep=1000 * network.config.timestep_scale * t,
+            return_dict=False,
+        )[0]
+        return v[:, : x.shape[1]]  # some predict a variance too
+
+    def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        return super().reference(prompts, x, steps, guidance, use_resolution_binning=False, **more)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        image: Tensor = self.pipe.vae.decode(x0 / self.pipe.vae.config.scaling_factor).sample
+        return image
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        z: Tensor = self.pipe.vae.encode(images).latent
+        return z * self.pipe.vae.config.scaling_factor

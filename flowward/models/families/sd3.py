@@ -1,0 +1,44 @@
+"""Stable Diffusion 3 and 3.5, medium and large."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from .family import Family
+
+
+class StableDiffusion3(Family):
+    """Joint attention over the tokens of two CLIP encoders, of T5, and of the image; a shift of 3."""
+
+    pipelines = ("StableDiffusion3Pipeline",)
+    text_tokens = 256
+    sigmas: ClassVar[Literal["scheduler", "even"]] = "scheduler"
+
+    @property
+    def multiple(self) -> int:
+        multiple: int = self.pipe.vae_scale_factor * self.pipe.patch_size
+        return multiple
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        scale = self.pipe.vae_scale_factor
+        return (self.pipe.transformer.config.in_channels, self.height // scale, self.width // scale)
+
+    def encode(self, prompts: list[str]) -> dict[str, Tensor]:
+        words, _, pooled, _ = self.pipe.encode_prompt(
+            prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=self.text_tokens
+        )
+        return {"words": words, "pooled": pooled}
+
+    def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
+        v: Tensor = network(
+            x,
+            timestep=1000 * t,
+            encoder_hidden_states=condition["words"],
+            pooled_projections=condition["pooled"],
+            return_dict=False,
+        )[0]
+        return v

@@ -1,0 +1,70 @@
+"""Wan 2.1 and 2.2, text to video."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from .family import Family
+
+
+class Wan(Family):
+    """Videos of 4 n + 1 frames, whose latents are 4 times shorter and 8 (2.2-5B: 16) times smaller."""
+
+    pipelines = ("WanPipeline",)
+    targets = ("to_q", "to_k", "to_v", "to_out.0")
+    text_tokens = 512
+    sigmas: ClassVar[Literal["scheduler", "even"]] = "scheduler"
+
+    def __init__(self, pipe: Any, height: int | None = None, width: int | None = None, frames: int = 81, **more: Any):
+        super().__init__(pipe, height or 480, width or 832, frames, **more)
+        if pipe.config.boundary_ratio is not None:
+            raise ValueError("this Wan 2.2 has two transformers, and flowward trains models with one")
+        if frames < 1 or (frames - 1) % pipe.vae_scale_factor_temporal:
+            raise ValueError(f"a video has 1 + a multiple of {pipe.vae_scale_factor_temporal} frames, not {frames}")
+
+    @property
+    def multiple(self) -> int:
+        multiple: int = self.pipe.vae_scale_factor_spatial * self.pipe.transformer.config.patch_size[1]
+        return multiple
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        scale = self.pipe.vae_scale_factor_spatial
+        length = (self.frames - 1) // self.pipe.vae_scale_factor_temporal + 1
+        return (self.pipe.transformer.config.in_channels, length, self.height // scale, self.width // scale)
+
+    def encode(self, prompts: list[str]) -> dict[str, Tensor]:
+        words, _ = self.pipe.encode_prompt(
+            prompts, do_classifier_free_guidance=False, max_sequence_length=self.text_tokens
+        )
+        return {"words": words}
+
+    def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
+        timestep = 1000 * t
+        if self.pipe.config.expand_timesteps:  # 2.2-5B: one time per token
+            many = x.shape[2] * (x.shape[3] // 2) * (x.shape[4] // 2)
+            timestep = timestep[:, None].expand(-1, many)
+        v: Tensor = network(x, timestep, encoder_hidden_states=condition["words"], return_dict=False)[0]
+        return v
+
+    def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        return super().reference(prompts, x, steps, guidance, num_frames=self.frames, **more)
+
+    def _scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        known = self.pipe.vae.config
+        mean, std = (torch.tensor(each).view(1, -1, 1, 1, 1).to(x) for each in (known.latents_mean, known.latents_std))
+        return mean, std
+
+    def decode(self, x0: Tensor) -> Tensor:
+        mean, std = self._scale(x0)
+        video: Tensor = self.pipe.vae.decode(x0 * std + mean).sample  # [B, 3, F, H, W]
+        return video.transpose(1, 2)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        mean, std = self._scale(images)
+        z: Tensor = self.pipe.vae.encode(images.transpose(1, 2)).latent_dist.mean
+        return (z - mean) / std

@@ -1,0 +1,50 @@
+"""Z-Image and Z-Image-Turbo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .family import Family
+
+
+class ZImage(Family):
+    """One stream of image and text tokens; the network takes lists, 1 - t, and answers with -v.
+
+    The pipeline's guidance scale g adds g (v - v_0): flowward's is 1 + g.
+    """
+
+    pipelines = ("ZImagePipeline",)
+    targets = ("to_q", "to_k", "to_v", "to_out.0")
+    text_tokens = 512
+
+    @property
+    def side(self) -> int:
+        return 1024
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        scale = self.pipe.vae_scale_factor
+        return (self.pipe.transformer.in_channels, self.height // scale, self.width // scale)
+
+    def encode(self, prompts: list[str]) -> dict[str, Tensor]:
+        rows, _ = self.pipe.encode_prompt(
+            list(prompts), do_classifier_free_guidance=False, max_sequence_length=self.text_tokens
+        )
+        mask = [row.new_ones(len(row)) for row in rows]
+        return {
+            "words": nn.utils.rnn.pad_sequence(rows, batch_first=True),
+            "mask": nn.utils.rnn.pad_sequence(mask, batch_first=True),
+        }
+
+    def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
+        lengths = condition["mask"].sum(1).long().tolist()
+        words = [row[:length] for row, length in zip(condition["words"], lengths, strict=True)]
+        v = network(list(x.unsqueeze(2)), 1 - t, words, return_dict=False)[0]
+        return -torch.stack(list(v)).squeeze(2)
+
+    def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        return super().reference(list(prompts), x, steps, guidance - 1, **more)
