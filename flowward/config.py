@@ -15,6 +15,7 @@ from . import prompts as prompt_table
 from .algorithms import ALGORITHMS
 from .errors import unknown
 from .evaluate import Evaluation
+from .models.loading import Loading
 from .models.policy import Policy
 from .precision import Wish
 from .presets import PRESETS
@@ -30,7 +31,7 @@ class Settings:
     """Post-train a flow model with online reinforcement learning."""
 
     model: str = "scenes"
-    """built-in model, or the folder of a pretrained one"""
+    """built-in model, the folder of a pretrained one, or owner/name of a diffusers pipeline on the hub"""
     reward: tuple[str, ...] = ("scenes",)
     """rewards, each a name or name=weight; several are added up"""
     prompts: str = "scenes"
@@ -44,6 +45,7 @@ class Settings:
     exemplar_share: float = 1 / 6
     """of the groups that have exemplars"""
     exemplars_per_group: int = 4
+    loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
     lora_rank: int | None = None
     """train LoRA adapters of this rank; None trains all weights"""
     precision: Wish = "auto"

@@ -36,7 +36,7 @@ class Evaluation:
     weights: Literal["policy", "ema"] = "policy"
     """`ema` is the running average of the policy"""
     batch: int = 200
-    sampler: Sampler = field(default_factory=Sampler)
+    sampler: Sampler = field(default_factory=lambda: Sampler(grid="model"))
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.batch < 1:
@@ -104,9 +104,8 @@ def evaluate(
         "precision": policy.precision,
         "solver": sampler.solver,
         "steps": sampler.steps,
-        "shift": sampler.shift,
+        **({"times": list(sampler.own)} if sampler.own else {"shift": sampler.shift}),
         "grid": sampler.grid,
-        **({"times": list(sampler.own)} if sampler.own else {}),
         "guidance": None if sampler.guidance == 1 else sampler.guidance,
         "seed": evaluation.seed,
         "prompts": prompts.name,

@@ -93,8 +93,13 @@ class TimeGrid:
     """steps + 1 times from 1 to 0, in place of a grid"""
 
     def __post_init__(self) -> None:
+        grid(self.steps, self.shift)  # refuses what it cannot do
         if self.known:
-            _ = self.times  # refuses what it cannot do
+            _ = self.times
+        elif self.shift not in (1, type(self).shift):
+            raise ValueError(
+                f"the grid of a model has a shift of its own: name another grid to have one of {self.shift}"
+            )
 
     @property
     def known(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -18,6 +19,14 @@ MOST_LINES = 2  # of a prompt, and of what is wrong
 INK, HAIRLINE, GREEN, RED = "#24272c", "#d3d6da", "#1f8a4c", "#c8322b"
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def stills(images: Tensor) -> Tensor:
+    """Images as they are; of videos [N, F, 3, H, W] the first, the middle and the last frame, side by side."""
+    if images.ndim != 5:
+        return images
+    frames = images.shape[1]
+    return torch.cat([images[:, at] for at in sorted({0, frames // 2, frames - 1})], -1)
 
 
 def labelled_grid(
@@ -32,7 +41,8 @@ def labelled_grid(
     Grids of the same prompts have the same size, whatever the verdicts are, so that they can be laid side by side.
 
     Args:
-        images: float [N, 3, H, W] in [0, 1]. Small ones are enlarged by a whole factor, large ones reduced to `tile`.
+        images: float [N, 3, H, W] in [0, 1], or videos [N, F, 3, H, W], of which the first, the middle and the last
+            frame are shown. Small ones are enlarged by a whole factor, large ones reduced to `tile`.
         captions: N prompts.
         marks: N verdicts: None where there is none, "" where the picture is right, otherwise what is wrong with it.
         tile: the longest side that a picture may have, and the width of a caption, in pixels.
@@ -40,6 +50,7 @@ def labelled_grid(
     Raises:
         ValueError: the images have another shape, there are none, or the three do not have the same length.
     """
+    images = stills(images)
     _refuse_unequal(images, captions, marks)
     pictures = [_fitted(array, tile) for array in _bytes(images)]
     marks = marks or [None] * len(captions)

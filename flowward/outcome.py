@@ -102,8 +102,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def settings(evaluation: dict[str, Any]) -> str:
-    """All that an evaluation's numbers depend on: weights policy, solver euler, steps 10, guidance none, ..."""
-    used = {key: value for key, value in evaluation.items() if key != "scores"}
+    """What an evaluation's numbers depend on: weights policy, solver euler, steps 10, guidance none, ..."""
+    used = {key: value for key, value in evaluation.items() if key not in ("scores", "times")}
     return ", ".join(f"{key} {'none' if value is None else value}" for key, value in used.items())
 
 

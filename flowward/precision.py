@@ -19,9 +19,11 @@ def native() -> Precision:
     return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
 
 
-def resolve(wish: Wish) -> Precision:
-    """What `auto` is on this machine; the others are as they are."""
-    return native() if wish == "auto" else wish
+def resolve(wish: Wish, device: str = "cpu") -> Precision:
+    """What `auto` is on a kind of device, here: bf16 on every accelerator; the others are as they are."""
+    if wish != "auto":
+        return wish
+    return native() if device == "cpu" else "bf16"
 
 
 def autocast(precision: Precision, device: str = "cpu") -> torch.autocast:

@@ -169,7 +169,7 @@ def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]
 
 
 def test_bugs_keep_their_traceback(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("expected scalar type Half")
 
     monkeypatch.setattr(models, "load", broken)
@@ -180,7 +180,7 @@ def test_bugs_keep_their_traceback(tiny: str, monkeypatch: pytest.MonkeyPatch) -
 def test_an_interrupt_before_training_is_no_traceback(
     interruptible: None, tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(models, "load", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(models, "load", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     assert main(["eval", tiny]) == 130
     assert capsys.readouterr().err == "flowward: interrupted\n"
 

@@ -174,8 +174,8 @@ def test_eval_writes_down_how_it_measured(
             "precision": native(),
             "solver": "euler",
             "steps": 2,
-            "shift": 1.0,
-            "grid": "linear",
+            "times": [1.0, 0.5, 0.0],
+            "grid": "model",
             "guidance": None,
             "seed": 1234,
             "prompts": "scenes-held-out",
@@ -212,7 +212,7 @@ def test_sample_draws_the_same_picture_twice(
     assert draw("a.png", tiny) == draw("b/c.png", tiny)
     assert draw("a.png", tiny, "--seed", "1") != draw("b.png", tiny)
     assert draw("a.png", run) != draw("b.png", run, "--weights", "ema")
-    others = [["--solver", "sa"], ["--guidance", "3"], ["--shift", "2"], ["--grid", "sd3"]]
+    others = [["--solver", "sa"], ["--guidance", "3"], ["--grid", "linear", "--shift", "2"], ["--grid", "sd3"]]
     assert len({draw("a.png", tiny, *how) for how in [[], *others]}) == 5
 
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny_pipelines import TINY, tiny
+from torch import Tensor
 
+from flowward import export, models
+from flowward.cli import main
+from flowward.images import stills
+from flowward.models import Loading
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
+from flowward.models.policy import Condition
+from flowward.rewards import score
+from flowward.rewards.jpeg import Compressible, Incompressible, kilobytes
 from flowward.verify import model
 
 
@@ -27,3 +38,160 @@ def test_every_family_has_a_tiny_pipeline() -> None:
 def test_a_model_is_what_its_pipeline_is(name: str) -> None:
     broken = [f"{check.law}: {check.measured}" for check in model.laws(policy(name)) if not check.holds]
     assert not broken
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny pipeline, as diffusers writes it."""
+    folder: Path = tmp_path_factory.mktemp("models") / "tiny-sd3"
+    tiny("StableDiffusion3Pipeline").save_pretrained(folder)
+    return folder
+
+
+SMALL = Loading(size=(32, 32), device="cpu")
+
+
+def test_a_folder_is_loaded_as_it_was_saved(saved: Path) -> None:
+    loaded, here = models.load(str(saved), 2, "float32", loading=SMALL), policy("StableDiffusion3Pipeline")
+    assert loaded.identity == here.identity
+    x = torch.randn(2, *here.latent_shape)
+    found, expected = (model.drawn(each, ["a red cat", "dog"], x, 2.0) for each in (loaded, here))  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_every_choice_of_loading_reaches_the_model(saved: Path) -> None:
+    how = Loading(size=(64, 32), text_tokens=20, device="cpu")
+    loaded = models.load(str(saved), 2, "float32", loading=how)
+    assert loaded.image_size == (64, 32)
+    assert loaded.latent_shape == (4, 32, 16)
+    assert loaded.encode(["a cat"]).tensors["words"].shape == (1, 77 + 20, 32)
+
+
+def _copy(saved: Path, to: Path) -> Path:
+    return Path(shutil.copytree(saved, to / "model"))
+
+
+def _index(folder: Path, text: str) -> None:
+    (folder / "model_index.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: _index(folder, '{"_class_name": "FluxPipelin"}'), "did you mean 'FluxPipeline'"),
+        (lambda folder: _index(folder, '{"_class_name": ["pipeline", "Mine"]}'), "unknown pipeline"),
+        (lambda folder: _index(folder, "{"), "is not JSON"),
+        (lambda folder: shutil.rmtree(folder / "vae"), "cannot be read"),
+        (lambda folder: (folder / "transformer" / "config.json").write_text("{"), "cannot be read"),
+        (lambda folder: next((folder / "transformer").glob("*.safetensors")).write_bytes(b"short"), "cannot be read"),
+    ],
+)
+def test_a_folder_that_cannot_be_read_is_refused_in_a_sentence(
+    saved: Path, tmp_path: Path, spoil: Callable[[Path], Any], says: str
+) -> None:
+    folder = _copy(saved, tmp_path)
+    spoil(folder)
+    with pytest.raises(ValueError, match=says) as error:
+        models.load(str(folder), 2, "float32", loading=SMALL)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (Loading(size=(30, 32), device="cpu"), "the height of .* must be a multiple of 4 pixels, not 30"),
+        (Loading(size=(32, 0), device="cpu"), "the width of .* must be a multiple of 4 pixels, not 0"),
+        (Loading(device="cuda:77"), "there is no device 'cuda:77' here"),
+        (Loading(device="tpu"), "there is no device 'tpu' here"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused(saved: Path, how: Loading, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        models.load(str(saved), 2, "float32", loading=how)
+
+
+def test_the_built_in_model_leaves_no_choice() -> None:
+    with pytest.raises(ValueError, match="leaves no choice of size"):
+        models.load("scenes", loading=SMALL)
+
+
+@pytest.mark.parametrize("frames", [4, 0])
+def test_a_video_has_one_frame_more_than_a_multiple_of_four(frames: int) -> None:
+    with pytest.raises(ValueError, match="1 \\+ a multiple of 4 frames"):
+        FAMILIES["WanPipeline"](tiny("WanPipeline"), 32, 32, frames)
+
+
+def test_a_distilled_model_knows_no_guidance() -> None:
+    pipe = tiny("Flux2KleinPipeline")
+    pipe.register_to_config(is_distilled=True)
+    distilled = DiffusersPolicy("klein", FAMILIES["Flux2KleinPipeline"](pipe, 32, 32), None, "float32")
+    with pytest.raises(ValueError, match="knows no guidance"):
+        distilled.under("policy", 3.0)
+    assert FAMILIES["Flux2KleinPipeline"].guidance == "classifier-free"
+
+
+def test_shorter_text_is_padded_with_zeros() -> None:
+    """Rows of two encodings stand together, whatever their lengths."""
+    one, other = Condition({"words": torch.ones(1, 2, 3)}), Condition({"words": torch.ones(2, 4, 3)})
+    both = one.cat(other).tensors["words"]
+    assert both.shape == (3, 4, 3)
+    assert both[0].sum(-1).tolist() == [3, 3, 0, 0]
+    torch.testing.assert_close(other.cat(one).tensors["words"][2], both[0])
+
+
+def test_an_exported_lora_says_where_it_comes_from(tmp_path: Path) -> None:
+    file = export.lora(policy("StableDiffusion3Pipeline"), tmp_path, about={"algorithm": "awm", "guidance": 1.0})
+    said = export.about(file)
+    assert said["base_model"] == "StableDiffusion3Pipeline"
+    assert said["algorithm"] == "awm"
+    with pytest.raises(ValueError, match="no LoRA to export"):
+        export.lora(policy("StableDiffusion3Pipeline", None), tmp_path)
+
+
+def test_a_run_on_a_real_pipeline_from_the_command_line(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Train, resume and sample, with the words that a user types."""
+    run = tmp_path / "run"
+    words = ["train", "--model", str(saved), "--size", "32", "32", "--device", "cpu", "--precision", "float32",
+             "--lora-rank", "2", "--reward", "jpeg-compressibility", "--evaluation.rewards", "jpeg-compressibility",
+             "--evaluation.images", "4", "--evaluation.sampler.steps", "2", "--algorithm.rollout.steps", "2",
+             "--algorithm.rollout.grid", "model", "--images-per-update", "4", "--group-size", "2",
+             "--microbatch", "4", "--iterations", "1", "--evaluate-every", "0", "--threads", "1"]  # fmt: skip
+    assert main([*words, "--output", str(run)]) == 0
+    assert main(["train", "--resume", str(run), "--iterations", "2"]) == 0
+    picture = tmp_path / "cat.png"
+    assert main(["sample", str(run), "a red cat", "--count", "2", "--steps", "2", "--output", str(picture)]) == 0
+    assert picture.is_file()
+    said = capsys.readouterr()
+    assert "iteration 2" in said.out
+    assert "Traceback" not in said.err
+
+
+def test_a_video_is_scored_by_its_frames() -> None:
+    videos = torch.rand(2, 3, 3, 16, 16)
+    expected = torch.stack([kilobytes(video).mean() for video in videos])
+    torch.testing.assert_close(score("jpeg", Incompressible(), videos, ["a", "b"]), expected)
+
+    class Whole(Incompressible):
+        takes_videos = True
+
+        def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+            return images.mean((1, 2, 3, 4))
+
+    torch.testing.assert_close(score("mine", Whole(), videos, ["a", "b"]), videos.mean((1, 2, 3, 4)))
+
+
+def test_a_video_is_shown_by_three_frames() -> None:
+    video = torch.rand(2, 5, 3, 8, 8)
+    torch.testing.assert_close(stills(video), torch.cat([video[:, 0], video[:, 2], video[:, 4]], -1))
+    assert stills(video[:, 0]).shape == (2, 3, 8, 8)
+    assert stills(video[:, :1]).shape == (2, 3, 8, 8)
+
+
+def test_smooth_images_are_smaller_as_jpeg() -> None:
+    flat, noisy = torch.full((1, 3, 32, 32), 0.5), torch.rand(1, 3, 32, 32)
+    both = torch.cat([flat, noisy])
+    small, large = kilobytes(both).tolist()
+    assert 0 < small < large < 3 * 32 * 32 / 1000 * 1.5
+    torch.testing.assert_close(Compressible()(both, ["", ""]), -kilobytes(both))

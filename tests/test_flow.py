@@ -223,3 +223,8 @@ def test_times_that_are_no_grid_are_refused(own: tuple[float, ...]) -> None:
 def test_a_grid_that_waits_for_a_model_has_no_times() -> None:
     with pytest.raises(ValueError, match="are those of a model"):
         _ = TimeGrid(grid="model").times
+
+
+def test_the_grid_of_a_model_takes_no_other_shift() -> None:
+    with pytest.raises(ValueError, match="has a shift of its own"):
+        TimeGrid(grid="model", shift=2.0)

@@ -12,6 +12,7 @@ import tyro
 from .. import prompts
 from ..evaluate import Evaluation, evaluate
 from ..log import table
+from ..models.loading import Loading
 from .options import parse, policy_of
 
 
@@ -20,8 +21,9 @@ class Evaluate:
     """Measure models or runs, all in the same way."""
 
     models: tyro.conf.Positional[tuple[str, ...]]
-    """built-in models and run folders"""
+    """built-in models, run folders, and pipelines of diffusers"""
     evaluation: Annotated[Evaluation, tyro.conf.OmitArgPrefixes] = field(default_factory=Evaluation)
+    loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
     json: Path | None = None
     """also write the numbers, with all settings, to this file"""
 
@@ -33,7 +35,7 @@ def run(words: list[str]) -> int:
     texts = prompts.load(chosen.evaluation.prompts)
     found = {}
     for name in chosen.models:
-        policy = policy_of(name, chosen.evaluation.weights)
+        policy = policy_of(name, chosen.evaluation.weights, chosen.loading)
         result = evaluate(policy, texts, replace(chosen.evaluation, weights="policy"))
         found[policy.name] = {**result, "weights": chosen.evaluation.weights}
     table(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -14,6 +15,7 @@ import tyro
 
 from .. import config, models
 from ..folder import RunFolder
+from ..models.loading import Loading
 from ..models.policy import Policy
 
 
@@ -71,22 +73,27 @@ def set_threads(number: int | None) -> None:
     torch.set_num_threads(number)
 
 
-def policy_of(name: str, weights: str) -> Policy:
+def policy_of(name: str, weights: str, loading: Loading | None = None) -> Policy:
     """A model by name, or that of a run's newest checkpoint with the named weights as its policy.
+
+    A run's model is loaded as it was trained, but on the device that is asked for.
 
     Raises:
         ValueError: there is no such model, run, checkpoint or weights.
     """
     path = Path(name)
     if not (path / "config.yaml").is_file():
-        return models.load(name)
+        return models.load(name, loading=loading)
     folder = RunFolder.open(path)
     given = folder.config()  # of which no more is asked: a run from Python may hold an algorithm of one's own
-    settings = config.from_dict({key: given[key] for key in ("model", "lora_rank", "precision") if key in given})
+    settings = config.from_dict(
+        {key: given[key] for key in ("model", "loading", "lora_rank", "precision") if key in given}
+    )
     state = folder.state("identity", "iteration", "weights")
     if state is None:
         raise ValueError(f"{path} holds no checkpoint yet")
-    policy = models.load(settings.model, settings.lora_rank, settings.precision)
+    how = replace(settings.loading, device=loading.device) if loading else settings.loading
+    policy = models.load(settings.model, settings.lora_rank, settings.precision, loading=how)
     if state["identity"] != policy.identity:
         raise ValueError(f"the checkpoint of {path} belongs to another model than '{settings.model}'")
     if weights not in state["weights"]:

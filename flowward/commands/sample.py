@@ -10,6 +10,7 @@ import tyro
 
 from .. import images
 from ..evaluate import draw
+from ..models.loading import Loading
 from ..rollout import Sampler
 from .options import parse, policy_of
 
@@ -19,7 +20,7 @@ class Sample:
     """Draw images for prompts, as one labelled grid."""
 
     model: tyro.conf.Positional[str]
-    """built-in model, or a run folder"""
+    """built-in model, a run folder, or a pipeline of diffusers (folder, or owner/name on the hub)"""
     prompts: tyro.conf.Positional[tuple[str, ...]]
     """one or more prompts"""
     count: int = 4
@@ -30,7 +31,8 @@ class Sample:
     seed: int = 0
     weights: Literal["policy", "ema"] = "policy"
     """of a run"""
-    sampler: Annotated[Sampler, tyro.conf.OmitArgPrefixes] = field(default_factory=Sampler)
+    loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
+    sampler: Annotated[Sampler, tyro.conf.OmitArgPrefixes] = field(default_factory=lambda: Sampler(grid="model"))
 
     def __post_init__(self) -> None:
         if self.count < 1 or not self.prompts:
@@ -45,7 +47,7 @@ class Sample:
 
 def run(words: list[str]) -> int:
     chosen = parse(Sample, words, "sample")
-    policy = policy_of(chosen.model, chosen.weights)
+    policy = policy_of(chosen.model, chosen.weights, chosen.loading)
     texts = [prompt for prompt in chosen.prompts for _ in range(chosen.count)]
     drawn = draw(policy, texts, chosen.sampler, chosen.seed)
     chosen.output.parent.mkdir(parents=True, exist_ok=True)

@@ -76,7 +76,7 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     texts = prompts.load(settings.prompts).weighted(settings.prompt_weights)
     held_out = prompts.load(settings.evaluation.prompts)
     measured = rewards.load(settings.evaluation.rewards)
-    policy = models.load(settings.model, settings.lora_rank, settings.precision, run.seed)
+    policy = models.load(settings.model, settings.lora_rank, settings.precision, run.seed, settings.loading)
     settings = replace(settings, precision=policy.precision)  # the run goes on in the one that it began with
     collect = graft = None
     if settings.preferences:

@@ -1,11 +1,13 @@
-"""Models: `load` a name or a folder as a Policy."""
+"""Models: `load` a name, a folder or an id of the hub as a Policy."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import unknown
+from .loading import Loading
 
 if TYPE_CHECKING:
     from ..precision import Wish
@@ -14,27 +16,41 @@ if TYPE_CHECKING:
 BUILT_IN = ("scenes",)
 
 
-def load(name_or_path: str, lora_rank: int | None = None, precision: Wish = "auto", seed: int = 0) -> Policy:
+def load(
+    name_or_path: str,
+    lora_rank: int | None = None,
+    precision: Wish = "auto",
+    seed: int = 0,
+    loading: Loading | None = None,
+) -> Policy:
     """A model ready to sample and to train.
 
     Args:
-        name_or_path: `scenes` (the built-in model), or a folder made by `flowward pretrain scenes`.
+        name_or_path: `scenes` (the built-in model), a folder made by `flowward pretrain scenes`, the folder of a
+            pipeline of diffusers, or its id on the hub (owner/name).
         lora_rank: train LoRA adapters of this rank; None trains all weights.
-        precision: of the networks (`auto`: bf16 where the processor has it); solver states and losses are float32.
+        precision: of the networks (`auto`: bf16 where the device has it); solver states and losses are float32.
         seed: of the adapters' first weights.
+        loading: size, device and the like, of a model of diffusers.
 
     Raises:
-        ValueError: there is no such model.
+        ValueError: there is no such model, or it leaves no such choice.
     """
+    loading, folder = loading or Loading(), Path(name_or_path)
+    if (folder / "model_index.json").is_file() or (not folder.exists() and name_or_path.count("/") == 1):
+        from . import diffusers
+
+        return diffusers.load(name_or_path, lora_rank, precision, seed, loading)
+    built_in = name_or_path == "scenes"
+    if not built_in and not (folder / "text_encoder" / "config.json").is_file():
+        what = " (or the folder of a pretrained model, or owner/name of a model on the hub)"
+        raise ValueError(unknown("model", name_or_path, BUILT_IN) + what)
+    if chosen := [each.name for each in fields(Loading) if getattr(loading, each.name) != each.default]:
+        raise ValueError(f"the built-in model leaves no choice of {' and '.join(chosen)}: leave it out")
     from ..precision import resolve
     from .scenes import SHIPPED, ScenesPolicy
 
-    if name_or_path == "scenes":
-        return ScenesPolicy(name_or_path, SHIPPED, lora_rank, resolve(precision), seed)
-    folder = Path(name_or_path)
-    if (folder / "text_encoder" / "config.json").is_file():
-        return ScenesPolicy(name_or_path, folder, lora_rank, resolve(precision), seed)
-    raise ValueError(unknown("model", name_or_path, BUILT_IN) + " (or the folder of a pretrained model)")
+    return ScenesPolicy(name_or_path, SHIPPED if built_in else folder, lora_rank, resolve(precision), seed)
 
 
-__all__ = ["BUILT_IN", "load"]
+__all__ = ["BUILT_IN", "Loading", "load"]

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import unknown
-from ..precision import Precision, autocast
+from ..precision import Precision, Wish, autocast, resolve
 from .families import FAMILIES, Family
+from .loading import Loading
 from .policy import Condition, Policy, Velocity
 from .weights import Full, LoRA
 
@@ -105,40 +119,84 @@ def fingerprint(network: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def load(
-    name_or_path: str,
-    lora_rank: int | None = None,
-    precision: Precision = "float32",
-    seed: int = 0,
-    size: tuple[int, int] | None = None,
-    frames: int | None = None,
-    text_tokens: int | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-    device: str = "cpu",
-) -> DiffusersPolicy:
-    """A pipeline by the id of the hub or the name of a folder.
+def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, loading: Loading) -> DiffusersPolicy:
+    """A pipeline by the name of its folder or its id on the hub. No code comes from there, and no pickle.
 
     Raises:
-        ValueError: it cannot be found or read, or it is of no known family.
+        ValueError: it cannot be found or read, or is of no known family; there is no such device.
     """
     import diffusers
+    import transformers
 
-    index = Path(name_or_path) / "model_index.json"
-    if index.is_file():
-        kind = json.loads(index.read_text()).get("_class_name")
-        if kind not in FAMILIES:
-            raise ValueError(unknown("pipeline", str(kind), FAMILIES))
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    pipe = diffusers.DiffusionPipeline.from_pretrained(
-        name_or_path, revision=revision, variant=variant, torch_dtype=dtype, trust_remote_code=False
-    )
-    kind = type(pipe).__name__
+    transformers.logging.set_verbosity_error()  # its remarks concern parts that are not used
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()
+        diffusers.logging.disable_progress_bar()
+    kind = _kind(name_or_path, loading.revision)
     if kind not in FAMILIES:
-        raise ValueError(unknown("pipeline", kind, FAMILIES))
-    given: dict[str, Any] = {"text_tokens": text_tokens}
-    if size:
-        given["height"], given["width"] = size
-    if frames:
-        given["frames"] = frames
-    return DiffusersPolicy(name_or_path, FAMILIES[kind](pipe.to(device), **given), lora_rank, precision, seed)
+        raise ValueError(f"{name_or_path}: " + unknown("pipeline", kind, FAMILIES))
+    device = _device(loading.device)
+    chosen = resolve(precision, device)
+    with _explained(name_or_path):
+        pipe = getattr(diffusers, kind).from_pretrained(
+            name_or_path,
+            revision=loading.revision,
+            variant=loading.variant,
+            dtype=torch.bfloat16 if chosen == "bf16" and device != "cpu" else torch.float32,
+            use_safetensors=True,
+        )
+    given: dict[str, Any] = {"text_tokens": loading.text_tokens}
+    if loading.size:
+        given["height"], given["width"] = loading.size
+    if loading.frames:
+        given["frames"] = loading.frames
+    return DiffusersPolicy(name_or_path, FAMILIES[kind](pipe.to(device), **given), lora_rank, chosen, seed)
+
+
+def _device(wish: str) -> str:
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if wish == "auto" else wish
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"there is no device '{device}' here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _kind(name_or_path: str, revision: str | None) -> str:
+    """The class of a pipeline, read before anything large is."""
+    index = Path(name_or_path) / "model_index.json"
+    if not index.is_file():
+        with _explained(name_or_path):
+            index = Path(hf_hub_download(name_or_path, "model_index.json", revision=revision))
+    try:
+        found = json.loads(index.read_text())
+    except ValueError as error:
+        raise ValueError(f"{index} is not JSON: {error}") from error
+    return str(found.get("_class_name"))
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """What the hub and diffusers raise, in a sentence."""
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ValueError(
+            f"{name} is gated: accept its licence on its page, and log in with a token that may read it (hf auth login)"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ValueError(f"{name} has no such revision on the hub") from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"there is no model {name} on the hub, or it is private: then log in with a token that may read it "
+            "(hf auth login)"
+        ) from error
+    except (
+        OfflineModeIsEnabled,
+        LocalEntryNotFoundError,
+        HfHubHTTPError,
+        OSError,
+        ValueError,
+        SafetensorError,
+    ) as error:
+        raise ValueError(f"the model {name} cannot be read: {' '.join(str(error).split())[:300]}") from error

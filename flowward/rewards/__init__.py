@@ -1,4 +1,7 @@
-"""Rewards: reward(images, prompts, metadata=None) -> one number per image. Anything with that call will do."""
+"""Rewards: reward(images, prompts, metadata=None) -> one number per image. Anything with that call will do.
+
+A video gets the mean of what its frames get, unless the reward says that it takes videos (`takes_videos = True`).
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ import torch
 from torch import Tensor
 
 from ..errors import unknown
+from .jpeg import Compressible, Incompressible
 from .scenes import Balance, Scenes, Soft, Strict
 
 
 class Reward(Protocol):
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
-        """images float [B, 3, H, W] in [0, 1], B prompts -> scores [B], higher is better."""
+        """images float [B, 3, H, W] or [B, F, 3, H, W] in [0, 1], B prompts -> scores [B], higher is better."""
         ...
 
 
@@ -41,6 +45,8 @@ REWARDS: dict[str, Callable[[], Reward]] = {
     "scenes-strict": Strict,
     "scenes-soft": Soft,
     "balance": Balance,
+    "jpeg-compressibility": Compressible,
+    "jpeg-incompressibility": Incompressible,
 }
 
 
@@ -105,6 +111,10 @@ def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], met
         RewardError: it raised, or returned another shape, NaN or infinity; the message names the reward, and the
             prompt of the first bad score.
     """
+    if images.ndim == 5 and not getattr(reward, "takes_videos", False):
+        frames = images.shape[1]
+        repeated = [prompt for prompt in prompts for _ in range(frames)]
+        return score(name, reward, images.flatten(0, 1), repeated, metadata).view(-1, frames).mean(1)
     try:
         scores = torch.as_tensor(reward(images, prompts, metadata)).detach().float().cpu()
     except RewardError:

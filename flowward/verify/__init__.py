@@ -12,6 +12,7 @@ from typing import Any
 
 from ..algorithms import ALGORITHMS
 from ..errors import unknown
+from ..models.policy import Policy
 from ..trainer import Algorithm
 from . import generic, laws, population
 from .check import Check, guarded
@@ -66,6 +67,22 @@ def verify(names: Sequence[str] = tuple(ALGORITHMS), others: Mapping[str, Algori
             else:
                 checks.append(replace(found, algorithm=name))
     return Report(checks, distances, time.perf_counter() - started)
+
+
+def verify_model(policy: Policy) -> Report:
+    """All that flowward assumes of a model (see model.py). Its adapters are taken off.
+
+    Raises:
+        ValueError: it is not one of diffusers' with adapters.
+    """
+    from ..models.diffusers import DiffusersPolicy
+    from . import model  # here, because it imports diffusers
+
+    if not isinstance(policy, DiffusersPolicy):
+        raise ValueError(f"{policy.name} is no pipeline of diffusers, which it could be held to")
+    started = time.perf_counter()
+    checks = list(model.laws(policy))
+    return Report(checks, [], time.perf_counter() - started)
 
 
 def _generic(name: str, algorithm: Algorithm) -> list[Check]:

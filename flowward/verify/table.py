@@ -91,7 +91,8 @@ def show(report: Report, full: bool = False, console: Console | None = None) -> 
         console.print(f"\n[bold]{DISTANCES}[/bold]\n{NOTE}")
         console.print(grid)
     console.print(f"\n{report.sentence} ({report.seconds:.1f} s)")
-    console.print("Sources are arXiv numbers, derivations in docs/verify.md, and the protocol of all algorithms.")
+    if any(check.part == "equation" for check in report.checks):
+        console.print("Sources are arXiv numbers, derivations in docs/verify.md, and the protocol of all algorithms.")
 
 
 def _distance(value: float) -> str:

@@ -47,7 +47,8 @@ class Family(ABC):
         text_tokens: int | None = None,
     ):
         self.pipe = pipe
-        self.height, self.width, self.frames = height or self.side, width or self.side, frames
+        self.height, self.width = (self.side if each is None else each for each in (height, width))
+        self.frames = frames
         if text_tokens is not None:
             self.text_tokens = text_tokens
         for name, value in (("height", self.height), ("width", self.width)):

@@ -20,7 +20,7 @@ class Wan(Family):
     sigmas: ClassVar[Literal["scheduler", "even"]] = "scheduler"
 
     def __init__(self, pipe: Any, height: int | None = None, width: int | None = None, frames: int = 81, **more: Any):
-        super().__init__(pipe, height or 480, width or 832, frames, **more)
+        super().__init__(pipe, 480 if height is None else height, 832 if width is None else width, frames, **more)
         if pipe.config.boundary_ratio is not None:
             raise ValueError("this Wan 2.2 has two transformers, and flowward trains models with one")
         if frames < 1 or (frames - 1) % pipe.vae_scale_factor_temporal:
