@@ -7,48 +7,83 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import diffusers
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from . import __version__
 from .models.diffusers import DiffusersPolicy
+from .models.policy import Policy
 from .models.weights import LoRA
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # what load_lora_weights looks for in a folder
 
 
-def lora(
-    policy: DiffusersPolicy, folder: Path, weights: str = "policy", about: Mapping[str, Any] | None = None
-) -> Path:
-    """Write adapters as `pipeline.load_lora_weights(folder)` reads them.
+def lora(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None) -> Path:
+    """Write the adapters of `policy` as `pipeline.load_lora_weights(folder)` reads them.
 
-    `about` (algorithm, guidance, steps, ...) goes into the header of the file, as JSON under the key `flowward`.
+    `about` goes into the header of the file, as JSON under the key `flowward`.
 
     Raises:
-        ValueError: the policy has no adapters, or not these.
+        ValueError: all weights were trained.
+        OSError: it cannot be written.
     """
     trained = policy.weights
     if not isinstance(trained, LoRA):
         raise ValueError("all weights of this model were trained, so there is no LoRA to export")
     folder.mkdir(parents=True, exist_ok=True)
-    type(policy.family.pipe).save_lora_weights(
+    pipe = type(policy.family.pipe) if isinstance(policy, DiffusersPolicy) else diffusers.StableDiffusion3Pipeline
+    pipe.save_lora_weights(
         folder,
-        transformer_lora_layers=trained.export(weights),
+        transformer_lora_layers=trained.export("policy"),
         transformer_lora_adapter_metadata=trained.config.to_dict(),
     )
     file = folder / LORA_FILE
     with safe_open(file, "pt") as opened:
         header = opened.metadata() or {}
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (it is not a mapping)
-    said = {"base_model": policy.name, "flowward_version": __version__, **(about or {})}
-    whole = folder / f".{LORA_FILE}.part"
-    save_file(tensors, whole, {**header, "flowward": json.dumps(said)})
-    whole.replace(file)
+    partial = folder / f".{LORA_FILE}.partial"
+    save_file(tensors, partial, {**header, "flowward": json.dumps({"version": __version__, **(about or {})})})
+    partial.replace(file)
     return file
 
 
-def about(file: Path) -> dict[str, Any]:
-    """What `lora` wrote beside the weights; empty for other files."""
+def merged(policy: Policy, folder: Path) -> Path:
+    """Write the whole transformer, adapters merged into it; the policy cannot be trained any more.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with policy.weights.network("policy") as network:
+        if isinstance(policy.weights, LoRA):
+            network.fuse_lora(adapter_names=["policy"])  # type: ignore[operator]
+            network.unload_lora()  # type: ignore[operator]
+        network.save_pretrained(folder / "transformer")  # type: ignore[operator]
+    return folder / "transformer"
+
+
+def about(config: Mapping[str, Any], iterations: int, weights: str) -> dict[str, Any]:
+    """What a run's config.yaml says of how its weights came to be; own algorithms may have no fields."""
+    algorithm = config.get("algorithm")
+    rollout = algorithm.get("rollout", {}) if isinstance(algorithm, Mapping) else {}
+    found = {
+        "base_model": config["model"],
+        "revision": (config.get("loading") or {}).get("revision"),
+        "algorithm": algorithm["name"] if isinstance(algorithm, Mapping) else algorithm,
+        "reward": config.get("reward"),
+        "guidance": rollout.get("guidance"),
+        "steps": rollout.get("steps"),
+        "iterations": iterations,
+        "images_per_iteration": config["run"]["images_per_update"] * config["run"]["updates_per_iteration"],
+        "lora_rank": config.get("lora_rank"),
+        "weights": weights,
+        "seed": config["run"]["seed"],
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What `lora` wrote beside the weights; empty for files of others."""
     with safe_open(file, "pt") as opened:
         found: dict[str, Any] = json.loads((opened.metadata() or {}).get("flowward", "{}"))
     return found

@@ -12,8 +12,10 @@ import torch
 from tiny_pipelines import TINY, tiny
 from torch import Tensor
 
+import flowward
 from flowward import export, models
 from flowward.cli import main
+from flowward.commands.options import policy_of
 from flowward.images import stills
 from flowward.models import Loading
 from flowward.models.diffusers import DiffusersPolicy
@@ -141,9 +143,7 @@ def test_shorter_text_is_padded_with_zeros() -> None:
 
 def test_an_exported_lora_says_where_it_comes_from(tmp_path: Path) -> None:
     file = export.lora(policy("StableDiffusion3Pipeline"), tmp_path, about={"algorithm": "awm", "guidance": 1.0})
-    said = export.about(file)
-    assert said["base_model"] == "StableDiffusion3Pipeline"
-    assert said["algorithm"] == "awm"
+    assert export.read(file) == {"version": flowward.__version__, "algorithm": "awm", "guidance": 1.0}
     with pytest.raises(ValueError, match="no LoRA to export"):
         export.lora(policy("StableDiffusion3Pipeline", None), tmp_path)
 
@@ -163,9 +163,22 @@ def test_a_run_on_a_real_pipeline_from_the_command_line(
     picture = tmp_path / "cat.png"
     assert main(["sample", str(run), "a red cat", "--count", "2", "--steps", "2", "--output", str(picture)]) == 0
     assert picture.is_file()
+    assert main(["export", str(run), "--merged", "--device", "cpu"]) == 0
     said = capsys.readouterr()
     assert "iteration 2" in said.out
     assert "Traceback" not in said.err
+    assert main(["export", str(run)]) == 2  # what is there stays
+    card = (run / "export" / "README.md").read_text()
+    assert f"base_model: {saved}" in card and "| guidance | 1.0 |" in card and "pipe.load_lora_weights" in card
+    assert (run / "export" / "reward.svg").is_file() and (run / "export" / "after.png").is_file()
+
+    trained = policy_of(str(run), "policy")
+    assert isinstance(trained, DiffusersPolicy)
+    pipe, x = trained.family.pipe, torch.randn(2, *trained.latent_shape)
+    expected = model.drawn(trained, ["a red cat", "dog"], x, 1.0)
+    pipe.transformer = type(pipe.transformer).from_pretrained(run / "export" / "transformer")
+    merged = trained.family.reference(["a red cat", "dog"], x, model.STEPS, 1.0)
+    torch.testing.assert_close(merged, expected, rtol=0, atol=1e-4)
 
 
 def test_a_video_is_scored_by_its_frames() -> None:

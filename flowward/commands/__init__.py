@@ -4,6 +4,7 @@ COMMANDS = {
     "train": "post-train a model; --algorithm NAME, --config FILE or --resume RUN choose what to start from",
     "sample": "draw images for prompts, from a model or a run",
     "eval": "measure models and runs: scores per category with 95 % intervals",
+    "export": "write a run's weights for diffusers, with a model card",
     "report": "write a run's report.html",
     "pretrain": "train the built-in base model from nothing",
     "algorithms": "list the algorithms, or show one",

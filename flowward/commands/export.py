@@ -1,0 +1,52 @@
+"""flowward export"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from .. import card, export
+from ..folder import RunFolder
+from ..models.loading import Loading
+from ..models.weights import LoRA
+from .options import parse, policy_of
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's weights for diffusers, with a model card: LoRA adapters, or the whole transformer."""
+
+    run: tyro.conf.Positional[Path]
+    """run folder"""
+    output: Path | None = None
+    """(default: RUN/export)"""
+    weights: Literal["policy", "ema"] = "policy"
+    """`ema` is the running average of the policy"""
+    merged: bool = False
+    """write the whole transformer too, adapters merged into it"""
+    loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
+
+
+def run(words: list[str]) -> int:
+    chosen = parse(Export, words, "export")
+    run = RunFolder.open(chosen.run)
+    folder = chosen.output or chosen.run / "export"
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds something already; name another --output")
+    policy = policy_of(str(chosen.run), chosen.weights, chosen.loading)
+    said = export.about(run.config(), run.lines()[-1]["iteration"], chosen.weights)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    if isinstance(policy.weights, LoRA):
+        files.append(export.lora(policy, folder, said))
+    if chosen.merged or not files:
+        files.append(export.merged(policy, folder))
+    summary = run.path / "summary.json"
+    command = json.loads(summary.read_text("utf-8"))["command"] if summary.is_file() else ""
+    for path in [*files, card.write(run, folder, said, [path.name for path in files], command)]:
+        print(path)
+    return 0
