@@ -17,7 +17,7 @@ from flowward import export, models
 from flowward.cli import main
 from flowward.commands.options import policy_of
 from flowward.images import stills
-from flowward.models import Loading
+from flowward.models import Loading, diffusers
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
 from flowward.models.policy import Condition
@@ -149,9 +149,10 @@ def test_an_exported_lora_says_where_it_comes_from(tmp_path: Path) -> None:
 
 
 def test_a_run_on_a_real_pipeline_from_the_command_line(
-    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Train, resume and sample, with the words that a user types."""
+    monkeypatch.setattr(diffusers, "CACHE", tmp_path / "cache")
     run = tmp_path / "run"
     words = ["train", "--model", str(saved), "--size", "32", "32", "--device", "cpu", "--precision", "float32",
              "--lora-rank", "2", "--reward", "jpeg-compressibility", "--evaluation.rewards", "jpeg-compressibility",

@@ -96,6 +96,7 @@ def _train(settings: Any, resume: bool, command: str) -> int:
         graft = others.grafter(policy, run.seed)
     for each in (texts, held_out):
         policy.refuse(list(each.texts))
+    policy.prepare([*texts.texts, *held_out.texts])
     rewards.refuse(reward, texts.texts)
     rewards.refuse(measured, held_out.texts)
     trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)

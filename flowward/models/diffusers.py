@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,10 +26,15 @@ from torch import Tensor
 
 from ..errors import unknown
 from ..precision import Precision, Wish, autocast, resolve
+from .cache import PromptCache, address
 from .families import FAMILIES, Family
 from .loading import Loading
 from .policy import Condition, Policy, Velocity
 from .weights import Full, LoRA
+
+CACHE = Path(os.environ.get("FLOWWARD_CACHE", "~/.cache/flowward")).expanduser() / "prompts"
+NOTHING = "\0"  # the address of the absence of a prompt
+ENCODED_AT_ONCE = 32
 
 
 class DiffusersPolicy(Policy):
@@ -55,14 +61,42 @@ class DiffusersPolicy(Policy):
             Full(transformer) if lora_rank is None else LoRA(transformer, lora_rank, targets=family.targets, seed=seed)
         )
         self.identity["weights"] = self.weights.kind
+        readers = [part for name, part in pipe.components.items() if name.startswith("text_encoder") and part]
+        self._reader = [fingerprint(reader) for reader in readers]
+        self._cache: PromptCache | None = None
+
+    @torch.no_grad()
+    def prepare(self, prompts: list[str], folder: Path | None = None) -> None:
+        """Encode prompts that no run on this machine has encoded yet into a cache on disk; then let text encoders go.
+
+        Raises:
+            ValueError: the cache is damaged.
+            OSError: it cannot be written.
+        """
+        family, dtype = self.family, torch.bfloat16 if self.precision == "bf16" else torch.float32
+        made_by = json.dumps([self.identity["family"], self._reader, family.text_tokens, self.precision])
+        cache = PromptCache((folder or CACHE) / address(made_by)[:16], dtype)
+        if NOTHING in (missing := cache.missing([NOTHING, *prompts])):
+            cache.add([NOTHING], family.empty())
+        rest = [prompt for prompt in missing if prompt != NOTHING]
+        for start in range(0, len(rest), ENCODED_AT_ONCE):
+            part = rest[start : start + ENCODED_AT_ONCE]
+            cache.add(part, family.encode(part))
+        self._cache = cache
+        for name in [name for name in family.pipe.components if name.startswith(("text_encoder", "tokenizer"))]:
+            setattr(family.pipe, name, None)
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> Condition:
-        return self._on_device(self.family.encode(prompts))
+        if self._cache is None:
+            return self._on_device(self.family.encode(prompts))
+        if missing := self._cache.missing(prompts):
+            raise ValueError(f"the text encoders have been let go, and '{missing[0]}' was not encoded before")
+        return self._on_device(self._cache.rows(prompts))
 
     @torch.no_grad()
     def empty(self) -> Condition:
-        return self._on_device(self.family.empty())
+        return self._on_device(self.family.empty() if self._cache is None else self._cache.rows([NOTHING]))
 
     def _on_device(self, tensors: dict[str, Tensor]) -> Condition:
         return Condition({name: tensor.to(self.device) for name, tensor in tensors.items()})

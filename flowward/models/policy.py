@@ -63,6 +63,10 @@ class Policy(ABC):
             ValueError: the model cannot read a prompt.
         """
 
+    def prepare(self, prompts: list[str]) -> None:
+        """Make ready to encode these prompts, and only these, many times."""
+        return
+
     def empty(self) -> Condition:
         """One row for the absence of a prompt."""
         return self.encode([""])

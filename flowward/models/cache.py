@@ -1,0 +1,94 @@
+"""Encoded prompts on disk, so that every prompt is encoded once and the text encoders can go."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+
+class PromptCache:
+    """A folder of safetensors files, each with the tensors of some prompts, which are read from it one by one.
+
+    A prompt is addressed by a hash of itself; what model it was encoded by is part of the folder's name. A file
+    appears whole or not at all, and what it holds stands in its header, so that there is no index to fall out of step.
+    Tensors with a `mask` are stored as long as their text, and padded with zeros to the longest that is asked for.
+
+    Raises:
+        ValueError: a file in the folder is damaged.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype = torch.bfloat16):
+        self.folder, self.dtype = folder, dtype
+        folder.mkdir(parents=True, exist_ok=True)
+        self._places: dict[str, Path] = {}  # hash -> file
+        for path in sorted(folder.glob("*.safetensors")):
+            self._learn(path)
+
+    def _learn(self, path: Path) -> None:
+        try:
+            with safe_open(path, "pt") as opened:
+                names = list(opened.keys())
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is damaged: remove it, and its prompts are encoded again") from error
+        self._places |= {name.partition(".")[0]: path for name in names}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def missing(self, prompts: Sequence[str]) -> list[str]:
+        """Those that are not in it, each once."""
+        return [prompt for prompt in dict.fromkeys(prompts) if address(prompt) not in self._places]
+
+    def add(self, prompts: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+        """Encoded prompts, a row each.
+
+        Raises:
+            OSError: they cannot be written; nothing is left behind.
+        """
+        mask, found = tensors.get("mask"), {}
+        for row, prompt in enumerate(prompts):
+            for name, tensor in tensors.items():
+                own = tensor[row]
+                if mask is not None and tensor.shape[:2] == mask.shape:
+                    own = own[: int(mask[row].sum())]
+                found[f"{address(prompt)}.{name}"] = own.to("cpu", self.dtype, copy=True).contiguous()
+        path = self.folder / f"{address(''.join(prompts))}.safetensors"
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            save_file(found, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._learn(path)
+
+    def rows(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Named tensors [N, ...], float32; only what is asked for is read.
+
+        Raises:
+            KeyError: a prompt is missing.
+        """
+        read = [self._read(prompt) for prompt in prompts]
+        return {
+            name: nn.utils.rnn.pad_sequence([row[name] for row in read], batch_first=True)
+            if read[0][name].ndim
+            else torch.stack([row[name] for row in read])
+            for name in read[0]
+        }
+
+    def _read(self, prompt: str) -> dict[str, Tensor]:
+        key = address(prompt)
+        with safe_open(self._places[key], "pt") as opened:
+            names = [name for name in opened.keys() if name.startswith(f"{key}.")]  # noqa: SIM118 (no mapping)
+            return {name.partition(".")[2]: opened.get_tensor(name).float() for name in names}
+
+
+def address(text: str) -> str:
+    """40 hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()[:40]

@@ -1,0 +1,119 @@
+"""Encoded prompts on disk."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+from test_families import policy
+
+from flowward.models import cache as caches
+from flowward.models.cache import PromptCache, address
+
+
+def encoded(prompts: list[str], words: int = 4) -> dict[str, torch.Tensor]:
+    """Numbers that depend on the prompt alone."""
+    rows = [torch.randn(words, 8, generator=torch.Generator().manual_seed(int(address(p)[:8], 16))) for p in prompts]
+    return {"words": torch.stack(rows), "pooled": torch.stack([row[0] for row in rows])}
+
+
+def test_what_is_added_is_found_again_by_another_process(tmp_path: Path) -> None:
+    PromptCache(tmp_path, torch.float32).add(["a cat", "a dog"], encoded(["a cat", "a dog"]))
+    cache = PromptCache(tmp_path, torch.float32)
+    assert len(cache) == 2
+    assert cache.missing(["a dog", "a fox", "a cat", "a fox"]) == ["a fox"]
+    found, expected = cache.rows(["a dog", "a cat", "a dog"]), encoded(["a dog", "a cat", "a dog"])
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0)
+
+
+def test_text_is_stored_as_long_as_it_is(tmp_path: Path) -> None:
+    words = torch.randn(2, 5, 3)
+    mask = torch.tensor([[1.0, 1, 0, 0, 0], [1, 1, 1, 1, 0]])
+    cache = PromptCache(tmp_path)
+    cache.add(["short", "long"], {"words": words, "mask": mask, "pooled": torch.ones(2, 5)})
+    found = cache.rows(["long", "short"])
+    assert found["words"].shape == (2, 4, 3)
+    assert found["mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    torch.testing.assert_close(found["words"][1, :2], words[0, :2].bfloat16().float())
+    assert not found["words"][1, 2:].any()
+    assert cache.rows(["short"])["words"].shape == (1, 2, 3)
+
+
+def test_an_interrupted_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    cache = PromptCache(tmp_path)
+    cache.add(["a cat"], encoded(["a cat"]))
+    monkeypatch.setattr(caches, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        cache.add(["a dog"], encoded(["a dog"]))
+    assert PromptCache(tmp_path).missing(["a cat", "a dog"]) == ["a dog"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_killed_process_leaves_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "0123.99.partial").write_bytes(b"half of it")
+    assert len(PromptCache(tmp_path)) == 0
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    cache = PromptCache(tmp_path)
+    cache.add(["a cat"], encoded(["a cat"]))
+    file = next(tmp_path.iterdir())
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(ValueError, match=f"{file.name} is damaged: remove it"):
+        PromptCache(tmp_path)
+
+
+def test_23_000_prompts_stay_on_disk(tmp_path: Path) -> None:
+    """184 MB of them; the process grows by an index."""
+    prompts = [f"a photo of {n} things" for n in range(23_000)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cache = PromptCache(tmp_path)
+    for start in range(0, len(prompts), 500):
+        part = prompts[start : start + 500]
+        cache.add(part, {"words": torch.ones(len(part), 500, 8)})
+    again = PromptCache(tmp_path)
+    assert not again.missing(prompts)
+    for start in range(0, len(prompts), 1000):
+        assert again.rows(prompts[start : start + 24])["words"].shape == (24, 500, 8)
+    on_disk = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert on_disk > 180e6
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 100e6
+
+
+@pytest.mark.parametrize("name", ["StableDiffusion3Pipeline", "QwenImagePipeline", "ZImagePipeline"])
+def test_a_prepared_policy_says_the_same_without_its_encoders(name: str, tmp_path: Path) -> None:
+    texts = ["a red circle", "a photo of two dog on the left"]
+    plain, prepared = policy(name), policy(name)
+    prepared.prepare(texts, tmp_path)
+    assert getattr(prepared.family.pipe, "text_encoder", None) is None
+    x, t = torch.randn(2, *plain.latent_shape), torch.tensor([0.3, 0.8])
+    for guidance in (1.0, 3.0):
+        found, expected = (
+            each.under("policy", guidance)(x, t, each.encode(texts)).detach() for each in (prepared, plain)
+        )
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="'a cat' was not encoded before"):
+        prepared.encode(["a cat"])
+
+
+def test_nothing_is_encoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy("StableDiffusion3Pipeline").prepare(["a cat", "a dog", "a cat"], tmp_path)
+    other = policy("StableDiffusion3Pipeline")
+    asked: list[list[str]] = []
+    monkeypatch.setattr(type(other.family), "encode", lambda self, prompts: asked.append(prompts) or encoded(prompts))
+    other.prepare(["a dog", "a fox"], tmp_path)
+    assert asked == [["a fox"]]
+
+
+def test_models_that_read_differently_share_nothing(tmp_path: Path) -> None:
+    policy("StableDiffusion3Pipeline").prepare(["a cat"], tmp_path)
+    policy("StableDiffusion3Pipeline", text_tokens=20).prepare(["a cat"], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
