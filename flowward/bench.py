@@ -37,7 +37,7 @@ class Overhead:
     peak_memory: float | None  # bytes, of the process; None where the system does not tell
 
 
-class _Recorder:
+class Recorder:
     """Stands before a policy and notes each network evaluation."""
 
     def __init__(self, policy: Policy):
@@ -82,14 +82,14 @@ def overhead(
     loop are what the ratio leaves over.
     """
     trainer = Trainer(algorithm, policy, reward, prompts, run)
-    recorder = _Recorder(policy)
+    recorder = Recorder(policy)
     trainer.step()
     calls = recorder.calls
     recorder.restore()
     whole, bare = [], []
     for _ in range(repeats):
-        whole.append(_seconds(trainer.step))
-        bare.append(_seconds(lambda: repeat(calls)))
+        whole.append(seconds(trainer.step))
+        bare.append(seconds(lambda: repeat(calls)))
         trainer.optimiser.zero_grad()
     counts: Counter[str] = Counter()
     for call in calls:
@@ -111,7 +111,7 @@ def repeat(calls: list[Call]) -> None:
         call.again()
 
 
-def _seconds(work: Callable[[], Any]) -> float:
+def seconds(work: Callable[[], Any]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

@@ -67,13 +67,13 @@ def draw(
     sampler, unique = sampler.bound(policy.times), list(dict.fromkeys(texts))
     condition = policy.encode(unique)
     row = torch.tensor([unique.index(text) for text in texts])
-    images = []
-    for start in range(0, len(texts), batch):
-        part = row[start : start + batch]
-        keys = tuple(("evaluation", seed, start + k) for k in range(len(part)))
-        velocity = policy.under(weights, sampler.guidance)
-        drawn = sampler(velocity, condition[part], Noise(policy.latent_shape, keys, policy.device))
-        images.append(policy.decode(drawn.x0).cpu())
+    velocity, images = policy.under(weights, sampler.guidance), []
+    with policy.weights.still(weights):
+        for start in range(0, len(texts), batch):
+            part = row[start : start + batch]
+            keys = tuple(("evaluation", seed, start + k) for k in range(len(part)))
+            drawn = sampler(velocity, condition[part], Noise(policy.latent_shape, keys, policy.device))
+            images.append(policy.decode(drawn.x0).cpu())
     return torch.cat(images)
 
 

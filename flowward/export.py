@@ -62,26 +62,6 @@ def merged(policy: Policy, folder: Path) -> Path:
     return folder / "transformer"
 
 
-def about(config: Mapping[str, Any], iterations: int, weights: str) -> dict[str, Any]:
-    """What a run's config.yaml says of how its weights came to be; own algorithms may have no fields."""
-    algorithm = config.get("algorithm")
-    rollout = algorithm.get("rollout", {}) if isinstance(algorithm, Mapping) else {}
-    found = {
-        "base_model": config["model"],
-        "revision": (config.get("loading") or {}).get("revision"),
-        "algorithm": algorithm["name"] if isinstance(algorithm, Mapping) else algorithm,
-        "reward": config.get("reward"),
-        "guidance": rollout.get("guidance"),
-        "steps": rollout.get("steps"),
-        "iterations": iterations,
-        "images_per_iteration": config["run"]["images_per_update"] * config["run"]["updates_per_iteration"],
-        "lora_rank": config.get("lora_rank"),
-        "weights": weights,
-        "seed": config["run"]["seed"],
-    }
-    return {name: value for name, value in found.items() if value is not None}
-
-
 def read(file: Path) -> dict[str, Any]:
     """What `lora` wrote beside the weights; empty for files of others."""
     with safe_open(file, "pt") as opened:

@@ -60,6 +60,25 @@ class RunFolder:
         """What the run was started with."""
         return read_yaml(self.path / "config.yaml")
 
+    def origin(self) -> dict[str, Any]:
+        """How its weights come to be, for those who meet them later; an algorithm of one's own may have no fields."""
+        config, lines = self.config(), self.lines()
+        algorithm, run = config.get("algorithm"), config["run"]
+        rollout = algorithm.get("rollout", {}) if isinstance(algorithm, dict) else {}
+        found = {
+            "base_model": config["model"],
+            "revision": (config.get("loading") or {}).get("revision"),
+            "algorithm": algorithm["name"] if isinstance(algorithm, dict) else algorithm,
+            "reward": config.get("reward"),
+            "guidance": rollout.get("guidance"),
+            "steps": rollout.get("steps"),
+            "iterations": lines[-1]["iteration"] if lines else 0,
+            "images_per_iteration": run["images_per_update"] * run["updates_per_iteration"],
+            "lora_rank": config.get("lora_rank"),
+            "seed": run["seed"],
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
     def write_config(self, config: dict[str, Any]) -> None:
         self.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False))
 

@@ -326,10 +326,11 @@ class Trainer:
         condition, group, draw = policy.encode(texts), self._group(), rollout.at(run.seed, index)
         velocity = policy.under(self.algorithm.behaviour, rollout.guidance)
         parts, images = [], []
-        for rows in torch.arange(run.images).split(run.rollout_batch):
-            keys = tuple(("noise", run.seed, index, n // run.group_size, n % run.group_size) for n in rows.tolist())
-            parts.append(draw(velocity, condition[group[rows]], Noise(policy.latent_shape, keys, policy.device)))
-            images.append(policy.decode(parts[-1].x0).cpu())
+        with policy.weights.still(self.algorithm.behaviour):
+            for rows in torch.arange(run.images).split(run.rollout_batch):
+                keys = tuple(("noise", run.seed, index, n // run.group_size, n % run.group_size) for n in rows.tolist())
+                parts.append(draw(velocity, condition[group[rows]], Noise(policy.latent_shape, keys, policy.device)))
+                images.append(policy.decode(parts[-1].x0).cpu())
         return Rollout.of(parts, condition, group, rollout.levels), torch.cat(images)
 
     def score(self, images: Tensor, texts: list[str]) -> Tensor:
@@ -405,8 +406,12 @@ class Trainer:
         for part in numbers.split(block):
             batch = replace(points.take(part), fresh=fresh)
             with torch.no_grad():
-                batch = batch.knowing({name: self.models.at(name, batch) for name in self.algorithm.anchors})
+                batch = batch.knowing({name: self._anchor(name, batch) for name in self.algorithm.anchors})
             yield from batch.split(self.run.microbatch)
+
+    def _anchor(self, name: str, batch: Batch) -> Tensor:
+        with self.policy.weights.still(name):
+            return self.models.at(name, batch)
 
     def update(self, number: int) -> float:
         """Clip and take optimiser step `number` of the run. Returns the gradient norm before clipping.

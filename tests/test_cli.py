@@ -75,10 +75,11 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("train", ["--iterations", "--model", "--algorithm.gamma", "--resume RUN", "--config RUN/config.yaml"]),
         ("sample", ["--count", "--seed", "--solver", "--guidance", "--overwrite"]),
         ("eval", ["--images", "--json", "--steps"]),
+        ("export", ["--merged", "--output"]),
         ("report", ["run folders"]),
         ("pretrain", ["--output", "--steps"]),
         ("algorithms", ["vetted settings"]),
-        ("verify", ["--output", "--algorithm"]),
+        ("verify", ["--output", "--algorithm", "--model"]),
         ("bench", ["--repeats", "overhead"]),
     ],
 )
@@ -214,6 +215,20 @@ def test_sample_draws_the_same_picture_twice(
     assert draw("a.png", run) != draw("b.png", run, "--weights", "ema")
     others = [["--solver", "sa"], ["--guidance", "3"], ["--grid", "linear", "--shift", "2"], ["--grid", "sd3"]]
     assert len({draw("a.png", tiny, *how) for how in [[], *others]}) == 5
+
+
+@pytest.mark.parametrize("command", ["sample", "eval"])
+def test_another_guidance_than_in_training_is_said(
+    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path, command: str
+) -> None:
+    words: dict[str, list[str | Path]] = {
+        "sample": [run, "a circle", "--count", "1", "--output", tmp_path / "a.png"],
+        "eval": [run, "--images", "6"],
+    }
+    assert main([command, *map(str, words[command]), "--steps", "1", "--guidance", "2"]) == 0
+    assert "with guidance 1, and is sampled with 2 now" in capsys.readouterr().err
+    assert main([command, *map(str, words[command]), "--steps", "1", *["--overwrite"] * (command == "sample")]) == 0
+    assert "guidance" not in capsys.readouterr().err
 
 
 def test_report_can_be_written_again(capsys: pytest.CaptureFixture[str], run: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny_pipelines import TINY, tiny
+from tiny_runs import close, plain, snapshot
 from torch import Tensor
 
 import flowward
-from flowward import export, models
+from flowward import export, models, prompts
+from flowward.algorithms import AdvantageFlow
 from flowward.cli import main
 from flowward.commands.options import policy_of
 from flowward.images import stills
@@ -21,8 +24,12 @@ from flowward.models import Loading, diffusers
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
 from flowward.models.policy import Condition
+from flowward.models.weights import LoRA
+from flowward.points import Renoise
 from flowward.rewards import score
 from flowward.rewards.jpeg import Compressible, Incompressible, kilobytes
+from flowward.rollout import Sampler
+from flowward.trainer import Run, Trainer
 from flowward.verify import model
 
 
@@ -209,3 +216,71 @@ def test_smooth_images_are_smaller_as_jpeg() -> None:
     small, large = kilobytes(both).tolist()
     assert 0 < small < large < 3 * 32 * 32 / 1000 * 1.5
     torch.testing.assert_close(Compressible()(both, ["", ""]), -kilobytes(both))
+
+
+def velocities(one: DiffusersPolicy) -> Tensor:
+    x, t = torch.randn(3, *one.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.5, 0.9])
+    v = one.velocity(x, t, one.encode(["a red cat", "dog", "a"]))
+    (v * x).mean().backward()
+    return torch.cat([v.detach().flatten(), *(p.grad.flatten() for p in one.weights.tensors("policy").values())])
+
+
+@pytest.mark.parametrize(
+    "how", [{"gradient_checkpointing": True}, {"attention": "native"}, {"vae_slicing": True}, {"vae_tiling": True}]
+)
+def test_what_saves_memory_changes_nothing(saved: Path, how: dict[str, Any]) -> None:
+    one, other = (
+        models.load(str(saved), 2, "float32", loading=replace(SMALL, **more))  # type: ignore[arg-type]
+        for more in ({}, how)
+    )
+    assert isinstance(one, DiffusersPolicy) and isinstance(other, DiffusersPolicy)
+    torch.testing.assert_close(velocities(other), velocities(one), rtol=0, atol=1e-5)
+    x0 = torch.randn(3, *one.latent_shape)
+    torch.testing.assert_close(other.decode(x0), one.decode(x0), rtol=0, atol=1e-5)
+
+
+def test_an_attention_that_is_not_there_is_refused(saved: Path) -> None:
+    with pytest.raises(ValueError, match="attention 'sag'"):
+        models.load(str(saved), 2, "float32", loading=replace(SMALL, attention="sag"))
+
+
+def test_merged_adapters_say_the_same_and_leave_no_trace() -> None:
+    one = policy("StableDiffusion3Pipeline")
+    weights = one.weights
+    assert isinstance(weights, LoRA)
+    weights.add("old")
+    with torch.no_grad():
+        for tensor in [*weights.tensors("policy").values(), *weights.tensors("old").values()]:
+            tensor.normal_(std=0.3)
+    base = {key: tensor.clone() for key, tensor in one.family.pipe.transformer.state_dict().items()}
+    texts, x = ["a red cat", "dog"], torch.randn(2, *one.latent_shape)
+    for name in ("policy", "old", "reference"):
+        apart = model.drawn(one, texts, x, 1.0, name)
+        weights.merge = True
+        with weights.still(name):
+            merged = model.drawn(one, texts, x, 1.0, name)
+            if name == "old":
+                with pytest.raises(RuntimeError, match="cannot be 'policy' now"):
+                    one.velocity(x, torch.ones(2), one.encode(texts))
+        weights.merge = False
+        torch.testing.assert_close(merged, apart, rtol=0, atol=1e-5)
+        assert name == "reference" or not torch.equal(merged, model.drawn(one, texts, x, 1.0, "reference"))
+    after = one.family.pipe.transformer.state_dict()
+    assert base.keys() == after.keys()
+    assert all(torch.equal(base[key], after[key]) for key in base)
+    assert all(tensor.requires_grad for tensor in weights.tensors("policy").values())
+
+
+def test_training_with_merged_rollouts_is_training() -> None:
+    """Two iterations with old and reference, plain and merged, end at the same weights but for rounding."""
+    found = []
+    for merge in (False, True):
+        one = policy("StableDiffusion3Pipeline")
+        one.weights.merge = merge  # type: ignore[attr-defined]
+        run = Run(iterations=2, images_per_update=4, group_size=2, microbatch=4, rollout_batch=4)
+        how = AdvantageFlow(rollout=Sampler(3, grid="model"), points=Renoise(1))
+        trainer = plain(Trainer(how, one, Compressible(), prompts.of("mine", ["a red cat", "dog", "a"]), run))
+        trainer.step()
+        trainer.step()
+        found.append(snapshot(one))
+    close(*found)

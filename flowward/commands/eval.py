@@ -13,7 +13,7 @@ from .. import prompts
 from ..evaluate import Evaluation, evaluate
 from ..log import table
 from ..models.loading import Loading
-from .options import parse, policy_of
+from .options import parse, policy_of, warn_of_guidance
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ def run(words: list[str]) -> int:
     texts = prompts.load(chosen.evaluation.prompts)
     found = {}
     for name in chosen.models:
+        warn_of_guidance(name, chosen.evaluation.sampler.guidance)
         policy = policy_of(name, chosen.evaluation.weights, chosen.loading)
         result = evaluate(policy, texts, replace(chosen.evaluation, weights="policy"))
         found[policy.name] = {**result, "weights": chosen.evaluation.weights}

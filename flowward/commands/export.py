@@ -38,7 +38,7 @@ def run(words: list[str]) -> int:
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds something already; name another --output")
     policy = policy_of(str(chosen.run), chosen.weights, chosen.loading)
-    said = export.about(run.config(), run.lines()[-1]["iteration"], chosen.weights)
+    said = {**run.origin(), "weights": chosen.weights}
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     if isinstance(policy.weights, LoRA):

@@ -73,6 +73,20 @@ def set_threads(number: int | None) -> None:
     torch.set_num_threads(number)
 
 
+def warn_of_guidance(name: str, guidance: float) -> None:
+    """Say so where a run is sampled with another guidance than its samples had in training."""
+    path = Path(name)
+    if not (path / "config.yaml").is_file():
+        return
+    trained = RunFolder.open(path).origin().get("guidance")
+    if trained is not None and trained != guidance:
+        print(
+            f"flowward: {name} was trained on samples with guidance {trained:g}, and is sampled with {guidance:g} now "
+            f"(--guidance {trained:g} for the same)",
+            file=sys.stderr,
+        )
+
+
 def policy_of(name: str, weights: str, loading: Loading | None = None) -> Policy:
     """A model by name, or that of a run's newest checkpoint with the named weights as its policy.
 

@@ -12,7 +12,7 @@ from .. import images
 from ..evaluate import draw
 from ..models.loading import Loading
 from ..rollout import Sampler
-from .options import parse, policy_of
+from .options import parse, policy_of, warn_of_guidance
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Sample:
 
 def run(words: list[str]) -> int:
     chosen = parse(Sample, words, "sample")
+    warn_of_guidance(chosen.model, chosen.sampler.guidance)
     policy = policy_of(chosen.model, chosen.weights, chosen.loading)
     texts = [prompt for prompt in chosen.prompts for _ in range(chosen.count)]
     drawn = draw(policy, texts, chosen.sampler, chosen.seed)

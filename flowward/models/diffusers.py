@@ -184,7 +184,43 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
         given["height"], given["width"] = loading.size
     if loading.frames:
         given["frames"] = loading.frames
-    return DiffusersPolicy(name_or_path, FAMILIES[kind](pipe.to(device), **given), lora_rank, chosen, seed)
+    family = FAMILIES[kind](pipe.to(device), **given)
+    if loading.merge_lora and pipe.transformer.dtype != torch.float32:
+        stored = str(pipe.transformer.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"the weights are in {stored}, in which a merged adapter would be rounded away: leave out --merge-lora, or "
+            "use --precision float32"
+        )
+    _prepare(pipe, loading)
+    policy = DiffusersPolicy(name_or_path, family, lora_rank, chosen, seed)
+    if isinstance(policy.weights, LoRA):
+        policy.weights.merge = loading.merge_lora
+    return policy
+
+
+def _prepare(pipe: Any, loading: Loading) -> None:
+    """What diffusers offers for memory and speed.
+
+    Raises:
+        ValueError: it does not offer it for this model, or here.
+    """
+    wanted = {
+        "gradient checkpointing": (loading.gradient_checkpointing, pipe.transformer, "enable_gradient_checkpointing"),
+        "VAE slicing": (loading.vae_slicing, pipe.vae, "enable_slicing"),
+        "VAE tiling": (loading.vae_tiling, pipe.vae, "enable_tiling"),
+        "compiled blocks": (loading.compile_blocks, pipe.transformer, "compile_repeated_blocks"),
+    }
+    for what, (asked, part, method) in wanted.items():
+        if asked:
+            try:
+                getattr(part, method)()
+            except (AttributeError, ValueError, NotImplementedError) as error:
+                raise ValueError(f"{type(part).__name__} knows no {what}: leave it out") from error
+    if loading.attention:
+        try:
+            pipe.transformer.set_attention_backend(loading.attention)
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise ValueError(f"attention '{loading.attention}': {' '.join(str(error).split())[:200]}") from error
 
 
 def _device(wish: str) -> str:

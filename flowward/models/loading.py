@@ -23,6 +23,18 @@ class Loading:
     """of its weights, such as fp16"""
     device: str = "auto"
     """auto: a CUDA device where there is one"""
+    gradient_checkpointing: bool = False
+    """compute activations again in the backward pass: a third more work, a fraction of the memory"""
+    vae_slicing: bool = False
+    """decode images one by one"""
+    vae_tiling: bool = False
+    """decode large images in tiles, with seams that can hardly be seen"""
+    compile_blocks: bool = False
+    """compile the block that the transformer repeats: a minute at the start, faster steps after it"""
+    attention: str | None = None
+    """backend of diffusers for attention, such as native, flash or sage (None: its own choice)"""
+    merge_lora: bool = False
+    """add adapters to the weights for the time of a rollout: faster, for float32 weights"""
 
     def __post_init__(self) -> None:
         positive(self, *(name for name in ("frames", "text_tokens") if getattr(self, name) is not None))
