@@ -33,8 +33,9 @@ from flowward.points import Renoise
 from flowward.prompts import of
 from flowward.rewards.jpeg import Compressible
 from flowward.rollout import Sampler
+from flowward.run import Run
 from flowward.times import Times
-from flowward.trainer import Run, Trainer
+from flowward.trainer import Trainer
 
 PROMPTS = ("a photo of a red dog", "two green cats on the left of a square")
 GRID: dict[str, Any] = {"steps": 5, "grid": "model"}

@@ -18,7 +18,8 @@ import torch
 
 from flowward import models, prompts, rewards
 from flowward.presets import PRESETS
-from flowward.trainer import Run, Trainer
+from flowward.run import Run
+from flowward.trainer import Trainer
 
 ENTRANTS = {
     "dance_grpo": PRESETS["dance_grpo"]["mix_grpo"].algorithm,

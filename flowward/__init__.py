@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from . import credit, flow, objectives, prompts, rewards
     from .algorithms import ALGORITHMS
     from .models import load
-    from .trainer import Run, train
+    from .run import Run
+    from .trainer import train
 
 __version__ = "0.1.0"
 
-_HOME = {"ALGORITHMS": "algorithms", "load": "models", "Run": "trainer", "train": "trainer"}
+_HOME = {"ALGORITHMS": "algorithms", "load": "models", "Run": "run", "train": "trainer"}
 _MODULES = ("credit", "flow", "objectives", "prompts", "rewards")
 
 

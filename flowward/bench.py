@@ -16,7 +16,8 @@ from torch import Tensor
 from .models.policy import Condition, Policy
 from .prompts import PromptSet
 from .rewards import Reward
-from .trainer import Algorithm, Run, Trainer
+from .run import Run
+from .trainer import Algorithm, Trainer
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from .precision import Wish
 from .presets import PRESETS
 from .prompts import PromptSet
 from .rewards import REWARDS, Reward, Sum
-from .trainer import Algorithm, Run
+from .run import Run
+from .trainer import Algorithm
 
 DEFAULT_ALGORITHM = "advantageflow"
 

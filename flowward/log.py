@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from .outcome import Measure
-from .trainer import Run, Step
+from .run import Run
+from .trainer import Step
 
 
 class TrainProgress:

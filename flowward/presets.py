@@ -32,6 +32,7 @@ from .algorithms import (
     TempFlowGRPO,
 )
 from .credit import Softmax, ZScore
+from .errors import unknown
 from .laws import Churn
 from .moves import RandomSteps
 from .plans import Branches, Chain
@@ -372,3 +373,14 @@ PRESETS: dict[str, dict[str, Preset]] = {
 }  # fmt: skip
 
 assert PRESETS.keys() == ALGORITHMS.keys()
+
+
+def published(algorithm: str) -> str:
+    """The preset for a real model where none is named: the first that was published.
+
+    Raises:
+        ValueError: there is no such algorithm.
+    """
+    if algorithm not in PRESETS:
+        raise ValueError(unknown("algorithm", algorithm, PRESETS))
+    return next(name for name in PRESETS[algorithm] if name != "scenes")

@@ -7,30 +7,28 @@ pure function of (seed, iteration, ...), so there is no generator to save.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .credit import Piece, group_max
-from .errors import not_negative, positive, unknown
 from .evaluate import Evaluator
 from .folder import RunFolder
 from .health import Health
-from .mixing import MIXES, MixName, RewardBuffer
+from .mixing import MIXES, RewardBuffer
 from .models.policy import Condition, Models, Policy
 from .points import Batch, PointSet
 from .prompts import PromptSet
 from .rewards import Reward, score, terms
 from .rollout import Rollout, Sampling
+from .run import Run
 from .snapshots import Decay, WarmDecay
 from .streams import Key, Noise, generator
 
@@ -65,82 +63,6 @@ def _as_it_is(rollout: Rollout, texts: list[str], index: int) -> Rollout:
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the weights are those of the last good step."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """How much of what. Batches and accumulation follow from it; what does not divide is refused."""
-
-    output: Path | None = None
-    """run folder (None keeps nothing)"""
-    iterations: int = 50
-    images_per_update: int = 288
-    """images behind one optimiser step"""
-    group_size: int = 12
-    """images per prompt"""
-    mix: MixName = "rewards"
-    """of several rewards: add them up and compare images by the sum, compare by each and add up the `advantages`, or
-    divide that by its spread (`gdpo`)"""
-    reward_buffer: int = 0
-    """images of a prompt are also compared with its last ones of earlier iterations, up to so many in all (DDPO: 32)"""
-    updates_per_iteration: int = 1
-    """optimiser steps per rollout"""
-    microbatch: int = 144
-    """training points per forward and backward pass"""
-    rollout_batch: int = 288
-    """images sampled at once"""
-    learning_rate: float = 5e-4
-    warmup: int = 10
-    """optimiser steps over which the learning rate rises: Adam's first steps are long, and blind"""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """of the learning rate after the warm-up: `cosine` falls to 0 at the last step, for long runs"""
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    gradient_clip: float = 1.0
-    """largest global gradient norm"""
-    seed: int = 0
-    ema_decay: float = 0.9
-    """of the running average of the policy that can be evaluated; shorter at first"""
-    evaluate_every: int = 25
-    """iterations between evaluations (0: only before and after)"""
-    checkpoint_every: int = 25
-
-    def __post_init__(self) -> None:
-        if self.group_size < 2 and not (self.group_size == 1 and self.reward_buffer):
-            raise ValueError(
-                f"group_size is {self.group_size}, but advantages compare images of one prompt: use at least 2"
-            )
-        for name in ("images_per_update", "updates_per_iteration", "microbatch", "rollout_batch", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        not_negative(self, "iterations", "warmup", "seed", "reward_buffer")
-        if self.mix not in MIXES:
-            raise ValueError(unknown("mix of rewards", self.mix, MIXES))
-        positive(self, "learning_rate", "gradient_clip")
-        WarmDecay(self.ema_decay)  # refuses what is not a share
-        if self.images % self.group_size:
-            raise ValueError(
-                f"{self.images_per_update} images per update x {self.updates_per_iteration} updates = {self.images} "
-                f"images an iteration, which groups of {self.group_size} do not divide"
-            )
-
-    def rate(self, number: int) -> float:
-        """The learning rate of optimiser step `number`, counted from 0."""
-        warm = min(1.0, (number + 1) / max(1, self.warmup))
-        if self.schedule == "constant":
-            return self.learning_rate * warm
-        done = number / (self.iterations * self.updates_per_iteration)
-        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
-
-    @property
-    def images(self) -> int:
-        """Images per iteration."""
-        return self.images_per_update * self.updates_per_iteration
-
-    @property
-    def groups(self) -> int:
-        """Prompts per iteration."""
-        return self.images // self.group_size
 
 
 @dataclass(frozen=True)
@@ -290,6 +212,10 @@ class Trainer:
             RewardError: the reward does not do what it should.
             TrainingError: samples or gradients are not finite.
         """
+        with self._memory_explained():
+            return self._step()
+
+    def _step(self) -> Step:
         clock = _Clock()
         index = self.iteration
         with clock("rollout"):
@@ -319,6 +245,21 @@ class Trainer:
             self.buffer.add(rewards[rollout.own], rollout.group[rollout.own], texts)
         self.iteration = index + 1
         return Step(self.iteration, metrics, self.health.check(metrics), clock.seconds)
+
+    @contextmanager
+    def _memory_explained(self) -> Iterator[None]:
+        """Too little memory, in a sentence."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+                raise
+            run, (height, width) = self.run, self.policy.image_size
+            raise TrainingError(
+                f"out of memory with images of {height} x {width}, {run.rollout_batch} of them sampled at once and "
+                f"{run.microbatch} points per forward and backward pass: lower --rollout-batch and --microbatch, or "
+                "use --gradient-checkpointing or --vae-tiling"
+            ) from error
 
     def sample(self, texts: list[str], index: int) -> tuple[Rollout, Tensor]:
         """A group of images per text. Returns samples without rewards yet, and images [N, 3, H, W] on the CPU."""

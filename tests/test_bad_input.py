@@ -19,11 +19,13 @@ import yaml
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from tiny_runs import equal, snapshot, trainer
 from torch import Tensor
 
 from flowward import checkpoint, models, report, rewards
 from flowward.cli import main
 from flowward.folder import RunFolder
+from flowward.trainer import TrainingError
 
 BUDGET = shlex.split(
     "--images-per-update 8 --group-size 4 --microbatch 8 --learning-rate 1e-3 --algorithm.rollout.steps 2 "
@@ -183,6 +185,23 @@ def test_an_interrupt_before_training_is_no_traceback(
     monkeypatch.setattr(models, "load", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     assert main(["eval", tiny]) == 130
     assert capsys.readouterr().err == "flowward: interrupted\n"
+
+
+def test_too_little_memory_says_what_would_help(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = trainer(tiny)
+    before = snapshot(one.policy)
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ):
+
+        def full(*_: Any, error: Exception = error, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(one.algorithm.__class__, "loss", full)
+        with pytest.raises(TrainingError, match=r"out of memory with images of 32 x 32, .* lower --rollout-batch"):
+            one.step()
+    assert equal(before, snapshot(one.policy))
 
 
 # Prompts

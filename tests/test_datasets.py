@@ -20,8 +20,9 @@ from flowward.datasets import Exemplars, Preferences, picture
 from flowward.folder import RunFolder
 from flowward.points import Renoise, RenoisePairs
 from flowward.rollout import Sampler
+from flowward.run import Run
 from flowward.snapshots import Decay
-from flowward.trainer import Run, Trainer
+from flowward.trainer import Trainer
 
 TEXTS = ("a circle", "two rings")
 

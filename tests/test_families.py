@@ -16,8 +16,9 @@ from torch import Tensor
 
 import flowward
 from flowward import export, models, prompts
-from flowward.algorithms import AdvantageFlow
+from flowward.algorithms import ALGORITHMS, AdvantageFlow
 from flowward.cli import main
+from flowward.commands import train
 from flowward.commands.options import policy_of
 from flowward.images import stills
 from flowward.models import Loading, diffusers
@@ -26,10 +27,12 @@ from flowward.models.families import FAMILIES
 from flowward.models.policy import Condition
 from flowward.models.weights import LoRA
 from flowward.points import Renoise
+from flowward.presets import PRESETS, published
 from flowward.rewards import score
 from flowward.rewards.jpeg import Compressible, Incompressible, kilobytes
 from flowward.rollout import Sampler
-from flowward.trainer import Run, Trainer
+from flowward.run import Run
+from flowward.trainer import Trainer
 from flowward.verify import model
 
 
@@ -162,7 +165,7 @@ def test_a_run_on_a_real_pipeline_from_the_command_line(
     monkeypatch.setattr(diffusers, "CACHE", tmp_path / "cache")
     run = tmp_path / "run"
     words = ["train", "--model", str(saved), "--size", "32", "32", "--device", "cpu", "--precision", "float32",
-             "--lora-rank", "2", "--reward", "jpeg-compressibility", "--evaluation.rewards", "jpeg-compressibility",
+             "--lora-rank", "2", "--reward", "jpeg-compressibility", 
              "--evaluation.images", "4", "--evaluation.sampler.steps", "2", "--algorithm.rollout.steps", "2",
              "--algorithm.rollout.grid", "model", "--images-per-update", "4", "--group-size", "2",
              "--microbatch", "4", "--iterations", "1", "--evaluate-every", "0", "--threads", "1"]  # fmt: skip
@@ -187,6 +190,25 @@ def test_a_run_on_a_real_pipeline_from_the_command_line(
     pipe.transformer = type(pipe.transformer).from_pretrained(run / "export" / "transformer")
     merged = trained.family.reference(["a red cat", "dog"], x, model.STEPS, 1.0)
     torch.testing.assert_close(merged, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_real_model_starts_from_published_settings(saved: Path, algorithm: str) -> None:
+    """On the times of its own scheduler; nobody wants the batches of the built-in world there."""
+    settings = train._default(algorithm, None, str(saved))
+    chosen = PRESETS[algorithm][published(algorithm)]
+    assert settings.algorithm == replace(chosen.algorithm, rollout=settings.algorithm.rollout)
+    assert settings.run.images == replace(Run(), **chosen.run).images
+    assert settings.algorithm.rollout.grid == "model"
+    times = settings.algorithm.rollout.bound(policy("StableDiffusion3Pipeline").times).times
+    assert len(times) == settings.algorithm.rollout.steps + 1
+    scenes, default = train._default(algorithm, "scenes", str(saved)), train._default(algorithm, None, None)
+    assert (scenes.algorithm, scenes.run) == (default.algorithm, default.run)
+
+
+def test_a_real_model_needs_a_reward(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--model", str(saved)]) == 2
+    assert "name a --reward" in capsys.readouterr().err
 
 
 def test_a_video_is_scored_by_its_frames() -> None:

@@ -19,9 +19,10 @@ from flowward.evaluate import draw
 from flowward.plans import Branches, Chain
 from flowward.points import Renoise, RenoiseGroups, RenoisePairs
 from flowward.rollout import Pairs, Sampler
+from flowward.run import Run
 from flowward.snapshots import Decay
 from flowward.times import Times
-from flowward.trainer import Run, Trainer
+from flowward.trainer import Trainer
 
 TEXTS = ("a circle", "a red square", "two rings", "a cross above a ring")
 STEPS = 4

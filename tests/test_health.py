@@ -8,7 +8,8 @@ import pytest
 
 from flowward.health import WINDOW, Health
 from flowward.log import TrainProgress
-from flowward.trainer import Run, Step
+from flowward.run import Run
+from flowward.trainer import Step
 
 WELL = {
     "reward": 0.52,

@@ -15,7 +15,8 @@ from flowward.algorithms import AdvantageFlow
 from flowward.credit import CentredRMS
 from flowward.evaluate import draw
 from flowward.rollout import Sampler
-from flowward.trainer import Run, Trainer
+from flowward.run import Run
+from flowward.trainer import Trainer
 
 PROMPTS = prompts.of("four", ["a circle", "a red square", "two rings", "a cross above a ring"])
 BUDGET = Run(images_per_update=32, group_size=8, microbatch=32)

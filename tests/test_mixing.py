@@ -21,7 +21,8 @@ from flowward.mixing import MIXES, RewardBuffer, advantages_first, gdpo, rewards
 from flowward.plans import Branches
 from flowward.points import Renoise
 from flowward.rollout import Pairs, Sampler
-from flowward.trainer import Run, Trainer
+from flowward.run import Run
+from flowward.trainer import Trainer
 
 GROUP = torch.tensor([0, 0, 1, 1])
 REWARDS = torch.tensor([[0.0, 10.0], [2.0, 10.0], [1.0, 30.0], [1.0, 50.0]])

@@ -18,8 +18,9 @@ from flowward.models.weights import Full
 from flowward.moves import RandomSteps
 from flowward.oracle import Mixture
 from flowward.rollout import Sampler
+from flowward.run import Run
 from flowward.streams import generator
-from flowward.trainer import Run, Trainer
+from flowward.trainer import Trainer
 
 DIMENSIONS, MODES = 16, 8  # two informative dimensions, in which the modes lie on a ring
 RATES = {"fdfo": 1e-3, "dpo": 1e-3}

@@ -14,8 +14,9 @@ from flowward.algorithms import AdvantageFlow
 from flowward.models.policy import Condition, Policy
 from flowward.points import Renoise
 from flowward.rollout import Rollout, Sampler
+from flowward.run import Run
 from flowward.streams import Noise
-from flowward.trainer import Run, Trainer
+from flowward.trainer import Trainer
 
 TEXTS = ("a circle", "a red square", "two rings", "a cross above a ring", "a diamond and a triangle")
 

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from ..algorithms import ALGORITHMS
 from ..errors import unknown
 from ..presets import PRESETS, Preset
-from ..trainer import Run
+from ..run import Run
 from .options import parse
 
 RUN = ("images_per_update", "group_size", "updates_per_iteration", "microbatch", "learning_rate", "warmup", "schedule")

@@ -35,6 +35,11 @@ def take(words: list[str], name: str) -> tuple[str | None, list[str]]:
     return value, rest
 
 
+def given(words: list[str], name: str) -> str | None:
+    """The value of a flag, which stays among the words."""
+    return take(words, name)[0] if any(word.partition("=")[0] == f"--{name}" for word in words) else None
+
+
 def parse(kind: Any, words: list[str], command: str, default: Any = None, description: str | None = None) -> Any:
     """Flags to a dataclass, by tyro (which explains a bad flag itself, and exits with code 2).
 

@@ -18,7 +18,9 @@ from ..datasets import Exemplars, Preferences
 from ..evaluate import Evaluator
 from ..folder import RunFolder, read_yaml
 from ..log import TrainProgress
+from ..presets import published
 from ..trainer import Trainer
+from .options import given as given_flag
 from .options import parse, set_threads, take
 
 
@@ -40,12 +42,18 @@ def run(words: list[str]) -> int:
         default = _settings(read_yaml(Path(file)), named)
         default = replace(default, run=replace(default.run, output=None))
     else:
-        default = config.settings_type(algorithm or config.DEFAULT_ALGORITHM, preset or "scenes")()
+        default = _default(algorithm or config.DEFAULT_ALGORITHM, preset, given_flag(words, "model"))
     about = (
         "Post-train a flow model. --algorithm NAME (with --preset NAME), --config RUN/config.yaml or --resume RUN "
         "sets what follows."
     )
     settings = parse(type(default), words, "train", default, about)
+    if models.is_pipeline(settings.model) and not (resume or file):
+        if "--reward" not in named and not settings.preferences:
+            raise ValueError("name a --reward: the default one judges images of the built-in world alone")
+        if "--evaluation.rewards" not in named:
+            own = tuple(item.partition("=")[0] for item in settings.reward)
+            settings = replace(settings, evaluation=replace(settings.evaluation, rewards=own))
     for name in ("reward", "prompts", "prompt_weights"):
         flag = "--" + name.replace("_", "-")
         if settings.preferences and (flag in named or getattr(settings, name) != getattr(config.Settings, name)):
@@ -54,6 +62,19 @@ def run(words: list[str]) -> int:
         name = time.strftime(f"{settings.model}-%Y%m%d-%H%M%S").replace("/", "-")
         settings = replace(settings, run=replace(settings.run, output=Path("runs") / name))
     return _train(settings, resume is not None, given)
+
+
+def _default(algorithm: str, preset: str | None, model: str | None) -> Any:
+    """A preset's settings: the named one, or that of scenes, or for a real model the first that was published.
+
+    That one then takes the time grid of the model, which need not be the published one's.
+    """
+    if preset or not models.is_pipeline(model or "scenes"):
+        return config.settings_type(algorithm, preset or "scenes")()
+    default = config.settings_type(algorithm, published(algorithm))()
+    rollout = replace(default.algorithm.rollout, grid="model", shift=1.0)
+    few = replace(default.evaluation, images=60, batch=10)
+    return replace(default, algorithm=replace(default.algorithm, rollout=rollout), evaluation=few)
 
 
 def _settings(given: dict[str, Any], named: set[str]) -> config.Settings:

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 BUILT_IN = ("scenes",)
 
 
+def is_pipeline(name_or_path: str) -> bool:
+    """Whether a name stands for a pipeline of diffusers, in a folder or on the hub."""
+    folder = Path(name_or_path)
+    return (folder / "model_index.json").is_file() or (not folder.exists() and name_or_path.count("/") == 1)
+
+
 def load(
     name_or_path: str,
     lora_rank: int | None = None,
@@ -37,7 +43,7 @@ def load(
         ValueError: there is no such model, or it leaves no such choice.
     """
     loading, folder = loading or Loading(), Path(name_or_path)
-    if (folder / "model_index.json").is_file() or (not folder.exists() and name_or_path.count("/") == 1):
+    if is_pipeline(name_or_path):
         from . import diffusers
 
         return diffusers.load(name_or_path, lora_rank, precision, seed, loading)
@@ -53,4 +59,4 @@ def load(
     return ScenesPolicy(name_or_path, SHIPPED if built_in else folder, lora_rank, resolve(precision), seed)
 
 
-__all__ = ["BUILT_IN", "Loading", "load"]
+__all__ = ["BUILT_IN", "Loading", "is_pipeline", "load"]

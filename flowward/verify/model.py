@@ -20,9 +20,10 @@ from ..plans import Chain
 from ..points import Renoise
 from ..prompts import of
 from ..rollout import Sampler
+from ..run import Run
 from ..solvers import euler
 from ..streams import Noise
-from ..trainer import Run, Trainer
+from ..trainer import Trainer
 from .check import Check, compared, number
 
 TEXTS = ("a red circle", "a photo of two green squares on the left of a dog", "a", "three blue cats")
