@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -264,6 +265,37 @@ def test_what_saves_memory_changes_nothing(saved: Path, how: dict[str, Any]) -> 
 def test_an_attention_that_is_not_there_is_refused(saved: Path) -> None:
     with pytest.raises(ValueError, match="attention 'sag'"):
         models.load(str(saved), 2, "float32", loading=replace(SMALL, attention="sag"))
+
+
+def test_a_quantised_model_is_nearly_the_same_and_trains_its_adapters(saved: Path) -> None:
+    pytest.importorskip("torchao")
+    whole, small = (
+        models.load(str(saved), 2, "float32", loading=replace(SMALL, quantise=how))  # type: ignore[arg-type]
+        for how in (None, "int8")
+    )
+    assert isinstance(whole, DiffusersPolicy) and isinstance(small, DiffusersPolicy)
+    assert type(small.family.pipe.transformer.transformer_blocks[0].attn.to_q.weight).__name__ == "Int8Tensor"
+    v, w = velocities(whole), velocities(small)
+    assert 0 < (v - w).norm() / v.norm() < 0.05
+    assert small.identity["base"] != whole.identity["base"]
+
+
+@pytest.mark.parametrize(
+    ("rank", "how", "missing", "says"),
+    [
+        (None, {"quantise": "int8"}, "", "train LoRA adapters"),
+        (2, {"quantise": "int8", "merge_lora": True}, "", "do not merge them"),
+        (2, {"quantise": "int8"}, "torchao.quantization", "pip install 'flowward\\[quantise\\]'"),
+        (2, {"quantise": "nf4"}, "bitsandbytes", "pip install 'flowward\\[quantise\\]'"),
+    ],
+)
+def test_what_cannot_be_quantised_is_refused(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, rank: int | None, how: dict[str, Any], missing: str, says: str
+) -> None:
+    if missing:
+        monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ValueError, match=says):
+        models.load(str(saved), rank, "float32", loading=replace(SMALL, **how))
 
 
 def test_merged_adapters_say_the_same_and_leave_no_trace() -> None:

@@ -149,7 +149,8 @@ def fingerprint(network: torch.nn.Module) -> str:
     """A short hash of the weights: of every tensor's name, shape and first numbers, so that it takes no time."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.flatten()[:8].float().tolist()}".encode())
+        plain = tensor if type(tensor) is Tensor else tensor.dequantize()  # quantised ones are of a class of their own
+        digest.update(f"{name} {tuple(tensor.shape)} {plain.flatten()[:8].float().tolist()}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -169,6 +170,8 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
     kind = _kind(name_or_path, loading.revision)
     if kind not in FAMILIES:
         raise ValueError(f"{name_or_path}: " + unknown("pipeline", kind, FAMILIES))
+    if loading.quantise and (lora_rank is None or loading.merge_lora):
+        raise ValueError("quantised weights are frozen: train LoRA adapters (--lora-rank), and do not merge them")
     device = _device(loading.device)
     chosen = resolve(precision, device)
     with _explained(name_or_path):
@@ -178,6 +181,7 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
             variant=loading.variant,
             dtype=torch.bfloat16 if chosen == "bf16" and device != "cpu" else torch.float32,
             use_safetensors=True,
+            quantization_config=_quantised(loading.quantise),
         )
     given: dict[str, Any] = {"text_tokens": loading.text_tokens}
     if loading.size:
@@ -221,6 +225,33 @@ def _prepare(pipe: Any, loading: Loading) -> None:
             pipe.transformer.set_attention_backend(loading.attention)
         except (ValueError, RuntimeError, ImportError) as error:
             raise ValueError(f"attention '{loading.attention}': {' '.join(str(error).split())[:200]}") from error
+
+
+def _quantised(how: str | None) -> Any:
+    """What diffusers calls it.
+
+    Raises:
+        ValueError: the package that does it is missing.
+    """
+    import diffusers
+
+    try:
+        match how:
+            case None:
+                return None
+            case "int8":
+                from torchao.quantization import Int8WeightOnlyConfig
+
+                config: Any = diffusers.TorchAoConfig(Int8WeightOnlyConfig())
+            case _:
+                import bitsandbytes  # noqa: F401
+
+                config = diffusers.BitsAndBytesConfig(
+                    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+                )
+    except ImportError as error:
+        raise ValueError(f"--quantise {how} needs a package: pip install 'flowward[quantise]' ({error})") from error
+    return diffusers.PipelineQuantizationConfig(quant_mapping={"transformer": config})
 
 
 def _device(wish: str) -> str:
@@ -267,6 +298,7 @@ def _explained(name: str) -> Iterator[None]:
         HfHubHTTPError,
         OSError,
         ValueError,
+        RuntimeError,
         SafetensorError,
     ) as error:
         raise ValueError(f"the model {name} cannot be read: {' '.join(str(error).split())[:300]}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import positive
 
@@ -33,6 +34,8 @@ class Loading:
     """compile the block that the transformer repeats: a minute at the start, faster steps after it"""
     attention: str | None = None
     """backend of diffusers for attention, such as native, flash or sage (None: its own choice)"""
+    quantise: Literal["int8", "nf4"] | None = None
+    """store the transformer's frozen weights in 8 bits (torchao) or 4 (bitsandbytes, CUDA); for LoRA"""
     merge_lora: bool = False
     """add adapters to the weights for the time of a rollout: faster, for float32 weights"""
 
