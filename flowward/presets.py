@@ -101,6 +101,8 @@ _G2 = "arXiv:2510.01982 and its released code, full fine-tuning of FLUX.1-dev at
 _GUARD = "arXiv:2510.22319 and its released code"
 
 _SCENES: dict[str, Any] = {"steps": 10, "shift": 3.0, "grid": "linear", "guidance": 1.0}
+_FEW = {"learning_rate": 2e-4}  # few random steps, and early ones
+_TREES = {"learning_rate": 3e-4, "images_per_update": 576, "rollout_batch": 576}  # an image costs little here
 
 
 def _scenes(algorithm: Any, clip: float = 1e-3, beta: float = 0.0, run: Mapping[str, Any] | None = None) -> Preset:
@@ -296,7 +298,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
     },
     "flow_grpo_fast": {
-        "scenes": _scenes(FlowGRPOFast()),
+        "scenes": _scenes(FlowGRPOFast(), run=_FEW),
         "no-guidance": Preset(
             f"{_GRPO}, GenEval and PickScore", FlowGRPOFast(), _run(48, 24, 27, updates=2), _LORA
         ),
@@ -328,12 +330,12 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
     },
     "mix_grpo": {
-        "scenes": _scenes(MixGRPO(rollout=Chain(10, window=Window(4, high=9), shared_start=True))),
+        "scenes": _scenes(MixGRPO(rollout=Chain(10, window=Window(4, high=9), shared_start=True)), run=_FEW),
         "flux": Preset(_MIX, MixGRPO(), _run(32, 12, 32, updates=4, rate=1e-5)),
     },
     "mix_grpo_flash": {
         "scenes": _scenes(
-            MixGRPOFlash(rollout=Chain(10, window=Window(4, every=20, high=9), shared_start=True, tail=0.6))
+            MixGRPOFlash(rollout=Chain(10, window=Window(4, every=20, high=9), shared_start=True, tail=0.6)), run=_FEW
         ),
         "flux": Preset(_MIX, MixGRPOFlash(), _run(32, 12, 32, updates=4, rate=1e-5)),
         "flux-frozen": Preset(
@@ -345,7 +347,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
     },
     "tempflow_grpo": {
-        "scenes": _scenes(TempFlowGRPO(rollout=Branches(10, fanout=4)), run={"group_size": 36, "microbatch": 72}),
+        "scenes": _scenes(TempFlowGRPO(rollout=Branches(10, fanout=4)), run={**_TREES, "group_size": 36, "microbatch": 72}),
         **{
             reward: Preset(
                 f"{_TEMP}; 4 starts a prompt, 9 places, 6 children",
@@ -359,7 +361,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "g2rpo": {
         "scenes": _scenes(
             G2RPO(rollout=Branches(10, high=4, fanout=6, strides=(1, 2), cohorts="branch", shared_start=True)),
-            run={"group_size": 48, "microbatch": 24},
+            run={**_TREES, "group_size": 48, "microbatch": 24},
         ),
         "flux": Preset(_G2, G2RPO(), {**_run(16, 288, 8, rate=2e-6), "rollout_batch": 288}),
     },
