@@ -347,7 +347,9 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
     },
     "tempflow_grpo": {
-        "scenes": _scenes(TempFlowGRPO(rollout=Branches(10, fanout=4)), run={**_TREES, "group_size": 36, "microbatch": 72}),
+        "scenes": _scenes(
+            TempFlowGRPO(rollout=Branches(10, fanout=4)), run={**_TREES, "group_size": 36, "microbatch": 72}
+        ),
         **{
             reward: Preset(
                 f"{_TEMP}; 4 starts a prompt, 9 places, 6 children",

@@ -139,7 +139,8 @@ class Trainer:
             raise ValueError(
                 f"{units} images or groups to train on cannot be split evenly over {run.updates_per_iteration} updates"
             )
-        size = count // run.updates_per_iteration
+        self.points_per_update, self.indivisible = count // run.updates_per_iteration, points.indivisible
+        size = self.points_per_update
         micro = min(run.microbatch, size)
         if size % micro:
             raise ValueError(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import config, models, outcome, prompts, report, rewards
+from .. import config, fit, models, outcome, prompts, report, rewards
 from ..algorithms import ALGORITHMS
 from ..datasets import Exemplars, Preferences
 from ..evaluate import Evaluator
@@ -121,6 +121,11 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     rewards.refuse(reward, texts.texts)
     rewards.refuse(measured, held_out.texts)
     trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
+    if run.memory:
+        run, said = fit.fitted(trainer, run.memory * 1e9)
+        print(said)
+        settings = replace(settings, run=run)
+        trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
     if resume:
         folder = RunFolder.open(run.output)
         if state := folder.state(*trainer.state_dict()):

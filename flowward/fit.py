@@ -1,0 +1,115 @@
+"""The largest batches that fit into memory, found by trying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from .rollout import Rollout
+from .run import Run
+from .streams import Noise
+from .trainer import Trainer
+
+Peak = Callable[[Callable[[], None]], float]  # work -> bytes that it took at most; inf where they were not there
+
+
+def cuda_peak(device: torch.device) -> Peak:
+    """Measures on a CUDA device.
+
+    Raises:
+        ValueError: it is none; other devices do not tell.
+    """
+    if device.type != "cuda":
+        raise ValueError(f"a memory limit is for CUDA devices, the model is on '{device}': leave it out")
+
+    def peak(work: Callable[[], None]) -> float:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        try:
+            work()
+        except torch.OutOfMemoryError:
+            return float("inf")
+        return torch.cuda.max_memory_allocated(device)
+
+    return peak
+
+
+def largest(sizes: Sequence[int], peak: Callable[[int], float], limit: float) -> tuple[int, float]:
+    """The largest of rising sizes whose peak stays within a limit, and that peak; the first that does not is the last
+    that is tried.
+
+    Raises:
+        ValueError: not even the first does.
+    """
+    best: tuple[int, float] | None = None
+    for size in sizes:
+        found = peak(size)
+        if found > limit:
+            break
+        best = size, found
+    if best is None:
+        raise ValueError(f"a batch of {sizes[0]} takes more than the limit of {limit / 1e9:.3g} GB already")
+    return best
+
+
+def fitted(trainer: Trainer, limit: float, peak: Peak | None = None) -> tuple[Run, str]:
+    """The trainer's run with the largest `rollout_batch` and `microbatch` within `limit` bytes, and a sentence.
+
+    What divides evenly stays what it was: batches change neither samples nor gradients. The first optimiser step adds
+    its moments, so they are counted in.
+
+    Raises:
+        ValueError: nothing fits, or the device does not tell what it has used.
+    """
+    peak, run = peak or cuda_peak(trainer.policy.device), trainer.run  # whose microbatch changes below
+    points = trainer.points_per_update
+    moments = 2 * 4 * sum(tensor.numel() for tensor in trainer.parameters)
+    sampled, most = largest(
+        _divisors(run.images, trainer.rollout.leaves), lambda n: peak(lambda: _sample(trainer, n)) + moments, limit
+    )
+    trained, peak_of_training = largest(
+        _divisors(points, trainer.indivisible), lambda n: peak(lambda: _learn(trainer, n)) + moments, limit
+    )
+    trainer.run = run
+    most = max(most, peak_of_training)
+    said = (
+        f"{sampled} of {run.images} images sampled at once and {trained} of {points} points per pass take "
+        f"{most / 1e9:.1f} of {limit / 1e9:.1f} GB"
+    )
+    return replace(run, rollout_batch=sampled, microbatch=trained), said
+
+
+def _divisors(total: int, unit: int) -> list[int]:
+    """Those that are multiples of `unit`, rising."""
+    return [size for size in range(unit, total + 1, unit) if total % size == 0]
+
+
+def _drawn(trainer: Trainer) -> Rollout:
+    """A group of noise in the place of samples."""
+    policy, rollout, run = trainer.policy, trainer.rollout, trainer.run
+    condition, group = policy.encode(list(trainer.prompts.texts[:1])), torch.zeros(run.group_size, dtype=torch.long)
+    noise = Noise(policy.latent_shape, tuple(("fit", number) for number in range(run.group_size)), policy.device)
+    drawn = rollout.at(run.seed, 0)(lambda x, t, c: torch.zeros_like(x), condition[group], noise)
+    found = Rollout.of([drawn], condition, group, rollout.levels)
+    return replace(found, advantage=torch.ones_like(found.advantage))
+
+
+@torch.no_grad()
+def _sample(trainer: Trainer, many: int) -> None:
+    policy = trainer.policy
+    velocity = policy.under(trainer.algorithm.behaviour, trainer.rollout.guidance)
+    condition = policy.encode(list(trainer.prompts.texts[:1]))[torch.zeros(many, dtype=torch.long)]
+    x = torch.zeros(many, *policy.latent_shape, device=policy.device)
+    velocity(x, torch.full((many,), 0.5, device=policy.device), condition)
+    policy.decode(x)
+
+
+def _learn(trainer: Trainer, many: int) -> None:
+    points = trainer.algorithm.points(_drawn(trainer), ("fit",))
+    trainer.run = replace(trainer.run, microbatch=many)
+    for part in trainer.batches(points, torch.arange(many) % len(points), fresh=True):
+        loss, _ = trainer.algorithm.loss(trainer.models, part)
+        loss.sum().backward()
+    trainer.optimiser.zero_grad()
