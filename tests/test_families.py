@@ -43,6 +43,32 @@ def policy(name: str, rank: int | None = 2, **more: Any) -> DiffusersPolicy:
     return DiffusersPolicy(name, FAMILIES[name](tiny(name), 32, 32, **given, **more), rank, "float32")
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_in_half_precision(name: str) -> None:
+    """As on a GPU: bf16 weights, adapters in float32 (small steps survive), velocities and images near float32's."""
+    found = []
+    for dtype, precision in ((torch.float32, "float32"), (torch.bfloat16, "bf16")):
+        given = {"frames": 5} if name == "WanPipeline" else {}
+        family = FAMILIES[name](tiny(name).to(dtype), 32, 32, **given)
+        one = DiffusersPolicy(name, family, 2, precision)  # type: ignore[arg-type]
+        one.weights.add("old")
+        adapters = [*one.weights.tensors("policy").values(), *one.weights.tensors("old").values()]
+        assert {tensor.dtype for tensor in adapters} == {torch.float32}
+        assert family.pipe.transformer.dtype == dtype
+        x, t = torch.randn(2, *one.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.8])
+        v = one.under("policy", 2.0)(x, t, one.encode(["a cat", "two dog on the left"]))
+        v.square().mean().backward()
+        assert v.dtype == torch.float32
+        assert all(
+            tensor.grad is not None and tensor.grad.isfinite().all() for tensor in adapters[: len(adapters) // 2]
+        )
+        images = one.decode(x)
+        assert one.encode_images(images).dtype == images.dtype == torch.float32
+        found.append((v.detach(), images))
+    for exact, half in zip(*found, strict=True):
+        assert (half - exact).norm() / exact.norm() < 0.05
+
+
 def test_every_family_has_a_tiny_pipeline() -> None:
     assert TINY.keys() == FAMILIES.keys()
 

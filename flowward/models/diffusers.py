@@ -139,7 +139,8 @@ class DiffusersPolicy(Policy):
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
-        return self.family.encode_images(images.float() * 2 - 1)
+        with self._cast():
+            return self.family.encode_images(images.float() * 2 - 1).float()
 
     def _cast(self) -> torch.autocast:
         return autocast(self.precision, self.device.type)

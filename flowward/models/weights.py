@@ -120,17 +120,22 @@ class LoRA(Weights):
             init_lora_weights="gaussian",
             target_modules=list(targets),
         )
-        with torch.random.fork_rng(devices=[]):
+        self._attach("policy", seed)
+
+    def _attach(self, name: str, seed: int = 0) -> None:
+        """In float32, whatever the network is stored in: in bf16 an optimiser's small steps would be rounded away."""
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
             torch.manual_seed(seed)  # the same adapter in every process, whatever was drawn before
-            self._network.add_adapter(self.config, "policy")
+            self._network.add_adapter(self.config, name)
+        for tensor in self.tensors(name).values():
+            tensor.data = tensor.data.float()
 
     def add(self, name: str) -> None:
         if name == "reference":
             return
         if name not in self._network.peft_config:
-            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
-                self._network.add_adapter(self.config, name)
+            self._attach(name)
         self._activate("policy")
         self.load(name, self.tensors("policy"))
 
