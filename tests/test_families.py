@@ -189,12 +189,13 @@ def test_a_run_on_a_real_pipeline_from_the_command_line(
 ) -> None:
     """Train, resume and sample, with the words that a user types."""
     monkeypatch.setattr(diffusers, "CACHE", tmp_path / "cache")
-    run = tmp_path / "run"
-    words = ["train", "--model", str(saved), "--size", "32", "32", "--device", "cpu", "--precision", "float32",
-             "--lora-rank", "2", "--reward", "jpeg-compressibility", 
-             "--evaluation.images", "4", "--evaluation.sampler.steps", "2", "--algorithm.rollout.steps", "2",
-             "--algorithm.rollout.grid", "model", "--images-per-update", "4", "--group-size", "2",
-             "--microbatch", "4", "--iterations", "1", "--evaluate-every", "0", "--threads", "1"]  # fmt: skip
+    run, texts = tmp_path / "run", tmp_path / "prompts.txt"
+    texts.write_text("a red cat\na small dog\ntwo blue squares\n")
+    words = ["train", "--model", str(saved), "--prompts", str(texts), "--evaluation.prompts", str(texts),
+             "--size", "32", "32", "--device", "cpu", "--precision", "float32", "--lora-rank", "2", "--threads", "1",
+             "--reward", "jpeg-compressibility", "--evaluation.images", "4", "--evaluation.sampler.steps", "2",
+             "--algorithm.rollout.steps", "2", "--algorithm.rollout.grid", "model", "--images-per-update", "4",
+             "--group-size", "2", "--microbatch", "4", "--iterations", "1", "--evaluate-every", "0"]  # fmt: skip
     assert main([*words, "--output", str(run)]) == 0
     assert main(["train", "--resume", str(run), "--iterations", "2"]) == 0
     picture = tmp_path / "cat.png"
