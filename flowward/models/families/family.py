@@ -65,15 +65,24 @@ class Family(ABC):
         return side
 
     @property
-    def multiple(self) -> int:
-        """Pixels along a side per token of the transformer."""
-        multiple: int = self.pipe.vae_scale_factor * 2
-        return multiple
+    def patch(self) -> int:
+        """Latent pixels along a side per token of the transformer."""
+        return 2
 
     @property
-    @abstractmethod
+    def multiple(self) -> int:
+        """Pixels along a side per token."""
+        multiple: int = self.pipe.vae_scale_factor * self.patch
+        return multiple
+
+    packed: ClassVar[bool] = False
+    """the transformer takes 2 x 2 latent pixels as one token's channels"""
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of one sample."""
+        scale, channels = self.pipe.vae_scale_factor, self.pipe.transformer.config.in_channels
+        return (channels // 4 if self.packed else channels, self.height // scale, self.width // scale)
 
     @property
     def tokens(self) -> int:
@@ -153,6 +162,13 @@ class Family(ABC):
         known = self.pipe.vae.config
         z: Tensor = self.pipe.vae.encode(images).latent_dist.mean
         return (z - (known.shift_factor or 0)) * known.scaling_factor
+
+
+def statistics(vae: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each latent channel of a video autoencoder, [1, C, 1, 1, 1] each."""
+    known = vae.config
+    mean, std = (torch.tensor(each).view(1, -1, 1, 1, 1).to(x) for each in (known.latents_mean, known.latents_std))
+    return mean, std
 
 
 def pack(x: Tensor) -> Tensor:

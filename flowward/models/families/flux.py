@@ -16,12 +16,8 @@ class Flux(Family):
 
     pipelines = ("FluxPipeline",)
     guidance = "embedded"
+    packed = True
     text_tokens = 512
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        scale = self.pipe.vae_scale_factor
-        return (self.pipe.transformer.config.in_channels // 4, self.height // scale, self.width // scale)
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         words, pooled, _ = self.pipe.encode_prompt(prompts, None, max_sequence_length=self.text_tokens)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import Family, pack, unpack
+from .family import Family, pack, statistics, unpack
 
 
 class QwenImage(Family):
@@ -18,12 +18,8 @@ class QwenImage(Family):
     """
 
     pipelines = ("QwenImagePipeline",)
+    packed = True
     text_tokens = 1024
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        scale = self.pipe.vae_scale_factor
-        return (self.pipe.transformer.config.in_channels // 4, self.height // scale, self.width // scale)
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         words, mask = self.pipe.encode_prompt(prompts, max_sequence_length=self.text_tokens)
@@ -56,17 +52,12 @@ class QwenImage(Family):
         kept = mixed * (before.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True))
         return unpack(kept, *v.shape[-2:])
 
-    def _scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        known = self.pipe.vae.config
-        mean, std = (torch.tensor(each).view(1, -1, 1, 1, 1).to(x) for each in (known.latents_mean, known.latents_std))
-        return mean, std
-
     def decode(self, x0: Tensor) -> Tensor:
-        mean, std = self._scale(x0)
+        mean, std = statistics(self.pipe.vae, x0)
         image: Tensor = self.pipe.vae.decode(x0[:, :, None] * std + mean).sample
         return image[:, :, 0]
 
     def encode_images(self, images: Tensor) -> Tensor:
-        mean, std = self._scale(images)
+        mean, std = statistics(self.pipe.vae, images)
         z: Tensor = self.pipe.vae.encode(images[:, :, None]).latent_dist.mean
         return ((z - mean) / std)[:, :, 0]

@@ -25,14 +25,9 @@ class Sana(Family):
         return side
 
     @property
-    def multiple(self) -> int:
-        multiple: int = self.pipe.vae_scale_factor * self.pipe.transformer.config.patch_size
-        return multiple
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        scale = self.pipe.vae_scale_factor
-        return (self.pipe.transformer.config.in_channels, self.height // scale, self.width // scale)
+    def patch(self) -> int:
+        patch: int = self.pipe.transformer.config.patch_size
+        return patch
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         instruction = inspect.signature(type(self.pipe).__call__).parameters["complex_human_instruction"].default

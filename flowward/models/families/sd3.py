@@ -18,14 +18,9 @@ class StableDiffusion3(Family):
     sigmas: ClassVar[Literal["scheduler", "even"]] = "scheduler"
 
     @property
-    def multiple(self) -> int:
-        multiple: int = self.pipe.vae_scale_factor * self.pipe.patch_size
-        return multiple
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        scale = self.pipe.vae_scale_factor
-        return (self.pipe.transformer.config.in_channels, self.height // scale, self.width // scale)
+    def patch(self) -> int:
+        patch: int = self.pipe.transformer.config.patch_size
+        return patch
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         words, _, pooled, _ = self.pipe.encode_prompt(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
-from .family import Family
+from .family import Family, statistics
 
 
 class Wan(Family):
@@ -54,17 +53,12 @@ class Wan(Family):
     def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         return super().reference(prompts, x, steps, guidance, num_frames=self.frames, **more)
 
-    def _scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        known = self.pipe.vae.config
-        mean, std = (torch.tensor(each).view(1, -1, 1, 1, 1).to(x) for each in (known.latents_mean, known.latents_std))
-        return mean, std
-
     def decode(self, x0: Tensor) -> Tensor:
-        mean, std = self._scale(x0)
+        mean, std = statistics(self.pipe.vae, x0)
         video: Tensor = self.pipe.vae.decode(x0 * std + mean).sample  # [B, 3, F, H, W]
         return video.transpose(1, 2)
 
     def encode_images(self, images: Tensor) -> Tensor:
-        mean, std = self._scale(images)
+        mean, std = statistics(self.pipe.vae, images)
         z: Tensor = self.pipe.vae.encode(images.transpose(1, 2)).latent_dist.mean
         return (z - mean) / std

@@ -25,11 +25,6 @@ class ZImage(Family):
     def side(self) -> int:
         return 1024
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        scale = self.pipe.vae_scale_factor
-        return (self.pipe.transformer.in_channels, self.height // scale, self.width // scale)
-
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         rows, _ = self.pipe.encode_prompt(
             list(prompts), do_classifier_free_guidance=False, max_sequence_length=self.text_tokens
