@@ -35,6 +35,8 @@ class Settings:
     """built-in model, the folder of a pretrained one, or owner/name of a diffusers pipeline on the hub"""
     reward: tuple[str, ...] = ("scenes",)
     """rewards, each a name or name=weight; several are added up"""
+    reward_options: tuple[str, ...] = ()
+    """of rewards that have any, each name.option=value"""
     prompts: str = "scenes"
     """built-in prompt set, or a UTF-8 file with one prompt per line"""
     prompt_weights: tuple[str, ...] = ()

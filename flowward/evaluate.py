@@ -92,7 +92,7 @@ def evaluate(
     images = draw(policy, texts, sampler, evaluation.seed, evaluation.weights, evaluation.batch)
     scores = {}
     for name, reward in rewards.items():
-        values = reward_table.score(name, reward, images, texts)
+        values = reward_table.score(name, reward, images, texts, prompts.about(chosen))
         verdicts = isinstance(reward, Explains)  # it can say what is wrong, so the others are right
         rows = {c: torch.tensor([own == c for own in categories]) for c in dict.fromkeys(categories)}
         scores[name] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from .errors import unknown
 from .streams import numpy_generator
@@ -18,9 +19,11 @@ class PromptSet:
     texts: tuple[str, ...]
     categories: tuple[str, ...]  # one per text
     weights: Mapping[str, int] = field(default_factory=dict)  # turns of a category in each round, where it is not 1
+    metadata: tuple[Mapping[str, Any], ...] = ()  # one per text, for rewards that need more than it; or none at all
 
     def __post_init__(self) -> None:
         assert len(self.texts) == len(self.categories)
+        assert len(self.metadata) in (0, len(self.texts))
         for name, weight in self.weights.items():
             if name not in self.categories:
                 raise ValueError(unknown("category of prompts", name, dict.fromkeys(self.categories)))
@@ -50,6 +53,10 @@ class PromptSet:
                 raise ValueError(f"'{item}' is no weight of a category: write it as {name or 'name'}=2")
             weights[name] = int(weight)
         return replace(self, weights=weights)
+
+    def about(self, indices: Sequence[int]) -> list[Mapping[str, Any]] | None:
+        """The metadata of these prompts; None where the set has none."""
+        return [self.metadata[i] for i in indices] if self.metadata else None
 
     def draw(self, seed: int, iteration: int, count: int) -> list[int]:
         """The prompts of one iteration, as `count` indices: categories take turns, each runs through its own texts.

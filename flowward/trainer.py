@@ -26,7 +26,7 @@ from .mixing import MIXES, RewardBuffer
 from .models.policy import Condition, Models, Policy
 from .points import Batch, PointSet
 from .prompts import PromptSet
-from .rewards import Reward, score, terms
+from .rewards import Metadata, Reward, score, terms
 from .rollout import Rollout, Sampling
 from .run import Run
 from .snapshots import Decay, WarmDecay
@@ -231,7 +231,8 @@ class Trainer:
                     "saved; go on from an earlier checkpoint with a lower learning rate"
                 )
         with clock("reward"):
-            rewards = self.score(images, [texts[g] for g in rollout.group.tolist()])
+            owners = [chosen[g] for g in rollout.group.tolist()]
+            rewards = self.score(images, [self.prompts.texts[i] for i in owners], self.prompts.about(owners))
             rollout = self.credit(rollout, rewards, texts)
         with clock("train"):
             metrics = describe(rollout, texts) | self.means(rewards)
@@ -275,9 +276,9 @@ class Trainer:
                 images.append(policy.decode(parts[-1].x0).cpu())
         return Rollout.of(parts, condition, group, rollout.levels), torch.cat(images)
 
-    def score(self, images: Tensor, texts: list[str]) -> Tensor:
+    def score(self, images: Tensor, texts: list[str], metadata: Metadata = None) -> Tensor:
         """What each reward gives each image, [N, R]."""
-        return torch.stack([score(name, reward, images, texts) for name, _, reward in terms(self.reward)], 1)
+        return torch.stack([score(name, reward, images, texts, metadata) for name, _, reward in terms(self.reward)], 1)
 
     def means(self, rewards: Tensor) -> dict[str, float]:
         """The mean of each reward, where there are several."""

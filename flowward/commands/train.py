@@ -93,7 +93,7 @@ def _settings(given: dict[str, Any], named: set[str]) -> config.Settings:
 def _train(settings: Any, resume: bool, command: str) -> int:
     set_threads(settings.threads)
     run = settings.run
-    reward: Any = rewards.load(settings.reward)
+    reward: Any = rewards.load(settings.reward, settings.reward_options)
     texts = prompts.load(settings.prompts).weighted(settings.prompt_weights)
     held_out = prompts.load(settings.evaluation.prompts)
     measured = rewards.load(settings.evaluation.rewards)

@@ -1,0 +1,163 @@
+"""From what a user writes to a reward: a name, a package's entry point, `module:function`, a file, or an address."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from torch import Tensor
+
+from ..errors import unknown
+from .jpeg import Compressible, Incompressible
+from .reward import Reward, refuse, score
+from .scenes import Balance, Scenes, Soft, Strict
+
+REWARDS: dict[str, Callable[..., Reward]] = {
+    "scenes": Scenes,
+    "scenes-strict": Strict,
+    "scenes-soft": Soft,
+    "balance": Balance,
+    "jpeg-compressibility": Compressible,
+    "jpeg-incompressibility": Incompressible,
+}
+ENTRY_POINTS = "flowward.rewards"  # the group under which a package offers rewards
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A weighted sum of rewards."""
+
+    terms: tuple[tuple[str, float, Reward], ...]  # (name, weight, reward)
+
+    def refuse(self, prompts: Sequence[str]) -> None:
+        """Raises ValueError, naming the first prompt that a term does not understand."""
+        for _, _, reward in self.terms:
+            refuse(reward, prompts)
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+        parts = [weight * score(name, reward, images, prompts, metadata) for name, weight, reward in self.terms]
+        return torch.stack(parts).sum(0)
+
+
+def terms(reward: Reward) -> tuple[tuple[str, float, Reward], ...]:
+    """(name, weight, reward) of each part of a weighted sum; of any other reward, itself."""
+    return reward.terms if isinstance(reward, Sum) else (("reward", 1.0, reward),)
+
+
+def load(spec: Sequence[str], options: Sequence[str] = ()) -> Reward:
+    """A reward from its name, or a weighted sum from several `name=weight`.
+
+    A name is one of REWARDS, one that an installed package offers, `package.module:function`, the same of a file
+    (`path/to/file.py:function`), or the address of a reward server. Options are `name.field=value`, for rewards that
+    are dataclasses.
+
+    Raises:
+        ValueError: a name is unknown or cannot be loaded, a weight is not a number, or there is no such option.
+    """
+    asked = _options(options)
+    found = [(name, weight, make(name, asked.pop(name, {}))) for name, weight in map(_weighted, spec)]
+    if not found:
+        raise ValueError("name at least one reward")
+    if asked:
+        raise ValueError(f"these are options of '{next(iter(asked))}', which is not among the rewards")
+    return found[0][2] if len(found) == 1 and found[0][1] == 1 else Sum(tuple(found))
+
+
+def _weighted(item: str) -> tuple[str, float]:
+    name, equals, weight = item.rpartition("=")
+    if not equals or (_is_address(item) and "?" in name):  # the = of a query is none of ours
+        return item, 1.0
+    try:
+        factor = float(weight or 1)
+    except ValueError:
+        factor = math.nan
+    if not math.isfinite(factor):
+        raise ValueError(f"the weight of reward '{name}' must be a number, not '{weight}'")
+    return name, factor
+
+
+def _options(given: Sequence[str]) -> dict[str, dict[str, str]]:
+    found: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for item in given:
+        where, equals, value = item.partition("=")
+        name, dot, key = where.rpartition(".")
+        if not (equals and dot and name):
+            raise ValueError(f"'{item}' is no option of a reward: write it as reward.option=value")
+        found[name][key] = value
+    return dict(found)
+
+
+def make(name: str, options: Mapping[str, str] | None = None) -> Reward:
+    """A reward from its name and options.
+
+    Raises:
+        ValueError: see `load`.
+    """
+    kind = find(name)
+    if isinstance(kind, type) and is_dataclass(kind):
+        return _made(name, kind, options or {})
+    if options:
+        raise ValueError(f"reward '{name}' has no options")
+    return kind() if name in REWARDS or isinstance(kind, type) else kind
+
+
+def _made(name: str, kind: type, options: Mapping[str, str]) -> Reward:
+    strict = with_config(ConfigDict(extra="forbid", arbitrary_types_allowed=True))(kind)
+    try:
+        made: Reward = TypeAdapter(strict).validate_python(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        said = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"reward '{name}'{f', option {where}' if where else ''}: {said}") from error
+    return made
+
+
+def find(name: str) -> Any:
+    """The class or function behind a name.
+
+    Raises:
+        ValueError: there is none, or it cannot be imported.
+    """
+    if name in REWARDS:
+        return REWARDS[name]
+    if ":" in name:
+        return _own(name)
+    offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in offered:
+        raise ValueError(unknown("reward", name, [*REWARDS, *offered]))
+    try:
+        return offered[name].load()
+    except Exception as error:  # of a package that is not ours
+        raise ValueError(f"reward '{name}' cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _is_address(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+def _own(name: str) -> Any:
+    """`package.module:function` or `path/to/file.py:function`."""
+    where, _, attribute = name.rpartition(":")
+    try:
+        if where.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+            assert spec and spec.loader
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(where)
+    except Exception as error:  # a user's file may fail in any way
+        raise ValueError(f"reward '{name}' cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(found := getattr(module, attribute, None)):
+        raise ValueError(f"reward '{name}': {where} has no function '{attribute}'")
+    return found

@@ -1,0 +1,76 @@
+"""What a reward is, and how it is held to its word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Metadata = Sequence[Mapping[str, Any]] | None
+"""What a prompt set says of each prompt beside its text, one mapping per image; None where it says nothing"""
+
+
+class Reward(Protocol):
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+        """images float [B, 3, H, W] or [B, F, 3, H, W] in [0, 1], B prompts -> scores [B], higher is better.
+
+        `metadata` is what the prompt set says of each prompt (see Metadata).
+        """
+        ...
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A reward that can say what is wrong with an image."""
+
+    def explain(self, images: Tensor, prompts: Sequence[str]) -> list[str]: ...
+
+
+@runtime_checkable
+class Reads(Protocol):
+    """A reward that understands only some prompts."""
+
+    def refuse(self, prompts: Sequence[str]) -> None:
+        """Raises ValueError, naming the first prompt that it does not understand."""
+        ...
+
+
+class RewardError(RuntimeError):
+    """A reward failed, or returned something that is not one finite number per image."""
+
+
+def refuse(reward: Reward, prompts: Sequence[str]) -> None:
+    """Raises ValueError where a reward says that it does not understand a prompt: before a run, not in it."""
+    if isinstance(reward, Reads):
+        reward.refuse(prompts)
+
+
+def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
+    """Call a reward and hold it to its word: float32 [B], finite.
+
+    Raises:
+        RewardError: it raised, or returned another shape, NaN or infinity; the message names the reward, and the
+            prompt of the first bad score.
+    """
+    if images.ndim == 5 and not getattr(reward, "takes_videos", False):
+        frames = images.shape[1]
+        repeated = [prompt for prompt in prompts for _ in range(frames)]
+        about = [each for each in metadata for _ in range(frames)] if metadata else None
+        return score(name, reward, images.flatten(0, 1), repeated, about).view(-1, frames).mean(1)
+    try:
+        scores = torch.as_tensor(reward(images, prompts, metadata)).detach().float().cpu()
+    except RewardError:
+        raise
+    except Exception as error:  # a user's function may fail in any way
+        raise RewardError(f"reward '{name}' raised {type(error).__name__}: {error}") from error
+    if scores.shape != (len(images),):
+        raise RewardError(f"reward '{name}' returned shape {list(scores.shape)} for {len(images)} images")
+    bad = (~scores.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        raise RewardError(
+            f"reward '{name}' returned {scores[bad[0]].item()} for {len(bad)} of {len(images)} images, "
+            f"the first with the prompt '{prompts[bad[0]]}'"
+        )
+    return scores
