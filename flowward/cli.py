@@ -5,6 +5,7 @@ Bad input ends in one sentence on stderr and exit code 2; `--debug` shows where 
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         elif not _foreseen(error):
             raise
-        print(f"flowward: {_sentence(error)}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # several processes of a run end for one reason
+            print(f"flowward: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("flowward: interrupted", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,22 +111,22 @@ class Preferences:
         """1 for each chosen image and 0 for each rejected one, in the order in which `collect` gives them."""
         return (torch.arange(len(images)) % 2 == 0).float()
 
-    def collect(self, policy: Policy, texts: list[str], key: tuple[int, int], levels: Tensor) -> tuple[Rollout, Tensor]:
-        """One pair per text, as samples without rewards yet and images [2 P, 3, H, W]; key: seed and iteration."""
-        images = []
-        for number, text in enumerate(texts):
-            mine = self.pairs[text]
-            chosen = int(numpy_generator("pair", *key, number).integers(len(mine)))
-            images += [picture(name, policy.image_size) for name in mine[chosen]]
-        stack = torch.stack(images)
-        group = torch.arange(len(texts)).repeat_interleave(2)
-        return Rollout.of([Drawn(policy.encode_images(stack))], policy.encode(texts), group, levels), stack
+    def pair(self, text: str, key: tuple[int, int, int]) -> tuple[str, str]:
+        """The files of one pair for a prompt; key: seed, iteration and the prompt's number in it."""
+        mine = self.pairs[text]
+        return mine[int(numpy_generator("pair", *key).integers(len(mine)))]
 
     def collector(
-        self, policy: Policy, seed: int, levels: Tensor
-    ) -> Callable[[list[str], int], tuple[Rollout, Tensor]]:
-        """`collect` as a trainer calls it: texts, iteration."""
-        return lambda texts, index: self.collect(policy, texts, (seed, index), levels)
+        self, policy: Policy, seed: int
+    ) -> Callable[[list[str], int, Tensor], Iterator[tuple[Drawn, Tensor]]]:
+        """In the place of a trainer's own samples: (texts, iteration, numbers of images) -> samples, and images."""
+
+        def collect(texts: list[str], index: int, numbers: Tensor) -> Iterator[tuple[Drawn, Tensor]]:
+            files = [self.pair(texts[n // 2], (seed, index, n // 2))[n % 2] for n in numbers.tolist()]
+            images = torch.stack([picture(file, policy.image_size) for file in files])
+            yield Drawn(policy.encode_images(images)), images
+
+        return collect
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,21 @@ class Drawn:
     steps: Steps | None = None
     cohort: Tensor | None = None  # [B] samples of a prompt with equal numbers are compared; None: all
 
+    @classmethod
+    def cat(cls, parts: Sequence[Drawn]) -> Drawn:
+        """Parts put together."""
+        steps = [part.steps for part in parts if part.steps is not None]
+        cohorts = [part.cohort for part in parts if part.cohort is not None]
+        states = [part.states for part in parts if part.states is not None]
+        velocities = [part.velocities for part in parts if part.velocities is not None]
+        return cls(
+            torch.cat([part.x0 for part in parts]),
+            torch.cat(states) if states else None,
+            torch.cat(velocities) if velocities else None,
+            Steps.cat(steps, [len(part.x0) for part in parts]) if steps else None,
+            torch.cat(cohorts) if cohorts else None,
+        )
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -82,21 +97,19 @@ class Rollout:
     @classmethod
     def of(cls, parts: Sequence[Drawn], condition: Condition, group: Tensor, levels: Tensor) -> Rollout:
         """Parts put together, without rewards yet."""
-        cohort = torch.cat([torch.zeros(len(part.x0)) if part.cohort is None else part.cohort for part in parts])
-        steps = [part.steps for part in parts if part.steps is not None]
-        states = [part.states for part in parts if part.states is not None]
-        velocities = [part.velocities for part in parts if part.velocities is not None]
+        drawn = Drawn.cat(parts)
+        cohort = torch.zeros(len(group)) if drawn.cohort is None else drawn.cohort
         return cls(
-            torch.cat([part.x0 for part in parts]),
+            drawn.x0,
             condition,
             group,
             cohort=torch.stack([group, cohort.long()], 1).unique(dim=0, return_inverse=True)[1],
             reward=torch.zeros(len(group)),
             advantage=torch.zeros(len(group), dtype=torch.float64),
             levels=levels,
-            states=torch.cat(states) if states else None,
-            velocities=torch.cat(velocities) if velocities else None,
-            steps=Steps.cat(steps, [len(part.x0) for part in parts]) if steps else None,
+            states=drawn.states,
+            velocities=drawn.velocities,
+            steps=drawn.steps,
         )
 
     def by_group(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 One iteration: draw prompts, sample a group of images for each from the behaviour policy, score them, turn scores into
 advantages, and take the stated number of optimiser steps on the algorithm's training points. Everything random is a
-pure function of (seed, iteration, ...), so there is no generator to save.
+pure function of (seed, iteration, ...), so there is no generator to save, and several processes can share the work.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from . import distributed
 from .credit import Piece, group_max
 from .evaluate import Evaluator
 from .folder import RunFolder
@@ -26,9 +27,10 @@ from .mixing import MIXES, RewardBuffer
 from .models.policy import Condition, Models, Policy
 from .points import Batch, PointSet
 from .prompts import PromptSet
-from .rewards import Metadata, Reward, score, terms
-from .rollout import Rollout, Sampling
+from .rewards import Reward, RewardError, terms
+from .rollout import Drawn, Rollout, Sampling
 from .run import Run
+from .scoring import Scoring
 from .snapshots import Decay, WarmDecay
 from .streams import Key, Noise, generator
 
@@ -53,7 +55,9 @@ class Algorithm(Protocol):
     def loss(self, models: Models, points: Any) -> tuple[Tensor, dict[str, Tensor]]: ...  # a Batch of its `points`
 
 
-Collect = Callable[[list[str], int], tuple[Rollout, Tensor]]  # texts, iteration -> samples without rewards, images
+Collect = Callable[[list[str], int, Tensor], Iterator[tuple[Drawn, Tensor]]]
+"""(texts, iteration, images to make [n]) -> those images in their order, part by part: samples, and pictures"""
+
 Graft = Callable[[Rollout, list[str], int], Rollout]  # samples, their texts, iteration -> samples
 
 
@@ -102,7 +106,7 @@ class Trainer:
         """
         self.algorithm, self.policy, self.reward, self.prompts, self.run = algorithm, policy, reward, prompts, run
         self.rollout = algorithm.rollout.bound(policy.times)
-        self.collect, self.graft = collect or self.sample, graft or _as_it_is
+        self.collect, self.graft = collect or self.draw, graft or _as_it_is
         for name in algorithm.copies:
             policy.weights.add(name)
         policy.weights.add("ema")
@@ -124,6 +128,8 @@ class Trainer:
                     f"'{name}' follows every {decay.every} optimiser steps, which iterations of "
                     f"{run.updates_per_iteration} do not meet"
                 )
+        if run.groups < distributed.count():
+            raise ValueError(f"{run.groups} prompts an iteration are too few for {distributed.count()} processes")
 
     def _refuse_uneven(self) -> None:
         run, rollout = self.run, self.algorithm.rollout
@@ -219,21 +225,16 @@ class Trainer:
     def _step(self) -> Step:
         clock = _Clock()
         index = self.iteration
-        with clock("rollout"):
-            chosen = self.prompts.draw(self.run.seed, index, self.run.groups)
-            texts = [self.prompts.texts[i] for i in chosen]
-            rollout, images = self.collect(texts, index)
-            rollout = self.graft(rollout, texts, index)
-            self.sound = bool(rollout.x0.isfinite().all())
-            if not self.sound:
-                raise TrainingError(
-                    f"the samples of iteration {index + 1} are not finite: the weights have blown up, and are not "
-                    "saved; go on from an earlier checkpoint with a lower learning rate"
-                )
-        with clock("reward"):
-            owners = [chosen[g] for g in rollout.group.tolist()]
-            rewards = self.score(images, [self.prompts.texts[i] for i in owners], self.prompts.about(owners))
-            rollout = self.credit(rollout, rewards, texts)
+        chosen = self.prompts.draw(self.run.seed, index, self.run.groups)
+        texts = [self.prompts.texts[i] for i in chosen]
+        with self._scoring(chosen) as scoring:
+            with clock("rollout"):
+                rollout, images = self.sample(texts, index, scoring.add)
+                rollout = self.graft(rollout, texts, index)
+                self._refuse_infinite(rollout)
+            with clock("reward"):
+                rewards = self.agreed(lambda: scoring.result(images))
+                rollout = self.credit(rollout, rewards, texts)
         with clock("train"):
             metrics = describe(rollout, texts) | self.means(rewards)
             if rollout.advantage.any():
@@ -247,6 +248,14 @@ class Trainer:
             self.buffer.add(rewards[rollout.own], rollout.group[rollout.own], texts)
         self.iteration = index + 1
         return Step(self.iteration, metrics, self.health.check(metrics), clock.seconds)
+
+    def _refuse_infinite(self, rollout: Rollout) -> None:
+        self.sound = bool(rollout.x0.isfinite().all())
+        if not self.sound:
+            raise TrainingError(
+                f"the samples of iteration {self.iteration + 1} are not finite: the weights have blown up, and are not "
+                "saved; go on from an earlier checkpoint with a lower learning rate"
+            )
 
     @contextmanager
     def _memory_explained(self) -> Iterator[None]:
@@ -263,22 +272,53 @@ class Trainer:
                 "use --gradient-checkpointing or --vae-tiling"
             ) from error
 
-    def sample(self, texts: list[str], index: int) -> tuple[Rollout, Tensor]:
-        """A group of images per text. Returns samples without rewards yet, and images [N, 3, H, W] on the CPU."""
+    def sample(
+        self, texts: list[str], index: int, seen: Callable[[Tensor], None] = lambda images: None
+    ) -> tuple[Rollout, Tensor]:
+        """A group of images per text: all samples, without rewards yet, and the images of this process on the CPU.
+
+        `seen` is told of images as soon as they are there.
+        """
+        run, parts, pictures = self.run, [], []
+        for drawn, images in self.collect(texts, index, distributed.share(torch.arange(run.images), run.group_size)):
+            parts.append(drawn)
+            pictures.append(images)
+            seen(images)
+        every = distributed.everyone(Drawn.cat(parts))
+        return Rollout.of(every, self.policy.encode(texts), self._group(), self.rollout.levels), torch.cat(pictures)
+
+    def draw(self, texts: list[str], index: int, numbers: Tensor) -> Iterator[tuple[Drawn, Tensor]]:
+        """The images with these numbers [n] of an iteration, from the policy that the algorithm samples from."""
         run, policy, rollout = self.run, self.policy, self.rollout
         condition, group, draw = policy.encode(texts), self._group(), rollout.at(run.seed, index)
         velocity = policy.under(self.algorithm.behaviour, rollout.guidance)
-        parts, images = [], []
         with policy.weights.still(self.algorithm.behaviour):
-            for rows in torch.arange(run.images).split(run.rollout_batch):
+            for rows in numbers.split(run.rollout_batch):
                 keys = tuple(("noise", run.seed, index, n // run.group_size, n % run.group_size) for n in rows.tolist())
-                parts.append(draw(velocity, condition[group[rows]], Noise(policy.latent_shape, keys, policy.device)))
-                images.append(policy.decode(parts[-1].x0).cpu())
-        return Rollout.of(parts, condition, group, rollout.levels), torch.cat(images)
+                drawn = draw(velocity, condition[group[rows]], Noise(policy.latent_shape, keys, policy.device))
+                yield drawn, policy.decode(drawn.x0).cpu()
 
-    def score(self, images: Tensor, texts: list[str], metadata: Metadata = None) -> Tensor:
-        """What each reward gives each image, [N, R]."""
-        return torch.stack([score(name, reward, images, texts, metadata) for name, _, reward in terms(self.reward)], 1)
+    def _scoring(self, chosen: list[int]) -> Scoring:
+        """Of the images that this process will make for these prompts."""
+        run, prompts = self.run, self.prompts
+        mine = [chosen[n] for n in self._group()[distributed.share(torch.arange(run.images), run.group_size)].tolist()]
+        rewards = [(name, reward) for name, _, reward in terms(self.reward)]
+        return Scoring(rewards, [prompts.texts[i] for i in mine], prompts.about(mine), run.group_size)
+
+    def agreed(self, scored: Callable[[], Tensor]) -> Tensor:
+        """The scores of all processes, [N, R].
+
+        Raises:
+            RewardError: a reward failed in one of them.
+        """
+        failure, mine = None, torch.empty(0)
+        try:
+            mine = scored()
+        except RewardError as error:
+            failure = error
+        if said := distributed.messages(str(failure) if failure else None):
+            raise failure or RewardError(said[0])
+        return torch.cat(distributed.everyone(mine))
 
     def means(self, rewards: Tensor) -> dict[str, float]:
         """The mean of each reward, where there are several."""
@@ -305,26 +345,31 @@ class Trainer:
         """
         run = self.run
         order = torch.randperm(len(points) // points.unit, generator=generator("order", run.seed, self.iteration))
-        totals: defaultdict[str, float] = defaultdict(float)
-        counts: defaultdict[str, int] = defaultdict(int)
-        worst: dict[str, float] = {}
+        totals: dict[str, float] = defaultdict(float)
+        counts: dict[str, float] = defaultdict(float)
+        lowest: dict[str, float] = {}
+        highest: dict[str, float] = {}
+        norms: list[float] = []
         with self._undone_if_it_fails():
             for number, units in enumerate(order.chunk(run.updates_per_iteration)):
                 numbers = (units[:, None] * points.unit + torch.arange(points.unit)).flatten()
-                for part in self.batches(points, numbers, fresh=number == 0 and self.algorithm.behaviour == "policy"):
+                mine = distributed.share(numbers, points.indivisible)
+                for part in self.batches(points, mine, fresh=number == 0 and self.algorithm.behaviour == "policy"):
                     loss, metrics = self.algorithm.loss(self.models, part)
                     (loss.sum() / len(numbers)).backward()
                     for name, value in {"loss": loss.detach(), **metrics}.items():
                         if name.endswith("_min"):
-                            worst[name] = min(worst.get(name, float("inf")), value.min().item())
+                            lowest[name] = min(lowest.get(name, float("inf")), value.min().item())
                         elif name.endswith("_max"):
-                            worst[name] = max(worst.get(name, float("-inf")), value.max().item())
+                            highest[name] = max(highest.get(name, float("-inf")), value.max().item())
                         else:
                             totals[name] += value.sum().item()
                             counts[name] += len(value)  # a metric may concern some of the points alone
-                totals["gradient_norm"] += self.update(self.iteration * run.updates_per_iteration + number)
-                counts["gradient_norm"] += 1
-        return {name: total / counts[name] for name, total in totals.items()} | worst
+                norms.append(self.update(self.iteration * run.updates_per_iteration + number))
+        totals, counts = distributed.merged(totals), distributed.merged(counts)
+        means = {name: total / counts[name] for name, total in totals.items()}
+        means["gradient_norm"] = sum(norms) / len(norms)
+        return means | distributed.merged(lowest, min) | distributed.merged(highest, max)
 
     @contextmanager
     def _undone_if_it_fails(self) -> Iterator[None]:
@@ -346,7 +391,7 @@ class Trainer:
     def batches(self, points: PointSet, numbers: Tensor, fresh: bool = False) -> Iterator[Batch]:
         """Microbatches of the points with these numbers, velocities that carry no gradient evaluated in larger ones."""
         block = max(1, self.run.rollout_batch // self.run.microbatch) * self.run.microbatch
-        for part in numbers.split(block):
+        for part in numbers.split(block) if len(numbers) else ():
             batch = replace(points.take(part), fresh=fresh)
             with torch.no_grad():
                 batch = batch.knowing({name: self._anchor(name, batch) for name in self.algorithm.anchors})
@@ -357,11 +402,15 @@ class Trainer:
             return self.models.at(name, batch)
 
     def update(self, number: int) -> float:
-        """Clip and take optimiser step `number` of the run. Returns the gradient norm before clipping.
+        """Add up gradients, clip them, and take optimiser step `number` of the run. Returns their norm before that.
 
         Raises:
             TrainingError: the gradient is not finite; no weight has been changed by it.
         """
+        for tensor in self.parameters:
+            if tensor.grad is None:  # there was nothing to do for this process
+                tensor.grad = torch.zeros_like(tensor)
+        distributed.add_up([tensor.grad for tensor in self.parameters if tensor.grad is not None])
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.run.gradient_clip).item()
         if not norm < float("inf"):
             self.optimiser.zero_grad()

@@ -56,7 +56,7 @@ def offline(tiny: str, algorithm: object, pairs: Path, **changes: object) -> Tra
     given, policy = Preferences.load(pairs), models.load(tiny, None, "float32")
     numbers = {"images_per_update": 4, "group_size": 2, "microbatch": 8, "learning_rate": 1e-3, "warmup": 0}
     run = Run(**{**numbers, **changes})  # type: ignore[arg-type]
-    collect = given.collector(policy, 0, torch.linspace(1, 0.1, 10))
+    collect = given.collector(policy, 0)
     return Trainer(algorithm, policy, given.reward, given.prompts, run, collect)  # type: ignore[arg-type]
 
 
@@ -74,7 +74,7 @@ def online(tiny: str, **changes: Any) -> Trainer:
 def test_pairs_teach_the_chosen_image(tiny: str, pairs: Path, algorithm: object) -> None:
     """The policy comes to predict bright pictures better than dark ones, as it did not before."""
     one = offline(tiny, algorithm, pairs)
-    rollout, images = one.collect(list(TEXTS), 0)
+    rollout, images = one.sample(list(TEXTS), 0)
     assert images[::2].mean() > 0.8 > 0.3 > images[1::2].mean()
     policy, t = one.policy, torch.full((4,), 0.5)
     eps = torch.randn(rollout.x0.shape, generator=torch.Generator().manual_seed(0))[:1].expand_as(rollout.x0)
@@ -93,12 +93,13 @@ def test_pairs_teach_the_chosen_image(tiny: str, pairs: Path, algorithm: object)
 
 
 def test_a_prompt_with_several_pairs_uses_them_all(pairs: Path, tiny: str) -> None:
-    given, policy = Preferences.load(pairs), models.load(tiny, None, "float32")
-    assert given.prompts.texts == TEXTS
+    collect = Preferences.load(pairs).collector(models.load(tiny, None, "float32"), 0)
+    assert Preferences.load(pairs).prompts.texts == TEXTS
     paint(pairs.parent / "c2.png", 0.7)
     means = {
-        round(given.collect(policy, [TEXTS[0]], (0, index), torch.ones(1))[1][0].mean().item(), 1)
+        round(images[0].mean().item(), 1)
         for index in range(20)
+        for _, images in collect([TEXTS[0]], index, torch.arange(2))
     }
     assert means == {0.9, 0.7}
 

@@ -163,14 +163,13 @@ def test_a4_prompts_and_groups_are_a_function_of_seed_and_iteration(tiny: str) -
         one = trainer(tiny, small(name), images_per_update=8, **changes)
         one.iteration = start
         found: list[tuple[list[str], Tensor]] = []
-        original = one.collect
+        original = one.graft
 
-        def collect(texts: list[str], index: int) -> Any:
-            rollout, images = original(texts, index)
+        def graft(rollout: Any, texts: list[str], index: int) -> Any:
             found.append((texts, rollout.group))
-            return rollout, images
+            return original(rollout, texts, index)
 
-        one.collect = collect
+        one.graft = graft
         for _ in range(3 - start):
             one.step()
         return found

@@ -87,7 +87,8 @@ def test_the_trainer_mixes_and_tells_each_reward(tiny: str) -> None:
     for mix in MIXES:
         one = trainer(tiny, reward=rewards.load(spec), mix=mix)
         rollout, images = one.sample(list(TEXTS[:2]), 0)
-        each = one.score(images, [TEXTS[g] for g in rollout.group.tolist()])
+        texts = [TEXTS[g] for g in rollout.group.tolist()]
+        each = torch.stack([reward(images, texts) for _, _, reward in rewards.terms(one.reward)], 1)
         assert each.shape == (8, 2)
         done = one.credit(rollout, each, list(TEXTS[:2]))
         torch.testing.assert_close(done.reward, each[:, 0] + 0.5 * each[:, 1])

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import config, fit, models, outcome, prompts, report, rewards
+from .. import config, distributed, fit, models, outcome, prompts, report, rewards
 from ..algorithms import ALGORITHMS
 from ..datasets import Exemplars, Preferences
 from ..evaluate import Evaluator
@@ -26,6 +26,19 @@ from .options import parse, set_threads, take
 
 def run(words: list[str]) -> int:
     given = shlex.join(["flowward", "train", *words])
+    processes, words = take(words, "processes")
+    settings, resume = _chosen(words)  # refuses what it must before other processes start
+    if processes and not (processes.isdecimal() and int(processes) >= 1):
+        raise ValueError(f"--processes must be a whole number of at least 1, not '{processes}'")
+    if processes and int(processes) > 1:
+        where = [] if resume else ["--output", str(settings.run.output)]
+        return distributed.launch(int(processes), ["train", *words, *where])
+    with distributed.joined() as others:
+        return _train(settings, resume, given + (f" --processes {others}" if others > 1 else ""))
+
+
+def _chosen(words: list[str]) -> tuple[Any, bool]:
+    """Settings, and whether a run goes on."""
     algorithm, words = take(words, "algorithm")
     preset, words = take(words, "preset")
     file, words = take(words, "config")
@@ -45,7 +58,7 @@ def run(words: list[str]) -> int:
         default = _default(algorithm or config.DEFAULT_ALGORITHM, preset, given_flag(words, "model"))
     about = (
         "Post-train a flow model. --algorithm NAME (with --preset NAME), --config RUN/config.yaml or --resume RUN "
-        "sets what follows."
+        "sets what follows. --processes N shares the work among N processes, on a CUDA device each."
     )
     settings = parse(type(default), words, "train", default, about)
     if models.is_pipeline(settings.model) and not (resume or file):
@@ -61,7 +74,7 @@ def run(words: list[str]) -> int:
     if settings.run.output is None:
         name = time.strftime(f"{settings.model}-%Y%m%d-%H%M%S").replace("/", "-")
         settings = replace(settings, run=replace(settings.run, output=Path("runs") / name))
-    return _train(settings, resume is not None, given)
+    return settings, resume is not None
 
 
 def _default(algorithm: str, preset: str | None, model: str | None) -> Any:
@@ -107,7 +120,7 @@ def _train(settings: Any, resume: bool, command: str) -> int:
         levels = settings.algorithm.rollout.bound(policy.times).levels
         given.refuse(settings.algorithm.points, levels)
         reward, texts = given.reward, given.prompts
-        collect = given.collector(policy, run.seed, levels)
+        collect = given.collector(policy, run.seed)
     if settings.exemplars:
         if not getattr(settings.algorithm, "takes_exemplars", False):
             known = [name for name, kind in ALGORITHMS.items() if getattr(kind, "takes_exemplars", False)]
@@ -117,33 +130,33 @@ def _train(settings: Any, resume: bool, command: str) -> int:
         graft = others.grafter(policy, run.seed)
     for each in (texts, held_out):
         policy.refuse(list(each.texts))
-    policy.prepare([*texts.texts, *held_out.texts])
+    with distributed.first():  # it fills the cache on disk, which the others read
+        policy.prepare([*texts.texts, *held_out.texts])
     rewards.refuse(reward, texts.texts)
     rewards.refuse(measured, held_out.texts)
     trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
     if run.memory:
         run, said = fit.fitted(trainer, run.memory * 1e9)
         print(said)
+        least = distributed.merged({"sampled": run.rollout_batch, "trained": run.microbatch}, min)
+        run = replace(run, rollout_batch=int(least["sampled"]), microbatch=int(least["trained"]))
         settings = replace(settings, run=run)
         trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
-    if resume:
-        folder = RunFolder.open(run.output)
-        if state := folder.state(*trainer.state_dict()):
-            trainer.load_state_dict(state)
-        folder.forget_after(trainer.iteration - (trainer.iteration == 0))
-        folder.write_config(config.to_dict(settings))
-    else:
-        folder = RunFolder.create(run.output, config.to_dict(settings))
+    if resume and (state := RunFolder.open(run.output).state(*trainer.state_dict())):
+        trainer.load_state_dict(state)
+    folder = None if distributed.rank() else _folder(run.output, config.to_dict(settings), trainer, resume)
     stopped = False
-    with TrainProgress(run, trainer.iteration, folder.path) as progress, _stop_signals() as asked:
+    with TrainProgress(run, trainer.iteration, settings.run.output) as progress, _stop_signals() as asked:
         progress.say(f"model {policy.name}, {len(texts)} prompts; measuring on {held_out.name} first")
         for remark in trainer.rollout.remarks():
             progress.say(remark)
         with closing(trainer.steps(Evaluator(policy, settings.evaluation, held_out), folder)) as steps:
             for step in steps:
                 progress.show(step)
-                if stopped := asked():
+                if stopped := distributed.any_of(asked()):
                     break
+    if folder is None:
+        return 130 if stopped else 0
     folder.write_summary(command, finished=not stopped)
     print(outcome.sentence(outcome.of(folder.lines())))
     print(f"report: {report.write(folder.path)}")
@@ -153,6 +166,16 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     return 0
 
 
+def _folder(path: Path, settings: dict[str, Any], trainer: Trainer, resume: bool) -> RunFolder:
+    """A new one, or that of a run that goes on, without what came after its checkpoint."""
+    if not resume:
+        return RunFolder.create(path, settings)
+    folder = RunFolder.open(path)
+    folder.forget_after(trainer.iteration - (trainer.iteration == 0))
+    folder.write_config(settings)
+    return folder
+
+
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
     """Inside, SIGINT and SIGTERM only ask to stop: the yielded function says whether one came. A second one kills."""
@@ -160,7 +183,8 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
 
     def ask(number: int, frame: object) -> None:
         asked.append(number)
-        print("\nstopping after this iteration (once more to stop at once) ...", file=sys.stderr, flush=True)
+        if distributed.rank() == 0:
+            print("\nstopping after this iteration (once more to stop at once) ...", file=sys.stderr, flush=True)
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, previous[name])
 
