@@ -29,7 +29,7 @@ def write(run: RunFolder, folder: Path, about: Mapping[str, Any], files: Sequenc
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {Path(str(about['base_model'])).name}, post-trained with {about['algorithm']}\n",
         f"{outcome.sentence(evaluations)}\n",
-        _use(about, files),
+        _use(folder, about, files),
         "## How it was trained\n",
         _table(["setting", "value"], [[name.replace("_", " "), _plain(value)] for name, value in about.items()]),
     ]
@@ -47,13 +47,21 @@ def write(run: RunFolder, folder: Path, about: Mapping[str, Any], files: Sequenc
     return card
 
 
-def _use(about: Mapping[str, Any], files: Sequence[str]) -> str:
+def _use(folder: Path, about: Mapping[str, Any], files: Sequence[str]) -> str:
     steps = f"num_inference_steps={about['steps']}, guidance_scale={about['guidance']}"
     loading = {
         "pytorch_lora_weights.safetensors": 'pipe.load_lora_weights("this/folder")',
         "transformer": 'pipe.transformer = type(pipe.transformer).from_pretrained("this/folder/transformer")',
     }
     chosen = "\n".join(loading[name] for name in files[:1])
+    if (folder / "transformer_2").is_dir():  # a pipeline of two
+        again = {
+            "pytorch_lora_weights.safetensors": (
+                'pipe.load_lora_weights("this/folder/transformer_2", load_into_transformer_2=True)'
+            ),
+            "transformer": 'pipe.transformer_2 = type(pipe.transformer_2).from_pretrained("this/folder/transformer_2")',
+        }
+        chosen += "\n" + again[files[0]]
     return (
         "```python\nfrom diffusers import DiffusionPipeline\n\n"
         f'pipe = DiffusionPipeline.from_pretrained("{about["base_model"]}")\n{chosen}\n'

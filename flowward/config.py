@@ -142,15 +142,20 @@ def _names(reward: Reward) -> list[str] | None:
 
 
 def from_dict(given: dict[str, Any]) -> Settings:
-    """Raises ValueError where something is unknown or of the wrong type, and says where."""
+    """From YAML. What it leaves out is as in a preset of the algorithm: `preset` beside its name, or that of scenes.
+
+    Raises:
+        ValueError: something is unknown or of the wrong type; it says where.
+    """
     own = given.get("algorithm") or {}
     if not isinstance(own, dict):
         raise ValueError(
             f"config: algorithm must be a mapping with a name and settings, not '{own}'; one of your own is for Python"
         )
     own = dict(own)
-    kind = settings_type(str(own.pop("name", DEFAULT_ALGORITHM)))
-    given = {**given, "algorithm": own}
+    kind = settings_type(str(own.pop("name", DEFAULT_ALGORITHM)), str(own.pop("preset", "scenes")))
+    preset: dict[str, Any] = TypeAdapter(kind).dump_python(kind(), mode="json")
+    given = _over(preset, {**given, "algorithm": own})
     try:
         settings = TypeAdapter(kind).validate_python(given)
     except ValidationError as error:
@@ -159,6 +164,17 @@ def from_dict(given: dict[str, Any]) -> Settings:
         raise ValueError(f"config: {where or 'setting'}: {first['msg'].removeprefix('Value error, ')}") from error
     _refuse_unknown(given, TypeAdapter(kind).dump_python(settings, mode="json"), "")
     return settings
+
+
+def _over(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """`base` with what is given in its place, key by key; a mapping with keys of its own is another kind of value."""
+    found = dict(base)
+    for key, value in given.items():
+        known = base.get(key)
+        if isinstance(value, dict) and isinstance(known, dict) and value.keys() <= known.keys():
+            value = _over(known, value)
+        found[key] = value
+    return found
 
 
 def _refuse_unknown(given: dict[str, Any], known: dict[str, Any], where: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from . import __version__
 from .models.diffusers import DiffusersPolicy
@@ -31,11 +32,32 @@ def lora(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None) -
     trained = policy.weights
     if not isinstance(trained, LoRA):
         raise ValueError("all weights of this model were trained, so there is no LoRA to export")
+    pipe: Any = diffusers.StableDiffusion3Pipeline
+    if isinstance(policy, DiffusersPolicy):
+        pipe = type(policy.family.pipe)
+    described = json.dumps({"version": __version__, **(about or {})})
+    for name, tensors in _by_component(policy, trained.export("policy")).items():
+        _write(pipe, folder if name == "transformer" else folder / name, tensors, trained, described)
+    return folder / LORA_FILE
+
+
+def _by_component(policy: Policy, tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Those of each transformer of a pipeline; where there are two, names begin with their component's."""
+    names = list(policy.family.transformers) if isinstance(policy, DiffusersPolicy) else ["transformer"]
+    if len(names) == 1:
+        return {names[0]: tensors}
+    return {
+        name: {
+            key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")
+        } for name in names
+    }  # fmt: skip
+
+
+def _write(pipe: Any, folder: Path, tensors: dict[str, Tensor], trained: LoRA, described: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    pipe = type(policy.family.pipe) if isinstance(policy, DiffusersPolicy) else diffusers.StableDiffusion3Pipeline
     pipe.save_lora_weights(
         folder,
-        transformer_lora_layers=trained.export("policy"),
+        transformer_lora_layers=tensors,
         transformer_lora_adapter_metadata=trained.config.to_dict(),
     )
     file = folder / LORA_FILE
@@ -43,13 +65,12 @@ def lora(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None) -
         header = opened.metadata() or {}
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (it is not a mapping)
     partial = folder / f".{LORA_FILE}.partial"
-    save_file(tensors, partial, {**header, "flowward": json.dumps({"version": __version__, **(about or {})})})
+    save_file(tensors, partial, {**header, "flowward": described})
     partial.replace(file)
-    return file
 
 
 def merged(policy: Policy, folder: Path) -> Path:
-    """Write the whole transformer, adapters merged into it; the policy cannot be trained any more.
+    """Write the whole transformer (or both), adapters merged into it; the policy cannot be trained any more.
 
     Raises:
         OSError: it cannot be written.
@@ -58,7 +79,11 @@ def merged(policy: Policy, folder: Path) -> Path:
         if isinstance(policy.weights, LoRA):
             network.fuse_lora(adapter_names=["policy"])  # type: ignore[operator]
             network.unload_lora()  # type: ignore[operator]
-        network.save_pretrained(folder / "transformer")  # type: ignore[operator]
+        parts: dict[str, Any] = {"transformer": network}
+        if isinstance(policy, DiffusersPolicy):
+            parts = policy.family.transformers
+        for name, part in parts.items():
+            part.save_pretrained(folder / name)
     return folder / "transformer"
 
 

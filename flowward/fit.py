@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -34,6 +35,13 @@ def cuda_peak(device: torch.device) -> Peak:
         return torch.cuda.max_memory_allocated(device)
 
     return peak
+
+
+def limit(memory: float | Literal["auto"] | None, device: torch.device) -> float | None:
+    """Bytes that a run may use, from its `memory`; None where there is no limit, or nothing to measure it with."""
+    if memory == "auto":
+        return 0.9 * torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    return None if memory is None else memory * 1e9
 
 
 def largest(sizes: Sequence[int], peak: Callable[[int], float], limit: float) -> tuple[int, float]:

@@ -298,7 +298,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
     },
     "flow_grpo_fast": {
-        "scenes": _scenes(FlowGRPOFast(), run=_FEW),
+        "scenes": _scenes(FlowGRPOFast()),  # at 2e-4 latents grow, and rewards fall again
         "no-guidance": Preset(
             f"{_GRPO}, GenEval and PickScore", FlowGRPOFast(), _run(48, 24, 27, updates=2), _LORA
         ),

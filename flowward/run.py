@@ -34,8 +34,9 @@ class Run:
     """training points per forward and backward pass"""
     rollout_batch: int = 288
     """images sampled at once"""
-    memory: float | None = None
-    """GB of CUDA memory: rollout_batch and microbatch are then the largest that stay within it"""
+    memory: float | Literal["auto"] | None = None
+    """GB of CUDA memory (auto: nine tenths of what there is): rollout_batch and microbatch are then the largest that
+    stay within it; None, and auto without a CUDA device, leave them as they are"""
     learning_rate: float = 5e-4
     warmup: int = 10
     """optimiser steps over which the learning rate rises: Adam's first steps are long, and blind"""
@@ -63,7 +64,7 @@ class Run:
         not_negative(self, "iterations", "warmup", "seed", "reward_buffer")
         if self.mix not in MIXES:
             raise ValueError(unknown("mix of rewards", self.mix, MIXES))
-        positive(self, "learning_rate", "gradient_clip", *(["memory"] if self.memory is not None else []))
+        positive(self, "learning_rate", "gradient_clip", *(["memory"] if isinstance(self.memory, float | int) else []))
         WarmDecay(self.ema_decay)  # refuses what is not a share
         if self.images % self.group_size:
             raise ValueError(

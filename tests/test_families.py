@@ -68,6 +68,23 @@ def test_a_model_in_half_precision(name: str) -> None:
         assert (half - exact).norm() / exact.norm() < 0.05
 
 
+def test_two_transformers_that_share_the_work_by_time(tmp_path: Path) -> None:
+    """Wan 2.2-A14B is what its pipeline is, both are trained and exported, and a batch may hold times of either."""
+    family: Any = FAMILIES["WanPipeline"](tiny("of two"), 32, 32, frames=5)
+    one = DiffusersPolicy("two", family, 2, "float32")
+    x, t = torch.randn(4, *one.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([0.9, 0.2, 1, 0])
+    condition = one.encode(["a cat", "a dog", "a cat", "two"])
+    mixed = one.velocity(x, t, condition)
+    alone = torch.cat([one.velocity(x[k : k + 1], t[k : k + 1], condition[k : k + 1]) for k in range(4)])
+    torch.testing.assert_close(mixed, alone, rtol=0, atol=1e-5)
+    mixed.square().mean().backward()
+    touched = {name.split(".")[0] for name, tensor in one.weights.tensors("policy").items() if tensor.grad is not None}
+    assert touched == {"transformer", "transformer_2"}
+    assert export.lora(one, tmp_path) == tmp_path / export.LORA_FILE
+    assert (tmp_path / "transformer_2" / export.LORA_FILE).is_file()
+    assert not [f"{check.law}: {check.measured}" for check in model.laws(one) if not check.holds]
+
+
 def test_every_family_has_a_tiny_pipeline() -> None:
     assert TINY.keys() == FAMILIES.keys()
 

@@ -209,6 +209,14 @@ def wan() -> Any:
     )
 
 
+def wan_of_two() -> Any:
+    """As Wan 2.2-A14B: one transformer for the first half of an Euler trajectory of four steps, one for the second."""
+    pipe, other = wan(), wan()
+    pipe.register_modules(transformer_2=other.transformer)
+    pipe.register_to_config(boundary_ratio=0.875)
+    return pipe
+
+
 TINY: dict[str, Callable[[], Any]] = {
     "StableDiffusion3Pipeline": sd3,
     "FluxPipeline": flux,
@@ -224,9 +232,10 @@ def tiny(name: str, seed: int = 0) -> Any:
     """The pipeline of a family, the same for the same seed; every parameter is random, zeros too."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pipe = TINY[name]()
-        for parameter in pipe.transformer.parameters():  # output layers start at zero, and would hide everything
-            if not parameter.any():
+        pipe = (TINY | {"of two": wan_of_two})[name]()
+        transformers = [pipe.transformer, *([pipe.transformer_2] if name == "of two" else [])]
+        for parameter in [each for part in transformers for each in part.parameters()]:
+            if not parameter.any():  # output layers start at zero, and would hide everything
                 torch.nn.init.normal_(parameter, std=0.2)
     pipe.set_progress_bar_config(disable=True)
     return pipe

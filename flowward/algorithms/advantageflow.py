@@ -111,9 +111,9 @@ class AdvantageFlow(Anchored):
             )
 
     @property
-    def anchors(self) -> dict[str, float]:
-        """The velocities that the loss needs beside the policy's, with the guidance of each."""
-        return {"old": 1.0} | ({"reference": 1.0} if self.lam > 0 else {})
+    def held_to(self) -> tuple[str, ...]:
+        """The velocities that the loss needs beside the policy's."""
+        return ("old", "reference") if self.lam > 0 else ("old",)
 
     def _gamma(self, advantage: Tensor) -> Tensor:
         return 1 - advantage if self.gamma == "1-A" else torch.full_like(advantage, float(self.gamma))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from ..models.policy import Models
@@ -9,13 +12,19 @@ from ..points import Points
 from ..snapshots import Decay
 
 
+@dataclass(frozen=True)
 class Anchored:
     """An algorithm with a copy `old` of the policy, and the reference model where its weight `k_ref` is above 0."""
 
-    old: Decay
-    k_ref: float
+    if TYPE_CHECKING:  # fields of each, with values of its own
 
-    guidance = 1.0
+        @property
+        def old(self) -> Decay: ...
+        @property
+        def k_ref(self) -> float: ...
+
+    guidance: float = field(default=1.0, kw_only=True)
+    """of the velocities that are trained (1: none), whatever that of the rollout; FLUX.1-dev takes it as an input"""
 
     @property
     def copies(self) -> dict[str, Decay]:
@@ -23,9 +32,14 @@ class Anchored:
         return {"old": self.old}
 
     @property
+    def held_to(self) -> tuple[str, ...]:
+        """The velocities that the loss needs beside the policy's."""
+        return ("old", "reference") if self.k_ref > 0 else ("old",)
+
+    @property
     def anchors(self) -> dict[str, float]:
         """The velocities that the loss needs beside the policy's, with the guidance of each."""
-        return {"old": 1.0} | ({"reference": 1.0} if self.k_ref > 0 else {})
+        return dict.fromkeys(self.held_to, self.guidance)
 
     def reference(self, models: Models, points: Points) -> Tensor | None:
         """The reference's velocity [B, ...], or None where it has no weight and so costs no evaluation."""

@@ -114,9 +114,9 @@ class AWM(Anchored):
         return {"old": self.old} if self._old else {}
 
     @property
-    def anchors(self) -> dict[str, float]:
-        """The velocities that the loss needs beside the policy's, with the guidance of each."""
-        return ({"old": 1.0} if self._old else {}) | ({"reference": 1.0} if self.k_ref > 0 else {})
+    def held_to(self) -> tuple[str, ...]:
+        """The velocities that the loss needs beside the policy's."""
+        return ("old",) * self._old + ("reference",) * (self.k_ref > 0)
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each point [B], and what is worth watching."""

@@ -102,7 +102,8 @@ class CRD(Anchored):
     @property
     def anchors(self) -> dict[str, float]:
         """The velocities that the loss needs beside the policy's, with the guidance of each."""
-        return {"old": 1.0} | ({"reference": self.reference_guidance} if self.k_ref > 0 else {})
+        own = {"reference": self.reference_guidance} if self.k_ref > 0 else {}
+        return {"old": self.guidance, **own}
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each point [B], and what is worth watching. Whole groups only."""

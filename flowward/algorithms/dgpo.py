@@ -86,9 +86,9 @@ class DGPO(Anchored):
         not_negative(self, "k_ref")
 
     @property
-    def anchors(self) -> dict[str, float]:
-        """The velocities that the loss needs beside the policy's, with the guidance of each."""
-        return {"old": 1.0, "reference": 1.0}
+    def held_to(self) -> tuple[str, ...]:
+        """The velocities that the loss needs beside the policy's."""
+        return ("old", "reference")
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each point [B], and what is worth watching. Whole groups only."""

@@ -135,8 +135,8 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     rewards.refuse(reward, texts.texts)
     rewards.refuse(measured, held_out.texts)
     trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
-    if run.memory:
-        run, said = fit.fitted(trainer, run.memory * 1e9)
+    if limit := fit.limit(run.memory, policy.device):
+        run, said = fit.fitted(trainer, limit)
         print(said)
         least = distributed.merged({"sampled": run.rollout_batch, "trained": run.microbatch}, min)
         run = replace(run, rollout_batch=int(least["sampled"]), microbatch=int(least["trained"]))

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,10 @@ class DiffusersPolicy(Policy):
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False).eval()
-        transformer = pipe.transformer
+        transformer = family.network
         self.device = next(transformer.parameters()).device
         self.latent_shape, self.image_size = family.shape, (family.height, family.width)
-        described = json.loads(transformer.to_json_string())
+        described = json.loads(pipe.transformer.to_json_string())
         architecture = {key: value for key, value in described.items() if not key.startswith("_")}
         self.identity = {
             "family": type(family).__name__,
@@ -168,11 +168,13 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
     if not sys.stderr.isatty():
         transformers.logging.disable_progress_bar()
         diffusers.logging.disable_progress_bar()
-    kind = _kind(name_or_path, loading.revision)
+    index = _index(name_or_path, loading.revision)
+    kind = str(index.get("_class_name"))
     if kind not in FAMILIES:
         raise ValueError(f"{name_or_path}: " + unknown("pipeline", kind, FAMILIES))
     if loading.quantise and (lora_rank is None or loading.merge_lora):
         raise ValueError("quantised weights are frozen: train LoRA adapters (--lora-rank), and do not merge them")
+    transformers = [name for name in ("transformer", "transformer_2") if index.get(name, [None])[0]]
     device = _device(loading.device)
     chosen = resolve(precision, device)
     with _explained(name_or_path):
@@ -182,7 +184,7 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
             variant=loading.variant,
             dtype=torch.bfloat16 if chosen == "bf16" and device != "cpu" else torch.float32,
             use_safetensors=True,
-            quantization_config=_quantised(loading.quantise),
+            quantization_config=_quantised(loading.quantise, transformers),
         )
     given: dict[str, Any] = {"text_tokens": loading.text_tokens}
     if loading.size:
@@ -196,40 +198,41 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
             f"the weights are in {stored}, in which a merged adapter would be rounded away: leave out --merge-lora, or "
             "use --precision float32"
         )
-    _prepare(pipe, loading)
+    _prepare(family, loading)
     policy = DiffusersPolicy(name_or_path, family, lora_rank, chosen, seed)
     if isinstance(policy.weights, LoRA):
         policy.weights.merge = loading.merge_lora
     return policy
 
 
-def _prepare(pipe: Any, loading: Loading) -> None:
+def _prepare(family: Family, loading: Loading) -> None:
     """What diffusers offers for memory and speed.
 
     Raises:
         ValueError: it does not offer it for this model, or here.
     """
+    transformers = list(family.transformers.values())
     wanted = {
-        "gradient checkpointing": (loading.gradient_checkpointing, pipe.transformer, "enable_gradient_checkpointing"),
-        "VAE slicing": (loading.vae_slicing, pipe.vae, "enable_slicing"),
-        "VAE tiling": (loading.vae_tiling, pipe.vae, "enable_tiling"),
-        "compiled blocks": (loading.compile_blocks, pipe.transformer, "compile_repeated_blocks"),
+        "gradient checkpointing": (loading.gradient_checkpointing, transformers, "enable_gradient_checkpointing"),
+        "VAE slicing": (loading.vae_slicing, [family.pipe.vae], "enable_slicing"),
+        "VAE tiling": (loading.vae_tiling, [family.pipe.vae], "enable_tiling"),
+        "compiled blocks": (loading.compile_blocks, transformers, "compile_repeated_blocks"),
     }
-    for what, (asked, part, method) in wanted.items():
-        if asked:
+    for what, (asked, parts, method) in wanted.items():
+        for part in parts if asked else ():
             try:
                 getattr(part, method)()
             except (AttributeError, ValueError, NotImplementedError) as error:
                 raise ValueError(f"{type(part).__name__} knows no {what}: leave it out") from error
-    if loading.attention:
+    for transformer in transformers if loading.attention else ():
         try:
-            pipe.transformer.set_attention_backend(loading.attention)
+            transformer.set_attention_backend(loading.attention)
         except (ValueError, RuntimeError, ImportError) as error:
             raise ValueError(f"attention '{loading.attention}': {' '.join(str(error).split())[:200]}") from error
 
 
-def _quantised(how: str | None) -> Any:
-    """What diffusers calls it.
+def _quantised(how: str | None, components: Sequence[str]) -> Any:
+    """What diffusers calls it, for these components of a pipeline.
 
     Raises:
         ValueError: the package that does it is missing.
@@ -252,7 +255,7 @@ def _quantised(how: str | None) -> Any:
                 )
     except ImportError as error:
         raise ValueError(f"--quantise {how} needs a package: pip install 'flowward[quantise]' ({error})") from error
-    return diffusers.PipelineQuantizationConfig(quant_mapping={"transformer": config})
+    return diffusers.PipelineQuantizationConfig(quant_mapping={name: config for name in components})
 
 
 def _device(wish: str) -> str:
@@ -264,17 +267,17 @@ def _device(wish: str) -> str:
     return device
 
 
-def _kind(name_or_path: str, revision: str | None) -> str:
-    """The class of a pipeline, read before anything large is."""
+def _index(name_or_path: str, revision: str | None) -> dict[str, Any]:
+    """The class and the components of a pipeline, read before anything large is."""
     index = Path(name_or_path) / "model_index.json"
     if not index.is_file():
         with _explained(name_or_path):
             index = Path(hf_hub_download(name_or_path, "model_index.json", revision=revision))
     try:
-        found = json.loads(index.read_text())
+        found: dict[str, Any] = json.loads(index.read_text())
     except ValueError as error:
         raise ValueError(f"{index} is not JSON: {error}") from error
-    return str(found.get("_class_name"))
+    return found
 
 
 @contextmanager

@@ -5,7 +5,7 @@ A video gets the mean of what its frames get, unless the reward says that it tak
 
 from __future__ import annotations
 
-from .loading import REWARDS, Sum, load, make, terms
+from .loading import REWARDS, Sum, load, make, terms, weighted
 from .reward import Explains, Metadata, Reads, Reward, RewardError, refuse, score
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "refuse",
     "score",
     "terms",
+    "weighted",
 ]

@@ -64,7 +64,7 @@ def load(spec: Sequence[str], options: Sequence[str] = ()) -> Reward:
         ValueError: a name is unknown or cannot be loaded, a weight is not a number, or there is no such option.
     """
     asked = _options(options)
-    found = [(name, weight, make(name, asked.pop(name, {}))) for name, weight in map(_weighted, spec)]
+    found = [(name, weight, make(name, asked.pop(name, {}))) for name, weight in map(weighted, spec)]
     if not found:
         raise ValueError("name at least one reward")
     if asked:
@@ -72,7 +72,12 @@ def load(spec: Sequence[str], options: Sequence[str] = ()) -> Reward:
     return found[0][2] if len(found) == 1 and found[0][1] == 1 else Sum(tuple(found))
 
 
-def _weighted(item: str) -> tuple[str, float]:
+def weighted(item: str) -> tuple[str, float]:
+    """A name, and its weight.
+
+    Raises:
+        ValueError: the weight is not a number.
+    """
     name, equals, weight = item.rpartition("=")
     if not equals or (_is_address(item) and "?" in name):  # the = of a query is none of ours
         return item, 1.0

@@ -116,7 +116,7 @@ def _training(policy: DiffusersPolicy, texts: Sequence[str]) -> Iterator[Check]:
 
 
 def _state(policy: DiffusersPolicy) -> dict[str, Tensor]:
-    parts = {"transformer": policy.family.pipe.transformer, "vae": policy.family.pipe.vae}
+    parts = {**policy.family.transformers, "vae": policy.family.pipe.vae}
     return {
         f"{part}.{key}": tensor.clone() for part, module in parts.items() for key, tensor in module.state_dict().items()
     }
@@ -131,8 +131,8 @@ def _export(policy: DiffusersPolicy, guidance: float, texts: Sequence[str]) -> I
     with tempfile.TemporaryDirectory() as folder:
         lora(policy, Path(folder))
         with warnings.catch_warnings(action="ignore"):  # that the active one goes
-            pipe.transformer.delete_adapters(list(pipe.transformer.peft_config))
-        pipe.load_lora_weights(folder)
+            policy.family.network.delete_adapters(list(policy.family.network.peft_config))
+        policy.family.load_lora(Path(folder))
         expected = policy.family.reference(list(texts), x, STEPS, scale)
         pipe.unload_lora_weights()
     yield compared("samples under exported adapters, loaded by load_lora_weights", PIPELINE, found, expected, TOLERANCE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -74,6 +75,20 @@ class Family(ABC):
         """Pixels along a side per token."""
         multiple: int = self.pipe.vae_scale_factor * self.patch
         return multiple
+
+    @property
+    def transformers(self) -> dict[str, Any]:
+        """What is trained, by the names of the pipeline's components."""
+        return {"transformer": self.pipe.transformer}
+
+    @property
+    def network(self) -> Any:
+        """All of that as one module, which `velocity` calls."""
+        return self.pipe.transformer
+
+    def load_lora(self, folder: Path) -> None:
+        """Have the pipeline itself read what was exported to a folder (see export.py)."""
+        self.pipe.load_lora_weights(folder)
 
     packed: ClassVar[bool] = False
     """the transformer takes 2 x 2 latent pixels as one token's channels"""

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
+from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor
 
 from .family import Family, statistics
+
+
+class Experts(torch.nn.Module, PeftAdapterMixin):
+    """Two transformers, one for times from a boundary up and one for those below: to its caller, one (Wan 2.2-A14B)."""
+
+    def __init__(self, high: Any, low: Any, boundary: float):
+        super().__init__()
+        self.transformer, self.transformer_2, self.boundary = high, low, boundary
+
+    def forward(self, x: Tensor, timestep: Tensor, **more: Any) -> tuple[Tensor]:
+        """As each of them takes it: x [B, ...], timestep [B] in [0, 1000], and tensors of B rows."""
+        early, found = timestep >= 1000 * self.boundary, torch.empty_like(x)
+        for rows, expert in ((early, self.transformer), (~early, self.transformer_2)):
+            if rows.any():
+                own = {name: value[rows] if isinstance(value, Tensor) else value for name, value in more.items()}
+                v = expert(x[rows], timestep[rows], **own)[0]
+                found = found.to(v.dtype).index_put((rows.nonzero().flatten(),), v)
+        return (found,)
 
 
 class Wan(Family):
@@ -20,10 +41,23 @@ class Wan(Family):
 
     def __init__(self, pipe: Any, height: int | None = None, width: int | None = None, frames: int = 81, **more: Any):
         super().__init__(pipe, 480 if height is None else height, 832 if width is None else width, frames, **more)
-        if pipe.config.boundary_ratio is not None:
-            raise ValueError("this Wan 2.2 has two transformers, and flowward trains models with one")
+        boundary = pipe.config.boundary_ratio
+        self._experts = None if boundary is None else Experts(pipe.transformer, pipe.transformer_2, boundary)
         if frames < 1 or (frames - 1) % pipe.vae_scale_factor_temporal:
             raise ValueError(f"a video has 1 + a multiple of {pipe.vae_scale_factor_temporal} frames, not {frames}")
+
+    @property
+    def transformers(self) -> dict[str, Any]:
+        return {name: part for name in ("transformer", "transformer_2") if (part := getattr(self.pipe, name))}
+
+    @property
+    def network(self) -> Any:
+        return self._experts or super().network
+
+    def load_lora(self, folder: Path) -> None:
+        super().load_lora(folder)
+        if self._experts:
+            self.pipe.load_lora_weights(folder / "transformer_2", load_into_transformer_2=True)
 
     @property
     def multiple(self) -> int:
