@@ -30,6 +30,7 @@ class Batch:
     condition: Condition  # B rows
     known: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)  # velocities that need no evaluation
     fresh: bool = field(default=False, kw_only=True)  # the policy is still what drew the samples
+    same: frozenset[str] = field(default=frozenset(), kw_only=True)  # copies that are what the policy is now
 
     def __len__(self) -> int:
         return len(self.t)

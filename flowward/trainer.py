@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -353,8 +353,9 @@ class Trainer:
         with self._undone_if_it_fails():
             for number, units in enumerate(order.chunk(run.updates_per_iteration)):
                 numbers = (units[:, None] * points.unit + torch.arange(points.unit)).flatten()
-                mine = distributed.share(numbers, points.indivisible)
-                for part in self.batches(points, mine, fresh=number == 0 and self.algorithm.behaviour == "policy"):
+                mine, first = distributed.share(numbers, points.indivisible), number == 0
+                same = self._same() if first else ()
+                for part in self.batches(points, mine, first and self.algorithm.behaviour == "policy", same):
                     loss, metrics = self.algorithm.loss(self.models, part)
                     (loss.sum() / len(numbers)).backward()
                     for name, value in {"loss": loss.detach(), **metrics}.items():
@@ -388,14 +389,30 @@ class Trainer:
                 self.optimiser.load_state_dict(optimiser)
             raise
 
-    def batches(self, points: PointSet, numbers: Tensor, fresh: bool = False) -> Iterator[Batch]:
-        """Microbatches of the points with these numbers, velocities that carry no gradient evaluated in larger ones."""
+    def _same(self) -> tuple[str, ...]:
+        """Anchors that have the policy's velocity, because they are copies that have just become what it is."""
+        how = self.algorithm
+        names = [name for name in how.copies if how.anchors.get(name) == how.guidance]
+        return tuple(name for name in names if self.policy.weights.same(name))
+
+    def batches(
+        self, points: PointSet, numbers: Tensor, fresh: bool = False, same: Sequence[str] = ()
+    ) -> Iterator[Batch]:
+        """Microbatches of the points with these numbers, velocities that carry no gradient evaluated in larger ones.
+
+        Those of the `same` anchors are the policy's, which is then evaluated once for all.
+        """
+        others = [name for name in self.algorithm.anchors if name not in same]
         block = max(1, self.run.rollout_batch // self.run.microbatch) * self.run.microbatch
         for part in numbers.split(block) if len(numbers) else ():
             batch = replace(points.take(part), fresh=fresh)
             with torch.no_grad():
-                batch = batch.knowing({name: self._anchor(name, batch) for name in self.algorithm.anchors})
-            yield from batch.split(self.run.microbatch)
+                batch = batch.knowing({name: self._anchor(name, batch) for name in others})
+            for part in batch.split(self.run.microbatch):
+                if same:
+                    v = self.models.at("policy", part)
+                    part = part.knowing({"policy": v, **dict.fromkeys(same, v.detach())})
+                yield part
 
     def _anchor(self, name: str, batch: Batch) -> Tensor:
         with self.policy.weights.still(name):

@@ -67,10 +67,27 @@ def test_every_network_evaluation_is_needed(tiny: str, rank: int | None, lam: fl
     counts = count(one.policy)
     one.step()
     expected = Counter({("none", behaviour): 16 * 3, ("gradient", "policy"): 32})
-    expected["none", "old"] += 32
+    expected["none", "old"] += 16  # of the second update: in the first, `old` is what the policy is
     if lam:
         expected["none", "reference"] += 32
     assert counts == expected
+    counts.clear()
+    one.step()
+    expected["none", "old"] += 16  # it follows, and is another one now
+    assert counts == expected
+
+
+def test_a_copy_that_is_the_policy_costs_nothing(tiny: str) -> None:
+    """With a copy that follows at once and one update, `old` needs no evaluation; gradients are those of two."""
+    how = algorithm(lam=1e-3, rollout=Sampler(steps=3), points=Renoise(2), old=Decay(0.0), behaviour="policy")
+    one, two = (plain(trainer(tiny, how, 2, microbatch=4)) for _ in "ab")
+    two._same = lambda: ()  # type: ignore[method-assign]
+    counts, others = count(one.policy), count(two.policy)
+    for _ in range(2):
+        one.step()
+        two.step()
+    assert others - counts == Counter({("none", "old"): 2 * 16})
+    close(snapshot(one.policy), snapshot(two.policy))
 
 
 def test_prompts_are_encoded_once(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:

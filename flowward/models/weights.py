@@ -50,6 +50,11 @@ class Weights(ABC):
         for key, tensor in self.tensors(name).items():
             tensor.lerp_(source[key], 1 - decay)
 
+    def same(self, name: str) -> bool:
+        """Whether a copy is what the policy is now, bit by bit."""
+        mine = self.tensors("policy")
+        return all(torch.equal(tensor, mine[key]) for key, tensor in self.tensors(name).items())
+
     @torch.no_grad()
     def load(self, name: str, values: dict[str, Tensor]) -> None:
         """Overwrite `policy` or a copy.
