@@ -6,26 +6,16 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import unknown
 from ..precision import Precision, Wish, autocast, resolve
+from . import hub
 from .cache import PromptCache, address
 from .families import FAMILIES, Family
 from .loading import Loading
@@ -162,20 +152,18 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
         ValueError: it cannot be found or read, or is of no known family; there is no such device.
     """
     import diffusers
-    import transformers
 
-    transformers.logging.set_verbosity_error()  # its remarks concern parts that are not used
+    hub.quiet()
     if not sys.stderr.isatty():
-        transformers.logging.disable_progress_bar()
         diffusers.logging.disable_progress_bar()
     kind = _kind(name_or_path, loading.revision)
     if kind not in FAMILIES:
         raise ValueError(f"{name_or_path}: " + unknown("pipeline", kind, FAMILIES))
     if loading.quantise and (lora_rank is None or loading.merge_lora):
         raise ValueError("quantised weights are frozen: train LoRA adapters (--lora-rank), and do not merge them")
-    device = _device(loading.device)
+    device = hub.device(loading.device)
     chosen = resolve(precision, device)
-    with _explained(name_or_path):
+    with hub.explained(name_or_path):
         pipe = getattr(diffusers, kind).from_pretrained(
             name_or_path,
             revision=loading.revision,
@@ -255,51 +243,14 @@ def _quantised(how: str | None) -> Any:
     return diffusers.PipelineQuantizationConfig(quant_mapping={"transformer": config})
 
 
-def _device(wish: str) -> str:
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if wish == "auto" else wish
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"there is no device '{device}' here: {str(error).splitlines()[0]}") from error
-    return device
-
-
 def _kind(name_or_path: str, revision: str | None) -> str:
     """The class of a pipeline, read before anything large is."""
     index = Path(name_or_path) / "model_index.json"
     if not index.is_file():
-        with _explained(name_or_path):
+        with hub.explained(name_or_path):
             index = Path(hf_hub_download(name_or_path, "model_index.json", revision=revision))
     try:
         found = json.loads(index.read_text())
     except ValueError as error:
         raise ValueError(f"{index} is not JSON: {error}") from error
     return str(found.get("_class_name"))
-
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """What the hub and diffusers raise, in a sentence."""
-    try:
-        yield
-    except GatedRepoError as error:
-        raise ValueError(
-            f"{name} is gated: accept its licence on its page, and log in with a token that may read it (hf auth login)"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ValueError(f"{name} has no such revision on the hub") from error
-    except RepositoryNotFoundError as error:
-        raise ValueError(
-            f"there is no model {name} on the hub, or it is private: then log in with a token that may read it "
-            "(hf auth login)"
-        ) from error
-    except (
-        OfflineModeIsEnabled,
-        LocalEntryNotFoundError,
-        HfHubHTTPError,
-        OSError,
-        ValueError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
-        raise ValueError(f"the model {name} cannot be read: {' '.join(str(error).split())[:300]}") from error
