@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_clip
+import tiny_open_clip
 import torch
 import transformers
 from huggingface_hub.errors import (
@@ -333,83 +334,10 @@ def test_distances_are_the_mean_of_pairs() -> None:
 # --- HPSv2: a checkpoint of open_clip
 
 
-class Block(nn.Module):
-    """What open_clip calls a residual attention block, from the paper: pre-norm attention and MLP."""
-
-    def __init__(self, width: int, heads: int, hidden: int, act: str):
-        super().__init__()
-        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.mlp = nn.ModuleDict({"c_fc": nn.Linear(width, hidden), "c_proj": nn.Linear(hidden, width)})
-        self.act = act
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        y = self.ln_1(x)
-        x = x + self.attn(y, y, y, attn_mask=mask, need_weights=False)[0]
-        y = self.mlp["c_fc"](self.ln_2(x))
-        return x + self.mlp["c_proj"](
-            y * torch.sigmoid(1.702 * y) if self.act == "quick_gelu" else nn.functional.gelu(y)
-        )
-
-
-class Tower(nn.Module):
-    def __init__(self, width: int, heads: int, hidden: int, act: str):
-        super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, heads, hidden, act) for _ in range(2))
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        for block in self.resblocks:
-            x = block(x, mask)
-        return x
-
-
-class Visual(nn.Module):
-    def __init__(self, act: str):
-        super().__init__()
-        self.class_embedding, self.positional_embedding = (
-            nn.Parameter(torch.zeros(48)),
-            nn.Parameter(torch.zeros(17, 48)),
-        )
-        self.conv1 = nn.Conv2d(3, 48, 8, 8, bias=False)
-        self.ln_pre, self.ln_post = nn.LayerNorm(48), nn.LayerNorm(48)
-        self.transformer = Tower(48, 3, 96, act)
-        self.proj = nn.Parameter(torch.zeros(48, 24))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        patches = self.conv1(pixels).flatten(2).mT
-        x = torch.cat([self.class_embedding.expand(len(pixels), 1, -1), patches], 1) + self.positional_embedding
-        return self.ln_post(self.transformer(self.ln_pre(x))[:, 0]) @ self.proj
-
-
-class OpenClip(nn.Module):
-    """The architecture under open_clip's names."""
-
-    def __init__(self, act: str):
-        super().__init__()
-        self.visual = Visual(act)
-        self.token_embedding = nn.Embedding(len(tiny_clip.VOCABULARY), 32)
-        self.positional_embedding = nn.Parameter(torch.zeros(tiny_clip.LENGTH, 32))
-        self.transformer, self.ln_final = Tower(32, 2, 64, act), nn.LayerNorm(32)
-        self.text_projection, self.logit_scale = nn.Parameter(torch.zeros(32, 24)), nn.Parameter(torch.zeros(()))
-
-    def text(self, tokens: Tensor) -> Tensor:
-        mask = torch.full((tokens.shape[1],) * 2, -torch.inf).triu(1)
-        x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
-        x = self.ln_final(self.transformer(x, mask))
-        return x[torch.arange(len(x)), tokens.argmax(-1)] @ self.text_projection
-
-
-def open_clip(act: str) -> OpenClip:
-    with torch.random.fork_rng(devices=[]):
-        made = OpenClip(act).eval()
-    tiny_clip.fill(made)
-    return made
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("act", ["gelu", "quick_gelu"])
 def test_a_converted_checkpoint_computes_the_same(act: str, tmp_path: Path) -> None:
-    folder, original = tiny_clip.save(tmp_path / "architecture", act), open_clip(act)
+    folder, original = tiny_clip.save(tmp_path / "architecture", act), tiny_open_clip.network(act)
     torch.save({"epoch": 3, "state_dict": original.state_dict()}, tmp_path / "weights.pt")
     reward = rewards.load(["hpsv2"], [f"hpsv2.model={tmp_path}", "hpsv2.file=weights.pt", f"hpsv2.processor={folder}"])
     pictures = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -427,7 +355,7 @@ def test_a_converted_checkpoint_computes_the_same(act: str, tmp_path: Path) -> N
 
 def test_nothing_of_an_image_that_is_not_square_is_cut_off(folder: str, tmp_path: Path, images: Tensor) -> None:
     """HPSv2 sees the left edge of a wide image, CLIPScore does not."""
-    torch.save(open_clip("gelu").state_dict(), tmp_path / "weights.pt")
+    torch.save(tiny_open_clip.network("gelu").state_dict(), tmp_path / "weights.pt")
     wide, other = torch.rand(2, 1, 3, 32, 96, generator=torch.Generator().manual_seed(2))
     other[..., 32:] = wide[..., 32:]
     crops, pads = CLIPScore(folder), HPSv2(str(tmp_path / "weights.pt"), processor=folder)
@@ -436,7 +364,7 @@ def test_nothing_of_an_image_that_is_not_square_is_cut_off(folder: str, tmp_path
 
 
 def test_a_checkpoint_that_does_not_fit(folder: str, tmp_path: Path) -> None:
-    state = open_clip("gelu").state_dict()
+    state = tiny_open_clip.network("gelu").state_dict()
 
     def sentence(state: dict[str, Tensor]) -> str:
         torch.save(state, tmp_path / "weights.pt")

@@ -21,6 +21,7 @@ from .aesthetic import Aesthetic
 from .clip import CLIPScore, PickScore
 from .diversity import Diversity
 from .hps import HPSv2
+from .imagereward import ImageReward
 from .jpeg import Compressible, Incompressible
 from .reward import Reward, refuse, score
 from .scenes import Balance, Scenes, Soft, Strict
@@ -35,6 +36,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "pickscore": PickScore,
     "clipscore": CLIPScore,
     "hpsv2": HPSv2,
+    "imagereward": ImageReward,
     "aesthetic": Aesthetic,
     "diversity": Diversity,
 }

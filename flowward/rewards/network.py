@@ -73,11 +73,11 @@ class Resident:
 
     def __init__(self, network: nn.Module, device: str, dtype: torch.dtype, offload: bool):
         home = "cpu" if offload else device
-        self.network = network.requires_grad_(False).eval().to(device=home, dtype=dtype)
+        self.network: Any = network.requires_grad_(False).eval().to(device=home, dtype=dtype)
         self.device, self.dtype, self.offload = device, dtype, offload
 
     @contextmanager
-    def at_work(self) -> Iterator[nn.Module]:
+    def at_work(self) -> Iterator[Any]:
         """The network on its device, without gradients.
 
         Raises:
