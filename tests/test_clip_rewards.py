@@ -101,7 +101,7 @@ def test_scores_are_what_the_model_and_its_processor_say(folder: str, head: str,
     state = torch.load(head, weights_only=True)
     for number in (0, 2, 4):
         x = x @ state[f"layers.{number}.weight"].T + state[f"layers.{number}.bias"]
-    torch.testing.assert_close(made("aesthetic", folder, head)(images, PROMPTS), x[:, 0], **close)
+    torch.testing.assert_close(made("aesthetic", folder, head)(images, PROMPTS), x[:, 0], atol=0.02, rtol=0)
     apart = 1 - (seen[0] * seen[2]).sum()
     wanted = torch.stack([apart, torch.tensor(0.0), apart, torch.tensor(0.0), torch.tensor(0.0)])
     torch.testing.assert_close(made("diversity", folder, head)(images, PROMPTS), wanted, **close)

@@ -91,7 +91,7 @@ def save_head(path: Path, width: int = 24) -> str:
     """Linear layers under the names of LAION's predictor."""
     state = {}
     for number, (rows, columns) in zip((0, 2, 4), ((16, width), (8, 16), (1, 8)), strict=True):
-        state[f"layers.{number}.weight"] = formula((rows, columns), 0.1 * number) / columns**0.5
+        state[f"layers.{number}.weight"] = 3 * formula((rows, columns), 0.1 * number) / columns**0.5
         state[f"layers.{number}.bias"] = formula((rows,), 0.3 * number + 0.05)
     torch.save(state, path)
     return str(path)
