@@ -38,8 +38,8 @@ def by_hand(images: Tensor) -> Tensor:
 def test_scores_are_those_of_the_network_in_plain_torch(folder: str, images: Tensor) -> None:
     reward = rewards.load(["imagereward"], [f"imagereward.model={folder}", f"imagereward.tokenizer={folder}"])
     wanted = by_hand(images)
-    assert wanted.std() > 0.02 and (wanted[0] - wanted[2]).abs() > 1e-3  # prompts and images both matter
-    torch.testing.assert_close(reward(images, PROMPTS), wanted, atol=2e-5, rtol=0)
+    assert wanted.std() > 0.02 and (wanted[0] - wanted[2]).abs() > 5e-3  # prompts and images both matter
+    torch.testing.assert_close(reward(images, PROMPTS), wanted, atol=1e-5, rtol=0)
 
 
 def test_neither_batch_nor_order_nor_precision_matters(folder: str, images: Tensor) -> None:

@@ -62,10 +62,12 @@ def state() -> dict[str, Tensor]:
             made[name] = 1 + 0.2 * value
         elif len(shape) == 1:
             made[name] = 0.2 * value
-        elif "embed" in name and "proj" not in name:
+        elif name.endswith(("cls_token", "pos_embed")):
+            made[name] = 0.005 * value  # so small that it matters what a norm adds to their variance
+        elif "embeddings" in name:
             made[name] = value
         else:
-            large = 20.0 if "patch" in name else 4.0 if "cross" in name else 1.5  # so that images matter as words do
+            large = 2.0 if "patch" in name else 4.0 if "cross" in name else 1.5
             made[name] = value * large * value[0].numel() ** -0.5
     return made
 
