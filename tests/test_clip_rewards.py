@@ -215,7 +215,7 @@ def test_images_are_prepared_as_the_processor_does(
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (*shape, 3) if kind == "noise" else (5, 5, 3), dtype=np.uint8)
     image = resize(Image.fromarray(pixels), shape[::-1], Image.Resampling.BICUBIC)
-    processor = transformers.CLIPImageProcessor(**{**tiny_clip.processor(), **config})
+    processor = transformers.CLIPImageProcessorPil(**{**tiny_clip.processor(), **config})
     if kind == "noise":
         monkeypatch.setattr(Image.Image, "resize", along_the_width_first)
     wanted = processor(image, return_tensors="pt").pixel_values
@@ -239,7 +239,7 @@ def test_processors_of_any_age_are_read(tmp_path: Path) -> None:
                                     {"size": {"shortest_edge": 16}}])  # fmt: skip
 def test_what_is_not_known_is_refused(config: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"CLIPImageProcessor.* prepares images in a way that is not known here"):
-        Preprocess.of(transformers.CLIPImageProcessor(**{**tiny_clip.processor(), **config}))
+        Preprocess.of(transformers.CLIPImageProcessorPil(**{**tiny_clip.processor(), **config}))
 
 
 @pytest.mark.parametrize("shape", [(48, 96), (96, 48), (45, 96), (64, 64), (10, 20)])
@@ -342,7 +342,7 @@ def test_a_converted_checkpoint_computes_the_same(act: str, tmp_path: Path) -> N
     reward = rewards.load(["hpsv2"], [f"hpsv2.model={tmp_path}", "hpsv2.file=weights.pt", f"hpsv2.processor={folder}"])
     pictures = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     prompts = ["a cat", "two birds on a wire", "sea"]
-    prepared = Preprocess.of(transformers.CLIPImageProcessor(**tiny_clip.processor()))(pictures)
+    prepared = Preprocess.of(transformers.CLIPImageProcessorPil(**tiny_clip.processor()))(pictures)
     tokens = tiny_clip.tokenizer()(prompts, padding="max_length", return_tensors="pt").input_ids
     seen, read = unit(original.visual(prepared)), unit(original.text(tokens))
     assert reward._clip.images(pictures, 2) == pytest.approx(seen, abs=1e-5)
