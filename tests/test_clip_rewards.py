@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flowward import rewards
@@ -376,7 +377,7 @@ def test_a_checkpoint_that_does_not_fit(folder: str, tmp_path: Path) -> None:
     assert sentence({"visual.head": torch.ones(1)}) == (
         "reward 'hpsv2': 'visual.head' is no weight of an open_clip model"
     )
-    assert "has no visual_projection.weight (1 weights are missing)" in sentence(
+    assert "visual_projection.weight is missing (1 weights in all)" in sentence(
         {key: value for key, value in state.items() if key != "visual.proj"}
     )
     assert "cannot be read" in sentence({**state, "ln_final.weight": torch.ones(5)})
@@ -398,6 +399,12 @@ def test_a_pickle_runs_no_code(folder: str, tmp_path: Path) -> None:
     for name in ("head.pth", "zipped.pth"):
         with pytest.raises(ValueError, match=r"\.pth is no file of weights, is damaged, or holds more than tensors$"):
             Aesthetic(folder, head=str(tmp_path / name))
+
+
+def test_a_head_may_be_safetensors(folder: str, head: str, images: Tensor, tmp_path: Path) -> None:
+    save_file(torch.load(head, weights_only=True), tmp_path / "head.safetensors")
+    other = Aesthetic(folder, head=str(tmp_path), file="head.safetensors")
+    assert torch.equal(other(images, PROMPTS), Aesthetic(folder, head=head)(images, PROMPTS))
 
 
 def test_heads_that_are_none(folder: str, head: str, tmp_path: Path) -> None:
@@ -434,7 +441,12 @@ def test_folders_that_hold_something_else(folder: str, tmp_path: Path) -> None:
         "no/where/at/all"
     )
     transformers.CLIPTextModel(tiny_clip.config().text_config).save_pretrained(tmp_path / "text")
-    assert "text is not a CLIP model: it has no " in sentence(tmp_path / "text")
+    assert "text is not a CLIP model, but clip_text_model" in sentence(tmp_path / "text")
+    cut = Path(tiny_clip.save(tmp_path / "cut"))
+    state = load_file(cut / "model.safetensors")
+    del state["text_projection.weight"]
+    save_file(state, cut / "model.safetensors", {"format": "pt"})
+    assert "cut is not a whole CLIP model: text_projection.weight is missing (1 weights in all)" in sentence(cut)
     broken = Path(tiny_clip.save(tmp_path / "broken"))
     (broken / "tokenizer.json").unlink()
     (broken / "tokenizer_config.json").unlink()
@@ -468,7 +480,7 @@ def test_what_the_hub_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
             raise (error if type(error) is OSError else OSError(str(error))) from error
 
         monkeypatch.setattr(hub, "hf_hub_download", refused)
-        monkeypatch.setattr(transformers.CLIPModel, "from_pretrained", wrapped)
+        monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", wrapped)
         with pytest.raises(ValueError, match=f"^{said}"):
             hub.file("owner/name", "weights.pt")
         with pytest.raises(ValueError, match=f"^{said}"):

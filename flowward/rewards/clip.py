@@ -93,18 +93,22 @@ def pretrained(model: str, state: Mapping[str, Tensor] | None = None, config: An
     Raises:
         ValueError: it cannot be read, or does not have exactly the weights of such a model.
     """
-    from transformers import CLIPModel
+    from transformers import AutoConfig, CLIPModel
 
     from ..models import hub
 
     hub.quiet()
+    with hub.explained(model):
+        config = config or AutoConfig.from_pretrained(model)
+    if config.model_type != "clip":
+        raise ValueError(f"{model} is not a CLIP model, but {config.model_type}")
     with hub.explained(model):
         network, report = CLIPModel.from_pretrained(
             None if state is not None else model, config=config, state_dict=state, output_loading_info=True
         )
     # What a checkpoint lacks would be left random, and every score with it.
     if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"{model} is not a CLIP model: it has no {missing[0]} ({len(missing)} weights are missing)")
+        raise ValueError(f"{model} is not a whole CLIP model: {missing[0]} is missing ({len(missing)} weights in all)")
     made: nn.Module = network
     return made
 
