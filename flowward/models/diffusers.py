@@ -6,26 +6,17 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import unknown
 from ..precision import Precision, Wish, autocast, resolve
+from . import hub
 from .cache import PromptCache, address
 from .families import FAMILIES, Family
 from .loading import Loading
@@ -162,11 +153,9 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
         ValueError: it cannot be found or read, or is of no known family; there is no such device.
     """
     import diffusers
-    import transformers
 
-    transformers.logging.set_verbosity_error()  # its remarks concern parts that are not used
+    hub.quiet()
     if not sys.stderr.isatty():
-        transformers.logging.disable_progress_bar()
         diffusers.logging.disable_progress_bar()
     index = _index(name_or_path, loading.revision)
     kind = str(index.get("_class_name"))
@@ -175,9 +164,9 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
     if loading.quantise and (lora_rank is None or loading.merge_lora):
         raise ValueError("quantised weights are frozen: train LoRA adapters (--lora-rank), and do not merge them")
     transformers = [name for name in ("transformer", "transformer_2") if index.get(name, [None])[0]]
-    device = _device(loading.device)
+    device = hub.device(loading.device)
     chosen = resolve(precision, device)
-    with _explained(name_or_path):
+    with hub.explained(name_or_path):
         pipe = getattr(diffusers, kind).from_pretrained(
             name_or_path,
             revision=loading.revision,
@@ -258,51 +247,14 @@ def _quantised(how: str | None, components: Sequence[str]) -> Any:
     return diffusers.PipelineQuantizationConfig(quant_mapping={name: config for name in components})
 
 
-def _device(wish: str) -> str:
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if wish == "auto" else wish
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"there is no device '{device}' here: {str(error).splitlines()[0]}") from error
-    return device
-
-
 def _index(name_or_path: str, revision: str | None) -> dict[str, Any]:
     """The class and the components of a pipeline, read before anything large is."""
     index = Path(name_or_path) / "model_index.json"
     if not index.is_file():
-        with _explained(name_or_path):
+        with hub.explained(name_or_path):
             index = Path(hf_hub_download(name_or_path, "model_index.json", revision=revision))
     try:
         found: dict[str, Any] = json.loads(index.read_text())
     except ValueError as error:
         raise ValueError(f"{index} is not JSON: {error}") from error
     return found
-
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """What the hub and diffusers raise, in a sentence."""
-    try:
-        yield
-    except GatedRepoError as error:
-        raise ValueError(
-            f"{name} is gated: accept its licence on its page, and log in with a token that may read it (hf auth login)"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ValueError(f"{name} has no such revision on the hub") from error
-    except RepositoryNotFoundError as error:
-        raise ValueError(
-            f"there is no model {name} on the hub, or it is private: then log in with a token that may read it "
-            "(hf auth login)"
-        ) from error
-    except (
-        OfflineModeIsEnabled,
-        LocalEntryNotFoundError,
-        HfHubHTTPError,
-        OSError,
-        ValueError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
-        raise ValueError(f"the model {name} cannot be read: {' '.join(str(error).split())[:300]}") from error

@@ -17,6 +17,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
 
 from ..errors import unknown
+from .aesthetic import Aesthetic
+from .clip import CLIPScore, PickScore
+from .diversity import Diversity
+from .hps import HPSv2
+from .imagereward import ImageReward
 from .jpeg import Compressible, Incompressible
 from .reward import Reward, refuse, score
 from .scenes import Balance, Scenes, Soft, Strict
@@ -28,6 +33,12 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "balance": Balance,
     "jpeg-compressibility": Compressible,
     "jpeg-incompressibility": Incompressible,
+    "pickscore": PickScore,
+    "clipscore": CLIPScore,
+    "hpsv2": HPSv2,
+    "imagereward": ImageReward,
+    "aesthetic": Aesthetic,
+    "diversity": Diversity,
 }
 ENTRY_POINTS = "flowward.rewards"  # the group under which a package offers rewards
 

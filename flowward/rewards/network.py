@@ -1,0 +1,234 @@
+"""What rewards with a network share: where it runs, images as its processor makes them, and prompts seen before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from weakref import WeakValueDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import positive
+from .reward import RewardError
+
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Shared = TypeVar("Shared")
+REMEMBERED = 4096  # embeddings of prompts: 16 MB at width 1024
+_shared: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+
+
+@dataclass
+class NetworkReward:
+    """Settings of a reward that runs a network. Subclasses load it in `__post_init__`, before a run begins."""
+
+    model: str
+    """id on the hub, or a folder"""
+    device: str = "auto"
+    """auto: a CUDA device where there is one"""
+    dtype: Dtype = "auto"
+    """of the weights; auto: float16 on CUDA, as the published scores were made, float32 elsewhere"""
+    batch: int = 32
+    """images or prompts at once; it does not change scores beyond rounding"""
+    offload: bool = False
+    """keep the weights on the CPU between uses"""
+
+    def __post_init__(self) -> None:
+        positive(self, "batch")
+
+    def place(self) -> tuple[str, torch.dtype, bool]:
+        """Device, precision and whether the weights leave it between uses.
+
+        Raises:
+            ValueError: there is no such device.
+        """
+        from ..models import hub
+
+        device = hub.device(self.device)
+        auto = "float16" if device.startswith("cuda") else "float32"
+        return device, getattr(torch, auto if self.dtype == "auto" else self.dtype), self.offload
+
+    def expect(self, images: Tensor, prompts: Sequence[str], dimensions: int = 4) -> None:
+        """Raises RewardError unless images are [B, 3, H, W] (or [B, F, 3, H, W]) with one prompt each."""
+        if images.ndim != dimensions or images.shape[-3] != 3 or not images.numel():
+            raise RewardError(f"{type(self).__name__} scores images [B, 3, H, W], not {list(images.shape)}")
+        if len(prompts) != len(images):
+            raise RewardError(f"{type(self).__name__} was given {len(images)} images and {len(prompts)} prompts")
+
+
+def shared(key: Hashable, make: Callable[[], Shared]) -> Shared:
+    """One object for all rewards that ask for the same, as long as one of them lives: weights are held once."""
+    found: Shared | None = _shared.get(key)
+    if found is None:
+        found = _shared[key] = make()
+    return found
+
+
+class Resident:
+    """A frozen network on its device; one that is offloaded is there only while it is used."""
+
+    def __init__(self, network: nn.Module, device: str, dtype: torch.dtype, offload: bool):
+        home = "cpu" if offload else device
+        self.network: Any = network.requires_grad_(False).eval().to(device=home, dtype=dtype)
+        self.device, self.dtype, self.offload = device, dtype, offload
+
+    @contextmanager
+    def at_work(self) -> Iterator[Any]:
+        """The network on its device, without gradients.
+
+        Raises:
+            RewardError: the memory of the device is full.
+        """
+        try:
+            if self.offload:
+                self.network.to(self.device)
+            with torch.no_grad():
+                yield self.network
+        except torch.OutOfMemoryError as error:
+            raise RewardError(
+                f"{type(self.network).__name__} does not fit into the memory of {self.device}: lower the reward's "
+                "batch, or set offload=true"
+            ) from error
+        finally:
+            if self.offload:
+                self.network.to("cpu")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Images [B, 3, H, W] in [0, 1] as a network wants them: resized, cropped or padded, normalised.
+
+    It follows a processor of transformers on 8-bit images to 1.2 of 255 levels, and to a third of one on average: PIL
+    rounds to whole levels after each direction, this does not. Like PIL it goes first along the width, then along the
+    height, and cuts off what a bicubic kernel adds beyond black and white after each: in one step, images with hard
+    edges would differ by 20 levels. Newer Pillows begin with
+    the height where that saves work, mostly with tall images; there hard edges, and only these, differ as much.
+    """
+
+    size: tuple[int, int]  # height and width that come out
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mode: Literal["bicubic", "bilinear"] = "bicubic"
+    fit: Literal["crop", "stretch", "pad"] = "crop"  # what happens to images of another shape
+    shortest: int | None = None  # edge before a crop, where that is not the larger one of `size`
+
+    @classmethod
+    def of(cls, processor: Any) -> Preprocess:
+        """What a processor of transformers does.
+
+        Raises:
+            ValueError: it does something else than to resize, crop and normalise.
+        """
+        config = processor.to_dict()
+        size, crop = dict(config.get("size") or {}), dict(config.get("crop_size") or {})
+        mode: dict[Any, Literal["bicubic", "bilinear"]] = {2: "bilinear", 3: "bicubic"}
+        crops = config.get("do_center_crop") and "height" in crop
+        known = all(config.get(step, True) for step in ("do_resize", "do_rescale", "do_normalize"))
+        known = known and abs(255 * config.get("rescale_factor", 1 / 255) - 1) < 1e-6
+        if not known or config.get("do_pad") or config.get("resample") not in mode:
+            raise ValueError(f"{type(processor).__name__} prepares images in a way that is not known here")
+        normal = tuple(config["image_mean"]), tuple(config["image_std"])
+        how = mode[config["resample"]]
+        shortest = size.get("shortest_edge")
+        if crops and shortest and shortest >= max(crop["height"], crop["width"]):
+            return cls((crop["height"], crop["width"]), *normal, how, "crop", shortest)
+        if not crops and size.get("height") and size.get("width"):
+            return cls((size["height"], size["width"]), *normal, how, "stretch")
+        raise ValueError(f"{type(processor).__name__} prepares images in a way that is not known here")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1] -> [B, 3, *size], normalised, float32."""
+        images = self._fitted(images.float())
+        mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (images - mean) / std
+
+    def _fitted(self, images: Tensor) -> Tensor:
+        (height, width), (rows, columns) = images.shape[-2:], self.size
+        match self.fit:
+            case "stretch":
+                return self._resized(images, rows, columns)
+            case "crop":
+                edge, short = self.shortest or max(rows, columns), min(height, width)
+                images = self._resized(images, int(edge * height / short), int(edge * width / short))
+                top, left = (images.shape[-2] - rows) // 2, (images.shape[-1] - columns) // 2
+                return images[..., top : top + rows, left : left + columns]
+            case "pad":
+                scale = min(rows / height, columns / width)
+                images = self._resized(images, max(1, round(scale * height)), max(1, round(scale * width)))
+                more, wide = rows - images.shape[-2], columns - images.shape[-1]
+                return F.pad(images, (wide // 2, wide - wide // 2, more // 2, more - more // 2))
+
+    def _resized(self, images: Tensor, height: int, width: int) -> Tensor:
+        for size in ((images.shape[-2], width), (height, width)):
+            if size != images.shape[-2:]:
+                images = F.interpolate(images, size, mode=self.mode, antialias=True)
+            images = images.clamp(0, 1)
+        return images
+
+
+class Embedded:
+    """Embeddings of prompts, each computed once; the oldest of more than `bound` are forgotten."""
+
+    def __init__(self, embed: Callable[[list[str], int], Tensor], bound: int = REMEMBERED):
+        self.embed, self.bound = embed, bound
+        self._known: dict[str, Tensor] = {}
+
+    def __call__(self, prompts: Sequence[str], batch: int) -> Tensor:
+        """[B, D] of B prompts; those that are new, `batch` at once."""
+        if missing := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]:
+            self._known.update(zip(missing, self.embed(missing, batch), strict=True))
+        rows = torch.stack([self._known[prompt] for prompt in prompts])
+        for oldest in list(self._known)[: max(0, len(self._known) - self.bound)]:
+            del self._known[oldest]
+        return rows
+
+
+def linears(state: Mapping[str, Tensor], name: str) -> nn.Sequential:
+    """Linear layers without activations between them, from `layers.NUMBER.weight` and `.bias`, in float32.
+
+    Raises:
+        ValueError: these are no such weights.
+    """
+    weights = [key for key in state if key.startswith("layers.") and key.endswith(".weight")]
+    layers: list[nn.Module] = []
+    try:
+        for number in sorted(int(key.split(".")[1]) for key in weights):
+            weight, bias = state[f"layers.{number}.weight"].float(), state[f"layers.{number}.bias"].float()
+            layer = nn.Linear(weight.shape[1], weight.shape[0])
+            layer.load_state_dict({"weight": weight, "bias": bias})
+            layers.append(layer)
+    except (KeyError, IndexError, ValueError, RuntimeError):
+        layers = []
+    if not layers:
+        raise ValueError(f"{name} does not hold linear layers (layers.NUMBER.weight and layers.NUMBER.bias)")
+    return nn.Sequential(*layers)
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of one written by torch.save (of which no code is run).
+
+    Raises:
+        ValueError: it is neither, is damaged, or holds something else than tensors.
+    """
+    import pickle
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} is no file of weights, is damaged, or holds more than tensors") from error
+    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as weights: {' '.join(str(error).split())[:200]}") from error
+    state = held.get("state_dict", held) if isinstance(held, dict) else {}
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path} holds no weights by name")
+    return tensors
