@@ -14,6 +14,7 @@ from tiny_runs import bright, points_of_a_group, snapshot
 from flowward import config, prompts, rewards
 from flowward.algorithms import ALGORITHMS
 from flowward.folder import read_yaml
+from flowward.models.policy import Policy
 from flowward.presets import PRESETS
 from flowward.run import Run
 from flowward.trainer import Trainer
@@ -34,8 +35,10 @@ def read(path: Path) -> Any:
     return config.from_dict(read_yaml(path))
 
 
-def shortened(settings: Any) -> Run:
+def shortened(settings: Any, one: Policy) -> Run:
     """One update of the fewest images that belong together, all its points in one pass."""
+    bound = replace(settings.algorithm, rollout=settings.algorithm.rollout.bound(one.times))
+    settings = replace(settings, algorithm=bound)
     leaves = settings.algorithm.rollout.leaves
     few = max(leaves, min(settings.run.group_size, 4 - 4 % leaves))
     run = replace(settings.run, group_size=few, images_per_update=2 * few, updates_per_iteration=1, rollout_batch=few)
@@ -50,7 +53,7 @@ def test_a_recipe_takes_a_step(path: Path) -> None:
     one = policy(PIPELINES[path.parent.name], settings.lora_rank and 2)
     texts = prompts.of("two", TEXTS)
     Trainer(settings.algorithm, one, bright, prompts.of("many", [f"{n}" for n in range(64)]), settings.run)
-    trainer = Trainer(settings.algorithm, one, bright, texts, shortened(settings))
+    trainer = Trainer(settings.algorithm, one, bright, texts, shortened(settings, one))
     before = snapshot(one)
     metrics = trainer.step().metrics
     assert torch.tensor([value for value in metrics.values()]).isfinite().all()
