@@ -1,0 +1,173 @@
+"""A reward as an HTTP service: any reward behind POST /score, one call after the other in a worker thread.
+
+The event loop never waits for a reward, so /health and /metrics answer while one computes. What calls and answers
+look like is stated in wire.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import secrets
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Body, Depends, FastAPI, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import PlainTextResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from .. import __version__
+from .reward import Reward, RewardError, refuse, score
+from .wire import JSON, TENSORS, Call, Refused, decode, too_large
+
+# What /score takes, for the page that describes the interface; it is read from the request by hand, piece by piece.
+BODY = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in (TENSORS, JSON)}
+
+
+@dataclass
+class Service:
+    """One reward, its limits, and what it has done so far."""
+
+    name: str
+    reward: Reward
+    max_batch: int = 256
+    max_bytes: float = 1e9
+    counts: Counter[str] = field(default_factory=Counter)  # requests, images, errors
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        for limit in ("max_batch", "max_bytes"):
+            if getattr(self, limit) <= 0:
+                raise ValueError(f"{limit} must be positive, not {getattr(self, limit)}")
+
+    def about(self) -> dict[str, Any]:
+        """What a client needs to know before its first call."""
+        return {
+            "reward": self.name,
+            "takes_videos": bool(getattr(self.reward, "takes_videos", False)),
+            "compares": bool(getattr(self.reward, "compares", False)),
+            "max_batch": self.max_batch,
+            "max_bytes": self.max_bytes,
+        }
+
+    def score(self, body: bytes, content_type: str) -> list[float]:
+        """Raises Refused for a call that cannot be scored, RewardError where the reward fails."""
+        call = decode(body, content_type, self.max_bytes)
+        if len(call.images) > self.max_batch:
+            raise Refused(413, f"a call may hold at most {self.max_batch} images, not {len(call.images)}")
+        started = time.perf_counter()
+        try:
+            scores: list[float] = self._scored(call).tolist()
+            return scores
+        finally:
+            self.seconds += time.perf_counter() - started
+            self.counts["images"] += len(call.images)
+
+    def _scored(self, call: Call) -> Any:
+        return score(self.name, self.reward, call.images, call.prompts, call.metadata)
+
+    def metrics(self) -> str:
+        """Counters in Prometheus' text format."""
+        lines = []
+        for name, value, what in (
+            ("requests", self.counts["requests"], "Calls to /score."),
+            ("images", self.counts["images"], "Images given to the reward."),
+            ("seconds", self.seconds, "Seconds in which the reward computed."),
+            ("errors", self.counts["errors"], "Calls that were refused, or in which the reward failed."),
+        ):
+            full = f"flowward_reward_{name}_total"
+            lines += [f"# HELP {full} {what}", f"# TYPE {full} counter", f"{full} {value}"]
+        return "\n".join(lines) + "\n"
+
+
+def application(service: Service, token: str | None = None) -> FastAPI:
+    """The FastAPI application that serves a reward.
+
+    Everything but /health (and the pages that describe the interface) asks for the token, where there is one.
+
+    Raises:
+        ValueError: the token is empty, or has characters that a header cannot carry.
+    """
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token and token):
+        raise ValueError("the token must be printable ASCII without spaces around it, and not empty")
+    guard = [] if token is None else [Depends(_guard(token))]
+    app = FastAPI(title=f"flowward reward: {service.name}", version=__version__)
+    turn = asyncio.Lock()
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the server is up; it does not wait for the reward."""
+        return {"status": "ok"}
+
+    @app.get("/reward", dependencies=guard)
+    async def about() -> dict[str, Any]:
+        """The reward's name and limits."""
+        return service.about()
+
+    @app.get("/metrics", dependencies=guard, response_class=PlainTextResponse)
+    async def metrics() -> str:
+        """Counters for Prometheus."""
+        return service.metrics()
+
+    @app.post("/refuse", dependencies=guard)
+    async def refused(prompts: list[str] = Body(embed=True)) -> dict[str, str | None]:  # noqa: B008
+        """The sentence with which the reward refuses one of the prompts; null where it understands all."""
+        try:
+            await run_in_threadpool(refuse, service.reward, prompts)
+        except ValueError as error:
+            return {"refused": str(error)}
+        return {"refused": None}
+
+    @app.post("/score", dependencies=guard, openapi_extra={"requestBody": {"content": BODY, "required": True}})
+    async def scored(request: Request) -> dict[str, list[float]]:
+        """One score per image."""
+        service.counts["requests"] += 1
+        try:
+            body = await _body(request, service.max_bytes)
+            async with turn:
+                if await request.is_disconnected():  # a client that gave up waiting asks again: do not compute twice
+                    return {"scores": []}
+                return {"scores": await run_in_threadpool(service.score, body, request.headers.get("content-type", ""))}
+        except (Refused, RewardError) as error:
+            service.counts["errors"] += 1
+            raise HTTPException(getattr(error, "status", 500), str(error)) from error
+
+    return app
+
+
+def _guard(token: str) -> Any:
+    """What refuses (401) whoever does not bring the token; it runs before a body is read."""
+    bearer = HTTPBearer(auto_error=False)
+
+    async def check(given: HTTPAuthorizationCredentials | None = Depends(bearer)) -> None:  # noqa: B008
+        if given is None:
+            raise HTTPException(401, "this server asks for its token", {"WWW-Authenticate": "Bearer"})
+        if not secrets.compare_digest(given.credentials.encode(), token.encode()):
+            raise HTTPException(401, "this is not the token of this server", {"WWW-Authenticate": "Bearer"})
+
+    return check
+
+
+async def _body(request: Request, max_bytes: float) -> bytes:
+    """The body, read piece by piece. Raises Refused (413) once it is larger than a call can be."""
+    limit = 1.4 * max_bytes + 1e6  # base64 adds a third, prompts and metadata some more
+    if float(request.headers.get("content-length", 0)) > limit:
+        raise too_large(max_bytes)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise too_large(max_bytes)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
