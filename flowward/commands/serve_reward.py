@@ -51,9 +51,10 @@ def run(words: list[str]) -> int:
     except ImportError as error:
         raise ValueError("serving a reward needs fastapi and uvicorn: pip install 'flowward[server]'") from error
     from .. import rewards
+    from ..rewards.asking import is_loopback
 
     listener = _listen(chosen.host, chosen.port)  # before a model is loaded for minutes
-    if token is None and not server.is_loopback(chosen.host):
+    if token is None and not is_loopback(chosen.host):
         print(f"flowward: whoever reaches {chosen.host} can use this server: give --token or {TOKEN}", file=sys.stderr)
     reward = rewards.load([chosen.name], chosen.reward_options)
     service = server.Service(chosen.name, reward, chosen.max_batch, chosen.max_megabytes * 1e6)

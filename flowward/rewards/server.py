@@ -7,7 +7,6 @@ look like is stated in wire.py.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import secrets
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from .. import __version__
+from .asking import check_token
 from .reward import Reward, RewardError, refuse, score
 from .wire import JSON, TENSORS, Call, Refused, decode, too_large
 
@@ -91,8 +91,7 @@ def application(service: Service, token: str | None = None) -> FastAPI:
     Raises:
         ValueError: the token is empty, or has characters that a header cannot carry.
     """
-    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token and token):
-        raise ValueError("the token must be printable ASCII without spaces around it, and not empty")
+    check_token(token)
     guard = [] if token is None else [Depends(_guard(token))]
     app = FastAPI(title=f"flowward reward: {service.name}", version=__version__)
     turn = asyncio.Lock()
@@ -163,11 +162,3 @@ async def _body(request: Request, max_bytes: float) -> bytes:
             raise too_large(max_bytes)
         parts.append(part)
     return b"".join(parts)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -40,21 +40,25 @@ class Call:
 
     images: Tensor  # float32 [B, 3, H, W] or [B, F, 3, H, W]
     prompts: list[str]
-    metadata: list[dict[str, Any]] | None = None
+    metadata: list[dict[str, Any]] | None
+
+    @classmethod
+    def of(cls, images: Tensor, prompts: Any, metadata: Any) -> Call:
+        """From what a JSON said. Raises Refused (422) where it is of another kind."""
+        if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+            raise Refused(422, "`prompts` must be a list of texts")
+        if not isinstance(metadata or [], list) or not all(isinstance(about, dict) for about in metadata or []):
+            raise Refused(422, "`metadata` must be null or a list of objects")
+        return cls(images, prompts, metadata)
 
     def __post_init__(self) -> None:
         """Raises Refused (422): counts that do not agree, another shape, or NaN."""
-        if not isinstance(self.prompts, list) or not all(isinstance(prompt, str) for prompt in self.prompts):
-            raise Refused(422, "`prompts` must be a list of texts")
         if self.images.ndim not in (4, 5) or self.images.shape[-3] != 3 or not self.images.numel():
             raise Refused(422, f"images must be [B, 3, H, W] or [B, F, 3, H, W], not {list(self.images.shape)}")
         if len(self.images) != len(self.prompts):
             raise Refused(422, f"{len(self.images)} images came with {len(self.prompts)} prompts")
-        if self.metadata is not None:
-            if not isinstance(self.metadata, list) or not all(isinstance(about, dict) for about in self.metadata):
-                raise Refused(422, "`metadata` must be null or a list of objects")
-            if len(self.metadata) != len(self.prompts):
-                raise Refused(422, f"{len(self.images)} images came with metadata for {len(self.metadata)}")
+        if self.metadata is not None and len(self.metadata) != len(self.prompts):
+            raise Refused(422, f"{len(self.images)} images came with metadata for {len(self.metadata)}")
         bad = (~self.images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
         if bad:
             raise Refused(
@@ -108,7 +112,7 @@ def decode(body: bytes, content_type: str, max_bytes: float = float("inf")) -> C
     if kind not in (TENSORS, JSON):
         raise Refused(415, f"the body must be {TENSORS} or {JSON}, not '{content_type}'")
     request, images = _of_tensors(body, max_bytes) if kind == TENSORS else _of_json(body, max_bytes)
-    return Call(images, request.get("prompts", []), request.get("metadata"))
+    return Call.of(images, request.get("prompts"), request.get("metadata"))
 
 
 def _of_tensors(body: bytes, max_bytes: float) -> tuple[dict[str, Any], Tensor]:
