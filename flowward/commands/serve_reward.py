@@ -32,7 +32,8 @@ class ServeReward:
     max_megabytes: float = 1000
     """in one call, images counted as float32"""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError where a port or a limit cannot be."""
         if not 0 <= self.port < 65536:
             raise ValueError(f"a port lies between 0 and 65535, not at {self.port}")
         if self.max_batch < 1 or not 0 < self.max_megabytes < float("inf"):
@@ -40,9 +41,8 @@ class ServeReward:
 
 
 def run(words: list[str]) -> int:
-    from .options import parse
-
-    chosen = parse(ServeReward, words, "serve-reward")
+    chosen = tyro.cli(ServeReward, args=words, prog="flowward serve-reward")
+    chosen.check()
     token = chosen.token if chosen.token is not None else os.environ.get(TOKEN)
     try:
         import uvicorn

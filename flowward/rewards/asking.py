@@ -68,6 +68,7 @@ class Server:
             headers={} if token is None else {"Authorization": f"Bearer {token}"},
             timeout=self._limits(timeout),
             limits=httpx2.Limits(max_connections=None),
+            verify=parts.scheme == "https",  # certificates take a while to load; no redirect leads to any
             trust_env=not is_loopback(parts.hostname or ""),  # a proxy cannot know what this machine is to itself
         )
 
