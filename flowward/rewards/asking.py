@@ -24,6 +24,14 @@ class Unavailable(Exception):
         self.pause = pause
 
 
+class Declined(RewardError):
+    """A server's own refusal, which no waiting will change, with its HTTP status."""
+
+    def __init__(self, status: int, sentence: str):
+        super().__init__(sentence)
+        self.status = status
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach it."""
     try:
@@ -95,7 +103,7 @@ class Server:
 
         Raises:
             Unavailable: nobody answered, or what passes: too many requests, an error of the server, broken JSON.
-            RewardError: the server refused; its sentence.
+            Declined: the server refused; its sentence.
         """
         timeout = timeout or self.timeout
         try:
@@ -114,7 +122,7 @@ class Server:
         own = own_failures and answer.status_code == 500 and bool(_sentence(found))
         if answer.status_code in LATER or (answer.status_code >= 500 and not own):
             raise Unavailable(sentence, _pause(answer.headers.get("retry-after", "")))
-        raise RewardError(sentence)
+        raise Declined(answer.status_code, sentence)
 
     @staticmethod
     def _silence(error: Exception, timeout: float) -> str:

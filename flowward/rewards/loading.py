@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import unknown
 from .jpeg import Compressible, Incompressible
+from .judge import Judge
 from .remote import Remote
 from .reward import Reward, refuse, score
 from .scenes import Balance, Scenes, Soft, Strict
@@ -30,6 +31,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "jpeg-compressibility": Compressible,
     "jpeg-incompressibility": Incompressible,
     "remote": Remote,
+    "judge": Judge,
 }
 ENTRY_POINTS = "flowward.rewards"  # the group under which a package offers rewards
 

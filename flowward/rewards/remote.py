@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import positive
-from .asking import Server, Unavailable
+from .asking import Declined, Server, Unavailable
 from .jobs import work
 from .reward import Metadata, RewardError
 from .wire import ENCODINGS, encode
@@ -134,9 +134,9 @@ def _about(server: Server, timeout: float) -> dict[str, Any]:
     """Raises Unavailable, or ValueError where something else than a reward server answers."""
     try:
         about = server.call("GET", "/reward", timeout=timeout)
-    except RewardError as error:
-        hint = f" (the token comes from {TOKEN})" if "answered 401" in str(error) else " (is this a reward server?)"
-        raise ValueError(f"{error}{hint}") from error
+    except Declined as error:
+        hint = f"the token comes from {TOKEN}" if error.status == 401 else "is this a reward server?"
+        raise ValueError(f"{error} ({hint})") from error
     if not isinstance(about, dict) or not isinstance(about.get("reward"), str):
         raise ValueError(f"{server.address} answers, but is no reward server")
     return about
@@ -145,8 +145,8 @@ def _about(server: Server, timeout: float) -> dict[str, Any]:
 def _refusal(server: Server, prompts: list[str]) -> str | None:
     try:
         answer = server.ask("POST", "/refuse", json={"prompts": prompts})
-    except RewardError as error:
-        if "answered 404" in str(error):  # a server that somebody wrote by hand need not know of it
+    except Declined as error:
+        if error.status == 404:  # a server that somebody wrote by hand need not know of it
             return None
         raise
     sentence = answer.get("refused") if isinstance(answer, dict) else None
