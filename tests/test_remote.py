@@ -27,7 +27,7 @@ from flowward.cli import main
 from flowward.rewards import RewardError, jobs, score
 from flowward.rewards.remote import Remote
 from flowward.rewards.server import Service
-from flowward.rewards.wire import JSON, TENSORS, decode, encode, png
+from flowward.rewards.wire import JSON, TENSORS, decode, encode, png, to_uint8
 
 PROMPTS = [f"prompt {n}" for n in range(7)]
 WEB = httpx2.Client(verify=False, timeout=60)
@@ -342,8 +342,8 @@ def body(images: Tensor = IMAGES, prompts: Any = PROMPTS, **more: Any) -> bytes:
     return save({"images": images.contiguous(), "request": torch.frombuffer(bytearray(request), dtype=torch.uint8)})
 
 
-PNG = base64.b64encode(png(IMAGES[0])).decode()
-WIDE = base64.b64encode(png(torch.zeros(3, 1000, 1000))).decode()  # 3 KB that unpack to 12 MB
+PNG = base64.b64encode(png(to_uint8(IMAGES[0]))).decode()
+WIDE = base64.b64encode(png(torch.zeros(3, 1000, 1000, dtype=torch.uint8))).decode()  # 3 KB that unpack to 12 MB
 
 
 def asked(images: Any, prompts: Any = ("a 1",)) -> bytes:

@@ -13,6 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import ConfigDict, with_config
+
+STRICT = ConfigDict(extra="forbid")  # an unknown key in a template is an error
+
 
 class Unreadable(Exception):
     """An answer from which no number can be read."""
@@ -38,6 +42,7 @@ def _check(scale: tuple[float, float]) -> None:
         raise ValueError(f"a scale goes from a number to a larger one, not from {scale[0]:g} to {scale[1]:g}")
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Number:
     """A number in the text: the last match of a pattern, whose first group it is."""
@@ -64,6 +69,7 @@ class Number:
             raise Unreadable(f"'{found[-1]}' is no number") from error
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Winner:
     """Which of two images is better: the pattern that matches last. 1 for the first image, 0 for the second."""
@@ -89,13 +95,14 @@ class Winner:
         return max(found)[1]
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class YesNo:
     """P(yes) / (P(yes) + P(no)) at the first token, each summed over its spellings (case, spaces and quotes)."""
 
     kind: Literal["yes-no"]
-    yes: tuple[str, ...] = ("yes",)
-    no: tuple[str, ...] = ("no",)
+    positive: tuple[str, ...] = ("yes",)
+    negative: tuple[str, ...] = ("no",)
     top: int = 20
     """alternatives of the first token that are looked at; what is not among them counts as 0"""
 
@@ -110,17 +117,18 @@ class YesNo:
             raise Unreadable("it comes without the log-probabilities of its first token") from error
         logs = {
             word: [log for token, log in tokens.items() if token.strip(" \n\t\"'`*.,:;!?▁Ġ").lower() in spellings]
-            for word, spellings in (("yes", self.yes), ("no", self.no))
+            for word, spellings in (("yes", self.positive), ("no", self.negative))
         }
         largest = max([*logs["yes"], *logs["no"]], default=-math.inf)
         if not math.isfinite(largest):
             raise Unreadable(
-                f"neither {self.yes[0]} nor {self.no[0]} is among its {len(tokens)} likeliest first tokens"
+                f"neither {self.positive[0]} nor {self.negative[0]} is among its {len(tokens)} likeliest first tokens"
             )
         yes, no = (sum(math.exp(log - largest) for log in logs[word]) for word in ("yes", "no"))
         return yes / (yes + no)
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Json:
     """A field of a JSON object, whose schema the server holds the judge to (structured output)."""

@@ -18,22 +18,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import Field, TypeAdapter, ValidationError, with_config
 
 from ..errors import unknown
-from .reading import Json, Number, Winner, YesNo
+from .reading import STRICT, Json, Number, Winner, YesNo
 from .reward import RewardError
 
 SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "templates").glob("*.yaml"))}
 PLACE = re.compile(r"\{(\w+)\}")
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Message:
     role: Literal["system", "user", "assistant"]
     text: str
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Template:
     """A question with a way to read its answers."""
@@ -92,9 +94,8 @@ def load(name: str) -> Template:
     path = SHIPPED.get(name, Path(name))
     if not path.is_file():
         raise ValueError(f"there is no template at {path}" if path.suffix else unknown("template", name, SHIPPED))
-    strict = with_config(ConfigDict(extra="forbid"))(Template)
     try:
-        template: Template = TypeAdapter(strict).validate_python(yaml.safe_load(path.read_text("utf-8")))
+        template: Template = TypeAdapter(Template).validate_python(yaml.safe_load(path.read_text("utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"template {path} is no YAML: {error}") from error
     except ValidationError as error:

@@ -77,7 +77,7 @@ def encode(images: Tensor, prompts: Sequence[str], metadata: Any, encoding: str)
     about = None if metadata is None else [dict(each) for each in metadata]
     request = {"prompts": list(prompts), "metadata": about}
     if encoding == "png":
-        return json.dumps({"images": _nested(images), **request}, allow_nan=False).encode()
+        return json.dumps({"images": _nested(to_uint8(images)), **request}, allow_nan=False).encode()
     from safetensors.torch import save
 
     text = bytearray(json.dumps(request, allow_nan=False).encode())
@@ -91,9 +91,9 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def png(image: Tensor) -> bytes:
-    """One image [3, H, W] in [0, 1] as a PNG file."""
+    """One image, uint8 [3, H, W], as a PNG file."""
     with io.BytesIO() as file:
-        Image.fromarray(to_uint8(image).permute(1, 2, 0).contiguous().numpy()).save(file, "PNG", compress_level=1)
+        Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(file, "PNG", compress_level=1)
         return file.getvalue()
 
 
