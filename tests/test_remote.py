@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import pickle
+import shlex
 import signal
 import subprocess
 import sys
@@ -252,6 +253,23 @@ def test_patience_ends_in_a_sentence() -> None:
     assert 0.25 < time.monotonic() - started < 3
 
 
+def test_patience_counts_from_the_last_success() -> None:
+    tries = []
+
+    def every_other(path: str, headers: dict[str, str], body: bytes) -> Answer | None:
+        if path == "/reward":
+            return reply({"reward": "flaky"})
+        tries.append(time.monotonic())
+        if len(tries) % 2:
+            return reply({}, 503)
+        time.sleep(0.25)
+        return reply({"scores": [len(tries)]})
+
+    with scripted(every_other) as at:
+        found = Remote(at, batch=1, patience=1)(IMAGES, PROMPTS)
+    assert sorted(found.tolist()) == [2, 4, 6, 8, 10, 12, 14] and tries[-1] - tries[0] > 1.2
+
+
 def test_patience_does_not_end_while_another_server_computes() -> None:
     with served(Service("same", Weighted(0.6))) as alive:
         with served(Service("same", Weighted())) as dying:
@@ -483,6 +501,22 @@ def test_serve_reward_from_the_command_line(tmp_path: Path) -> None:
         finally:
             process.send_signal(signal.SIGINT)
         assert process.stdout.read() == "stopped\n" and process.wait() == 0
+
+
+def test_a_run_with_a_remote_reward_is_the_run_with_the_reward(tiny: str, tmp_path: Path) -> None:
+    budget = shlex.split(
+        "--iterations 2 --images-per-update 8 --group-size 4 --microbatch 8 --algorithm.rollout.steps 2 "
+        "--evaluation.images 6 --evaluation.sampler.steps 2 --threads 1"
+    )
+    lines = []
+    with served(Service("balance", rewards.load(["balance"])), token="secret") as at:
+        for name, more in (("balance", []), (at, [f"{at}.batch=3", f"{at}.token=secret"])):
+            words = ["--reward", name, *(["--reward-options", *more] if more else [])]
+            folder = tmp_path / str(len(lines))
+            assert main(["train", *budget, *words, "--model", tiny, "--output", str(folder)]) == 0
+            text = (folder / "metrics.jsonl").read_text()
+            lines.append([{**json.loads(line), "seconds": 0} for line in text.splitlines()])
+    assert lines[0] == lines[1]
 
 
 def test_serving_badly(capsys: pytest.CaptureFixture[str], address: str) -> None:

@@ -26,7 +26,7 @@ from .asking import Declined, Server, Unavailable
 from .jobs import work
 from .reading import Unreadable
 from .reward import Metadata, RewardError
-from .wire import png, to_uint8
+from .wire import not_finite, png, to_uint8
 
 HOT = 0.7  # temperature of a second try: at 0 it would give the same answer
 AGAIN = 60.0  # seconds between two sentences about what is waited for
@@ -116,8 +116,7 @@ class Judge:
             RewardError: an image is not finite, a prompt has a single image where images are compared, an answer could
                 not be read after `max_retries`, or nobody answered for `patience` seconds.
         """
-        bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-        if bad:
+        if bad := not_finite(images):
             raise RewardError(f"an image of '{prompts[bad[0]]}' holds NaN or infinity, which no judge can look at")
         shown, about = to_uint8(images), metadata or [{}] * len(images)
         digests = [_digest(image) for image in shown]

@@ -59,13 +59,18 @@ class Call:
             raise Refused(422, f"{len(self.images)} images came with {len(self.prompts)} prompts")
         if self.metadata is not None and len(self.metadata) != len(self.prompts):
             raise Refused(422, f"{len(self.images)} images came with metadata for {len(self.metadata)}")
-        bad = (~self.images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-        if bad:
+        if bad := not_finite(self.images):
             raise Refused(
                 422,
                 f"{len(bad)} of {len(self.images)} images hold NaN or infinity, the first with the prompt "
                 f"'{self.prompts[bad[0]]}'",
             )
+
+
+def not_finite(images: Tensor) -> list[int]:
+    """The rows that hold NaN or infinity; NaN is the smallest and the largest of whatever holds it."""
+    least, most = images.flatten(1).aminmax(dim=1)
+    return (~(least.isfinite() & most.isfinite())).nonzero().flatten().tolist()
 
 
 def encode(images: Tensor, prompts: Sequence[str], metadata: Any, encoding: str) -> bytes:
