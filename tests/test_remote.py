@@ -253,6 +253,19 @@ def test_patience_ends_in_a_sentence() -> None:
     assert 0.25 < time.monotonic() - started < 3
 
 
+def test_ctrl_c_does_not_wait_for_an_answer(interruptible: None) -> None:
+    reward = Held()
+    with served(Service("held", reward)) as at:
+        remote = Remote(at)
+        threading.Thread(
+            target=lambda: (reward.begun.wait(60), os.kill(os.getpid(), signal.SIGINT)), daemon=True
+        ).start()
+        with pytest.raises(KeyboardInterrupt):
+            remote(IMAGES, PROMPTS)
+        assert not reward.go.is_set() and reward.busy == 1
+        reward.go.set()
+
+
 def test_patience_counts_from_the_last_success() -> None:
     tries = []
 
@@ -322,8 +335,10 @@ def test_nobody_answers(capsys: pytest.CaptureFixture[str]) -> None:
 def test_somebody_else_answers(address: str) -> None:
     with scripted(lambda *_: reply(b"hello")) as at, pytest.raises(ValueError, match="no reward server answers"):
         Remote(at)
-    with scripted(lambda *_: reply({})) as at, pytest.raises(ValueError, match="is no reward server"):
-        Remote(at)
+    for about in ({}, [], {"reward": "x", "max_batch": "8"}, {"reward": "x", "max_bytes": 0}, {"reward": 1}):
+        with scripted(lambda *_, about=about: reply(about)) as at:  # noqa: SIM117
+            with pytest.raises(ValueError, match="is no reward server"):
+                Remote(at)
     with scripted(lambda *_: reply({}, 404)) as at, pytest.raises(ValueError, match="is this a reward server"):
         Remote(at)
     with served(Service("other", Weighted())) as at, pytest.raises(ValueError, match=f"{address} serves 'weighted'"):
@@ -418,9 +433,23 @@ def small() -> Iterator[str]:
         yield at
 
 
-def test_a_body_of_unknown_length_is_cut_off(small: str) -> None:
-    answer = WEB.post(f"{small}/score", content=iter([bytes(100_000)] * 40), headers={"Content-Type": TENSORS})
+@pytest.mark.parametrize("path", ["score", "refuse"])
+def test_a_body_of_unknown_length_is_cut_off(small: str, path: str) -> None:
+    answer = WEB.post(f"{small}/{path}", content=iter([bytes(100_000)] * 40), headers={"Content-Type": TENSORS})
     assert answer.status_code == 413 and "at most 1 MB" in answer.json()["detail"]
+
+
+def test_a_token_is_asked_for_before_a_body_is_looked_at() -> None:
+    with served(Service("weighted", Weighted(), max_bytes=1e6), token="right") as at:
+        for path in ("score", "refuse"):
+            for content in (bytes(4_000_000), iter([bytes(100_000)] * 40), b"{"):
+                answer = WEB.post(f"{at}/{path}", content=content, headers={"Content-Type": JSON})
+                assert answer.status_code == 401
+
+
+def test_prompts_that_are_none_are_refused(small: str) -> None:
+    for content, status in ((b"{", 400), (b"[]", 422), (b'{"prompts": "x"}', 422), (pickle.dumps(["x"]), 400)):
+        assert WEB.post(f"{small}/refuse", content=content).status_code == status
 
 
 def test_png_from_any_program(small: str) -> None:

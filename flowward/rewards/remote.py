@@ -20,6 +20,7 @@ from .reward import Metadata, RewardError
 from .wire import ENCODINGS, encode
 
 TOKEN = "FLOWWARD_TOKEN"  # environment variable
+LIMITS = ("max_batch", "max_bytes")  # of a server
 
 
 @dataclass
@@ -79,9 +80,7 @@ class Remote:
         names = {about["reward"]: address for address, about in found.items()}
         if len(names) > 1:
             raise ValueError("different rewards: " + ", ".join(f"{at} serves '{name}'" for name, at in names.items()))
-        limits = {
-            key: min(about.get(key, float("inf")) for about in found.values()) for key in ("max_batch", "max_bytes")
-        }
+        limits = {key: min(about.get(key, float("inf")) for about in found.values()) for key in LIMITS}
         return {**next(iter(found.values())), **limits}
 
     @property
@@ -137,7 +136,10 @@ def _about(server: Server, timeout: float) -> dict[str, Any]:
     except Declined as error:
         hint = f"the token comes from {TOKEN}" if error.status == 401 else "is this a reward server?"
         raise ValueError(f"{error} ({hint})") from error
-    if not isinstance(about, dict) or not isinstance(about.get("reward"), str):
+    limits = [about.get(key, 1) for key in LIMITS] if isinstance(about, dict) else [0]
+    if not all(type(limit) in (int, float) and limit > 0 for limit in limits) or not isinstance(
+        about.get("reward"), str
+    ):
         raise ValueError(f"{server.address} answers, but is no reward server")
     return about
 

@@ -13,7 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import Body, Depends, FastAPI, HTTPException, Request
+import torch
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -21,10 +22,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from .. import __version__
 from .asking import check_token
 from .reward import Reward, RewardError, refuse, score
-from .wire import JSON, TENSORS, Call, Refused, decode, too_large
-
-# What /score takes, for the page that describes the interface; it is read from the request by hand, piece by piece.
-BODY = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in (TENSORS, JSON)}
+from .wire import JSON, TENSORS, Call, Refused, asked_of, decode, too_large
 
 
 @dataclass
@@ -67,7 +65,8 @@ class Service:
             self.counts["images"] += len(call.images)
 
     def _scored(self, call: Call) -> Any:
-        return score(self.name, self.reward, call.images, call.prompts, call.metadata)
+        with torch.no_grad():
+            return score(self.name, self.reward, call.images, call.prompts, call.metadata)
 
     def metrics(self) -> str:
         """Counters in Prometheus' text format."""
@@ -111,16 +110,21 @@ def application(service: Service, token: str | None = None) -> FastAPI:
         """Counters for Prometheus."""
         return service.metrics()
 
-    @app.post("/refuse", dependencies=guard)
-    async def refused(prompts: list[str] = Body(embed=True)) -> dict[str, str | None]:  # noqa: B008
-        """The sentence with which the reward refuses one of the prompts; null where it understands all."""
+    # Both read their body by hand: FastAPI would read it whole before it asks for the token.
+
+    @app.post("/refuse", dependencies=guard, openapi_extra=_described(JSON))
+    async def refused(request: Request) -> dict[str, str | None]:
+        """The sentence with which the reward refuses one of the `prompts`; null where it understands all."""
         try:
+            prompts = asked_of(await _body(request, service.max_bytes))
             await run_in_threadpool(refuse, service.reward, prompts)
+        except Refused as error:
+            raise HTTPException(error.status, str(error)) from error
         except ValueError as error:
             return {"refused": str(error)}
         return {"refused": None}
 
-    @app.post("/score", dependencies=guard, openapi_extra={"requestBody": {"content": BODY, "required": True}})
+    @app.post("/score", dependencies=guard, openapi_extra=_described(TENSORS, JSON))
     async def scored(request: Request) -> dict[str, list[float]]:
         """One score per image."""
         service.counts["requests"] += 1
@@ -135,6 +139,12 @@ def application(service: Service, token: str | None = None) -> FastAPI:
             raise HTTPException(getattr(error, "status", 500), str(error)) from error
 
     return app
+
+
+def _described(*kinds: str) -> dict[str, Any]:
+    """A body for the page that describes the interface."""
+    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
+    return {"requestBody": {"content": content, "required": True}}
 
 
 def _guard(token: str) -> Any:

@@ -45,11 +45,9 @@ class Call:
     @classmethod
     def of(cls, images: Tensor, prompts: Any, metadata: Any) -> Call:
         """From what a JSON said. Raises Refused (422) where it is of another kind."""
-        if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
-            raise Refused(422, "`prompts` must be a list of texts")
         if not isinstance(metadata or [], list) or not all(isinstance(about, dict) for about in metadata or []):
             raise Refused(422, "`metadata` must be null or a list of objects")
-        return cls(images, prompts, metadata)
+        return cls(images, _texts(prompts), metadata)
 
     def __post_init__(self) -> None:
         """Raises Refused (422): counts that do not agree, another shape, or NaN."""
@@ -67,10 +65,22 @@ class Call:
             )
 
 
+def _texts(prompts: Any) -> list[str]:
+    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise Refused(422, "`prompts` must be a list of texts")
+    return prompts
+
+
+def asked_of(body: bytes) -> list[str]:
+    """The prompts of a request without images. Raises Refused where it holds none."""
+    return _texts(_parsed(body).get("prompts"))
+
+
 def not_finite(images: Tensor) -> list[int]:
     """The rows that hold NaN or infinity; NaN is the smallest and the largest of whatever holds it."""
     least, most = images.flatten(1).aminmax(dim=1)
-    return (~(least.isfinite() & most.isfinite())).nonzero().flatten().tolist()
+    rows: list[int] = (~(least.isfinite() & most.isfinite())).nonzero().flatten().tolist()
+    return rows
 
 
 def encode(images: Tensor, prompts: Sequence[str], metadata: Any, encoding: str) -> bytes:
