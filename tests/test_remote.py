@@ -8,6 +8,7 @@ import os
 import pickle
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -152,6 +153,13 @@ def test_prompts_are_refused_before_a_run(address: str) -> None:
     rewards.refuse(Remote(address), PROMPTS)
     with pytest.raises(ValueError, match="cannot read 'nonsense'"):
         rewards.refuse(Remote(address), [*PROMPTS, "nonsense"])
+    broken = Weighted()
+    broken.refuse = lambda prompts: {}["weights"]  # type: ignore[method-assign]
+    with (
+        served(Service("broken", broken)) as at,
+        pytest.raises(ValueError, match="500: reward 'broken' raised KeyError"),
+    ):
+        rewards.refuse(Remote(at), PROMPTS)
 
 
 def test_threads_may_share_a_client(address: str) -> None:
@@ -445,6 +453,28 @@ def test_a_token_is_asked_for_before_a_body_is_looked_at() -> None:
             for content in (bytes(4_000_000), iter([bytes(100_000)] * 40), b"{"):
                 answer = WEB.post(f"{at}/{path}", content=content, headers={"Content-Type": JSON})
                 assert answer.status_code == 401
+
+
+def test_a_client_that_leaves_in_the_middle_is_an_error_and_no_more() -> None:
+    service = Service("weighted", Weighted())
+    with served(service) as at:
+        host, port = at.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            head = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: {TENSORS}\r\nContent-Length: 1000\r\n\r\n"
+            connection.sendall(head.encode() + bytes(10))
+        deadline = time.monotonic() + 20
+        while not service.counts["errors"] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert torch.equal(Remote(at)(IMAGES, PROMPTS), Weighted()(IMAGES, PROMPTS).float())
+    assert service.counts["errors"] == 1
+
+
+def test_a_reward_that_waits_for_another_server_can_be_served(address: str) -> None:
+    with served(Service("weighted", Weighted()), token="right") as guarded:
+        behind = Remote(guarded, token="right")
+    with served(Service("broken", Weighted()), token="new", port=int(guarded.rpartition(":")[2])):  # noqa: SIM117
+        with served(Service("front", behind)) as front, pytest.raises(RewardError, match=r"answered 500: .* 401"):
+            Remote(front)(IMAGES, PROMPTS)
 
 
 def test_prompts_that_are_none_are_refused(small: str) -> None:

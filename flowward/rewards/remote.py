@@ -146,7 +146,7 @@ def _about(server: Server, timeout: float) -> dict[str, Any]:
 
 def _refusal(server: Server, prompts: list[str]) -> str | None:
     try:
-        answer = server.ask("POST", "/refuse", json={"prompts": prompts})
+        answer = server.ask("POST", "/refuse", own_failures=True, json={"prompts": prompts})
     except Declined as error:
         if error.status == 404:  # a server that somebody wrote by hand need not know of it
             return None

@@ -18,6 +18,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import ClientDisconnect
 
 from .. import __version__
 from .asking import check_token
@@ -122,6 +123,8 @@ def application(service: Service, token: str | None = None) -> FastAPI:
             raise HTTPException(error.status, str(error)) from error
         except ValueError as error:
             return {"refused": str(error)}
+        except Exception as error:  # a user's reward may fail in any way
+            raise HTTPException(500, f"reward '{service.name}' raised {type(error).__name__}: {error}") from error
         return {"refused": None}
 
     @app.post("/score", dependencies=guard, openapi_extra=_described(TENSORS, JSON))
@@ -136,7 +139,7 @@ def application(service: Service, token: str | None = None) -> FastAPI:
                 return {"scores": await run_in_threadpool(service.score, body, request.headers.get("content-type", ""))}
         except (Refused, RewardError) as error:
             service.counts["errors"] += 1
-            raise HTTPException(getattr(error, "status", 500), str(error)) from error
+            raise HTTPException(error.status if isinstance(error, Refused) else 500, str(error)) from error
 
     return app
 
@@ -166,9 +169,12 @@ async def _body(request: Request, max_bytes: float) -> bytes:
     if float(request.headers.get("content-length", 0)) > limit:
         raise too_large(max_bytes)
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise too_large(max_bytes)
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise too_large(max_bytes)
+            parts.append(part)
+    except ClientDisconnect as error:
+        raise Refused(400, "the client left in the middle of a call") from error
     return b"".join(parts)
