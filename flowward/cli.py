@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .errors import unknown
 
             raise ValueError(unknown("command", words[0], COMMANDS))
-        module = import_module(f".commands.{words[0]}", __package__)
+        module = import_module(f".commands.{words[0].replace('-', '_')}", __package__)
         return int(module.run(words[1:]))
     except (ValueError, RuntimeError, OSError) as error:
         if debug:
@@ -64,7 +64,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<12}{what}" for name, what in COMMANDS.items()]
+    lines = [f"  {name:<14}{what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [
             "flowward: online reinforcement learning for flow-matching models",

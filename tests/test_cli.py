@@ -81,6 +81,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("algorithms", ["vetted settings"]),
         ("verify", ["--output", "--algorithm", "--model"]),
         ("bench", ["--repeats", "overhead"]),
+        ("serve-reward", ["--port", "--token", "--max-batch"]),
     ],
 )
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str, words: list[str]) -> None:

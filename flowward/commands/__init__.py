@@ -10,4 +10,5 @@ COMMANDS = {
     "algorithms": "list the algorithms, or show one",
     "verify": "hold algorithms to their laws, against exact optima",
     "bench": "measure flowward itself",
+    "serve-reward": "serve a reward over HTTP, for runs here or elsewhere",
 }

@@ -23,6 +23,8 @@ from .diversity import Diversity
 from .hps import HPSv2
 from .imagereward import ImageReward
 from .jpeg import Compressible, Incompressible
+from .judge import Judge
+from .remote import Remote
 from .reward import Reward, refuse, score
 from .scenes import Balance, Scenes, Soft, Strict
 
@@ -39,6 +41,8 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "imagereward": ImageReward,
     "aesthetic": Aesthetic,
     "diversity": Diversity,
+    "remote": Remote,
+    "judge": Judge,
 }
 ENTRY_POINTS = "flowward.rewards"  # the group under which a package offers rewards
 
@@ -68,8 +72,8 @@ def load(spec: Sequence[str], options: Sequence[str] = ()) -> Reward:
     """A reward from its name, or a weighted sum from several `name=weight`.
 
     A name is one of REWARDS, one that an installed package offers, `package.module:function`, the same of a file
-    (`path/to/file.py:function`), or the address of a reward server. Options are `name.field=value`, for rewards that
-    are dataclasses.
+    (`path/to/file.py:function`), or the address of a reward server (several joined by commas). Options are
+    `name.field=value`, for rewards that are dataclasses.
 
     Raises:
         ValueError: a name is unknown or cannot be loaded, a weight is not a number, or there is no such option.
@@ -119,6 +123,8 @@ def make(name: str, options: Mapping[str, str] | None = None) -> Reward:
         ValueError: see `load`.
     """
     kind = find(name)
+    if _is_address(name):
+        options = {**(options or {}), "address": name}
     if isinstance(kind, type) and is_dataclass(kind):
         return _made(name, kind, options or {})
     if options:
@@ -146,6 +152,8 @@ def find(name: str) -> Any:
     """
     if name in REWARDS:
         return REWARDS[name]
+    if _is_address(name):
+        return Remote
     if ":" in name:
         return _own(name)
     offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}

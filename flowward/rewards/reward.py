@@ -17,6 +17,11 @@ class Reward(Protocol):
         """images float [B, 3, H, W] or [B, F, 3, H, W] in [0, 1], B prompts -> scores [B], higher is better.
 
         `metadata` is what the prompt set says of each prompt (see Metadata).
+
+        A reward may say more of itself by attributes, which are False where it has none. `takes_videos`: it scores
+        videos as they are. `compares`: a score depends on the other images of the call, which must not be cut.
+        `in_background`: it mostly waits for others (a server, a judge), so it may be called in a thread while the
+        next batch is sampled; it is then safe to call from several threads, and computes nothing to speak of itself.
         """
         ...
 

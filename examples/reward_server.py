@@ -1,0 +1,122 @@
+"""A reward server in one file: copy it into the environment that a scorer needs, where flowward is not installed.
+
+    pip install safetensors numpy pillow hpsv3        # in an environment of its own, with the pins of that scorer
+    python reward_server.py --port 8000
+    flowward train --reward http://HOST:8000 ...      # where flowward is
+
+It needs Python 3.9, numpy and safetensors; `hpsv3_scorer` below is the one place that knows a scorer. HPSv3 (Ma et al.,
+2025, arXiv:2508.03789) returns a mean and a spread; its mean, about -5 to 15, is the score. For another scorer write a
+function (images float32 [B, 3, H, W] in [0, 1], prompts, metadata) -> B numbers; set `takes_videos=True` for one that
+wants [B, F, 3, H, W] (VideoReward, say).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hmac
+import json
+import os
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+from safetensors.numpy import load
+
+LIMIT = 1_000_000_000  # bytes of a call's images as float32
+
+
+def hpsv3_scorer():
+    from hpsv3 import HPSv3RewardInferencer
+    from PIL import Image
+
+    inferencer = HPSv3RewardInferencer(device="cuda")
+
+    def score(images, prompts, metadata):
+        pixels = (images.clip(0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+        # Named arguments: their order differs between the releases and the source of hpsv3.
+        rewards = inferencer.reward(image_paths=[Image.fromarray(image) for image in pixels], prompts=list(prompts))
+        return [float(reward[0]) for reward in rewards]
+
+    return score
+
+
+def read(body):
+    """(images, prompts, metadata) of a call: a safetensors file of `images`, and of `request`, the bytes of a JSON."""
+    tensors = load(body)
+    request = json.loads(tensors["request"].tobytes())
+    images, prompts, metadata = tensors["images"], request["prompts"], request.get("metadata")
+    if images.dtype not in (np.float32, np.float16, np.uint8) or len(images) != len(prompts):
+        raise ValueError("images must be float32, float16 or uint8, one for each prompt")
+    pixels = images.astype(np.float32)
+    return pixels / 255 if images.dtype == np.uint8 else pixels, prompts, metadata
+
+
+def serve(scorer, name, host="127.0.0.1", port=8000, token=None, takes_videos=False, max_batch=64):
+    """A server, which `serve_forever` starts."""
+    turn = threading.Lock()  # one call at a time
+    about = {"reward": name, "takes_videos": takes_videos, "max_batch": max_batch, "max_bytes": LIMIT}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def reply(self, status, content):
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            if status != 200:  # what is left of the request is not read
+                self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def allowed(self):
+            given = self.headers.get("Authorization", "")
+            if token is None or hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+                return True
+            self.reply(401, {"detail": "this server asks for its token"})
+            return False
+
+        def do_GET(self):
+            if self.path == "/health":
+                self.reply(200, {"status": "ok"})
+            elif self.path != "/reward":
+                self.reply(404, {"detail": "there is /health, /reward and /score"})
+            elif self.allowed():
+                self.reply(200, about)
+
+        def do_POST(self):
+            if self.path != "/score":
+                return self.reply(404, {"detail": "there is /health, /reward and /score"})
+            size = int(self.headers.get("Content-Length", 0))
+            if not self.allowed():
+                return None
+            if self.headers.get("Content-Type") != "application/x-safetensors":
+                return self.reply(415, {"detail": "the body must be application/x-safetensors"})
+            if size > 1.1 * LIMIT:
+                return self.reply(413, {"detail": f"a call may hold at most {LIMIT} bytes"})
+            try:
+                call = read(self.rfile.read(size))
+            except Exception as error:
+                return self.reply(422, {"detail": f"{type(error).__name__}: {error}"})
+            try:
+                with turn:
+                    scores = [float(score) for score in scorer(*call)]
+            except Exception as error:  # a 500 with a sentence is final: the client reports it and does not ask again
+                return self.reply(500, {"detail": f"{type(error).__name__}: {error}"})
+            return self.reply(200, {"scores": scores})
+
+        def log_message(self, *_):
+            pass
+
+    return ThreadingHTTPServer((host, port), Handler)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    options = parser.parse_args()
+    server = serve(hpsv3_scorer(), "hpsv3", options.host, options.port, os.environ.get("FLOWWARD_TOKEN"))
+    print(f"serving at http://{options.host}:{options.port}", file=sys.stderr)
+    server.serve_forever()

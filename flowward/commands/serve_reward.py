@@ -1,0 +1,84 @@
+"""flowward serve-reward"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+TOKEN = "FLOWWARD_TOKEN"
+
+
+@dataclass(frozen=True)
+class ServeReward:
+    """Serve a reward over HTTP, for `flowward train --reward http://HOST:PORT` on this machine or another one."""
+
+    name: tyro.conf.Positional[str]
+    """of a built-in reward or one that a package offers, or your own as package.module:function or file.py:function"""
+    reward_options: tuple[str, ...] = ()
+    """where the reward has any, each name.option=value"""
+    host: str = "127.0.0.1"
+    """address to listen at; 0.0.0.0 is every network of this machine"""
+    port: int = 8000
+    """0 takes a free one"""
+    token: str | None = None
+    """that callers must bring (default: environment variable FLOWWARD_TOKEN, which no list of processes shows)"""
+    max_batch: int = 256
+    """images in one call"""
+    max_megabytes: float = 1000
+    """in one call, images counted as float32"""
+
+    def check(self) -> None:
+        """Raises ValueError where a port or a limit cannot be."""
+        if not 0 <= self.port < 65536:
+            raise ValueError(f"a port lies between 0 and 65535, not at {self.port}")
+        if self.max_batch < 1 or not 0 < self.max_megabytes < float("inf"):
+            raise ValueError(f"the limits must be positive, not {self.max_batch} and {self.max_megabytes:g}")
+
+
+def run(words: list[str]) -> int:
+    chosen = tyro.cli(ServeReward, args=words, prog="flowward serve-reward")
+    chosen.check()
+    token = chosen.token if chosen.token is not None else os.environ.get(TOKEN)
+    try:
+        import uvicorn
+
+        from ..rewards import server
+    except ImportError as error:
+        raise ValueError("serving a reward needs fastapi and uvicorn: pip install 'flowward[server]'") from error
+    from .. import rewards
+    from ..rewards.asking import is_loopback
+
+    listener = _listen(chosen.host, chosen.port)  # before a model is loaded for minutes
+    if token is None and not is_loopback(chosen.host):
+        print(f"flowward: whoever reaches {chosen.host} can use this server: give --token or {TOKEN}", file=sys.stderr)
+    reward = rewards.load([chosen.name], chosen.reward_options)
+    service = server.Service(chosen.name, reward, chosen.max_batch, chosen.max_megabytes * 1e6)
+    host, port = listener.getsockname()[:2]
+    line = f"reward '{chosen.name}' at http://{f'[{host}]' if ':' in host else host}:{port}  (stop with Ctrl-C)"
+
+    class Announced(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            print(line, flush=True)
+
+    config = uvicorn.Config(
+        server.application(service, token), log_level="warning", access_log=False, timeout_graceful_shutdown=5
+    )
+    try:
+        Announced(config).run([listener])
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Raises ValueError where the address is taken, or not this machine's."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ValueError(f"cannot listen at {host}:{port} ({error.strerror}); name another --host or --port") from error

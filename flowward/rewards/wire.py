@@ -1,0 +1,198 @@
+"""What a reward client and a reward server say to each other. Nothing in it can hold code.
+
+A call is a safetensors file (little endian, self-describing) of two tensors: `images`, float32, float16 or uint8
+[B, 3, H, W] or [B, F, 3, H, W], and `request`, the UTF-8 bytes of a JSON object with `prompts` (B texts) and `metadata`
+(B objects, or null). Or it is JSON alone, `images` then being B PNG files in base64 (for a video, a list of them).
+The answer is JSON: {"scores": [B numbers]}, or {"detail": "a sentence"} beside a status that is not 200.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+TENSORS = "application/x-safetensors"
+JSON = "application/json"
+ENCODINGS = {"float32": TENSORS, "float16": TENSORS, "uint8": TENSORS, "png": JSON}  # and the content type of each
+SUFFIXES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
+
+
+class Refused(ValueError):
+    """A message that the other side will not take, and the HTTP status that says why."""
+
+    def __init__(self, status: int, sentence: str):
+        super().__init__(sentence)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a reward is called with."""
+
+    images: Tensor  # float32 [B, 3, H, W] or [B, F, 3, H, W]
+    prompts: list[str]
+    metadata: list[dict[str, Any]] | None
+
+    @classmethod
+    def of(cls, images: Tensor, prompts: Any, metadata: Any) -> Call:
+        """From what a JSON said. Raises Refused (422) where it is of another kind."""
+        if not isinstance(metadata or [], list) or not all(isinstance(about, dict) for about in metadata or []):
+            raise Refused(422, "`metadata` must be null or a list of objects")
+        return cls(images, _texts(prompts), metadata)
+
+    def __post_init__(self) -> None:
+        """Raises Refused (422): counts that do not agree, another shape, or NaN."""
+        if self.images.ndim not in (4, 5) or self.images.shape[-3] != 3 or not self.images.numel():
+            raise Refused(422, f"images must be [B, 3, H, W] or [B, F, 3, H, W], not {list(self.images.shape)}")
+        if len(self.images) != len(self.prompts):
+            raise Refused(422, f"{len(self.images)} images came with {len(self.prompts)} prompts")
+        if self.metadata is not None and len(self.metadata) != len(self.prompts):
+            raise Refused(422, f"{len(self.images)} images came with metadata for {len(self.metadata)}")
+        if bad := not_finite(self.images):
+            raise Refused(
+                422,
+                f"{len(bad)} of {len(self.images)} images hold NaN or infinity, the first with the prompt "
+                f"'{self.prompts[bad[0]]}'",
+            )
+
+
+def _texts(prompts: Any) -> list[str]:
+    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise Refused(422, "`prompts` must be a list of texts")
+    return prompts
+
+
+def asked_of(body: bytes) -> list[str]:
+    """The prompts of a request without images. Raises Refused where it holds none."""
+    return _texts(_parsed(body).get("prompts"))
+
+
+def not_finite(images: Tensor) -> list[int]:
+    """The rows that hold NaN or infinity; NaN is the smallest and the largest of whatever holds it."""
+    least, most = images.flatten(1).aminmax(dim=1)
+    rows: list[int] = (~(least.isfinite() & most.isfinite())).nonzero().flatten().tolist()
+    return rows
+
+
+def encode(images: Tensor, prompts: Sequence[str], metadata: Any, encoding: str) -> bytes:
+    """A call as bytes; of the encodings only float32 is exact, uint8 and png round to 1/255 after clamping to [0, 1].
+
+    Raises:
+        TypeError, ValueError: the metadata is nothing that JSON can hold.
+    """
+    about = None if metadata is None else [dict(each) for each in metadata]
+    request = {"prompts": list(prompts), "metadata": about}
+    if encoding == "png":
+        return json.dumps({"images": _nested(to_uint8(images)), **request}, allow_nan=False).encode()
+    from safetensors.torch import save
+
+    text = bytearray(json.dumps(request, allow_nan=False).encode())
+    pixels = to_uint8(images) if encoding == "uint8" else images.detach().cpu().to(SUFFIXES[encoding])
+    return save({"images": pixels.contiguous(), "request": torch.frombuffer(text, dtype=torch.uint8)})
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[0, 1] to 0..255, on the CPU; what lies outside is clamped."""
+    return (images.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def png(image: Tensor) -> bytes:
+    """One image, uint8 [3, H, W], as a PNG file."""
+    with io.BytesIO() as file:
+        Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(file, "PNG", compress_level=1)
+        return file.getvalue()
+
+
+def _nested(images: Tensor) -> list[Any]:
+    return [_nested(i) if i.ndim == 4 else base64.b64encode(png(i)).decode() for i in images]
+
+
+def decode(body: bytes, content_type: str, max_bytes: float = float("inf")) -> Call:
+    """The call in a body; `max_bytes` bounds its images as float32, however they were packed.
+
+    Raises:
+        Refused: 400 where the body is not what its type says, 413 where the images are too large, 415 for another
+            type, 422 for contents that no reward can be called with.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in (TENSORS, JSON):
+        raise Refused(415, f"the body must be {TENSORS} or {JSON}, not '{content_type}'")
+    request, images = _of_tensors(body, max_bytes) if kind == TENSORS else _of_json(body, max_bytes)
+    return Call.of(images, request.get("prompts"), request.get("metadata"))
+
+
+def _of_tensors(body: bytes, max_bytes: float) -> tuple[dict[str, Any], Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(body)
+    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a number format that torch does not have
+        raise Refused(400, "the body is no safetensors file") from error
+    if set(tensors) != {"images", "request"}:
+        raise Refused(422, f"the tensors must be `images` and `request`, not {', '.join(sorted(tensors)) or 'none'}")
+    images, text = tensors["images"], tensors["request"]
+    if images.dtype not in SUFFIXES.values() or text.dtype != torch.uint8:
+        given = [str(tensor.dtype).removeprefix("torch.") for tensor in (images, text)]
+        raise Refused(422, f"`images` must be {', '.join(SUFFIXES)} and `request` uint8, not {' and '.join(given)}")
+    if images.numel() * 4 > max_bytes:
+        raise too_large(max_bytes)
+    request = _parsed(text.numpy().tobytes())
+    return request, images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
+def _of_json(body: bytes, max_bytes: float) -> tuple[dict[str, Any], Tensor]:
+    request = _parsed(body)
+    given = request.get("images")
+    if not isinstance(given, list) or not given:
+        raise Refused(422, "`images` must be a list of PNG files in base64")
+    left = max_bytes
+    videos: list[Tensor] = []
+    for item in given:
+        frames: list[Tensor] = []
+        for text in item if isinstance(item, list) else [item]:
+            frames.append(_pixels(text, left, max_bytes))
+            left -= 4 * frames[-1].numel()
+        if len({frame.shape for frame in frames}) != 1:
+            raise Refused(422, "the frames of a video must be of one size, and at least one")
+        videos.append(torch.stack(frames) if isinstance(item, list) else frames[0])
+    if len({video.shape for video in videos}) != 1:
+        raise Refused(422, "the images of a call must be of one size")
+    return request, torch.stack(videos)
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, "the request is no JSON") from error
+    if not isinstance(request, Mapping):
+        raise Refused(422, "the request must be an object with `prompts` and `metadata`")
+    return dict(request)
+
+
+def _pixels(text: Any, left: float, max_bytes: float) -> Tensor:
+    """A PNG file in base64 as float32 [3, H, W]; its size is read before it is unpacked."""
+    try:
+        with io.BytesIO(base64.b64decode(text, validate=True)) as file, Image.open(file, formats=["PNG"]) as image:
+            if 12 * image.width * image.height > left:
+                raise too_large(max_bytes)
+            pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+            return pixels.view(image.height, image.width, 3).permute(2, 0, 1).float() / 255
+    except Refused:
+        raise
+    except (OSError, ValueError, TypeError, binascii.Error, SyntaxError, Image.DecompressionBombError) as error:
+        raise Refused(400, "an image is no PNG file in base64") from error
+
+
+def too_large(max_bytes: float) -> Refused:
+    return Refused(413, f"a call may hold at most {max_bytes / 1e6:g} MB, its images counted as float32: send fewer")
