@@ -25,6 +25,7 @@ class Diversity(NetworkReward):
     """
 
     takes_videos: ClassVar[bool] = True
+    compares: ClassVar[bool] = True
 
     model: str = "openai/clip-vit-large-patch14"
     processor: str = ""

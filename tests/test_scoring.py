@@ -1,0 +1,139 @@
+"""Rewards are asked about every image once, together with its prompt's others, and slow ones while more are drawn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import TEXTS, bright, close, small, snapshot, trainer
+from torch import Tensor
+
+from flowward import models, prompts, rewards
+from flowward.rewards import RewardError
+from flowward.scoring import Scoring
+from flowward.trainer import Trainer
+
+
+class Waits:
+    """The brightness, from somewhere else; it remembers what it was asked."""
+
+    in_background = True
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds, self.asked, self.threads = seconds, [], set()
+        self.about: list[Mapping[str, Any]] = []
+
+    def __call__(self, images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+        time.sleep(self.seconds)
+        self.asked.append(list(texts))
+        self.about += metadata or ()
+        self.threads.add(threading.current_thread().name)
+        return bright(images, texts)
+
+
+def test_images_are_asked_about_in_whole_prompts() -> None:
+    """However they come in: batches of 3 of groups of 4 wait for the rest of their group."""
+    images = torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    texts = [text for text in "abc" for _ in range(4)]
+    about = [{"number": number} for number in range(12)]
+    slow, fast = Waits(0.01), Waits()
+    fast.in_background = False
+    with Scoring([("slow", slow), ("fast", fast)], texts, about, unit=4) as scoring:
+        for part in images.split(3):
+            scoring.add(part)
+        scores = scoring.result(images)
+    torch.testing.assert_close(scores, images.mean((1, 2, 3))[:, None].expand(12, 2))
+    assert sorted(slow.asked) == [["a"] * 4, ["b"] * 4, ["c"] * 4]
+    assert fast.asked == [texts]
+    assert sorted(each["number"] for each in slow.about) == list(range(12))
+    assert threading.main_thread().name not in slow.threads and fast.threads == {threading.main_thread().name}
+
+
+def test_a_reward_that_fails_in_the_background_is_named() -> None:
+    def broken(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+        raise KeyError("gone")
+
+    broken.in_background = True  # type: ignore[attr-defined]
+    with pytest.raises(RewardError, match="reward 'far' raised KeyError"), Scoring([("far", broken)], ["a"]) as scoring:
+        scoring.add(torch.zeros(1, 3, 4, 4))
+        scoring.result(torch.zeros(1, 3, 4, 4))
+
+
+def test_drawing_goes_on_while_a_reward_waits(tiny: str) -> None:
+    """Every part of the rollout takes some time, and so does every answer: they overlap, and learning is the same."""
+    one, other = (trainer(tiny, reward=each, rollout_batch=4) for each in (Waits(0.5), bright))
+    drawn = one.collect
+
+    def slowly(texts: list[str], index: int, numbers: Tensor) -> Any:
+        for part in drawn(texts, index, numbers):
+            time.sleep(0.5)
+            yield part
+
+    one.collect = slowly
+    step = one.step()
+    assert step.seconds["reward"] < 0.9  # of two answers of half a second, what is left after the rollout
+    other.step()
+    close(snapshot(one.policy), snapshot(other.policy))
+
+
+def test_metadata_reaches_rewards(tiny: str) -> None:
+    """That of the prompt of each image, in training and in evaluations."""
+    known = tuple({"text": text.upper()} for text in TEXTS)
+    texts = prompts.PromptSet("mine", TEXTS, ("all",) * len(TEXTS), metadata=known)
+    seen: list[tuple[str, str]] = []
+
+    def reads(images: Tensor, given: Sequence[str], metadata: Any = None) -> Tensor:
+        seen.extend(zip(given, (each["text"] for each in metadata), strict=True))
+        return bright(images, given)
+
+    Trainer(trainer(tiny).algorithm, models.load(tiny, None, "float32"), reads, texts, small()).step()
+    assert len(seen) == 8 and all(text.upper() == told for text, told in seen)
+
+
+# From what a user writes to a reward
+
+
+@pytest.fixture
+def file(tmp_path: Any) -> str:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n\n"
+        "def red(images, prompts, metadata=None):\n    return images[:, 0].mean((1, 2))\n\n"
+        "@dataclass\nclass Channel:\n    number: int = 0\n\n"
+        "    def __call__(self, images, prompts, metadata=None):\n        return images[:, self.number].mean((1, 2))\n"
+    )
+    return str(tmp_path / "mine.py")
+
+
+def test_a_reward_of_ones_own(file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """A function or a class with options, from a file or a module, alone or in a sum."""
+    images = torch.rand(3, 3, 4, 4)
+    mean = images.mean((2, 3))
+    assert torch.equal(rewards.load([f"{file}:red"])(images, ["a"] * 3), mean[:, 0])
+    chosen = rewards.load([f"{file}:red=0.5", f"{file}:Channel=2"], [f"{file}:Channel.number=2"])
+    torch.testing.assert_close(chosen(images, ["a"] * 3), 0.5 * mean[:, 0] + 2 * mean[:, 2])
+    monkeypatch.syspath_prepend(tmp_path)
+    assert torch.equal(rewards.load(["mine:Channel"])(images, ["a"] * 3), mean[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "said"),
+    [
+        ("{file}:blue", [], "has no function 'blue'"),
+        ("nowhere.py:red", [], "cannot be imported: FileNotFoundError"),
+        ("no_such_module:red", [], "cannot be imported: ModuleNotFoundError"),
+        ("{file}:red", ["{file}:red.number=2"], "has no options"),
+        ("{file}:Channel", ["{file}:Channel.number=two"], "option number: Input should be a valid integer"),
+        ("{file}:Channel", ["{file}:Channel.size=2"], "option size: Unexpected keyword argument"),
+        ("balance", ["pickscore.batch=2"], "options of 'pickscore', which is not among the rewards"),
+        ("balance", ["batch=2"], "write it as reward.option=value"),
+        ("{file}:red=high", [], "must be a number, not 'high'"),
+    ],
+)
+def test_what_is_no_reward_is_refused(file: str, spec: str, options: list[str], said: str) -> None:
+    with pytest.raises(ValueError) as found:
+        rewards.load([spec.replace("{file}", file)], [each.replace("{file}", file) for each in options])
+    assert said in str(found.value)
