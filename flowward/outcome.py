@@ -8,6 +8,7 @@ from typing import Any
 Score = dict[str, float]  # mean, low, high (the 95 % interval), n
 Scores = list[tuple[int, Score]]  # (iteration, score), oldest first
 Evaluations = list[tuple[int, dict[str, Any]]]  # (iteration, what `evaluate` said), oldest first
+LATER = ("prompts_sha256", "image_size", "latent_frames", "rewards", "guard")
 
 
 def of(lines: list[dict[str, Any]]) -> Evaluations:
@@ -103,10 +104,16 @@ def counted(number: int, noun: str) -> str:
 
 def settings(evaluation: dict[str, Any]) -> str:
     """What an evaluation's numbers depend on: weights policy, solver euler, steps 10, guidance none, ..."""
-    used = {key: value for key, value in evaluation.items() if key not in ("scores", "times")}
+    used = {key: value for key, value in evaluation.items() if not isinstance(value, dict | list)}
     return ", ".join(f"{key} {'none' if value is None else value}" for key, value in used.items())
 
 
 def _differing(evaluations: Evaluations) -> list[str]:
     first, last = evaluations[0][1], evaluations[-1][1]
-    return [key for key in first | last if key != "scores" and first.get(key) != last.get(key)]
+    settings = [key for key in first | last if key not in ("scores", "model", "versions")]
+    # what older evaluations did not write down is not known to differ
+    return [
+        key
+        for key in settings
+        if first.get(key) != last.get(key) and (key not in LATER or (key in first and key in last))
+    ]
