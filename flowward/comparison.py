@@ -40,6 +40,10 @@ class Difference:
         return self.p_adjusted < LEVEL
 
     @property
+    def p_said(self) -> str:
+        return "<0.001" if self.p_adjusted < 0.001 else f"{self.p_adjusted:.2g}"
+
+    @property
     def change(self) -> Change:
         ends = (-np.inf, np.inf) if self.low is None or self.high is None else (self.low, self.high)
         return Change(self.score, self.mean, *ends)

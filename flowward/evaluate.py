@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -199,11 +198,13 @@ class Evaluator:
     prompts: PromptSet
     pictures: int = 24
     """in the sample grid"""
+    rewards: Mapping[str, Reward] = field(default_factory=dict)
+    """those of the evaluation, loaded once, as some hold networks (default: they are loaded here)"""
 
-    @cached_property
-    def rewards(self) -> dict[str, Reward]:
-        """Loaded once, as some hold networks."""
-        return load_rewards(self.evaluation.scores, self.evaluation.reward_options)
+    def __post_init__(self) -> None:
+        if not self.rewards:
+            found = load_rewards(self.evaluation.scores, self.evaluation.reward_options)
+            object.__setattr__(self, "rewards", found)
 
     def measure(self) -> Measurement:
         return measure(self.policy, self.prompts, self.evaluation, self.rewards)

@@ -145,9 +145,12 @@ def unpacked(text: str) -> Tensor:
     return torch.tensor([float(number) for number in text.split()], dtype=torch.float32)
 
 
-def renamed(found: Sequence[tuple[str, Measurement]]) -> list[Measurement]:
-    """(where it comes from, measurement): models of one name get their origin before it."""
+def told_apart(found: Sequence[tuple[str, Measurement]]) -> list[Measurement]:
+    """(where it comes from, measurement): models of one name get their origin before it, or a number."""
     names = [each.name for _, each in found]
+    wished = [f"{origin}: {each.name}" if names.count(each.name) > 1 else each.name for origin, each in found]
+    unique = [f"{name} ({wished[:k].count(name) + 1})" if name in wished[:k] else name for k, name in enumerate(wished)]
     return [
-        replace(each, name=f"{origin}: {each.name}") if names.count(each.name) > 1 else each for origin, each in found
+        replace(each, name=name, settings={**each.settings, "model": {**each.settings["model"], "name": name}})
+        for (_, each), name in zip(found, unique, strict=True)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,18 @@ class Measure:
         """+23.2 points"""
         by = after["mean"] - before["mean"]
         return (f"{100 * by:+.1f} points" if self.percent else f"{by:+.3f}").replace("-", "−")
+
+    def difference(self, mean: float, low: float | None, high: float | None) -> str:
+        """+23.2 points [20.1, 26.3]"""
+        factor, form = (100, "+.1f") if self.percent else (1, "+.3f")
+        size = f"{factor * mean:{form}}" + " points" * self.percent
+        ends = "" if low is None or high is None else f" [{factor * low:{form}}, {factor * high:{form}}]"
+        return (size + ends).replace("-", "−")
+
+    def over_prompts(self, score: Mapping[str, Any]) -> str:
+        """[40.1, 50.2], or a dash where nothing can be said of other prompts."""
+        ends = score.get("over_prompts")
+        return "–" if ends is None else self.bounds({"low": ends[0], "high": ends[1]})
 
     def row(self, label: str, scores: Scores) -> list[str]:
         """Of a table: label, first value and, where there are two, last value, change, do they overlap; images."""

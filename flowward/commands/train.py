@@ -15,7 +15,7 @@ from typing import Any
 from .. import config, fit, models, outcome, prompts, report, rewards
 from ..algorithms import ALGORITHMS
 from ..datasets import Exemplars, Preferences
-from ..evaluate import Evaluator
+from ..evaluate import Evaluator, load_rewards
 from ..folder import RunFolder, read_yaml
 from ..log import TrainProgress
 from ..presets import published
@@ -96,7 +96,7 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     reward: Any = rewards.load(settings.reward, settings.reward_options)
     texts = prompts.load(settings.prompts).weighted(settings.prompt_weights)
     held_out = prompts.load(settings.evaluation.prompts)
-    measured = rewards.load(settings.evaluation.rewards)
+    measured = load_rewards(settings.evaluation.scores, settings.evaluation.reward_options)
     policy = models.load(settings.model, settings.lora_rank, settings.precision, run.seed, settings.loading)
     settings = replace(settings, precision=policy.precision)  # the run goes on in the one that it began with
     collect = graft = None
@@ -119,7 +119,8 @@ def _train(settings: Any, resume: bool, command: str) -> int:
         policy.refuse(list(each.texts))
     policy.prepare([*texts.texts, *held_out.texts])
     rewards.refuse(reward, texts.texts)
-    rewards.refuse(measured, held_out.texts)
+    for own in measured.values():
+        rewards.refuse(own, held_out.texts)
     trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
     if run.memory:
         run, said = fit.fitted(trainer, run.memory * 1e9)
@@ -134,12 +135,12 @@ def _train(settings: Any, resume: bool, command: str) -> int:
         folder.write_config(config.to_dict(settings))
     else:
         folder = RunFolder.create(run.output, config.to_dict(settings))
-    stopped = False
+    stopped, evaluator = False, Evaluator(policy, settings.evaluation, held_out, rewards=measured)
     with TrainProgress(run, trainer.iteration, folder.path) as progress, _stop_signals() as asked:
         progress.say(f"model {policy.name}, {len(texts)} prompts; measuring on {held_out.name} first")
         for remark in trainer.rollout.remarks():
             progress.say(remark)
-        with closing(trainer.steps(Evaluator(policy, settings.evaluation, held_out), folder)) as steps:
+        with closing(trainer.steps(evaluator, folder)) as steps:
             for step in steps:
                 progress.show(step)
                 if stopped := asked():
