@@ -93,7 +93,7 @@ def table(found: Mapping[str, dict[str, Any]], changes: Sequence[Difference] = (
         grid = Table(title=name + " (guard)" * (name in first.get("guard", ())), title_justify="left")
         grid.add_column("category")
         for model in own:
-            grid.add_column(model, justify="right")
+            grid.add_column(model, justify="right", overflow="fold")
         grid.add_row("overall", *[measure.interval(score["overall"]) for score in own.values()])
         over = [measure.over_prompts(score["overall"]) for score in own.values()]
         grid.add_row("(other prompts)", *over, style="dim", end_section=True)
@@ -108,8 +108,8 @@ def table(found: Mapping[str, dict[str, Any]], changes: Sequence[Difference] = (
 def _differences(console: Console, found: Mapping[str, dict[str, Any]], changes: Sequence[Difference]) -> None:
     """One pair of models: every score overall, and the headline by category."""
     before, after = changes[0].before, changes[0].after
-    title = f"{after} against {before}, image by image, with 95 % intervals over prompts"
-    grid = Table(title=title, title_justify="left")
+    console.print(f"{after} against {before}, image by image, with 95 % intervals over prompts", soft_wrap=True)
+    grid = Table()
     for name in ("", "difference", "p", "significant"):
         grid.add_column(name, justify="right" if name in ("difference", "p") else "left")
     evaluations = [(0, found[before]), (1, found[after])]

@@ -110,7 +110,9 @@ def policy_of(name: str, weights: str, loading: Loading | None = None, precision
     if file := models.adapters(name):
         from .. import export
 
-        return export.load(file, precision or "auto", loading)
+        policy = export.load(file, precision or "auto", loading)
+        policy.name = name
+        return policy
     if not (path / "config.yaml").is_file():
         return models.load(name, precision=precision or "auto", loading=loading)
     folder = RunFolder.open(path)
