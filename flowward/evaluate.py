@@ -162,14 +162,15 @@ def measure(
         for name, reward in rewards.items():
             scores[name].append(reward_table.score(name, reward, images, own, prompts.about(part)))
         kept += thumbnails(images) if pictures else []
+    joined = {name: torch.cat(parts) for name, parts in scores.items()}
+    explained = [name for name, reward in rewards.items() if isinstance(reward, Explains)]  # wrong, so others are right
     return Measurement(
         policy.name,
         settings(policy, prompts, evaluation, rewards),
         tuple(texts),
         tuple(prompts.categories[i] for i in chosen),
-        {name: torch.cat(parts) for name, parts in scores.items()},
-        # a reward that can say what is wrong calls the others right
-        frozenset(name for name, reward in rewards.items() if isinstance(reward, Explains)),
+        joined,
+        frozenset(name for name in explained if ((joined[name] == 0) | (joined[name] == 1)).all()),
         tuple(kept),
     )
 

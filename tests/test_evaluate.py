@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_pipelines
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from flowward.evaluate import Evaluation, Evaluator, draw, evaluate, interval, l
 from flowward.health import Change, hacked
 from flowward.images import thumbnails
 from flowward.measurement import Measurement
+from flowward.models.loading import Loading
 from flowward.prompts import PromptSet
 from flowward.rollout import Sampler
 from flowward.statistics import mcnemar
@@ -69,6 +71,16 @@ def test_a_reward_that_says_what_is_wrong_gives_verdicts(tiny: str) -> None:
     assert found["black"]["overall"]["high"] == 0
     assert found["wrong"]["overall"]["high"] == pytest.approx(0.39, abs=0.01)
     assert found["wrong"]["categories"]["colors"]["high"] == pytest.approx(0.79, abs=0.01)
+
+
+def test_graded_scores_are_no_verdicts_even_with_an_explanation(tiny: str) -> None:
+    class Half(Wrong):
+        def __call__(self, images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+            return torch.full((len(images),), 0.5)
+
+    how = Evaluation(images=6, sampler=Sampler(1))
+    found = measure(models.load(tiny), prompts.load("scenes"), how, {"half": Half(), "wrong": Wrong()})
+    assert found.verdicts == {"wrong"}
 
 
 # Measurements by hand
@@ -316,7 +328,8 @@ def test_images_are_drawn_once_and_in_any_batch_the_same(tiny: str) -> None:
     for one, other in pairwise(found):
         torch.testing.assert_close(one.scores["bright"], other.scores["bright"], rtol=0, atol=1e-5)
         assert one.texts == other.texts and len(one.pictures) == 7
-    assert found[0].scores["length"].tolist() == [len(text) for text in found[0].texts]
+    for one in found:
+        assert one.scores["length"].tolist() == [len(text) for text in one.texts]
     images = draw(policy, found[0].texts, Sampler(2), how.seed)
     torch.testing.assert_close(images.mean((1, 2, 3)), found[0].scores["bright"], rtol=0, atol=1e-5)
     assert list(found[0].pictures) == thumbnails(images)
@@ -404,6 +417,21 @@ def test_an_exported_lora_is_its_base_with_adapters(tiny: str, lora: Path) -> No
     assert found[0].identity["base"] == base.identity["base"]
 
 
+@pytest.mark.parametrize("family", ["StableDiffusion3Pipeline", "FluxPipeline"])
+def test_an_exported_lora_of_a_pipeline(family: str, tmp_path: Path) -> None:
+    tiny_pipelines.tiny(family).save_pretrained(tmp_path / "base")
+    loading = Loading(size=(32, 32), device="cpu")
+    trained = models.load(str(tmp_path / "base"), 2, "float32", loading=loading)
+    with torch.no_grad():
+        for tensor in trained.weights.tensors("policy").values():
+            tensor.normal_()
+    export.lora(trained, tmp_path / "lora", {"base_model": str(tmp_path / "base")})
+    found = policy_of(str(tmp_path / "lora"), "policy", loading, "float32")
+    for key, tensor in trained.weights.tensors("policy").items():
+        assert torch.equal(found.weights.tensors("policy")[key], tensor)
+    assert found.identity == trained.identity and found.name == str(tmp_path / "lora")
+
+
 def test_adapters_of_others_are_refused(tiny: str, lora: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -483,6 +511,7 @@ def test_unequal_models_are_refused_and_nothing_is_lost(
     said(capsys, lora, *HOW, "--steps", "2", "--json", other)
     sentence = said(capsys, "--compare", one, other, code=2)
     assert "cannot be compared, they were measured with other settings: steps (1 and 2)" in sentence
+    assert "cannot write" in said(capsys, tiny, *HOW, "--json", tmp_path, code=2)
     assert "takes two models" in said(capsys, "--compare", one, code=2)
     assert "leave one of the two out" in said(capsys, tiny, "--compare", one, code=2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -14,6 +15,7 @@ import tyro
 
 from .. import comparison, measurement, prompts, rewards, suites
 from ..evaluate import Evaluation, load_rewards, measure, settings
+from ..folder import RunFolder
 from ..log import table
 from ..measurement import Measurement
 from ..models.loading import Loading
@@ -52,7 +54,7 @@ def run(words: list[str]) -> int:
         raise ValueError("name at least one model or run to measure, or files to --compare")
     for file in (chosen.json, chosen.html):
         if file:
-            file.parent.mkdir(parents=True, exist_ok=True)  # now, not after an hour of drawing
+            _prepare(file)
     found = _read(chosen.compare) if chosen.compare else _measured(chosen)
     changes = comparison.differences(found)
     table({each.name: each.summary() for each in found}, changes)
@@ -62,14 +64,21 @@ def run(words: list[str]) -> int:
     if chosen.html:
         from .. import evaluation_page
 
-        chosen.html.write_text(evaluation_page.of(found, changes, command), "utf-8")
+        RunFolder(chosen.html.parent).write_text(chosen.html.name, evaluation_page.of(found, changes, command))
     return 0
+
+
+def _prepare(file: Path) -> None:
+    """Raises ValueError where a file cannot be written: now, not after an hour of drawing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_dir() or not os.access(file.parent, os.W_OK):
+        raise ValueError(f"cannot write {file}: name another file")
 
 
 def _write(file: Path | None, found: Sequence[Measurement]) -> None:
     if file:
         changes = [each.to_dict() for each in comparison.differences(found)]
-        file.write_text(measurement.to_json(found, changes), "utf-8")
+        RunFolder(file.parent).write_text(file.name, measurement.to_json(found, changes))
 
 
 def _read(files: Sequence[Path]) -> list[Measurement]:
