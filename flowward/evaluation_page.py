@@ -5,22 +5,21 @@ The page carries all it needs (pictures, charts and the code that draws them), s
 
 from __future__ import annotations
 
-import base64
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
 from .comparison import Difference, hacking, warnings
+from .evaluation_pictures import pictures
 from .measurement import Measurement
 from .outcome import Measure
 from .page import chart, page, table, text
 
 COLOURS = ("#2b6cb0", "#d98b2b", "#4a9a74", "#8a6fb5", "#9aa3ad")  # of the models, as in report.html.in
-SHOWN = 6  # prompts in each group of pictures
 INTERVALS = (
     "The first brackets are 95 % intervals over other noise for these prompts, <i>over prompts</i> those over other "
     "prompts of the same categories."
@@ -34,9 +33,13 @@ PAIRED = (
 
 def of(found: Sequence[Measurement], changes: Sequence[Difference], command: str = "") -> str:
     """The page of one or several models, and of the differences between them."""
-    results = [each.summary() for each in found]
     names = [each.name for each in found]
     title = "Evaluation of " + " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    short = _short(names)
+    found = [replace(each, name=short[each.name]) for each in found]
+    changes = [replace(each, before=short[each.before], after=short[each.after]) for each in changes]
+    results = [each.summary() for each in found]
+    labels = [each.name for each in found]
     scores = list(dict.fromkeys(score for each in found for score in each.scores))
     guards = dict.fromkeys(guard for each in found for guard in each.guards)
     about = [*(f"<b>Watch out.</b> {text(line)}." for line in hacking(found, changes))]
@@ -45,18 +48,24 @@ def of(found: Sequence[Measurement], changes: Sequence[Difference], command: str
         f"<h1>{escape(title)}</h1><p class=quiet>{text(_status(results[0], scores, list(guards)))}</p>",
         "".join(f"<p class=result>{text(line)}</p>" for line in _sentences(found, results, changes)),
         "".join(f"<p class=warning>{line}</p>" for line in about),
-        _tiles(results),
+        _tiles(labels, results),
         _differences(results, changes) if changes else "",
-        f"<h2>{escape(scores[0])}</h2><p class=quiet>{INTERVALS}</p>" + _score(scores[0], results),
-        _pictures(found) if all(each.pictures for each in found) else "",
+        f"<h2>{escape(scores[0])}</h2><p class=quiet>{INTERVALS}</p>" + _score(scores[0], labels, results),
+        pictures(found) if all(each.pictures for each in found) else "",
         "<h2>Other scores</h2>" * (len(scores) > 1),
         *(
-            f"<h3>{escape(name)}{' (guard)' * (name in guards)}</h3>" + _score(name, results, 240)
+            f"<h3>{escape(name)}{' (guard)' * (name in guards)}</h3>" + _score(name, labels, results, 240)
             for name in scores[1:]
         ),
         "<h2>Settings</h2>" + _settings(results, command),
     ]
     return page(title, "\n".join(body))
+
+
+def _short(names: Sequence[str]) -> dict[str, str]:
+    """Paths without their folders, as long as the rest still tells the models apart."""
+    last = {name: re.sub(r"^\S*/(?=[^/]+$)", "", name) for name in names}
+    return last if len(set(last.values())) == len(names) else {name: name for name in names}
 
 
 def _measure(name: str, results: Sequence[Mapping[str, Any]]) -> Measure:
@@ -90,12 +99,12 @@ def _sentences(
     return said
 
 
-def _tiles(results: Sequence[Mapping[str, Any]]) -> str:
+def _tiles(labels: Sequence[str], results: Sequence[Mapping[str, Any]]) -> str:
     """The headline of every model."""
     measure = _measure(next(iter(results[0]["scores"])), results)
     cells = [
         f"<div class=tile><b>{text(measure.number(score['mean']))}</b>"
-        f"<span>{text(results[k]['model']['name'])} {text(measure.bounds(score))}</span></div>"
+        f"<span>{text(labels[k])} {text(measure.bounds(score))}</span></div>"
         for k, score in measure.overall
     ]
     return f"<div class=tiles>{''.join(cells)}</div>"
@@ -125,12 +134,11 @@ def _table_of(changes: Sequence[Difference], results: Sequence[Mapping[str, Any]
     return table(head, rows)
 
 
-def _score(name: str, results: Sequence[Mapping[str, Any]], height: int = 340, title: str = "") -> str:
+def _score(name: str, labels: Sequence[str], results: Sequence[Mapping[str, Any]], height: int = 340) -> str:
     """One score: bars by category, and all its numbers."""
-    heading = f"<h3>{escape(title)}</h3>" if title else ""
     measure = _measure(name, results)
     own = {k: result["scores"][name] for k, result in enumerate(results) if name in result["scores"]}
-    models = {k: results[k]["model"]["name"] for k in own}
+    models = {k: labels[k] for k in own}
     rows = {"overall": [score["overall"] for score in own.values()]}
     categories = next(iter(own.values()))["categories"]
     for category in categories if len(categories) > 1 else ():  # a single one would repeat the overall score
@@ -140,7 +148,7 @@ def _score(name: str, results: Sequence[Mapping[str, Any]], height: int = 340, t
     for label, scores in rows.items():
         cells = [cell for score in scores for cell in (measure.interval(score), measure.over_prompts(score))]
         body.append([label, *cells, f"{scores[0]['n']:,}", f"{scores[0]['prompts']:,}"])
-    return heading + _bars(measure, models, rows, height) + table(head, body)
+    return _bars(measure, models, rows, height) + table(head, body)
 
 
 def _bars(
@@ -168,71 +176,6 @@ def _bars(
         )
         traces.append(bar)
     return chart(traces, ticksuffix=" %" if measure.percent else "", height=height)
-
-
-def _pictures(found: Sequence[Measurement]) -> str:
-    first, last = found[0], found[-1]
-    legend = "".join(f"<span><i class=part-{min(k, 4)}></i>{escape(each.name)}</span>" for k, each in enumerate(found))
-    mean = sum(_ranked(each, first.headline) for each in found)
-    groups: dict[str, NDArray[np.int64]] = {}
-    if len(found) > 1:
-        change = _ranked(last, first.headline) - _ranked(first, first.headline)
-        pair = f" from {first.name} to {last.name}" if len(found) > 2 else ""
-        moved = (last.scores[first.headline] - first.scores[first.headline]).numpy()
-        groups[f"Gained most{pair}"] = _distinct(first, np.argsort(-change, kind="stable"), moved > 0)
-        groups[f"Lost most{pair}"] = _distinct(first, np.argsort(change, kind="stable"), moved < 0)
-    groups["Best"] = _distinct(first, np.argsort(-mean, kind="stable"))
-    groups["Worst"] = _distinct(first, np.argsort(mean, kind="stable"))
-    parts = [
-        f"<h3>{escape(title)}</h3><div class=pairs>{''.join(_pair(found, k) for k in chosen)}</div>"
-        for title, chosen in groups.items()
-        if len(chosen)
-    ]
-    note = (
-        f"By {first.headline}; where that is equal, by the other scores. Next to each other: the same prompt and noise."
-    )
-    return f"<h2>Pictures</h2><p class=quiet>{escape(note)}</p><div class=legend>{legend}</div>{''.join(parts)}"
-
-
-def _ranked(measured: Measurement, headline: str) -> NDArray[np.float64]:
-    """[N] the headline, and a little of the other scores (in their spreads) to part images that are equal in it."""
-    values = measured.scores[headline].double().numpy()
-    others = [own.double().numpy() for name, own in measured.scores.items() if name != headline]
-    little = sum((np.tanh((own - own.mean()) / (own.std() or 1.0)) for own in others), np.zeros(len(values)))
-    return np.asarray(values + 1e-6 * (values.std() or 1.0) * little)
-
-
-def _distinct(
-    measured: Measurement, order: NDArray[np.int64], among: NDArray[np.bool_] | None = None
-) -> NDArray[np.int64]:
-    """The first images in an order, one of each prompt."""
-    own = order if among is None else order[among[order]]
-    _, first = np.unique(measured.prompt[own], return_index=True)
-    return np.asarray(own[np.sort(first)][:SHOWN])
-
-
-def _pair(found: Sequence[Measurement], k: int) -> str:
-    shots = []
-    for number, each in enumerate(found):
-        data = each.pictures[k]
-        kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-        rows = "".join(
-            f"<tr><td>{escape(name)}</td><td class=number>{_said(own[k].item(), name in each.verdicts)}</td></tr>"
-            for name, own in each.scores.items()
-        )
-        image = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-        shots.append(
-            f"<figure class=shot><img class={kind} alt='{escape(each.name, quote=True)}' src='{image}'>"
-            f"<i class=part-{min(number, 4)}></i><table>{rows}</table></figure>"
-        )
-    said = f"<p>{escape(found[0].texts[k])}</p><p class=quiet>{escape(found[0].categories[k])}, image {k}</p>"
-    return f"<div class=pair>{said}<div class=shots>{''.join(shots)}</div></div>"
-
-
-def _said(score: float, verdict: bool) -> str:
-    if verdict and score in (0, 1):
-        return "<b class=right>✓</b>" if score else "<b class=wrong>✗</b>"
-    return f"{score:.3f}" if abs(score) < 10 else f"{score:.2f}"
 
 
 def _settings(results: Sequence[Mapping[str, Any]], command: str) -> str:
