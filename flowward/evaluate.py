@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -143,8 +143,13 @@ def measure(
     evaluation: Evaluation,
     rewards: Mapping[str, Reward] | None = None,
     pictures: bool = False,
+    advance: Callable[[int], object] = lambda images: None,
 ) -> Measurement:
     """Draw every image once and score it with every reward; only one batch of images is held at a time.
+
+    Args:
+        pictures: keep a thumbnail of each image.
+        advance: called with the size of each finished batch.
 
     Raises:
         ValueError: a reward is unknown, or the model cannot read a prompt.
@@ -162,6 +167,7 @@ def measure(
         for name, reward in rewards.items():
             scores[name].append(reward_table.score(name, reward, images, own, prompts.about(part)))
         kept += thumbnails(images) if pictures else []
+        advance(len(images))
     joined = {name: torch.cat(parts) for name, parts in scores.items()}
     explained = [name for name, reward in rewards.items() if isinstance(reward, Explains)]  # wrong, so others are right
     return Measurement(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,16 @@ class TrainProgress:
                 self._said.add(kind)
                 self.say(f"  health, iteration {step.index}: {line}")
         self._bar.update(self._task, completed=step.index, figures=f"{figures}  {self._accuracy}".strip())
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int], object]]:
+    """A bar for so many images, where there is a terminal; the yielded function moves it on."""
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda images: bar.advance(task, images)
 
 
 def headline(evaluation: dict[str, Any]) -> str:

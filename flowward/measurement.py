@@ -131,7 +131,7 @@ def _read(name: str, said: dict[str, Any], texts: tuple[str, ...], categories: t
     settings = {key: value for key, value in said.items() if key not in ("scores", "per_image")}
     scores = {key: unpacked(own) for key, own in said["per_image"].items()}
     verdicts = frozenset(key for key, own in said["scores"].items() if own["verdicts"])
-    if not scores or any(len(own) != len(texts) for own in scores.values()):
+    if not scores or said["model"]["name"] is None or any(len(own) != len(texts) for own in scores.values()):
         raise ValueError("scores and images differ in number")
     return Measurement(name, settings, texts, categories, scores, verdicts)
 

@@ -74,6 +74,12 @@ def test_a_file_is_a_suite_once_it_has_rewards(capsys: pytest.CaptureFixture[str
     assert found["scores"]["balance"]["overall"]["prompts"] == 2
 
 
+def test_a_real_model_needs_a_suite(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    code, _, said = measured(capsys, tmp_path, str(tmp_path))
+    assert code == 2 and "name a --suite, or --prompts and --rewards, to measure" in said
+
+
 def test_missing_parts_are_named(
     capsys: pytest.CaptureFixture[str], tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,14 +13,16 @@ from typing import Annotated
 
 import tyro
 
-from .. import comparison, measurement, prompts, rewards, suites
+from .. import comparison, measurement, models, prompts, rewards, suites
 from ..evaluate import Evaluation, load_rewards, measure, settings
 from ..folder import RunFolder
-from ..log import table
+from ..log import counting, table
 from ..measurement import Measurement
 from ..models.loading import Loading
 from ..precision import Wish
-from .options import parse, policy_of, take, warn_of_guidance
+from .options import given, parse, policy_of, take, warn_of_guidance
+
+DEFAULT = "scenes"  # suite
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Evaluate:
 def run(words: list[str]) -> int:
     command = shlex.join(["flowward", "eval", *words])
     suite, words = take(words, "suite")
-    default = Evaluate(evaluation=suites.load(suite or "scenes").of(Evaluation()))
+    default = Evaluate(evaluation=suites.load(suite or DEFAULT).of(Evaluation()))
     about = (
         f"Measure models or runs, all in the same way. --suite NAME ({', '.join(suites.SUITES)}, or a file of prompts) "
         "sets prompts, rewards and numbers of images."
@@ -52,6 +54,10 @@ def run(words: list[str]) -> int:
         raise ValueError("--compare reads files of --json, and runs no models: leave one of the two out")
     if not (chosen.compare or chosen.models):
         raise ValueError("name at least one model or run to measure, or files to --compare")
+    named = suite or any(given(words, flag) for flag in ("rewards", "prompts"))
+    if not named and (pipelines := [name for name in chosen.models if models.is_pipeline(name)]):
+        what = "name a --suite, or --prompts and --rewards"
+        raise ValueError(f"{what}, to measure {pipelines[0]}: the suite {DEFAULT} is for the built-in model")
     for file in (chosen.json, chosen.html):
         if file:
             _prepare(file)
@@ -114,7 +120,8 @@ def _measured(chosen: Evaluate) -> list[Measurement]:
                 raise ValueError(f"{error}{_kept(chosen.json)}") from error
         policy.prepare([texts.texts[i] for i in dict.fromkeys(how.chosen(texts))])
         started = time.perf_counter()
-        measured = measure(policy, texts, own, scored, pictures=chosen.html is not None)
+        with counting(policy.name, len(how.chosen(texts))) as advance:
+            measured = measure(policy, texts, own, scored, chosen.html is not None, advance)
         if (Path(name) / "config.yaml").is_file():  # other models have but one kind of weights
             measured = replace(measured, settings={**measured.settings, "weights": how.weights})
         print(f"{policy.name}: {len(measured):,} images in {time.perf_counter() - started:.1f} s", file=sys.stderr)
