@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,14 +11,17 @@ from PIL.Image import Image
 from torch import Tensor
 
 from . import rewards as reward_table
-from .images import labelled_grid
+from .images import labelled_grid, thumbnails
+from .measurement import Measurement
 from .models.policy import Policy
 from .prompts import PromptSet
+from .provenance import described, hash_of, versions
 from .rewards import Explains, Reward
 from .rollout import Sampler
+from .statistics import interval
 from .streams import Noise
 
-Z95 = 1.959964
+__all__ = ["Evaluation", "Evaluator", "draw", "evaluate", "explain", "interval", "load_rewards", "measure", "settings"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,14 @@ class Evaluation:
     """built-in prompt set or text file"""
     rewards: tuple[str, ...] = ("scenes-strict", "balance")
     """scores to report; the first is the headline"""
+    guard: tuple[str, ...] = ()
+    """rewards that are watched, never the headline: a sentence says where one falls while the headline rises"""
+    reward_options: tuple[str, ...] = ()
+    """of rewards that have any, each name.option=value"""
     images: int = 1200
     """spread evenly over the categories of the prompts"""
+    images_per_prompt: int | None = None
+    """as many of every prompt, in place of --images"""
     seed: int = 1234
     weights: Literal["policy", "ema"] = "policy"
     """`ema` is the running average of the policy"""
@@ -41,64 +49,50 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.images < 1 or self.batch < 1:
             raise ValueError(f"an evaluation needs at least 1 image and batch, not {self.images} and {self.batch}")
+        if self.images_per_prompt is not None and self.images_per_prompt < 1:
+            raise ValueError(f"an evaluation needs at least 1 image per prompt, not {self.images_per_prompt}")
+        if aimed := [name for name in self.guard if name in self.rewards[:1]]:
+            raise ValueError(f"'{aimed[0]}' is the headline, so it cannot be a guard: name another one")
         if self.seed < 0:
             raise ValueError(f"the seed of an evaluation must not be negative, it is {self.seed}")
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Everything that is measured, the headline first."""
+        return tuple(dict.fromkeys((*self.rewards, *self.guard)))
 
-def interval(scores: Tensor, verdicts: bool = False) -> dict[str, float | int]:
-    """Mean and 95 % interval of scores [n]: Wilson's for verdicts 0/1, the normal one otherwise.
+    def chosen(self, prompts: PromptSet) -> list[int]:
+        """The prompt of each image, as indices."""
+        if self.images_per_prompt is None:
+            return prompts.spread(self.images)
+        return [index for index in range(len(prompts)) for _ in range(self.images_per_prompt)]
 
-    The kind of reward decides which: graded scores may happen to be all 0 or 1, and a single one bounds nothing.
+
+def load_rewards(names: Sequence[str], options: Sequence[str] = ()) -> dict[str, Reward]:
+    """Rewards by name; `options` as `rewards.load` takes them.
+
+    Raises:
+        ValueError: see `rewards.load`.
     """
-    n, mean = len(scores), scores.double().mean().item()
-    if verdicts and ((scores == 0) | (scores == 1)).all():
-        middle = (mean + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-        half = Z95 * math.sqrt(mean * (1 - mean) / n + Z95**2 / (4 * n * n)) / (1 + Z95**2 / n)
-    else:
-        middle = mean
-        half = Z95 * scores.double().std().item() / math.sqrt(n) if n > 1 else math.inf
-    return {"mean": mean, "low": middle - half, "high": middle + half, "n": n}
+    owners = [option.partition("=")[0].rpartition(".")[0] for option in options]
+    strays = [option for option, owner in zip(options, owners, strict=True) if owner not in names]
+    if strays or not names:
+        reward_table.load(names, strays)  # which says what is wrong
+    return {
+        name: reward_table.load(
+            [name], [option for option, owner in zip(options, owners, strict=True) if owner == name]
+        )
+        for name in names
+    }
 
 
-def draw(
-    policy: Policy, texts: Sequence[str], sampler: Sampler, seed: int, weights: str = "policy", batch: int = 200
-) -> Tensor:
-    """One image per text, [N, 3, H, W] on the CPU; image k depends on (seed, k) and its text alone."""
-    sampler, unique = sampler.bound(policy.times), list(dict.fromkeys(texts))
-    condition = policy.encode(unique)
-    row = torch.tensor([unique.index(text) for text in texts])
-    velocity, images = policy.under(weights, sampler.guidance), []
-    with policy.weights.still(weights):
-        for start in range(0, len(texts), batch):
-            part = row[start : start + batch]
-            keys = tuple(("evaluation", seed, start + k) for k in range(len(part)))
-            drawn = sampler(velocity, condition[part], Noise(policy.latent_shape, keys, policy.device))
-            images.append(policy.decode(drawn.x0).cpu())
-    return torch.cat(images)
-
-
-def evaluate(
-    policy: Policy, prompts: PromptSet, evaluation: Evaluation, rewards: Mapping[str, Reward] | None = None
+def settings(
+    policy: Policy, prompts: PromptSet, evaluation: Evaluation, rewards: Mapping[str, Reward]
 ) -> dict[str, Any]:
-    """Scores overall and per category, with 95 % intervals, beside the settings that they were measured with.
-
-    The intervals speak of other noise for these prompts (each prompt is drawn equally often), not of other prompts.
-    """
-    rewards = rewards or {name: reward_table.load([name]) for name in evaluation.rewards}
-    chosen = prompts.spread(evaluation.images)
-    texts = [prompts.texts[i] for i in chosen]
-    categories = [prompts.categories[i] for i in chosen]
+    """Everything that the numbers of an evaluation depend on, for JSON."""
     sampler = evaluation.sampler.bound(policy.times)
-    images = draw(policy, texts, sampler, evaluation.seed, evaluation.weights, evaluation.batch)
-    scores = {}
-    for name, reward in rewards.items():
-        values = reward_table.score(name, reward, images, texts, prompts.about(chosen))
-        verdicts = isinstance(reward, Explains)  # it can say what is wrong, so the others are right
-        rows = {c: torch.tensor([own == c for own in categories]) for c in dict.fromkeys(categories)}
-        scores[name] = {
-            "overall": interval(values, verdicts),
-            "categories": {c: interval(values[at], verdicts) for c, at in rows.items()},
-        }
+    frames = {"latent_frames": policy.latent_shape[1]} if len(policy.latent_shape) == 4 else {}
+    known = ("family", "base", "weights")
     return {
         "weights": evaluation.weights,
         "precision": policy.precision,
@@ -106,12 +100,95 @@ def evaluate(
         "steps": sampler.steps,
         **({"times": list(sampler.own)} if sampler.own else {"shift": sampler.shift}),
         "grid": sampler.grid,
+        **({"tau": sampler.tau} if sampler.solver == "sa" else {}),
         "guidance": None if sampler.guidance == 1 else sampler.guidance,
         "seed": evaluation.seed,
         "prompts": prompts.name,
-        "images": len(texts),
-        "scores": scores,
+        "prompts_sha256": hash_of(prompts),
+        "images": len(evaluation.chosen(prompts)),
+        "image_size": list(policy.image_size),
+        **frames,
+        "model": {"name": policy.name, **{key: policy.identity[key] for key in known if key in policy.identity}},
+        "rewards": {name: described(reward) for name, reward in rewards.items()},
+        "guard": [name for name in evaluation.guard if name in rewards],
+        "versions": versions(),
     }
+
+
+def draw(
+    policy: Policy, texts: Sequence[str], sampler: Sampler, seed: int, weights: str = "policy", batch: int = 200
+) -> Tensor:
+    """One image per text, [N, 3, H, W] on the CPU; image k depends on (seed, k) and its text alone."""
+    return torch.cat(list(_batches(policy, texts, sampler, seed, weights, batch)))
+
+
+def _batches(
+    policy: Policy, texts: Sequence[str], sampler: Sampler, seed: int, weights: str, batch: int
+) -> Iterator[Tensor]:
+    sampler, unique = sampler.bound(policy.times), list(dict.fromkeys(texts))
+    condition, number = policy.encode(unique), {text: k for k, text in enumerate(unique)}
+    row = torch.tensor([number[text] for text in texts])
+    velocity = policy.under(weights, sampler.guidance)
+    with policy.weights.still(weights):
+        for start in range(0, len(texts), batch):
+            part = row[start : start + batch]
+            keys = tuple(("evaluation", seed, start + k) for k in range(len(part)))
+            drawn = sampler(velocity, condition[part], Noise(policy.latent_shape, keys, policy.device))
+            yield policy.decode(drawn.x0).cpu()
+
+
+def measure(
+    policy: Policy,
+    prompts: PromptSet,
+    evaluation: Evaluation,
+    rewards: Mapping[str, Reward] | None = None,
+    pictures: bool = False,
+    advance: Callable[[int], object] = lambda images: None,
+) -> Measurement:
+    """Draw every image once and score it with every reward; only one batch of images is held at a time.
+
+    Args:
+        pictures: keep a thumbnail of each image.
+        advance: called with the size of each finished batch.
+
+    Raises:
+        ValueError: a reward is unknown, or the model cannot read a prompt.
+        RewardError: a reward failed.
+    """
+    rewards = rewards or load_rewards(evaluation.scores, evaluation.reward_options)
+    chosen = evaluation.chosen(prompts)
+    texts = [prompts.texts[i] for i in chosen]
+    kept: list[bytes] = []
+    scores: dict[str, list[Tensor]] = {name: [] for name in rewards}
+    batches = _batches(policy, texts, evaluation.sampler, evaluation.seed, evaluation.weights, evaluation.batch)
+    for number, images in enumerate(batches):
+        part = chosen[number * evaluation.batch :][: len(images)]
+        own = [prompts.texts[i] for i in part]
+        for name, reward in rewards.items():
+            scores[name].append(reward_table.score(name, reward, images, own, prompts.about(part)))
+        kept += thumbnails(images) if pictures else []
+        advance(len(images))
+    joined = {name: torch.cat(parts) for name, parts in scores.items()}
+    explained = [name for name, reward in rewards.items() if isinstance(reward, Explains)]  # wrong, so others are right
+    return Measurement(
+        policy.name,
+        settings(policy, prompts, evaluation, rewards),
+        tuple(texts),
+        tuple(prompts.categories[i] for i in chosen),
+        joined,
+        frozenset(name for name in explained if ((joined[name] == 0) | (joined[name] == 1)).all()),
+        tuple(kept),
+    )
+
+
+def evaluate(
+    policy: Policy, prompts: PromptSet, evaluation: Evaluation, rewards: Mapping[str, Reward] | None = None
+) -> dict[str, Any]:
+    """Scores overall and per category, with 95 % intervals, beside the settings that they were measured with.
+
+    `low` and `high` speak of other noise for these prompts, `over_prompts` of other prompts (docs/evaluation.md).
+    """
+    return measure(policy, prompts, evaluation, rewards).summary()
 
 
 def explain(reward: Reward, images: Tensor, texts: Sequence[str]) -> list[str | None]:
@@ -128,13 +205,23 @@ class Evaluator:
     prompts: PromptSet
     pictures: int = 24
     """in the sample grid"""
+    rewards: Mapping[str, Reward] = field(default_factory=dict)
+    """those of the evaluation, loaded once, as some hold networks (default: they are loaded here)"""
+
+    def __post_init__(self) -> None:
+        if not self.rewards:
+            found = load_rewards(self.evaluation.scores, self.evaluation.reward_options)
+            object.__setattr__(self, "rewards", found)
+
+    def measure(self) -> Measurement:
+        return measure(self.policy, self.prompts, self.evaluation, self.rewards)
 
     def scores(self) -> dict[str, Any]:
-        return evaluate(self.policy, self.prompts, self.evaluation)
+        return self.measure().summary()
 
     def grid(self) -> Image:
         """The same prompts and seeds each time, with the verdict of the first reward on each picture."""
         texts = [self.prompts.texts[i] for i in self.prompts.spread(self.pictures)]
         how = self.evaluation
         images = draw(self.policy, texts, how.sampler, how.seed, how.weights, how.batch)
-        return labelled_grid(images, texts, explain(reward_table.load(how.rewards[:1]), images, texts), columns=4)
+        return labelled_grid(images, texts, explain(next(iter(self.rewards.values())), images, texts), columns=4)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from . import __version__
+from . import __version__, models
+from .models import LORA_FILE
 from .models.diffusers import DiffusersPolicy
+from .models.loading import Loading
 from .models.policy import Policy
 from .models.weights import LoRA
-
-LORA_FILE = "pytorch_lora_weights.safetensors"  # what load_lora_weights looks for in a folder
+from .precision import Wish
 
 
 def lora(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None) -> Path:
@@ -89,6 +91,39 @@ def merged(policy: Policy, folder: Path) -> Path:
 
 def read(file: Path) -> dict[str, Any]:
     """What `lora` wrote beside the weights; empty for files of others."""
-    with safe_open(file, "pt") as opened:
-        found: dict[str, Any] = json.loads((opened.metadata() or {}).get("flowward", "{}"))
+    found: dict[str, Any] = json.loads(_header(file).get("flowward", "{}"))
     return found
+
+
+def _header(file: Path) -> dict[str, str]:
+    """Raises ValueError where it is no safetensors file."""
+    try:
+        with safe_open(file, "pt") as opened:
+            return dict(opened.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+def load(file: Path, precision: Wish = "auto", loading: Loading | None = None) -> Policy:
+    """The base model that `lora` wrote into the header of `file`, with these adapters as its policy.
+
+    Raises:
+        ValueError: the file is damaged or not from here, or its base model is not the one that it was trained on.
+    """
+    about, header = read(file), _header(file)
+    if "base_model" not in about:
+        raise ValueError(f"{file} does not name its base model: it is not what `flowward export` writes")
+    if about.get("revision") and loading and not loading.revision:
+        loading = replace(loading, revision=about["revision"])
+    tensors = {key.removeprefix("transformer."): tensor for key, tensor in load_file(file).items()}
+    ranks = {tensor.shape[0] for key, tensor in tensors.items() if ".lora_A." in key}
+    if len(ranks) != 1:
+        raise ValueError(f"{file} does not hold adapters of one rank")
+    policy = models.load(about["base_model"], ranks.pop(), precision, loading=loading)
+    alpha = json.loads(header.get("lora_adapter_metadata", "{}")).get("transformer.lora_alpha")
+    assert isinstance(policy.weights, LoRA)
+    if alpha not in (None, policy.weights.config.lora_alpha):
+        raise ValueError(f"the adapters of {file} have lora_alpha {alpha}, not twice their rank")
+    policy.weights.load("policy", tensors)
+    policy.name = str(file)
+    return policy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import unicodedata
 from collections.abc import Sequence
@@ -71,6 +72,19 @@ def labelled_grid(
             _cell(grid, MARGIN + column * (tile + GAP), y, pictures[i], marks[i], (texts[i], font), (notes[i], small))
         y += height + GAP
     return grid
+
+
+def thumbnails(images: Tensor, longest: int = 192) -> list[bytes]:
+    """Each image [N, 3, H, W] or video (its stills) as a small file: a PNG if it fits, otherwise a reduced JPEG."""
+    found = []
+    for pixels in _bytes(stills(images)):
+        picture, kind = Image.fromarray(pixels), "PNG"
+        if max(picture.size) > longest:
+            picture, kind = _fitted(pixels, longest), "JPEG"
+        with io.BytesIO() as file:
+            picture.save(file, kind, quality=88)
+            found.append(file.getvalue())
+    return found
 
 
 def save(image: Image.Image, path: Path) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .outcome import Measure
+from .outcome import Measure, settings
 from .run import Run
 from .trainer import Step
+
+if TYPE_CHECKING:
+    from .comparison import Difference
 
 
 class TrainProgress:
@@ -73,26 +78,56 @@ class TrainProgress:
         self._bar.update(self._task, completed=step.index, figures=f"{figures}  {self._accuracy}".strip())
 
 
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int], object]]:
+    """A bar for so many images, where there is a terminal; the yielded function moves it on."""
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda images: bar.advance(task, images)
+
+
 def headline(evaluation: dict[str, Any]) -> str:
     """'scenes-strict 45.1 % [41.2, 49.0] on scenes-held-out'."""
     measure = Measure.every([(0, evaluation)])[0]
     return f"{measure.name} {measure.interval(measure.overall[0][1])} on {evaluation['prompts']}"
 
 
-def table(found: dict[str, dict[str, Any]]) -> None:
-    """Evaluations side by side: a row per category, a column per model, and how they were measured."""
+def table(found: Mapping[str, dict[str, Any]], changes: Sequence[Difference] = ()) -> None:
+    """Evaluations side by side, a row per category and a column per model; then differences, and the settings."""
     console = Console(highlight=False)
     first = next(iter(found.values()))
-    for name in first["scores"]:
+    for name in dict.fromkeys(score for result in found.values() for score in result["scores"]):
+        own = {model: result["scores"][name] for model, result in found.items() if name in result["scores"]}
         measure = Measure.of(name, list(enumerate(found.values())))
-        grid = Table(title=name, title_justify="left")
+        grid = Table(title=name + " (guard)" * (name in first.get("guard", ())), title_justify="left")
         grid.add_column("category")
-        for model in found:
-            grid.add_column(model, justify="right")
-        scores = [result["scores"][name] for result in found.values()]
-        grid.add_row("overall", *[measure.interval(score["overall"]) for score in scores], end_section=True)
-        for category in first["scores"][name]["categories"]:
-            grid.add_row(category, *[measure.interval(score["categories"][category]) for score in scores])
+        for model in own:
+            grid.add_column(model, justify="right", overflow="fold")
+        grid.add_row("overall", *[measure.interval(score["overall"]) for score in own.values()])
+        over = [measure.over_prompts(score["overall"]) for score in own.values()]
+        grid.add_row("(other prompts)", *over, style="dim", end_section=True)
+        for category in next(iter(own.values()))["categories"]:
+            grid.add_row(category, *[measure.interval(score["categories"][category]) for score in own.values()])
         console.print(grid)
-    settings = {key: value for key, value in first.items() if key != "scores"}
-    console.print("measured with " + ", ".join(f"{key} {value}" for key, value in settings.items()))
+    for before, after in dict.fromkeys((each.before, each.after) for each in changes):
+        _differences(console, found, [each for each in changes if (each.before, each.after) == (before, after)])
+    console.print(f"measured with {settings(first)}", soft_wrap=True)
+
+
+def _differences(console: Console, found: Mapping[str, dict[str, Any]], changes: Sequence[Difference]) -> None:
+    """One pair of models: every score overall, and the headline by category."""
+    before, after = changes[0].before, changes[0].after
+    console.print(f"{after} against {before}, image by image, with 95 % intervals over prompts", soft_wrap=True)
+    grid = Table()
+    for name in ("", "difference", "p", "significant"):
+        grid.add_column(name, justify="right" if name in ("difference", "p") else "left")
+    evaluations = [(0, found[before]), (1, found[after])]
+    for each in changes:
+        if each.category is None or each.score == changes[0].score:
+            size = Measure.of(each.score, evaluations).difference(each.mean, each.low, each.high)
+            verdict = "yes" if each.significant else "no"
+            first_category = each.category is None and each.score == changes[-1].score
+            grid.add_row(each.category or each.score, size, each.p_said, verdict, end_section=first_category)
+    console.print(grid)

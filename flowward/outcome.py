@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 Score = dict[str, float]  # mean, low, high (the 95 % interval), n
 Scores = list[tuple[int, Score]]  # (iteration, score), oldest first
 Evaluations = list[tuple[int, dict[str, Any]]]  # (iteration, what `evaluate` said), oldest first
+LATER = ("prompts_sha256", "image_size", "latent_frames", "rewards", "guard")
 
 
 def of(lines: list[dict[str, Any]]) -> Evaluations:
@@ -60,6 +62,18 @@ class Measure:
         by = after["mean"] - before["mean"]
         return (f"{100 * by:+.1f} points" if self.percent else f"{by:+.3f}").replace("-", "−")
 
+    def difference(self, mean: float, low: float | None, high: float | None) -> str:
+        """+23.2 points [20.1, 26.3]"""
+        factor, form = (100, "+.1f") if self.percent else (1, "+.3f")
+        size = f"{factor * mean:{form}}" + " points" * self.percent
+        ends = "" if low is None or high is None else f" [{factor * low:{form}}, {factor * high:{form}}]"
+        return (size + ends).replace("-", "−")
+
+    def over_prompts(self, score: Mapping[str, Any]) -> str:
+        """[40.1, 50.2], or a dash where nothing can be said of other prompts."""
+        ends = score.get("over_prompts")
+        return "–" if ends is None else self.bounds({"low": ends[0], "high": ends[1]})
+
     def row(self, label: str, scores: Scores) -> list[str]:
         """Of a table: label, first value and, where there are two, last value, change, do they overlap; images."""
         before, after = scores[0][1], scores[-1][1]
@@ -103,10 +117,16 @@ def counted(number: int, noun: str) -> str:
 
 def settings(evaluation: dict[str, Any]) -> str:
     """What an evaluation's numbers depend on: weights policy, solver euler, steps 10, guidance none, ..."""
-    used = {key: value for key, value in evaluation.items() if key not in ("scores", "times")}
+    used = {key: value for key, value in evaluation.items() if not isinstance(value, dict | list)}
     return ", ".join(f"{key} {'none' if value is None else value}" for key, value in used.items())
 
 
 def _differing(evaluations: Evaluations) -> list[str]:
     first, last = evaluations[0][1], evaluations[-1][1]
-    return [key for key in first | last if key != "scores" and first.get(key) != last.get(key)]
+    settings = [key for key in first | last if key not in ("scores", "model", "versions")]
+    # what older evaluations did not write down is not known to differ
+    return [
+        key
+        for key in settings
+        if first.get(key) != last.get(key) and (key not in LATER or (key in first and key in last))
+    ]

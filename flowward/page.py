@@ -28,7 +28,7 @@ def page(title: str, body: str) -> str:
 
 def text(words: str) -> str:
     """Escaped, and with no line break between a number and its sign or within an interval."""
-    return re.sub(r"(\[[\d.−-]+,) ", r"\1&nbsp;", escape(words).replace(" %", "&nbsp;%"))
+    return re.sub(r"(\[[\d.+−-]+,) ", r"\1&nbsp;", escape(words).replace(" %", "&nbsp;%"))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:

@@ -2,45 +2,133 @@
 
 from __future__ import annotations
 
-import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from .. import prompts
-from ..evaluate import Evaluation, evaluate
-from ..log import table
+from .. import comparison, measurement, models, prompts, rewards, suites
+from ..evaluate import Evaluation, load_rewards, measure, settings
+from ..folder import RunFolder
+from ..log import counting, table
+from ..measurement import Measurement
 from ..models.loading import Loading
-from .options import parse, policy_of, warn_of_guidance
+from ..precision import Wish
+from .options import given, parse, policy_of, take, warn_of_guidance
+
+DEFAULT = "scenes"  # suite
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure models or runs, all in the same way."""
-
-    models: tyro.conf.Positional[tuple[str, ...]]
-    """built-in models, run folders, and pipelines of diffusers"""
+    models: tyro.conf.Positional[tuple[str, ...]] = ()
+    """built-in models, run folders, exported LoRAs (folder or file), and pipelines of diffusers"""
+    compare: tuple[Path, ...] = ()
+    """files of --json, compared in pairs; no model is run"""
     evaluation: Annotated[Evaluation, tyro.conf.OmitArgPrefixes] = field(default_factory=Evaluation)
+    precision: Wish | None = None
+    """of the networks (None: that of a run, auto for other models)"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
     json: Path | None = None
-    """also write the numbers, with all settings, to this file"""
+    """also write the numbers, with all settings and the scores of every image, to this file"""
+    html: Path | None = None
+    """also write a page with charts, and pictures side by side, to this file"""
 
 
 def run(words: list[str]) -> int:
-    chosen = parse(Evaluate, words, "eval")
-    if not chosen.models:
-        raise ValueError("name at least one model or run to measure")
-    texts = prompts.load(chosen.evaluation.prompts)
-    found = {}
-    for name in chosen.models:
-        warn_of_guidance(name, chosen.evaluation.sampler.guidance)
-        policy = policy_of(name, chosen.evaluation.weights, chosen.loading)
-        result = evaluate(policy, texts, replace(chosen.evaluation, weights="policy"))
-        found[policy.name] = {**result, "weights": chosen.evaluation.weights}
-    table(found)
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(found, indent=2) + "\n")
+    command = shlex.join(["flowward", "eval", *words])
+    suite, words = take(words, "suite")
+    default = Evaluate(evaluation=suites.load(suite or DEFAULT).of(Evaluation()))
+    about = (
+        f"Measure models or runs, all in the same way. --suite NAME ({', '.join(suites.SUITES)}, or a file of prompts) "
+        "sets prompts, rewards and numbers of images."
+    )
+    chosen = parse(Evaluate, words, "eval", default, about)
+    if chosen.compare and chosen.models:
+        raise ValueError("--compare reads files of --json, and runs no models: leave one of the two out")
+    if not (chosen.compare or chosen.models):
+        raise ValueError("name at least one model or run to measure, or files to --compare")
+    named = suite or any(given(words, flag) for flag in ("rewards", "prompts"))
+    if not named and (pipelines := [name for name in chosen.models if models.is_pipeline(name)]):
+        what = "name a --suite, or --prompts and --rewards"
+        raise ValueError(f"{what}, to measure {pipelines[0]}: the suite {DEFAULT} is for the built-in model")
+    for file in (chosen.json, chosen.html):
+        if file:
+            _prepare(file)
+    found = _read(chosen.compare) if chosen.compare else _measured(chosen)
+    changes = comparison.differences(found)
+    table({each.name: each.summary() for each in found}, changes)
+    for line in [*comparison.warnings(found), *comparison.hacking(found, changes)]:
+        print(f"flowward: {line}", file=sys.stderr)
+    _write(chosen.json, found)
+    if chosen.html:
+        from .. import evaluation_page
+
+        RunFolder(chosen.html.parent).write_text(chosen.html.name, evaluation_page.of(found, changes, command))
     return 0
+
+
+def _prepare(file: Path) -> None:
+    """Raises ValueError where a file cannot be written: now, not after an hour of drawing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_dir() or not os.access(file.parent, os.W_OK):
+        raise ValueError(f"cannot write {file}: name another file")
+
+
+def _write(file: Path | None, found: Sequence[Measurement]) -> None:
+    if file:
+        changes = [each.to_dict() for each in comparison.differences(found)]
+        RunFolder(file.parent).write_text(file.name, measurement.to_json(found, changes))
+
+
+def _read(files: Sequence[Path]) -> list[Measurement]:
+    """Raises ValueError where there is nothing to compare, or a file is not one of ours."""
+    found = measurement.told_apart([(file.stem, each) for file in files for each in measurement.read(file)])
+    if len(found) < 2:
+        raise ValueError("to compare takes two models: name two files, or one with several models")
+    return found
+
+
+def _measured(chosen: Evaluate) -> list[Measurement]:
+    """Every model, one at a time. What is measured is written down before the next one is loaded.
+
+    Raises:
+        ValueError: a model, the prompts or a reward is missing, or a model would be measured with other settings.
+    """
+    how, found = chosen.evaluation, list[Measurement]()
+    texts = prompts.load(how.prompts)
+    if not how.rewards:
+        raise ValueError("name at least one reward with --rewards, the headline first")
+    scored = load_rewards(how.scores, how.reward_options)
+    for name in dict.fromkeys(chosen.models):
+        warn_of_guidance(name, how.sampler.guidance)
+        policy = policy_of(name, how.weights, chosen.loading, chosen.precision)
+        policy.refuse(list(texts.texts))
+        for reward in scored.values():
+            rewards.refuse(reward, texts.texts)
+        own = replace(how, weights="policy")
+        if found:
+            try:
+                comparison.refuse_unequal(found[0].settings, settings(policy, texts, own, scored))
+            except ValueError as error:
+                raise ValueError(f"{error}{_kept(chosen.json)}") from error
+        policy.prepare([texts.texts[i] for i in dict.fromkeys(how.chosen(texts))])
+        started = time.perf_counter()
+        with counting(policy.name, len(how.chosen(texts))) as advance:
+            measured = measure(policy, texts, own, scored, chosen.html is not None, advance)
+        if (Path(name) / "config.yaml").is_file():  # other models have but one kind of weights
+            measured = replace(measured, settings={**measured.settings, "weights": how.weights})
+        print(f"{policy.name}: {len(measured):,} images in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+        found.append(measured)
+        _write(chosen.json, found)
+    return found
+
+
+def _kept(file: Path | None) -> str:
+    return f"; what was measured before is in {file}" if file else ""

@@ -17,6 +17,7 @@ from .. import config, models
 from ..folder import RunFolder
 from ..models.loading import Loading
 from ..models.policy import Policy
+from ..precision import Wish
 
 
 def take(words: list[str], name: str) -> tuple[str | None, list[str]]:
@@ -81,9 +82,14 @@ def set_threads(number: int | None) -> None:
 def warn_of_guidance(name: str, guidance: float) -> None:
     """Say so where a run is sampled with another guidance than its samples had in training."""
     path = Path(name)
-    if not (path / "config.yaml").is_file():
+    if (path / "config.yaml").is_file():
+        trained = RunFolder.open(path).origin().get("guidance")
+    elif file := models.adapters(name):
+        from .. import export
+
+        trained = export.read(file).get("guidance")
+    else:
         return
-    trained = RunFolder.open(path).origin().get("guidance")
     if trained is not None and trained != guidance:
         print(
             f"flowward: {name} was trained on samples with guidance {trained:g}, and is sampled with {guidance:g} now "
@@ -92,17 +98,23 @@ def warn_of_guidance(name: str, guidance: float) -> None:
         )
 
 
-def policy_of(name: str, weights: str, loading: Loading | None = None) -> Policy:
-    """A model by name, or that of a run's newest checkpoint with the named weights as its policy.
+def policy_of(name: str, weights: str, loading: Loading | None = None, precision: Wish | None = None) -> Policy:
+    """A model by name, an exported LoRA on its base, or a run's newest checkpoint with the named weights as its policy.
 
-    A run's model is loaded as it was trained, but on the device that is asked for.
+    A run's model is loaded as it was trained, but on the device, and in the precision, that is asked for.
 
     Raises:
-        ValueError: there is no such model, run, checkpoint or weights.
+        ValueError: there is no such model, run, checkpoint, adapters or weights.
     """
     path = Path(name)
+    if file := models.adapters(name):
+        from .. import export
+
+        policy = export.load(file, precision or "auto", loading)
+        policy.name = name
+        return policy
     if not (path / "config.yaml").is_file():
-        return models.load(name, loading=loading)
+        return models.load(name, precision=precision or "auto", loading=loading)
     folder = RunFolder.open(path)
     given = folder.config()  # of which no more is asked: a run from Python may hold an algorithm of one's own
     settings = config.from_dict(
@@ -112,7 +124,7 @@ def policy_of(name: str, weights: str, loading: Loading | None = None) -> Policy
     if state is None:
         raise ValueError(f"{path} holds no checkpoint yet")
     how = replace(settings.loading, device=loading.device) if loading else settings.loading
-    policy = models.load(settings.model, settings.lora_rank, settings.precision, loading=how)
+    policy = models.load(settings.model, settings.lora_rank, precision or settings.precision, loading=how)
     if state["identity"] != policy.identity:
         raise ValueError(f"the checkpoint of {path} belongs to another model than '{settings.model}'")
     if weights not in state["weights"]:

@@ -15,7 +15,7 @@ from typing import Any
 from .. import config, distributed, fit, models, outcome, prompts, report, rewards
 from ..algorithms import ALGORITHMS
 from ..datasets import Exemplars, Preferences
-from ..evaluate import Evaluator
+from ..evaluate import Evaluator, load_rewards
 from ..folder import RunFolder, read_yaml
 from ..log import TrainProgress
 from ..presets import published
@@ -109,7 +109,7 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     reward: Any = rewards.load(settings.reward, settings.reward_options)
     texts = prompts.load(settings.prompts).weighted(settings.prompt_weights)
     held_out = prompts.load(settings.evaluation.prompts)
-    measured = rewards.load(settings.evaluation.rewards)
+    measured = load_rewards(settings.evaluation.scores, settings.evaluation.reward_options)
     policy = models.load(settings.model, settings.lora_rank, settings.precision, run.seed, settings.loading)
     settings = replace(settings, precision=policy.precision)  # the run goes on in the one that it began with
     collect = graft = None
@@ -133,7 +133,8 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     with distributed.first():  # it fills the cache on disk, which the others read
         policy.prepare([*texts.texts, *held_out.texts])
     rewards.refuse(reward, texts.texts)
-    rewards.refuse(measured, held_out.texts)
+    for own in measured.values():
+        rewards.refuse(own, held_out.texts)
     trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
     if limit := fit.limit(run.memory, policy.device):
         run, said = fit.fitted(trainer, limit)
@@ -145,12 +146,12 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     if resume and (state := RunFolder.open(run.output).state(*trainer.state_dict())):
         trainer.load_state_dict(state)
     folder = None if distributed.rank() else _folder(run.output, config.to_dict(settings), trainer, resume)
-    stopped = False
+    stopped, evaluator = False, Evaluator(policy, settings.evaluation, held_out, rewards=measured)
     with TrainProgress(run, trainer.iteration, settings.run.output) as progress, _stop_signals() as asked:
         progress.say(f"model {policy.name}, {len(texts)} prompts; measuring on {held_out.name} first")
         for remark in trainer.rollout.remarks():
             progress.say(remark)
-        with closing(trainer.steps(Evaluator(policy, settings.evaluation, held_out), folder)) as steps:
+        with closing(trainer.steps(evaluator, folder)) as steps:
             for step in steps:
                 progress.show(step)
                 if stopped := distributed.any_of(asked()):

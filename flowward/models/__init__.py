@@ -14,12 +14,20 @@ if TYPE_CHECKING:
     from .policy import Policy
 
 BUILT_IN = ("scenes",)
+LORA_FILE = "pytorch_lora_weights.safetensors"  # what diffusers' load_lora_weights looks for in a folder
 
 
 def is_pipeline(name_or_path: str) -> bool:
     """Whether a name stands for a pipeline of diffusers, in a folder or on the hub."""
     folder = Path(name_or_path)
     return (folder / "model_index.json").is_file() or (not folder.exists() and name_or_path.count("/") == 1)
+
+
+def adapters(name: str) -> Path | None:
+    """The file of LoRA adapters that a folder or file stands for; None where it is something else."""
+    path = Path(name)
+    file = path / LORA_FILE if path.is_dir() else path
+    return file if file.suffix == ".safetensors" and file.is_file() else None
 
 
 def load(
@@ -59,4 +67,4 @@ def load(
     return ScenesPolicy(name_or_path, SHIPPED if built_in else folder, lora_rank, resolve(precision), seed)
 
 
-__all__ = ["BUILT_IN", "Loading", "is_pipeline", "load"]
+__all__ = ["BUILT_IN", "LORA_FILE", "Loading", "adapters", "is_pipeline", "load"]
