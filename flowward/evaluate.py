@@ -10,6 +10,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from . import distributed
 from . import rewards as reward_table
 from .images import labelled_grid, thumbnails
 from .measurement import Measurement
@@ -119,22 +120,29 @@ def draw(
     policy: Policy, texts: Sequence[str], sampler: Sampler, seed: int, weights: str = "policy", batch: int = 200
 ) -> Tensor:
     """One image per text, [N, 3, H, W] on the CPU; image k depends on (seed, k) and its text alone."""
-    return torch.cat(list(_batches(policy, texts, sampler, seed, weights, batch)))
+    mine = [images for _, images in _batches(policy, texts, sampler, seed, weights, batch)]
+    return _of_all(mine)
+
+
+def _of_all(mine: Sequence[Tensor]) -> Tensor:
+    """Parts of this process and of all others, in their order."""
+    return torch.cat(distributed.everyone(torch.cat([*mine]) if mine else torch.empty(0)))
 
 
 def _batches(
     policy: Policy, texts: Sequence[str], sampler: Sampler, seed: int, weights: str, batch: int
-) -> Iterator[Tensor]:
+) -> Iterator[tuple[list[int], Tensor]]:
+    """The numbers of some images, and those images, until this process has drawn its share."""
     sampler, unique = sampler.bound(policy.times), list(dict.fromkeys(texts))
     condition, number = policy.encode(unique), {text: k for k, text in enumerate(unique)}
     row = torch.tensor([number[text] for text in texts])
     velocity = policy.under(weights, sampler.guidance)
     with policy.weights.still(weights):
-        for start in range(0, len(texts), batch):
-            part = row[start : start + batch]
-            keys = tuple(("evaluation", seed, start + k) for k in range(len(part)))
-            drawn = sampler(velocity, condition[part], Noise(policy.latent_shape, keys, policy.device))
-            yield policy.decode(drawn.x0).cpu()
+        for part in distributed.share(torch.arange(len(texts))).split(batch):
+            numbers = part.tolist()
+            keys = tuple(("evaluation", seed, number) for number in numbers)
+            drawn = sampler(velocity, condition[row[part]], Noise(policy.latent_shape, keys, policy.device))
+            yield numbers, policy.decode(drawn.x0).cpu()
 
 
 def measure(
@@ -145,7 +153,9 @@ def measure(
     pictures: bool = False,
     advance: Callable[[int], object] = lambda images: None,
 ) -> Measurement:
-    """Draw every image once and score it with every reward; only one batch of images is held at a time.
+    """Draw every image once and score it with every reward.
+
+    Only one batch of images is held at a time, unless a reward compares the images of a prompt.
 
     Args:
         pictures: keep a thumbnail of each image.
@@ -161,14 +171,21 @@ def measure(
     kept: list[bytes] = []
     scores: dict[str, list[Tensor]] = {name: [] for name in rewards}
     batches = _batches(policy, texts, evaluation.sampler, evaluation.seed, evaluation.weights, evaluation.batch)
-    for number, images in enumerate(batches):
-        part = chosen[number * evaluation.batch :][: len(images)]
+    compare = [name for name, reward in rewards.items() if getattr(reward, "compares", False)]
+    held: list[Tensor] = []
+    for numbers, images in batches:
+        part = [chosen[number] for number in numbers]
         own = [prompts.texts[i] for i in part]
-        for name, reward in rewards.items():
-            scores[name].append(reward_table.score(name, reward, images, own, prompts.about(part)))
+        for name in rewards.keys() - compare:
+            scores[name].append(reward_table.score(name, rewards[name], images, own, prompts.about(part)))
+        held += [images] if compare else []
         kept += thumbnails(images) if pictures else []
         advance(len(images))
-    joined = {name: torch.cat(parts) for name, parts in scores.items()}
+    if compare:
+        every = _of_all(held)
+        for name in compare:
+            scores[name].append(reward_table.score(name, rewards[name], every, texts, prompts.about(chosen)))
+    joined = {name: torch.cat(parts) if name in compare else _of_all(parts) for name, parts in scores.items()}
     explained = [name for name, reward in rewards.items() if isinstance(reward, Explains)]  # wrong, so others are right
     return Measurement(
         policy.name,

@@ -116,6 +116,9 @@ def load(file: Path, precision: Wish = "auto", loading: Loading | None = None) -
     if about.get("revision") and loading and not loading.revision:
         loading = replace(loading, revision=about["revision"])
     tensors = {key.removeprefix("transformer."): tensor for key, tensor in load_file(file).items()}
+    if (other := file.parent / "transformer_2" / file.name).is_file():  # a pipeline of two
+        tensors = {f"transformer.{key}": tensor for key, tensor in tensors.items()}
+        tensors |= {key.replace("transformer.", "transformer_2.", 1): each for key, each in load_file(other).items()}
     ranks = {tensor.shape[0] for key, tensor in tensors.items() if ".lora_A." in key}
     if len(ranks) != 1:
         raise ValueError(f"{file} does not hold adapters of one rank")

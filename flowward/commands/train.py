@@ -109,7 +109,9 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     reward: Any = rewards.load(settings.reward, settings.reward_options)
     texts = prompts.load(settings.prompts).weighted(settings.prompt_weights)
     held_out = prompts.load(settings.evaluation.prompts)
-    measured = load_rewards(settings.evaluation.scores, settings.evaluation.reward_options)
+    how = settings.evaluation
+    shared = [each for each in settings.reward_options if each.partition("=")[0].rpartition(".")[0] in how.scores]
+    measured = load_rewards(how.scores, [*shared, *how.reward_options])
     policy = models.load(settings.model, settings.lora_rank, settings.precision, run.seed, settings.loading)
     settings = replace(settings, precision=policy.precision)  # the run goes on in the one that it began with
     collect = graft = None
