@@ -4,7 +4,7 @@
 
 A reward server on this machine (`flowward serve-reward`) sleeps for the time that a rollout batch takes, which is
 measured first, and then scores. Printed: seconds of an iteration with that reward and with one that costs nothing, and
-the first over max(rollout, reward) + train, which is what perfect overlap would take.
+the first over max(rollout, reward) + train.
 """
 
 from __future__ import annotations
@@ -22,18 +22,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import flowward
-from flowward import models, rewards
+from flowward import models, prompts, rewards
 from flowward.algorithms import AdvantageFlow
 from flowward.run import Run
 from flowward.trainer import Trainer
 
 SECONDS = "FLOWWARD_SLEEP"  # environment variable of the server
-PORT = 18765
-BATCH = 48
+BATCH, BATCHES = 48, 4
 
 
-def sleepy(images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+def sleepy(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
     """The brightness, after a rest that does not depend on how many images there are beyond a batch."""
     time.sleep(float(os.environ.get(SECONDS, "0")) * len(images) / BATCH)
     return images.mean((1, 2, 3))
@@ -41,25 +39,22 @@ def sleepy(images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tens
 
 @contextmanager
 def server(seconds: float) -> Iterator[str]:
-    words = [sys.executable, "-m", "flowward", "serve-reward", f"{__file__}:sleepy", "--port", str(PORT)]
-    process = subprocess.Popen(words, env={**os.environ, SECONDS: str(seconds)}, stdout=subprocess.DEVNULL)
-    try:
-        address = f"http://127.0.0.1:{PORT}"
-        for _ in range(120):
-            try:
-                rewards.load([address])
-                break
-            except ValueError:
-                time.sleep(0.5)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
+    """The address of one that takes so long for a batch."""
+    words = [sys.executable, "-m", "flowward", "serve-reward", f"{__file__}:sleepy", "--port", "0"]
+    with subprocess.Popen(
+        words, env={**os.environ, SECONDS: str(seconds)}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout
+            yield next(word for word in process.stdout.readline().split() if word.startswith("http"))
+        finally:
+            process.terminate()
 
 
 def trainer(reward: Any) -> Trainer:
-    run = Run(images_per_update=4 * BATCH, group_size=12, rollout_batch=BATCH, microbatch=96)
-    return Trainer(AdvantageFlow(), models.load("scenes", precision="float32"), reward, flowward.prompts.load("scenes"), run)
+    run = Run(images_per_update=BATCHES * BATCH, group_size=12, rollout_batch=BATCH, microbatch=96)
+    policy = models.load("scenes", precision="float32")
+    return Trainer(AdvantageFlow(), policy, reward, prompts.load("scenes"), run)
 
 
 def measured(reward: Any, rounds: int) -> dict[str, float]:
@@ -77,10 +72,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     alone = measured(sleepy, options.rounds)
-    batches = 4
-    with server(alone["rollout"] / batches) as address:
+    with server(alone["rollout"] / BATCHES) as address:
         beside = measured(rewards.load([address]), options.rounds)
-    ideal = max(alone["rollout"], alone["rollout"]) + alone["train"]
+    ideal = alone["rollout"] + alone["train"]  # the reward takes as long as the rollout
     for name, found in (("free reward", alone), ("server", beside)):
         print(f"{name:12}" + "  ".join(f"{part} {seconds:6.2f} s" for part, seconds in found.items()))
     print(f"iteration over max(rollout, reward) + train: {beside['iteration'] / ideal:.3f}")

@@ -13,7 +13,7 @@ from .credit import Piece
 Mix = Callable[[Piece, Tensor, Tensor, Tensor], Tensor]
 """(credit, rewards [B, R], weights [R], group [B]) -> advantages float64 [B]"""
 
-MixName = Literal["rewards", "advantages", "gdpo"]
+MixName = Literal["rewards", "advantages", "gdpo", "pareto"]
 
 
 def rewards_first(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor) -> Tensor:
@@ -39,7 +39,41 @@ def gdpo(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor, floor: 
     return total / (total.std(correction=0) + floor)
 
 
-MIXES: dict[MixName, Mix] = {"rewards": rewards_first, "advantages": advantages_first, "gdpo": gdpo}
+def pareto(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor) -> Tensor:
+    """Compare by dominance: the share of its group that an image dominates, less the share that dominates it.
+
+    One image dominates another that it beats by one reward at least, and that beats it by none (as in Parrot, Lee et
+    al., 2024, arXiv:2401.05675). Only the signs of the weights count, and a weight of 0 leaves a reward out.
+    """
+    values = (rewards.double() * weights.sign().double())[:, weights != 0]
+    found = torch.zeros(len(values), dtype=torch.float64)
+    for number in group.unique():
+        rows = group == number
+        one, other = values[rows][:, None], values[rows][None]
+        beats = (one >= other).all(2) & (one > other).any(2)
+        found[rows] = (beats.sum(1) - beats.sum(0)).double() / max(1, int(rows.sum()) - 1)
+    return credit(found, group)
+
+
+def correlations(rewards: Tensor, group: Tensor) -> Tensor:
+    """Of each pair of rewards over images of the same group, [R, R]; 0 where one of them never differs.
+
+    Negative: what one reward asks for costs the other.
+    """
+    values = rewards.double()
+    counts = torch.bincount(group).double()
+    sums = torch.zeros(len(counts), values.shape[1], dtype=torch.float64).index_add_(0, group, values)
+    own = values - (sums / counts.clamp(min=1)[:, None])[group]
+    length = own.square().sum(0).sqrt()
+    return (own.T @ own) / (length[:, None] * length[None]).clamp(min=1e-12)
+
+
+MIXES: dict[MixName, Mix] = {
+    "rewards": rewards_first,
+    "advantages": advantages_first,
+    "gdpo": gdpo,
+    "pareto": pareto,
+}
 
 
 class RewardBuffer:

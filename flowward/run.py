@@ -24,8 +24,8 @@ class Run:
     group_size: int = 12
     """images per prompt"""
     mix: MixName = "rewards"
-    """of several rewards: add them up and compare images by the sum, compare by each and add up the `advantages`, or
-    divide that by its spread (`gdpo`)"""
+    """of several rewards: add them up and compare images by the sum, compare by each and add up the `advantages`,
+    divide that by its spread (`gdpo`), or compare by which images dominate which (`pareto`)"""
     reward_buffer: int = 0
     """images of a prompt are also compared with its last ones of earlier iterations, up to so many in all (DDPO: 32)"""
     updates_per_iteration: int = 1

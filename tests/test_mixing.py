@@ -17,7 +17,7 @@ from flowward import models, prompts, rewards
 from flowward.algorithms import DPO, FDFO, DiffusionNFT, TempFlowGRPO
 from flowward.cli import main
 from flowward.credit import CentredRMS, Softmax, ZScore
-from flowward.mixing import MIXES, RewardBuffer, advantages_first, gdpo, rewards_first
+from flowward.mixing import MIXES, RewardBuffer, advantages_first, correlations, gdpo, pareto, rewards_first
 from flowward.plans import Branches
 from flowward.points import Renoise
 from flowward.rollout import Pairs, Sampler
@@ -81,6 +81,31 @@ def test_order_does_not_matter(mix: Any) -> None:
     close(there, mix(ZScore("group"), REWARDS, WEIGHTS, GROUP)[order].tolist())
 
 
+def test_pareto_by_hand() -> None:
+    """The first dominates the third, the second none: shares of the two others. Scales of rewards do not matter."""
+    rewards, group = torch.tensor([[2.0, 2.0], [3.0, 0.0], [1.0, 1.0], [5.0, 5.0]]), torch.tensor([0, 0, 0, 1])
+    found = pareto(lambda values, _: values, rewards, torch.tensor([1.0, 1.0]), group)
+    close(found, [0.5, 0.0, -0.5, 0.0])
+    scaled = pareto(lambda values, _: values, rewards * torch.tensor([10.0, 0.1]), torch.tensor([3.0, 0.2]), group)
+    assert torch.equal(scaled, found)
+    alone = pareto(lambda values, _: values, rewards, torch.tensor([1.0, 0.0]), group)
+    close(alone, [0.0, 1.0, -1.0, 0.0])  # the rank by the first
+    turned = pareto(lambda values, _: values, rewards, torch.tensor([-1.0, 0.0]), group)
+    assert torch.equal(turned, -alone)
+
+
+def test_correlations_are_those_within_groups() -> None:
+    """A reward that differs between prompts alone goes together with nothing; numpy agrees on one group."""
+    values = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)).double()
+    one = correlations(values, torch.zeros(8, dtype=torch.long))
+    torch.testing.assert_close(one, torch.corrcoef(values.T))
+    group = torch.arange(2).repeat_interleave(4)
+    shifted = correlations(values + 100 * group[:, None], group)
+    torch.testing.assert_close(shifted, correlations(values, group))
+    constant = torch.stack([values[:, 0], group.double()], 1)
+    close(correlations(constant, group)[0], [1.0, 0.0])
+
+
 def test_the_trainer_mixes_and_tells_each_reward(tiny: str) -> None:
     spec = ["scenes-soft", "balance=0.5"]
     found = {}
@@ -97,6 +122,7 @@ def test_the_trainer_mixes_and_tells_each_reward(tiny: str) -> None:
         found[mix] = expected
         told = one.step().metrics
         assert told["reward/scenes-soft"] + 0.5 * told["reward/balance"] == pytest.approx(told["reward"])
+        assert -1 <= told["correlation/scenes-soft/balance"] <= 1
     assert not torch.equal(found["rewards"], found["advantages"])
     assert "reward/reward" not in trainer(tiny).step().metrics
 
