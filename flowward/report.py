@@ -187,7 +187,12 @@ def _reward(trained: list[Line]) -> str:
     lines = [line for line in trained if is_number(line.get("reward"))]
     if not lines:
         return "<p>No training iteration has been recorded.</p>"
-    return f"<p class=quiet>Mean over the images that were trained on.</p>{smoothed_chart(lines, 'reward')}"
+    told = "Mean over the images that were trained on."
+    names = [name for name in lines[-1] if name.startswith(("reward/", "correlation/"))]
+    if names:
+        told += " Below, each reward, and how each two go together among images of a prompt (1 to -1)."
+    each = [metric_chart(lines, name, name.partition("/")[2].replace("/", " with ")) for name in names]
+    return f"<p class=quiet>{told}</p>{smoothed_chart(lines, 'reward')}{small(each) if each else ''}"
 
 
 def _health(trained: list[Line]) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from .errors import not_negative, positive, unknown
 from .mixing import MIXES, MixName
+from .optimisers import OPTIMISERS, OptimiserName
 from .snapshots import WarmDecay
 
 
@@ -37,6 +38,8 @@ class Run:
     memory: float | Literal["auto"] | None = None
     """GB of CUDA memory (auto: nine tenths of what there is): rollout_batch and microbatch are then the largest that
     stay within it; None, and auto without a CUDA device, leave them as they are"""
+    optimiser: OptimiserName = "adamw"
+    """`adamw8bit` keeps Adam's moments in 8 bits, a quarter of their memory (bitsandbytes)"""
     learning_rate: float = 5e-4
     warmup: int = 10
     """optimiser steps over which the learning rate rises: Adam's first steps are long, and blind"""
@@ -64,6 +67,8 @@ class Run:
         not_negative(self, "iterations", "warmup", "seed", "reward_buffer")
         if self.mix not in MIXES:
             raise ValueError(unknown("mix of rewards", self.mix, MIXES))
+        if self.optimiser not in OPTIMISERS:
+            raise ValueError(unknown("optimiser", self.optimiser, OPTIMISERS))
         positive(self, "learning_rate", "gradient_clip", *(["memory"] if isinstance(self.memory, float | int) else []))
         WarmDecay(self.ema_decay)  # refuses what is not a share
         if self.images % self.group_size:

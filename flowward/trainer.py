@@ -26,6 +26,7 @@ from .folder import RunFolder
 from .health import Health
 from .mixing import MIXES, RewardBuffer, correlations
 from .models.policy import Condition, Models, Policy
+from .optimisers import OPTIMISERS
 from .points import Batch, PointSet
 from .prompts import PromptSet
 from .rewards import Reward, RewardError, terms
@@ -115,7 +116,7 @@ class Trainer:
             policy.weights.add("reference")
         self.models = Models.of(policy, {"policy": algorithm.guidance, **algorithm.anchors})
         self.parameters = list(policy.weights.tensors("policy").values())
-        self.optimiser = torch.optim.AdamW(
+        self.optimiser = OPTIMISERS[run.optimiser](
             self.parameters, run.learning_rate, betas=run.betas, weight_decay=run.weight_decay
         )
         self.health = Health()

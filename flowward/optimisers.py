@@ -1,0 +1,32 @@
+"""AdamW (Loshchilov and Hutter, 2017, arXiv:1711.05101), with its moments in 32 bits or in 8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+OptimiserName = Literal["adamw", "adamw8bit"]
+
+
+def adamw8bit(parameters: Sequence[Tensor], rate: float, **options: Any) -> torch.optim.Optimizer:
+    """Moments in 8 bits, block by block (Dettmers et al., 2021, arXiv:2110.02861), by bitsandbytes: 2 bytes per weight
+    in the place of 8. Tensors of fewer than 4,096 numbers keep 32 bits.
+
+    Raises:
+        ValueError: bitsandbytes is missing.
+    """
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ValueError(f"adamw8bit needs a package: pip install 'flowward[quantise]' ({error})") from error
+    made: torch.optim.Optimizer = AdamW8bit(parameters, rate, **options)
+    return made
+
+
+OPTIMISERS: dict[OptimiserName, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adamw8bit": adamw8bit,
+}
