@@ -15,7 +15,7 @@ from . import rewards as reward_table
 from .images import labelled_grid
 from .models.policy import Policy
 from .prompts import PromptSet
-from .rewards import Explains, Reward
+from .rewards import Explains, Metadata, Reward
 from .rollout import Sampler
 from .streams import Noise
 
@@ -114,9 +114,9 @@ def evaluate(
     }
 
 
-def explain(reward: Reward, images: Tensor, texts: Sequence[str]) -> list[str | None]:
+def explain(reward: Reward, images: Tensor, texts: Sequence[str], metadata: Metadata = None) -> list[str | None]:
     """What a reward has to say of each image ('' where nothing is wrong); None where it cannot say."""
-    return list(reward.explain(images, texts)) if isinstance(reward, Explains) else [None] * len(texts)
+    return list(reward.explain(images, texts, metadata)) if isinstance(reward, Explains) else [None] * len(texts)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,9 @@ class Evaluator:
 
     def grid(self) -> Image:
         """The same prompts and seeds each time, with the verdict of the first reward on each picture."""
-        texts = [self.prompts.texts[i] for i in self.prompts.spread(self.pictures)]
+        chosen = self.prompts.spread(self.pictures)
+        texts = [self.prompts.texts[i] for i in chosen]
         how = self.evaluation
         images = draw(self.policy, texts, how.sampler, how.seed, how.weights, how.batch)
-        return labelled_grid(images, texts, explain(reward_table.load(how.rewards[:1]), images, texts), columns=4)
+        marks = explain(reward_table.load(how.rewards[:1]), images, texts, self.prompts.about(chosen))
+        return labelled_grid(images, texts, marks, columns=4)

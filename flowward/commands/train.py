@@ -118,8 +118,8 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     for each in (texts, held_out):
         policy.refuse(list(each.texts))
     policy.prepare([*texts.texts, *held_out.texts])
-    rewards.refuse(reward, texts.texts)
-    rewards.refuse(measured, held_out.texts)
+    rewards.refuse(reward, texts.texts, texts.metadata)
+    rewards.refuse(measured, held_out.texts, held_out.metadata)
     trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
     if run.memory:
         run, said = fit.fitted(trainer, run.memory * 1e9)

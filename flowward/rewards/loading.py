@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import unknown
 from .jpeg import Compressible, Incompressible
+from .ocr import OCR, StrictOCR
 from .reward import Reward, refuse, score
 from .scenes import Balance, Scenes, Soft, Strict
 
@@ -28,6 +29,8 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "balance": Balance,
     "jpeg-compressibility": Compressible,
     "jpeg-incompressibility": Incompressible,
+    "ocr": OCR,
+    "ocr-strict": StrictOCR,
 }
 ENTRY_POINTS = "flowward.rewards"  # the group under which a package offers rewards
 
@@ -38,10 +41,10 @@ class Sum:
 
     terms: tuple[tuple[str, float, Reward], ...]  # (name, weight, reward)
 
-    def refuse(self, prompts: Sequence[str]) -> None:
+    def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
         """Raises ValueError, naming the first prompt that a term does not understand."""
         for _, _, reward in self.terms:
-            refuse(reward, prompts)
+            refuse(reward, prompts, metadata)
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         parts = [weight * score(name, reward, images, prompts, metadata) for name, weight, reward in self.terms]
