@@ -17,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
 
 from ..errors import unknown
+from .geneval import GenEval, StrictGenEval
 from .jpeg import Compressible, Incompressible
 from .ocr import OCR, StrictOCR
 from .reward import Reward, refuse, score
@@ -29,6 +30,8 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "balance": Balance,
     "jpeg-compressibility": Compressible,
     "jpeg-incompressibility": Incompressible,
+    "geneval": GenEval,
+    "geneval-strict": StrictGenEval,
     "ocr": OCR,
     "ocr-strict": StrictOCR,
 }
