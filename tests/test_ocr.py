@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import random
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from flowward import rewards
 from flowward.rewards import RewardError
 from flowward.rewards.ocr import OCR, StrictOCR, edit_distance, plain, similarity, wanted
+from flowward.rewards.text_reader import TextReader
 
 # The score
 
@@ -146,6 +149,17 @@ def test_the_verdict_says_what_is_read() -> None:
     assert isinstance(strict, StrictOCR) and isinstance(strict, rewards.Explains)
     assert strict(IMAGES, ASKED).tolist() == [1, 1, 1, 0, 0]
     assert strict.explain(IMAGES, ASKED) == ["", "", "", "reads 'Exit 42'", "no text"]
+
+
+def test_the_reader_takes_blue_first_and_grey_is_nothing() -> None:
+    class Engine:
+        def detect_and_crop(self, picture: NDArray[np.uint8], _: dict[str, object]) -> tuple[list[Any], None]:
+            return [picture[:24, :10], picture[:12]], None
+
+    red = np.full((32, 64, 3), (255, 0, 0), np.uint8)
+    short, long = TextReader(Engine()).lines(red)
+    assert short.shape == (48, 64, 3) and long.shape == (48, 256, 3)
+    assert (short[:, :20] == (0, 0, 255)).all() and (short[:, 20:] == 128).all()
 
 
 def test_a_confidence_drops_lines() -> None:

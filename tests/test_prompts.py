@@ -354,6 +354,7 @@ def test_every_prompt_of_geneval_says_what_its_metadata_say(name: str) -> None:
         assert len({each["class"] for each in include}) == len(include) == (1 + (category in PAIRS))
         assert all(("color" in each) == (category in ("colors", "color_attr")) for each in include)
         assert not any(each["class"] == "person" and "color" in each for each in include)
+        assert category != "color_attr" or include[0]["color"] != include[1]["color"]
         count = include[0]["count"]
         expected = [{"class": include[0]["class"], "count": count + 1}] if category == "counting" else []
         assert about.get("exclude", []) == expected and (count > 1) == (category == "counting")
