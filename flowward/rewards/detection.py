@@ -164,7 +164,7 @@ def instances(
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
     """The box around a mask that is not empty: right and bottom are the first column and row after it."""
-    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 

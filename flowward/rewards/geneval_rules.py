@@ -62,13 +62,13 @@ class Clause:
             raise ValueError(f"the colour must be one of {', '.join(COLOURS)}, not {colour!r}")
         if relation is None:
             return cls(given["class"], count, colour)
-        where, number = relation if isinstance(relation, Sequence) and len(relation) == 2 else (None, None)
+        where, number = relation if isinstance(relation, Sequence) and len(relation) == 2 else ("", -1)
         if where not in RELATIONS or number not in range(earlier):
             raise ValueError(
                 f"a position must be one of {', '.join(RELATIONS)} with the number of an earlier clause, "
                 f"not {relation!r}"
             )
-        return cls(given["class"], count, colour, (where, number))
+        return cls(given["class"], count, colour, (str(where), int(number)))
 
 
 @dataclass(frozen=True)
