@@ -27,7 +27,7 @@ class Evaluation:
     """What is measured, and how. Two numbers may be compared when these agree."""
 
     prompts: str = "scenes-held-out"
-    """built-in prompt set or text file"""
+    """built-in prompt set, file, or data set (hf:owner/name); held-out:FILE for a twentieth of it"""
     rewards: tuple[str, ...] = ("scenes-strict", "balance")
     """scores to report; the first is the headline"""
     images: int = 1200

@@ -33,7 +33,10 @@ def detector(name: str, device: str, dtype: str, offload: bool) -> Detector:
     Raises:
         ValueError: it cannot be loaded, or does not know COCO's classes.
     """
-    from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
+    try:
+        from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
+    except ImportError as error:
+        raise ValueError(f"GenEval needs a newer transformers: {str(error).splitlines()[0]}") from error
 
     network = _loaded(Mask2FormerForUniversalSegmentation, name, dtype)
     return Detector(name, network, _from(Mask2FormerImageProcessorPil, name), device, offload)
@@ -60,7 +63,10 @@ def namer(name: str, device: str, dtype: str, offload: bool) -> ColourNamer:
     Raises:
         ValueError: it cannot be loaded.
     """
-    from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+    try:
+        from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+    except ImportError as error:
+        raise ValueError(f"GenEval needs a newer transformers: {str(error).splitlines()[0]}") from error
 
     network = _loaded(CLIPModel, name, dtype)
     return ColourNamer(network, _from(CLIPImageProcessorPil, name), _from(AutoTokenizer, name), device, offload)
