@@ -38,7 +38,7 @@ class Settings:
     reward_options: tuple[str, ...] = ()
     """of rewards that have any, each name.option=value"""
     prompts: str = "scenes"
-    """built-in prompt set, or a UTF-8 file with one prompt per line"""
+    """built-in prompt set, a file (one prompt per line, .jsonl, .parquet), or a data set (hf:owner/name)"""
     prompt_weights: tuple[str, ...] = ()
     """name=weight for categories of the prompts that are to be drawn more often than the others (or never: 0)"""
     preferences: Path | None = None

@@ -17,7 +17,7 @@ from .measurement import Measurement
 from .models.policy import Policy
 from .prompts import PromptSet
 from .provenance import described, hash_of, versions
-from .rewards import Explains, Reward
+from .rewards import Explains, Metadata, Reward
 from .rollout import Sampler
 from .statistics import interval
 from .streams import Noise
@@ -30,7 +30,7 @@ class Evaluation:
     """What is measured, and how. Two numbers may be compared when these agree."""
 
     prompts: str = "scenes-held-out"
-    """built-in prompt set or text file"""
+    """built-in prompt set, file, or data set (hf:owner/name); held-out:FILE for a twentieth of it"""
     rewards: tuple[str, ...] = ("scenes-strict", "balance")
     """scores to report; the first is the headline"""
     guard: tuple[str, ...] = ()
@@ -208,9 +208,9 @@ def evaluate(
     return measure(policy, prompts, evaluation, rewards).summary()
 
 
-def explain(reward: Reward, images: Tensor, texts: Sequence[str]) -> list[str | None]:
+def explain(reward: Reward, images: Tensor, texts: Sequence[str], metadata: Metadata = None) -> list[str | None]:
     """What a reward has to say of each image ('' where nothing is wrong); None where it cannot say."""
-    return list(reward.explain(images, texts)) if isinstance(reward, Explains) else [None] * len(texts)
+    return list(reward.explain(images, texts, metadata)) if isinstance(reward, Explains) else [None] * len(texts)
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,9 @@ class Evaluator:
 
     def grid(self) -> Image:
         """The same prompts and seeds each time, with the verdict of the first reward on each picture."""
-        texts = [self.prompts.texts[i] for i in self.prompts.spread(self.pictures)]
+        chosen = self.prompts.spread(self.pictures)
+        texts = [self.prompts.texts[i] for i in chosen]
         how = self.evaluation
         images = draw(self.policy, texts, how.sampler, how.seed, how.weights, how.batch)
-        return labelled_grid(images, texts, explain(next(iter(self.rewards.values())), images, texts), columns=4)
+        marks = explain(next(iter(self.rewards.values())), images, texts, self.prompts.about(chosen))
+        return labelled_grid(images, texts, marks, columns=4)

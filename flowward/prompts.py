@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import count as numbers
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +28,24 @@ class PromptSet:
         assert len(self.texts) == len(self.categories)
         assert len(self.metadata) in (0, len(self.texts))
         for name, weight in self.weights.items():
-            if name not in self.categories:
-                raise ValueError(unknown("category of prompts", name, dict.fromkeys(self.categories)))
+            if name not in self._members:
+                raise ValueError(unknown("category of prompts", name, self._members))
             if weight < 0:
                 raise ValueError(f"the weight of a category must be a whole number, at least 0, not {weight}")
         if not self._round():
             raise ValueError("every category of these prompts has the weight 0: there is nothing to train on")
 
+    @cached_property
+    def _members(self) -> dict[str, list[int]]:
+        """Of each category, in the order in which they first come: where its texts are."""
+        found: dict[str, list[int]] = {}
+        for i, name in enumerate(self.categories):
+            found.setdefault(name, []).append(i)
+        return found
+
     def _round(self) -> list[tuple[str, int]]:
         """(category, which of its turns) in a round: all once, then those with a second turn, and so on."""
-        each = {name: self.weights.get(name, 1) for name in dict.fromkeys(self.categories)}
+        each = {name: self.weights.get(name, 1) for name in self._members}
         return [(name, turn) for turn in range(max(each.values(), default=0)) for name in each if turn < each[name]]
 
     def __len__(self) -> int:
@@ -66,22 +77,25 @@ class PromptSet:
         Every category is shuffled anew whenever it has been used up, so over many iterations the texts of a category
         are used equally often, and no text comes twice before all others have come once.
         """
-        names, order = list(dict.fromkeys(self.categories)), self._round()
-        members = {c: [i for i, own in enumerate(self.categories) if own == c] for c in names}
-        drawn = []
-        for number in range(iteration * count, (iteration + 1) * count):
+        return list(islice(self.walk(seed, iteration * count), count))
+
+    def walk(self, seed: int, start: int = 0) -> Iterator[int]:
+        """All prompts that are ever drawn, one after the other, from number `start` on: `draw` cuts this in pieces."""
+        order, rank = self._round(), {name: place for place, name in enumerate(self._members)}
+        shuffled: dict[str, tuple[int, list[int]]] = {}  # of each category: its present round, in order
+        for number in numbers(start):
             name, turn = order[number % len(order)]
-            mine = members[name]
+            mine = self._members[name]
             used = number // len(order) * self.weights.get(name, 1) + turn
             epoch, position = divmod(used, len(mine))
-            shuffle = numpy_generator("prompts", seed, epoch, names.index(name)).permutation(len(mine))
-            drawn.append(mine[int(shuffle[position])])
-        return drawn
+            if name not in shuffled or shuffled[name][0] != epoch:
+                shuffle = numpy_generator("prompts", seed, epoch, rank[name]).permutation(len(mine))
+                shuffled[name] = epoch, shuffle.tolist()
+            yield mine[shuffled[name][1][position]]
 
     def spread(self, count: int) -> list[int]:
         """`count` fixed indices for evaluation: categories take turns, each evenly through its own texts, repeating."""
-        order = list(dict.fromkeys(self.categories))
-        members = {c: [i for i, own in enumerate(self.categories) if own == c] for c in order}
+        members, order = self._members, list(self._members)
         quota = {c: count // len(order) + (rank < count % len(order)) for rank, c in enumerate(order)}
         chosen = {c: [members[c][k * len(members[c]) // n if n < len(members[c]) else k % len(members[c])]
                       for k in range(n)] for c, n in quota.items()}  # fmt: skip
@@ -96,35 +110,92 @@ def _scenes(held_out: bool) -> PromptSet:
     return PromptSet(name, tuple(p.text for p in mine), tuple(p.request.category for p in mine))
 
 
-BUILT_IN = ("scenes", "scenes-held-out")
+def _geneval(held_out: bool) -> PromptSet:
+    from .prompt_sets import geneval
+
+    return geneval.made(held_out)
+
+
+def _ocr(held_out: bool) -> PromptSet:
+    from .prompt_sets import ocr
+
+    return ocr.made(held_out)
+
+
+def _drawbench() -> PromptSet:
+    from .prompt_sets import drawbench
+
+    return drawbench.made()
+
+
+BUILT_IN: dict[str, Callable[[], PromptSet]] = {
+    "scenes": lambda: _scenes(held_out=False),
+    "scenes-held-out": lambda: _scenes(held_out=True),
+    "geneval": lambda: _geneval(held_out=False),
+    "geneval-held-out": lambda: _geneval(held_out=True),
+    "ocr": lambda: _ocr(held_out=False),
+    "ocr-held-out": lambda: _ocr(held_out=True),
+    "drawbench-style": _drawbench,
+}
+HELD_OUT = 20  # one of so many prompts is held out of a set that is split
+HUB = "hf:"
 
 
 def load(name_or_path: str) -> PromptSet:
-    """A built-in set by name, or a UTF-8 text file with one prompt per line (empty lines are skipped).
+    """A built-in set by name, a file, a data set of the hub (`hf:owner/name[:split]`), or a part of these.
+
+    A file is UTF-8 text with one prompt per line (empty lines are skipped), or by its ending JSON lines (.jsonl) or
+    Parquet (.parquet), which may bring categories and metadata: see `prompt_sets.files`. `train:NAME` and
+    `held-out:NAME` are two parts of a set, 95 and 5 % of it, by a hash of each text: see `split`.
 
     Raises:
-        ValueError: no such set or file; the file is empty, not UTF-8, or holds a prompt twice.
+        ValueError: no such set or file; or it is empty, broken, or holds a prompt twice (a text file); the message says
+            where.
     """
     if name_or_path in BUILT_IN:
-        return _scenes(held_out=name_or_path == "scenes-held-out")
+        return BUILT_IN[name_or_path]()
+    part, colon, whole = name_or_path.partition(":")
+    if colon and part in ("train", "held-out"):
+        if whole in BUILT_IN:
+            raise ValueError(f"only files and data sets are split: '{whole}' is built in, {_parts_of(whole)}")
+        return split(load(whole), held_out=part == "held-out")
+    from .prompt_sets import files
+
+    if name_or_path.startswith(HUB):
+        return files.hub(name_or_path.removeprefix(HUB))
     path = Path(name_or_path)
     if not path.suffix and not path.exists():
         raise ValueError(unknown("prompt set", name_or_path, BUILT_IN) + " (or name a text file, one prompt per line)")
     if not path.is_file():
         raise ValueError(f"there is no prompt file at {path}")
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"prompt file {path} is not UTF-8 text (byte {error.start})") from error
-    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
-        raise ValueError(f"prompt file {path} holds no prompt")
-    first: dict[str, int] = {}
-    for number, text in numbered:
-        if text in first:
-            raise ValueError(f"prompt file {path} holds '{text}' twice, in lines {first[text]} and {number}")
-        first[text] = number
-    return of(path.name, list(first))
+    return files.READERS.get(path.suffix.lower(), files.text_file)(path)
+
+
+def _parts_of(name: str) -> str:
+    held_out = f"{name}-held-out"
+    return f"with '{held_out}' beside it" if held_out in BUILT_IN else "and is one part"
+
+
+def split(whole: PromptSet, held_out: bool) -> PromptSet:
+    """The prompts that are held out (5 %), or the others. Which they are depends on each text alone.
+
+    So lines may be added to a file, removed or sorted, and no prompt changes sides.
+
+    Raises:
+        ValueError: that part is empty.
+    """
+    from .prompt_sets.picks import number
+
+    kept = [i for i, text in enumerate(whole.texts) if (number(text) % HELD_OUT == 0) == held_out]
+    name = f"{whole.name}-{'held-out' if held_out else 'train'}"
+    if not kept:
+        raise ValueError(f"{name} is empty: {len(whole)} prompts are too few to be split")
+    return PromptSet(
+        name,
+        tuple(whole.texts[i] for i in kept),
+        tuple(whole.categories[i] for i in kept),
+        metadata=tuple(whole.metadata[i] for i in kept) if whole.metadata else (),
+    )
 
 
 def of(name: str, texts: Sequence[str]) -> PromptSet:

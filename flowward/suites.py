@@ -36,7 +36,7 @@ SUITES = {
     "geneval": Suite("geneval-held-out", ("geneval-strict",)),  # the six tasks of arXiv:2310.11513 weigh the same
     "ocr": Suite("ocr-held-out", ("ocr",)),
     # few prompts, so several images of each; preference models agree so little that one alone says not enough
-    "drawbench": Suite("drawbench-style", ("pickscore", "clipscore", "hpsv2.1", "aesthetic"), images_per_prompt=4),
+    "drawbench": Suite("drawbench-style", ("pickscore", "clipscore", "hpsv2", "aesthetic"), images_per_prompt=4),
 }
 
 

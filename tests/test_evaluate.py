@@ -61,7 +61,7 @@ class Black:
 
 
 class Wrong(Black):
-    def explain(self, images: Tensor, texts: Sequence[str]) -> list[str]:
+    def explain(self, images: Tensor, texts: Sequence[str], metadata: Any = None) -> list[str]:
         return ["it is not black"] * len(images)
 
 

@@ -134,9 +134,9 @@ def _train(settings: Any, resume: bool, command: str) -> int:
         policy.refuse(list(each.texts))
     with distributed.first():  # it fills the cache on disk, which the others read
         policy.prepare([*texts.texts, *held_out.texts])
-    rewards.refuse(reward, texts.texts)
+    rewards.refuse(reward, texts.texts, texts.metadata)
     for own in measured.values():
-        rewards.refuse(own, held_out.texts)
+        rewards.refuse(own, held_out.texts, held_out.metadata)
     trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
     if limit := fit.limit(run.memory, policy.device):
         run, said = fit.fitted(trainer, limit)

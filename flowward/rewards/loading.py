@@ -20,10 +20,12 @@ from ..errors import unknown
 from .aesthetic import Aesthetic
 from .clip import CLIPScore, PickScore
 from .diversity import Diversity
+from .geneval import GenEval, StrictGenEval
 from .hps import HPSv2
 from .imagereward import ImageReward
 from .jpeg import Compressible, Incompressible
 from .judge import Judge
+from .ocr import OCR, StrictOCR
 from .remote import Remote
 from .reward import Reward, refuse, score
 from .scenes import Balance, Scenes, Soft, Strict
@@ -43,6 +45,10 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "diversity": Diversity,
     "remote": Remote,
     "judge": Judge,
+    "geneval": GenEval,
+    "geneval-strict": StrictGenEval,
+    "ocr": OCR,
+    "ocr-strict": StrictOCR,
 }
 ENTRY_POINTS = "flowward.rewards"  # the group under which a package offers rewards
 
@@ -53,10 +59,10 @@ class Sum:
 
     terms: tuple[tuple[str, float, Reward], ...]  # (name, weight, reward)
 
-    def refuse(self, prompts: Sequence[str]) -> None:
+    def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
         """Raises ValueError, naming the first prompt that a term does not understand."""
         for _, _, reward in self.terms:
-            refuse(reward, prompts)
+            refuse(reward, prompts, metadata)
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         parts = [weight * score(name, reward, images, prompts, metadata) for name, weight, reward in self.terms]

@@ -93,11 +93,12 @@ class Remote:
         """Whether a score depends on the other images of a call, which then is not cut."""
         return bool(self._about.get("compares"))
 
-    def refuse(self, prompts: Sequence[str]) -> None:
+    def refuse(self, prompts: Sequence[str], metadata: Metadata = None) -> None:
         """Raises ValueError where the reward that is served does not understand a prompt."""
+        asked = {"prompts": list(prompts), "metadata": [dict(about) for about in metadata] if metadata else None}
         ask = [partial(_refusal, server) for server in self._servers]
         try:
-            (sentence,) = work(ask, [list(prompts)], self.patience, lambda _: "asking whether prompts are understood")
+            (sentence,) = work(ask, [asked], self.patience, lambda _: "asking whether prompts are understood")
         except RewardError as error:
             raise ValueError(str(error)) from error
         if sentence:
@@ -144,9 +145,9 @@ def _about(server: Server, timeout: float) -> dict[str, Any]:
     return about
 
 
-def _refusal(server: Server, prompts: list[str]) -> str | None:
+def _refusal(server: Server, asked: dict[str, Any]) -> str | None:
     try:
-        answer = server.ask("POST", "/refuse", own_failures=True, json={"prompts": prompts})
+        answer = server.ask("POST", "/refuse", own_failures=True, json=asked)
     except Declined as error:
         if error.status == 404:  # a server that somebody wrote by hand need not know of it
             return None

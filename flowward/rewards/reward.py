@@ -30,15 +30,15 @@ class Reward(Protocol):
 class Explains(Protocol):
     """A reward that can say what is wrong with an image."""
 
-    def explain(self, images: Tensor, prompts: Sequence[str]) -> list[str]: ...
+    def explain(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> list[str]: ...
 
 
 @runtime_checkable
 class Reads(Protocol):
     """A reward that understands only some prompts."""
 
-    def refuse(self, prompts: Sequence[str]) -> None:
-        """Raises ValueError, naming the first prompt that it does not understand."""
+    def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
+        """Raises ValueError, naming the first prompt that it does not understand (metadata: see Metadata)."""
         ...
 
 
@@ -46,10 +46,10 @@ class RewardError(RuntimeError):
     """A reward failed, or returned something that is not one finite number per image."""
 
 
-def refuse(reward: Reward, prompts: Sequence[str]) -> None:
+def refuse(reward: Reward, prompts: Sequence[str], metadata: Metadata = None) -> None:
     """Raises ValueError where a reward says that it does not understand a prompt: before a run, not in it."""
     if isinstance(reward, Reads):
-        reward.refuse(prompts)
+        reward.refuse(prompts, metadata)
 
 
 def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:

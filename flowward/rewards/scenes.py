@@ -25,7 +25,7 @@ def verdicts(images: Tensor, prompts: Sequence[str]) -> list[Verdict]:
 class _OfPrompts:
     """What rewards that read the prompt have in common."""
 
-    def refuse(self, prompts: Sequence[str]) -> None:
+    def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
         """Raises ValueError where a prompt is not a sentence of the scenes world."""
         for prompt in prompts:
             parse(prompt)
@@ -37,7 +37,7 @@ class Strict(_OfPrompts):
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         return torch.tensor([float(verdict.strict) for verdict in verdicts(images, prompts)])
 
-    def explain(self, images: Tensor, prompts: Sequence[str]) -> list[str]:
+    def explain(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> list[str]:
         """What is wrong with each picture, in words; empty where nothing is."""
         return [verdict.reason for verdict in verdicts(images, prompts)]
 

@@ -117,8 +117,8 @@ def application(service: Service, token: str | None = None) -> FastAPI:
     async def refused(request: Request) -> dict[str, str | None]:
         """The sentence with which the reward refuses one of the `prompts`; null where it understands all."""
         try:
-            prompts = asked_of(await _body(request, service.max_bytes))
-            await run_in_threadpool(refuse, service.reward, prompts)
+            prompts, metadata = asked_of(await _body(request, service.max_bytes))
+            await run_in_threadpool(refuse, service.reward, prompts, metadata)
         except Refused as error:
             raise HTTPException(error.status, str(error)) from error
         except ValueError as error:

@@ -45,9 +45,7 @@ class Call:
     @classmethod
     def of(cls, images: Tensor, prompts: Any, metadata: Any) -> Call:
         """From what a JSON said. Raises Refused (422) where it is of another kind."""
-        if not isinstance(metadata or [], list) or not all(isinstance(about, dict) for about in metadata or []):
-            raise Refused(422, "`metadata` must be null or a list of objects")
-        return cls(images, _texts(prompts), metadata)
+        return cls(images, _texts(prompts), _mappings(metadata))
 
     def __post_init__(self) -> None:
         """Raises Refused (422): counts that do not agree, another shape, or NaN."""
@@ -71,9 +69,17 @@ def _texts(prompts: Any) -> list[str]:
     return prompts
 
 
-def asked_of(body: bytes) -> list[str]:
-    """The prompts of a request without images. Raises Refused where it holds none."""
-    return _texts(_parsed(body).get("prompts"))
+def _mappings(metadata: Any) -> list[dict[str, Any]] | None:
+    if not isinstance(metadata or [], list) or not all(isinstance(about, dict) for about in metadata or []):
+        raise Refused(422, "`metadata` must be null or a list of objects")
+    found: list[dict[str, Any]] | None = metadata
+    return found
+
+
+def asked_of(body: bytes) -> tuple[list[str], list[dict[str, Any]] | None]:
+    """Prompts and metadata of a request without images. Raises Refused where it holds none."""
+    request = _parsed(body)
+    return _texts(request.get("prompts")), _mappings(request.get("metadata"))
 
 
 def not_finite(images: Tensor) -> list[int]:
