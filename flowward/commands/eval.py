@@ -50,17 +50,7 @@ def run(words: list[str]) -> int:
         "sets prompts, rewards and numbers of images."
     )
     chosen = parse(Evaluate, words, "eval", default, about)
-    if chosen.compare and chosen.models:
-        raise ValueError("--compare reads files of --json, and runs no models: leave one of the two out")
-    if not (chosen.compare or chosen.models):
-        raise ValueError("name at least one model or run to measure, or files to --compare")
-    named = suite or any(given(words, flag) for flag in ("rewards", "prompts"))
-    if not named and (pipelines := [name for name in chosen.models if models.is_pipeline(name)]):
-        what = "name a --suite, or --prompts and --rewards"
-        raise ValueError(f"{what}, to measure {pipelines[0]}: the suite {DEFAULT} is for the built-in model")
-    for file in (chosen.json, chosen.html):
-        if file:
-            _prepare(file)
+    _refuse(chosen, named=bool(suite or given(words, "rewards") or given(words, "prompts")))
     found = _read(chosen.compare) if chosen.compare else _measured(chosen)
     changes = comparison.differences(found)
     table({each.name: each.summary() for each in found}, changes)
@@ -74,11 +64,20 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _prepare(file: Path) -> None:
-    """Raises ValueError where a file cannot be written: now, not after an hour of drawing."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.is_dir() or not os.access(file.parent, os.W_OK):
-        raise ValueError(f"cannot write {file}: name another file")
+def _refuse(chosen: Evaluate, named: bool) -> None:
+    """Raises ValueError for what cannot be asked, or written: now, not after an hour of drawing."""
+    if chosen.compare and chosen.models:
+        raise ValueError("--compare reads files of --json, and runs no models: leave one of the two out")
+    if not (chosen.compare or chosen.models):
+        raise ValueError("name at least one model or run to measure, or files to --compare")
+    if not named and (pipelines := [name for name in chosen.models if models.is_pipeline(name)]):
+        what = "name a --suite, or --prompts and --rewards"
+        raise ValueError(f"{what}, to measure {pipelines[0]}: the suite {DEFAULT} is for the built-in model")
+    for file in (chosen.json, chosen.html):
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if file.is_dir() or not os.access(file.parent, os.W_OK):
+                raise ValueError(f"cannot write {file}: name another file")
 
 
 def _write(file: Path | None, found: Sequence[Measurement]) -> None:
