@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +28,42 @@ class Choice:
     def skipped(self) -> float:
         """The share of the prompts that were met and passed over, in [0, 1)."""
         return len(self.passed) / (len(self.passed) + len(self.indices))
+
+
+class Order(Protocol):
+    """Which prompts an iteration trains on."""
+
+    def choose(self, iteration: int, count: int) -> Choice: ...
+    def see(self, choice: Choice, rewards: Tensor, group: Tensor) -> None: ...  # what a choice's groups earned
+    def told(self, choice: Choice) -> dict[str, float]: ...  # for the metrics
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """All prompts, each in its turn: a pure function of seed and iteration."""
+
+    prompts: PromptSet
+    seed: int
+
+    def choose(self, iteration: int, count: int) -> Choice:
+        """The prompts of an iteration, counted from 0."""
+        return Choice(tuple(self.prompts.draw(self.seed, iteration, count)), (), 0)
+
+    def see(self, choice: Choice, rewards: Tensor, group: Tensor) -> None:
+        """Nothing is learned."""
+
+    def told(self, choice: Choice) -> dict[str, float]:
+        """Nothing."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to go on from."""
 
 
 @dataclass
@@ -67,7 +103,7 @@ class Curriculum:
         self._equal = torch.zeros(len(self.prompts), dtype=torch.long)
         self._left = torch.zeros(len(self.prompts), dtype=torch.long)
 
-    def choose(self, count: int) -> Choice:
+    def choose(self, iteration: int, count: int) -> Choice:
         """The next `count` prompts that do not rest, in the order in which the set goes through them."""
         chosen: list[int] = []
         passed: Counter[int] = Counter()
@@ -102,6 +138,10 @@ class Curriculum:
             self._equal[index] = self._equal[index] + 1 if same else 0
             self._left[index] = self.rest if self._equal[index] >= self.visits else 0
         self._at = choice.end
+
+    def told(self, choice: Choice) -> dict[str, float]:
+        """Shares of the prompts that were met and passed over, and of all that rest now."""
+        return {"skipped": choice.skipped, "resting": self.resting}
 
     @property
     def resting(self) -> float:

@@ -49,6 +49,8 @@ class Run:
     betas: tuple[float, float] = (0.9, 0.999)
     gradient_clip: float = 1.0
     """largest global gradient norm"""
+    curriculum: int = 0
+    """turns for which a prompt rests whose images all earned the same in its last two (0: none rests)"""
     seed: int = 0
     ema_decay: float = 0.9
     """of the running average of the policy that can be evaluated; shorter at first"""
@@ -64,7 +66,7 @@ class Run:
         for name in ("images_per_update", "updates_per_iteration", "microbatch", "rollout_batch", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        not_negative(self, "iterations", "warmup", "seed", "reward_buffer")
+        not_negative(self, "iterations", "warmup", "seed", "reward_buffer", "curriculum")
         if self.mix not in MIXES:
             raise ValueError(unknown("mix of rewards", self.mix, MIXES))
         if self.optimiser not in OPTIMISERS:

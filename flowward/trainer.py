@@ -21,8 +21,10 @@ from torch import Tensor
 
 from . import distributed
 from .credit import Piece, group_max
+from .curriculum import Curriculum, InTurn, Order
 from .evaluate import Evaluator
 from .folder import RunFolder
+from .guards import Watch
 from .health import Health
 from .mixing import MIXES, RewardBuffer, correlations
 from .models.policy import Condition, Models, Policy
@@ -121,6 +123,9 @@ class Trainer:
         )
         self.health = Health()
         self.buffer = RewardBuffer(run.reward_buffer)
+        self.order: Order = InTurn(prompts, run.seed)
+        if run.curriculum:
+            self.order = Curriculum(prompts, run.seed, rest=run.curriculum)
         self.iteration = 0  # finished iterations
         self.sound = True  # the weights are worth saving
         self._refuse_uneven()
@@ -182,7 +187,7 @@ class Trainer:
 
         Leaving the loop early (break, or an exception) saves a checkpoint, unless the weights give no finite samples.
         """
-        run, saved = self.run, self.iteration
+        run, saved, self.watch = self.run, self.iteration, Watch(folder.path if folder else None)
         try:
             if self.iteration == 0 and evaluator:
                 yield self._finish(Step(0, {}, [], {}), evaluator, folder)
@@ -204,11 +209,12 @@ class Trainer:
         try:
             if evaluator:
                 started = time.perf_counter()
-                scores = evaluator.scores()
+                measured, grid = evaluator.measure(), evaluator.grid()
                 if folder:
-                    folder.save_sample(step.index, evaluator.grid())
+                    folder.save_sample(step.index, grid)
+                health = [*step.health, *self.watch.look(step.index, measured)]
                 seconds = {**step.seconds, "evaluate": time.perf_counter() - started}
-                step = replace(step, evaluation=scores, seconds=seconds)
+                step = replace(step, evaluation=measured.summary(), health=health, seconds=seconds)
         finally:  # a measurement that fails leaves the iteration as it is
             if folder:
                 folder.append(step.line(self.run.images))
@@ -227,9 +233,9 @@ class Trainer:
     def _step(self) -> Step:
         clock = _Clock()
         index = self.iteration
-        chosen = self.prompts.draw(self.run.seed, index, self.run.groups)
-        texts = [self.prompts.texts[i] for i in chosen]
-        with self._scoring(chosen) as scoring:
+        choice = self.order.choose(index, self.run.groups)
+        texts = [self.prompts.texts[i] for i in choice.indices]
+        with self._scoring(choice.indices) as scoring:
             with clock("rollout"):
                 rollout, images = self.sample(texts, index, scoring.add)
                 rollout = self.graft(rollout, texts, index)
@@ -248,6 +254,8 @@ class Trainer:
                 self.policy.weights.follow(name, decay(taken))
             self.policy.weights.follow("ema", WarmDecay(self.run.ema_decay)(taken))
             self.buffer.add(rewards[rollout.own], rollout.group[rollout.own], texts)
+            self.order.see(choice, rewards[rollout.own], rollout.group[rollout.own])
+            metrics |= self.order.told(choice)
         self.iteration = index + 1
         return Step(self.iteration, metrics, self.health.check(metrics), clock.seconds)
 
@@ -300,7 +308,7 @@ class Trainer:
                 drawn = draw(velocity, condition[group[rows]], Noise(policy.latent_shape, keys, policy.device))
                 yield drawn, policy.decode(drawn.x0).cpu()
 
-    def _scoring(self, chosen: list[int]) -> Scoring:
+    def _scoring(self, chosen: Sequence[int]) -> Scoring:
         """Of the images that this process will make for these prompts."""
         run, prompts = self.run, self.prompts
         mine = [chosen[n] for n in self._group()[distributed.share(torch.arange(run.images), run.group_size)].tolist()]
@@ -458,6 +466,7 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "health": self.health.state_dict(),
             "rewards": self.buffer.state_dict(),
+            **({"curriculum": state} if (state := self.order.state_dict()) else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -479,6 +488,7 @@ class Trainer:
             group["weight_decay"], group["betas"] = self.run.weight_decay, self.run.betas
         self.health.load_state_dict(state["health"])
         self.buffer.load_state_dict(state["rewards"])
+        self.order.load_state_dict(state.get("curriculum", {}))
         self.iteration = state["iteration"]
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
+from tiny_runs import TEXTS, bright, trainer
 from torch import Tensor
 
 from flowward.curriculum import Choice, Curriculum, equal_groups
 from flowward.prompts import PromptSet
+from flowward.rewards import RewardError
 
 MINE = PromptSet("mine", tuple("abcdefghij"), tuple("xxxxxyyyzz"))
 SIZE = 3  # samples of a group
@@ -26,7 +29,7 @@ def rewards_of(choice: Choice, hopeless: Callable[[int], bool]) -> tuple[Tensor,
 def run(curriculum: Curriculum, iterations: int, count: int, hopeless: Callable[[int], bool]) -> list[Choice]:
     choices = []
     for _ in range(iterations):
-        choices.append(curriculum.choose(count))
+        choices.append(curriculum.choose(0, count))
         curriculum.see(choices[-1], *rewards_of(choices[-1], hopeless))
     return choices
 
@@ -58,7 +61,7 @@ def test_one_that_differs_again_is_back() -> None:
     curriculum = Curriculum(MINE, 0, visits=1, rest=9)
     run(curriculum, 10, 3, lambda index: index == 8)
     assert curriculum.resting == pytest.approx(0.1)
-    while 8 not in (choice := curriculum.choose(3)).indices:
+    while 8 not in (choice := curriculum.choose(0, 3)).indices:
         curriculum.see(choice, *rewards_of(choice, lambda _: False))
     curriculum.see(choice, *rewards_of(choice, lambda _: False))
     assert curriculum.resting == 0
@@ -80,7 +83,7 @@ def test_choosing_changes_nothing() -> None:
     curriculum = Curriculum(MINE, 0, visits=1, rest=2)
     run(curriculum, 7, 4, lambda index: index % 2 == 0)
     before = curriculum.state_dict()
-    assert curriculum.choose(4) == curriculum.choose(4)
+    assert curriculum.choose(0, 4) == curriculum.choose(0, 4)
     after = curriculum.state_dict()
     assert all(torch.equal(torch.as_tensor(before[key]), torch.as_tensor(after[key])) for key in before)
 
@@ -117,12 +120,54 @@ def test_what_is_refused() -> None:
         with pytest.raises(ValueError, match="a curriculum needs at least 1 visit"):
             Curriculum(MINE, 0, **settings)  # type: ignore[arg-type]
     curriculum = Curriculum(MINE, 0)
-    choice = curriculum.choose(2)
+    choice = curriculum.choose(0, 2)
     with pytest.raises(ValueError, match="2 rewards leave some of 2 groups without a sample"):
         curriculum.see(choice, torch.zeros(2), torch.zeros(2).long())
-    assert curriculum.choose(2) == choice
+    assert curriculum.choose(0, 2) == choice
     curriculum.see(choice, *rewards_of(choice, lambda _: True))
     with pytest.raises(ValueError, match="another state"):
         curriculum.see(choice, *rewards_of(choice, lambda _: True))
     with pytest.raises(ValueError, match="was saved with 3 prompts, not 10"):
         curriculum.load_state_dict(Curriculum(PromptSet("few", ("a", "b", "c"), ("x",) * 3), 0).state_dict())
+
+
+# In a run
+
+
+def picky(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+    """It tells images of one prompt apart, and no others."""
+    return torch.where(
+        torch.tensor([text == TEXTS[0] for text in texts]), bright(images, texts), torch.ones(len(texts))
+    )
+
+
+def test_a_run_leaves_out_what_teaches_nothing(tiny: str) -> None:
+    """After two rounds the prompt that teaches comes in every iteration, and metrics tell of the rest."""
+    one = trainer(tiny, reward=picky, curriculum=5)
+    steps = [one.step().metrics for _ in range(8)]
+    assert steps[0]["skipped"] == steps[0]["resting"] == 0
+    assert max(step["resting"] for step in steps) == pytest.approx(0.8)
+    assert max(step["skipped"] for step in steps) > 0.5
+    usual = trainer(tiny, reward=picky)
+    assert "skipped" not in usual.step().metrics
+
+
+def test_a_run_with_a_curriculum_goes_on_as_if_it_had_never_stopped(tiny: str) -> None:
+    whole, first = (trainer(tiny, reward=picky, curriculum=2) for _ in "ab")
+    expected = [whole.step().metrics for _ in range(6)][3:]
+    for _ in range(3):
+        first.step()
+    rest = trainer(tiny, reward=picky, curriculum=2)
+    rest.load_state_dict(first.state_dict())
+    assert [rest.step().metrics for _ in range(3)] == expected
+
+
+def test_an_iteration_that_fails_leaves_the_curriculum_as_it_was(tiny: str) -> None:
+    one = trainer(tiny, reward=picky, curriculum=2)
+    one.step()
+    before = one.order.state_dict()
+    one.reward = lambda *_: torch.full((8,), float("nan"))
+    with pytest.raises(RewardError):
+        one.step()
+    after = one.order.state_dict()
+    assert before["at"] == after["at"] and torch.equal(before["equal"], after["equal"])
