@@ -207,7 +207,9 @@ class ColourNamer:
         """The directions of the ten colours of a class, [10, D], each the mean over the templates."""
         if name not in self._texts:
             texts = [template.format(colour=colour, name=name) for colour in COLOURS for template in TEMPLATES]
-            inputs = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
+            length = self.network.config.text_config.max_position_embeddings
+            inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+            inputs = inputs.to(self.device)
             words = _unit(self.network.get_text_features(**inputs)).view(len(COLOURS), len(TEMPLATES), -1)
             self._texts[name] = functional.normalize(words.mean(1), dim=-1)
         return self._texts[name].to(self.device)
