@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_mask2former
 import tiny_pipelines
 import torch
 import transformers
@@ -295,29 +296,13 @@ def test_boxes_and_crops_by_hand() -> None:
 # The whole way
 
 
-def coco() -> list[str]:
-    """COCO's classes as the hub's weights name them."""
-    own = {"computer mouse": "mouse", "tv remote": "remote", "computer keyboard": "keyboard"}
-    return [own.get(name, name) for name in CLASSES]
-
-
 def save_detector(folder: Path, labels: Sequence[str]) -> None:
     """Mask2Former with random weights, made sure enough of itself to find something."""
     torch.manual_seed(0)
-    backbone = transformers.SwinConfig(
-        image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=4,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )  # fmt: skip
-    config = transformers.Mask2FormerConfig(
-        backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=32,
-        dim_feedforward=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2, num_queries=12,
-        id2label=dict(enumerate(labels)), label2id={name: number for number, name in enumerate(labels)},
-    )  # fmt: skip
-    network = transformers.Mask2FormerForUniversalSegmentation(config)
+    network = tiny_mask2former.unfilled(labels)
     with torch.no_grad():
         network.class_predictor.weight.mul_(400)
-    network.save_pretrained(folder)
-    transformers.Mask2FormerImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
+    tiny_mask2former.save(folder, network)
 
 
 def save_clip(folder: Path) -> None:
@@ -335,13 +320,13 @@ def save_clip(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("geneval")
-    save_detector(made / "detector", coco())
+    save_detector(made / "detector", tiny_mask2former.LABELS)
     save_clip(made / "clip")
     return made
 
 
 def options(folder: Path, **more: str) -> dict[str, str]:
-    return {"detector": str(folder / "detector"), "clip": str(folder / "clip"), "device": "cpu", **more}
+    return {"model": str(folder / "detector"), "clip": str(folder / "clip"), "device": "cpu", **more}
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +363,7 @@ def test_the_whole_way(geneval: GenEval, images: Tensor) -> None:
     for i, each in enumerate(about):
         name = each["include"][0]["class"]
         surest = max(objects[i][name], key=lambda found: found.score)
-        each["include"][0]["color"] = geneval._name([cut_out(pixels[i], surest)], [name])[0]
+        each["include"][0]["color"] = geneval._name([cut_out(pixels[i], surest)], [name], 8)[0]
     assert all(not wrong for wrong, _ in geneval.judged(images, texts, about))
     everything = [{"include": [clause(name)]} for name in CLASSES]
     one = rewards.score("geneval", geneval, images[:1].expand(80, -1, -1, -1), list(CLASSES), everything)
@@ -433,13 +418,14 @@ def test_prompts_without_metadata_are_refused(geneval: GenEval, images: Tensor) 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"batch": "0"}, "batch and most must be at least 1"),
+        ({"batch": "0"}, "batch must be a positive number, not 0"),
+        ({"most": "0"}, "most must be a positive number, not 0"),
         ({"confidence": "0"}, "confidences and overlap must be in"),
         ({"overlap": "1.5"}, "confidences and overlap must be in"),
         ({"dtype": "int8"}, "option dtype"),
         ({"detectors": "x"}, "option detectors"),
-        ({"device": "gpu"}, "device 'gpu' cannot be used"),
-        ({"detector": "no/where/at-all"}, "'no/where/at-all' cannot be loaded as Mask2Former"),
+        ({"device": "gpu"}, "there is no device 'gpu' here"),
+        ({"model": "no/where/at-all"}, "no model on the hub can have such a name"),
     ],
 )
 def test_a_bad_option_is_refused(folder: Path, more: dict[str, str], said: str) -> None:
@@ -451,10 +437,10 @@ def test_a_bad_option_is_refused(folder: Path, more: dict[str, str], said: str) 
 def test_other_networks_are_refused(folder: Path, tmp_path: Path) -> None:
     save_detector(tmp_path / "other", ["cat", "dog"])
     with pytest.raises(ValueError, match="does not know 78 of COCO's classes, such as 'airplane'"):
-        rewards.make("geneval", options(folder, detector=str(tmp_path / "other")))
+        rewards.make("geneval", options(folder, model=str(tmp_path / "other")))
     network = transformers.CLIPModel.from_pretrained(folder / "clip")
     state = {key: value for key, value in network.state_dict().items() if "visual_projection" not in key}
     save_clip(tmp_path / "part")
     network.save_pretrained(tmp_path / "part", state_dict=state)
-    with pytest.raises(ValueError, match=r"is no CLIPModel: it lacks 1 weights, such as visual_projection.weight"):
+    with pytest.raises(ValueError, match=r"is not a whole CLIP model: visual_projection.weight is missing"):
         rewards.make("geneval", options(folder, clip=str(tmp_path / "part")))

@@ -120,7 +120,7 @@ def _options(name: str, **options: str) -> Any:
 
 def _geneval(name: str, at: Path) -> Any:
     sure = {"confidence": "0.072", "counting_confidence": "0.072"}
-    return _options(name, detector=f"{at}/detector", clip=f"{at}/clip", **sure)
+    return _options(name, model=f"{at}/detector", clip=f"{at}/clip", **sure)
 
 
 @dataclass(frozen=True)

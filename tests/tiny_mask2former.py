@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,11 +11,12 @@ from tiny_clip import fill
 
 from flowward.prompt_sets.geneval import CLASSES
 
-OTHERWISE = {"computer mouse": "mouse", "tv remote": "remote", "computer keyboard": "keyboard"}  # in COCO's own words
+OTHERWISE = {"computer mouse": "mouse", "tv remote": "remote", "computer keyboard": "keyboard"}
+LABELS = [OTHERWISE.get(name, name) for name in CLASSES]  # as the hub's weights name COCO's classes
 
 
-def network() -> transformers.Mask2FormerForUniversalSegmentation:
-    labels = [OTHERWISE.get(name, name) for name in CLASSES]
+def unfilled(labels: Sequence[str]) -> transformers.Mask2FormerForUniversalSegmentation:
+    """With the weights of an initialisation."""
     backbone = transformers.SwinConfig(
         image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=4,
         out_features=["stage1", "stage2", "stage3", "stage4"],
@@ -24,15 +26,19 @@ def network() -> transformers.Mask2FormerForUniversalSegmentation:
         dim_feedforward=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2, num_queries=12,
         id2label=dict(enumerate(labels)), label2id={name: number for number, name in enumerate(labels)},
     )  # fmt: skip
+    return transformers.Mask2FormerForUniversalSegmentation(config).eval()
+
+
+def network() -> transformers.Mask2FormerForUniversalSegmentation:
     with torch.random.fork_rng(devices=[]):
-        made = transformers.Mask2FormerForUniversalSegmentation(config).eval()
+        made = unfilled(LABELS)
     fill(made)
     with torch.no_grad():
         made.class_predictor.weight.mul_(8)
     return made
 
 
-def save(folder: Path) -> str:
-    network().save_pretrained(folder)
+def save(folder: Path, made: transformers.Mask2FormerForUniversalSegmentation | None = None) -> str:
+    (made or network()).save_pretrained(folder)
     transformers.Mask2FormerImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
     return str(folder)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import positive
-from .network import Embedded, NetworkReward, Preprocess, Resident, shared
+from .network import Embedded, NetworkReward, Place, Preprocess, Resident, shared
 
 
 class Clip:
@@ -20,7 +20,7 @@ class Clip:
         ValueError: the tokenizer is not the model's.
     """
 
-    def __init__(self, network: Any, tokenizer: Any, preprocess: Preprocess, place: tuple[str, torch.dtype, bool]):
+    def __init__(self, network: Any, tokenizer: Any, preprocess: Preprocess, place: Place):
         known, read = len(tokenizer), network.config.text_config.vocab_size
         if not read // 2 < known <= read:  # transformers makes a tokenizer of a folder without its files, too
             raise ValueError(
@@ -32,19 +32,24 @@ class Clip:
         self.resident, self.tokenizer, self.preprocess = Resident(network, *place), tokenizer, preprocess
         self._texts = Embedded(self._embed_texts)
 
-    def images(self, images: Tensor, batch: int) -> Tensor:
-        """[B, 3, H, W] in [0, 1] -> [B, D], float32 on the CPU.
+    def images(self, images: Tensor | Sequence[Tensor], batch: int) -> Tensor:
+        """[B, 3, H, W] in [0, 1], or B images [3, H, W] of any sizes -> [B, D], float32 on the CPU.
 
         Raises:
             RewardError: the memory of the device is full.
         """
-        device, dtype = self.resident.device, self.resident.dtype
         with self.resident.at_work() as network:
             parts = [
-                _vectors(network.get_image_features(pixel_values=self.preprocess(part.to(device)).to(dtype)))
-                for part in images.split(batch)
+                _vectors(network.get_image_features(pixel_values=self._prepared(images[start : start + batch])))
+                for start in range(0, len(images), batch)
             ]
         return torch.cat(parts)
+
+    def _prepared(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        device, dtype = self.resident.device, self.resident.dtype
+        if isinstance(images, Tensor):
+            return self.preprocess(images.to(device)).to(dtype)
+        return torch.cat([self.preprocess(image[None].to(device)) for image in images]).to(dtype)
 
     def texts(self, prompts: Sequence[str], batch: int) -> Tensor:
         """B prompts -> [B, D], float32 on the CPU. A prompt is embedded once, and cut where the model stops reading.
@@ -80,11 +85,12 @@ def load(reward: NetworkReward, processor: str = "") -> Clip:
     Raises:
         ValueError: it cannot be found or read, lacks weights, or is no CLIP model; there is no such device.
     """
-    place, source = reward.place(), processor or reward.model
-    return shared(
-        (Clip, reward.model, source, place),
-        lambda: Clip(pretrained(reward.model), *readers(source), place),
-    )
+    return of(reward.model, processor or reward.model, reward.place())
+
+
+def of(model: str, source: str, place: Place) -> Clip:
+    """The same from the model, from where its tokenizer and image processor are, and where it should run."""
+    return shared((Clip, model, source, place), lambda: Clip(pretrained(model), *readers(source), place))
 
 
 def pretrained(model: str, state: Mapping[str, Tensor] | None = None, config: Any = None) -> nn.Module:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..prompt_sets.geneval import CLASSES, COLOURS
+from .clip import Clip
 from .geneval_rules import Found
+from .network import Place, Resident, shared
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
 
@@ -26,84 +26,27 @@ TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {nam
 SLIM = 8  # a crop is trimmed to this aspect, since only its middle square is looked at
 
 
-@cache
-def detector(name: str, device: str, dtype: str, offload: bool) -> Detector:
-    """One per setting: a run that trains on a reward and measures it loads the networks once.
+def detector(name: str, place: Place) -> Detector:
+    """Mask2Former from a folder or the hub, one for all rewards that ask for the same.
 
     Raises:
-        ValueError: it cannot be loaded, or does not know COCO's classes.
+        ValueError: it cannot be loaded, lacks weights, or does not know COCO's classes.
     """
-    try:
-        from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
-    except ImportError as error:
-        raise ValueError(f"GenEval needs a newer transformers: {str(error).splitlines()[0]}") from error
-
-    network = _loaded(Mask2FormerForUniversalSegmentation, name, dtype)
-    return Detector(name, network, _from(Mask2FormerImageProcessorPil, name), device, offload)
+    return shared((Detector, name, place), lambda: _detector(name, place))
 
 
-def usable(device: str) -> str:
-    """The device, where `auto` is a GPU if there is one.
+def _detector(name: str, place: Place) -> Detector:
+    from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
 
-    Raises:
-        ValueError: there is no such device.
-    """
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        torch.empty(0, device=chosen)
-    except Exception as error:  # of torch and drivers, of many kinds
-        raise ValueError(f"device '{device}' cannot be used: {str(error).split(chr(10))[0]}") from error
-    return chosen
+    from ..models import hub
 
-
-@cache
-def namer(name: str, device: str, dtype: str, offload: bool) -> ColourNamer:
-    """The same for colours.
-
-    Raises:
-        ValueError: it cannot be loaded.
-    """
-    try:
-        from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
-    except ImportError as error:
-        raise ValueError(f"GenEval needs a newer transformers: {str(error).splitlines()[0]}") from error
-
-    network = _loaded(CLIPModel, name, dtype)
-    return ColourNamer(network, _from(CLIPImageProcessorPil, name), _from(AutoTokenizer, name), device, offload)
-
-
-def _from(kind: Any, name: str, **settings: Any) -> Any:
-    try:
-        return kind.from_pretrained(name, **settings)
-    except Exception as error:  # the hub, the network, the files: they fail in many ways
-        said = (str(error).strip() or type(error).__name__).split("\n")[0]
-        raise ValueError(f"'{name}' cannot be loaded as {kind.__name__}: {said}") from error
-
-
-def _loaded(kind: Any, name: str, dtype: str) -> torch.nn.Module:
-    """A network in evaluation mode.
-
-    Raises:
-        ValueError: it cannot be loaded, or the file lacks some of its weights, which would then be random.
-    """
-    network, found = _from(kind, name, dtype=getattr(torch, dtype), output_loading_info=True)
-    missing = sorted(set(found["missing_keys"]) & {key for key, _ in network.named_parameters()})
-    if missing:
-        raise ValueError(f"'{name}' is no {kind.__name__}: it lacks {len(missing)} weights, such as {missing[0]}")
-    made: torch.nn.Module = network.eval().requires_grad_(False)
-    return made
-
-
-@contextmanager
-def _at_work(network: torch.nn.Module, device: str, offload: bool) -> Iterator[None]:
-    """The network on its device, and back in main memory afterwards where it is offloaded."""
-    network.to(device)
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        if offload:
-            network.to("cpu")
+    hub.quiet()
+    with hub.explained(name):
+        network, report = Mask2FormerForUniversalSegmentation.from_pretrained(name, output_loading_info=True)
+        processor = Mask2FormerImageProcessorPil.from_pretrained(name)
+    if missing := sorted({key for key, _ in network.named_parameters()} & set(report["missing_keys"])):
+        raise ValueError(f"{name} is not a whole Mask2Former: {missing[0]} is missing ({len(missing)} weights in all)")
+    return Detector(name, Resident(network, *place), processor)
 
 
 class Detector:
@@ -113,9 +56,10 @@ class Detector:
     (Cheng et al., 2022, arXiv:2112.01527).
     """
 
-    def __init__(self, name: str, network: Any, processor: Any, device: str, offload: bool):
-        self.network, self.processor, self.device, self.offload = network, processor, device, offload
-        labels = [NAMES.get(label.lower(), label.lower()) for _, label in sorted(network.config.id2label.items())]
+    def __init__(self, name: str, resident: Resident, processor: Any):
+        self.resident, self.processor = resident, processor
+        known = resident.network.config.id2label
+        labels = [NAMES.get(label.lower(), label.lower()) for _, label in sorted(known.items())]
         if lacking := sorted(set(CLASSES) - set(labels)):
             raise ValueError(
                 f"detector '{name}' does not know {len(lacking)} of COCO's classes, such as '{lacking[0]}'"
@@ -124,10 +68,11 @@ class Detector:
 
     def __call__(self, pictures: Sequence[Pixels], confidence: float) -> list[dict[str, list[Found]]]:
         """Pictures of one size -> for each, by class, the objects with a score above `confidence`."""
-        with _at_work(self.network, self.device, self.offload):
+        device, dtype = self.resident.device, self.resident.dtype
+        with self.resident.at_work() as network:
             inputs = self.processor(images=list(pictures), input_data_format="channels_last", return_tensors="pt")
-            pixels = inputs["pixel_values"].to(self.device, self.network.dtype)
-            output = self.network(pixel_values=pixels, pixel_mask=inputs["pixel_mask"].to(self.device))
+            pixels = inputs["pixel_values"].to(device, dtype)
+            output = network(pixel_values=pixels, pixel_mask=inputs["pixel_mask"].to(device))
             size = pictures[0].shape[:2]
             logits = zip(output.class_queries_logits.float(), output.masks_queries_logits.float(), strict=True)
             return [self._objects(classes, masks, size, confidence) for classes, masks in logits]
@@ -186,35 +131,21 @@ def cut_out(picture: Pixels, found: Found) -> Image.Image:
 class ColourNamer:
     """CLIP, zero-shot: which of the ten colours is nearest to an object, given what it is."""
 
-    def __init__(self, network: Any, processor: Any, tokenizer: Any, device: str, offload: bool):
-        self.network, self.processor, self.tokenizer = network, processor, tokenizer
-        self.device, self.offload = device, offload
-        self._texts: dict[str, Tensor] = {}
+    def __init__(self, clip: Clip):
+        self.clip = clip
 
-    def __call__(self, crops: Sequence[Image.Image], names: Sequence[str]) -> list[str]:
+    def __call__(self, crops: Sequence[Image.Image], names: Sequence[str], batch: int) -> list[str]:
         """Cut-out objects and their classes -> the colour of each."""
         if not crops:
             return []
-        with _at_work(self.network, self.device, self.offload):
-            inputs = self.processor(images=list(crops), input_data_format="channels_last", return_tensors="pt")
-            pixels = inputs["pixel_values"].to(self.device, self.network.dtype)
-            seen = _unit(self.network.get_image_features(pixel_values=pixels))
-            known = torch.stack([self._colours_of(name) for name in names])
-            nearest = torch.einsum("bd,bcd->bc", seen, known).argmax(1)
+        pixels = [torch.from_numpy(np.array(crop)).permute(2, 0, 1).float() / 255 for crop in crops]
+        known = {name: self._colours_of(name, batch) for name in dict.fromkeys(names)}
+        directions = torch.stack([known[name] for name in names])
+        nearest = torch.einsum("bd,bcd->bc", self.clip.images(pixels, batch), directions).argmax(1)
         return [COLOURS[index] for index in nearest.tolist()]
 
-    def _colours_of(self, name: str) -> Tensor:
+    def _colours_of(self, name: str, batch: int) -> Tensor:
         """The directions of the ten colours of a class, [10, D], each the mean over the templates."""
-        if name not in self._texts:
-            texts = [template.format(colour=colour, name=name) for colour in COLOURS for template in TEMPLATES]
-            length = self.network.config.text_config.max_position_embeddings
-            inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
-            inputs = inputs.to(self.device)
-            words = _unit(self.network.get_text_features(**inputs)).view(len(COLOURS), len(TEMPLATES), -1)
-            self._texts[name] = functional.normalize(words.mean(1), dim=-1)
-        return self._texts[name].to(self.device)
-
-
-def _unit(features: Any) -> Tensor:
-    """Projected features of CLIP on the unit sphere, float32."""
-    return functional.normalize(getattr(features, "pooler_output", features).float(), dim=-1)
+        texts = [template.format(colour=colour, name=name) for colour in COLOURS for template in TEMPLATES]
+        words = self.clip.texts(texts, batch).view(len(COLOURS), len(TEMPLATES), -1)
+        return functional.normalize(words.mean(1), dim=-1)

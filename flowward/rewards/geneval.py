@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .detection import Pixels, cut_out, detector, namer, usable
+from ..errors import positive
+from . import clip
+from .detection import ColourNamer, Pixels, cut_out, detector
 from .geneval_rules import Found, Request, coloured, kept, reason, share
+from .network import NetworkReward
 from .reward import RewardError
 
 
 @dataclass
-class GenEval:
+class GenEval(NetworkReward):
     """The share of a prompt's conditions that hold, in [0, 1] (see `geneval_rules.share`).
 
     Objects are found by Mask2Former, colours named by CLIP. Every prompt needs GenEval's metadata: `tag`, `include`
@@ -35,18 +38,11 @@ class GenEval:
         ValueError: a network cannot be loaded, or a setting is out of range.
     """
 
-    detector: str = "facebook/mask2former-swin-small-coco-instance"
-    """Mask2Former for COCO's instances: an owner/name on the hub, or a folder"""
+    model: str = "facebook/mask2former-swin-small-coco-instance"
+    """Mask2Former for COCO's instances: id on the hub, or a folder"""
     clip: str = "openai/clip-vit-large-patch14"
     """CLIP, for colours"""
-    device: str = "auto"
-    """auto: a GPU where there is one"""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """of both networks"""
     batch: int = 8
-    """images looked at at once"""
-    offload: bool = False
-    """keep both networks in main memory between calls"""
     confidence: float = 0.3
     """an object counts above this score"""
     counting_confidence: float = 0.9
@@ -57,14 +53,14 @@ class GenEval:
     """boxes of a class that overlap by more count once; 1: all count"""
 
     def __post_init__(self) -> None:
-        if self.batch < 1 or self.most < 1:
-            raise ValueError(f"batch and most must be at least 1, not {self.batch} and {self.most}")
+        super().__post_init__()
+        positive(self, "most")
         shares = (self.confidence, self.counting_confidence, self.overlap)
         if not all(0 < value <= 1 for value in shares):
             raise ValueError(f"confidences and overlap must be in (0, 1], not {', '.join(map(str, shares))}")
-        device = usable(self.device)
-        self._find = detector(self.detector, device, self.dtype, self.offload)
-        self._name = namer(self.clip, device, self.dtype, self.offload)
+        place = self.place()
+        self._find = detector(self.model, place)
+        self._name = ColourNamer(clip.of(self.clip, self.clip, place))
         self._sure = {"counting": self.counting_confidence}  # by tag; `confidence` for the others
 
     def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
@@ -104,7 +100,7 @@ class GenEval:
         crops = [cut_out(pictures[i], each) for i, _, each in places]
         names = [asked[i].include[clause].name for i, clause, _ in places]
         colours: list[dict[int, list[str]]] = [{} for _ in pictures]
-        for (i, clause, _), colour in zip(places, self._name(crops, names), strict=True):
+        for (i, clause, _), colour in zip(places, self._name(crops, names, self.batch), strict=True):
             colours[i].setdefault(clause, []).append(colour)
         return colours
 

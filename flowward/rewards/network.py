@@ -18,6 +18,7 @@ from .reward import RewardError
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 Shared = TypeVar("Shared")
+Place = tuple[str, torch.dtype, bool]  # device, precision, and whether the weights leave it between uses
 REMEMBERED = 4096  # embeddings of prompts: 16 MB at width 1024
 _shared: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
 
@@ -40,7 +41,7 @@ class NetworkReward:
     def __post_init__(self) -> None:
         positive(self, "batch")
 
-    def place(self) -> tuple[str, torch.dtype, bool]:
+    def place(self) -> Place:
         """Device, precision and whether the weights leave it between uses.
 
         Raises:
