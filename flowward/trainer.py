@@ -51,6 +51,8 @@ class Algorithm(Protocol):
     @property
     def guidance(self) -> float: ...  # of the policy that is trained; 1: none
     @property
+    def skips_silent(self) -> bool: ...  # points whose advantages are all 0 have no gradient
+    @property
     def anchors(self) -> Mapping[str, float]: ...  # velocities needed beside the policy's, and the guidance of each
     @property
     def credit(self) -> Piece: ...
@@ -383,6 +385,7 @@ class Trainer:
                             counts[name] += len(value)  # a metric may concern some of the points alone
                 norms.append(self.update(self.iteration * run.updates_per_iteration + number))
         totals, counts = distributed.merged(totals), distributed.merged(counts)
+        counts["loss"] = len(order) * points.unit  # with those that were left out, whose loss is 0
         means = {name: total / counts[name] for name, total in totals.items()}
         means["gradient_norm"] = sum(norms) / len(norms)
         return means | distributed.merged(lowest, min) | distributed.merged(highest, max)
@@ -420,7 +423,11 @@ class Trainer:
         others = [name for name in self.algorithm.anchors if name not in same]
         block = max(1, self.run.rollout_batch // self.run.microbatch) * self.run.microbatch
         for part in numbers.split(block) if len(numbers) else ():
-            batch = replace(points.take(part), fresh=fresh)
+            batch: Any = replace(points.take(part), fresh=fresh)
+            if self.algorithm.skips_silent:
+                batch = batch[(batch.advantage != 0).view(len(batch), -1).any(1)]
+            if not len(batch):
+                continue
             with torch.no_grad():
                 batch = batch.knowing({name: self._anchor(name, batch) for name in others})
             for part in batch.split(self.run.microbatch):

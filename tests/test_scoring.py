@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tiny_runs import TEXTS, bright, close, small, snapshot, trainer
 from torch import Tensor
 
 from flowward import models, prompts, rewards
-from flowward.rewards import RewardError
+from flowward.rewards import RewardError, loading
 from flowward.scoring import Scoring
 from flowward.trainer import Trainer
 
@@ -117,6 +118,21 @@ def test_a_reward_of_ones_own(file: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
     torch.testing.assert_close(chosen(images, ["a"] * 3), 0.5 * mean[:, 0] + 2 * mean[:, 2])
     monkeypatch.syspath_prepend(tmp_path)
     assert torch.equal(rewards.load(["mine:Channel"])(images, ["a"] * 3), mean[:, 0])
+
+
+def test_a_package_offers_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By entry points of the group flowward.rewards; one that cannot be imported is named."""
+    offered = [
+        EntryPoint("brightness", "tiny_runs:bright", loading.ENTRY_POINTS),
+        EntryPoint("broken", "tiny_runs:dark", loading.ENTRY_POINTS),
+    ]
+    monkeypatch.setattr(loading, "entry_points", lambda group: offered)
+    images = torch.rand(3, 3, 4, 4)
+    assert torch.equal(rewards.load(["brightness"])(images, ["a"] * 3), bright(images, []))
+    with pytest.raises(ValueError, match="reward 'broken' cannot be imported: AttributeError"):
+        rewards.load(["broken"])
+    with pytest.raises(ValueError, match="unknown reward 'brightnes'; did you mean 'brightness'"):
+        rewards.load(["brightnes"])
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ from tiny_runs import TEXTS, algorithm, bright, close, equal, plain, same, small
 from torch import Tensor
 
 from flowward import checkpoint, models, prompts
-from flowward.algorithms import FDFO, AdvantageFlow
+from flowward.algorithms import FDFO, AdvantageFlow, FlowGRPO
 from flowward.credit import center
 from flowward.evaluate import Evaluation, Evaluator
 from flowward.folder import RunFolder
 from flowward.models.policy import Models, Policy
+from flowward.plans import Chain
 from flowward.points import Points, Renoise, Renoised
 from flowward.rewards import RewardError
 from flowward.rollout import Pairs, Rollout, Sampler
@@ -75,6 +76,26 @@ def test_every_network_evaluation_is_needed(tiny: str, rank: int | None, lam: fl
     one.step()
     expected["none", "old"] += 16  # it follows, and is another one now
     assert counts == expected
+
+
+def partly(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+    """Images of the prompt that comes first in the alphabet differ, the others do not."""
+    first = torch.tensor([text == min(texts) for text in texts])
+    return torch.where(first, bright(images, texts), torch.ones(len(texts)))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_points_without_advantage_cost_nothing(tiny: str, beta: float) -> None:
+    """Where they have no gradient: with a pull to the reference they have one. What is learned is the same."""
+    how: Any = FlowGRPO(rollout=Chain(3), beta=beta)
+    one, two = (plain(trainer(tiny, how, 2, reward=partly, microbatch=4)) for _ in "ab")
+    two.algorithm = type("Thorough", (FlowGRPO,), {"skips_silent": False})(rollout=Chain(3), beta=beta)
+    counts, others = count(one.policy), count(two.policy)
+    first, second = one.step().metrics, two.step().metrics
+    assert counts["gradient", "policy"] == (8 if beta == 0 else 16)  # of 8 images with 2 random steps
+    assert others["gradient", "policy"] == 16
+    close(snapshot(one.policy), snapshot(two.policy))
+    assert first["loss"] == pytest.approx(second["loss"], abs=1e-6)
 
 
 def test_a_copy_that_is_the_policy_costs_nothing(tiny: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -30,6 +30,8 @@ class Anchored:
     def copies(self) -> dict[str, Decay]:
         """The copies of the policy that the loss and the rollout use, and how each follows."""
         return {"old": self.old}
+
+    skips_silent: ClassVar[bool] = False  # a point without advantage still pulls towards `old`
 
     @property
     def held_to(self) -> tuple[str, ...]:

@@ -90,6 +90,11 @@ class FDFO:
         return self.rollout.guidance
 
     @property
+    def skips_silent(self) -> bool:
+        """Without a pull to the reference a point whose advantage is 0 has no gradient, so it is not evaluated."""
+        return self.k_ref == 0
+
+    @property
     def copies(self) -> dict[str, Decay]:
         """None: the velocities of the rollout are recorded."""
         return {}

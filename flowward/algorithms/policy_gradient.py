@@ -167,6 +167,11 @@ class PolicyGradient:
         return self.rollout.guidance
 
     @property
+    def skips_silent(self) -> bool:
+        """Without a pull to the reference a point whose advantage is 0 has no gradient, so it is not evaluated."""
+        return self.beta == 0
+
+    @property
     def copies(self) -> dict[str, Decay]:
         """None: the velocities of the rollout are recorded."""
         return {}
