@@ -5,8 +5,11 @@
 A pipeline of 2.3 M parameters with random weights (4 layers, 4 heads of 32, patch 2, 16 latent channels; an autoencoder
 of four blocks; two CLIP encoders, T5 and 205 text tokens), 64 x 64 pixels, 5 steps, no guidance, LoRA of rank 32 on the
 8 attention projections, 2 prompts x 4 images an epoch, 4 training times per image, 2 optimiser steps (Flow-GRPO) or 1,
-float32, the size as a JPEG as the reward. Printed: medians of the seconds that sampling and training took, the network
-evaluations of an epoch, and the same evaluations alone (the floor). `--plain` leaves out merged adapters.
+float32, the size as a JPEG as the reward. DiffusionNFT and AWM come twice: with an old policy that is the one that
+sampled, and without a reference, which takes no evaluation beyond training; and as published, with the passes of an old
+policy that lags behind (AWM: of the average) and of the reference. Printed: medians of the seconds that sampling and
+training took, the network evaluations of an epoch, and the same evaluations alone (the floor). `--plain` leaves out
+merged adapters.
 """
 
 from __future__ import annotations
@@ -34,16 +37,20 @@ from flowward.prompts import of
 from flowward.rewards.jpeg import Compressible
 from flowward.rollout import Sampler
 from flowward.run import Run
+from flowward.snapshots import Decay
 from flowward.times import Times
 from flowward.trainer import Trainer
 
 PROMPTS = ("a photo of a red dog", "two green cats on the left of a square")
 GRID: dict[str, Any] = {"steps": 5, "grid": "model"}
 TIMES = Times("levels", last=4)  # the four that Flow-GRPO trains on
+ON_POLICY: dict[str, Any] = {"old": Decay(0.0), "k_ref": 0.0}
 ENTRANTS = {  # algorithm, optimiser steps
     "flow_grpo": (FlowGRPO(rollout=Chain(**GRID), beta=0.0), 2),
-    "diffusion_nft": (DiffusionNFT(rollout=Sampler(**GRID), points=Renoise(4, TIMES)), 1),
-    "awm": (AWM(rollout=Sampler(**GRID), points=Renoise(4, TIMES)), 1),
+    "diffusion_nft": (DiffusionNFT(rollout=Sampler(**GRID), points=Renoise(4, TIMES), **ON_POLICY), 1),
+    "awm": (AWM(rollout=Sampler(**GRID), points=Renoise(4, TIMES), **ON_POLICY), 1),
+    "diffusion_nft, published": (DiffusionNFT(rollout=Sampler(**GRID), points=Renoise(4, TIMES)), 1),
+    "awm, published": (AWM(rollout=Sampler(**GRID), points=Renoise(4, TIMES)), 1),
 }
 
 
@@ -73,11 +80,11 @@ def policy(merge: bool = True) -> DiffusersPolicy:
     return made
 
 
-def trainer(name: str, merge: bool = True) -> Trainer:
+def trainer(name: str, merge: bool = True, microbatch: int = 32) -> Trainer:
     algorithm, updates = ENTRANTS[name]
     run = Run(
-        images_per_update=8 // updates, updates_per_iteration=updates, group_size=4, microbatch=32, rollout_batch=8,
-        learning_rate=3e-4, warmup=0,
+        images_per_update=8 // updates, updates_per_iteration=updates, group_size=4, microbatch=microbatch,
+        rollout_batch=8, learning_rate=3e-4, warmup=0,
     )  # fmt: skip
     one = Trainer(algorithm, policy(merge), Compressible(), of("tiny", PROMPTS), run)
     return one
@@ -87,11 +94,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--plain", action="store_true", help="adapters beside their layers in rollouts, too")
+    parser.add_argument("--microbatch", type=int, default=32, help="training points per pass")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'':14}{'sample':>8}{'train':>8}{'epoch':>8}{'floor':>8}   network evaluations")
+    print(f"{'':26}{'sample':>8}{'train':>8}{'epoch':>8}{'floor':>8}   network evaluations")
     for name in ENTRANTS:
-        one = trainer(name, not options.plain)
+        one = trainer(name, not options.plain, options.microbatch)
         one.policy.prepare(list(PROMPTS))
         recorder = bench.Recorder(one.policy)
         one.step()
@@ -109,7 +117,7 @@ def main() -> None:
         for call in calls:
             counts[call.what] += call.batch
         done = ", ".join(f"{number} {what}" for what, number in counts.items())
-        print(f"{name:14}{sample:8.2f}{train:8.2f}{sample + train:8.2f}{statistics.median(floors):8.2f}   {done}")
+        print(f"{name:26}{sample:8.2f}{train:8.2f}{sample + train:8.2f}{statistics.median(floors):8.2f}   {done}")
 
 
 if __name__ == "__main__":
