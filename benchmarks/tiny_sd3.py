@@ -101,6 +101,7 @@ def main() -> None:
     for name in ENTRANTS:
         one = trainer(name, not options.plain, options.microbatch)
         one.policy.prepare(list(PROMPTS))
+        one.step()
         recorder = bench.Recorder(one.policy)
         one.step()
         calls = recorder.calls

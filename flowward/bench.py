@@ -78,11 +78,12 @@ def overhead(
 ) -> Overhead:
     """Time of a training iteration over that of its bare network evaluations, the two interleaved in one process.
 
-    The first iteration warms up and is recorded: every forward, backward and decode is then repeated alone, on the
-    same shapes and weights, after each timed iteration. Rewards, credit, noise, the optimiser, the copies and the
-    loop are what the ratio leaves over.
+    The first iteration warms up (its copies are still what the policy is, and cost less), the second is recorded: every
+    forward, backward and decode is then repeated alone, on the same shapes and weights, after each timed iteration.
+    Rewards, credit, noise, the optimiser, the copies and the loop are what the ratio leaves over.
     """
     trainer = Trainer(algorithm, policy, reward, prompts, run)
+    trainer.step()
     recorder = Recorder(policy)
     trainer.step()
     calls = recorder.calls

@@ -118,10 +118,10 @@ class Preferences:
 
     def collector(
         self, policy: Policy, seed: int
-    ) -> Callable[[list[str], int, Tensor], Iterator[tuple[Drawn, Tensor]]]:
-        """In the place of a trainer's own samples: (texts, iteration, numbers of images) -> samples, and images."""
+    ) -> Callable[[list[str], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]:
+        """In the place of a trainer's own samples (see trainer.Collect)."""
 
-        def collect(texts: list[str], index: int, numbers: Tensor) -> Iterator[tuple[Drawn, Tensor]]:
+        def collect(texts: list[str], _: Condition, index: int, numbers: Tensor) -> Iterator[tuple[Drawn, Tensor]]:
             files = [self.pair(texts[n // 2], (seed, index, n // 2))[n % 2] for n in numbers.tolist()]
             images = torch.stack([picture(file, policy.image_size) for file in files])
             yield Drawn(policy.encode_images(images)), images

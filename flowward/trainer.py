@@ -61,8 +61,8 @@ class Algorithm(Protocol):
     def loss(self, models: Models, points: Any) -> tuple[Tensor, dict[str, Tensor]]: ...  # a Batch of its `points`
 
 
-Collect = Callable[[list[str], int, Tensor], Iterator[tuple[Drawn, Tensor]]]
-"""(texts, iteration, images to make [n]) -> those images in their order, part by part: samples, and pictures"""
+Collect = Callable[[list[str], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]
+"""(texts, the same encoded, iteration, numbers of images [n]) -> those in their order, by parts: samples, pictures"""
 
 Graft = Callable[[Rollout, list[str], int], Rollout]  # samples, their texts, iteration -> samples
 
@@ -291,18 +291,21 @@ class Trainer:
 
         `seen` is told of images as soon as they are there.
         """
-        run, parts, pictures = self.run, [], []
-        for drawn, images in self.collect(texts, index, distributed.share(torch.arange(run.images), run.group_size)):
+        run, condition, parts, pictures = self.run, self.policy.encode(texts), [], []
+        mine = distributed.share(torch.arange(run.images), run.group_size)
+        for drawn, images in self.collect(texts, condition, index, mine):
             parts.append(drawn)
             pictures.append(images)
             seen(images)
         every = distributed.everyone(Drawn.cat(parts))
-        return Rollout.of(every, self.policy.encode(texts), self._group(), self.rollout.levels), torch.cat(pictures)
+        return Rollout.of(every, condition, self._group(), self.rollout.levels), torch.cat(pictures)
 
-    def draw(self, texts: list[str], index: int, numbers: Tensor) -> Iterator[tuple[Drawn, Tensor]]:
+    def draw(
+        self, texts: list[str], condition: Condition, index: int, numbers: Tensor
+    ) -> Iterator[tuple[Drawn, Tensor]]:
         """The images with these numbers [n] of an iteration, from the policy that the algorithm samples from."""
         run, policy, rollout = self.run, self.policy, self.rollout
-        condition, group, draw = policy.encode(texts), self._group(), rollout.at(run.seed, index)
+        group, draw = self._group(), rollout.at(run.seed, index)
         velocity = policy.under(self.algorithm.behaviour, rollout.guidance)
         with policy.weights.still(self.algorithm.behaviour):
             for rows in numbers.split(run.rollout_batch):

@@ -99,7 +99,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("train --reward scenes=much", "weight of reward 'scenes' must be a number, not 'much'"),
         ("train --reward scenes=nan", "weight of reward 'scenes' must be a number, not 'nan'"),
         ("train --reward", "name at least one reward"),
-        ("train --evaluation.rewards strict", "unknown reward 'strict'; did you mean 'scenes-strict'?"),
+        ("train --evaluation.rewards scene-strict", "unknown reward 'scene-strict'; did you mean 'scenes-strict'?"),
         ("train --prompts scene", "unknown prompt set 'scene'; did you mean 'scenes'?"),
         ("train --evaluation.prompts scenes-heldout", "did you mean 'scenes-held-out'?"),
         ("bench overhed", "unknown measure 'overhed'; did you mean 'overhead'?"),

@@ -18,6 +18,7 @@ from flowward.algorithms import DPO, DiffusionNFT, FlowAWR
 from flowward.commands import train
 from flowward.datasets import Exemplars, Preferences, picture
 from flowward.folder import RunFolder
+from flowward.models.policy import Condition
 from flowward.points import Renoise, RenoisePairs
 from flowward.rollout import Sampler
 from flowward.run import Run
@@ -99,7 +100,7 @@ def test_a_prompt_with_several_pairs_uses_them_all(pairs: Path, tiny: str) -> No
     means = {
         round(images[0].mean().item(), 1)
         for index in range(20)
-        for _, images in collect([TEXTS[0]], index, torch.arange(2))
+        for _, images in collect([TEXTS[0]], Condition({}), index, torch.arange(2))
     }
     assert means == {0.9, 0.7}
 

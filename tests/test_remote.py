@@ -44,7 +44,7 @@ class Weighted:
     def __init__(self, seconds: float = 0):
         self.seconds, self.calls = seconds, list[int]()
 
-    def refuse(self, prompts: Sequence[str]) -> None:
+    def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
         if "nonsense" in prompts:
             raise ValueError("cannot read 'nonsense'")
 
@@ -154,7 +154,7 @@ def test_prompts_are_refused_before_a_run(address: str) -> None:
     with pytest.raises(ValueError, match="cannot read 'nonsense'"):
         rewards.refuse(Remote(address), [*PROMPTS, "nonsense"])
     broken = Weighted()
-    broken.refuse = lambda prompts: {}["weights"]  # type: ignore[method-assign]
+    broken.refuse = lambda prompts, metadata: {}["weights"]  # type: ignore[method-assign]
     with (
         served(Service("broken", broken)) as at,
         pytest.raises(ValueError, match="500: reward 'broken' raised KeyError"),

@@ -69,8 +69,8 @@ def test_drawing_goes_on_while_a_reward_waits(tiny: str) -> None:
     one, other = (trainer(tiny, reward=each, rollout_batch=4) for each in (Waits(0.5), bright))
     drawn = one.collect
 
-    def slowly(texts: list[str], index: int, numbers: Tensor) -> Any:
-        for part in drawn(texts, index, numbers):
+    def slowly(*asked: Any) -> Any:
+        for part in drawn(*asked):
             time.sleep(0.5)
             yield part
 

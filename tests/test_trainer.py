@@ -18,6 +18,7 @@ from flowward.algorithms import FDFO, AdvantageFlow, FlowGRPO
 from flowward.credit import center
 from flowward.evaluate import Evaluation, Evaluator
 from flowward.folder import RunFolder
+from flowward.measurement import Measurement
 from flowward.models.policy import Models, Policy
 from flowward.plans import Chain
 from flowward.points import Points, Renoise, Renoised
@@ -396,7 +397,7 @@ def test_a_reward_that_fails_leaves_the_trainer_as_it_was(tiny: str) -> None:
 
 def test_a_measurement_that_fails_loses_no_iteration(tiny: str, tmp_path: Path) -> None:
     class Fails(Evaluator):
-        def scores(self) -> dict[str, Any]:
+        def measure(self) -> Measurement:
             raise RewardError("no")
 
     one = trainer(tiny, evaluate_every=1)
