@@ -363,7 +363,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "g2rpo": {
         "scenes": _scenes(
             G2RPO(rollout=Branches(10, high=4, fanout=6, strides=(1, 2), cohorts="branch", shared_start=True)),
-            run={**_TREES, "group_size": 48, "microbatch": 24},
+            run={**_TREES, "group_size": 48, "microbatch": 24, "learning_rate": 1.5e-4},  # at 3e-4 latents grow
         ),
         "flux": Preset(_G2, G2RPO(), {**_run(16, 288, 8, rate=2e-6), "rollout_batch": 288}),
     },
