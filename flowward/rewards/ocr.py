@@ -69,7 +69,7 @@ class OCR:
         ValueError: rapidocr or onnxruntime is not installed, or a setting is out of range.
     """
 
-    side: int = 320
+    side: int = 256
     """text is looked for at this longest side, in pixels; what is found is read at full resolution"""
     confidence: float = 0.0
     """lines that were read with less are dropped"""
