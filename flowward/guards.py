@@ -35,8 +35,10 @@ class Watch:
                 first = None
         if not first:
             self._first = now
-            if self._file:
-                self._file.write_text(measurement.to_json([now]), "utf-8")
+            if self._file:  # whole or not at all: a run that goes on reads it
+                partial = self._file.with_suffix(".partial")
+                partial.write_text(measurement.to_json([now]), "utf-8")
+                partial.replace(self._file)
             return []
         self._first = first
         return hacking([first, now], changes)
