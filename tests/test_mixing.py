@@ -88,6 +88,8 @@ def test_pareto_by_hand() -> None:
     close(found, [0.5, 0.0, -0.5, 0.0])
     scaled = pareto(lambda values, _: values, rewards * torch.tensor([10.0, 0.1]), torch.tensor([3.0, 0.2]), group)
     assert torch.equal(scaled, found)
+    level = torch.tensor([[2.0, 1.0], [2.0, 0.0], [2.0, 0.0]])  # better by one reward and equal by the other is enough
+    close(pareto(lambda values, _: values, level, torch.ones(2), torch.zeros(3).long()), [1.0, -0.5, -0.5])
     alone = pareto(lambda values, _: values, rewards, torch.tensor([1.0, 0.0]), group)
     close(alone, [0.0, 1.0, -1.0, 0.0])  # the rank by the first
     turned = pareto(lambda values, _: values, rewards, torch.tensor([-1.0, 0.0]), group)
