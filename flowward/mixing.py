@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Any, Literal
 
 import torch
@@ -66,6 +67,16 @@ def correlations(rewards: Tensor, group: Tensor) -> Tensor:
     own = values - (sums / counts.clamp(min=1)[:, None])[group]
     length = own.square().sum(0).sqrt()
     return (own.T @ own) / (length[:, None] * length[None]).clamp(min=1e-12)
+
+
+def each_reward(names: Sequence[str], rewards: Tensor, group: Tensor) -> dict[str, float]:
+    """The mean of each of R rewards [B, R], and how each two go together within groups; nothing where there is one."""
+    if len(names) == 1:
+        return {}
+    together = correlations(rewards, group)
+    pairs = combinations(range(len(names)), 2)
+    means = {f"reward/{name}": rewards[:, i].mean().item() for i, name in enumerate(names)}
+    return means | {f"correlation/{names[i]}/{names[j]}": together[i, j].item() for i, j in pairs}
 
 
 MIXES: dict[MixName, Mix] = {

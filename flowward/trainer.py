@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any, Protocol
 
 import torch
@@ -26,7 +25,7 @@ from .evaluate import Evaluator
 from .folder import RunFolder
 from .guards import Watch
 from .health import Health
-from .mixing import MIXES, RewardBuffer, correlations
+from .mixing import MIXES, RewardBuffer, each_reward
 from .models.policy import Condition, Models, Policy
 from .optimisers import OPTIMISERS
 from .points import Batch, PointSet
@@ -246,7 +245,8 @@ class Trainer:
                 rewards = self.agreed(lambda: scoring.result(images))
                 rollout = self.credit(rollout, rewards, texts)
         with clock("train"):
-            metrics = describe(rollout, texts) | self.told_apart(rewards, rollout.group)
+            names = [name for name, _, _ in terms(self.reward)]
+            metrics = describe(rollout, texts) | each_reward(names, rewards, rollout.group)
             if rollout.advantage.any():
                 metrics |= self.learn(self.algorithm.points(rollout, ("points", self.run.seed, index)))
             else:  # Adam would turn the rounding errors of a gradient that is 0 into steps of full length
@@ -334,16 +334,6 @@ class Trainer:
         if said := distributed.messages(str(failure) if failure else None):
             raise failure or RewardError(said[0])
         return torch.cat(distributed.everyone(mine))
-
-    def told_apart(self, rewards: Tensor, group: Tensor) -> dict[str, float]:
-        """The mean of each reward, and how each two go together within groups, where there are several."""
-        names = [name for name, _, _ in terms(self.reward)]
-        if len(names) == 1:
-            return {}
-        means = {f"reward/{name}": rewards[:, i].mean().item() for i, name in enumerate(names)}
-        together = correlations(rewards, group)
-        pairs = combinations(range(len(names)), 2)
-        return means | {f"correlation/{names[i]}/{names[j]}": together[i, j].item() for i, j in pairs}
 
     def credit(self, rollout: Rollout, rewards: Tensor, texts: list[str]) -> Rollout:
         """With its rewards [N, R] and advantages; `texts` are the prompts of its groups.
