@@ -1,13 +1,18 @@
-"""Stable Diffusion 3.5 Medium at full size on one GPU: images/s, points/s, memory, and the share of a matmul's speed.
+"""Stable Diffusion 3.5 Medium at full size on one GPU: speed and memory, and what every option changes.
 
-    python benchmarks/gpu.py [--size 512] [--images 8] [--steps 10] [--only plain checkpointing ...] [--limit 24]
+    python benchmarks/gpu.py [--size 512] [--images 8] [--steps 10] [--only plain "int8" ...] [--limit 24]
     python benchmarks/gpu.py --small --device cpu         # the same program in seconds, to see that it runs
 
-Weights are random, so nothing is downloaded; text embeddings are random too (205 tokens). Every option is measured
-alone, beside `plain` (bf16, LoRA 32, no option). The share is the FLOPs of the network's forward passes, as torch
-counts them, over time and over what one large matmul of the same run reaches; a backward pass counts as one forward
-(the base is frozen), two with activations computed again. With --limit, a training iteration is then run under a hard
-limit of so many GB, with checkpointing and the batches that `flowward.fit` finds.
+Weights are random: benchmarks/full_size.py writes them to a folder, which is then loaded as a user loads it. Prompts
+have 205 tokens; LoRA of rank 32, bf16. Printed, a table each:
+
+- options, each alone: images/s sampled (network; decoding is told apart), points/s trained (forward and backward), the
+  most memory of the three, and model FLOPs utilisation: the FLOPs that the model needs, as torch counts them, over time
+  and over what a large matmul of the same run reaches. Work that checkpointing does twice counts once.
+- batches: images/s forward without gradient, and forward and backward, at 1, 2, 4, ... in one pass.
+- optimisers: an update of the adapters, and of all weights.
+- with --limit, a training iteration under a hard limit of so many GB, with the batches that `--memory` finds;
+  with --model flux.1-dev the same for FLUX.1-dev in 4 bits.
 """
 
 from __future__ import annotations
@@ -15,20 +20,26 @@ from __future__ import annotations
 import argparse
 import gc
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import diffusers
+import full_size
 import torch
+from full_size import WORDS
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowward.algorithms import AdvantageFlow
 from flowward.fit import fitted
+from flowward.models import Loading, hub, load
 from flowward.models.diffusers import DiffusersPolicy
-from flowward.models.families.sd3 import StableDiffusion3
+from flowward.optimisers import OPTIMISERS
 from flowward.points import Renoise
 from flowward.prompts import of
 from flowward.rewards.jpeg import Compressible
@@ -37,64 +48,32 @@ from flowward.run import Run
 from flowward.streams import Noise
 from flowward.trainer import Trainer
 
-PROMPTS = [f"prompt {number}" for number in range(64)]
-FULL: dict[str, Any] = {
-    "sample_size": 128, "num_layers": 24, "attention_head_dim": 64, "num_attention_heads": 24,
-    "joint_attention_dim": 4096, "caption_projection_dim": 1536, "pooled_projection_dim": 2048,
-    "pos_embed_max_size": 384,
-    "dual_attention_layers": tuple(range(13)),
-}  # fmt: skip
-SMALL: dict[str, Any] = {
-    "sample_size": 16, "num_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 64,
-    "caption_projection_dim": 32, "pooled_projection_dim": 32, "pos_embed_max_size": 64, "dual_attention_layers": (0,),
-}  # fmt: skip
-OPTIONS: dict[str, Callable[[Any], None]] = {
-    "plain": lambda pipe: None,
-    "checkpointing": lambda pipe: pipe.transformer.enable_gradient_checkpointing(),
-    "vae slicing": lambda pipe: pipe.vae.enable_slicing(),
-    "compiled blocks": lambda pipe: pipe.transformer.compile_repeated_blocks(),
-    "attention _native_cudnn": lambda pipe: pipe.transformer.set_attention_backend("_native_cudnn"),
-    "attention _native_flash": lambda pipe: pipe.transformer.set_attention_backend("_native_flash"),
+PROMPTS = [f"{first} {second}" for first in WORDS[:8] for second in WORDS[8:16]]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "no adapters": {},  # what merging them would save
+    "text of 256 tokens": {"text_tokens": 256},
+    "gradient checkpointing": {"gradient_checkpointing": True},
+    "VAE slicing": {"vae_slicing": True},
+    "VAE tiling": {"vae_tiling": True},
+    "attention _native_flash": {"attention": "_native_flash"},
+    "attention _native_cudnn": {"attention": "_native_cudnn"},
+    "attention _native_efficient": {"attention": "_native_efficient"},
+    "attention _native_math": {"attention": "_native_math"},
+    "int8": {"quantise": "int8"},
+    "nf4": {"quantise": "nf4"},
+    "compiled blocks": {"compile_blocks": True},
+    "compiled blocks, int8": {"compile_blocks": True, "quantise": "int8"},
 }
 
 
-class RandomText(StableDiffusion3):
-    """Stable Diffusion 3 that was given embeddings instead of encoders."""
-
-    text_tokens = 128
-
-    def encode(self, prompts: list[str]) -> dict[str, Tensor]:
-        known = self.pipe.transformer.config
-        like = torch.zeros((), device=self.pipe.transformer.device)
-        shape = (len(prompts), 77 + self.text_tokens, known.joint_attention_dim)
-        return {
-            "words": torch.randn(shape).to(like),
-            "pooled": torch.randn(len(prompts), known.pooled_projection_dim).to(like),
-        }
-
-
-def policy(size: int, device: str, small: bool, option: Callable[[Any], None]) -> DiffusersPolicy:
-    torch.manual_seed(0)
-    width = (8, 8) if small else (128, 256, 512, 512)
-    with torch.device(device):
-        transformer = diffusers.SD3Transformer2DModel(
-            patch_size=2, in_channels=16, out_channels=16, qk_norm="rms_norm", **(SMALL if small else FULL)
-        )
-        vae = diffusers.AutoencoderKL(
-            block_out_channels=width, down_block_types=("DownEncoderBlock2D",) * len(width),
-            up_block_types=("UpDecoderBlock2D",) * len(width), latent_channels=16, norm_num_groups=4 if small else 32,
-            layers_per_block=2, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False,
-            use_post_quant_conv=False,
-        )  # fmt: skip
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    pipe = diffusers.StableDiffusion3Pipeline(
-        transformer=transformer.to(dtype), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=vae.to(dtype), text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
-        text_encoder_3=None, tokenizer_3=None,
-    )  # fmt: skip
-    option(pipe)
-    precision = "float32" if device == "cpu" else "bf16"
-    return DiffusersPolicy("sd3.5-medium, random", RandomText(pipe, size, size), 32, precision)
+def policy(folder: Path, options: argparse.Namespace, rank: int | None = 32, **how: Any) -> DiffusersPolicy:
+    """The folder's, its prompts encoded and its text encoders gone."""
+    loading = Loading(**{"size": (options.size, options.size), "device": options.device, "text_tokens": 128, **how})
+    made = load(str(folder), rank, "float32" if options.device == "cpu" else "bf16", 0, loading)
+    assert isinstance(made, DiffusersPolicy)
+    made.prepare(PROMPTS)
+    return made
 
 
 def synchronised(device: str) -> None:
@@ -115,6 +94,24 @@ def seconds(work: Callable[[], Any], device: str, repeats: int = 3) -> float:
     return statistics.median(found)
 
 
+@contextmanager
+def freed(device: str) -> Any:
+    """Memory is given back at the end, and the most that was taken is counted from here."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        yield
+    finally:
+        gc.collect()
+        if device != "cpu":
+            torch.cuda.empty_cache()
+
+
+def peak(device: str) -> float:
+    """GB."""
+    return torch.cuda.max_memory_allocated() / 1e9 if device != "cpu" else float("nan")
+
+
 def matmul(device: str, size: int) -> float:
     """FLOP/s of one product of square matrices."""
     a = torch.randn(size, size, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
@@ -122,95 +119,178 @@ def matmul(device: str, size: int) -> float:
 
 
 @dataclass(frozen=True)
-class Measured:
-    images: float  # per second, network and decoder
-    points: float  # per second, forward and backward
-    memory: float  # bytes at most
-    rollout_share: float  # of the matmul's speed
-    training_share: float
+class Work:
+    """What is repeated: a batch of inputs."""
+
+    one: DiffusersPolicy
+    many: int
+    weights: str = "policy"
+
+    def __post_init__(self) -> None:
+        keys = tuple(("gpu", number) for number in range(self.many))
+        object.__setattr__(self, "noise", Noise(self.one.latent_shape, keys, self.one.device))
+        object.__setattr__(self, "x", self.noise.start())  # type: ignore[attr-defined]
+        object.__setattr__(self, "t", torch.full((self.many,), 0.5, device=self.one.device))
+        object.__setattr__(self, "condition", self.one.encode(PROMPTS[: self.many]))
+
+    def forward(self) -> Tensor:
+        with torch.no_grad():
+            return self.one.velocity(self.x, self.t, self.condition, self.weights)  # type: ignore[attr-defined]
+
+    def sample(self, steps: int) -> Tensor:
+        sampler = Sampler(steps, grid="model").bound(self.one.times)
+        return sampler(self.one.under(self.weights), self.condition, self.noise).x0  # type: ignore[attr-defined]
+
+    def train(self) -> None:
+        self.one.velocity(self.x, self.t, self.condition).square().mean().backward()  # type: ignore[attr-defined]
 
 
-def measure(one: DiffusersPolicy, options: argparse.Namespace, speed: float, passes: int) -> Measured:
+def flops(work: Work) -> tuple[float, float]:
+    """Of a forward pass, and of one with its backward pass."""
+    with FlopCounterMode(display=False) as forward:
+        work.forward()
+    with FlopCounterMode(display=False) as both:
+        work.train()
+    return forward.get_total_flops(), both.get_total_flops()
+
+
+def row(name: str, folder: Path, options: argparse.Namespace, speed: float, needed: tuple[float, float]) -> str:
     device, many = options.device, options.images
-    condition = one.encode(PROMPTS[:many])
-    noise = Noise(one.latent_shape, tuple(("gpu", number) for number in range(many)), one.device)
-    sampler = Sampler(options.steps, grid="model").bound(one.times)
-    t = torch.full((many,), 0.5, device=one.device)
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-
-    def rollout() -> None:
-        one.decode(sampler(one.under("policy"), condition, noise).x0)
-
-    def training() -> None:
-        x = noise.start()
-        one.velocity(x, t, condition).square().mean().backward()
-
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        one.velocity(noise.start(), t, condition)
-    forward = counter.get_total_flops()
-    sampled, trained = seconds(rollout, device), seconds(training, device)
-    return Measured(
-        many / sampled,
-        many / trained,
-        torch.cuda.max_memory_allocated() if device != "cpu" else float("nan"),
-        forward * options.steps / sampled / speed,
-        forward * passes / trained / speed,
+    one = policy(folder, options, **OPTIONS[name])
+    work = Work(one, many, "reference" if name == "no adapters" else "policy")
+    with freed(device):
+        started = time.perf_counter()
+        sampled = seconds(lambda: work.sample(options.steps), device)
+        sampling = peak(device)
+    with freed(device):
+        x0 = work.sample(2)
+        decoded = seconds(lambda: one.decode(x0), device)
+        decoding = peak(device)
+    with freed(device):
+        trained = seconds(work.train, device) if name != "no adapters" else float("nan")
+        training = peak(device)
+    took = time.perf_counter() - started
+    forward, both = (needed[0] * many, needed[1] * many)
+    return (
+        f"{name:28}{many / sampled:9.2f}{many / decoded:9.1f}{many / trained:9.2f}"
+        f"{sampling:9.1f}{decoding:9.1f}{training:9.1f}"
+        f"{forward * options.steps / sampled / speed:9.0%}{both / trained / speed:9.0%}{took:8.0f}"
     )
 
 
-def limited(options: argparse.Namespace) -> None:
-    """An iteration of AdvantageFlow under a hard limit of memory."""
+def table_of_options(folder: Path, options: argparse.Namespace, speed: float) -> None:
+    plain = policy(folder, options)
+    counted = tuple(each / options.images for each in flops(Work(plain, options.images)))
+    del plain
+    print(f"a point takes {counted[0] / 1e12:.2f} TFLOP forward, {counted[1] / 1e12:.2f} with its backward pass")
+    print(f"{'':28}{'------- per second -------':^27}{'------- GB at most -------':^27}{'-- utilisation --':^18}")
+    heads = ("sampled", "decoded", "trained", "sampled", "decoded", "trained", "sampled", "trained")
+    print(f"{'':28}{''.join(f'{head:>9}' for head in heads)}{'took s':>8}")
+    for name in options.only:
+        try:
+            with freed(options.device):
+                print(row(name, folder, options, speed, counted), flush=True)
+        except (RuntimeError, ValueError, ImportError) as error:
+            print(f"{name:28}not here: {' '.join(str(error).split())[:120]}", flush=True)
+
+
+def table_of_batches(folder: Path, options: argparse.Namespace) -> None:
+    print(f"\n{'images or points in a pass':28}{'forward/s':>11}{'with backward/s':>17}{'GB':>8}")
+    one = policy(folder, options)
+    for many in (1, 2, 4, 8, 16, 32, 64)[: 3 if options.small else None]:
+        with freed(options.device):
+            work = Work(one, many)
+            forward, both = seconds(work.forward, options.device), seconds(work.train, options.device)
+            print(f"{many:<28}{many / forward:11.1f}{many / both:17.1f}{peak(options.device):8.1f}", flush=True)
+
+
+def table_of_optimisers(folder: Path, options: argparse.Namespace) -> None:
+    print(f"\n{'optimiser':28}{'weights, millions':>18}{'ms an update':>14}{'GB of moments':>15}")
+    for rank in (32, None):
+        one = policy(folder, options, rank)
+        parameters = list(one.weights.tensors("policy").values())
+        for tensor in parameters:
+            tensor.grad = torch.zeros_like(tensor)
+        for name, made in OPTIMISERS.items():
+            with freed(options.device):
+                try:
+                    optimiser = made(parameters, 1e-6)
+                    took = seconds(optimiser.step, options.device)
+                except (ImportError, ValueError, RuntimeError) as error:
+                    print(f"{name:28}not here: {error}")
+                    continue
+                moments = sum(
+                    value.numel() * value.element_size()
+                    for state in optimiser.state.values()
+                    for value in state.values()
+                    if isinstance(value, Tensor)
+                )
+                count = sum(tensor.numel() for tensor in parameters) / 1e6
+                print(f"{name:28}{count:18.1f}{1000 * took:14.1f}{moments / 1e9:15.2f}", flush=True)
+                del optimiser
+        del one, parameters
+
+
+def limited(folder: Path, options: argparse.Namespace, **how: Any) -> None:
+    """Iterations of AdvantageFlow under a hard limit of memory."""
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, options.limit * 1e9 / total))
-    one = policy(options.size, options.device, options.small, OPTIONS["checkpointing"])
-    run = Run(images_per_update=48, group_size=12, microbatch=1, rollout_batch=1, iterations=2)
+    one = policy(folder, options, **how)
+    run = Run(images_per_update=48, group_size=12, microbatch=1, rollout_batch=1, iterations=3)
     algorithm = AdvantageFlow(rollout=Sampler(options.steps, grid="model"), points=Renoise(1))
     trainer = Trainer(algorithm, one, Compressible(), of("random", PROMPTS), run)
-    fitting, said = fitted(trainer, 0.95 * options.limit * 1e9)
+    started = time.perf_counter()
+    fitting, said = fitted(trainer, 0.9 * options.limit * 1e9)
+    print(f"\n{options.model} under a limit of {options.limit:g} GB, {how or 'plain'}: {said}", flush=True)
+    print(f"found in {time.perf_counter() - started:.0f} s")
     trainer = Trainer(algorithm, one, Compressible(), of("random", PROMPTS), fitting)
-    print(f"\nunder a limit of {options.limit} GB: {said}")
     torch.cuda.reset_peak_memory_stats()
-    for _ in range(2):
+    for _ in range(3):
         step = trainer.step()
     spent = ", ".join(f"{name} {value:.1f} s" for name, value in step.seconds.items())
-    print(f"an iteration of {run.images} images: {spent}; {torch.cuda.max_memory_allocated() / 1e9:.1f} GB at most")
+    print(f"an iteration of {run.images} images: {spent}; {peak(options.device):.1f} GB at most", flush=True)
+    torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="sd3.5-medium", choices=list(full_size.PIPELINES))
+    parser.add_argument("--folder", type=Path, help="where its weights are, or are to be written")
     parser.add_argument("--size", type=int, default=512, help="height and width in pixels")
     parser.add_argument("--images", type=int, default=8, help="per batch")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--only", nargs="+", default=list(OPTIONS), choices=list(OPTIONS))
-    parser.add_argument("--limit", type=float, help="GB of memory for a training iteration")
+    parser.add_argument("--only", nargs="*", default=list(OPTIONS), choices=list(OPTIONS))
+    parser.add_argument("--tables", nargs="*", default=["batches", "optimisers"], choices=["batches", "optimisers"])
+    parser.add_argument("--limit", type=float, help="GB of memory for training iterations")
+    parser.add_argument("--quantise", choices=["int8", "nf4"], help="for --limit")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--small", action="store_true", help="two layers, to try the program")
+    parser.add_argument("--small", action="store_true", help="a few thousand weights, to try the program")
     options = parser.parse_args()
-    diffusers.logging.set_verbosity_error()
+    hub.quiet()
+    diffusers.logging.disable_progress_bar()
     speed = matmul(options.device, 512 if options.small else 8192)
-    name = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
-    print(f"{name}, torch {torch.__version__}: a matmul reaches {speed / 1e12:.3g} TFLOP/s")
-    print(f"{options.size} px, batches of {options.images}, {options.steps} steps, LoRA 32")
-    print(f"{'':26}{'images/s':>10}{'points/s':>10}{'GB':>8}{'rollout':>10}{'training':>10}")
-    for option in options.only:
-        passes = 3 if option == "checkpointing" else 2
-        try:
-            one = policy(options.size, options.device, options.small, OPTIONS[option])
-            found = measure(one, options, speed, passes)
-        except (RuntimeError, ValueError, ImportError) as error:
-            print(f"{option:26}not here: {str(error).splitlines()[0][:80]}")
-            continue
-        print(
-            f"{option:26}{found.images:10.2f}{found.points:10.2f}{found.memory / 1e9:8.1f}"
-            f"{found.rollout_share:10.0%}{found.training_share:10.0%}"
-        )
-        del one
-        gc.collect()
-        if options.device != "cpu":
-            torch.cuda.empty_cache()
-    if options.limit:
-        limited(options)
+    device = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
+    print(f"{device}, torch {torch.__version__}: a matmul reaches {speed / 1e12:.3g} TFLOP/s")
+    print(f"{options.model}, {options.size} px, batches of {options.images}, {options.steps} steps, LoRA 32")
+    with tempfile.TemporaryDirectory() as own:
+        folder = options.folder or Path(own) / options.model
+        if not folder.exists():
+            full_size.write(options.model, folder, options.device, options.small)
+        if options.only:
+            table_of_options(folder, options, speed)
+        if "batches" in options.tables:
+            table_of_batches(folder, options)
+        if "optimisers" in options.tables:
+            table_of_optimisers(folder, options)
+        if options.limit:
+            quantised = {"quantise": options.quantise} if options.quantise else {}
+            for more in ({}, {"gradient_checkpointing": True}):
+                try:
+                    limited(folder, options, **quantised, **more)
+                except (RuntimeError, ValueError) as error:
+                    print(f"{options.model}, {quantised | more}: {' '.join(str(error).split())[:200]}")
+                gc.collect()
+                torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

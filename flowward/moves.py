@@ -50,23 +50,23 @@ class Walked:
 
     def take(self, numbers: Tensor) -> Moves:
         """States are gathered for these points alone."""
-        steps = self.steps
-        x, number, sample = steps.x[numbers], steps.number[numbers], steps.sample[numbers]
+        steps, device = self.steps, self.rollout.x0.device
+        number, sample = steps.number[numbers], steps.sample[numbers]
         t, s, q, sigma = steps.table[number].unbind(1)
         there = sample[:, :, 0] >= 0
         even = len(steps.sample) / int((steps.sample[:, :, 0] >= 0).sum())  # so that every step counts once
         return Moves(
-            x_t=x,
-            t=t.float().to(x.device),
+            x_t=steps.x[numbers].to(device),
+            t=t.float().to(device),
             condition=self.rollout.condition[self.rollout.group[sample[:, 0, 0]]],
-            z=steps.z[numbers],
-            advantage=self.advantage[numbers].to(x.device),
-            weight=(self.weight[number][:, None] * there * even).to(x.device),
-            step=number.to(x.device),
-            q=q.to(x.device),
-            sigma=sigma.to(x.device),
-            length=(t - s).to(x.device),
-            known={"old": steps.v[numbers]},
+            z=steps.z[numbers].to(device),
+            advantage=self.advantage[numbers].to(device),
+            weight=(self.weight[number][:, None] * there * even).to(device),
+            step=number.to(device),
+            q=q.to(device),
+            sigma=sigma.to(device),
+            length=(t - s).to(device),
+            known={"old": steps.v[numbers].to(device)},
         )
 
 

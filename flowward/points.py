@@ -240,16 +240,16 @@ class VisitedStates:
         sample, level = numbers // len(rollout.levels), numbers % len(rollout.levels)
         device = rollout.x0.device
         x_t, v = rollout.states[sample, level].to(device), rollout.velocities[sample, level].to(device)
-        t = rollout.levels[level].float().to(x_t.device)
+        t = rollout.levels[level].float().to(device)
         return Points(
             x_t=x_t,
             t=t,
             x0=rollout.x0[sample],
             eps=noise(x_t, t, v),
-            advantage=rollout.advantage[sample].float().to(x_t.device),
+            advantage=rollout.advantage[sample].float().to(device),
             condition=rollout.condition[rollout.group[sample]],
-            group=rollout.group[sample],
-            exemplar=torch.zeros(len(sample), dtype=torch.bool, device=x_t.device),
+            group=rollout.group[sample].to(device),
+            exemplar=torch.zeros(len(sample), dtype=torch.bool, device=device),
             delta=(rollout.x0[sample] - rollout.x0[self.partner[sample]]) / 2,
             known={"old": v},
         )

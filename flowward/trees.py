@@ -203,7 +203,11 @@ def _known(ask: Ask, v: Tensor, top: float) -> Ask:
 
 
 def _record(roots: int, fan: int, x: Tensor, v: Tensor, z: Tensor, sample: Tensor, number: int) -> dict[str, Tensor]:
-    """A random step of all roots: [roots, states, ...], and [roots, states, children, ...] for z and sample."""
+    """A random step of all roots: [roots, states, ...], and [roots, states, children, ...] for z and sample.
+
+    On the CPU: the states of an epoch are too many for most devices.
+    """
+    x, v, z = (each.cpu() for each in (x, v, z))
     x = x.unflatten(0, (roots, -1))
     return {
         "x": x,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -339,6 +340,26 @@ def test_what_cannot_be_quantised_is_refused(
         monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ValueError, match=says):
         models.load(str(saved), rank, "float32", loading=replace(SMALL, **how))
+
+
+def test_4_bits_are_refused_on_the_cpu(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
+    with pytest.raises(ValueError, match="4 bits need a CUDA device: use --quantise int8"):
+        models.load(str(saved), 2, "float32", loading=replace(SMALL, quantise="nf4"))
+
+
+def test_all_weights_are_trained_in_float32_and_adapters_leave_the_base_in_half_precision(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU in bf16: an optimiser's small steps would be rounded away in bf16 weights."""
+    monkeypatch.setattr(diffusers.hub, "device", lambda wish: torch.device("cpu"))  # not the word, so like another one
+    for rank, expected in ((None, torch.float32), (2, torch.bfloat16)):
+        one = models.load(str(saved), rank, "bf16", loading=SMALL)
+        assert isinstance(one, DiffusersPolicy)
+        assert {tensor.dtype for tensor in one.weights.tensors("policy").values()} == {torch.float32}
+        assert one.family.pipe.transformer.transformer_blocks[0].ff.net[2].weight.dtype == expected
+        assert one.family.pipe.vae.dtype == torch.bfloat16
+        assert velocities(one).isfinite().all()
 
 
 def test_merged_adapters_say_the_same_and_leave_no_trace() -> None:

@@ -139,6 +139,28 @@ def test_one_gradient_does_not_care_what_is_asked_in_between(tiny: str, rank: in
         assert a is None or torch.equal(a, b)
 
 
+@pytest.mark.parametrize("name", ["old", "reference"])
+def test_weights_that_stay_are_switched_to_once(tiny: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load(tiny, 2)
+    policy.weights.add("old")
+    move(policy)
+    with policy.weights.network("policy") as network:
+        pass
+    calls: list[str] = []
+    for method in ("set_adapter", "disable_adapters"):
+        real = getattr(network, method)
+        monkeypatch.setattr(network, method, lambda *a, m=method, real=real: (calls.append(m), real(*a)))
+    apart, calls[:] = look(policy, name), []
+    with policy.weights.still(name):
+        first = len(calls)
+        assert torch.equal(look(policy, name), apart) and torch.equal(look(policy, name), apart)
+        assert first and len(calls) == first
+        with pytest.raises(RuntimeError, match=f"held at '{name}', and cannot be 'policy' now"):
+            look(policy)
+    assert not torch.equal(look(policy), apart)
+    assert all(tensor.requires_grad for tensor in policy.weights.tensors("policy").values())
+
+
 def test_an_exception_leaves_the_policy_active(tiny: str) -> None:
     policy = load(tiny, 2)
     move(policy)

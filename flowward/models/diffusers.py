@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..errors import unknown
 from ..precision import Precision, Wish, autocast, resolve
@@ -26,6 +27,7 @@ from .weights import Full, LoRA
 CACHE = Path(os.environ.get("FLOWWARD_CACHE", "~/.cache/flowward")).expanduser() / "prompts"
 NOTHING = "\0"  # the address of the absence of a prompt
 ENCODED_AT_ONCE = 32
+GRAPHS = 64  # that torch may keep of a compiled block
 
 
 class DiffusersPolicy(Policy):
@@ -141,7 +143,7 @@ def fingerprint(network: torch.nn.Module) -> str:
     """A short hash of the weights: of every tensor's name, shape and first numbers, so that it takes no time."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
-        plain = tensor if type(tensor) is Tensor else tensor.dequantize()  # quantised ones are of a class of their own
+        plain = tensor.dequantize() if is_traceable_wrapper_subclass(tensor) else tensor  # torchao's 8 bits
         digest.update(f"{name} {tuple(tensor.shape)} {plain.flatten()[:8].float().tolist()}".encode())
     return digest.hexdigest()[:16]
 
@@ -166,14 +168,16 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
     transformers = [name for name in ("transformer", "transformer_2") if index.get(name, [None])[0]]
     device = hub.device(loading.device)
     chosen = resolve(precision, device)
+    stored = torch.bfloat16 if chosen == "bf16" and device != "cpu" else torch.float32
+    trained = torch.float32 if lora_rank is None else stored  # bf16 would round an optimiser's small steps away
     with hub.explained(name_or_path):
         pipe = getattr(diffusers, kind).from_pretrained(
             name_or_path,
             revision=loading.revision,
             variant=loading.variant,
-            dtype=torch.bfloat16 if chosen == "bf16" and device != "cpu" else torch.float32,
+            dtype={"default": stored, **dict.fromkeys(transformers, trained)},
             use_safetensors=True,
-            quantization_config=_quantised(loading.quantise, transformers),
+            quantization_config=_quantised(loading.quantise, transformers, device),
         )
     given: dict[str, Any] = {"text_tokens": loading.text_tokens}
     if loading.size:
@@ -205,7 +209,6 @@ def _prepare(family: Family, loading: Loading) -> None:
         "gradient checkpointing": (loading.gradient_checkpointing, transformers, "enable_gradient_checkpointing"),
         "VAE slicing": (loading.vae_slicing, [family.pipe.vae], "enable_slicing"),
         "VAE tiling": (loading.vae_tiling, [family.pipe.vae], "enable_tiling"),
-        "compiled blocks": (loading.compile_blocks, transformers, "compile_repeated_blocks"),
     }
     for what, (asked, parts, method) in wanted.items():
         for part in parts if asked else ():
@@ -213,6 +216,8 @@ def _prepare(family: Family, loading: Loading) -> None:
                 getattr(part, method)()
             except (AttributeError, ValueError, NotImplementedError) as error:
                 raise ValueError(f"{type(part).__name__} knows no {what}: leave it out") from error
+    for transformer in transformers if loading.compile_blocks else ():
+        compile_blocks(transformer)
     for transformer in transformers if loading.attention else ():
         try:
             transformer.set_attention_backend(loading.attention)
@@ -220,11 +225,23 @@ def _prepare(family: Family, loading: Loading) -> None:
             raise ValueError(f"attention '{loading.attention}': {' '.join(str(error).split())[:200]}") from error
 
 
-def _quantised(how: str | None, components: Sequence[str]) -> Any:
+def compile_blocks(transformer: torch.nn.Module) -> None:
+    """Compile every block that the transformer stacks, so that one graph serves all of a kind.
+
+    There is a graph for each kind of block, with gradients and without, under each set of adapters: more than torch
+    would keep.
+    """
+    torch._dynamo.config.recompile_limit = GRAPHS
+    for stack in transformer.children():
+        for block in stack if isinstance(stack, torch.nn.ModuleList) else ():
+            block.compile()
+
+
+def _quantised(how: str | None, components: Sequence[str], device: str) -> Any:
     """What diffusers calls it, for these components of a pipeline.
 
     Raises:
-        ValueError: the package that does it is missing.
+        ValueError: the package that does it is missing, or cannot do it on this device.
     """
     import diffusers
 
@@ -239,6 +256,8 @@ def _quantised(how: str | None, components: Sequence[str]) -> Any:
             case _:
                 import bitsandbytes  # noqa: F401
 
+                if device == "cpu":
+                    raise ValueError("4 bits need a CUDA device: use --quantise int8, or leave it out")
                 config = diffusers.BitsAndBytesConfig(
                     load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
                 )

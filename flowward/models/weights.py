@@ -118,7 +118,7 @@ class LoRA(Weights):
             raise ValueError(f"the rank of a LoRA must be at least 1, not {rank}")
         self.kind = f"lora-{rank}"
         self._network = network.requires_grad_(False)
-        self._merged: str | None = None
+        self._held: str | None = None  # what `still` holds the network at
         self.config = LoraConfig(
             r=rank,
             lora_alpha=2 * rank if alpha is None else alpha,
@@ -146,9 +146,16 @@ class LoRA(Weights):
 
     @contextmanager
     def still(self, name: str) -> Iterator[None]:
-        if not self.merge or name == "reference":
-            yield
-            return
+        """Switching takes peft milliseconds, as long as a small evaluation: here it is done once."""
+        with self._merged(name) if self.merge and name != "reference" else self.network(name):
+            self._held = name
+            try:
+                yield
+            finally:
+                self._held = None
+
+    @contextmanager
+    def _merged(self, name: str) -> Iterator[None]:
         before = []
         for module in self._network.modules():
             if isinstance(module, lora.Linear) and name in module.lora_A:
@@ -156,11 +163,9 @@ class LoRA(Weights):
                 before.append((layer, layer.weight))
                 layer.weight = nn.Parameter(layer.weight + module.get_delta_weight(name), requires_grad=False)
         self._network.disable_adapters()
-        self._merged = name
         try:
             yield
         finally:  # the very tensors that were there: nothing is subtracted again
-            self._merged = None
             for layer, weight in before:
                 layer.weight = weight
             self._network.enable_adapters()
@@ -172,9 +177,9 @@ class LoRA(Weights):
 
     @contextmanager
     def network(self, name: str) -> Iterator[nn.Module]:
-        if self._merged not in (None, name):
-            raise RuntimeError(f"'{self._merged}' is merged into the network, which cannot be '{name}' now")
-        if name in ("policy", self._merged):
+        if self._held not in (None, name):
+            raise RuntimeError(f"the network is held at '{self._held}', and cannot be '{name}' now")
+        if name in ("policy", self._held):
             yield self._network
             return
         try:
