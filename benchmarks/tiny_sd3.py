@@ -9,7 +9,7 @@ float32, the size as a JPEG as the reward. DiffusionNFT and AWM come twice: with
 sampled, and without a reference, which takes no evaluation beyond training; and as published, with the passes of an old
 policy that lags behind (AWM: of the average) and of the reference. Printed: medians of the seconds that sampling and
 training took, the network evaluations of an epoch, and the same evaluations alone (the floor). `--plain` leaves out
-merged adapters.
+merged adapters; `--compile` compiles the blocks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tiny_pipelines import clip, t5, tokenizer
 
 from flowward import bench
 from flowward.algorithms import AWM, DiffusionNFT, FlowGRPO
-from flowward.models.diffusers import DiffusersPolicy
+from flowward.models.diffusers import DiffusersPolicy, compile_blocks
 from flowward.models.families import FAMILIES
 from flowward.plans import Chain
 from flowward.points import Renoise
@@ -73,20 +73,22 @@ def pipeline() -> Any:
     )  # fmt: skip
 
 
-def policy(merge: bool = True) -> DiffusersPolicy:
+def policy(merge: bool = True, compiled: bool = False) -> DiffusersPolicy:
     family = FAMILIES["StableDiffusion3Pipeline"](pipeline(), 64, 64, text_tokens=128)
+    if compiled:
+        compile_blocks(family.pipe.transformer)
     made = DiffusersPolicy("tiny-sd3", family, 32, "float32")
     made.weights.merge = merge
     return made
 
 
-def trainer(name: str, merge: bool = True, microbatch: int = 32) -> Trainer:
+def trainer(name: str, merge: bool = True, microbatch: int = 32, compiled: bool = False) -> Trainer:
     algorithm, updates = ENTRANTS[name]
     run = Run(
         images_per_update=8 // updates, updates_per_iteration=updates, group_size=4, microbatch=microbatch,
         rollout_batch=8, learning_rate=3e-4, warmup=0,
     )  # fmt: skip
-    one = Trainer(algorithm, policy(merge), Compressible(), of("tiny", PROMPTS), run)
+    one = Trainer(algorithm, policy(merge, compiled), Compressible(), of("tiny", PROMPTS), run)
     return one
 
 
@@ -94,12 +96,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--plain", action="store_true", help="adapters beside their layers in rollouts, too")
+    parser.add_argument("--compile", action="store_true", help="compiled blocks; minutes before the first epoch")
+    parser.add_argument("--only", nargs="+", default=list(ENTRANTS), choices=list(ENTRANTS))
     parser.add_argument("--microbatch", type=int, default=32, help="training points per pass")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'':26}{'sample':>8}{'train':>8}{'epoch':>8}{'floor':>8}   network evaluations")
-    for name in ENTRANTS:
-        one = trainer(name, not options.plain, options.microbatch)
+    for name in options.only:
+        one = trainer(name, not options.plain, options.microbatch, options.compile)
         one.policy.prepare(list(PROMPTS))
         one.step()
         recorder = bench.Recorder(one.policy)
