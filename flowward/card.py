@@ -36,7 +36,7 @@ def write(run: RunFolder, folder: Path, about: Mapping[str, Any], files: Sequenc
     if evaluations:
         parts += ["## What was measured\n", *(_scores(measure) for measure in Measure.every(evaluations))]
         parts.append(f"Measured with {outcome.settings(evaluations[-1][1])}; 95 % intervals.\n")
-    if rewards := [(line["iteration"], line["reward"]) for line in lines if "reward" in line]:
+    if rewards := [(line["iteration"], line["reward"]) for line in lines if line.get("reward") is not None]:
         (folder / "reward.svg").write_text(curve(rewards, "reward in training"), "utf-8")
         parts.append("![reward in training, over iterations](reward.svg)\n")
     parts += _pictures(run, folder)

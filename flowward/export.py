@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from . import __version__, models
+from . import __version__, models, strict_json
 from .models import LORA_FILE
 from .models.diffusers import DiffusersPolicy
 from .models.loading import Loading
@@ -37,7 +37,7 @@ def lora(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None) -
     pipe: Any = diffusers.StableDiffusion3Pipeline
     if isinstance(policy, DiffusersPolicy):
         pipe = type(policy.family.pipe)
-    described = json.dumps({"version": __version__, **(about or {})})
+    described = strict_json.dumps({"version": __version__, **(about or {})})
     for name, tensors in _by_component(policy, trained.export("policy")).items():
         _write(pipe, folder if name == "transformer" else folder / name, tensors, trained, described)
     return folder / LORA_FILE

@@ -6,7 +6,6 @@ The page carries all it needs (pictures, charts and the code that draws them), s
 from __future__ import annotations
 
 import base64
-import json
 import re
 import shlex
 from html import escape
@@ -14,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from . import outcome
+from . import outcome, strict_json
 from .folder import RunFolder
 from .outcome import Evaluations, Measure, counted, when
 from .page import Line, duration, is_number, metric_chart, page, score_chart, small, smoothed_chart, spans, table, text
@@ -37,7 +36,7 @@ def write(folder: Path) -> Path:
     """
     run = RunFolder.open(folder)
     title, lines = _title(run.config()), run.lines()
-    summary = json.loads(path.read_text("utf-8")) if (path := folder / "summary.json").is_file() else {}
+    summary = strict_json.loads(path.read_text("utf-8")) if (path := folder / "summary.json").is_file() else {}
     trained = [line for line in lines if line["iteration"] > 0]
     evaluations = outcome.of(lines)
     body = [
@@ -63,7 +62,7 @@ def write_loss_curve(folder: Path) -> Path:
     """
     if not (folder / "log.jsonl").is_file():
         raise ValueError(f"{folder} is not a pretraining folder (it has no log.jsonl)")
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    lines = [strict_json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
     stages = {line["stage"]: [other for other in lines if other["stage"] == line["stage"]] for line in lines}
     charts = [
         metric_chart(mine, "loss", f"Loss of the {name}", "step", 300, type="log") for name, mine in stages.items()
@@ -175,7 +174,8 @@ def _scores(evaluations: Evaluations) -> str:
 
 def _score_charts(measure: Measure, title: str) -> str:
     """One large chart, and a small one per category; those have the same axis, so that they can be compared."""
-    ends = [score[end] for own in measure.categories.values() for _, score in own for end in ("low", "high")]
+    scores = [score for own in measure.categories.values() for _, score in own]
+    ends = [score[end] for score in scores for end in (("low", "high") if outcome.bounded(score) else ("mean",))]
     limits = (min(ends), max(ends)) if ends else None
     categories = [
         score_chart(measure, own, name, height=200, limits=limits) for name, own in measure.categories.items()
