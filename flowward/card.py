@@ -29,6 +29,7 @@ def write(run: RunFolder, folder: Path, about: Mapping[str, Any], files: Sequenc
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {Path(str(about['base_model'])).name}, post-trained with {about['algorithm']}\n",
         f"{outcome.sentence(evaluations)}\n",
+        *(f"{line[0].upper()}{line[1:]}.\n" for line in outcome.remarks(lines)),
         _use(folder, about, files),
         "## How it was trained\n",
         _table(["setting", "value"], [[name.replace("_", " "), _plain(value)] for name, value in about.items()]),

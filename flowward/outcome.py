@@ -18,6 +18,11 @@ def of(lines: list[dict[str, Any]]) -> Evaluations:
     return [(line["iteration"], line["evaluation"]) for line in lines if (line.get("evaluation") or {}).get("scores")]
 
 
+def remarks(lines: list[dict[str, Any]]) -> list[str]:
+    """What was said of the run as a whole, before its first iteration."""
+    return [said for line in lines if line["iteration"] == 0 for said in line.get("health") or []]
+
+
 @dataclass(frozen=True)
 class Measure:
     """The values of one score over a run, and how they are written: verdicts in percent, others as they are."""

@@ -42,11 +42,12 @@ def write(folder: Path) -> Path:
     body = [
         f"<h1>{escape(title)}</h1><p class=quiet>{escape(_status(lines, summary))}</p>",
         f"<p class=result>{text(outcome.sentence(evaluations))}</p>",
+        "".join(f"<p class=warning>{text(line[0].upper() + line[1:])}.</p>" for line in outcome.remarks(lines)),
         _key_figures(lines, trained, evaluations) + _settings(evaluations),
         "<h2>Pictures</h2>" + _pictures(folder),
         _scores(evaluations),
         "<h2>Reward in training</h2>" + _reward(trained),
-        "<h2>Health</h2>" + _health(trained),
+        "<h2>Health</h2>" + _health(lines, trained),
         "<h2>Time</h2>" + _timings(lines),
         "<h2>Repeat this run</h2>" + _repeat(folder, summary.get("command", "")),
     ]
@@ -195,11 +196,10 @@ def _reward(trained: list[Line]) -> str:
     return f"<p class=quiet>{told}</p>{smoothed_chart(lines, 'reward')}{small(each) if each else ''}"
 
 
-def _health(trained: list[Line]) -> str:
-    if not trained:
-        return "<p>No training iteration has been recorded.</p>"
+def _health(lines: list[Line], trained: list[Line]) -> str:
+    """What was said of the run as a whole (before training) and of its iterations, and curves of the latter."""
     said: dict[str, tuple[str, list[int]]] = {}
-    for line in trained:
+    for line in lines:
         for message in line.get("health") or []:
             kind = re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", message)  # the same warning with other figures in it
             said[kind] = (message, [*said.get(kind, ("", []))[1], line["iteration"]])
@@ -207,7 +207,8 @@ def _health(trained: list[Line]) -> str:
     warnings = table(["message, with its latest figures", "times", "at iterations"], rows, left=3)
     recorded = dict.fromkeys(key for line in trained for key, value in line.items() if is_number(value))
     rest = [key for key in recorded if key not in (*WATCHED, "iteration", "images", "reward")]
-    parts = [f"<div class=log>{warnings}</div>" if rows else "<p>Nothing tripped.</p>"]
+    nothing = "Nothing tripped." if trained else "No training iteration has been recorded."
+    parts = [f"<div class=log>{warnings}</div>" if rows else f"<p>{nothing}</p>"]
     parts.append(small(metric_chart(trained, key, title) for key, title in WATCHED.items() if key in recorded))
     if rest:
         charts = small(metric_chart(trained, key, key) for key in rest)

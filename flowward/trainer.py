@@ -25,6 +25,7 @@ from .evaluate import Evaluator
 from .folder import RunFolder
 from .guards import Watch
 from .health import Health
+from .leakage import leak
 from .mixing import MIXES, RewardBuffer, each_reward
 from .models.policy import Condition, Models, Policy
 from .optimisers import OPTIMISERS
@@ -183,15 +184,19 @@ class Trainer:
     def _group(self) -> Tensor:
         return torch.arange(self.run.groups).repeat_interleave(self.run.group_size)
 
-    def steps(self, evaluator: Evaluator | None = None, folder: RunFolder | None = None) -> Generator[Step]:
+    def steps(
+        self, evaluator: Evaluator | None = None, folder: RunFolder | None = None, remarks: Sequence[str] = ()
+    ) -> Generator[Step]:
         """Go on to the end of the run, measuring, logging and saving on the way.
+
+        The health of the first evaluation is `remarks`, what is to be known of the whole run.
 
         Leaving the loop early (break, or an exception) saves a checkpoint, unless the weights give no finite samples.
         """
         run, saved, self.watch = self.run, self.iteration, Watch(folder.path if folder else None)
         try:
             if self.iteration == 0 and evaluator:
-                yield self._finish(Step(0, {}, [], {}), evaluator, folder)
+                yield self._finish(Step(0, {}, [*remarks], {}), evaluator, folder)
             while self.iteration < run.iterations:
                 step = self.step()
                 last = step.index == run.iterations
@@ -539,4 +544,5 @@ def train(
     how = evaluator.evaluation if evaluator else None
     described = config.of_python(algorithm, policy, reward, prompts, run, how)
     folder = RunFolder.create(run.output, described) if run.output else None
-    yield from trainer.steps(evaluator, folder)
+    shared = leak(prompts, evaluator.prompts, evaluator.evaluation.chosen(evaluator.prompts)) if evaluator else None
+    yield from trainer.steps(evaluator, folder, [shared] if shared else [])
