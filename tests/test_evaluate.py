@@ -18,7 +18,7 @@ import tiny_pipelines
 import torch
 from torch import Tensor
 
-from flowward import comparison, evaluation_page, export, measurement, models, prompts, provenance, rewards
+from flowward import comparison, evaluation_page, export, exported, measurement, models, prompts, provenance, rewards
 from flowward.cli import main
 from flowward.commands.options import policy_of
 from flowward.comparison import Difference, differences
@@ -515,8 +515,8 @@ def test_unequal_models_are_refused_and_nothing_is_lost(
     assert "takes two models" in said(capsys, "--compare", one, code=2)
     assert "leave one of the two out" in said(capsys, tiny, "--compare", one, code=2)
 
-    real = export.load
-    monkeypatch.setattr(export, "load", lambda file, precision, loading: real(file, "bf16", loading))
+    real = exported.load
+    monkeypatch.setattr(exported, "load", lambda name, precision, loading: real(name, "bf16", loading))
     kept = tmp_path / "kept.json"
     sentence = said(capsys, tiny, lora, *HOW, "--precision", "float32", "--json", kept, code=2)
     assert "precision (float32 and bf16)" in sentence and f"measured before is in {kept}" in sentence

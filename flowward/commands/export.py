@@ -43,7 +43,7 @@ def run(words: list[str]) -> int:
     if isinstance(policy.weights, LoRA):
         files.append(export.lora(policy, folder, said))
     if chosen.merged or not files:
-        files.append(export.merged(policy, folder))
+        files.append(export.merged(policy, folder, said))
     summary = run.path / "summary.json"
     command = strict_json.loads(summary.read_text("utf-8"))["command"] if summary.is_file() else ""
     for path in [*files, card.write(run, folder, said, [path.name for path in files], command)]:

@@ -151,7 +151,7 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     folder = None if distributed.rank() else _folder(run.output, config.to_dict(settings), trainer, resume)
     stopped, evaluator = False, Evaluator(policy, settings.evaluation, held_out, rewards=measured)
     sources = ("" if settings.preferences else settings.prompts, how.prompts)
-    warnings = [said] if (said := leak(texts, held_out, how.chosen(held_out), sources)) else []
+    warnings = [leaked] if (leaked := leak(texts, held_out, how.chosen(held_out), sources)) else []
     with TrainProgress(run, trainer.iteration, settings.run.output) as progress, _stop_signals() as asked:
         progress.say(f"model {policy.name}, {len(texts)} prompts; measuring on {held_out.name} first")
         for remark in trainer.rollout.remarks():
