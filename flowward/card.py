@@ -29,6 +29,7 @@ def write(run: RunFolder, folder: Path, about: Mapping[str, Any], files: Sequenc
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {Path(str(about['base_model'])).name}, post-trained with {about['algorithm']}\n",
         f"{outcome.sentence(evaluations)}\n",
+        *(f"{line[0].upper()}{line[1:]}.\n" for line in outcome.remarks(lines)),
         _use(folder, about, files),
         "## How it was trained\n",
         _table(["setting", "value"], [[name.replace("_", " "), _plain(value)] for name, value in about.items()]),
@@ -36,7 +37,7 @@ def write(run: RunFolder, folder: Path, about: Mapping[str, Any], files: Sequenc
     if evaluations:
         parts += ["## What was measured\n", *(_scores(measure) for measure in Measure.every(evaluations))]
         parts.append(f"Measured with {outcome.settings(evaluations[-1][1])}; 95 % intervals.\n")
-    if rewards := [(line["iteration"], line["reward"]) for line in lines if "reward" in line]:
+    if rewards := [(line["iteration"], line["reward"]) for line in lines if line.get("reward") is not None]:
         (folder / "reward.svg").write_text(curve(rewards, "reward in training"), "utf-8")
         parts.append("![reward in training, over iterations](reward.svg)\n")
     parts += _pictures(run, folder)

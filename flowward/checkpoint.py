@@ -7,6 +7,7 @@ complete: a crash or a full disk leaves the previous one in place.
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
         OSError: the file could not be written (disk full, no permission); an older file at `path` is untouched.
     """
     tensors: dict[str, torch.Tensor] = {}
-    tree = json.dumps(_pack(state, "", tensors))
+    tree = json.dumps(_pack(state, "", tensors), allow_nan=False)
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -79,6 +80,8 @@ def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, (list, tuple)):
         items = [_pack(item, f"{name}.{i}".lstrip("."), tensors) for i, item in enumerate(value)]
         return {"tuple" if isinstance(value, tuple) else "list": items}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}  # JSON has no number for it
     return {"value": value}
 
 
@@ -91,4 +94,6 @@ def _unpack(tree: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
         return [_unpack(item, tensors) for item in tree["list"]]
     if "tuple" in tree:
         return tuple(_unpack(item, tensors) for item in tree["tuple"])
+    if "float" in tree:
+        return float(tree["float"])
     return tree["value"]

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from .comparison import Difference, hacking, warnings
 from .evaluation_pictures import pictures
 from .measurement import Measurement
-from .outcome import Measure
+from .outcome import Measure, bounded
 from .page import chart, page, table, text
 
 COLOURS = ("#2b6cb0", "#d98b2b", "#4a9a74", "#8a6fb5", "#9aa3ad")  # of the models, as in report.html.in
@@ -158,15 +158,16 @@ def _bars(
     factor, traces = 100 if measure.percent else 1, []
     for k, (number, model) in enumerate(models.items()):
         own = [each[k] for each in rows.values()]
-        mean, low, high = ([factor * score[end] for score in own] for end in ("mean", "low", "high"))
+        reach = [[factor * abs(score[end] - score["mean"]) if bounded(score) else 0 for score in own]
+                 for end in ("high", "low")]  # fmt: skip
         bar = go.Bar(
             x=[label.replace("_", " ") for label in rows],
-            y=mean,
+            y=[factor * score["mean"] for score in own],
             name=escape(model),
             marker={"color": COLOURS[min(number, len(COLOURS) - 1)]},
             error_y={
-                "array": [end - middle for end, middle in zip(high, mean, strict=True)],
-                "arrayminus": [middle - end for end, middle in zip(low, mean, strict=True)],
+                "array": reach[0],
+                "arrayminus": reach[1],
                 "thickness": 1.2,
                 "width": 3,
                 "color": "#7d8590",

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from PIL.Image import Image
 
-from . import __version__, checkpoint, images
+from . import __version__, checkpoint, images, strict_json
 
 KEPT = 2  # checkpoints
 
@@ -93,7 +93,7 @@ class RunFolder:
             f"Python {platform.python_version()}",
             "version": __version__,
         }
-        self.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
+        self.write_text("summary.json", strict_json.dumps(summary, 2) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         partial = self.path / f".{name}.partial"
@@ -107,21 +107,21 @@ class RunFolder:
     def append(self, line: dict[str, Any]) -> None:
         """One line of metrics."""
         with self._writing(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(strict_json.dumps(line) + "\n")
 
     def lines(self) -> list[dict[str, Any]]:
         """The metrics so far; a last line that was cut short is left out."""
         found = []
         for text in self.metrics.read_text("utf-8").splitlines() if self.metrics.exists() else []:
             try:
-                found.append(json.loads(text))
+                found.append(strict_json.loads(text))
             except json.JSONDecodeError:
                 break
         return found
 
     def forget_after(self, iteration: int) -> None:
         """Drop the metrics that came after a checkpoint: the resumed run writes them again."""
-        kept = [json.dumps(line) + "\n" for line in self.lines() if line["iteration"] <= iteration]
+        kept = [strict_json.dumps(line) + "\n" for line in self.lines() if line["iteration"] <= iteration]
         self.write_text("metrics.jsonl", "".join(kept))
 
     def save_sample(self, iteration: int, image: Image) -> None:

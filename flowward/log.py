@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .metrics import Step
 from .outcome import Measure, settings
 from .run import Run
-from .trainer import Step
 
 if TYPE_CHECKING:
     from .comparison import Difference

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from . import strict_json
 from .statistics import bootstrap, bounds, interval
 
 
@@ -106,7 +106,7 @@ def to_json(found: Sequence[Measurement], differences: Sequence[dict[str, Any]] 
         },
         "differences": list(differences),
     }
-    return json.dumps(said, indent=2) + "\n"
+    return strict_json.dumps(said, 2) + "\n"
 
 
 def read(path: Path) -> list[Measurement]:
@@ -116,7 +116,7 @@ def read(path: Path) -> list[Measurement]:
         ValueError: it cannot be read, or is something else.
     """
     try:
-        said = json.loads(path.read_text("utf-8"))
+        said = strict_json.loads(path.read_text("utf-8"))
         order = [int(number) for number in said["prompt_of_image"].split()]
         texts = tuple(said["texts"][k] for k in order)
         categories = tuple(said["categories"][k] for k in order)

@@ -1,8 +1,10 @@
-"""AdamW (Loshchilov and Hutter, 2017, arXiv:1711.05101), with its moments in 32 bits or in 8."""
+"""AdamW (Loshchilov and Hutter, 2017, arXiv:1711.05101), with its moments in 32 bits or in 8; and steps taken back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -30,3 +32,20 @@ OPTIMISERS: dict[OptimiserName, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adamw8bit": adamw8bit,
 }
+
+
+@contextmanager
+def undone_if_it_fails(parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer) -> Iterator[None]:
+    """An exception inside takes back all steps on these parameters, and gradients; without any it costs nothing."""
+    weights = [tensor.detach().clone() for tensor in parameters]
+    state = deepcopy(optimiser.state_dict()) if weights else {}
+    try:
+        yield
+    except BaseException:
+        optimiser.zero_grad()
+        if weights:
+            with torch.no_grad():
+                for now, then in zip(parameters, weights, strict=True):
+                    now.copy_(then)
+            optimiser.load_state_dict(state)
+        raise

@@ -6,15 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Score = dict[str, float]  # mean, low, high (the 95 % interval), n
+Score = dict[str, Any]  # mean, low and high (the 95 % interval; None where one image bounds nothing), n
 Scores = list[tuple[int, Score]]  # (iteration, score), oldest first
 Evaluations = list[tuple[int, dict[str, Any]]]  # (iteration, what `evaluate` said), oldest first
+_OVERLAP = {True: "yes", False: "no", None: "–"}
 LATER = ("prompts_sha256", "image_size", "latent_frames", "rewards", "guard")
 
 
 def of(lines: list[dict[str, Any]]) -> Evaluations:
     """The evaluations among the lines of metrics.jsonl."""
     return [(line["iteration"], line["evaluation"]) for line in lines if (line.get("evaluation") or {}).get("scores")]
+
+
+def remarks(lines: list[dict[str, Any]]) -> list[str]:
+    """What was said of the run as a whole, before its first iteration."""
+    return [said for line in lines if line["iteration"] == 0 for said in line.get("health") or []]
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,9 @@ class Measure:
         return f"{100 * x:.1f} %" if self.percent else f"{x:.{3 if abs(x) < 10 else 2}f}"
 
     def bounds(self, score: Score) -> str:
-        """[41.2, 49.0]"""
+        """[41.2, 49.0], or [–] where there is no interval."""
+        if not bounded(score):
+            return "[–]"
         return "[" + ", ".join(self.number(score[end]).removesuffix(" %") for end in ("low", "high")) + "]"
 
     def interval(self, score: Score) -> str:
@@ -79,7 +87,7 @@ class Measure:
         before, after = scores[0][1], scores[-1][1]
         cells = [label, self.interval(before)]
         if len(self.overall) > 1:
-            cells += [self.interval(after), self.change(before, after), "yes" if overlap(before, after) else "no"]
+            cells += [self.interval(after), self.change(before, after), _OVERLAP[overlap(before, after)]]
         return [*cells, f"{after['n']:,.0f}"]
 
 
@@ -98,12 +106,22 @@ def sentence(evaluations: Evaluations) -> str:
     verb, verdict = "rose" if after["mean"] > before["mean"] else "fell", "the 95 % intervals do not overlap"
     if differing := _differing(evaluations):
         verb, verdict = "went", f"the two evaluations differ in {', '.join(differing)} and cannot be compared"
+    elif overlap(before, after) is None:
+        verb, verdict = "went", "one image has no interval: this is not evidence of a change"
     elif overlap(before, after):
         verb, verdict = "went", "the 95 % intervals overlap: this is not evidence of a change"
     return f"{what[0].upper()}{what[1:]} {verb} {change}; {verdict}."
 
 
-def overlap(a: Score, b: Score) -> bool:
+def bounded(score: Score) -> bool:
+    """Whether it has an interval."""
+    return score["low"] is not None
+
+
+def overlap(a: Score, b: Score) -> bool | None:
+    """Whether their intervals do; None where one of them has none."""
+    if not (bounded(a) and bounded(b)):
+        return None
     return not (a["high"] < b["low"] or b["high"] < a["low"])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from .outcome import Measure, Scores
+from .outcome import Measure, Scores, bounded
 
 Line = dict[str, Any]  # one of metrics.jsonl
 _ACCENT, _PALE, _PALER = "#3a7fc4", "rgba(58, 127, 196, 0.45)", "rgba(58, 127, 196, 0.2)"
@@ -81,16 +81,19 @@ def score_chart(
     height: int = 320,
     limits: tuple[float, float] | None = None,
 ) -> str:
-    """A line through the means on the band of their intervals.
+    """A line through the means on the band of their intervals, where they have some.
 
     `limits`: the least and the largest value that the y axis must have room for.
     """
     factor = 100 if measure.percent else 1
     at = [iteration for iteration, _ in scores]
-    middle, low, high = ([factor * score[key] for _, score in scores] for key in ("mean", "low", "high"))
+    middle = [factor * score["mean"] for _, score in scores]
+    sure = [(iteration, score) for iteration, score in scores if bounded(score)]
+    within = [iteration for iteration, _ in sure]
+    low, high = ([factor * score[end] for _, score in sure] for end in ("low", "high"))
     line = _line(at, middle, "iteration %{x}: %{text}", mode="lines+markers")
     line.text = [measure.interval(score) for _, score in scores]
-    band = go.Scatter(x=at + at[::-1], y=high + low[::-1], fill="toself", fillcolor=_PALER, mode="none")
+    band = go.Scatter(x=within + within[::-1], y=high + low[::-1], fill="toself", fillcolor=_PALER, mode="none")
     band.hoverinfo = "skip"
     y: dict[str, Any] = {"ticksuffix": " %" if measure.percent else ""}
     if limits:

@@ -6,7 +6,6 @@ The page carries all it needs (pictures, charts and the code that draws them), s
 from __future__ import annotations
 
 import base64
-import json
 import re
 import shlex
 from html import escape
@@ -14,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from . import outcome
+from . import outcome, strict_json
 from .folder import RunFolder
 from .outcome import Evaluations, Measure, counted, when
 from .page import Line, duration, is_number, metric_chart, page, score_chart, small, smoothed_chart, spans, table, text
@@ -37,17 +36,18 @@ def write(folder: Path) -> Path:
     """
     run = RunFolder.open(folder)
     title, lines = _title(run.config()), run.lines()
-    summary = json.loads(path.read_text("utf-8")) if (path := folder / "summary.json").is_file() else {}
+    summary = strict_json.loads(path.read_text("utf-8")) if (path := folder / "summary.json").is_file() else {}
     trained = [line for line in lines if line["iteration"] > 0]
     evaluations = outcome.of(lines)
     body = [
         f"<h1>{escape(title)}</h1><p class=quiet>{escape(_status(lines, summary))}</p>",
         f"<p class=result>{text(outcome.sentence(evaluations))}</p>",
+        "".join(f"<p class=warning>{text(line[0].upper() + line[1:])}.</p>" for line in outcome.remarks(lines)),
         _key_figures(lines, trained, evaluations) + _settings(evaluations),
         "<h2>Pictures</h2>" + _pictures(folder),
         _scores(evaluations),
         "<h2>Reward in training</h2>" + _reward(trained),
-        "<h2>Health</h2>" + _health(trained),
+        "<h2>Health</h2>" + _health(lines, trained),
         "<h2>Time</h2>" + _timings(lines),
         "<h2>Repeat this run</h2>" + _repeat(folder, summary.get("command", "")),
     ]
@@ -63,7 +63,7 @@ def write_loss_curve(folder: Path) -> Path:
     """
     if not (folder / "log.jsonl").is_file():
         raise ValueError(f"{folder} is not a pretraining folder (it has no log.jsonl)")
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    lines = [strict_json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
     stages = {line["stage"]: [other for other in lines if other["stage"] == line["stage"]] for line in lines}
     charts = [
         metric_chart(mine, "loss", f"Loss of the {name}", "step", 300, type="log") for name, mine in stages.items()
@@ -175,7 +175,8 @@ def _scores(evaluations: Evaluations) -> str:
 
 def _score_charts(measure: Measure, title: str) -> str:
     """One large chart, and a small one per category; those have the same axis, so that they can be compared."""
-    ends = [score[end] for own in measure.categories.values() for _, score in own for end in ("low", "high")]
+    scores = [score for own in measure.categories.values() for _, score in own]
+    ends = [score[end] for score in scores for end in (("low", "high") if outcome.bounded(score) else ("mean",))]
     limits = (min(ends), max(ends)) if ends else None
     categories = [
         score_chart(measure, own, name, height=200, limits=limits) for name, own in measure.categories.items()
@@ -195,11 +196,10 @@ def _reward(trained: list[Line]) -> str:
     return f"<p class=quiet>{told}</p>{smoothed_chart(lines, 'reward')}{small(each) if each else ''}"
 
 
-def _health(trained: list[Line]) -> str:
-    if not trained:
-        return "<p>No training iteration has been recorded.</p>"
+def _health(lines: list[Line], trained: list[Line]) -> str:
+    """What was said of the run as a whole (before training) and of its iterations, and curves of the latter."""
     said: dict[str, tuple[str, list[int]]] = {}
-    for line in trained:
+    for line in lines:
         for message in line.get("health") or []:
             kind = re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", message)  # the same warning with other figures in it
             said[kind] = (message, [*said.get(kind, ("", []))[1], line["iteration"]])
@@ -207,7 +207,8 @@ def _health(trained: list[Line]) -> str:
     warnings = table(["message, with its latest figures", "times", "at iterations"], rows, left=3)
     recorded = dict.fromkeys(key for line in trained for key, value in line.items() if is_number(value))
     rest = [key for key in recorded if key not in (*WATCHED, "iteration", "images", "reward")]
-    parts = [f"<div class=log>{warnings}</div>" if rows else "<p>Nothing tripped.</p>"]
+    nothing = "Nothing tripped." if trained else "No training iteration has been recorded."
+    parts = [f"<div class=log>{warnings}</div>" if rows else f"<p>{nothing}</p>"]
     parts.append(small(metric_chart(trained, key, title) for key, title in WATCHED.items() if key in recorded))
     if rest:
         charts = small(metric_chart(trained, key, key) for key in rest)

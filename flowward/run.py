@@ -1,4 +1,4 @@
-"""How much of what a run does, and the arithmetic of its batches."""
+"""How much of what a run does."""
 
 from __future__ import annotations
 

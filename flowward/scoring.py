@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -10,7 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .rewards import Metadata, Reward, score
+from . import distributed
+from .rewards import Metadata, Reward, RewardError, score
 
 AT_ONCE = 4  # parts of an iteration that one reward may be asked about at the same time
 
@@ -79,3 +80,19 @@ class Scoring:
         rows = slice(first, first + len(images))
         about = self.metadata[rows] if self.metadata else None
         return score(name, reward, images, self.texts[rows], about)
+
+
+def agreed(scored: Callable[[], Tensor]) -> Tensor:
+    """The scores of all processes, [N, R], from a function that gives those of this one.
+
+    Raises:
+        RewardError: a reward failed in one of them; all of them raise it.
+    """
+    failure, mine = None, torch.empty(0)
+    try:
+        mine = scored()
+    except RewardError as error:
+        failure = error
+    if said := distributed.messages(str(failure) if failure else None):
+        raise failure or RewardError(said[0])
+    return torch.cat(distributed.everyone(mine))

@@ -23,18 +23,20 @@ BLOCK = 1000  # resamples made at a time: what bounds the memory
 Floats = NDArray[np.float64]
 
 
-def interval(scores: Tensor, verdicts: bool = False) -> dict[str, float | int]:
+def interval(scores: Tensor, verdicts: bool = False) -> dict[str, float | int | None]:
     """Mean and 95 % interval of scores [n]: Wilson's for verdicts 0/1, the normal one otherwise.
 
-    The kind of reward decides which: graded scores may happen to be all 0 or 1, and a single one bounds nothing.
+    The kind of reward decides which: graded scores may happen to be all 0 or 1. A single one of those bounds nothing,
+    so `low` and `high` are then None.
     """
     n, mean = len(scores), scores.double().mean().item()
     if verdicts and ((scores == 0) | (scores == 1)).all():
         middle = (mean + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
         half = Z95 * math.sqrt(mean * (1 - mean) / n + Z95**2 / (4 * n * n)) / (1 + Z95**2 / n)
+    elif n > 1:
+        middle, half = mean, Z95 * scores.double().std().item() / math.sqrt(n)
     else:
-        middle = mean
-        half = Z95 * scores.double().std().item() / math.sqrt(n) if n > 1 else math.inf
+        return {"mean": mean, "low": None, "high": None, "n": n}
     return {"mean": mean, "low": middle - half, "high": middle + half, "n": n}
 
 

@@ -8,32 +8,33 @@ pure function of (seed, iteration, ...), so there is no generator to save, and s
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from . import distributed
-from .credit import Piece, group_max
+from .batches import counted
+from .credit import Piece
 from .curriculum import Curriculum, InTurn, Order
 from .evaluate import Evaluator
 from .folder import RunFolder
 from .guards import Watch
 from .health import Health
+from .leakage import leak
+from .metrics import Clock, Step, Tally, describe
 from .mixing import MIXES, RewardBuffer, each_reward
 from .models.policy import Condition, Models, Policy
-from .optimisers import OPTIMISERS
+from .optimisers import OPTIMISERS, undone_if_it_fails
 from .points import Batch, PointSet
 from .prompts import PromptSet
-from .rewards import Reward, RewardError, terms
+from .rewards import Reward, terms
 from .rollout import Drawn, Rollout, Sampling
 from .run import Run
-from .scoring import Scoring
+from .scoring import Scoring, agreed
 from .snapshots import Decay, WarmDecay
 from .streams import Key, Noise, generator
 
@@ -74,23 +75,6 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the weights are those of the last good step."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One finished iteration."""
-
-    index: int  # counts from 1
-    metrics: dict[str, float]
-    health: list[str]  # plain sentences; usually none
-    seconds: dict[str, float]
-    evaluation: dict[str, Any] | None = None  # what `evaluate` says, where it was time to ask
-
-    def line(self, images: int) -> dict[str, Any]:
-        """As metrics.jsonl holds it; `images` per iteration."""
-        line = {"iteration": self.index, "images": self.index * images, **self.metrics, "health": self.health}
-        line["seconds"] = {**self.seconds, "total": sum(self.seconds.values())}
-        return line | ({"evaluation": self.evaluation} if self.evaluation else {})
-
-
 class Trainer:
     """The state of a run, and one method per stage of an iteration."""
 
@@ -107,7 +91,7 @@ class Trainer:
         """`collect` takes the place of sampling from the policy, `graft` changes what was sampled (see datasets.py).
 
         Raises:
-            ValueError: the batch arithmetic does not come out even.
+            ValueError: the batch arithmetic does not come out even (see batches.py).
         """
         self.algorithm, self.policy, self.reward, self.prompts, self.run = algorithm, policy, reward, prompts, run
         self.rollout = algorithm.rollout.bound(policy.times)
@@ -129,69 +113,25 @@ class Trainer:
             self.order = Curriculum(prompts, run.seed, rest=run.curriculum)
         self.iteration = 0  # finished iterations
         self.sound = True  # the weights are worth saving
-        self._refuse_uneven()
-        for name, decay in algorithm.copies.items():
-            if decay.every > 1 and decay.every % run.updates_per_iteration:
-                raise ValueError(
-                    f"'{name}' follows every {decay.every} optimiser steps, which iterations of "
-                    f"{run.updates_per_iteration} do not meet"
-                )
-        if run.groups < distributed.count():
-            raise ValueError(f"{run.groups} prompts an iteration are too few for {distributed.count()} processes")
-
-    def _refuse_uneven(self) -> None:
-        run, rollout = self.run, self.algorithm.rollout
-        for name in ("group_size", "rollout_batch"):
-            if getattr(run, name) % rollout.leaves:
-                raise ValueError(
-                    f"{rollout.leaves} images come of one root, which a {name} of {getattr(run, name)} would tear apart"
-                )
-        points = self.algorithm.points(self._blank(), ("",))
-        count = len(points) * run.groups
-        units = count // points.unit
-        if units % run.updates_per_iteration:
-            raise ValueError(
-                f"{units} images or groups to train on cannot be split evenly over {run.updates_per_iteration} updates"
-            )
-        self.points_per_update, self.indivisible = count // run.updates_per_iteration, points.indivisible
-        size = self.points_per_update
-        micro = min(run.microbatch, size)
-        if size % micro:
-            raise ValueError(
-                f"{run.images_per_update} images per update give {size} training points, which microbatches of "
-                f"{run.microbatch} do not divide"
-            )
-        if run.reward_buffer and (points.indivisible > 1 or rollout.leaves > 1):
-            raise ValueError(
-                "this algorithm compares images of one iteration with each other, so those of earlier ones cannot be "
-                "among them: leave reward_buffer at 0"
-            )
-        if micro % points.indivisible:
-            raise ValueError(
-                f"{points.indivisible} training points are compared with each other, which microbatches of "
-                f"{run.microbatch} would tear apart"
-            )
-
-    def _blank(self) -> Rollout:
-        """One group of images without numbers, to count what it gives to train on."""
-        size, rollout = self.run.group_size, self.rollout
-        group, condition = torch.zeros(size, dtype=torch.long), Condition({"": torch.empty(1)})
-        noise = Noise((0,), tuple(("", number) for number in range(size)))
-        drawn = rollout.at(self.run.seed, 0)(lambda x, t, c: x, condition[group], noise)
-        return Rollout.of([drawn], condition, group, rollout.levels)
+        counts = counted(algorithm, self.rollout, run)
+        self.points_per_update, self.indivisible = counts.per_update, counts.indivisible
 
     def _group(self) -> Tensor:
         return torch.arange(self.run.groups).repeat_interleave(self.run.group_size)
 
-    def steps(self, evaluator: Evaluator | None = None, folder: RunFolder | None = None) -> Generator[Step]:
+    def steps(
+        self, evaluator: Evaluator | None = None, folder: RunFolder | None = None, remarks: Sequence[str] = ()
+    ) -> Generator[Step]:
         """Go on to the end of the run, measuring, logging and saving on the way.
+
+        The health of the first evaluation is `remarks`, what is to be known of the whole run.
 
         Leaving the loop early (break, or an exception) saves a checkpoint, unless the weights give no finite samples.
         """
         run, saved, self.watch = self.run, self.iteration, Watch(folder.path if folder else None)
         try:
             if self.iteration == 0 and evaluator:
-                yield self._finish(Step(0, {}, [], {}), evaluator, folder)
+                yield self._finish(Step(0, {}, [*remarks], {}), evaluator, folder)
             while self.iteration < run.iterations:
                 step = self.step()
                 last = step.index == run.iterations
@@ -232,7 +172,7 @@ class Trainer:
             return self._step()
 
     def _step(self) -> Step:
-        clock = _Clock()
+        clock = Clock()
         index = self.iteration
         choice = self.order.choose(index, self.run.groups)
         texts = [self.prompts.texts[i] for i in choice.indices]
@@ -242,7 +182,7 @@ class Trainer:
                 rollout = self.graft(rollout, texts, index)
                 self._refuse_infinite(rollout)
             with clock("reward"):
-                rewards = self.agreed(lambda: scoring.result(images))
+                rewards = agreed(lambda: scoring.result(images))
                 rollout = self.credit(rollout, rewards, texts)
         with clock("train"):
             names = [name for name, _, _ in terms(self.reward)]
@@ -320,21 +260,6 @@ class Trainer:
         rewards = [(name, reward) for name, _, reward in terms(self.reward)]
         return Scoring(rewards, [prompts.texts[i] for i in mine], prompts.about(mine), run.group_size)
 
-    def agreed(self, scored: Callable[[], Tensor]) -> Tensor:
-        """The scores of all processes, [N, R].
-
-        Raises:
-            RewardError: a reward failed in one of them.
-        """
-        failure, mine = None, torch.empty(0)
-        try:
-            mine = scored()
-        except RewardError as error:
-            failure = error
-        if said := distributed.messages(str(failure) if failure else None):
-            raise failure or RewardError(said[0])
-        return torch.cat(distributed.everyone(mine))
-
     def credit(self, rollout: Rollout, rewards: Tensor, texts: list[str]) -> Rollout:
         """With its rewards [N, R] and advantages; `texts` are the prompts of its groups.
 
@@ -355,12 +280,10 @@ class Trainer:
         """
         run = self.run
         order = torch.randperm(len(points) // points.unit, generator=generator("order", run.seed, self.iteration))
-        totals: dict[str, float] = defaultdict(float)
-        counts: dict[str, float] = defaultdict(float)
-        lowest: dict[str, float] = {}
-        highest: dict[str, float] = {}
+        tally = Tally()
         norms: list[float] = []
-        with self._undone_if_it_fails():
+        # with a single update nothing has been changed before it, and nothing can fail after it
+        with undone_if_it_fails(self.parameters if run.updates_per_iteration > 1 else (), self.optimiser):
             for number, units in enumerate(order.chunk(run.updates_per_iteration)):
                 numbers = (units[:, None] * points.unit + torch.arange(points.unit)).flatten()
                 mine, first = distributed.share(numbers, points.indivisible), number == 0
@@ -368,37 +291,10 @@ class Trainer:
                 for part in self.batches(points, mine, first and self.algorithm.behaviour == "policy", same):
                     loss, metrics = self.algorithm.loss(self.models, part)
                     (loss.sum() / len(numbers)).backward()
-                    for name, value in {"loss": loss.detach(), **metrics}.items():
-                        if name.endswith("_min"):
-                            lowest[name] = min(lowest.get(name, float("inf")), value.min().item())
-                        elif name.endswith("_max"):
-                            highest[name] = max(highest.get(name, float("-inf")), value.max().item())
-                        else:
-                            totals[name] += value.sum().item()
-                            counts[name] += len(value)  # a metric may concern some of the points alone
+                    tally.add({"loss": loss.detach(), **metrics})
                 norms.append(self.update(self.iteration * run.updates_per_iteration + number))
-        totals, counts = distributed.merged(totals), distributed.merged(counts)
-        counts["loss"] = len(order) * points.unit  # with those that were left out, whose loss is 0
-        means = {name: total / counts[name] for name, total in totals.items()}
-        means["gradient_norm"] = sum(norms) / len(norms)
-        return means | distributed.merged(lowest, min) | distributed.merged(highest, max)
-
-    @contextmanager
-    def _undone_if_it_fails(self) -> Iterator[None]:
-        """With a single update nothing has been changed before it, and nothing can fail after it."""
-        several = self.run.updates_per_iteration > 1
-        weights = [tensor.detach().clone() for tensor in self.parameters] if several else []
-        optimiser = deepcopy(self.optimiser.state_dict()) if several else {}
-        try:
-            yield
-        except BaseException:
-            self.optimiser.zero_grad()
-            if several:
-                with torch.no_grad():
-                    for now, then in zip(self.parameters, weights, strict=True):
-                        now.copy_(then)
-                self.optimiser.load_state_dict(optimiser)
-            raise
+        norm = {"gradient_norm": sum(norms) / len(norms)}
+        return tally.means(len(order) * points.unit) | norm | tally.extremes()
 
     def _same(self) -> tuple[str, ...]:
         """Anchors that have the policy's velocity, because they are copies that have just become what it is."""
@@ -492,32 +388,6 @@ class Trainer:
         self.iteration = state["iteration"]
 
 
-def describe(rollout: Rollout, texts: list[str]) -> dict[str, float]:
-    """What can be said of a rollout before training on it."""
-    reward = rollout.reward.double()
-    silent = group_max(rollout.advantage.abs(), rollout.cohort) < 1e-9
-    return {
-        "reward": reward.mean().item(),
-        "reward_std": reward.std().item(),
-        "zero_variance": silent.double().mean().item(),  # share of images in groups that teach nothing
-        "latent_rms": rollout.x0.square().mean().sqrt().item(),
-        "duplicate_prompts": len(texts) - len(set(texts)),
-    }
-
-
-class _Clock:
-    """Adds up the seconds spent under each name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-
-
 def train(
     algorithm: Algorithm,
     policy: Policy,
@@ -539,4 +409,5 @@ def train(
     how = evaluator.evaluation if evaluator else None
     described = config.of_python(algorithm, policy, reward, prompts, run, how)
     folder = RunFolder.create(run.output, described) if run.output else None
-    yield from trainer.steps(evaluator, folder)
+    shared = leak(prompts, evaluator.prompts, evaluator.evaluation.chosen(evaluator.prompts)) if evaluator else None
+    yield from trainer.steps(evaluator, folder, [shared] if shared else [])

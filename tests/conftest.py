@@ -1,9 +1,10 @@
-"""A model of random weights, small enough that a whole run takes a second."""
+"""A model of random weights, small enough that a whole run takes a second; and the program, in a folder of its own."""
 
 from __future__ import annotations
 
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,47 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
         networks.autoencoder.register_to_config(shift_factor=0.0)
         networks.save(folder)
     return str(folder)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Default outputs would land here, the shipped model is never trained, and no test waits for a report."""
+    from flowward import report
+
+    (tmp_path / "here").mkdir()
+    monkeypatch.setattr("flowward.models.scenes.SHIPPED", Path("nowhere"))
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the program, which must refuse; returns its sentence."""
+    from flowward.cli import main
+
+    def run(*words: str | Path) -> str:
+        capsys.readouterr()
+        assert main(list(map(str, words))) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("flowward: ") and said.count("\n") == 1 and said.endswith("\n"), said
+        return said.removeprefix("flowward: ").rstrip()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one iteration, to be copied."""
+    from program import started
+
+    from flowward import report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write", lambda folder: folder / "report.html")
+        return started(tiny, tmp_path_factory.mktemp("finished") / "run")
+
+
+@pytest.fixture
+def run(finished: Path, elsewhere: None) -> Path:
+    """A copy of it, here."""
+    return Path(shutil.copytree(finished, "run"))

@@ -17,7 +17,7 @@ from tiny_runs import close, plain, snapshot
 from torch import Tensor
 
 import flowward
-from flowward import export, models, prompts
+from flowward import export, exported, models, prompts
 from flowward.algorithms import ALGORITHMS, AdvantageFlow
 from flowward.cli import main
 from flowward.commands import train
@@ -197,7 +197,7 @@ def test_shorter_text_is_padded_with_zeros() -> None:
 
 def test_an_exported_lora_says_where_it_comes_from(tmp_path: Path) -> None:
     file = export.lora(policy("StableDiffusion3Pipeline"), tmp_path, about={"algorithm": "awm", "guidance": 1.0})
-    assert export.read(file) == {"version": flowward.__version__, "algorithm": "awm", "guidance": 1.0}
+    assert exported.read(file) == {"version": flowward.__version__, "algorithm": "awm", "guidance": 1.0}
     with pytest.raises(ValueError, match="no LoRA to export"):
         export.lora(policy("StableDiffusion3Pipeline", None), tmp_path)
 

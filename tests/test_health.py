@@ -8,8 +8,8 @@ import pytest
 
 from flowward.health import WINDOW, Health
 from flowward.log import TrainProgress
+from flowward.metrics import Step
 from flowward.run import Run
-from flowward.trainer import Step
 
 WELL = {
     "reward": 0.52,

@@ -141,10 +141,10 @@ def test_a_score_of_one_image_bounds_nothing(tmp_path: Path) -> None:
     for line in lines:
         line["evaluation"]["scores"]["balance"] = one
     said = words(folder(tmp_path, lines))
-    assert "balance 0.250 [-inf, inf] 0.250 [-inf, inf] +0.000 yes 1" in said
+    assert "balance 0.250 [–] 0.250 [–] +0.000 – 1" in said
     lines = [{**line, "evaluation": {**line["evaluation"], "scores": {"balance": one}}} for line in lines]
-    assert "the 95 % intervals overlap" in outcome.sentence(outcome.of(lines))
-    assert "0.250 [-inf, inf]" in words(folder(tmp_path / "other", lines))
+    assert "one image has no interval: this is not evidence of a change" in outcome.sentence(outcome.of(lines))
+    assert "0.250 [–]" in words(folder(tmp_path / "other", lines))
 
 
 def test_text_is_never_markup(tmp_path: Path) -> None:

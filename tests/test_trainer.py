@@ -19,13 +19,14 @@ from flowward.credit import center
 from flowward.evaluate import Evaluation, Evaluator
 from flowward.folder import RunFolder
 from flowward.measurement import Measurement
+from flowward.metrics import describe
 from flowward.models.policy import Models, Policy
 from flowward.plans import Chain
 from flowward.points import Points, Renoise, Renoised
 from flowward.rewards import RewardError
 from flowward.rollout import Pairs, Rollout, Sampler
 from flowward.snapshots import Decay
-from flowward.trainer import Trainer, TrainingError, describe
+from flowward.trainer import Trainer, TrainingError
 
 kinds = pytest.mark.parametrize("rank", [None, 2], ids=["full", "lora"])
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from .. import comparison, measurement, models, prompts, rewards, suites
+from .. import comparison, exported, measurement, models, prompts, rewards, suites
 from ..evaluate import Evaluation, load_rewards, measure, settings
 from ..folder import RunFolder
 from ..log import counting, table
@@ -28,7 +28,7 @@ DEFAULT = "scenes"  # suite
 @dataclass(frozen=True)
 class Evaluate:
     models: tyro.conf.Positional[tuple[str, ...]] = ()
-    """built-in models, run folders, exported LoRAs (folder or file), and pipelines of diffusers"""
+    """built-in models, run folders, exports (folder or LoRA file), and pipelines of diffusers"""
     compare: tuple[Path, ...] = ()
     """files of --json, compared in pairs; no model is run"""
     evaluation: Annotated[Evaluation, tyro.conf.OmitArgPrefixes] = field(default_factory=Evaluation)
@@ -121,6 +121,10 @@ def _measured(chosen: Evaluate) -> list[Measurement]:
         started = time.perf_counter()
         with counting(policy.name, len(how.chosen(texts))) as advance:
             measured = measure(policy, texts, own, scored, chosen.html is not None, advance)
+        if made_from := exported.facts(name):
+            print(f"{policy.name}: {exported.sentence(made_from)}", file=sys.stderr)
+            about = {**measured.settings["model"], "made_from": made_from}
+            measured = replace(measured, settings={**measured.settings, "model": about})
         if (Path(name) / "config.yaml").is_file():  # other models have but one kind of weights
             measured = replace(measured, settings={**measured.settings, "weights": how.weights})
         print(f"{policy.name}: {len(measured):,} images in {time.perf_counter() - started:.1f} s", file=sys.stderr)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from .. import card, export
+from .. import card, export, strict_json
 from ..folder import RunFolder
 from ..models.loading import Loading
 from ..models.weights import LoRA
@@ -44,9 +43,9 @@ def run(words: list[str]) -> int:
     if isinstance(policy.weights, LoRA):
         files.append(export.lora(policy, folder, said))
     if chosen.merged or not files:
-        files.append(export.merged(policy, folder))
+        files.append(export.merged(policy, folder, said))
     summary = run.path / "summary.json"
-    command = json.loads(summary.read_text("utf-8"))["command"] if summary.is_file() else ""
+    command = strict_json.loads(summary.read_text("utf-8"))["command"] if summary.is_file() else ""
     for path in [*files, card.write(run, folder, said, [path.name for path in files], command)]:
         print(path)
     return 0

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import tyro
 
-from .. import config, models
+from .. import config, exported, models
 from ..folder import RunFolder
 from ..models.loading import Loading
 from ..models.policy import Policy
@@ -84,12 +84,8 @@ def warn_of_guidance(name: str, guidance: float) -> None:
     path = Path(name)
     if (path / "config.yaml").is_file():
         trained = RunFolder.open(path).origin().get("guidance")
-    elif file := models.adapters(name):
-        from .. import export
-
-        trained = export.read(file).get("guidance")
     else:
-        return
+        trained = exported.facts(name).get("guidance")
     if trained is not None and trained != guidance:
         print(
             f"flowward: {name} was trained on samples with guidance {trained:g}, and is sampled with {guidance:g} now "
@@ -99,7 +95,7 @@ def warn_of_guidance(name: str, guidance: float) -> None:
 
 
 def policy_of(name: str, weights: str, loading: Loading | None = None, precision: Wish | None = None) -> Policy:
-    """A model by name, an exported LoRA on its base, or a run's newest checkpoint with the named weights as its policy.
+    """A model by name, an export on its base, or a run's newest checkpoint with the named weights as its policy.
 
     A run's model is loaded as it was trained, but on the device, and in the precision, that is asked for.
 
@@ -107,12 +103,8 @@ def policy_of(name: str, weights: str, loading: Loading | None = None, precision
         ValueError: there is no such model, run, checkpoint, adapters or weights.
     """
     path = Path(name)
-    if file := models.adapters(name):
-        from .. import export
-
-        policy = export.load(file, precision or "auto", loading)
-        policy.name = name
-        return policy
+    if found := exported.load(name, precision or "auto", loading):
+        return found
     if not (path / "config.yaml").is_file():
         return models.load(name, precision=precision or "auto", loading=loading)
     folder = RunFolder.open(path)

@@ -17,6 +17,7 @@ from ..algorithms import ALGORITHMS
 from ..datasets import Exemplars, Preferences
 from ..evaluate import Evaluator, load_rewards
 from ..folder import RunFolder, read_yaml
+from ..leakage import leak
 from ..log import TrainProgress
 from ..presets import published
 from ..trainer import Trainer
@@ -149,11 +150,15 @@ def _train(settings: Any, resume: bool, command: str) -> int:
         trainer.load_state_dict(state)
     folder = None if distributed.rank() else _folder(run.output, config.to_dict(settings), trainer, resume)
     stopped, evaluator = False, Evaluator(policy, settings.evaluation, held_out, rewards=measured)
+    sources = ("" if settings.preferences else settings.prompts, how.prompts)
+    warnings = [leaked] if (leaked := leak(texts, held_out, how.chosen(held_out), sources)) else []
     with TrainProgress(run, trainer.iteration, settings.run.output) as progress, _stop_signals() as asked:
         progress.say(f"model {policy.name}, {len(texts)} prompts; measuring on {held_out.name} first")
         for remark in trainer.rollout.remarks():
             progress.say(remark)
-        with closing(trainer.steps(evaluator, folder)) as steps:
+        for warning in warnings:
+            progress.say(f"warning: {warning}")
+        with closing(trainer.steps(evaluator, folder, warnings)) as steps:
             for step in steps:
                 progress.show(step)
                 if stopped := distributed.any_of(asked()):

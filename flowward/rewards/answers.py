@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .. import strict_json
+
 
 class Answers:
     """A folder of scores. Several processes may use it at once; a file appears whole or not at all."""
@@ -42,7 +44,7 @@ class Answers:
             with tempfile.NamedTemporaryFile(
                 "w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8"
             ) as file:
-                json.dump({"score": score, "answer": answer}, file)
+                file.write(strict_json.dumps({"score": score, "answer": answer}))
             os.replace(file.name, path)
         except OSError as error:
             if not self.told:

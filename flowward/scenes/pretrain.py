@@ -7,7 +7,6 @@ learned to follow its prompts most of the time is what reinforcement learning st
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .. import checkpoint
+from .. import checkpoint, strict_json
 from ..precision import autocast, native
 from ..streams import generator
 from .grammar import CATEGORIES, prompts, split
@@ -229,7 +228,7 @@ def pretrain(config: Pretrain) -> Iterator[dict[str, Any]]:
 
     with open(config.output / "log.jsonl", "a") as log:
         for line in stages():
-            log.write(json.dumps(line) + "\n")
+            log.write(strict_json.dumps(line) + "\n")
             log.flush()
             yield line
     networks.save(config.output / "model")

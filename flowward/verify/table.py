@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .. import __version__
+from .. import __version__, strict_json
 from . import Report
 from .check import Check
 
@@ -108,25 +107,18 @@ def write(report: Report, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     page, data = folder / "verify.html", folder / "verify.json"
     page.write_text(html(report), "utf-8")
-    data.write_text(json.dumps(to_dict(report), indent=2) + "\n", "utf-8")
+    data.write_text(strict_json.dumps(to_dict(report), 2) + "\n", "utf-8")
     return [page, data]
 
 
 def to_dict(report: Report) -> dict[str, Any]:
-    """For JSON, in which what is not finite is null."""
-
-    def plain(record: Any) -> dict[str, Any]:
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(record).items()
-        }
-
+    """For JSON."""
     return {
         "version": __version__,
         "holds": not report.failures,
         "seconds": report.seconds,
-        "checks": [{**plain(check), "holds": check.holds} for check in report.checks],
-        "distances": [plain(row) for row in report.distances],
+        "checks": [{**asdict(check), "holds": check.holds} for check in report.checks],
+        "distances": [asdict(row) for row in report.distances],
     }
 
 

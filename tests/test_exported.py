@@ -1,0 +1,125 @@
+"""What was exported is the model that was trained, can be measured against its base, and says what it was made from."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny_pipelines
+import torch
+
+import flowward
+from flowward import export, exported, models
+from flowward.cli import main
+from flowward.commands.options import policy_of
+from flowward.models.loading import Loading
+from flowward.models.policy import Policy
+
+ABOUT = {"algorithm": "awm", "reward": ["ocr"], "guidance": 2.0, "iterations": 1200, "weights": "ema"}
+TRAIN = shlex.split(
+    "--iterations 1 --images-per-update 8 --group-size 4 --microbatch 8 --learning-rate 1e-2 --warmup 0 "
+    "--algorithm.rollout.steps 2 --reward balance --evaluation.images 6 --evaluation.sampler.steps 1 --threads 1"
+)
+EVAL = shlex.split("--images 8 --steps 1 --rewards balance --precision float32")
+SMALL = Loading(size=(32, 32), device="cpu")
+
+
+def changed(policy: Policy) -> Policy:
+    with torch.no_grad():
+        for number, tensor in enumerate(policy.weights.tensors("policy").values()):
+            tensor.add_(0.05 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(number)))
+    return policy
+
+
+def answer(policy: Policy, texts: list[str]) -> torch.Tensor:
+    x = torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(0))
+    return policy.velocity(x, torch.tensor([0.3, 0.95]), policy.encode(texts)).detach()
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_merged_weights_are_the_policy(tiny: str, tmp_path: Path, rank: int | None) -> None:
+    trained, texts = changed(models.load(tiny, rank, "float32")), ["a circle", "two rings"]
+    expected = answer(trained, texts)
+    assert export.merged(trained, tmp_path, {"base_model": tiny, **ABOUT}) == tmp_path / "transformer"
+    found = [policy_of(str(name), "policy", precision="float32") for name in (tmp_path, tmp_path / "transformer")]
+    for each, name in zip(found, (tmp_path, tmp_path / "transformer"), strict=True):
+        torch.testing.assert_close(answer(each, texts), expected, rtol=0, atol=1e-5)
+        assert each.name == str(name) and exported.facts(str(name)) == {
+            "version": flowward.__version__, "base_model": tiny, **ABOUT
+        }  # fmt: skip
+    base = models.load(tiny, precision="float32")
+    assert not torch.allclose(answer(base, texts), expected, atol=1e-3)
+    assert found[0].identity == base.identity  # it can be trained on from there, as its base can
+
+
+@pytest.mark.parametrize("family", ["StableDiffusion3Pipeline", "of two"])
+def test_so_they_are_for_pipelines(family: str, tmp_path: Path) -> None:
+    """Also those of two transformers."""
+    tiny_pipelines.tiny(family).save_pretrained(tmp_path / "base")
+    loading, texts = SMALL if family != "of two" else Loading((32, 32), frames=5, device="cpu"), ["a cat", "dog"]
+    trained = changed(models.load(str(tmp_path / "base"), None, "float32", loading=loading))
+    expected = answer(trained, texts)
+    export.merged(trained, tmp_path / "whole", {"base_model": str(tmp_path / "base")})
+    found = policy_of(str(tmp_path / "whole"), "policy", loading, "float32")
+    assert torch.equal(answer(found, texts), expected)
+
+
+def test_a_run_and_its_export_measure_alike(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = tmp_path / "run", tmp_path / "found.json"
+    assert main(["train", "--model", tiny, *TRAIN, "--output", str(run)]) == 0
+    assert main(["export", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["eval", tiny, str(run), str(run / "export"), *EVAL, "--json", str(out)]) == 0
+    said = capsys.readouterr()
+    assert f"{run / 'export'}: made from {tiny} by advantageflow for balance, 1 iteration, weights policy" in said.err
+    base, trained, again = json.loads(out.read_text())["models"].values()
+    assert again["per_image"] == trained["per_image"] != base["per_image"]
+    assert again["model"]["made_from"]["base_model"] == tiny and "made_from" not in base["model"]
+    picture = str(tmp_path / "x.png")
+    assert (
+        main(["sample", str(run / "export"), "a circle", "--steps", "1", "--guidance", "2", "--output", picture]) == 0
+    )
+    assert "was trained on samples with guidance 1" in capsys.readouterr().err
+
+
+def test_adapters_say_it_too(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With merged weights beside them, both can be measured: the folder stands for the adapters."""
+    run, out = tmp_path / "run", tmp_path / "found.json"
+    assert main(["train", "--model", tiny, *TRAIN, "--lora-rank", "2", "--output", str(run)]) == 0
+    assert main(["export", str(run), "--merged", "--weights", "ema"]) == 0
+    names = [str(run / "export"), str(run / "export" / "transformer")]
+    assert main(["eval", *names, *EVAL, "--json", str(out)]) == 0
+    assert (
+        capsys.readouterr().err.count(f"made from {tiny} by advantageflow for balance, 1 iteration, weights ema") == 2
+    )
+    one, other = json.loads(out.read_text())["models"].values()
+    assert one["model"]["made_from"] == other["model"]["made_from"]
+    scores = [[float(score) for score in each["per_image"]["balance"].split()] for each in (one, other)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+
+
+def test_what_is_not_whole_is_refused(tiny: str, tmp_path: Path) -> None:
+    whole, facts = tmp_path / "whole", tmp_path / "whole" / exported.FACTS
+    export.merged(models.load(tiny, precision="float32"), whole, {"base_model": tiny})
+
+    def refused(says: str) -> None:
+        with pytest.raises(ValueError, match=says):
+            policy_of(str(whole), "policy")
+
+    for file in (whole / "transformer").glob("*.safetensors"):
+        kept = file.read_bytes()
+        file.write_bytes(kept[: len(kept) // 2])
+        refused("transformer does not hold the weights of")
+        file.unlink()
+        refused("transformer does not hold the weights of .*: .*Missing")
+        file.write_bytes(kept)
+    for text, says in (("{", "cannot be read"), ("[]", "does not hold a mapping"), ("{}", "does not name its base")):
+        facts.write_text(text)
+        refused(rf"{exported.FACTS} {says}")
+    facts.write_text(json.dumps({"base_model": str(tmp_path / "gone.x")}))
+    refused("unknown model")
+    shutil.rmtree(whole / "transformer")
+    refused("unknown model")  # the file alone is no model
