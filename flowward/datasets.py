@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from . import prompts
 from .models.policy import Condition, Policy
+from .pictures import picture, refuse_broken
 from .points import PointSet
-from .prompts import PromptSet
+from .prompts import Prompt, PromptSet
 from .rollout import Drawn, Rollout
 from .streams import Key, numpy_generator
 
@@ -56,39 +55,12 @@ def read(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def refuse_broken(path: Path) -> None:
-    """Raises ValueError where a file is no image, or was cut short: before a run, not in it."""
-    try:
-        with Image.open(path) as image:
-            if image.format == "PNG":  # its checksums tell, at a fraction of the time
-                image.verify()
-            else:
-                image.draft("RGB", (1, 1))  # a JPEG is decoded at an eighth of its size
-                image.load()
-    except Exception as error:  # Pillow's readers fail in many ways
-        raise ValueError(f"{path} is not an image that can be read: {error}") from error
-
-
-def picture(path: str, size: tuple[int, int]) -> Tensor:
-    """An image file, scaled and cropped to (height, width), float32 [3, H, W] in [0, 1].
-
-    Raises:
-        ValueError: it is no image.
-    """
-    try:
-        with Image.open(path) as image:
-            fitted = ImageOps.fit(image.convert("RGB"), size[::-1])
-    except Exception as error:
-        raise ValueError(f"{path} is not an image that can be read: {error}") from error
-    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 255
-
-
 @dataclass(frozen=True)
 class Preferences:
     """Pairs of images for a prompt, the better one first; they take the place of the policy's own samples."""
 
     prompts: PromptSet
-    pairs: dict[str, list[tuple[str, str]]]  # prompt -> (chosen, rejected)
+    pairs: dict[Prompt, list[tuple[str, str]]]  # prompt -> (chosen, rejected)
 
     @classmethod
     def load(cls, path: Path) -> Preferences:
@@ -97,7 +69,7 @@ class Preferences:
         Raises:
             ValueError: see `read`.
         """
-        pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        pairs: dict[Prompt, list[tuple[str, str]]] = defaultdict(list)
         for row in read(path, ("prompt", "chosen", "rejected")):
             pairs[row["prompt"]].append((row["chosen"], row["rejected"]))
         return cls(prompts.of(path.name, list(pairs)), dict(pairs))
@@ -111,18 +83,20 @@ class Preferences:
         """1 for each chosen image and 0 for each rejected one, in the order in which `collect` gives them."""
         return (torch.arange(len(images)) % 2 == 0).float()
 
-    def pair(self, text: str, key: tuple[int, int, int]) -> tuple[str, str]:
+    def pair(self, prompt: Prompt, key: tuple[int, int, int]) -> tuple[str, str]:
         """The files of one pair for a prompt; key: seed, iteration and the prompt's number in it."""
-        mine = self.pairs[text]
+        mine = self.pairs[prompt]
         return mine[int(numpy_generator("pair", *key).integers(len(mine)))]
 
     def collector(
         self, policy: Policy, seed: int
-    ) -> Callable[[list[str], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]:
+    ) -> Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]:
         """In the place of a trainer's own samples (see trainer.Collect)."""
 
-        def collect(texts: list[str], _: Condition, index: int, numbers: Tensor) -> Iterator[tuple[Drawn, Tensor]]:
-            files = [self.pair(texts[n // 2], (seed, index, n // 2))[n % 2] for n in numbers.tolist()]
+        def collect(
+            asked: Sequence[Prompt], _: Condition, index: int, numbers: Tensor
+        ) -> Iterator[tuple[Drawn, Tensor]]:
+            files = [self.pair(asked[n // 2], (seed, index, n // 2))[n % 2] for n in numbers.tolist()]
             images = torch.stack([picture(file, policy.image_size) for file in files])
             yield Drawn(policy.encode_images(images)), images
 
@@ -136,7 +110,7 @@ class Exemplars:
     As FlowAWR's GraftOOD (arXiv:2606.30376): an exemplar's advantage is 1, and it does not count in its group's.
     """
 
-    images: dict[str, list[str]]  # prompt -> files
+    images: dict[Prompt, list[str]]  # prompt -> files
     share: float = 1 / 6  # of the groups that have exemplars
     count: int = 4  # samples replaced in such a group
 
@@ -149,16 +123,16 @@ class Exemplars:
         """
         if not 0 < share <= 1 or count < 1:
             raise ValueError(f"exemplars need a share in (0, 1] and a count of 1 or more, not {share} and {count}")
-        images: dict[str, list[str]] = defaultdict(list)
+        images: dict[Prompt, list[str]] = defaultdict(list)
         for row in read(path, ("prompt", "image")):
             images[row["prompt"]].append(row["image"])
         return cls(dict(images), share, count)
 
-    def refuse(self, texts: Sequence[str], group_size: int) -> None:
+    def refuse(self, asked: Iterable[Prompt], group_size: int) -> None:
         """Raises ValueError where exemplars leave too little of a group, or are for prompts that never come."""
         self._refuse_small(group_size)
-        known = set(texts)
-        if others := [text for text in self.images if text not in known]:
+        known = set(asked)
+        if others := [prompt for prompt in self.images if prompt not in known]:
             raise ValueError(
                 f"{len(others)} of {len(self.images)} prompts with exemplars are not trained on, "
                 f"the first of them '{others[0]}'"
@@ -168,7 +142,7 @@ class Exemplars:
         if self.count > group_size - 2:
             raise ValueError(f"{self.count} exemplars leave less than 2 samples in groups of {group_size}")
 
-    def graft(self, policy: Policy, rollout: Rollout, texts: list[str], key: tuple[int, int]) -> Rollout:
+    def graft(self, policy: Policy, rollout: Rollout, asked: Sequence[Prompt], key: tuple[int, int]) -> Rollout:
         """The rollout with exemplars in it; key: seed and iteration.
 
         Raises:
@@ -177,17 +151,17 @@ class Exemplars:
         members = rollout.by_group()
         self._refuse_small(members.shape[1])
         x0, given = rollout.x0.clone(), torch.zeros(len(rollout), dtype=torch.bool)
-        for number, text in enumerate(texts):
+        for number, prompt in enumerate(asked):
             stream = numpy_generator("graft", *key, number)
-            if text not in self.images or stream.random() >= self.share:
+            if prompt not in self.images or stream.random() >= self.share:
                 continue
-            files = stream.choice(self.images[text], self.count, replace=len(self.images[text]) < self.count)
+            files = stream.choice(self.images[prompt], self.count, replace=len(self.images[prompt]) < self.count)
             rows = members[number, -self.count :]
             pictures = torch.stack([picture(str(name), policy.image_size) for name in files])
             x0[rows] = policy.encode_images(pictures).to(x0)
             given[rows] = True
         return replace(rollout, x0=x0, exemplar=given)
 
-    def grafter(self, policy: Policy, seed: int) -> Callable[[Rollout, list[str], int], Rollout]:
-        """`graft` as a trainer calls it: rollout, texts, iteration."""
-        return lambda rollout, texts, index: self.graft(policy, rollout, texts, (seed, index))
+    def grafter(self, policy: Policy, seed: int) -> Callable[[Rollout, Sequence[Prompt], int], Rollout]:
+        """`graft` as a trainer calls it: rollout, prompts, iteration."""
+        return lambda rollout, asked, index: self.graft(policy, rollout, asked, (seed, index))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import unknown
 from ..precision import Precision, Wish, autocast, resolve
+from ..prompts import Prompt
 from . import hub
 from .cache import PromptCache, address
 from .families import FAMILIES, Family
@@ -57,7 +58,7 @@ class DiffusersPolicy(Policy):
         self._cache: PromptCache | None = None
 
     @torch.no_grad()
-    def prepare(self, prompts: list[str], folder: Path | None = None) -> None:
+    def prepare(self, prompts: Sequence[Prompt], folder: Path | None = None) -> None:
         """Encode prompts that no run on this machine has encoded yet into a cache on disk; then let text encoders go.
 
         Raises:
@@ -78,9 +79,10 @@ class DiffusersPolicy(Policy):
             setattr(family.pipe, name, None)
 
     @torch.no_grad()
-    def encode(self, prompts: list[str]) -> Condition:
+    def encode(self, prompts: Sequence[Prompt]) -> Condition:
+        self.refuse(prompts)
         if self._cache is None:
-            return self._on_device(self.family.encode(prompts))
+            return self._on_device(self.family.encode(list(prompts)))
         if missing := self._cache.missing(prompts):
             raise ValueError(f"the text encoders have been let go, and '{missing[0]}' was not encoded before")
         return self._on_device(self._cache.rows(prompts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..flow import grid
 from ..precision import Precision
+from ..prompts import Edit, Prompt
 from .weights import Weights
 
 
@@ -54,16 +55,17 @@ class Policy(ABC):
     weights: Weights
     precision: Precision
     device: torch.device
+    edits: bool = False  # every prompt comes with an image, of which another one is made
 
     @abstractmethod
-    def encode(self, prompts: list[str]) -> Condition:
+    def encode(self, prompts: Sequence[Prompt]) -> Condition:
         """Encode prompts, one row each (call it once per distinct prompt).
 
         Raises:
             ValueError: the model cannot read a prompt.
         """
 
-    def prepare(self, prompts: list[str]) -> None:
+    def prepare(self, prompts: Sequence[Prompt]) -> None:
         """Make ready to encode these prompts, and only these, many times."""
         return
 
@@ -75,9 +77,18 @@ class Policy(ABC):
         """The model's own grid of times, [steps + 1] from 1 to 0."""
         return tuple(grid(steps, 1.0, "linear").tolist())
 
-    def refuse(self, prompts: list[str]) -> None:
+    def refuse(self, prompts: Sequence[Prompt]) -> None:
         """Raises ValueError where the model cannot read a prompt; cheap, so that a run can ask before it begins."""
-        return
+        for prompt in prompts:
+            if isinstance(prompt, Edit) and not self.edits:
+                raise ValueError(
+                    f"{self.name} makes images from text alone, and '{prompt.text}' is for the image {prompt.source}: "
+                    "take a model that edits images, or prompts without a source"
+                )
+            if self.edits and not isinstance(prompt, Edit):
+                raise ValueError(
+                    f"{self.name} edits images, and '{prompt}' comes with none: name a source for every prompt"
+                )
 
     @abstractmethod
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:

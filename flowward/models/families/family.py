@@ -105,8 +105,11 @@ class Family(ABC):
         return (self.height // self.multiple) * (self.width // self.multiple)
 
     @abstractmethod
-    def encode(self, prompts: list[str]) -> dict[str, Tensor]:
-        """Named tensors [N, ...], a row per prompt; text that is shorter than the longest is padded with zeros."""
+    def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
+        """Named tensors [N, ...], a row per prompt; text that is shorter than the longest is padded with zeros.
+
+        Prompts are texts, or Edits where the family `edits`.
+        """
 
     def empty(self) -> dict[str, Tensor]:
         """The same, one row, for the absence of a prompt (classifier-free guidance)."""
