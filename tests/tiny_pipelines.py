@@ -81,12 +81,12 @@ def sd3() -> Any:
     )  # fmt: skip
 
 
-def flux() -> Any:
+def flux(kind: Any = diffusers.FluxPipeline) -> Any:
     transformer = diffusers.FluxTransformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=32, pooled_projection_dim=16, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
     )  # fmt: skip
-    return diffusers.FluxPipeline(
+    return kind(
         transformer=transformer, scheduler=dynamic(), vae=autoencoder(4), text_encoder=clip(16, False),
         tokenizer=tokenizer(), text_encoder_2=t5(32), tokenizer_2=tokenizer(512),
     )  # fmt: skip
@@ -220,6 +220,7 @@ def wan_of_two() -> Any:
 TINY: dict[str, Callable[[], Any]] = {
     "StableDiffusion3Pipeline": sd3,
     "FluxPipeline": flux,
+    "FluxKontextPipeline": lambda: flux(diffusers.FluxKontextPipeline),
     "Flux2KleinPipeline": flux2_klein,
     "QwenImagePipeline": qwen_image,
     "ZImagePipeline": z_image,

@@ -33,7 +33,7 @@ class DiffusersPolicy(Policy):
     """A pipeline of diffusers. Everything that differs between models is in its family."""
 
     def __init__(self, name: str, family: Family, lora_rank: int | None, precision: Precision, seed: int = 0):
-        self.name, self.family, self.precision = name, family, precision
+        self.name, self.family, self.precision, self.edits = name, family, precision, family.edits
         pipe = family.pipe
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module):
@@ -54,7 +54,9 @@ class DiffusersPolicy(Policy):
         )
         self.identity["weights"] = self.weights.kind
         readers = [part for name, part in pipe.components.items() if name.startswith("text_encoder") and part]
-        self._reader = [fingerprint(reader) for reader in readers]
+        self._reader: list[Any] = [fingerprint(reader) for reader in readers]
+        if family.edits:  # images are read too, at one size
+            self._reader += [fingerprint(pipe.vae), *family.shape]
         self._cache: PromptCache | None = None
 
     @torch.no_grad()
@@ -68,9 +70,9 @@ class DiffusersPolicy(Policy):
         family, dtype = self.family, torch.bfloat16 if self.precision == "bf16" else torch.float32
         made_by = json.dumps([self.identity["family"], self._reader, family.text_tokens, self.precision])
         cache = PromptCache((folder or CACHE) / address(made_by)[:16], dtype)
-        if NOTHING in (missing := cache.missing([NOTHING, *prompts])):
+        rest = cache.missing(prompts)
+        if not family.edits and cache.missing([NOTHING]):
             cache.add([NOTHING], family.empty())
-        rest = [prompt for prompt in missing if prompt != NOTHING]
         for start in range(0, len(rest), ENCODED_AT_ONCE):
             part = rest[start : start + ENCODED_AT_ONCE]
             cache.add(part, family.encode(part))
