@@ -15,7 +15,7 @@ from . import rewards as reward_table
 from .images import labelled_grid, thumbnails
 from .measurement import Measurement
 from .models.policy import Policy
-from .prompts import Prompt, PromptSet, source_of
+from .prompts import Edit, Prompt, PromptSet, source_of
 from .provenance import described, hash_of, versions
 from .rewards import Explains, Metadata, Reward
 from .rollout import Sampler
@@ -240,8 +240,9 @@ class Evaluator:
     def grid(self) -> Image:
         """The same prompts and seeds each time, with the verdict of the first reward on each picture."""
         chosen = self.prompts.spread(self.pictures)
-        texts = [self.prompts.texts[i] for i in chosen]
+        texts, asked = [self.prompts.texts[i] for i in chosen], [self.prompts[i] for i in chosen]
         how = self.evaluation
-        images = draw(self.policy, texts, how.sampler, how.seed, how.weights, how.batch)
+        images = draw(self.policy, asked, how.sampler, how.seed, how.weights, how.batch)
         marks = explain(next(iter(self.rewards.values())), images, texts, self.prompts.about(chosen))
-        return labelled_grid(images, texts, marks, columns=4)
+        sources = [each.source for each in asked if isinstance(each, Edit)]
+        return labelled_grid(images, texts, marks, columns=4, sources=sources)

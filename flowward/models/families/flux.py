@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...prompts import Edit
 from .family import Family, pack, positions, unpack
 
 
@@ -52,10 +51,10 @@ class FluxKontext(Flux):
     pipelines = ("FluxKontextPipeline",)
     edits = True
 
-    def encode(self, prompts: list[Edit]) -> dict[str, Tensor]:
+    def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
         return super().encode([prompt.text for prompt in prompts]) | {"source": self.encode_sources(prompts)}
 
-    def reference(self, prompts: list[Edit], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+    def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         size = {"max_area": self.height * self.width, "_auto_resize": False}
         texts = [prompt.text for prompt in prompts]
         return super().reference(texts, x, steps, guidance, image=self.sources(prompts), **size, **more)
