@@ -47,12 +47,12 @@ class Sample:
             raise ValueError(f"images are written as PNG: give --output a name that ends in .png, not {self.output}")
         if self.output.exists() and not self.overwrite:
             raise ValueError(f"{self.output} exists: name another --output, or say --overwrite")
-        if self.source:
-            refuse_broken(self.source)
 
 
 def run(words: list[str]) -> int:
     chosen = parse(Sample, words, "sample")
+    if chosen.source:
+        refuse_broken(chosen.source)
     warn_of_guidance(chosen.model, chosen.sampler.guidance)
     policy = policy_of(chosen.model, chosen.weights, chosen.loading)
     texts = [prompt for prompt in chosen.prompts for _ in range(chosen.count)]
