@@ -26,6 +26,7 @@ from flowward.mixing import RewardBuffer
 from flowward.models import diffusers
 from flowward.models.cache import PromptCache
 from flowward.models.diffusers import DiffusersPolicy
+from flowward.models.families import FAMILIES
 from flowward.pictures import picture
 from flowward.points import Renoise
 from flowward.prompt_sets import files
@@ -38,6 +39,7 @@ from flowward.rollout import Sampler
 from flowward.trainer import Trainer
 
 KONTEXT = "FluxKontextPipeline"
+EDITS = [name for name, family in FAMILIES.items() if family.edits]
 LINES = [
     {"prompt": "a red cat", "source": "a.png", "category": "colour"},
     {"prompt": "a red cat", "source": "sub/b.png", "kind": "animal"},
@@ -176,8 +178,24 @@ def test_the_size_of_a_source_does_not_matter(tmp_path: Path) -> None:
     torch.testing.assert_close(seen_, wanted, rtol=0, atol=0.05)
 
 
-def test_a_prepared_model_edits_the_same_without_its_encoders(edits: PromptSet, tmp_path: Path) -> None:
-    plain, prepared = policy(KONTEXT), policy(KONTEXT)
+def test_without_its_text_an_edit_keeps_its_source(edits: PromptSet) -> None:
+    """Guidance compares with what the model makes of that image alone, padding and all."""
+    one = policy("QwenImageEditPlusPipeline")
+    whole, swapped = one.encode(list(edits)), one.encode([edits[2], edits[1], edits[0]])
+    blank, other = one.blank()(whole), one.blank()(swapped)
+    assert blank.tensors.keys() == whole.tensors.keys()
+    for name in ("words", "mask", "source"):
+        torch.testing.assert_close(blank.tensors[name], other.tensors[name], rtol=0, atol=1e-5)
+    assert not torch.allclose(blank.tensors["words"][0], blank.tensors["words"][1], atol=1e-3)
+    x, t = torch.randn(3, *one.latent_shape), torch.tensor([0.3, 0.8, 0.5])
+    with torch.no_grad():
+        v, v_0 = (one.velocity(x, t, each) for each in (whole, blank))
+        torch.testing.assert_close(one.under("policy", 3.0)(x, t, whole), one.guided(v, v_0, 3.0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_prepared_model_edits_the_same_without_its_encoders(name: str, edits: PromptSet, tmp_path: Path) -> None:
+    plain, prepared = policy(name), policy(name)
     prepared.prepare(list(edits), tmp_path / "cache")
     assert prepared.family.pipe.text_encoder is None
     x, t = torch.randn(3, *plain.latent_shape), torch.tensor([0.3, 0.8, 0.5])
@@ -201,7 +219,7 @@ def test_sources_are_known_by_what_is_in_them(edits: PromptSet, tmp_path: Path) 
 
 def test_two_sizes_share_no_encoded_sources(edits: PromptSet, tmp_path: Path) -> None:
     for side in (32, 64):
-        family = diffusers.FAMILIES[KONTEXT](pipeline(KONTEXT), side, 32)
+        family = FAMILIES[KONTEXT](pipeline(KONTEXT), side, 32)
         one = DiffusersPolicy(KONTEXT, family, None, "float32")
         one.prepare(list(edits), tmp_path / "cache")
         assert one.encode(list(edits)).tensors["source"].shape == (3, *one.latent_shape)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import unknown
 from ..precision import Precision, Wish, autocast, resolve
-from ..prompts import Prompt
+from ..prompts import Edit, Prompt
 from . import hub
 from .cache import PromptCache, address
 from .families import FAMILIES, Family
@@ -26,6 +26,7 @@ from .weights import Full, LoRA
 
 CACHE = Path(os.environ.get("FLOWWARD_CACHE", "~/.cache/flowward")).expanduser() / "prompts"
 NOTHING = "\0"  # the address of the absence of a prompt
+EMPTY = "empty_"  # begins the names of what an edit is without its text
 ENCODED_AT_ONCE = 32
 
 
@@ -70,7 +71,7 @@ class DiffusersPolicy(Policy):
         family, dtype = self.family, torch.bfloat16 if self.precision == "bf16" else torch.float32
         made_by = json.dumps([self.identity["family"], self._reader, family.text_tokens, self.precision])
         cache = PromptCache((folder or CACHE) / address(made_by)[:16], dtype)
-        rest = cache.missing(prompts)
+        rest = cache.missing([*prompts, *self._without_text(prompts)])
         if not family.edits and cache.missing([NOTHING]):
             cache.add([NOTHING], family.empty())
         for start in range(0, len(rest), ENCODED_AT_ONCE):
@@ -83,11 +84,30 @@ class DiffusersPolicy(Policy):
     @torch.no_grad()
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
         self.refuse(prompts)
+        found = self._rows(prompts)
+        if empty := self._without_text(prompts):
+            found |= {EMPTY + name: tensor for name, tensor in self._rows(empty).items() if name != "source"}
+        return self._on_device(found)
+
+    def _rows(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         if self._cache is None:
-            return self._on_device(self.family.encode(list(prompts)))
+            return self.family.encode(list(prompts))
         if missing := self._cache.missing(prompts):
             raise ValueError(f"the text encoders have been let go, and '{missing[0]}' was not encoded before")
-        return self._on_device(self._cache.rows(prompts))
+        return self._cache.rows(prompts)
+
+    def _without_text(self, prompts: Sequence[Prompt]) -> list[Edit]:
+        """Of edits, where guidance asks for it: what is left of each, which another source makes another."""
+        if self.family.guidance != "classifier-free":
+            return []
+        return [Edit(self.family.nothing, prompt.source) for prompt in prompts if isinstance(prompt, Edit)]
+
+    def blank(self) -> Callable[[Condition], Condition]:
+        if not self.edits:
+            return super().blank()
+        return lambda condition: Condition(
+            {name: condition.tensors.get(EMPTY + name, tensor) for name, tensor in condition.tensors.items()}
+        )
 
     @torch.no_grad()
     def empty(self) -> Condition:

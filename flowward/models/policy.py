@@ -73,6 +73,11 @@ class Policy(ABC):
         """One row for the absence of a prompt."""
         return self.encode([""])
 
+    def blank(self) -> Callable[[Condition], Condition]:
+        """What takes the prompts off the rows of a condition; of edits it leaves the source."""
+        empty = self.empty()
+        return lambda condition: empty[torch.zeros(len(condition), dtype=torch.long)]
+
     def times(self, steps: int) -> tuple[float, ...]:
         """The model's own grid of times, [steps + 1] from 1 to 0."""
         return tuple(grid(steps, 1.0, "linear").tolist())
@@ -113,10 +118,10 @@ class Policy(ABC):
         """
         if guidance == 1:
             return lambda x, t, condition: self.velocity(x, t, condition, weights)
-        empty = self.empty()
+        blank = self.blank()
 
         def guided(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-            both = condition.cat(empty[torch.zeros(len(x), dtype=torch.long)])
+            both = condition.cat(blank(condition))
             v, v_0 = self.velocity(torch.cat([x, x]), torch.cat([t, t]), both, weights).chunk(2)
             return self.guided(v, v_0, guidance)
 

@@ -42,6 +42,7 @@ class Family(ABC):
     guidance: ClassVar[Guidance] = "classifier-free"
     edits: ClassVar[bool] = False  # prompts are Edits, and a condition has a `source` [N, *shape]
     text_tokens: int
+    nothing: ClassVar[str] = ""  # what the model reads in the place of a prompt that is absent
 
     def __init__(
         self,
@@ -131,7 +132,7 @@ class Family(ABC):
 
     def empty(self) -> dict[str, Tensor]:
         """The same, one row, for the absence of a prompt (classifier-free guidance)."""
-        return self.encode([""])
+        return self.encode([self.nothing])
 
     @abstractmethod
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
