@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -351,7 +353,11 @@ def test_train_sample_and_eval(
     assert main(["eval", str(run), saved, *how, "--json", str(numbers), "--html", str(page)]) == 0
     assert main(["eval", "--compare", str(numbers)]) == 0
     assert "Traceback" not in capsys.readouterr().err
-    assert str(tmp_path / "a.png") in numbers.read_text() and page.is_file()
+    assert str(tmp_path / "a.png") in numbers.read_text()
+    shown = re.findall("alt='([^']*)'", page.read_text())
+    assert shown and shown[0::3] == ["source"] * (len(shown) // 3) and "source" not in shown[1::3] + shown[2::3]
+    assert main(["export", str(run), "--device", "cpu"]) == 0
+    assert "pipe(image, prompt, num_inference_steps=1" in (run / "export" / "README.md").read_text()
 
     assert main(["sample", saved, "a red cat", *loading, "--output", str(tmp_path / "x.png")]) == 2
     assert "edits images, and 'a red cat' comes with none" in capsys.readouterr().err
@@ -375,6 +381,13 @@ def test_verify_holds_a_model_that_edits_to_its_pipeline(saved: str, capsys: pyt
     assert main(["verify", "--model", saved, "--size", "32", "32", "--device", "cpu"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "another source of" in said and "16 laws, all hold" in said
+
+
+def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "QwenImageEditPlusPipeline"}')
+    with pytest.raises(ValueError, match="needs the package torchvision: pip install torchvision"):
+        models.load(str(tmp_path), 2)
 
 
 def test_a_saved_model_that_edits_is_loaded(saved: str) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,8 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
     kind = str(index.get("_class_name"))
     if kind not in FAMILIES:
         raise ValueError(f"{name_or_path}: " + unknown("pipeline", kind, FAMILIES))
+    if missing := [package for package in FAMILIES[kind].needs if not find_spec(package)]:
+        raise ValueError(f"{name_or_path} needs the package {missing[0]}: pip install {missing[0]}")
     if loading.quantise and (lora_rank is None or loading.merge_lora):
         raise ValueError("quantised weights are frozen: train LoRA adapters (--lora-rank), and do not merge them")
     transformers = [name for name in ("transformer", "transformer_2") if index.get(name, [None])[0]]

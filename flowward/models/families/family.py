@@ -41,6 +41,7 @@ class Family(ABC):
     targets: ClassVar[tuple[str, ...]] = JOINT_ATTENTION  # modules that get LoRA adapters
     guidance: ClassVar[Guidance] = "classifier-free"
     edits: ClassVar[bool] = False  # prompts are Edits, and a condition has a `source` [N, *shape]
+    needs: ClassVar[tuple[str, ...]] = ()  # packages beside those of flowward
     text_tokens: int
     nothing: ClassVar[str] = ""  # what the model reads in the place of a prompt that is absent
 

@@ -75,6 +75,7 @@ class QwenImageEdit(QwenImage):
 
     pipelines = ("QwenImageEditPlusPipeline",)
     edits = True
+    needs = ("torchvision",)  # of the processor in transformers
 
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
         images = self._pictures(prompts)
