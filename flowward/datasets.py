@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from . import prompts
 from .models.policy import Condition, Policy
 from .pictures import picture, refuse_broken
 from .points import PointSet
-from .prompts import Prompt, PromptSet
+from .prompts import SOURCE, Prompt, PromptSet, prompt_of
 from .rollout import Drawn, Rollout
 from .streams import Key, numpy_generator
 
 
 def read(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
-    """Lines of a JSON-lines file, each an object with these text fields; names of images are relative to the file.
+    """Lines of a JSON-lines file, each an object with these text fields, and a source where the model edits images.
+
+    Names of images are relative to the file.
 
     Raises:
         ValueError: the file is missing or empty, or a line is not such an object, or names what is not a whole image.
@@ -44,15 +47,21 @@ def read(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
             raise ValueError(f"line {number} of {path} is not JSON: {error.msg}") from error
         if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in fields):
             raise ValueError(f"line {number} of {path} needs the texts {', '.join(fields)}")
-        for file in [row[name] for name in fields if name != "prompt" and row[name] not in whole]:
+        named = [*fields, *([SOURCE] if isinstance(row.get(SOURCE), str) else [])]
+        for file in [row[name] for name in named if name != "prompt" and row[name] not in whole]:
             if not (path.parent / file).is_file():
                 raise ValueError(f"line {number} of {path} names an image that is not there: {file}")
             refuse_broken(path.parent / file)
             whole.add(file)
-        rows.append({name: row[name] if name == "prompt" else str(path.parent / row[name]) for name in fields})
+        rows.append({name: row[name] if name == "prompt" else str(path.parent / row[name]) for name in named})
     if not rows:
         raise ValueError(f"{path} holds no line")
     return rows
+
+
+def _prompt(row: Mapping[str, str]) -> Prompt:
+    """As prompt files have it."""
+    return prompt_of(row["prompt"], Path(os.path.abspath(row[SOURCE])) if SOURCE in row else None)
 
 
 @dataclass(frozen=True)
@@ -64,14 +73,14 @@ class Preferences:
 
     @classmethod
     def load(cls, path: Path) -> Preferences:
-        """From JSON lines with `prompt`, `chosen` and `rejected`.
+        """From JSON lines with `prompt`, `chosen` and `rejected`, and `source` where the model edits images.
 
         Raises:
             ValueError: see `read`.
         """
         pairs: dict[Prompt, list[tuple[str, str]]] = defaultdict(list)
         for row in read(path, ("prompt", "chosen", "rejected")):
-            pairs[row["prompt"]].append((row["chosen"], row["rejected"]))
+            pairs[_prompt(row)].append((row["chosen"], row["rejected"]))
         return cls(prompts.of(path.name, list(pairs)), dict(pairs))
 
     def refuse(self, points: Callable[[Rollout, Key], PointSet], levels: Tensor) -> None:
@@ -116,7 +125,7 @@ class Exemplars:
 
     @classmethod
     def load(cls, path: Path, share: float = 1 / 6, count: int = 4) -> Exemplars:
-        """From JSON lines with `prompt` and `image`.
+        """From JSON lines with `prompt` and `image`, and `source` where the model edits images.
 
         Raises:
             ValueError: see `read`; or share is not in (0, 1], or count is below 1.
@@ -125,7 +134,7 @@ class Exemplars:
             raise ValueError(f"exemplars need a share in (0, 1] and a count of 1 or more, not {share} and {count}")
         images: dict[Prompt, list[str]] = defaultdict(list)
         for row in read(path, ("prompt", "image")):
-            images[row["prompt"]].append(row["image"])
+            images[_prompt(row)].append(row["image"])
         return cls(dict(images), share, count)
 
     def refuse(self, asked: Iterable[Prompt], group_size: int) -> None:

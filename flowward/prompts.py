@@ -100,7 +100,7 @@ class PromptSet:
             return known
         sources = [self.sources[i] for i in indices]
         return [
-            {**about, "source": str(source)} if source else about
+            {**about, SOURCE: str(source)} if source else about
             for about, source in zip(known or [{}] * len(sources), sources, strict=True)
         ]
 
@@ -187,6 +187,7 @@ BUILT_IN: dict[str, Callable[[], PromptSet]] = {
 }
 HELD_OUT = 20  # one of so many prompts is held out of a set that is split
 HUB = "hf:"
+SOURCE = "source"  # of an image to edit, in files and in metadata
 
 
 def load(name_or_path: str) -> PromptSet:

@@ -21,9 +21,9 @@ from tiny_runs import small
 from torch import Tensor
 
 from flowward import evaluate, images, measurement, models, prompts
-from flowward.algorithms import AdvantageFlow
+from flowward.algorithms import AdvantageFlow, FlowAWR
 from flowward.cli import main
-from flowward.datasets import Exemplars
+from flowward.datasets import Exemplars, Preferences
 from flowward.mixing import RewardBuffer
 from flowward.models import diffusers
 from flowward.models.cache import PromptCache
@@ -264,10 +264,26 @@ def test_every_image_is_made_of_its_own_source(edits: PromptSet) -> None:
     assert not torch.equal(drawn[:1], swapped[:1]) and torch.allclose(drawn[1:], swapped[1:], atol=1e-4)
 
 
-def test_exemplars_of_a_text_are_not_those_of_an_edit(edits: PromptSet, tmp_path: Path) -> None:
-    (tmp_path / "e.jsonl").write_text(json.dumps({"prompt": "a red cat", "image": "a.png"}))
+def test_exemplars_and_pairs_are_for_a_source(edits: PromptSet, tmp_path: Path) -> None:
+    file, row = tmp_path / "e.jsonl", {"prompt": "a red cat", "image": "a.png"}
+    file.write_text(json.dumps(row))
     with pytest.raises(ValueError, match="1 of 1 prompts with exemplars are not trained on"):
-        Exemplars.load(tmp_path / "e.jsonl").refuse(edits, 8)
+        Exemplars.load(file).refuse(edits, 8)
+    file.write_text(json.dumps({**row, "source": "sub/b.png"}))
+    given = Exemplars.load(file, share=1.0, count=1)
+    given.refuse(edits, 8)
+    one = policy(KONTEXT)
+    how = FlowAWR(rollout=Sampler(1, grid="model"), points=Renoise(1))
+    trainer = Trainer(how, one, bright, edits, small(images_per_update=9, group_size=3, microbatch=9))
+    rollout, _ = trainer.sample(list(edits), 0)
+    assert given.graft(one, rollout, list(edits), (0, 0)).exemplar.tolist() == [False] * 5 + [True] + [False] * 3
+    file.write_text(json.dumps({"prompt": "a red cat", "source": "a.png", "chosen": "a.png", "rejected": "sub/b.png"}))
+    pairs = Preferences.load(file)
+    assert list(pairs.prompts) == [edits[0]]
+    one.refuse(list(pairs.prompts))
+    collect = pairs.collector(one, 0)
+    ((drawn, shown),) = collect(list(pairs.prompts), one.encode(list(pairs.prompts)), 0, torch.arange(2))
+    assert drawn.x0.shape == (2, *one.latent_shape) and shown[0].mean() < shown[1].mean()
 
 
 def test_a_measurement_counts_prompts_by_their_sources(edits: PromptSet, tmp_path: Path) -> None:

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ..pictures import refuse_broken
-from ..prompts import Prompt, PromptSet, of, prompt_of, source_of, text_of
+from ..prompts import SOURCE, Prompt, PromptSet, of, prompt_of, source_of, text_of
 
 Row = tuple[int, Mapping[str, Any]]  # the number of its line or row, and what it says
 TEXT = ("prompt", "text", "caption")
 CATEGORY = ("category", "tag")
-SOURCE = "source"
 NAMES = " or ".join(f"'{name}'" for name in TEXT)
 
 
