@@ -100,7 +100,7 @@ class PromptSet:
             return known
         sources = [self.sources[i] for i in indices]
         return [
-            {**about, SOURCE: str(source)} if source else about
+            {**about, SOURCE: str(source.absolute())} if source else about
             for about, source in zip(known or [{}] * len(sources), sources, strict=True)
         ]
 

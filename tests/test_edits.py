@@ -377,6 +377,8 @@ def test_train_sample_and_eval(
 
     assert main(["sample", saved, "a red cat", *loading, "--output", str(tmp_path / "x.png")]) == 2
     assert "edits images, and 'a red cat' comes with none" in capsys.readouterr().err
+    assert main([*words, "--evaluation.prompts", "scenes-held-out", "--output", str(tmp_path / "other")]) == 2
+    assert re.search("prompts scenes-held-out: .* edits images, and '.*' comes with none", capsys.readouterr().err)
     (tmp_path / "a.png").write_text("no image")
     assert main(["sample", str(run), "a", *source, "--output", str(tmp_path / "x.png")]) == 2
     assert "a.png is not an image that can be read" in capsys.readouterr().err

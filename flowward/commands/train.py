@@ -131,7 +131,10 @@ def _train(settings: Any, resume: bool, command: str) -> int:
         others.refuse(texts, run.group_size)
         graft = others.grafter(policy, run.seed)
     for each in (texts, held_out):
-        policy.refuse(list(each))
+        try:
+            policy.refuse(list(each))
+        except ValueError as error:
+            raise ValueError(f"prompts {each.name}: {error}") from error
     with distributed.first():  # it fills the cache on disk, which the others read
         policy.prepare([*texts, *held_out])
     rewards.refuse(reward, texts.texts, texts.about(range(len(texts))))
