@@ -82,7 +82,7 @@ def _per_update(points: PointSet, run: Run) -> int:
 
 def _refuse_microbatch(points: Counts, run: Run) -> None:
     micro = min(run.microbatch, points.per_update)
-    if points.per_update % micro:
+    if points.per_update % micro and run.memory is None:  # otherwise it is found later, or the last one is smaller
         raise ValueError(
             f"{run.images_per_update} images per update give {points.per_update} training points, which microbatches "
             f"of {run.microbatch} do not divide"

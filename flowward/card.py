@@ -16,8 +16,10 @@ from .outcome import Measure
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 28  # of a curve, and the room for its numbers, in pixels
 
 
-def write(run: RunFolder, folder: Path, about: Mapping[str, Any], files: Sequence[str], command: str = "") -> Path:
-    """README.md with its pictures, beside exported weights in `folder`; `files` are their names."""
+def write(
+    run: RunFolder, folder: Path, about: Mapping[str, Any], files: Sequence[str], command: str = "", edits: bool = False
+) -> Path:
+    """README.md with its pictures, beside exported weights in `folder`; `files` are their names; `edits`: of images."""
     lines = run.lines()
     evaluations = outcome.of(lines)
     head = {
@@ -30,7 +32,7 @@ def write(run: RunFolder, folder: Path, about: Mapping[str, Any], files: Sequenc
         f"# {Path(str(about['base_model'])).name}, post-trained with {about['algorithm']}\n",
         f"{outcome.sentence(evaluations)}\n",
         *(f"{line[0].upper()}{line[1:]}.\n" for line in outcome.remarks(lines)),
-        _use(folder, about, files),
+        _use(folder, about, files, edits),
         "## How it was trained\n",
         _table(["setting", "value"], [[name.replace("_", " "), _plain(value)] for name, value in about.items()]),
     ]
@@ -48,7 +50,7 @@ def write(run: RunFolder, folder: Path, about: Mapping[str, Any], files: Sequenc
     return card
 
 
-def _use(folder: Path, about: Mapping[str, Any], files: Sequence[str]) -> str:
+def _use(folder: Path, about: Mapping[str, Any], files: Sequence[str], edits: bool) -> str:
     steps = f"num_inference_steps={about['steps']}, guidance_scale={about['guidance']}"
     loading = {
         "pytorch_lora_weights.safetensors": 'pipe.load_lora_weights("this/folder")',
@@ -66,7 +68,7 @@ def _use(folder: Path, about: Mapping[str, Any], files: Sequence[str]) -> str:
     return (
         "```python\nfrom diffusers import DiffusionPipeline\n\n"
         f'pipe = DiffusionPipeline.from_pretrained("{about["base_model"]}")\n{chosen}\n'
-        f"pipe(prompt, {steps})  # as its samples were drawn in training\n```\n"
+        f"pipe({'image, ' * edits}prompt, {steps})  # as its samples were drawn in training\n```\n"
     )
 
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from . import prompts
 from .models.policy import Condition, Policy
+from .pictures import picture, refuse_broken
 from .points import PointSet
-from .prompts import PromptSet
+from .prompts import SOURCE, Prompt, PromptSet, prompt_of
 from .rollout import Drawn, Rollout
 from .streams import Key, numpy_generator
 
 
 def read(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
-    """Lines of a JSON-lines file, each an object with these text fields; names of images are relative to the file.
+    """Lines of a JSON-lines file, each an object with these text fields, and a source where the model edits images.
+
+    Names of images are relative to the file.
 
     Raises:
         ValueError: the file is missing or empty, or a line is not such an object, or names what is not a whole image.
@@ -45,42 +47,21 @@ def read(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
             raise ValueError(f"line {number} of {path} is not JSON: {error.msg}") from error
         if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in fields):
             raise ValueError(f"line {number} of {path} needs the texts {', '.join(fields)}")
-        for file in [row[name] for name in fields if name != "prompt" and row[name] not in whole]:
+        named = [*fields, *([SOURCE] if isinstance(row.get(SOURCE), str) else [])]
+        for file in [row[name] for name in named if name != "prompt" and row[name] not in whole]:
             if not (path.parent / file).is_file():
                 raise ValueError(f"line {number} of {path} names an image that is not there: {file}")
             refuse_broken(path.parent / file)
             whole.add(file)
-        rows.append({name: row[name] if name == "prompt" else str(path.parent / row[name]) for name in fields})
+        rows.append({name: row[name] if name == "prompt" else str(path.parent / row[name]) for name in named})
     if not rows:
         raise ValueError(f"{path} holds no line")
     return rows
 
 
-def refuse_broken(path: Path) -> None:
-    """Raises ValueError where a file is no image, or was cut short: before a run, not in it."""
-    try:
-        with Image.open(path) as image:
-            if image.format == "PNG":  # its checksums tell, at a fraction of the time
-                image.verify()
-            else:
-                image.draft("RGB", (1, 1))  # a JPEG is decoded at an eighth of its size
-                image.load()
-    except Exception as error:  # Pillow's readers fail in many ways
-        raise ValueError(f"{path} is not an image that can be read: {error}") from error
-
-
-def picture(path: str, size: tuple[int, int]) -> Tensor:
-    """An image file, scaled and cropped to (height, width), float32 [3, H, W] in [0, 1].
-
-    Raises:
-        ValueError: it is no image.
-    """
-    try:
-        with Image.open(path) as image:
-            fitted = ImageOps.fit(image.convert("RGB"), size[::-1])
-    except Exception as error:
-        raise ValueError(f"{path} is not an image that can be read: {error}") from error
-    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 255
+def _prompt(row: Mapping[str, str]) -> Prompt:
+    """As prompt files have it."""
+    return prompt_of(row["prompt"], Path(os.path.abspath(row[SOURCE])) if SOURCE in row else None)
 
 
 @dataclass(frozen=True)
@@ -88,18 +69,18 @@ class Preferences:
     """Pairs of images for a prompt, the better one first; they take the place of the policy's own samples."""
 
     prompts: PromptSet
-    pairs: dict[str, list[tuple[str, str]]]  # prompt -> (chosen, rejected)
+    pairs: dict[Prompt, list[tuple[str, str]]]  # prompt -> (chosen, rejected)
 
     @classmethod
     def load(cls, path: Path) -> Preferences:
-        """From JSON lines with `prompt`, `chosen` and `rejected`.
+        """From JSON lines with `prompt`, `chosen` and `rejected`, and `source` where the model edits images.
 
         Raises:
             ValueError: see `read`.
         """
-        pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        pairs: dict[Prompt, list[tuple[str, str]]] = defaultdict(list)
         for row in read(path, ("prompt", "chosen", "rejected")):
-            pairs[row["prompt"]].append((row["chosen"], row["rejected"]))
+            pairs[_prompt(row)].append((row["chosen"], row["rejected"]))
         return cls(prompts.of(path.name, list(pairs)), dict(pairs))
 
     def refuse(self, points: Callable[[Rollout, Key], PointSet], levels: Tensor) -> None:
@@ -111,18 +92,20 @@ class Preferences:
         """1 for each chosen image and 0 for each rejected one, in the order in which `collect` gives them."""
         return (torch.arange(len(images)) % 2 == 0).float()
 
-    def pair(self, text: str, key: tuple[int, int, int]) -> tuple[str, str]:
+    def pair(self, prompt: Prompt, key: tuple[int, int, int]) -> tuple[str, str]:
         """The files of one pair for a prompt; key: seed, iteration and the prompt's number in it."""
-        mine = self.pairs[text]
+        mine = self.pairs[prompt]
         return mine[int(numpy_generator("pair", *key).integers(len(mine)))]
 
     def collector(
         self, policy: Policy, seed: int
-    ) -> Callable[[list[str], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]:
+    ) -> Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]:
         """In the place of a trainer's own samples (see trainer.Collect)."""
 
-        def collect(texts: list[str], _: Condition, index: int, numbers: Tensor) -> Iterator[tuple[Drawn, Tensor]]:
-            files = [self.pair(texts[n // 2], (seed, index, n // 2))[n % 2] for n in numbers.tolist()]
+        def collect(
+            asked: Sequence[Prompt], _: Condition, index: int, numbers: Tensor
+        ) -> Iterator[tuple[Drawn, Tensor]]:
+            files = [self.pair(asked[n // 2], (seed, index, n // 2))[n % 2] for n in numbers.tolist()]
             images = torch.stack([picture(file, policy.image_size) for file in files])
             yield Drawn(policy.encode_images(images)), images
 
@@ -136,29 +119,29 @@ class Exemplars:
     As FlowAWR's GraftOOD (arXiv:2606.30376): an exemplar's advantage is 1, and it does not count in its group's.
     """
 
-    images: dict[str, list[str]]  # prompt -> files
+    images: dict[Prompt, list[str]]  # prompt -> files
     share: float = 1 / 6  # of the groups that have exemplars
     count: int = 4  # samples replaced in such a group
 
     @classmethod
     def load(cls, path: Path, share: float = 1 / 6, count: int = 4) -> Exemplars:
-        """From JSON lines with `prompt` and `image`.
+        """From JSON lines with `prompt` and `image`, and `source` where the model edits images.
 
         Raises:
             ValueError: see `read`; or share is not in (0, 1], or count is below 1.
         """
         if not 0 < share <= 1 or count < 1:
             raise ValueError(f"exemplars need a share in (0, 1] and a count of 1 or more, not {share} and {count}")
-        images: dict[str, list[str]] = defaultdict(list)
+        images: dict[Prompt, list[str]] = defaultdict(list)
         for row in read(path, ("prompt", "image")):
-            images[row["prompt"]].append(row["image"])
+            images[_prompt(row)].append(row["image"])
         return cls(dict(images), share, count)
 
-    def refuse(self, texts: Sequence[str], group_size: int) -> None:
+    def refuse(self, asked: Iterable[Prompt], group_size: int) -> None:
         """Raises ValueError where exemplars leave too little of a group, or are for prompts that never come."""
         self._refuse_small(group_size)
-        known = set(texts)
-        if others := [text for text in self.images if text not in known]:
+        known = set(asked)
+        if others := [prompt for prompt in self.images if prompt not in known]:
             raise ValueError(
                 f"{len(others)} of {len(self.images)} prompts with exemplars are not trained on, "
                 f"the first of them '{others[0]}'"
@@ -168,7 +151,7 @@ class Exemplars:
         if self.count > group_size - 2:
             raise ValueError(f"{self.count} exemplars leave less than 2 samples in groups of {group_size}")
 
-    def graft(self, policy: Policy, rollout: Rollout, texts: list[str], key: tuple[int, int]) -> Rollout:
+    def graft(self, policy: Policy, rollout: Rollout, asked: Sequence[Prompt], key: tuple[int, int]) -> Rollout:
         """The rollout with exemplars in it; key: seed and iteration.
 
         Raises:
@@ -177,17 +160,17 @@ class Exemplars:
         members = rollout.by_group()
         self._refuse_small(members.shape[1])
         x0, given = rollout.x0.clone(), torch.zeros(len(rollout), dtype=torch.bool)
-        for number, text in enumerate(texts):
+        for number, prompt in enumerate(asked):
             stream = numpy_generator("graft", *key, number)
-            if text not in self.images or stream.random() >= self.share:
+            if prompt not in self.images or stream.random() >= self.share:
                 continue
-            files = stream.choice(self.images[text], self.count, replace=len(self.images[text]) < self.count)
+            files = stream.choice(self.images[prompt], self.count, replace=len(self.images[prompt]) < self.count)
             rows = members[number, -self.count :]
             pictures = torch.stack([picture(str(name), policy.image_size) for name in files])
             x0[rows] = policy.encode_images(pictures).to(x0)
             given[rows] = True
         return replace(rollout, x0=x0, exemplar=given)
 
-    def grafter(self, policy: Policy, seed: int) -> Callable[[Rollout, list[str], int], Rollout]:
-        """`graft` as a trainer calls it: rollout, texts, iteration."""
-        return lambda rollout, texts, index: self.graft(policy, rollout, texts, (seed, index))
+    def grafter(self, policy: Policy, seed: int) -> Callable[[Rollout, Sequence[Prompt], int], Rollout]:
+        """`graft` as a trainer calls it: rollout, prompts, iteration."""
+        return lambda rollout, asked, index: self.graft(policy, rollout, asked, (seed, index))

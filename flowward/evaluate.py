@@ -15,7 +15,7 @@ from . import rewards as reward_table
 from .images import labelled_grid, thumbnails
 from .measurement import Measurement
 from .models.policy import Policy
-from .prompts import PromptSet
+from .prompts import Edit, Prompt, PromptSet, source_of
 from .provenance import described, hash_of, versions
 from .rewards import Explains, Metadata, Reward
 from .rollout import Sampler
@@ -117,10 +117,10 @@ def settings(
 
 
 def draw(
-    policy: Policy, texts: Sequence[str], sampler: Sampler, seed: int, weights: str = "policy", batch: int = 200
+    policy: Policy, prompts: Sequence[Prompt], sampler: Sampler, seed: int, weights: str = "policy", batch: int = 200
 ) -> Tensor:
-    """One image per text, [N, 3, H, W] on the CPU; image k depends on (seed, k) and its text alone."""
-    mine = [images for _, images in _batches(policy, texts, sampler, seed, weights, batch)]
+    """One image per prompt, [N, 3, H, W] on the CPU; image k depends on (seed, k) and its prompt alone."""
+    mine = [images for _, images in _batches(policy, prompts, sampler, seed, weights, batch)]
     return _of_all(mine)
 
 
@@ -130,15 +130,15 @@ def _of_all(mine: Sequence[Tensor]) -> Tensor:
 
 
 def _batches(
-    policy: Policy, texts: Sequence[str], sampler: Sampler, seed: int, weights: str, batch: int
+    policy: Policy, prompts: Sequence[Prompt], sampler: Sampler, seed: int, weights: str, batch: int
 ) -> Iterator[tuple[list[int], Tensor]]:
     """The numbers of some images, and those images, until this process has drawn its share."""
-    sampler, unique = sampler.bound(policy.times), list(dict.fromkeys(texts))
-    condition, number = policy.encode(unique), {text: k for k, text in enumerate(unique)}
-    row = torch.tensor([number[text] for text in texts])
+    sampler, unique = sampler.bound(policy.times), list(dict.fromkeys(prompts))
+    condition, number = policy.encode(unique), {prompt: k for k, prompt in enumerate(unique)}
+    row = torch.tensor([number[prompt] for prompt in prompts])
     velocity = policy.under(weights, sampler.guidance)
     with policy.weights.still(weights):
-        for part in distributed.share(torch.arange(len(texts))).split(batch):
+        for part in distributed.share(torch.arange(len(prompts))).split(batch):
             numbers = part.tolist()
             keys = tuple(("evaluation", seed, number) for number in numbers)
             drawn = sampler(velocity, condition[row[part]], Noise(policy.latent_shape, keys, policy.device))
@@ -167,10 +167,10 @@ def measure(
     """
     rewards = rewards or load_rewards(evaluation.scores, evaluation.reward_options)
     chosen = evaluation.chosen(prompts)
-    texts = [prompts.texts[i] for i in chosen]
+    texts, asked = [prompts.texts[i] for i in chosen], [prompts[i] for i in chosen]
     kept: list[bytes] = []
     scores: dict[str, list[Tensor]] = {name: [] for name in rewards}
-    batches = _batches(policy, texts, evaluation.sampler, evaluation.seed, evaluation.weights, evaluation.batch)
+    batches = _batches(policy, asked, evaluation.sampler, evaluation.seed, evaluation.weights, evaluation.batch)
     compare = [name for name, reward in rewards.items() if getattr(reward, "compares", False)]
     held: list[Tensor] = []
     for numbers, images in batches:
@@ -195,6 +195,7 @@ def measure(
         joined,
         frozenset(name for name in explained if ((joined[name] == 0) | (joined[name] == 1)).all()),
         tuple(kept),
+        sources=tuple(map(source_of, asked)) if prompts.sources else (),
     )
 
 
@@ -239,8 +240,9 @@ class Evaluator:
     def grid(self) -> Image:
         """The same prompts and seeds each time, with the verdict of the first reward on each picture."""
         chosen = self.prompts.spread(self.pictures)
-        texts = [self.prompts.texts[i] for i in chosen]
+        texts, asked = [self.prompts.texts[i] for i in chosen], [self.prompts[i] for i in chosen]
         how = self.evaluation
-        images = draw(self.policy, texts, how.sampler, how.seed, how.weights, how.batch)
+        images = draw(self.policy, asked, how.sampler, how.seed, how.weights, how.batch)
         marks = explain(next(iter(self.rewards.values())), images, texts, self.prompts.about(chosen))
-        return labelled_grid(images, texts, marks, columns=4)
+        sources = [each.source for each in asked if isinstance(each, Edit)]
+        return labelled_grid(images, texts, marks, columns=4, sources=sources)

@@ -1,4 +1,4 @@
-"""Pictures of several models side by side, of the same prompts and noise."""
+"""Pictures of several models side by side, of the same prompts and noise, and of what they were made from, if any."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from .images import thumbnails
 from .measurement import Measurement
+from .pictures import picture
 
 SHOWN = 6  # prompts in each group
 
@@ -31,8 +33,8 @@ def pictures(found: Sequence[Measurement]) -> str:
     parts = []
     for title, chosen in groups.items():
         if len(chosen):
-            cells = "".join(_pair(found, k) for k in chosen)
-            parts.append(f"<h3>{escape(title)}</h3><div class=pairs style='--models: {len(found)}'>{cells}</div>")
+            cells, many = "".join(_pair(found, k) for k in chosen), len(found) + bool(first.sources)
+            parts.append(f"<h3>{escape(title)}</h3><div class=pairs style='--models: {many}'>{cells}</div>")
     note = (
         f"By {first.headline}; where that is equal, by the other scores. Next to each other: the same prompt and noise."
     )
@@ -58,20 +60,27 @@ def _distinct(
 
 def _pair(found: Sequence[Measurement], k: int) -> str:
     shots = []
+    if found[0].sources and (source := found[0].sources[k]):
+        height, width = found[0].settings["image_size"]
+        (data,) = thumbnails(picture(source, (height, width))[None])
+        shots.append(f"<figure class=shot>{_image(data, 'source')}<table><tr><td>source</td></tr></table></figure>")
     for number, each in enumerate(found):
-        data = each.pictures[k]
-        kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
         rows = "".join(
             f"<tr><td>{escape(name)}</td><td class=number>{_said(own[k].item(), name in each.verdicts)}</td></tr>"
             for name, own in each.scores.items()
         )
-        image = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
         shots.append(
-            f"<figure class=shot><img class={kind} alt='{escape(each.name, quote=True)}' src='{image}'>"
+            f"<figure class=shot>{_image(each.pictures[k], each.name)}"
             f"<i class=part-{min(number, 4)}></i><table>{rows}</table></figure>"
         )
     said = f"<p>{escape(found[0].texts[k])}</p><p class=quiet>{escape(found[0].categories[k])}, image {k}</p>"
     return f"<div class=pair>{said}<div class=shots>{''.join(shots)}</div></div>"
+
+
+def _image(data: bytes, name: str) -> str:
+    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return f"<img class={kind} alt='{escape(name, quote=True)}' src='{source}'>"
 
 
 def _said(score: float, verdict: bool) -> str:

@@ -97,7 +97,7 @@ def _divisors(total: int, unit: int) -> list[int]:
 def _drawn(trainer: Trainer) -> Rollout:
     """A group of noise in the place of samples."""
     policy, rollout, run = trainer.policy, trainer.rollout, trainer.run
-    condition, group = policy.encode(list(trainer.prompts.texts[:1])), torch.zeros(run.group_size, dtype=torch.long)
+    condition, group = policy.encode([trainer.prompts[0]]), torch.zeros(run.group_size, dtype=torch.long)
     noise = Noise(policy.latent_shape, tuple(("fit", number) for number in range(run.group_size)), policy.device)
     drawn = rollout.at(run.seed, 0)(lambda x, t, c: torch.zeros_like(x), condition[group], noise)
     found = Rollout.of([drawn], condition, group, rollout.levels)
@@ -108,7 +108,7 @@ def _drawn(trainer: Trainer) -> Rollout:
 def _sample(trainer: Trainer, many: int) -> None:
     policy = trainer.policy
     velocity = policy.under(trainer.algorithm.behaviour, trainer.rollout.guidance)
-    condition = policy.encode(list(trainer.prompts.texts[:1]))[torch.zeros(many, dtype=torch.long)]
+    condition = policy.encode([trainer.prompts[0]])[torch.zeros(many, dtype=torch.long)]
     x = torch.zeros(many, *policy.latent_shape, device=policy.device)
     velocity(x, torch.full((many,), 0.5, device=policy.device), condition)
     policy.decode(x)

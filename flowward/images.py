@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from .pictures import picture
+
 MARGIN, GAP = 20, 16  # pixels around the grid, and between its cells
 TEXT, SMALL = 13, 12  # font sizes of prompts and of what is wrong
 MOST_LINES = 2  # of a prompt, and of what is wrong
@@ -36,6 +38,7 @@ def labelled_grid(
     marks: Sequence[str | None] | None = None,
     columns: int = 6,
     tile: int = 144,
+    sources: Sequence[Path] = (),
 ) -> Image.Image:
     """Pictures in rows, each with its prompt beneath it.
 
@@ -47,11 +50,16 @@ def labelled_grid(
         captions: N prompts.
         marks: N verdicts: None where there is none, "" where the picture is right, otherwise what is wrong with it.
         tile: the longest side that a picture may have, and the width of a caption, in pixels.
+        sources: N images that were edited, if any: each is shown to the left of what was made of it.
 
     Raises:
-        ValueError: the images have another shape, there are none, or the three do not have the same length.
+        ValueError: the images have another shape, there are none, or the lists do not have the same length; a source
+            is no image.
     """
     images = stills(images)
+    if sources:
+        before = torch.stack([picture(path, (images.shape[-2], images.shape[-1])) for path in sources])
+        images, tile = torch.cat([before, images], -1), 2 * tile
     _refuse_unequal(images, captions, marks)
     pictures = [_fitted(array, tile) for array in _bytes(images)]
     marks = marks or [None] * len(captions)

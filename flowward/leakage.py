@@ -18,9 +18,9 @@ def leak(
         sources: what `prompts.load` made the two sets from (default: the names of sets that are built in).
     """
     never = {name for name, weight in trained.weights.items() if weight == 0}
-    drawn = {text for text, category in zip(trained.texts, trained.categories, strict=True) if category not in never}
-    asked = dict.fromkeys(measured.texts[i] for i in chosen)
-    shared = sum(text in drawn for text in asked)
+    drawn = {prompt for prompt, category in zip(trained, trained.categories, strict=True) if category not in never}
+    asked = dict.fromkeys(measured[i] for i in chosen)
+    shared = sum(prompt in drawn for prompt in asked)
     if not shared:
         return None
     which = "the one prompt" if len(asked) == 1 else f"{shared:,} of the {len(asked):,} prompts"

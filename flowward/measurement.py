@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import strict_json
+from .prompts import Prompt, prompt_of, source_of, text_of
 from .statistics import bootstrap, bounds, interval
 
 
@@ -27,6 +28,7 @@ class Measurement:
     scores: dict[str, Tensor]  # each [N] float32; the first is the headline
     verdicts: frozenset[str]  # the scores that are 0 or 1
     pictures: tuple[bytes, ...] = ()  # N small PNG or JPEG files, where they were kept
+    sources: tuple[Path | None, ...] = ()  # N images that were edited, of which one text may have many; or none at all
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -43,7 +45,12 @@ class Measurement:
     @property
     def prompt(self) -> NDArray[np.int64]:
         """[N] a number per distinct prompt."""
-        return numbered(self.texts)
+        return numbered(self.prompts)
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """[N] what tells the prompts apart."""
+        return [prompt_of(*each) for each in zip(self.texts, self.sources or [None] * len(self), strict=True)]
 
     def rows(self) -> dict[str, NDArray[np.int64]]:
         """The images of each category."""
@@ -76,7 +83,7 @@ class Measurement:
         return {**self.settings, "scores": scores}
 
 
-def numbered(names: Sequence[str]) -> NDArray[np.int64]:
+def numbered(names: Sequence[Hashable]) -> NDArray[np.int64]:
     """A number per distinct name, in the order in which they come."""
     number = {name: k for k, name in enumerate(dict.fromkeys(names))}
     return np.array([number[name] for name in names])
@@ -95,9 +102,10 @@ def _over_prompts(
 def to_json(found: Sequence[Measurement], differences: Sequence[dict[str, Any]] = ()) -> str:
     """Measurements of the same prompts as JSON. Scores of images are one string each, float32 to the last bit."""
     first = found[0]
-    category = dict(zip(first.texts, first.categories, strict=True))
+    category = dict(zip(first.prompts, first.categories, strict=True))
     said = {
-        "texts": list(category),
+        "texts": [text_of(prompt) for prompt in category],
+        **({"sources": [str(source_of(prompt) or "") for prompt in category]} if first.sources else {}),
         "categories": list(category.values()),
         "prompt_of_image": " ".join(map(str, first.prompt)),
         "models": {
@@ -120,7 +128,9 @@ def read(path: Path) -> list[Measurement]:
         order = [int(number) for number in said["prompt_of_image"].split()]
         texts = tuple(said["texts"][k] for k in order)
         categories = tuple(said["categories"][k] for k in order)
-        return [_read(name, own, texts, categories) for name, own in said["models"].items()]
+        own = said.get("sources")
+        sources = tuple(Path(own[k]) if own[k] else None for k in order) if own else ()
+        return [replace(_read(name, own, texts, categories), sources=sources) for name, own in said["models"].items()]
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import distributed
 from .credit import group_max
+from .prompts import Prompt
 from .rollout import Rollout
 
 
@@ -33,7 +34,7 @@ class Step:
         return line | ({"evaluation": self.evaluation} if self.evaluation else {})
 
 
-def describe(rollout: Rollout, texts: list[str]) -> dict[str, float]:
+def describe(rollout: Rollout, prompts: Sequence[Prompt]) -> dict[str, float]:
     """What can be said of a rollout before training on it."""
     reward = rollout.reward.double()
     silent = group_max(rollout.advantage.abs(), rollout.cohort) < 1e-9
@@ -42,7 +43,7 @@ def describe(rollout: Rollout, texts: list[str]) -> dict[str, float]:
         "reward_std": reward.std().item(),
         "zero_variance": silent.double().mean().item(),  # share of images in groups that teach nothing
         "latent_rms": rollout.x0.square().mean().sqrt().item(),
-        "duplicate_prompts": len(texts) - len(set(texts)),
+        "duplicate_prompts": len(prompts) - len(set(prompts)),
     }
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .credit import Piece
+from .prompts import Prompt
 
 Mix = Callable[[Piece, Tensor, Tensor, Tensor], Tensor]
 """(credit, rewards [B, R], weights [R], group [B]) -> advantages float64 [B]"""
@@ -92,17 +93,20 @@ class RewardBuffer:
 
     def __init__(self, size: int):
         self.size = size
-        self._kept: dict[str, Tensor] = {}  # text -> [k <= size, R], oldest first
+        self._kept: dict[str, Tensor] = {}  # prompt -> [k <= size, R], oldest first
 
-    def beside(self, rewards: Tensor, cohort: Tensor, group: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def beside(
+        self, rewards: Tensor, cohort: Tensor, group: Tensor, prompts: Sequence[Prompt]
+    ) -> tuple[Tensor, Tensor]:
         """New rewards [B, R] and the numbers of what each is compared with [B]; then the remembered ones, [B + M] each.
 
-        A prompt has `size` rewards with the new ones, at most. A text that comes twice is one prompt.
+        A prompt has `size` rewards with the new ones, at most. One that comes twice is one prompt.
         """
         if not self.size:
             return rewards, cohort
-        known = list(dict.fromkeys(texts))
-        prompt = torch.tensor([known.index(text) for text in texts])[group]
+        names = [str(prompt) for prompt in prompts]
+        known = list(dict.fromkeys(names))
+        prompt = torch.tensor([known.index(name) for name in names])[group]
         values, owners = [rewards], [prompt]
         for number, new in enumerate(prompt.bincount(minlength=len(known)).tolist()):
             kept = self._kept.get(known[number], rewards[:0])
@@ -111,11 +115,11 @@ class RewardBuffer:
             owners.append(torch.full((len(kept),), number))
         return torch.cat(values), torch.cat(owners)
 
-    def add(self, rewards: Tensor, group: Tensor, texts: Sequence[str]) -> None:
-        """Remember rewards [B, R] of the texts with these numbers [B]."""
-        for number, text in enumerate(texts if self.size else ()):
+    def add(self, rewards: Tensor, group: Tensor, prompts: Sequence[Prompt]) -> None:
+        """Remember rewards [B, R] of the prompts with these numbers [B]."""
+        for number, name in enumerate(map(str, prompts if self.size else ())):
             new = rewards[group == number]
-            self._kept[text] = torch.cat([self._kept.get(text, new[:0]), new])[-self.size :]
+            self._kept[name] = torch.cat([self._kept.get(name, new[:0]), new])[-self.size :]
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self._kept)

@@ -15,18 +15,40 @@ from .streams import numpy_generator
 
 
 @dataclass(frozen=True)
+class Edit:
+    """What to do with an image."""
+
+    text: str
+    source: Path  # of the image
+
+    def __str__(self) -> str:
+        """Unlike that of any other edit."""
+        return f"{self.text} [{self.source}]"
+
+
+Prompt = str | Edit
+"""what a model makes one image from: a text or, where it edits images, an Edit; `str` of it tells it from all others"""
+
+
+@dataclass(frozen=True)
 class PromptSet:
-    """Distinct texts, each in a category (one category where nobody cares)."""
+    """Distinct prompts, each in a category (one category where nobody cares).
+
+    Rewards, pages and logs see texts. Models see prompts, `set[i]`: one text may come with many
+    sources.
+    """
 
     name: str
     texts: tuple[str, ...]
     categories: tuple[str, ...]  # one per text
     weights: Mapping[str, int] = field(default_factory=dict)  # turns of a category in each round, where it is not 1
     metadata: tuple[Mapping[str, Any], ...] = ()  # one per text, for rewards that need more than it; or none at all
+    sources: tuple[Path | None, ...] = ()  # one per text: the image that it edits, if any; or none at all
 
     def __post_init__(self) -> None:
         assert len(self.texts) == len(self.categories)
         assert len(self.metadata) in (0, len(self.texts))
+        assert len(self.sources) in (0, len(self.texts))
         for name, weight in self.weights.items():
             if name not in self._members:
                 raise ValueError(unknown("category of prompts", name, self._members))
@@ -51,6 +73,12 @@ class PromptSet:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def __getitem__(self, index: int) -> Prompt:
+        return prompt_of(self.texts[index], self.sources[index] if self.sources else None)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return (self[index] for index in range(len(self)))
+
     def weighted(self, given: Sequence[str]) -> PromptSet:
         """The same with weights, each `category=weight`.
 
@@ -66,8 +94,15 @@ class PromptSet:
         return replace(self, weights=weights)
 
     def about(self, indices: Sequence[int]) -> list[Mapping[str, Any]] | None:
-        """The metadata of these prompts; None where the set has none."""
-        return [self.metadata[i] for i in indices] if self.metadata else None
+        """The metadata of these prompts, the path of a `source` among it; None where the set has none."""
+        known = [self.metadata[i] for i in indices] if self.metadata else None
+        if not self.sources:
+            return known
+        sources = [self.sources[i] for i in indices]
+        return [
+            {**about, SOURCE: str(source.absolute())} if source else about
+            for about, source in zip(known or [{}] * len(sources), sources, strict=True)
+        ]
 
     def draw(self, seed: int, iteration: int, count: int) -> list[int]:
         """The prompts of one iteration, as `count` indices: categories take turns, each runs through its own texts.
@@ -100,6 +135,19 @@ class PromptSet:
         chosen = {c: [members[c][k * len(members[c]) // n if n < len(members[c]) else k % len(members[c])]
                       for k in range(n)] for c, n in quota.items()}  # fmt: skip
         return [chosen[order[k % len(order)]][k // len(order)] for k in range(count)]
+
+
+def prompt_of(text: str, source: Path | None) -> Prompt:
+    """A text alone, or what to do with an image."""
+    return text if source is None else Edit(text, source)
+
+
+def text_of(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else prompt.text
+
+
+def source_of(prompt: Prompt) -> Path | None:
+    return None if isinstance(prompt, str) else prompt.source
 
 
 def _scenes(held_out: bool) -> PromptSet:
@@ -139,6 +187,7 @@ BUILT_IN: dict[str, Callable[[], PromptSet]] = {
 }
 HELD_OUT = 20  # one of so many prompts is held out of a set that is split
 HUB = "hf:"
+SOURCE = "source"  # of an image to edit, in files and in metadata
 
 
 def load(name_or_path: str) -> PromptSet:
@@ -177,7 +226,7 @@ def _parts_of(name: str) -> str:
 
 
 def split(whole: PromptSet, held_out: bool) -> PromptSet:
-    """The prompts that are held out (5 %), or the others. Which they are depends on each text alone.
+    """The prompts that are held out (5 %), or the others: by each text, and name of its source, alone.
 
     So lines may be added to a file, removed or sorted, and no prompt changes sides.
 
@@ -186,7 +235,8 @@ def split(whole: PromptSet, held_out: bool) -> PromptSet:
     """
     from .prompt_sets.picks import number
 
-    kept = [i for i, text in enumerate(whole.texts) if (number(text) % HELD_OUT == 0) == held_out]
+    names = [each if isinstance(each, str) else f"{each.text} {each.source.name}" for each in whole]
+    kept = [i for i, name in enumerate(names) if (number(name) % HELD_OUT == 0) == held_out]
     name = f"{whole.name}-{'held-out' if held_out else 'train'}"
     if not kept:
         raise ValueError(f"{name} is empty: {len(whole)} prompts are too few to be split")
@@ -195,13 +245,14 @@ def split(whole: PromptSet, held_out: bool) -> PromptSet:
         tuple(whole.texts[i] for i in kept),
         tuple(whole.categories[i] for i in kept),
         metadata=tuple(whole.metadata[i] for i in kept) if whole.metadata else (),
+        sources=tuple(whole.sources[i] for i in kept) if whole.sources else (),
     )
 
 
-def of(name: str, texts: Sequence[str]) -> PromptSet:
-    """A set from texts; those of the scenes world keep their categories."""
+def of(name: str, given: Sequence[Prompt]) -> PromptSet:
+    """A set from prompts; texts of the scenes world keep their categories."""
     from .scenes.grammar import prompts
 
-    known = prompts()
+    known, texts, sources = prompts(), [text_of(each) for each in given], tuple(source_of(each) for each in given)
     categories = tuple(known[t].request.category if t in known else "all" for t in texts)
-    return PromptSet(name, tuple(texts), categories)
+    return PromptSet(name, tuple(texts), categories, sources=sources if any(sources) else ())

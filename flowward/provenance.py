@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from . import __version__
+from .pictures import digest
 from .prompts import PromptSet
 
 LIBRARIES = ("torch", "diffusers", "transformers")
@@ -30,8 +31,13 @@ def versions() -> dict[str, str]:
 
 
 def hash_of(prompts: PromptSet) -> str:
-    """A short SHA-256 of texts, categories and metadata, in their order: which prompts are drawn follows from these."""
-    described = [prompts.texts, prompts.categories, [dict(about) for about in prompts.metadata]]
+    """A short SHA-256 of texts, categories and metadata, in their order: which prompts are drawn follows from these.
+
+    Where there are sources, of what is in these files too, wherever they are.
+    """
+    described: list[Any] = [prompts.texts, prompts.categories, [dict(about) for about in prompts.metadata]]
+    if prompts.sources:
+        described.append([source and digest(source) for source in prompts.sources])
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

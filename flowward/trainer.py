@@ -30,7 +30,7 @@ from .mixing import MIXES, RewardBuffer, each_reward
 from .models.policy import Condition, Models, Policy
 from .optimisers import OPTIMISERS, undone_if_it_fails
 from .points import Batch, PointSet
-from .prompts import PromptSet
+from .prompts import Prompt, PromptSet
 from .rewards import Reward, terms
 from .rollout import Drawn, Rollout, Sampling
 from .run import Run
@@ -61,13 +61,13 @@ class Algorithm(Protocol):
     def loss(self, models: Models, points: Any) -> tuple[Tensor, dict[str, Tensor]]: ...  # a Batch of its `points`
 
 
-Collect = Callable[[list[str], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]
-"""(texts, the same encoded, iteration, numbers of images [n]) -> those in their order, by parts: samples, pictures"""
+Collect = Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]
+"""(prompts, the same encoded, iteration, numbers of images [n]) -> those in order, by parts: samples, pictures"""
 
-Graft = Callable[[Rollout, list[str], int], Rollout]  # samples, their texts, iteration -> samples
+Graft = Callable[[Rollout, Sequence[Prompt], int], Rollout]  # samples, prompts of groups, iteration -> samples
 
 
-def _as_it_is(rollout: Rollout, texts: list[str], index: int) -> Rollout:
+def _as_it_is(rollout: Rollout, prompts: Sequence[Prompt], index: int) -> Rollout:
     return rollout
 
 
@@ -175,18 +175,18 @@ class Trainer:
         clock = Clock()
         index = self.iteration
         choice = self.order.choose(index, self.run.groups)
-        texts = [self.prompts.texts[i] for i in choice.indices]
+        prompts = [self.prompts[i] for i in choice.indices]
         with self._scoring(choice.indices) as scoring:
             with clock("rollout"):
-                rollout, images = self.sample(texts, index, scoring.add)
-                rollout = self.graft(rollout, texts, index)
+                rollout, images = self.sample(prompts, index, scoring.add)
+                rollout = self.graft(rollout, prompts, index)
                 self._refuse_infinite(rollout)
             with clock("reward"):
                 rewards = agreed(lambda: scoring.result(images))
-                rollout = self.credit(rollout, rewards, texts)
+                rollout = self.credit(rollout, rewards, prompts)
         with clock("train"):
             names = [name for name, _, _ in terms(self.reward)]
-            metrics = describe(rollout, texts) | each_reward(names, rewards, rollout.group)
+            metrics = describe(rollout, prompts) | each_reward(names, rewards, rollout.group)
             if rollout.advantage.any():
                 metrics |= self.learn(self.algorithm.points(rollout, ("points", self.run.seed, index)))
             else:  # Adam would turn the rounding errors of a gradient that is 0 into steps of full length
@@ -195,7 +195,7 @@ class Trainer:
             for name, decay in self.algorithm.copies.items():
                 self.policy.weights.follow(name, decay(taken))
             self.policy.weights.follow("ema", WarmDecay(self.run.ema_decay)(taken))
-            self.buffer.add(rewards[rollout.own], rollout.group[rollout.own], texts)
+            self.buffer.add(rewards[rollout.own], rollout.group[rollout.own], prompts)
             self.order.see(choice, rewards[rollout.own], rollout.group[rollout.own])
             metrics |= self.order.told(choice)
         self.iteration = index + 1
@@ -225,15 +225,15 @@ class Trainer:
             ) from error
 
     def sample(
-        self, texts: list[str], index: int, seen: Callable[[Tensor], None] = lambda images: None
+        self, prompts: Sequence[Prompt], index: int, seen: Callable[[Tensor], None] = lambda images: None
     ) -> tuple[Rollout, Tensor]:
-        """A group of images per text: all samples, without rewards yet, and the images of this process on the CPU.
+        """A group of images per prompt: all samples, without rewards yet, and the images of this process on the CPU.
 
         `seen` is told of images as soon as they are there.
         """
-        run, condition, parts, pictures = self.run, self.policy.encode(texts), [], []
+        run, condition, parts, pictures = self.run, self.policy.encode(prompts), [], []
         mine = distributed.share(torch.arange(run.images), run.group_size)
-        for drawn, images in self.collect(texts, condition, index, mine):
+        for drawn, images in self.collect(prompts, condition, index, mine):
             parts.append(drawn)
             pictures.append(images)
             seen(images)
@@ -241,7 +241,7 @@ class Trainer:
         return Rollout.of(every, condition, self._group(), self.rollout.levels), torch.cat(pictures)
 
     def draw(
-        self, texts: list[str], condition: Condition, index: int, numbers: Tensor
+        self, prompts: Sequence[Prompt], condition: Condition, index: int, numbers: Tensor
     ) -> Iterator[tuple[Drawn, Tensor]]:
         """The images with these numbers [n] of an iteration, from the policy that the algorithm samples from."""
         run, policy, rollout = self.run, self.policy, self.rollout
@@ -260,14 +260,14 @@ class Trainer:
         rewards = [(name, reward) for name, _, reward in terms(self.reward)]
         return Scoring(rewards, [prompts.texts[i] for i in mine], prompts.about(mine), run.group_size)
 
-    def credit(self, rollout: Rollout, rewards: Tensor, texts: list[str]) -> Rollout:
-        """With its rewards [N, R] and advantages; `texts` are the prompts of its groups.
+    def credit(self, rollout: Rollout, rewards: Tensor, prompts: Sequence[Prompt]) -> Rollout:
+        """With its rewards [N, R] and advantages; `prompts` are those of its groups.
 
         An exemplar has the advantage 1 and takes no part in its group's.
         """
         weights = torch.tensor([weight for _, weight, _ in terms(self.reward)], dtype=torch.float64)
         own = rollout.own
-        values, cohort = self.buffer.beside(rewards[own], rollout.cohort[own], rollout.group[own], texts)
+        values, cohort = self.buffer.beside(rewards[own], rollout.cohort[own], rollout.group[own], prompts)
         mixed = MIXES[self.run.mix](self.algorithm.credit, values, weights, cohort)
         advantage = torch.ones(len(rewards), dtype=torch.float64)
         advantage[own] = mixed[: int(own.sum())]

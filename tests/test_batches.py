@@ -52,6 +52,16 @@ def test_microbatches_that_do_not_divide_are_refused(
         trainer(tiny, algorithm(points=Renoise(per_image)), **changes)
 
 
+def test_where_batches_are_found_by_memory_the_last_may_be_smaller(tiny: str) -> None:
+    """A preset's microbatch need not divide the points of another number of images: the update is the same."""
+    found = []
+    for changes in ({"microbatch": 8}, {"microbatch": 3, "memory": "auto"}):
+        one = plain(trainer(tiny, **changes))
+        one.step()
+        found.append(snapshot(one.policy))
+    close(*found)
+
+
 def test_nothing_is_rounded(tiny: str) -> None:
     run = small(images_per_update=6, updates_per_iteration=2, group_size=3)
     assert (run.images, run.groups) == (12, 4)

@@ -45,7 +45,7 @@ def policy(name: str, rank: int | None = 2, **more: Any) -> DiffusersPolicy:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_model_in_half_precision(name: str) -> None:
+def test_a_model_in_half_precision(name: str, tmp_path: Path) -> None:
     """As on a GPU: bf16 weights, adapters in float32 (small steps survive), velocities and images near float32's."""
     found = []
     for dtype, precision in ((torch.float32, "float32"), (torch.bfloat16, "bf16")):
@@ -57,7 +57,8 @@ def test_a_model_in_half_precision(name: str) -> None:
         assert {tensor.dtype for tensor in adapters} == {torch.float32}
         assert family.pipe.transformer.dtype == dtype
         x, t = torch.randn(2, *one.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.8])
-        v = one.under("policy", 2.0)(x, t, one.encode(["a cat", "two dog on the left"]))
+        texts = ["a cat", "two dog on the left"]
+        v = one.under("policy", 2.0)(x, t, one.encode(model.edits(texts, tmp_path) if one.edits else texts))
         v.square().mean().backward()
         assert v.dtype == torch.float32
         gradients = [tensor.grad for tensor in adapters if tensor.grad is not None]  # the last text stream gets none

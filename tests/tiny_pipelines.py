@@ -81,12 +81,12 @@ def sd3() -> Any:
     )  # fmt: skip
 
 
-def flux() -> Any:
+def flux(kind: Any = diffusers.FluxPipeline) -> Any:
     transformer = diffusers.FluxTransformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=32, pooled_projection_dim=16, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
     )  # fmt: skip
-    return diffusers.FluxPipeline(
+    return kind(
         transformer=transformer, scheduler=dynamic(), vae=autoencoder(4), text_encoder=clip(16, False),
         tokenizer=tokenizer(), text_encoder_2=t5(32), tokenizer_2=tokenizer(512),
     )  # fmt: skip
@@ -121,6 +121,36 @@ def flux2_klein() -> Any:
     return diffusers.Flux2KleinPipeline(
         transformer=transformer, scheduler=dynamic(), vae=vae, text_encoder=qwen3(28),
         tokenizer=tokenizer(512, chat=True),
+    )  # fmt: skip
+
+
+class Reader:
+    """What Qwen2VLProcessor does with texts that hold an image each; that one takes nothing without torchvision."""
+
+    token = "<|image_pad|>"
+
+    def __init__(self, tokenizer: Any) -> None:
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+        self.tokenizer, self.images = tokenizer, Qwen2VLImageProcessorPil()
+        tokenizer.add_special_tokens({"additional_special_tokens": [self.token]})
+
+    def __call__(self, text: list[str], images: list[Any], **more: Any) -> Any:
+        seen = self.images(images, return_tensors="pt")
+        counts = iter(int(grid.prod()) // self.images.merge_size**2 for grid in seen["image_grid_thw"])
+        whole = [each.replace(self.token, self.token * next(counts)) for each in text]
+        return transformers.BatchFeature({**self.tokenizer(whole, **more), **seen})
+
+
+def qwen_image_edit() -> Any:
+    """Qwen-Image, whose language model also sees."""
+    pipe, words = qwen_image(), tokenizer(2048)
+    reader = Reader(words)
+    config = pipe.text_encoder.config
+    config.text_config.vocab_size, config.image_token_id = len(words), words.convert_tokens_to_ids(Reader.token)
+    return diffusers.QwenImageEditPlusPipeline(
+        transformer=pipe.transformer, scheduler=pipe.scheduler, vae=pipe.vae,
+        text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(config), tokenizer=words, processor=reader,
     )  # fmt: skip
 
 
@@ -220,8 +250,10 @@ def wan_of_two() -> Any:
 TINY: dict[str, Callable[[], Any]] = {
     "StableDiffusion3Pipeline": sd3,
     "FluxPipeline": flux,
+    "FluxKontextPipeline": lambda: flux(diffusers.FluxKontextPipeline),
     "Flux2KleinPipeline": flux2_klein,
     "QwenImagePipeline": qwen_image,
+    "QwenImageEditPlusPipeline": qwen_image_edit,
     "ZImagePipeline": z_image,
     "SanaPipeline": sana,
     "WanPipeline": wan,

@@ -108,16 +108,16 @@ def _measured(chosen: Evaluate) -> list[Measurement]:
     for name in dict.fromkeys(chosen.models):
         warn_of_guidance(name, how.sampler.guidance)
         policy = policy_of(name, how.weights, chosen.loading, chosen.precision)
-        policy.refuse(list(texts.texts))
+        policy.refuse(list(texts))
         for reward in scored.values():
-            rewards.refuse(reward, texts.texts)
+            rewards.refuse(reward, texts.texts, texts.about(range(len(texts))))
         own = replace(how, weights="policy")
         if found:
             try:
                 comparison.refuse_unequal(found[0].settings, settings(policy, texts, own, scored))
             except ValueError as error:
                 raise ValueError(f"{error}{_kept(chosen.json)}") from error
-        policy.prepare([texts.texts[i] for i in dict.fromkeys(how.chosen(texts))])
+        policy.prepare([texts[i] for i in dict.fromkeys(how.chosen(texts))])
         started = time.perf_counter()
         with counting(policy.name, len(how.chosen(texts))) as advance:
             measured = measure(policy, texts, own, scored, chosen.html is not None, advance)

@@ -11,6 +11,8 @@ import tyro
 from .. import images
 from ..evaluate import draw
 from ..models.loading import Loading
+from ..pictures import refuse_broken
+from ..prompts import prompt_of
 from ..rollout import Sampler
 from .options import parse, policy_of, warn_of_guidance
 
@@ -23,6 +25,8 @@ class Sample:
     """built-in model, a run folder, or a pipeline of diffusers (folder, or owner/name on the hub)"""
     prompts: tyro.conf.Positional[tuple[str, ...]]
     """one or more prompts"""
+    source: Path | None = None
+    """image to edit, for a model that does"""
     count: int = 4
     """images per prompt"""
     output: Path = Path("sample.png")
@@ -47,11 +51,16 @@ class Sample:
 
 def run(words: list[str]) -> int:
     chosen = parse(Sample, words, "sample")
+    if chosen.source:
+        refuse_broken(chosen.source)
     warn_of_guidance(chosen.model, chosen.sampler.guidance)
     policy = policy_of(chosen.model, chosen.weights, chosen.loading)
     texts = [prompt for prompt in chosen.prompts for _ in range(chosen.count)]
-    drawn = draw(policy, texts, chosen.sampler, chosen.seed)
+    asked = [prompt_of(text, chosen.source) for text in texts]
+    policy.refuse(asked)
+    drawn = draw(policy, asked, chosen.sampler, chosen.seed)
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
-    images.save(images.labelled_grid(drawn, texts, columns=chosen.count), chosen.output)
+    sources = [chosen.source] * len(texts) if chosen.source else []
+    images.save(images.labelled_grid(drawn, texts, columns=chosen.count, sources=sources), chosen.output)
     print(f"{len(texts)} images of {policy.name}: {chosen.output}")
     return 0

@@ -129,15 +129,18 @@ def _train(settings: Any, resume: bool, command: str) -> int:
             known = [name for name, kind in ALGORITHMS.items() if getattr(kind, "takes_exemplars", False)]
             raise ValueError(f"exemplars are for {', '.join(known)}: the other algorithms have no rule for them")
         others = Exemplars.load(settings.exemplars, settings.exemplar_share, settings.exemplars_per_group)
-        others.refuse(texts.texts, run.group_size)
+        others.refuse(texts, run.group_size)
         graft = others.grafter(policy, run.seed)
     for each in (texts, held_out):
-        policy.refuse(list(each.texts))
+        try:
+            policy.refuse(list(each))
+        except ValueError as error:
+            raise ValueError(f"prompts {each.name}: {error}") from error
     with distributed.first():  # it fills the cache on disk, which the others read
-        policy.prepare([*texts.texts, *held_out.texts])
-    rewards.refuse(reward, texts.texts, texts.metadata)
+        policy.prepare([*texts, *held_out])
+    rewards.refuse(reward, texts.texts, texts.about(range(len(texts))))
     for own in measured.values():
-        rewards.refuse(own, held_out.texts, held_out.metadata)
+        rewards.refuse(own, held_out.texts, held_out.about(range(len(held_out))))
     trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
     if limit := fit.limit(run.memory, policy.device):
         run, said = fit.fitted(trainer, limit)

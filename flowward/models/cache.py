@@ -12,12 +12,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..pictures import digest
+from ..prompts import Prompt
+
 
 class PromptCache:
     """A folder of safetensors files, each with the tensors of some prompts, which are read from it one by one.
 
-    A prompt is addressed by a hash of itself; what model it was encoded by is part of the folder's name. A file
-    appears whole or not at all, and what it holds stands in its header, so that there is no index to fall out of step.
+    A prompt is addressed by a hash of itself, its source by what is in that file; what model it was encoded by is part
+    of the folder's name. A file appears whole or not at all, and what it holds stands in its header, so that there is
+    no index to fall out of step.
     Tensors with a `mask` are stored as long as their text, and padded with zeros to the longest that is asked for.
 
     Raises:
@@ -42,11 +46,11 @@ class PromptCache:
     def __len__(self) -> int:
         return len(self._places)
 
-    def missing(self, prompts: Sequence[str]) -> list[str]:
+    def missing(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """Those that are not in it, each once."""
         return [prompt for prompt in dict.fromkeys(prompts) if address(prompt) not in self._places]
 
-    def add(self, prompts: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+    def add(self, prompts: Sequence[Prompt], tensors: Mapping[str, Tensor]) -> None:
         """Encoded prompts, a row each.
 
         Raises:
@@ -59,7 +63,7 @@ class PromptCache:
                 if mask is not None and tensor.shape[:2] == mask.shape:
                     own = own[: int(mask[row].sum())]
                 found[f"{address(prompt)}.{name}"] = own.to("cpu", self.dtype, copy=True).contiguous()
-        path = self.folder / f"{address(''.join(prompts))}.safetensors"
+        path = self.folder / f"{address(''.join(map(address, prompts)))}.safetensors"
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             save_file(found, partial)
@@ -68,7 +72,7 @@ class PromptCache:
             partial.unlink(missing_ok=True)
         self._learn(path)
 
-    def rows(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def rows(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         """Named tensors [N, ...], float32; only what is asked for is read.
 
         Raises:
@@ -82,13 +86,14 @@ class PromptCache:
             for name in read[0]
         }
 
-    def _read(self, prompt: str) -> dict[str, Tensor]:
+    def _read(self, prompt: Prompt) -> dict[str, Tensor]:
         key = address(prompt)
         with safe_open(self._places[key], "pt") as opened:
             names = [name for name in opened.keys() if name.startswith(f"{key}.")]  # noqa: SIM118 (no mapping)
             return {name.partition(".")[2]: opened.get_tensor(name).float() for name in names}
 
 
-def address(text: str) -> str:
+def address(prompt: Prompt) -> str:
     """40 hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()[:40]
+    whole = prompt if isinstance(prompt, str) else f"{digest(prompt.source)} {prompt.text}"
+    return hashlib.sha256(whole.encode()).hexdigest()[:40]

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..errors import unknown
 from ..precision import Precision, Wish, autocast, resolve
+from ..prompts import Edit, Prompt
 from . import hub
 from .cache import PromptCache, address
 from .families import FAMILIES, Family
@@ -26,6 +28,7 @@ from .weights import Full, LoRA
 
 CACHE = Path(os.environ.get("FLOWWARD_CACHE", "~/.cache/flowward")).expanduser() / "prompts"
 NOTHING = "\0"  # the address of the absence of a prompt
+EMPTY = "empty_"  # begins the names of what an edit is without its text
 ENCODED_AT_ONCE = 32
 GRAPHS = 64  # that torch may keep of a compiled block
 
@@ -34,7 +37,7 @@ class DiffusersPolicy(Policy):
     """A pipeline of diffusers. Everything that differs between models is in its family."""
 
     def __init__(self, name: str, family: Family, lora_rank: int | None, precision: Precision, seed: int = 0):
-        self.name, self.family, self.precision = name, family, precision
+        self.name, self.family, self.precision, self.edits = name, family, precision, family.edits
         pipe = family.pipe
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module):
@@ -55,11 +58,13 @@ class DiffusersPolicy(Policy):
         )
         self.identity["weights"] = self.weights.kind
         readers = [part for name, part in pipe.components.items() if name.startswith("text_encoder") and part]
-        self._reader = [fingerprint(reader) for reader in readers]
+        self._reader: list[Any] = [fingerprint(reader) for reader in readers]
+        if family.edits:  # images are read too, at one size
+            self._reader += [fingerprint(pipe.vae), *family.shape]
         self._cache: PromptCache | None = None
 
     @torch.no_grad()
-    def prepare(self, prompts: list[str], folder: Path | None = None) -> None:
+    def prepare(self, prompts: Sequence[Prompt], folder: Path | None = None) -> None:
         """Encode prompts that no run on this machine has encoded yet into a cache on disk; then let text encoders go.
 
         Raises:
@@ -69,9 +74,9 @@ class DiffusersPolicy(Policy):
         family, dtype = self.family, torch.bfloat16 if self.precision == "bf16" else torch.float32
         made_by = json.dumps([self.identity["family"], self._reader, family.text_tokens, self.precision])
         cache = PromptCache((folder or CACHE) / address(made_by)[:16], dtype)
-        if NOTHING in (missing := cache.missing([NOTHING, *prompts])):
+        rest = cache.missing([*prompts, *self._without_text(prompts)])
+        if not family.edits and cache.missing([NOTHING]):
             cache.add([NOTHING], family.empty())
-        rest = [prompt for prompt in missing if prompt != NOTHING]
         for start in range(0, len(rest), ENCODED_AT_ONCE):
             part = rest[start : start + ENCODED_AT_ONCE]
             cache.add(part, family.encode(part))
@@ -80,12 +85,32 @@ class DiffusersPolicy(Policy):
             setattr(family.pipe, name, None)
 
     @torch.no_grad()
-    def encode(self, prompts: list[str]) -> Condition:
+    def encode(self, prompts: Sequence[Prompt]) -> Condition:
+        self.refuse(prompts)
+        found = self._rows(prompts)
+        if empty := self._without_text(prompts):
+            found |= {EMPTY + name: tensor for name, tensor in self._rows(empty).items() if name != "source"}
+        return self._on_device(found)
+
+    def _rows(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         if self._cache is None:
-            return self._on_device(self.family.encode(prompts))
+            return self.family.encode(list(prompts))
         if missing := self._cache.missing(prompts):
             raise ValueError(f"the text encoders have been let go, and '{missing[0]}' was not encoded before")
-        return self._on_device(self._cache.rows(prompts))
+        return self._cache.rows(prompts)
+
+    def _without_text(self, prompts: Sequence[Prompt]) -> list[Edit]:
+        """Of edits, where guidance asks for it: what is left of each, which another source makes another."""
+        if self.family.guidance != "classifier-free":
+            return []
+        return [Edit(self.family.nothing, prompt.source) for prompt in prompts if isinstance(prompt, Edit)]
+
+    def blank(self) -> Callable[[Condition], Condition]:
+        if not self.edits:
+            return super().blank()
+        return lambda condition: Condition(
+            {name: condition.tensors.get(EMPTY + name, tensor) for name, tensor in condition.tensors.items()}
+        )
 
     @torch.no_grad()
     def empty(self) -> Condition:
@@ -142,8 +167,8 @@ class DiffusersPolicy(Policy):
 def fingerprint(network: torch.nn.Module) -> str:
     """A short hash of the weights: of every tensor's name, shape and first numbers, so that it takes no time."""
     digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        plain = tensor.dequantize() if is_traceable_wrapper_subclass(tensor) else tensor  # torchao's 8 bits
+    for name, tensor in network.state_dict().items():  # torchao's 8 bits are tensors of a class of their own
+        plain = tensor.dequantize() if is_traceable_wrapper_subclass(tensor) else tensor  # type: ignore[attr-defined]
         digest.update(f"{name} {tuple(tensor.shape)} {plain.flatten()[:8].float().tolist()}".encode())
     return digest.hexdigest()[:16]
 
@@ -163,6 +188,8 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
     kind = str(index.get("_class_name"))
     if kind not in FAMILIES:
         raise ValueError(f"{name_or_path}: " + unknown("pipeline", kind, FAMILIES))
+    if missing := [package for package in FAMILIES[kind].needs if not find_spec(package)]:
+        raise ValueError(f"{name_or_path} needs the package {missing[0]}: pip install {missing[0]}")
     if loading.quantise and (lora_rank is None or loading.merge_lora):
         raise ValueError("quantised weights are frozen: train LoRA adapters (--lora-rank), and do not merge them")
     transformers = [name for name in ("transformer", "transformer_2") if index.get(name, [None])[0]]
@@ -186,9 +213,9 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
         given["frames"] = loading.frames
     family = FAMILIES[kind](pipe.to(device), **given)
     if loading.merge_lora and pipe.transformer.dtype != torch.float32:
-        stored = str(pipe.transformer.dtype).removeprefix("torch.")
+        kept = str(pipe.transformer.dtype).removeprefix("torch.")
         raise ValueError(
-            f"the weights are in {stored}, in which a merged adapter would be rounded away: leave out --merge-lora, or "
+            f"the weights are in {kept}, in which a merged adapter would be rounded away: leave out --merge-lora, or "
             "use --precision float32"
         )
     _prepare(family, loading)

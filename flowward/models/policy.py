@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..flow import grid
 from ..precision import Precision
+from ..prompts import Edit, Prompt
 from .weights import Weights
 
 
@@ -54,16 +55,17 @@ class Policy(ABC):
     weights: Weights
     precision: Precision
     device: torch.device
+    edits: bool = False  # every prompt comes with an image, of which another one is made
 
     @abstractmethod
-    def encode(self, prompts: list[str]) -> Condition:
+    def encode(self, prompts: Sequence[Prompt]) -> Condition:
         """Encode prompts, one row each (call it once per distinct prompt).
 
         Raises:
             ValueError: the model cannot read a prompt.
         """
 
-    def prepare(self, prompts: list[str]) -> None:
+    def prepare(self, prompts: Sequence[Prompt]) -> None:
         """Make ready to encode these prompts, and only these, many times."""
         return
 
@@ -71,13 +73,27 @@ class Policy(ABC):
         """One row for the absence of a prompt."""
         return self.encode([""])
 
+    def blank(self) -> Callable[[Condition], Condition]:
+        """What takes the prompts off the rows of a condition; of edits it leaves the source."""
+        empty = self.empty()
+        return lambda condition: empty[torch.zeros(len(condition), dtype=torch.long)]
+
     def times(self, steps: int) -> tuple[float, ...]:
         """The model's own grid of times, [steps + 1] from 1 to 0."""
         return tuple(grid(steps, 1.0, "linear").tolist())
 
-    def refuse(self, prompts: list[str]) -> None:
+    def refuse(self, prompts: Sequence[Prompt]) -> None:
         """Raises ValueError where the model cannot read a prompt; cheap, so that a run can ask before it begins."""
-        return
+        for prompt in prompts:
+            if isinstance(prompt, Edit) and not self.edits:
+                raise ValueError(
+                    f"{self.name} makes images from text alone, and '{prompt.text}' is for the image {prompt.source}: "
+                    "take a model that edits images, or prompts without a source"
+                )
+            if self.edits and not isinstance(prompt, Edit):
+                raise ValueError(
+                    f"{self.name} edits images, and '{prompt}' comes with none: name a source for every prompt"
+                )
 
     @abstractmethod
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
@@ -102,10 +118,10 @@ class Policy(ABC):
         """
         if guidance == 1:
             return lambda x, t, condition: self.velocity(x, t, condition, weights)
-        empty = self.empty()
+        blank = self.blank()
 
         def guided(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-            both = condition.cat(empty[torch.zeros(len(x), dtype=torch.long)])
+            both = condition.cat(blank(condition))
             v, v_0 = self.velocity(torch.cat([x, x]), torch.cat([t, t]), both, weights).chunk(2)
             return self.guided(v, v_0, guidance)
 

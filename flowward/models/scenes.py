@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..precision import Precision, autocast
+from ..prompts import Prompt, text_of
 from ..scenes.network import LATENT_CHANNELS, LATENT_SIZE, Networks
 from ..scenes.render import SIZE
 from .policy import Condition, Policy
@@ -45,12 +47,16 @@ class ScenesPolicy(Policy):
         self.identity["weights"] = self.weights.kind
 
     @torch.no_grad()
-    def encode(self, prompts: list[str]) -> Condition:
-        words, pooled = self._text_encoder(self._text_encoder.tokenize(prompts))
+    def encode(self, prompts: Sequence[Prompt]) -> Condition:
+        words, pooled = self._text_encoder(self._tokens(prompts))
         return Condition({"words": words, "pooled": pooled})
 
-    def refuse(self, prompts: list[str]) -> None:
-        self._text_encoder.tokenize(prompts)
+    def refuse(self, prompts: Sequence[Prompt]) -> None:
+        self._tokens(prompts)
+
+    def _tokens(self, prompts: Sequence[Prompt]) -> Tensor:
+        super().refuse(prompts)
+        return self._text_encoder.tokenize([text_of(prompt) for prompt in prompts])
 
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
         gradients = torch.is_grad_enabled() and weights == "policy"

@@ -1,18 +1,22 @@
 """Prompts from text files, JSON lines, Parquet files, and data sets of the Hugging Face hub.
 
 Rows of the last three are mappings: the text stands under `prompt` (or `text`, or `caption`), the category under
-`category` (or `tag`, as in GenEval's file), the metadata under `metadata`, or they are all the other keys.
+`category` (or `tag`, as in GenEval's file), the metadata under `metadata`, or they are all the other keys. In
+files, not on the hub, `source` names an image to edit, relative to the file.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..prompts import PromptSet, of
+from ..pictures import refuse_broken
+from ..prompts import SOURCE, Prompt, PromptSet, of, prompt_of, source_of, text_of
 
 Row = tuple[int, Mapping[str, Any]]  # the number of its line or row, and what it says
 TEXT = ("prompt", "text", "caption")
@@ -41,16 +45,17 @@ def json_lines(path: Path) -> PromptSet:
     """One mapping per line.
 
     Raises:
-        ValueError: a line is no mapping with a text, or there is none.
+        ValueError: a line is no mapping with a text, or its source no image; or there is none.
     """
-    return collected(path.name, f"prompt file {path}", "line", _parsed(path))
+    return collected(path.name, f"prompt file {path}", "line", _parsed(path), path.parent)
 
 
 def parquet(path: Path) -> PromptSet:
     """One prompt per row; columns with binary data, such as images, are not read.
 
     Raises:
-        ValueError: pyarrow is not installed, the file is no Parquet file, or it has no column with texts.
+        ValueError: pyarrow is not installed, the file is no Parquet file, it has no column with texts, or a source is
+            no image.
     """
     what = f"prompt file {path}"
     try:
@@ -61,7 +66,7 @@ def parquet(path: Path) -> PromptSet:
         table = reader.read_table(path, columns=_readable(reader.read_schema(path)))
     except Exception as error:  # of a package that is not ours
         raise ValueError(f"{what} is no Parquet file that can be read: {_said(error)}") from error
-    return _of_table(path.name, what, table)
+    return _of_table(path.name, what, table, path.parent)
 
 
 def hub(name: str) -> PromptSet:
@@ -83,32 +88,45 @@ def hub(name: str) -> PromptSet:
     return _of_table(name, f"data set {name}", table.select(_readable(table.schema)))
 
 
-def collected(name: str, what: str, unit: str, rows: Iterable[Row]) -> PromptSet:
-    """A set from rows. A text that comes again is merged with its first row, and that is said on standard error.
+def collected(name: str, what: str, unit: str, rows: Iterable[Row], folder: Path | None = None) -> PromptSet:
+    """A set from rows. A prompt that comes again is merged with its first row, and that is said on standard error.
+
+    Args:
+        folder: that sources are relative to; None: a `source` is metadata like any other.
 
     Raises:
-        ValueError: a row has no text, or a category or metadata of another kind; or there is no row. The
-            message names `what` and the number of its `unit` (line, row).
+        ValueError: a row has no text, or a category or metadata of another kind, or a source that is no image; or there
+            is no row. The message names `what` and the number of its `unit` (line, row).
     """
-    first: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    first: dict[Prompt, tuple[str, Mapping[str, Any]]] = {}
+    look = cache(refuse_broken)  # at each image once
     total = 0
     for number, row in rows:
         total += 1
         try:
-            text, category, about = _split(row)
+            prompt, category, about = _split(row, folder)
+            if source := source_of(prompt):
+                look(source)
         except ValueError as error:
             raise ValueError(f"{what}, {unit} {number}: {error}") from error
-        first.setdefault(text, (category, about))
+        first.setdefault(prompt, (category, about))
     if not first:
         raise ValueError(f"{what} holds no prompt")
     if total > len(first):
         print(f"flowward: {what}: {total - len(first)} of {total} prompts came before, and are merged", file=sys.stderr)
     categories, metadata = zip(*first.values(), strict=True)
-    return PromptSet(name, tuple(first), categories, metadata=metadata if any(metadata) else ())
+    sources = tuple(source_of(prompt) for prompt in first)
+    return PromptSet(
+        name,
+        tuple(text_of(prompt) for prompt in first),
+        categories,
+        metadata=metadata if any(metadata) else (),
+        sources=sources if any(sources) else (),
+    )
 
 
-def _split(row: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
-    """Text, category and metadata of a row."""
+def _split(row: Mapping[str, Any], folder: Path | None) -> tuple[Prompt, str, Mapping[str, Any]]:
+    """Prompt, category and metadata of a row."""
     key = next((key for key in TEXT if key in row), None)
     if key is None:
         raise ValueError(f"there is no {NAMES}")
@@ -117,13 +135,27 @@ def _split(row: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
         raise ValueError(f"'{key}' must be text, not {text!r}")
     if not isinstance(category, str):
         raise ValueError(f"the category must be text, not {category!r}")
+    source = _source(row, folder) if folder else None
     about = row.get("metadata")
     if about is None:
-        others = (key, "metadata", CATEGORY[0])
+        others = (key, "metadata", CATEGORY[0], *([SOURCE] if folder else []))
         about = {name: value for name, value in row.items() if name not in others and value is not None}
     if not isinstance(about, dict):
         raise ValueError(f"'metadata' must be a mapping, not {about!r}")
-    return text.strip(), category, about
+    return prompt_of(text.strip(), source), category, about
+
+
+def _source(row: Mapping[str, Any], folder: Path) -> Path | None:
+    name = row.get(SOURCE)
+    if name is None:
+        return None
+    path = Path(os.path.abspath(folder / name)) if isinstance(name, str) and name else None
+    if path is None or not path.is_file():
+        raise ValueError(
+            f"'{SOURCE}' must name an image to edit, and there is none at {path or repr(name)} "
+            "(what is no image belongs under 'metadata')"
+        )
+    return path
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -145,10 +177,10 @@ def _parsed(path: Path) -> Iterator[Row]:
         yield number, row
 
 
-def _of_table(name: str, what: str, table: Any) -> PromptSet:
+def _of_table(name: str, what: str, table: Any, folder: Path | None = None) -> PromptSet:
     if not set(TEXT) & set(table.column_names):
         raise ValueError(f"{what} has no column {NAMES}")
-    return collected(name, what, "row", enumerate(table.to_pylist(), 1))
+    return collected(name, what, "row", enumerate(table.to_pylist(), 1), folder)
 
 
 def _readable(schema: Any) -> list[str]:

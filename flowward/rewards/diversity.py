@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import clip
 from .network import NetworkReward
+from .reward import subjects
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Diversity(NetworkReward):
         self.expect(images, prompts, 5 if images.ndim == 5 else 4)
         frames = images.view(len(images), -1, *images.shape[-3:])
         vectors = self._clip.images(frames.flatten(0, 1), self.batch).view(*frames.shape[:2], -1)
-        return distances(vectors.flatten(1) / frames.shape[1] ** 0.5, prompts)
+        return distances(vectors.flatten(1) / frames.shape[1] ** 0.5, subjects(prompts, metadata))
 
 
 def distances(vectors: Tensor, groups: Sequence[str]) -> Tensor:

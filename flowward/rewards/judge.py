@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from ..errors import not_negative, positive, unknown
+from ..pictures import picture
 from . import template as templates
 from .answers import Answers
 from .asking import Declined, Server, Unavailable
 from .jobs import work
 from .reading import Unreadable
-from .reward import Metadata, RewardError
+from .reward import Metadata, RewardError, subjects
 from .wire import not_finite, png, to_uint8
 
 HOT = 0.7  # temperature of a second try: at 0 it would give the same answer
@@ -35,8 +36,8 @@ AGAIN = 60.0  # seconds between two sentences about what is waited for
 @dataclass(frozen=True)
 class _Question:
     prompt: str
-    messages: list[tuple[str, list[str | None]]]
-    images: tuple[Tensor, ...]  # [3, H, W]; one, or two to compare
+    messages: list[tuple[str, list[str | None]]]  # None: the next image
+    images: tuple[Tensor, ...]  # [3, H, W]; one, or two to compare, and perhaps what was edited
     key: str  # hash of all that the answer depends on
 
 
@@ -62,7 +63,7 @@ class Judge:
     server: str = "http://127.0.0.1:8000/v1"
     """base address of an OpenAI-compatible server"""
     template: str = "yes-no"
-    """a shipped one (unified-reward, unified-reward-pairwise, yes-no, json-score), or the path of your own"""
+    """a shipped one (unified-reward, unified-reward-pairwise, yes-no, json-score, edit), or the path of your own"""
     key_variable: str = "OPENAI_API_KEY"
     """environment variable with the API key, where the server wants one"""
     concurrency: int = 16
@@ -129,11 +130,14 @@ class Judge:
         self, images: Tensor, digests: list[str], prompts: Sequence[str], about: Sequence[Mapping[str, Any]]
     ) -> Tensor:
         groups: defaultdict[str, list[int]] = defaultdict(list)
-        for index, prompt in enumerate(prompts):
-            groups[prompt].append(index)
-        for prompt, members in groups.items():
+        own = subjects(prompts, about)
+        for index, subject in enumerate(own):
+            groups[subject].append(index)
+        for members in groups.values():
             if len(members) == 1:
-                raise RewardError(f"'{prompt}' has one image in this call, and a win rate needs more to compare")
+                raise RewardError(
+                    f"'{prompts[members[0]]}' has one image in this call, and a win rate needs more to compare"
+                )
         pairs = [pair for members in groups.values() for pair in combinations(members, 2)]
         unlike = [(i, j) if digests[i] < digests[j] else (j, i) for i, j in pairs if digests[i] != digests[j]]
         answers = self._asked([self._question(images, digests, prompts, about, pair) for pair in unlike])
@@ -143,7 +147,7 @@ class Judge:
             score = won.get((first, second), 0.5) if (second, first) not in won else 1 - won[second, first]
             wins[first] += score
             wins[second] += 1 - score
-        rivals = torch.tensor([len(groups[prompt]) - 1 for prompt in prompts])
+        rivals = torch.tensor([len(groups[subject]) - 1 for subject in own])
         return (wins / rivals).float()
 
     def _question(
@@ -155,10 +159,16 @@ class Judge:
         rows: tuple[int, ...],
     ) -> _Question:
         prompt = prompts[rows[0]]
-        messages = self._template.filled(prompt, about[rows[0]])
-        depends = [self._model, self._template.identity, messages, [digests[row] for row in rows]]
+        filled = self._template.filled(prompt, about[rows[0]])
+        messages = [(role, [part if isinstance(part, str) else None for part in parts]) for role, parts in filled]
+        shown, judged = [], iter(rows)
+        for part in (each for _, parts in filled for each in parts if not isinstance(each, str)):
+            size = images.shape[-2], images.shape[-1]
+            shown.append(to_uint8(picture(part, size)) if isinstance(part, Path) else images[next(judged)])
+        seen = [digests[row] for row in rows] if len(shown) == len(rows) else [_digest(image) for image in shown]
+        depends = [self._model, self._template.identity, messages, seen]
         key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()
-        return _Question(prompt, messages, tuple(images[row] for row in rows), key)
+        return _Question(prompt, messages, tuple(shown), key)
 
     def _asked(self, questions: list[_Question]) -> list[float]:
         doers = [self._answer] * self.concurrency

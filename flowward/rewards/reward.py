@@ -46,6 +46,12 @@ class RewardError(RuntimeError):
     """A reward failed, or returned something that is not one finite number per image."""
 
 
+def subjects(prompts: Sequence[str], metadata: Metadata = None) -> list[str]:
+    """What a reward that `compares` tells the prompts of a call apart by: one text for two sources is two prompts."""
+    sources = [about.get("source", "") for about in metadata or [{}] * len(prompts)]
+    return [f"{prompt}\0{source}" for prompt, source in zip(prompts, sources, strict=True)]
+
+
 def refuse(reward: Reward, prompts: Sequence[str], metadata: Metadata = None) -> None:
     """Raises ValueError where a reward says that it does not understand a prompt: before a run, not in it."""
     if isinstance(reward, Reads):

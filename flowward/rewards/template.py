@@ -1,8 +1,8 @@
 """What a judge is asked, and how a number is read from what it answers: one YAML file each, shipped in templates/.
 
 source:    where the question comes from
-messages:  role and text; {image} stands for an image (twice: two images are compared), {prompt} for the prompt, and
-           {anything} for that entry of the prompt's metadata
+messages:  role and text; {image} stands for an image (twice: two images are compared), {prompt} for the prompt,
+           {source} for the image that was edited, and {anything} else for that entry of the prompt's metadata
 request:   further fields of the request, such as temperature and max_tokens
 read:      kind, and what that kind needs: number, winner, yes-no or json, the classes of reading.py
 """
@@ -25,6 +25,9 @@ from .reading import STRICT, Json, Number, Winner, YesNo
 from .reward import RewardError
 
 SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "templates").glob("*.yaml"))}
+Part = str | Path | None
+"""of a message: text, the file of an image, or the place of the image that is judged"""
+
 PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -61,8 +64,8 @@ class Template:
         content = {key: value for key, value in asdict(self).items() if key != "source"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def filled(self, prompt: str, about: Mapping[str, Any]) -> list[tuple[str, list[str | None]]]:
-        """(role, parts) of each message: texts, and None where an image belongs.
+    def filled(self, prompt: str, about: Mapping[str, Any]) -> list[tuple[str, list[Part]]]:
+        """(role, parts) of each message.
 
         Raises:
             RewardError: the metadata lacks something that the template names.
@@ -70,8 +73,8 @@ class Template:
         return [(message.role, _parts(message.text, {**about, "prompt": prompt})) for message in self.messages]
 
 
-def _parts(text: str, values: Mapping[str, Any]) -> list[str | None]:
-    parts: list[str | None] = [""]
+def _parts(text: str, values: Mapping[str, Any]) -> list[Part]:
+    parts: list[Part] = [""]
     for number, piece in enumerate(PLACE.split(text)):  # by turns text and names; what is filled in is not split again
         if number % 2 and piece == "image":
             parts += [None, ""]
@@ -80,8 +83,11 @@ def _parts(text: str, values: Mapping[str, Any]) -> list[str | None]:
             raise RewardError(
                 f"the judge's template asks for {{{piece}}}, which the metadata of '{values['prompt']}' lacks"
             )
-        parts[-1] = (parts[-1] or "") + (str(values[piece]) if number % 2 else piece)
-    stripped = [part if part is None else part.strip() for part in parts]
+        if number % 2 and piece == "source":
+            parts += [Path(values[piece]), ""]
+            continue
+        parts[-1] = f"{parts[-1]}{values[piece] if number % 2 else piece}"
+    stripped = [part.strip() if isinstance(part, str) else part for part in parts]
     return [part for part in stripped if part != ""]
 
 

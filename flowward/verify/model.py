@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..algorithms import AdvantageFlow, FlowGRPO
@@ -18,11 +19,11 @@ from ..models.diffusers import DiffusersPolicy
 from ..models.weights import LoRA
 from ..plans import Chain
 from ..points import Renoise
-from ..prompts import of
+from ..prompts import Edit, Prompt, of, prompt_of, source_of, text_of
 from ..rollout import Sampler
 from ..run import Run
 from ..solvers import euler
-from ..streams import Noise
+from ..streams import Noise, numpy_generator
 from ..trainer import Trainer
 from .check import Check, compared, number
 
@@ -32,7 +33,7 @@ PIPELINE = "its pipeline in diffusers"
 TOLERANCE = 1e-4  # of latents, in float32
 
 
-def laws(policy: DiffusersPolicy, guidance: float = 3.5, texts: Sequence[str] = TEXTS) -> Iterator[Check]:
+def laws(policy: DiffusersPolicy, guidance: float = 3.5) -> Iterator[Check]:
     """Everything that flowward assumes of a model. The policy must have adapters, and ends with none.
 
     Raises:
@@ -41,19 +42,33 @@ def laws(policy: DiffusersPolicy, guidance: float = 3.5, texts: Sequence[str] = 
     if not isinstance(policy.weights, LoRA):
         raise ValueError("a model is verified with adapters: give it a lora_rank")
     name = type(policy.family.pipe).__name__
-    checks = [*_samples(policy, guidance, texts), *_training(policy, texts), *_export(policy, guidance, texts)]
+    with tempfile.TemporaryDirectory() as folder:
+        asked: Sequence[Prompt] = edits(TEXTS, Path(folder)) if policy.edits else TEXTS
+        checks = [*_samples(policy, guidance, asked), *_training(policy, asked), *_export(policy, guidance, asked)]
     yield from (replace(check, algorithm=name, part="protocol") for check in checks)
 
 
-def _start(policy: DiffusersPolicy, texts: Sequence[str]) -> Tensor:
-    keys = tuple(("verify", number) for number in range(len(texts)))
+def edits(texts: Sequence[str], folder: Path) -> list[Edit]:
+    """Each text with an image that is drawn into a folder; they differ in shape."""
+    found = []
+    for k, text in enumerate(texts):
+        pixels = numpy_generator("verify", k).integers(0, 256, (48 + 8 * k, 64, 3), dtype="uint8")
+        Image.fromarray(pixels).save(path := folder / f"{k}.png")
+        found.append(Edit(text, path))
+    return found
+
+
+def _start(policy: DiffusersPolicy, prompts: Sequence[Prompt]) -> Tensor:
+    keys = tuple(("verify", number) for number in range(len(prompts)))
     return Noise(policy.latent_shape, keys, policy.device).start()
 
 
 @torch.no_grad()
-def drawn(policy: DiffusersPolicy, texts: Sequence[str], x: Tensor, guidance: float, weights: str = "policy") -> Tensor:
+def drawn(
+    policy: DiffusersPolicy, prompts: Sequence[Prompt], x: Tensor, guidance: float, weights: str = "policy"
+) -> Tensor:
     """Euler on the model's own grid."""
-    velocity, condition = policy.under(weights, guidance), policy.encode(list(texts))
+    velocity, condition = policy.under(weights, guidance), policy.encode(list(prompts))
 
     def field(x: Tensor, t: float) -> Tensor:
         return velocity(x, torch.full((len(x),), t, device=x.device), condition)
@@ -61,26 +76,32 @@ def drawn(policy: DiffusersPolicy, texts: Sequence[str], x: Tensor, guidance: fl
     return euler(field, x, policy.times(STEPS), Noise((), ()).step)
 
 
-def _samples(policy: DiffusersPolicy, guidance: float, texts: Sequence[str]) -> Iterator[Check]:
-    x = _start(policy, texts)
+def _samples(policy: DiffusersPolicy, guidance: float, prompts: Sequence[Prompt]) -> Iterator[Check]:
+    x = _start(policy, prompts)
     scales = [1.0] if policy.family.guidance == "none" else [1.0, guidance]
     for scale in scales:
-        found = drawn(policy, texts, x, scale, "reference")
-        expected = policy.family.reference(list(texts), x, STEPS, scale)
+        found = drawn(policy, prompts, x, scale, "reference")
+        expected = policy.family.reference(list(prompts), x, STEPS, scale)
         law = f"samples by Euler on its own grid, guidance {scale:g}"
         yield compared(law, PIPELINE, found, expected, TOLERANCE)
-    one = torch.cat([drawn(policy, texts[k : k + 1], x[k : k + 1], scale, "reference") for k in range(len(texts))])
-    yield compared(f"{len(texts)} batches of 1 are one batch of {len(texts)}", "", one, found, TOLERANCE)
-    t, condition = torch.full((len(x),), 0.5, device=x.device), policy.encode(list(texts))
+    one = torch.cat([drawn(policy, prompts[k : k + 1], x[k : k + 1], scale, "reference") for k in range(len(prompts))])
+    yield compared(f"{len(prompts)} batches of 1 are one batch of {len(prompts)}", "", one, found, TOLERANCE)
+    t, condition = torch.full((len(x),), 0.5, device=x.device), policy.encode(list(prompts))
     with torch.no_grad():
         first, second = (policy.velocity(x, t, condition) for _ in range(2))
     yield number(
         "a velocity that is asked for twice, largest difference", "", (first - second).abs().max().item(), 0, 0
     )
-    other = policy.encode(list(reversed(texts)))
-    with torch.no_grad():
-        moved = (policy.velocity(x, t, other) - first).abs().max().item()
-    yield number("another prompt gives another velocity (1: yes)", "", float(moved > 0), 1, 0)
+    others = {"prompt": list(reversed(prompts))}
+    if policy.edits:
+        shifted = map(source_of, [*prompts[1:], prompts[0]])
+        others["source of the same prompt"] = [
+            prompt_of(*each) for each in zip(map(text_of, prompts), shifted, strict=True)
+        ]
+    for what, other in others.items():
+        with torch.no_grad():
+            moved = (policy.velocity(x, t, policy.encode(other)) - first).abs().max().item()
+        yield number(f"another {what} gives another velocity (1: yes)", "", float(moved > 0), 1, 0)
     images = policy.decode(found)
     outside = float((images < 0).sum() + (images > 1).sum() + (~images.isfinite()).sum())
     yield number("values of decoded images outside [0, 1]", "", outside, 0, 0)
@@ -92,7 +113,7 @@ def _bright(images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Ten
     return images.flatten(1).mean(1)
 
 
-def _training(policy: DiffusersPolicy, texts: Sequence[str]) -> Iterator[Check]:
+def _training(policy: DiffusersPolicy, prompts: Sequence[Prompt]) -> Iterator[Check]:
     """One iteration of each family of algorithms."""
     run = Run(
         iterations=1, images_per_update=4, group_size=2, microbatch=2, rollout_batch=4, learning_rate=1e-2, warmup=0
@@ -104,7 +125,7 @@ def _training(policy: DiffusersPolicy, texts: Sequence[str]) -> Iterator[Check]:
     )
     for algorithm in algorithms:
         before = _state(policy)
-        step = Trainer(algorithm, policy, _bright, of("verify", list(texts)), run).step()
+        step = Trainer(algorithm, policy, _bright, of("verify", list(prompts)), run).step()
         changed = {
             key for key, tensor in _state(policy).items() if key in before and not torch.equal(tensor, before[key])
         }
@@ -122,17 +143,17 @@ def _state(policy: DiffusersPolicy) -> dict[str, Tensor]:
     }
 
 
-def _export(policy: DiffusersPolicy, guidance: float, texts: Sequence[str]) -> Iterator[Check]:
+def _export(policy: DiffusersPolicy, guidance: float, prompts: Sequence[Prompt]) -> Iterator[Check]:
     """Adapters that were trained here, read by the pipeline. They are taken off on the way."""
     scale = 1.0 if policy.family.guidance == "none" else guidance
-    pipe, x = policy.family.pipe, _start(policy, texts)
-    before, found = drawn(policy, texts, x, scale, "reference"), drawn(policy, texts, x, scale)
+    pipe, x = policy.family.pipe, _start(policy, prompts)
+    before, found = drawn(policy, prompts, x, scale, "reference"), drawn(policy, prompts, x, scale)
     yield number("trained adapters change samples (1: yes)", "", float((found - before).abs().max() > 0), 1, 0)
     with tempfile.TemporaryDirectory() as folder:
         lora(policy, Path(folder))
         with warnings.catch_warnings(action="ignore"):  # that the active one goes
             policy.family.network.delete_adapters(list(policy.family.network.peft_config))
         policy.family.load_lora(Path(folder))
-        expected = policy.family.reference(list(texts), x, STEPS, scale)
+        expected = policy.family.reference(list(prompts), x, STEPS, scale)
         pipe.unload_lora_weights()
     yield compared("samples under exported adapters, loaded by load_lora_weights", PIPELINE, found, expected, TOLERANCE)

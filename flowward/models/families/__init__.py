@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .family import Family
-from .flux import Flux
+from .flux import Flux, FluxKontext
 from .flux2 import Flux2Klein
-from .qwen_image import QwenImage
+from .qwen_image import QwenImage, QwenImageEdit
 from .sana import Sana
 from .sd3 import StableDiffusion3
 from .wan import Wan
@@ -13,7 +13,7 @@ from .z_image import ZImage
 
 FAMILIES: dict[str, type[Family]] = {
     name: family
-    for family in (StableDiffusion3, Flux, Flux2Klein, QwenImage, ZImage, Sana, Wan)
+    for family in (StableDiffusion3, Flux, FluxKontext, Flux2Klein, QwenImage, QwenImageEdit, ZImage, Sana, Wan)
     for name in family.pipelines
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,6 +11,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
+
+from ...pictures import picture
+from ...prompts import Edit
 
 Guidance = Literal["classifier-free", "embedded", "none"]
 
@@ -37,7 +40,10 @@ class Family(ABC):
     pipelines: ClassVar[tuple[str, ...]]  # classes in model_index.json
     targets: ClassVar[tuple[str, ...]] = JOINT_ATTENTION  # modules that get LoRA adapters
     guidance: ClassVar[Guidance] = "classifier-free"
+    edits: ClassVar[bool] = False  # prompts are Edits, and a condition has a `source` [N, *shape]
+    needs: ClassVar[tuple[str, ...]] = ()  # packages beside those of flowward
     text_tokens: int
+    nothing: ClassVar[str] = ""  # what the model reads in the place of a prompt that is absent
 
     def __init__(
         self,
@@ -105,12 +111,29 @@ class Family(ABC):
         return (self.height // self.multiple) * (self.width // self.multiple)
 
     @abstractmethod
-    def encode(self, prompts: list[str]) -> dict[str, Tensor]:
-        """Named tensors [N, ...], a row per prompt; text that is shorter than the longest is padded with zeros."""
+    def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
+        """Named tensors [N, ...], a row per prompt; text that is shorter than the longest is padded with zeros.
+
+        Prompts are texts, or Edits where the family `edits`.
+        """
+
+    def sources(self, prompts: Sequence[Edit]) -> Tensor:
+        """Images to edit as they are seen, scaled and cropped to the size of the samples: [N, 3, H, W] in [0, 1]."""
+        return torch.stack([picture(prompt.source, (self.height, self.width)) for prompt in prompts])
+
+    def encode_sources(self, prompts: Sequence[Edit]) -> Tensor:
+        """The same as samples [N, *shape]; one by one, as an autoencoder takes much memory."""
+        vae = self.pipe.vae
+        images = (2 * self.sources(prompts) - 1).to(vae.device, vae.dtype)
+        return torch.cat([self.encode_images(image) for image in images.split(1)])
+
+    def seen(self, x: Tensor, condition: Mapping[str, Tensor]) -> list[Tensor]:
+        """What the transformer looks at side by side: samples x [B, *shape], and then what is edited."""
+        return [x, condition["source"]] if self.edits else [x]
 
     def empty(self) -> dict[str, Tensor]:
         """The same, one row, for the absence of a prompt (classifier-free guidance)."""
-        return self.encode([""])
+        return self.encode([self.nothing])
 
     @abstractmethod
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
@@ -148,7 +171,7 @@ class Family(ABC):
             scheduler.set_timesteps(steps, **given)
         return tuple(scheduler.sigmas.double().tolist())
 
-    def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+    def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         """Finished samples by the pipeline itself, from noise x [B, ...]: what everything else here is held to."""
         given = {"guidance_scale": guidance, "latents": x, "max_sequence_length": self.text_tokens, **more}
         shipped, self.pipe.scheduler = self.pipe.scheduler, self.scheduler()

@@ -1,4 +1,4 @@
-"""FLUX.1."""
+"""FLUX.1, and FLUX.1-Kontext, which edits images."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ class Flux(Family):
         return {"words": words, "pooled": pooled}
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
-        _, _, h, w = x.shape
-        rows, columns = positions(h // 2, w // 2, x.device)
-        places = torch.stack([torch.zeros_like(rows), rows, columns], 1).to(x.dtype)
+        images = self.seen(x, condition)
+        places = torch.cat([_places(number, each) for number, each in enumerate(images)])
         v: Tensor = network(
-            pack(x),
+            torch.cat([pack(each) for each in images], 1),
             timestep=t,
             guidance=torch.full_like(t, guidance) if network.config.guidance_embeds else None,
             pooled_projections=condition["pooled"],
@@ -37,7 +36,31 @@ class Flux(Family):
             img_ids=places,
             return_dict=False,
         )[0]
-        return unpack(v, h, w)
+        return unpack(v[:, : self.tokens], *x.shape[-2:])
 
     def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         return unpack(super().reference(prompts, x, steps, guidance, latents=pack(x), **more), *x.shape[-2:])
+
+
+class FluxKontext(Flux):
+    """The tokens of the image to edit follow those of the sample, told apart by the first of their three numbers.
+
+    The pipeline chooses a size by the image's shape; here sources are scaled and cropped to that of the samples.
+    """
+
+    pipelines = ("FluxKontextPipeline",)
+    edits = True
+
+    def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
+        return super().encode([prompt.text for prompt in prompts]) | {"source": self.encode_sources(prompts)}
+
+    def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        size = {"max_area": self.height * self.width, "_auto_resize": False}
+        texts = [prompt.text for prompt in prompts]
+        return super().reference(texts, x, steps, guidance, image=self.sources(prompts), **size, **more)
+
+
+def _places(number: int, x: Tensor) -> Tensor:
+    """Of each token of latents [B, C, h, w], [h/2 w/2, 3]: the number of its image, row and column."""
+    rows, columns = positions(x.shape[-2] // 2, x.shape[-1] // 2, x.device)
+    return torch.stack([torch.full_like(rows, number), rows, columns], 1).to(x.dtype)

@@ -1,12 +1,14 @@
-"""Qwen-Image."""
+"""Qwen-Image, and Qwen-Image-Edit since 2509, which edits images."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
+from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .family import Family, pack, statistics, unpack
 
@@ -20,31 +22,29 @@ class QwenImage(Family):
     pipelines = ("QwenImagePipeline",)
     packed = True
     text_tokens = 1024
+    nothing = " "  # as the model's authors have it
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         words, mask = self.pipe.encode_prompt(prompts, max_sequence_length=self.text_tokens)
         return {"words": words, "mask": words.new_ones(words.shape[:2]) if mask is None else mask.to(words.dtype)}
 
-    def empty(self) -> dict[str, Tensor]:
-        return self.encode([" "])  # as the model's authors have it
-
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
-        b, _, h, w = x.shape
+        images = self.seen(x, condition)
         v: Tensor = network(
-            pack(x),
+            torch.cat([pack(each) for each in images], 1),
             timestep=t,
             guidance=torch.full_like(t, guidance) if network.config.guidance_embeds else None,
             encoder_hidden_states=condition["words"],
             encoder_hidden_states_mask=condition["mask"].long(),
-            img_shapes=[[(1, h // 2, w // 2)]] * b,
+            img_shapes=[[(1, each.shape[-2] // 2, each.shape[-1] // 2) for each in images]] * len(x),
             return_dict=False,
         )[0]
-        return unpack(v, h, w)
+        return unpack(v[:, : self.tokens], *x.shape[-2:])
 
     def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         given: dict[str, Any] = {"guidance_scale": None, "true_cfg_scale": guidance, "latents": pack(x)}
         if guidance != 1:
-            given["negative_prompt"] = [" "] * len(prompts)
+            given["negative_prompt"] = [self.nothing] * len(prompts)
         return unpack(super().reference(prompts, x, steps, guidance, **given, **more), *x.shape[-2:])
 
     def guided(self, v: Tensor, v_0: Tensor, scale: float) -> Tensor:
@@ -61,3 +61,49 @@ class QwenImage(Family):
         mean, std = statistics(self.pipe.vae, images)
         z: Tensor = self.pipe.vae.encode(images[:, :, None]).latent_dist.mean
         return ((z - mean) / std)[:, :, 0]
+
+
+READ = 384 * 384  # pixels of an image beside its instruction
+
+
+class QwenImageEdit(QwenImage):
+    """The image to edit is seen twice: read beside the instruction, and as tokens that follow those of the sample.
+
+    The pipeline shows it at a size of its own, here it is that of the samples; they agree where sides are multiples of
+    32.
+    """
+
+    pipelines = ("QwenImageEditPlusPipeline",)
+    edits = True
+    needs = ("torchvision",)  # of the processor in transformers
+
+    def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
+        images = self._pictures(prompts)
+        rows = [self._read(prompt.text, image) for prompt, image in zip(prompts, images, strict=True)]
+        return {
+            "words": nn.utils.rnn.pad_sequence(rows, batch_first=True),
+            "mask": nn.utils.rnn.pad_sequence([row.new_ones(len(row)) for row in rows], batch_first=True),
+            "source": self.encode_sources(prompts),
+        }
+
+    def _read(self, text: str, image: Any) -> Tensor:
+        """[tokens, width]; alone, as all images of a call belong to each of its texts."""
+        ratio = self.width / self.height
+        height, width = (round((READ * each) ** 0.5 / 32) * 32 for each in (1 / ratio, ratio))
+        words, _ = self.pipe.encode_prompt([text], image=[self.pipe.image_processor.resize(image, height, width)])
+        row: Tensor = words[0]
+        return row
+
+    def _pictures(self, prompts: list[Any]) -> list[Any]:
+        """Of Pillow."""
+        shown: list[Any] = self.pipe.image_processor.numpy_to_pil(self.sources(prompts).permute(0, 2, 3, 1).numpy())
+        return shown
+
+    def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        """One by one, as the pipeline has it."""
+        found = []
+        with mock.patch.object(sys.modules[type(self.pipe).__module__], "VAE_IMAGE_SIZE", self.height * self.width):
+            for row, (prompt, image) in enumerate(zip(prompts, self._pictures(prompts), strict=True)):
+                start = x[row : row + 1]
+                found.append(super().reference([prompt.text], start, steps, guidance, image=[image], **more))
+        return torch.cat(found)
