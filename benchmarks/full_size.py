@@ -44,7 +44,7 @@ SMALL_FLUX: Size = {
 def autoencoder(width: tuple[int, ...], groups: int, scale: float, shift: float) -> Any:
     return diffusers.AutoencoderKL(
         block_out_channels=width, down_block_types=("DownEncoderBlock2D",) * len(width),
-        up_block_types=("UpDecoderBlock2D",) * len(width), latent_channels=16, norm_num_groups=groups,
+        up_block_types=("UpDecoderBlock2D",) * len(width), latent_channels=16, norm_num_groups=groups, sample_size=1024,
         layers_per_block=2, scaling_factor=scale, shift_factor=shift, use_quant_conv=False, use_post_quant_conv=False,
     )  # fmt: skip
 

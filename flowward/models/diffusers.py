@@ -252,7 +252,7 @@ def _prepare(family: Family, loading: Loading) -> None:
             raise ValueError(f"attention '{loading.attention}': {' '.join(str(error).split())[:200]}") from error
 
 
-def compile_blocks(transformer: torch.nn.Module) -> None:
+def compile_blocks(transformer: torch.nn.Module, backend: str = "inductor") -> None:
     """Compile every block that the transformer stacks, so that one graph serves all of a kind.
 
     There is a graph for each kind of block, with gradients and without, under each set of adapters: more than torch
@@ -261,7 +261,7 @@ def compile_blocks(transformer: torch.nn.Module) -> None:
     torch._dynamo.config.recompile_limit = GRAPHS
     for stack in transformer.children():
         for block in stack if isinstance(stack, torch.nn.ModuleList) else ():
-            block.compile()
+            block.compile(backend=backend)
 
 
 def _quantised(how: str | None, components: Sequence[str], device: str) -> Any:

@@ -1,0 +1,39 @@
+"""Compiled blocks say what plain ones say: traced by default, and compiled whole with `pytest -m slow` (minutes)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_families import policy
+from torch import Tensor
+
+from flowward.models.diffusers import DiffusersPolicy, compile_blocks
+from flowward.models.families import FAMILIES
+
+
+def asked(one: DiffusersPolicy) -> Tensor:
+    """Velocities of all weights, the policy's at two batch sizes and with gradients."""
+    one.weights.add("old")
+    with torch.no_grad():
+        for tensor in one.weights.tensors("policy").values():
+            tensor.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+    found = []
+    for count, names in ((2, ("old", "reference", "policy")), (3, ("policy",))):
+        x = torch.randn(count, *one.latent_shape, generator=torch.Generator().manual_seed(0))
+        t, condition = torch.linspace(0.2, 0.8, count), one.encode(["a red cat", "dog", "a"][:count])
+        for name in names:
+            found.append(one.velocity(x, t, condition, name))
+        found[-1].square().mean().backward()
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in one.weights.tensors("policy").values()]
+    return torch.cat([tensor.detach().flatten() for tensor in (*found, *gradients)])
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if not FAMILIES[name].edits])
+def test_compiled_blocks_say_the_same(name: str, backend: str) -> None:
+    torch._dynamo.reset()
+    plain, compiled = policy(name), policy(name)
+    compile_blocks(compiled.family.network, backend)
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    torch.testing.assert_close(asked(compiled), asked(plain), rtol=0, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
