@@ -5,10 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from test_families import policy
+from tiny_runs import close, plain, snapshot
 from torch import Tensor
 
+from flowward import prompts
+from flowward.algorithms import AdvantageFlow
 from flowward.models.diffusers import DiffusersPolicy, compile_blocks
 from flowward.models.families import FAMILIES
+from flowward.points import Renoise
+from flowward.rewards.jpeg import Compressible
+from flowward.rollout import Sampler
+from flowward.run import Run
+from flowward.trainer import Trainer
 
 
 def asked(one: DiffusersPolicy) -> Tensor:
@@ -37,3 +45,22 @@ def test_compiled_blocks_say_the_same(name: str, backend: str) -> None:
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     torch.testing.assert_close(asked(compiled), asked(plain), rtol=0, atol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_training_on_compiled_blocks_is_training(backend: str) -> None:
+    """Two iterations with merged rollouts, old and reference; then plain ones of the same end at the same weights."""
+    torch._dynamo.reset()
+    found = []
+    for compiled in (False, True):
+        one = policy("StableDiffusion3Pipeline")
+        if compiled:
+            one.weights.merge = True  # type: ignore[attr-defined]
+            compile_blocks(one.family.network, backend)
+        run = Run(iterations=2, images_per_update=4, group_size=2, microbatch=4, rollout_batch=4)
+        how = AdvantageFlow(rollout=Sampler(3, grid="model"), points=Renoise(1))
+        trainer = plain(Trainer(how, one, Compressible(), prompts.of("mine", ["a red cat", "dog", "a"]), run))
+        trainer.step()
+        trainer.step()
+        found.append(snapshot(one))
+    close(*found)
