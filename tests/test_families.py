@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import peft
 import pytest
 import torch
 from tiny_pipelines import TINY, tiny
@@ -27,7 +28,7 @@ from flowward.models import Loading, diffusers
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
 from flowward.models.policy import Condition
-from flowward.models.weights import LoRA
+from flowward.models.weights import Adapted, LoRA
 from flowward.points import Renoise
 from flowward.presets import PRESETS, published
 from flowward.rewards import score
@@ -390,16 +391,43 @@ def test_merged_adapters_say_the_same_and_leave_no_trace() -> None:
     assert all(tensor.requires_grad for tensor in weights.tensors("policy").values())
 
 
+def trained(one: DiffusersPolicy) -> dict[str, Tensor]:
+    """The weights after two iterations with old and reference, in plain gradient steps."""
+    run = Run(iterations=2, images_per_update=4, group_size=2, microbatch=4, rollout_batch=4)
+    how = AdvantageFlow(rollout=Sampler(3, grid="model"), points=Renoise(1))
+    trainer = plain(Trainer(how, one, Compressible(), prompts.of("mine", ["a red cat", "dog", "a"]), run))
+    trainer.step()
+    trainer.step()
+    return snapshot(one)
+
+
 def test_training_with_merged_rollouts_is_training() -> None:
-    """Two iterations with old and reference, plain and merged, end at the same weights but for rounding."""
+    merged = policy("StableDiffusion3Pipeline")
+    merged.weights.merge = True  # type: ignore[attr-defined]
+    close(trained(policy("StableDiffusion3Pipeline")), trained(merged))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_adapted_layers_are_those_of_peft(precision: Any) -> None:
+    """Velocities and gradients, with the adapters of each name and without."""
+    ours, theirs = policy("StableDiffusion3Pipeline"), policy("StableDiffusion3Pipeline")
+    ours.precision = theirs.precision = precision
+    layers = [module for module in theirs.family.network.modules() if isinstance(module, Adapted)]
+    assert len(layers) == len(list(ours.weights.tensors("policy"))) / 2
+    for layer in layers:
+        layer.__class__ = peft.tuners.lora.Linear
     found = []
-    for merge in (False, True):
-        one = policy("StableDiffusion3Pipeline")
-        one.weights.merge = merge  # type: ignore[attr-defined]
-        run = Run(iterations=2, images_per_update=4, group_size=2, microbatch=4, rollout_batch=4)
-        how = AdvantageFlow(rollout=Sampler(3, grid="model"), points=Renoise(1))
-        trainer = plain(Trainer(how, one, Compressible(), prompts.of("mine", ["a red cat", "dog", "a"]), run))
-        trainer.step()
-        trainer.step()
-        found.append(snapshot(one))
-    close(*found)
+    for one in (ours, theirs):
+        one.weights.add("old")
+        for seed, name in enumerate(("policy", "old")):
+            for tensor in one.weights.tensors(name).values():
+                tensor.data.normal_(std=0.3, generator=torch.Generator().manual_seed(seed))
+        x, t = torch.randn(2, *one.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.8])
+        condition = one.encode(["a cat", "two dog on the left"])
+        v = one.velocity(x, t, condition)
+        v.square().mean().backward()
+        gradients = [tensor.grad for tensor in one.weights.tensors("policy").values() if tensor.grad is not None]
+        others = [one.velocity(x, t, condition, name) for name in ("old", "reference")]
+        found.append([tensor.detach() for tensor in (v, *others, *gradients)])
+    for one, other in zip(*found, strict=True):
+        assert (one - other).norm() <= (1e-5 if precision == "float32" else 0.02) * other.norm()

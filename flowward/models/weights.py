@@ -16,6 +16,7 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners import lora
 from torch import Tensor, nn
+from torch.nn import functional
 
 # both streams of a joint-attention block, the targets of every published SD3 and FLUX run
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -99,6 +100,24 @@ class Full(Weights):
         return dict(self._networks[name].named_parameters())
 
 
+class Adapted(lora.Linear):
+    """y = W x + scale B A x: peft's layer without what these adapters never ask of it.
+
+    peft copies the input to the adapter's precision and looks for dropout, variants and merged weights at every call:
+    as much time as the products themselves. Under autocast the products choose their precision anyway.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        y: Tensor = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters:
+            return y
+        (name,) = self.active_adapters
+        a: Any = self.lora_A[name]
+        b: Any = self.lora_B[name]
+        inner = functional.linear(x, a.weight)
+        return torch.add(y, functional.linear(inner, b.weight), alpha=self.scaling[name])
+
+
 class LoRA(Weights):
     """Low-rank adapters on a frozen network (Hu et al., 2021, arXiv:2106.09685): peft's, one adapter per copy.
 
@@ -125,6 +144,7 @@ class LoRA(Weights):
             init_lora_weights="gaussian",
             target_modules=list(targets),
         )
+        self.config._register_custom_module({nn.Linear: Adapted})
         self._attach("policy", seed)
 
     def _attach(self, name: str, seed: int = 0) -> None:
@@ -158,7 +178,7 @@ class LoRA(Weights):
     def _merged(self, name: str) -> Iterator[None]:
         before = []
         for module in self._network.modules():
-            if isinstance(module, lora.Linear) and name in module.lora_A:
+            if isinstance(module, Adapted) and name in module.lora_A:
                 layer: Any = module.get_base_layer()
                 before.append((layer, layer.weight))
                 layer.weight = nn.Parameter(layer.weight + module.get_delta_weight(name), requires_grad=False)
