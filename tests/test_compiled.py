@@ -1,6 +1,8 @@
-"""Compiled blocks say what plain ones say: traced by default, and compiled whole with `pytest -m slow` (minutes)."""
+"""Compiled blocks say what plain ones say: traced in every family, and compiled to machine code in one."""
 
 from __future__ import annotations
+
+import shutil
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from test_families import policy, trained
 from tiny_runs import close
 from torch import Tensor
 
-from flowward.models.diffusers import DiffusersPolicy, compile_blocks
+from flowward.models.diffusers import COMPILER, DiffusersPolicy, compile_blocks
 from flowward.models.families import FAMILIES
 
 
@@ -29,22 +31,37 @@ def asked(one: DiffusersPolicy) -> Tensor:
     return torch.cat([tensor.detach().flatten() for tensor in (*found, *gradients)])
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [name for name in FAMILIES if not FAMILIES[name].edits])
-def test_compiled_blocks_say_the_same(name: str, backend: str) -> None:
+def test_traced_blocks_say_the_same(name: str) -> None:
     torch._dynamo.reset()
     plain, compiled = policy(name), policy(name)
-    compile_blocks(compiled.family.network, backend)
+    compile_blocks(compiled.family.network, "eager")
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     torch.testing.assert_close(asked(compiled), asked(plain), rtol=0, atol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_training_on_compiled_blocks_is_training(backend: str) -> None:
+def test_training_on_traced_blocks_is_training() -> None:
     """With merged rollouts: the same weights as without either."""
     torch._dynamo.reset()
     one = policy("StableDiffusion3Pipeline")
     one.weights.merge = True  # type: ignore[attr-defined]
-    compile_blocks(one.family.network, backend)
+    compile_blocks(one.family.network, "eager")
     close(trained(policy("StableDiffusion3Pipeline")), trained(one))
+
+
+@pytest.mark.skipif(not shutil.which(COMPILER), reason="there is no C++ compiler")
+def test_compiled_blocks_say_the_same() -> None:
+    """Velocities with their gradients: two kinds of block, a graph each."""
+    torch._dynamo.reset()
+    found = []
+    for compiled in (False, True):
+        one = policy("StableDiffusion3Pipeline")
+        if compiled:
+            compile_blocks(one.family.network)
+        x = torch.randn(2, *one.latent_shape, generator=torch.Generator().manual_seed(0))
+        v = one.velocity(x, torch.tensor([0.3, 0.8]), one.encode(["a red cat", "dog"]))
+        v.square().mean().backward()
+        gradients = [tensor.grad for tensor in one.weights.tensors("policy").values() if tensor.grad is not None]
+        found.append(torch.cat([tensor.detach().flatten() for tensor in (v, *gradients)]))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)

@@ -313,6 +313,12 @@ def test_an_attention_that_is_not_there_is_refused(saved: Path) -> None:
         models.load(str(saved), 2, "float32", loading=replace(SMALL, attention="sag"))
 
 
+def test_compiling_without_a_compiler_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match=r"takes a C\+\+ compiler, and there is no .*: install it, or leave it out"):
+        models.load(str(saved), 2, "float32", loading=replace(SMALL, compile_blocks=True))
+
+
 def test_a_quantised_model_is_nearly_the_same_and_trains_its_adapters(saved: Path) -> None:
     pytest.importorskip("torchao")
     whole, small = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -30,6 +31,7 @@ CACHE = Path(os.environ.get("FLOWWARD_CACHE", "~/.cache/flowward")).expanduser()
 NOTHING = "\0"  # the address of the absence of a prompt
 EMPTY = "empty_"  # begins the names of what an edit is without its text
 ENCODED_AT_ONCE = 32
+COMPILER = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch has it
 GRAPHS = 64  # that torch may keep of a compiled block
 
 
@@ -243,6 +245,10 @@ def _prepare(family: Family, loading: Loading) -> None:
                 getattr(part, method)()
             except (AttributeError, ValueError, NotImplementedError) as error:
                 raise ValueError(f"{type(part).__name__} knows no {what}: leave it out") from error
+    if loading.compile_blocks and not shutil.which(COMPILER):
+        raise ValueError(
+            f"compiling blocks takes a C++ compiler, and there is no {COMPILER}: install it, or leave it out"
+        )
     for transformer in transformers if loading.compile_blocks else ():
         compile_blocks(transformer)
     for transformer in transformers if loading.attention else ():
