@@ -413,12 +413,14 @@ def test_training_with_merged_rollouts_is_training() -> None:
     close(trained(policy("StableDiffusion3Pipeline")), trained(merged))
 
 
+@pytest.mark.parametrize("rank", [2, 16])  # a low one, and one that is cheaper as a sum
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_adapted_layers_are_those_of_peft(precision: Any) -> None:
+def test_adapted_layers_are_those_of_peft(precision: Any, rank: int) -> None:
     """Velocities and gradients, with the adapters of each name and without."""
-    ours, theirs = policy("StableDiffusion3Pipeline"), policy("StableDiffusion3Pipeline")
+    ours, theirs = policy("StableDiffusion3Pipeline", rank), policy("StableDiffusion3Pipeline", rank)
     ours.precision = theirs.precision = precision
     layers = [module for module in theirs.family.network.modules() if isinstance(module, Adapted)]
+    assert {layer._cheaper_as_a_sum(rank) for layer in layers} == {rank == 16}
     assert len(layers) == len(list(ours.weights.tensors("policy"))) / 2
     for layer in layers:
         layer.__class__ = peft.tuners.lora.Linear
