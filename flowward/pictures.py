@@ -13,7 +13,8 @@ from torch import Tensor
 
 
 def refuse_broken(path: Path) -> None:
-    """Raises ValueError where a file is no image, or was cut short: before a run, not in it."""
+    """Raises ValueError where a file is missing, no image, or was cut short: before a run, not in it."""
+    _refuse_missing(path)
     try:
         with Image.open(path) as image:
             if image.format == "PNG":  # its checksums tell, at a fraction of the time
@@ -29,14 +30,20 @@ def picture(path: str | Path, size: tuple[int, int]) -> Tensor:
     """An image file, scaled and cropped to (height, width), float32 [3, H, W] in [0, 1].
 
     Raises:
-        ValueError: it is no image.
+        ValueError: there is none.
     """
+    _refuse_missing(Path(path))
     try:
         with Image.open(path) as image:
             fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), size[::-1])
     except Exception as error:
         raise ValueError(f"{path} is not an image that can be read: {error}") from error
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 255
+
+
+def _refuse_missing(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"there is no image at {path}")
 
 
 def digest(path: Path) -> str:

@@ -29,7 +29,7 @@ from flowward.models import diffusers
 from flowward.models.cache import PromptCache
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
-from flowward.pictures import picture
+from flowward.pictures import picture, refuse_broken
 from flowward.points import Renoise
 from flowward.prompt_sets import files
 from flowward.prompts import Edit, PromptSet
@@ -412,3 +412,9 @@ def test_a_saved_model_that_edits_is_loaded(saved: str) -> None:
     one = models.load(saved, 2, "float32", loading=replace(SMALL, size=(64, 32)))
     assert one.edits and one.image_size == (64, 32)
     assert not models.load("scenes").edits
+
+
+def test_a_source_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    for read in (refuse_broken, lambda path: picture(path, (8, 8))):
+        with pytest.raises(ValueError, match=r"there is no image at .*nowhere\.png"):
+            read(tmp_path / "nowhere.png")
