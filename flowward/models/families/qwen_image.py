@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -100,10 +99,14 @@ class QwenImageEdit(QwenImage):
         return shown
 
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        """One by one, as the pipeline has it."""
-        found = []
-        with mock.patch.object(sys.modules[type(self.pipe).__module__], "VAE_IMAGE_SIZE", self.height * self.width):
+        """One by one, as the pipeline has it, whose constant for the size of what it edits is that of the samples."""
+        pipeline: Any = sys.modules[type(self.pipe).__module__]
+        found, before = [], pipeline.VAE_IMAGE_SIZE
+        pipeline.VAE_IMAGE_SIZE = self.height * self.width
+        try:
             for row, (prompt, image) in enumerate(zip(prompts, self._pictures(prompts), strict=True)):
                 start = x[row : row + 1]
                 found.append(super().reference([prompt.text], start, steps, guidance, image=[image], **more))
+        finally:
+            pipeline.VAE_IMAGE_SIZE = before
         return torch.cat(found)
