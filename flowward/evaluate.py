@@ -120,7 +120,8 @@ def draw(
     policy: Policy, prompts: Sequence[Prompt], sampler: Sampler, seed: int, weights: str = "policy", batch: int = 200
 ) -> Tensor:
     """One image per prompt, [N, 3, H, W] on the CPU; image k depends on (seed, k) and its prompt alone."""
-    mine = [images for _, images in _batches(policy, prompts, sampler, seed, weights, batch)]
+    with policy.weights.still(weights):
+        mine = [images for _, images in _batches(policy, prompts, sampler, seed, weights, batch)]
     return _of_all(mine)
 
 
@@ -137,12 +138,11 @@ def _batches(
     condition, number = policy.encode(unique), {prompt: k for k, prompt in enumerate(unique)}
     row = torch.tensor([number[prompt] for prompt in prompts])
     velocity = policy.under(weights, sampler.guidance)
-    with policy.weights.still(weights):
-        for part in distributed.share(torch.arange(len(prompts))).split(batch):
-            numbers = part.tolist()
-            keys = tuple(("evaluation", seed, number) for number in numbers)
-            drawn = sampler(velocity, condition[row[part]], Noise(policy.latent_shape, keys, policy.device))
-            yield numbers, policy.decode(drawn.x0).cpu()
+    for part in distributed.share(torch.arange(len(prompts))).split(batch):
+        numbers = part.tolist()
+        keys = tuple(("evaluation", seed, number) for number in numbers)
+        drawn = sampler(velocity, condition[row[part]], Noise(policy.latent_shape, keys, policy.device))
+        yield numbers, policy.decode(drawn.x0).cpu()
 
 
 def measure(
@@ -173,14 +173,15 @@ def measure(
     batches = _batches(policy, asked, evaluation.sampler, evaluation.seed, evaluation.weights, evaluation.batch)
     compare = [name for name, reward in rewards.items() if getattr(reward, "compares", False)]
     held: list[Tensor] = []
-    for numbers, images in batches:
-        part = [chosen[number] for number in numbers]
-        own = [prompts.texts[i] for i in part]
-        for name in rewards.keys() - compare:
-            scores[name].append(reward_table.score(name, rewards[name], images, own, prompts.about(part)))
-        held += [images] if compare else []
-        kept += thumbnails(images) if pictures else []
-        advance(len(images))
+    with policy.weights.still(evaluation.weights):
+        for numbers, images in batches:
+            part = [chosen[number] for number in numbers]
+            own = [prompts.texts[i] for i in part]
+            for name in rewards.keys() - compare:
+                scores[name].append(reward_table.score(name, rewards[name], images, own, prompts.about(part)))
+            held += [images] if compare else []
+            kept += thumbnails(images) if pictures else []
+            advance(len(images))
     if compare:
         every = _of_all(held)
         for name in compare:

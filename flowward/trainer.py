@@ -233,10 +233,11 @@ class Trainer:
         """
         run, condition, parts, pictures = self.run, self.policy.encode(prompts), [], []
         mine = distributed.share(torch.arange(run.images), run.group_size)
-        for drawn, images in self.collect(prompts, condition, index, mine):
-            parts.append(drawn)
-            pictures.append(images)
-            seen(images)
+        with self.policy.weights.still(self.algorithm.behaviour):
+            for drawn, images in self.collect(prompts, condition, index, mine):
+                parts.append(drawn)
+                pictures.append(images)
+                seen(images)
         every = distributed.everyone(Drawn.cat(parts))
         return Rollout.of(every, condition, self._group(), self.rollout.levels), torch.cat(pictures)
 
@@ -247,11 +248,10 @@ class Trainer:
         run, policy, rollout = self.run, self.policy, self.rollout
         group, draw = self._group(), rollout.at(run.seed, index)
         velocity = policy.under(self.algorithm.behaviour, rollout.guidance)
-        with policy.weights.still(self.algorithm.behaviour):
-            for rows in numbers.split(run.rollout_batch):
-                keys = tuple(("noise", run.seed, index, n // run.group_size, n % run.group_size) for n in rows.tolist())
-                drawn = draw(velocity, condition[group[rows]], Noise(policy.latent_shape, keys, policy.device))
-                yield drawn, policy.decode(drawn.x0).cpu()
+        for rows in numbers.split(run.rollout_batch):
+            keys = tuple(("noise", run.seed, index, n // run.group_size, n % run.group_size) for n in rows.tolist())
+            drawn = draw(velocity, condition[group[rows]], Noise(policy.latent_shape, keys, policy.device))
+            yield drawn, policy.decode(drawn.x0).cpu()
 
     def _scoring(self, chosen: Sequence[int]) -> Scoring:
         """Of the images that this process will make for these prompts."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from flowward import checkpoint, models, prompts
 from flowward.algorithms import FDFO, AdvantageFlow, FlowGRPO
 from flowward.credit import center
-from flowward.evaluate import Evaluation, Evaluator
+from flowward.evaluate import Evaluation, Evaluator, measure
 from flowward.folder import RunFolder
 from flowward.measurement import Measurement
 from flowward.metrics import describe
@@ -422,3 +422,22 @@ def test_another_model_s_state_is_refused(tiny: str, rank: int | None) -> None:
     ):
         with pytest.raises(ValueError, match=said):
             one.load_state_dict(other)
+
+
+def test_a_failure_amid_samples_leaves_the_weights_free(tiny: str) -> None:
+    """Even while it is remembered with its frames, as notebooks do."""
+    one = trainer(tiny, rank=2)
+    condition = one.policy.encode([TEXTS[0]])
+    expected = one.policy.velocity(torch.zeros(1, *one.policy.latent_shape), torch.ones(1), condition)
+
+    def fails(images: torch.Tensor, *_: Any) -> torch.Tensor:
+        raise ZeroDivisionError("no")
+
+    held_out, how = prompts.of("x", TEXTS), Evaluation(images=2, weights="ema", sampler=Sampler(2), batch=1)
+    with pytest.raises(RewardError) as first:
+        measure(one.policy, held_out, how, rewards={"fails": fails})
+    with pytest.raises(ZeroDivisionError) as second:
+        one.sample([TEXTS[0], TEXTS[1]], 0, fails)  # type: ignore[arg-type]
+    found = one.policy.velocity(torch.zeros(1, *one.policy.latent_shape), torch.ones(1), condition)
+    assert torch.equal(found, expected) and found.requires_grad
+    assert first.tb and second.tb
