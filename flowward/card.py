@@ -11,15 +11,16 @@ import yaml
 
 from . import outcome
 from .folder import RunFolder
+from .models.policy import Policy
 from .outcome import Measure
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 28  # of a curve, and the room for its numbers, in pixels
 
 
 def write(
-    run: RunFolder, folder: Path, about: Mapping[str, Any], files: Sequence[str], command: str = "", edits: bool = False
+    run: RunFolder, folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence[str], command: str = ""
 ) -> Path:
-    """README.md with its pictures, beside exported weights in `folder`; `files` are their names; `edits`: of images."""
+    """README.md with its pictures, beside exported weights in `folder`; `files` are their names."""
     lines = run.lines()
     evaluations = outcome.of(lines)
     head = {
@@ -32,7 +33,7 @@ def write(
         f"# {Path(str(about['base_model'])).name}, post-trained with {about['algorithm']}\n",
         f"{outcome.sentence(evaluations)}\n",
         *(f"{line[0].upper()}{line[1:]}.\n" for line in outcome.remarks(lines)),
-        _use(folder, about, files, edits),
+        _use(folder, policy, about, files),
         "## How it was trained\n",
         _table(["setting", "value"], [[name.replace("_", " "), _plain(value)] for name, value in about.items()]),
     ]
@@ -50,8 +51,9 @@ def write(
     return card
 
 
-def _use(folder: Path, about: Mapping[str, Any], files: Sequence[str], edits: bool) -> str:
-    steps = f"num_inference_steps={about['steps']}, guidance_scale={about['guidance']}"
+def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence[str]) -> str:
+    given = {"num_inference_steps": about["steps"], **policy.guided_by(about["guidance"])}
+    how = ", ".join(f"{name}={value!r}" for name, value in given.items())
     loading = {
         "pytorch_lora_weights.safetensors": 'pipe.load_lora_weights("this/folder")',
         "transformer": 'pipe.transformer = type(pipe.transformer).from_pretrained("this/folder/transformer")',
@@ -68,7 +70,7 @@ def _use(folder: Path, about: Mapping[str, Any], files: Sequence[str], edits: bo
     return (
         "```python\nfrom diffusers import DiffusionPipeline\n\n"
         f'pipe = DiffusionPipeline.from_pretrained("{about["base_model"]}")\n{chosen}\n'
-        f"pipe({'image, ' * edits}prompt, {steps})  # as its samples were drawn in training\n```\n"
+        f"pipe({'image, ' * policy.edits}prompt, {how})  # as its samples were drawn in training\n```\n"
     )
 
 

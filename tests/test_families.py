@@ -18,7 +18,7 @@ from tiny_runs import close, plain, snapshot
 from torch import Tensor
 
 import flowward
-from flowward import export, exported, models, prompts
+from flowward import card, export, exported, models, prompts
 from flowward.algorithms import ALGORITHMS, AdvantageFlow
 from flowward.cli import main
 from flowward.commands import train
@@ -204,6 +204,20 @@ def test_an_exported_lora_says_where_it_comes_from(tmp_path: Path) -> None:
         export.lora(policy("StableDiffusion3Pipeline", None), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("StableDiffusion3Pipeline", "pipe(prompt, num_inference_steps=28, guidance_scale=4.5)"),
+        ("QwenImagePipeline", "pipe(prompt, num_inference_steps=28, true_cfg_scale=4.5, negative_prompt=' ')"),
+        ("ZImagePipeline", "pipe(prompt, num_inference_steps=28, guidance_scale=3.5)"),
+        ("FluxKontextPipeline", "pipe(image, prompt, num_inference_steps=28, guidance_scale=4.5)"),
+    ],
+)
+def test_a_card_says_how_this_pipeline_is_called(name: str, says: str, tmp_path: Path) -> None:
+    about = {"base_model": "owner/name", "steps": 28, "guidance": 4.5}
+    assert says in card._use(tmp_path, policy(name), about, ["pytorch_lora_weights.safetensors"])
+
+
 def test_a_run_on_a_real_pipeline_from_the_command_line(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,8 +240,8 @@ def test_a_run_on_a_real_pipeline_from_the_command_line(
     assert "iteration 2" in said.out
     assert "Traceback" not in said.err
     assert main(["export", str(run)]) == 2  # what is there stays
-    card = (run / "export" / "README.md").read_text()
-    assert f"base_model: {saved}" in card and "| guidance | 1.0 |" in card and "pipe.load_lora_weights" in card
+    told = (run / "export" / "README.md").read_text()
+    assert f"base_model: {saved}" in told and "| guidance | 1.0 |" in told and "pipe.load_lora_weights" in told
     assert (run / "export" / "reward.svg").is_file() and (run / "export" / "after.png").is_file()
 
     trained = policy_of(str(run), "policy")

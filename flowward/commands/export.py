@@ -46,6 +46,6 @@ def run(words: list[str]) -> int:
         files.append(export.merged(policy, folder, said))
     summary = run.path / "summary.json"
     command = strict_json.loads(summary.read_text("utf-8"))["command"] if summary.is_file() else ""
-    for path in [*files, card.write(run, folder, said, [path.name for path in files], command, policy.edits)]:
+    for path in [*files, card.write(run, folder, policy, said, [path.name for path in files], command)]:
         print(path)
     return 0

@@ -148,6 +148,9 @@ class DiffusersPolicy(Policy):
                     raise ValueError(f"{self.name} was distilled and knows no guidance: leave the scale at 1")
                 return super().under(weights)
 
+    def guided_by(self, scale: float) -> dict[str, Any]:
+        return self.family.guided_by(scale)
+
     def guided(self, v: Tensor, v_0: Tensor, scale: float) -> Tensor:
         return self.family.guided(v, v_0, scale)
 

@@ -127,6 +127,10 @@ class Policy(ABC):
 
         return guided
 
+    def guided_by(self, scale: float) -> dict[str, Any]:
+        """Arguments of the model's own pipeline for a scale of guidance."""
+        return {"guidance_scale": scale}
+
     def guided(self, v: Tensor, v_0: Tensor, scale: float) -> Tensor:
         """The velocities with and without a prompt, put together; 1 is the first, 0 the second."""
         return v_0 + scale * (v - v_0)

@@ -143,6 +143,10 @@ class Family(ABC):
         """Classifier-free guidance as the pipeline does it; 1 is none."""
         return v_0 + scale * (v - v_0)
 
+    def guided_by(self, scale: float) -> dict[str, Any]:
+        """What the pipeline takes for a scale of guidance."""
+        return {"guidance_scale": scale}
+
     def mu(self, steps: int) -> float:
         """What the pipeline gives to a scheduler that shifts by the size of the image: linear in its tokens."""
         known = self.pipe.scheduler.config
@@ -173,7 +177,7 @@ class Family(ABC):
 
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         """Finished samples by the pipeline itself, from noise x [B, ...]: what everything else here is held to."""
-        given = {"guidance_scale": guidance, "latents": x, "max_sequence_length": self.text_tokens, **more}
+        given = {**self.guided_by(guidance), "latents": x, "max_sequence_length": self.text_tokens, **more}
         shipped, self.pipe.scheduler = self.pipe.scheduler, self.scheduler()
         try:
             latents: Tensor = self.pipe(

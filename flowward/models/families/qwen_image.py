@@ -40,8 +40,11 @@ class QwenImage(Family):
         )[0]
         return unpack(v[:, : self.tokens], *x.shape[-2:])
 
+    def guided_by(self, scale: float) -> dict[str, Any]:
+        return {"true_cfg_scale": scale} | ({"negative_prompt": self.nothing} if scale != 1 else {})
+
     def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        given: dict[str, Any] = {"guidance_scale": None, "true_cfg_scale": guidance, "latents": pack(x)}
+        given: dict[str, Any] = {"latents": pack(x)}
         if guidance != 1:
             given["negative_prompt"] = [self.nothing] * len(prompts)
         return unpack(super().reference(prompts, x, steps, guidance, **given, **more), *x.shape[-2:])

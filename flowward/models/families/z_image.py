@@ -41,5 +41,8 @@ class ZImage(Family):
         v = network(list(x.unsqueeze(2)), 1 - t, words, return_dict=False)[0]
         return -torch.stack(list(v)).squeeze(2)
 
+    def guided_by(self, scale: float) -> dict[str, Any]:
+        return {"guidance_scale": scale - 1}
+
     def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        return super().reference(list(prompts), x, steps, guidance - 1, **more)
+        return super().reference(list(prompts), x, steps, guidance, **more)
