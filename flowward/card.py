@@ -11,6 +11,7 @@ import yaml
 
 from . import outcome
 from .folder import RunFolder
+from .models import is_pipeline
 from .models.policy import Policy
 from .outcome import Measure
 
@@ -52,6 +53,9 @@ def write(
 
 
 def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence[str]) -> str:
+    if not is_pipeline(about["base_model"]):  # flowward's own, which diffusers does not know
+        how = f"--steps {about['steps']} --guidance {about['guidance']}"
+        return f'```sh\nflowward sample this/folder "PROMPT" {how}  # as in training\n```\n'
     given = {"num_inference_steps": about["steps"], **policy.guided_by(about["guidance"])}
     how = ", ".join(f"{name}={value!r}" for name, value in given.items())
     loading = {

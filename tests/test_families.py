@@ -218,6 +218,13 @@ def test_a_card_says_how_this_pipeline_is_called(name: str, says: str, tmp_path:
     assert says in card._use(tmp_path, policy(name), about, ["pytorch_lora_weights.safetensors"])
 
 
+def test_the_card_of_the_built_in_model_names_the_command_that_knows_it(tmp_path: Path) -> None:
+    about = {"base_model": "scenes", "steps": 10, "guidance": 1.0}
+    told = card._use(tmp_path, models.load("scenes", 2, "float32"), about, ["pytorch_lora_weights.safetensors"])
+    assert 'flowward sample this/folder "PROMPT" --steps 10 --guidance 1.0' in told
+    assert "diffusers" not in told
+
+
 def test_a_run_on_a_real_pipeline_from_the_command_line(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
