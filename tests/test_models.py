@@ -125,7 +125,7 @@ def test_gradients_flow_for_the_policy_alone(tiny: str, rank: int | None) -> Non
 
 @kinds
 def test_one_gradient_does_not_care_what_is_asked_in_between(tiny: str, rank: int | None) -> None:
-    """peft freezes the adapters that are not active: a forward of `old` between the two passes must not."""
+    """What was asked of a copy between the two passes is not seen in the second."""
     policy = load(tiny, rank)
     found = []
     for between in ((), ("old", "reference", "ema")):
@@ -147,9 +147,9 @@ def test_weights_that_stay_are_switched_to_once(tiny: str, name: str, monkeypatc
     with policy.weights.network("policy") as network:
         pass
     calls: list[str] = []
-    for method in ("set_adapter", "disable_adapters"):
-        real = getattr(network, method)
-        monkeypatch.setattr(network, method, lambda *a, m=method, real=real: (calls.append(m), real(*a)))
+    for owner, method in ((policy.weights, "_put"), (network, "disable_adapters")):
+        real = getattr(owner, method)
+        monkeypatch.setattr(owner, method, lambda *a, m=method, real=real: (calls.append(m), real(*a)))
     apart, calls[:] = look(policy, name), []
     with policy.weights.still(name):
         first = len(calls)

@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.nn import functional
 
 # both streams of a joint-attention block, the targets of every published SD3 and FLUX run
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+ADAPTER = "policy"  # peft's name for the one that its layers hold
 
 
 class Weights(ABC):
@@ -134,9 +134,11 @@ class Adapted(lora.Linear):
 
 
 class LoRA(Weights):
-    """Low-rank adapters on a frozen network (Hu et al., 2021, arXiv:2106.09685): peft's, one adapter per copy.
+    """Low-rank adapters on a frozen network (Hu et al., 2021, arXiv:2106.09685): peft's, which hold the policy.
 
-    `reference` is the network with its adapters off, so it costs no memory.
+    A copy is a set of tensors that takes the place of the policy's for as long as it is asked for; the layers stay what
+    they are, so one compiled graph serves all of them. `reference` is the network with its adapters off, so it costs no
+    memory.
 
     With `merge` a rollout adds the adapters to the weights beneath them for as long as it lasts, which saves two small
     products per layer and step, and takes a copy of those layers. Not for weights in half precision: a small change
@@ -160,28 +162,27 @@ class LoRA(Weights):
             target_modules=list(targets),
         )
         self.config._register_custom_module({nn.Linear: Adapted})
-        self._attach("policy", seed)
-
-    def _attach(self, name: str, seed: int = 0) -> None:
-        """In float32, whatever the network is stored in: in bf16 an optimiser's small steps would be rounded away."""
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are the point
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # the same adapter in every process, whatever was drawn before
-            self._network.add_adapter(self.config, name)
-        for tensor in self.tensors(name).values():
-            tensor.data = tensor.data.float()
+            network.add_adapter(self.config, ADAPTER)
+        marker = f".{ADAPTER}."
+        names = [name for name, _ in network.named_parameters() if ".lora_" in name and marker in name]
+        self._places: dict[str, Any] = {
+            name.replace(marker, "."): network.get_submodule(name.removesuffix(".weight")) for name in names
+        }
+        for place in self._places.values():
+            place.float()  # whatever the network is stored in: bf16 would round an optimiser's small steps away
+        self._tensors = {"policy": {key: place.weight for key, place in self._places.items()}}
 
     def add(self, name: str) -> None:
         if name == "reference":
             return
-        if name not in self._network.peft_config:
-            self._attach(name)
-        self._activate("policy")
-        self.load(name, self.tensors("policy"))
+        # They could take gradients and never do: torch chooses kernels by that, and graphs are compiled for it.
+        mine = self._tensors["policy"]
+        self._tensors[name] = {key: nn.Parameter(tensor.detach().clone()) for key, tensor in mine.items()}
 
     @contextmanager
     def still(self, name: str) -> Iterator[None]:
-        """Switching takes peft milliseconds, as long as a small evaluation: here it is done once."""
         with self._merged(name) if self.merge and name != "reference" else self.network(name):
             self._held = name
             try:
@@ -192,23 +193,38 @@ class LoRA(Weights):
     @contextmanager
     def _merged(self, name: str) -> Iterator[None]:
         before = []
-        for module in self._network.modules():
-            if isinstance(module, Adapted) and name in module.lora_A:
-                layer: Any = module.get_base_layer()
-                before.append((layer, layer.weight))
-                layer.weight = nn.Parameter(layer.weight + module.get_delta_weight(name), requires_grad=False)
-        self._network.disable_adapters()
+        with self._in_place(self._tensors[name]):
+            for module in self._network.modules():
+                if isinstance(module, Adapted):
+                    layer: Any = module.get_base_layer()
+                    before.append((layer, layer.weight))
+                    layer.weight = nn.Parameter(layer.weight + module.get_delta_weight(ADAPTER), requires_grad=False)
         try:
-            yield
+            with self._without_adapters():
+                yield
         finally:  # the very tensors that were there: nothing is subtracted again
             for layer, weight in before:
                 layer.weight = weight
-            self._network.enable_adapters()
-            self._activate("policy")
 
-    def _activate(self, name: str) -> None:
-        """peft freezes every adapter but the active one, so `policy` is active whenever a gradient may flow."""
-        self._network.set_adapter(name)
+    @contextmanager
+    def _without_adapters(self) -> Iterator[None]:
+        self._network.disable_adapters()
+        try:
+            yield
+        finally:
+            self._network.enable_adapters()
+
+    @contextmanager
+    def _in_place(self, tensors: Mapping[str, nn.Parameter]) -> Iterator[None]:
+        try:
+            self._put(tensors)
+            yield
+        finally:
+            self._put(self._tensors["policy"])
+
+    def _put(self, tensors: Mapping[str, nn.Parameter]) -> None:
+        for key, tensor in tensors.items():
+            self._places[key].weight = tensor
 
     @contextmanager
     def network(self, name: str) -> Iterator[nn.Module]:
@@ -217,25 +233,13 @@ class LoRA(Weights):
         if name in ("policy", self._held):
             yield self._network
             return
-        try:
-            if name == "reference":
-                self._network.disable_adapters()
-            else:
-                self._activate(name)
+        with self._without_adapters() if name == "reference" else self._in_place(self._tensors[name]):
             yield self._network
-        finally:
-            if name == "reference":
-                self._network.enable_adapters()
-            self._activate("policy")
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        marker = f".{name}."
-        return {
-            key.replace(marker, "."): tensor
-            for key, tensor in self._network.named_parameters()
-            if ".lora_" in key and marker in key
-        }
+        return dict(self._tensors[name])
 
     def export(self, name: str) -> dict[str, Tensor]:
         """An adapter under the names that diffusers and peft load."""
-        return get_peft_model_state_dict(self._network, adapter_name=name)
+        with self.network(name):
+            return get_peft_model_state_dict(self._network, adapter_name=ADAPTER)
