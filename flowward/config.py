@@ -63,6 +63,8 @@ class Settings:
 def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
     """Settings with the fields of one algorithm, and a preset's values as their defaults.
 
+    Images are measured with the guidance that samples have in training.
+
     Raises:
         ValueError: there is no such algorithm or preset.
     """
@@ -72,9 +74,12 @@ def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
         raise ValueError(unknown(f"preset of {algorithm}", preset, PRESETS[algorithm]))
     chosen = PRESETS[algorithm][preset]
     run = replace(Run(), **chosen.run)
+    measured = Evaluation()
+    sampler = replace(measured.sampler, guidance=chosen.algorithm.rollout.guidance)
     changed: list[tuple[str, Any, Any]] = [
         ("algorithm", ALGORITHMS[algorithm], field(default=chosen.algorithm)),
         ("run", Annotated[Run, tyro.conf.OmitArgPrefixes], field(default=run)),
+        ("evaluation", Evaluation, field(default=replace(measured, sampler=sampler))),
     ]
     changed += [(name, Settings.__annotations__[name], field(default=value)) for name, value in chosen.settings.items()]
     made = make_dataclass("Train", changed, bases=(Settings,), frozen=True)

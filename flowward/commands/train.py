@@ -155,6 +155,12 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     stopped, evaluator = False, Evaluator(policy, settings.evaluation, held_out, rewards=measured)
     sources = ("" if settings.preferences else settings.prompts, how.prompts)
     warnings = [leaked] if (leaked := leak(texts, held_out, how.chosen(held_out), sources)) else []
+    drawn, measured_with = settings.algorithm.rollout.guidance, how.sampler.guidance
+    if drawn != measured_with and not settings.preferences:
+        warnings.append(
+            f"images are drawn with guidance {drawn:g} in training, and measured with {measured_with:g} "
+            f"(--evaluation.sampler.guidance {drawn:g} for the same)"
+        )
     with TrainProgress(run, trainer.iteration, settings.run.output) as progress, _stop_signals() as asked:
         progress.say(f"model {policy.name}, {len(texts)} prompts; measuring on {held_out.name} first")
         for remark in trainer.rollout.remarks():
