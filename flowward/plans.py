@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import torch
 
+from .errors import finite, one_of
 from .flow import TimeGrid, shifted
 from .laws import LAWS, LawName, excess
 from .solvers import dpm2, euler
@@ -37,6 +39,9 @@ class Chain(TimeGrid):
     leaves = 1
 
     def __post_init__(self) -> None:
+        one_of("law of random steps", self.law, LAWS)
+        LAWS[self.law](self.noise)  # refuses what it cannot do
+        finite(self, "guidance")
         if not 0 < self.share <= 1:
             raise ValueError(f"the share of steps to train on must lie in (0, 1], not {self.share}")
         if self.tail is not None and not 0 < self.tail <= 1:
@@ -116,6 +121,10 @@ class Branches(TimeGrid):
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
+        one_of("law of random steps", self.law, LAWS)
+        LAWS[self.law](self.noise)  # refuses what it cannot do
+        one_of("kind of cohort", self.cohorts, get_args(Cohorts))
+        finite(self, "guidance")
         if self.fanout < 2 or self.length < 1:
             raise ValueError(f"a branch needs 2 children and 1 step at least, not {self.fanout} and {self.length}")
         if not self.strides or min(self.strides) < 1:

@@ -59,6 +59,13 @@ def test_p6_no_step_without_noise_and_never_the_last(name: str) -> None:
         (lambda: Branches(0), "a sampler needs 1 to 1000 steps, not 0"),
         (lambda: Chain(1), "a window of 1 step does not fit"),
         (lambda: Chain(law="ddim", noise=1.5), "the noise of DDIM must lie in"),
+        (lambda: Chain(grid="model", law="ddim", noise=1.5), "the noise of DDIM must lie in"),
+        (lambda: Chain(law="ddpm"), "unknown law of random steps 'ddpm'; did you mean 'ddim'"),  # type: ignore[arg-type]
+        (lambda: Branches(law="sde"), "unknown law of random steps 'sde'"),  # type: ignore[arg-type]
+        (lambda: Branches(cohorts="roots"), "unknown kind of cohort 'roots'; did you mean 'root'"),  # type: ignore[arg-type]
+        (lambda: Chain(guidance=math.nan), "guidance must be a finite number, not nan"),
+        (lambda: Branches(guidance=math.inf), "guidance must be a finite number, not inf"),
+        (lambda: Chain(shift=math.inf), "shift of a time grid must be positive and finite, not inf"),
         (lambda: Tree((Segment(-1, (1.0, 0.5), law=FlowSDE(0.7), leaf=True), Segment(0, (0.4, 0.0)))), "starts at 0.4"),
         (lambda: Tree((Segment(0, (1.0, 0.0)),)), "segment 0 comes before its parent, 0"),
         (
