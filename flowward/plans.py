@@ -185,6 +185,7 @@ class Branches(TimeGrid):
 
 
 NOISY = 1.2  # excess noise that deserves a warning
+NARROW = 0.8  # of the densities' gradient in one of three or more steps: so does this
 
 
 def excess_noise(rollout: Chain | Branches) -> list[tuple[int, float]]:
@@ -194,8 +195,17 @@ def excess_noise(rollout: Chain | Branches) -> list[tuple[int, float]]:
     return [(number, excess(law, *pairs[number], times[1])) for number in rollout.random]
 
 
+def narrowest(rollout: Chain | Branches) -> tuple[int, float]:
+    """The random step whose density has the largest gradient, |Q| / sigma, and its share of that of all of them."""
+    times, law = rollout.times, LAWS[rollout.law](rollout.noise)
+    numbers = [law.coefficients(times[number], times[number + 1], times[1]) for number in rollout.random]
+    pulls = [abs(q) / sigma for _, q, sigma in numbers]
+    most = max(pulls)
+    return rollout.random[pulls.index(most)], most / sum(pulls)
+
+
 def noise_remarks(rollout: Chain | Branches) -> list[str]:
-    """How much noise each random step leaves, and a warning where it is too much."""
+    """How much noise each random step leaves, and warnings where it is too much, or too little to learn from others."""
     found = excess_noise(rollout)
     listed = ", ".join(f"{number}: {value:.3g}" for number, value in found)
     lines = [f"noise after each random step, over what its level calls for: {listed}"]
@@ -203,6 +213,13 @@ def noise_remarks(rollout: Chain | Branches) -> list[str]:
         steps = f"steps {', '.join(map(str, bad))} leave" if len(bad) > 1 else f"step {bad[0]} leaves"
         lines.append(
             f"{steps} more noise than later steps can take away, so the images that are scored are noisier than the "
-            "model's: keep late steps out of the random ones, or use --algorithm.rollout.law ddim or cps"
+            "model's: keep late steps out of the random ones, or use --algorithm.rollout.law ddim or cps together with "
+            "--algorithm.ratio cps"
+        )
+    number, share = narrowest(rollout)
+    if len(found) > 2 and share > NARROW:
+        lines.append(
+            f"step {number} has so little noise that {share:.0%} of the gradient of all steps' densities is its own: "
+            "keep it out of the random ones, or use --algorithm.ratio cps or guard, or --algorithm.points.weight noise"
         )
     return lines
