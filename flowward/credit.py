@@ -120,7 +120,7 @@ class ZScore:
     ddof: int = 0
     """the standard deviation divides by n - ddof: 0 (numpy's) or 1 (torch's)"""
     least: int = 1
-    """groups with fewer rewards are compared with the whole batch (DDPO: 16, with a buffer of rewards)"""
+    """groups with fewer rewards are compared with the whole batch, remembered ones included (DDPO: 16)"""
 
     def __post_init__(self) -> None:
         one_of("spread", self.spread, get_args(Spread))
