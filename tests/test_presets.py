@@ -92,7 +92,11 @@ def test_images_are_drawn_and_measured_with_the_papers_guidance(name: str, prese
         assert found == GUIDANCE[name]
     elif preset in ("flux", "flux-frozen", "mix_grpo"):
         assert found == 3.5
-    assert config.from_dict({"algorithm": {"name": name, "preset": preset}}).evaluation.sampler.guidance == found
+    own = {"name": name, "preset": preset}
+    assert config.from_dict({"algorithm": own}).evaluation.sampler.guidance == found
+    assert config.from_dict({"algorithm": {**own, "rollout": {"guidance": 2.0}}}).evaluation.sampler.guidance == 2
+    said = {"sampler": {"steps": 3, "guidance": 7.0}}
+    assert config.from_dict({"algorithm": own, "evaluation": said}).evaluation.sampler.guidance == 7
 
 
 @pytest.mark.parametrize("name", ["mix_grpo", "mix_grpo_flash", "g2rpo"])

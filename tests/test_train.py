@@ -144,7 +144,7 @@ def test_a_run_says_where_it_measures_other_images_than_it_draws(
 ) -> None:
     how = ["--model", tiny, "--iterations", "0", "--evaluation.images", "6", "--algorithm.rollout.guidance", "2"]
     said = "images are drawn with guidance 2 in training, and measured with 1 (--evaluation.sampler.guidance 2 for"
-    for name, more in (("apart", []), ("alike", ["--evaluation.sampler.guidance", "2"])):
+    for name, more in (("alike", []), ("apart", ["--evaluation.sampler.guidance", "1"])):
         assert main(["train", *how, *more, "--output", str(tmp_path / name)]) == 0
         assert (said in capsys.readouterr().out) == (name == "apart")
     (warning,) = RunFolder.open(tmp_path / "apart").lines()[0]["health"]

@@ -68,6 +68,8 @@ def _chosen(words: list[str]) -> tuple[Any, bool]:
         if "--evaluation.rewards" not in named:
             own = tuple(item.partition("=")[0] for item in settings.reward)
             settings = replace(settings, evaluation=replace(settings.evaluation, rewards=own))
+    if "--evaluation.sampler.guidance" not in named and not (resume or file):
+        settings = config.measured_alike(settings)
     for name in ("reward", "prompts", "prompt_weights"):
         flag = "--" + name.replace("_", "-")
         if settings.preferences and (flag in named or getattr(settings, name) != getattr(config.Settings, name)):
