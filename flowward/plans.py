@@ -36,7 +36,7 @@ class Chain(TimeGrid):
     """after the window, this share of the remaining steps by DPM-Solver++(2M) on a coarser grid (Flash; None: all)"""
     guidance: float = 1.0
 
-    leaves = 1
+    leaves = breadth = 1
 
     def __post_init__(self) -> None:
         one_of("law of random steps", self.law, LAWS)
@@ -138,6 +138,11 @@ class Branches(TimeGrid):
     def leaves(self) -> int:
         """Samples per root."""
         return len(self.places(0, 0)) * self.fanout * len(self.strides)
+
+    @property
+    def breadth(self) -> int:
+        """Those of a root that the network is asked about at once: the children of one branch on one grid."""
+        return self.fanout
 
     @property
     def random(self) -> list[int]:
