@@ -63,6 +63,8 @@ class Settings:
 def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
     """Settings with the fields of one algorithm, and a preset's values as their defaults.
 
+    Images are measured with the guidance that samples have in training.
+
     Raises:
         ValueError: there is no such algorithm or preset.
     """
@@ -75,11 +77,21 @@ def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
     changed: list[tuple[str, Any, Any]] = [
         ("algorithm", ALGORITHMS[algorithm], field(default=chosen.algorithm)),
         ("run", Annotated[Run, tyro.conf.OmitArgPrefixes], field(default=run)),
+        ("evaluation", Evaluation, field(default=_alike(Evaluation(), chosen.algorithm))),
     ]
     changed += [(name, Settings.__annotations__[name], field(default=value)) for name, value in chosen.settings.items()]
     made = make_dataclass("Train", changed, bases=(Settings,), frozen=True)
     made.__doc__ = Settings.__doc__
     return made
+
+
+def _alike(how: Evaluation, algorithm: Algorithm) -> Evaluation:
+    return replace(how, sampler=replace(how.sampler, guidance=algorithm.rollout.guidance))
+
+
+def measured_alike(settings: Settings) -> Settings:
+    """With the guidance of training in the evaluation: what is measured is what is trained."""
+    return replace(settings, evaluation=_alike(settings.evaluation, settings.algorithm))
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:
@@ -144,6 +156,8 @@ def _names(reward: Reward) -> list[str] | None:
 def from_dict(given: dict[str, Any]) -> Settings:
     """From YAML. What it leaves out is as in a preset of the algorithm: `preset` beside its name, or that of scenes.
 
+    The guidance of an evaluation is that of the rollout where it is left out.
+
     Raises:
         ValueError: something is unknown or of the wrong type; it says where.
     """
@@ -155,15 +169,16 @@ def from_dict(given: dict[str, Any]) -> Settings:
     own = dict(own)
     kind = settings_type(str(own.pop("name", DEFAULT_ALGORITHM)), str(own.pop("preset", "scenes")))
     preset: dict[str, Any] = TypeAdapter(kind).dump_python(kind(), mode="json")
-    given = _over(preset, {**given, "algorithm": own})
+    whole = _over(preset, {**given, "algorithm": own})
     try:
-        settings = TypeAdapter(kind).validate_python(given)
+        settings = TypeAdapter(kind).validate_python(whole)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"config: {where or 'setting'}: {first['msg'].removeprefix('Value error, ')}") from error
-    _refuse_unknown(given, TypeAdapter(kind).dump_python(settings, mode="json"), "")
-    return settings
+    _refuse_unknown(whole, TypeAdapter(kind).dump_python(settings, mode="json"), "")
+    sampler = (given.get("evaluation") or {}).get("sampler") or {}
+    return settings if "guidance" in sampler else measured_alike(settings)
 
 
 def _over(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

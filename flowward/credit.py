@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from .errors import positive
+from .errors import one_of, positive
 
 Piece = Callable[[Tensor, Tensor], Tensor]
+Spread = Literal["pooled", "group"]
+Gate = Literal["none", "group", "batch"]
 
 
 def chain(*pieces: Piece) -> Piece:
@@ -113,14 +115,15 @@ class ZScore:
     differences between prompts, and shrinks every advantage. `group` takes that of each group.
     """
 
-    spread: Literal["pooled", "group"] = "pooled"
+    spread: Spread = "pooled"
     floor: float = 1e-4
     ddof: int = 0
     """the standard deviation divides by n - ddof: 0 (numpy's) or 1 (torch's)"""
     least: int = 1
-    """groups with fewer rewards are compared with the whole batch (DDPO: 16, with a buffer of rewards)"""
+    """groups with fewer rewards are compared with the whole batch, remembered ones included (DDPO: 16)"""
 
     def __post_init__(self) -> None:
+        one_of("spread", self.spread, get_args(Spread))
         positive(self, "floor", "least")
         if self.ddof not in (0, 1):
             raise ValueError(f"ddof is 0 or 1, not {self.ddof}")
@@ -147,17 +150,19 @@ class Softmax:
     """
 
     temperature: float = 1.0
-    spread: Literal["pooled", "group"] = "pooled"
+    spread: Spread = "pooled"
     """of the z-score; see ZScore"""
     score_clip: float = 5.0
     """of z"""
     clip: float = 3.0
     """of the result"""
-    gate: Literal["none", "group", "batch"] = "none"
+    gate: Gate = "none"
     floor: float = 0.01
     """smallest standard deviation that a gate divides by"""
 
     def __post_init__(self) -> None:
+        one_of("spread", self.spread, get_args(Spread))
+        one_of("gate", self.gate, get_args(Gate))
         positive(self, "temperature", "score_clip", "clip", "floor")
 
     def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:

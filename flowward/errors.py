@@ -14,6 +14,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} '{name}'; " + (f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}")
 
 
+def one_of(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raises ValueError where a name is none of the known ones."""
+    if name not in known:
+        raise ValueError(unknown(kind, name, known))
+
+
 def positive(owner: object, *names: str) -> None:
     """Raises ValueError where one of these numbers is not positive and finite."""
     for name in names:

@@ -74,8 +74,9 @@ def fitted(trainer: Trainer, limit: float, peak: Peak | None = None) -> tuple[Ru
     peak, run = peak or cuda_peak(trainer.policy.device), trainer.run  # whose microbatch changes below
     points = trainer.points_per_update
     moments = 2 * 4 * sum(tensor.numel() for tensor in trainer.parameters)
+    leaves, breadth = trainer.rollout.leaves, trainer.rollout.breadth
     sampled, most = largest(
-        _divisors(run.images, trainer.rollout.leaves), lambda n: peak(lambda: _sample(trainer, n)) + moments, limit
+        _divisors(run.images, leaves), lambda n: peak(lambda: _sample(trainer, n // leaves * breadth)) + moments, limit
     )
     trained, peak_of_training = largest(
         _divisors(points, trainer.indivisible), lambda n: peak(lambda: _learn(trainer, n)) + moments, limit

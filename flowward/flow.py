@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from math import inf
 from typing import Literal, Self, get_args
 
 import torch
@@ -63,12 +64,12 @@ def grid(steps: int, shift: float = 3.0, kind: GridKind = "sd3") -> Tensor:
     with the grid, which leaves 0.0089 before 0 at shift 3, whatever the number of steps.
 
     Raises:
-        ValueError: steps < 1 or > 1000, shift <= 0 or an unknown kind.
+        ValueError: steps < 1 or > 1000, a shift that is not positive and finite, or an unknown kind.
     """
     if not 1 <= steps <= 1000:
         raise ValueError(f"a sampler needs 1 to 1000 steps, not {steps}")
-    if shift <= 0:
-        raise ValueError(f"the shift of a time grid must be positive, not {shift}")
+    if not 0 < shift < inf:
+        raise ValueError(f"the shift of a time grid must be positive and finite, not {shift}")
     if kind not in get_args(GridKind):
         raise ValueError(f"a time grid is one of {', '.join(get_args(GridKind))}, not {kind}")
     if kind == "linear":

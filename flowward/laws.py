@@ -105,7 +105,10 @@ class DanceSDE:
 
 @dataclass(frozen=True)
 class LinearSDE:
-    """The same with g = scale * t, which falls with the noise that is left (Flow-GRPO's script for video: scale 1)."""
+    """The same with g = scale * t, which falls with the noise that is left.
+
+    Flow-GRPO's script for video has the first level below 1 as the scale, which its shifted grid puts close to 1.
+    """
 
     scale: float = 1.0
 

@@ -26,7 +26,7 @@ def rewards_first(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor
 def advantages_first(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor) -> Tensor:
     """Compare by each reward, then add up the weighted advantages: only the weights count (MixGRPO, arXiv:2507.21802).
 
-    With R rewards the sum no longer has the spread that the credit gives one.
+    With R rewards the sum no longer has the spread that the credit gives one. MixGRPO's weights sum to 1.
     """
     each = [weight * credit(column, group) for weight, column in zip(weights.double(), rewards.T, strict=True)]
     return torch.stack(each).sum(0)

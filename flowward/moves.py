@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from .credit import ZScore
+from .errors import one_of
 from .points import Batch
 from .rollout import Rollout, Steps
 from .streams import Key
@@ -82,6 +83,8 @@ class RandomSteps:
     """train on so many images of each prompt, half of them the best and half the worst (DanceGRPO, for video: 8)"""
 
     def __post_init__(self) -> None:
+        one_of("weight of steps", self.weight, get_args(Weight))
+        one_of("way to put views together", self.views, get_args(Views))
         if self.extremes is not None and (self.extremes < 2 or self.extremes % 2):
             raise ValueError(
                 f"the images to train on are as many of the best as of the worst: {self.extremes} is no even number "

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import torch
 
+from .errors import finite, one_of
 from .flow import TimeGrid, shifted
 from .laws import LAWS, LawName, excess
 from .solvers import dpm2, euler
@@ -34,9 +36,12 @@ class Chain(TimeGrid):
     """after the window, this share of the remaining steps by DPM-Solver++(2M) on a coarser grid (Flash; None: all)"""
     guidance: float = 1.0
 
-    leaves = 1
+    leaves = breadth = 1
 
     def __post_init__(self) -> None:
+        one_of("law of random steps", self.law, LAWS)
+        LAWS[self.law](self.noise)  # refuses what it cannot do
+        finite(self, "guidance")
         if not 0 < self.share <= 1:
             raise ValueError(f"the share of steps to train on must lie in (0, 1], not {self.share}")
         if self.tail is not None and not 0 < self.tail <= 1:
@@ -116,6 +121,10 @@ class Branches(TimeGrid):
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
+        one_of("law of random steps", self.law, LAWS)
+        LAWS[self.law](self.noise)  # refuses what it cannot do
+        one_of("kind of cohort", self.cohorts, get_args(Cohorts))
+        finite(self, "guidance")
         if self.fanout < 2 or self.length < 1:
             raise ValueError(f"a branch needs 2 children and 1 step at least, not {self.fanout} and {self.length}")
         if not self.strides or min(self.strides) < 1:
@@ -129,6 +138,11 @@ class Branches(TimeGrid):
     def leaves(self) -> int:
         """Samples per root."""
         return len(self.places(0, 0)) * self.fanout * len(self.strides)
+
+    @property
+    def breadth(self) -> int:
+        """Those of a root that the network is asked about at once: the children of one branch on one grid."""
+        return self.fanout
 
     @property
     def random(self) -> list[int]:
@@ -176,6 +190,7 @@ class Branches(TimeGrid):
 
 
 NOISY = 1.2  # excess noise that deserves a warning
+NARROW = 0.8  # of the densities' gradient in one of three or more steps: so does this
 
 
 def excess_noise(rollout: Chain | Branches) -> list[tuple[int, float]]:
@@ -185,8 +200,17 @@ def excess_noise(rollout: Chain | Branches) -> list[tuple[int, float]]:
     return [(number, excess(law, *pairs[number], times[1])) for number in rollout.random]
 
 
+def narrowest(rollout: Chain | Branches) -> tuple[int, float]:
+    """The random step whose density has the largest gradient, |Q| / sigma, and its share of that of all of them."""
+    times, law = rollout.times, LAWS[rollout.law](rollout.noise)
+    numbers = [law.coefficients(times[number], times[number + 1], times[1]) for number in rollout.random]
+    pulls = [abs(q) / sigma for _, q, sigma in numbers]
+    most = max(pulls)
+    return rollout.random[pulls.index(most)], most / sum(pulls)
+
+
 def noise_remarks(rollout: Chain | Branches) -> list[str]:
-    """How much noise each random step leaves, and a warning where it is too much."""
+    """How much noise each random step leaves, and warnings where it is too much, or too little to learn from others."""
     found = excess_noise(rollout)
     listed = ", ".join(f"{number}: {value:.3g}" for number, value in found)
     lines = [f"noise after each random step, over what its level calls for: {listed}"]
@@ -194,6 +218,13 @@ def noise_remarks(rollout: Chain | Branches) -> list[str]:
         steps = f"steps {', '.join(map(str, bad))} leave" if len(bad) > 1 else f"step {bad[0]} leaves"
         lines.append(
             f"{steps} more noise than later steps can take away, so the images that are scored are noisier than the "
-            "model's: keep late steps out of the random ones, or use --algorithm.rollout.law ddim or cps"
+            "model's: keep late steps out of the random ones, or use --algorithm.rollout.law ddim or cps together with "
+            "--algorithm.ratio cps"
+        )
+    number, share = narrowest(rollout)
+    if len(found) > 2 and share > NARROW:
+        lines.append(
+            f"step {number} has so little noise that {share:.0%} of the gradient of all steps' densities is its own: "
+            "keep it out of the random ones, or use --algorithm.ratio cps or guard, or --algorithm.points.weight noise"
         )
     return lines

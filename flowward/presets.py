@@ -94,11 +94,17 @@ _DPO = "arXiv:2311.12908, online as in flow_grpo"
 
 _DDPO = "arXiv:2305.13301 and its PyTorch code, on Stable Diffusion 1"
 _GRPO = "arXiv:2505.05470 and its released code"
-_DANCE = "arXiv:2505.07818 and its released code, full fine-tuning of FLUX.1-dev at 720 px, guidance 3.5 as an input"
+_DANCE = "arXiv:2505.07818 and its released code, full fine-tuning of FLUX.1-dev at 720 px"
 _MIX = "arXiv:2507.21802 and its released code, full fine-tuning of FLUX.1-dev at 720 px"
 _TEMP = "arXiv:2508.04324 and its released code"
 _G2 = "arXiv:2510.01982 and its released code, full fine-tuning of FLUX.1-dev at 720 px"
 _GUARD = "arXiv:2510.22319 and its released code"
+
+
+def _flux(algorithm: Any) -> Any:
+    """With the guidance that FLUX.1-dev takes as an input; at its value of 1 the images are not that model's."""
+    return replace(algorithm, rollout=replace(algorithm.rollout, guidance=3.5))
+
 
 _SCENES: dict[str, Any] = {"steps": 10, "shift": 3.0, "grid": "linear", "guidance": 1.0}
 _FEW = {"learning_rate": 2e-4}  # few random steps, and early ones
@@ -291,8 +297,8 @@ PRESETS: dict[str, dict[str, Preset]] = {
             for reward, beta in (("geneval", 0.04), ("ocr", 0.04), ("pickscore", 0.01))
         },
         "flux": Preset(
-            f"{_GRPO}, FLUX.1-dev, PickScore; guidance 3.5 is an input of the model",
-            FlowGRPO(rollout=Chain(6, noise=0.9), beta=0.0),
+            f"{_GRPO}, FLUX.1-dev, PickScore",
+            FlowGRPO(rollout=Chain(6, noise=0.9, guidance=3.5), beta=0.0),
             _run(48, 24, 15, updates=2),
             {"lora_rank": 64},
         ),
@@ -314,36 +320,38 @@ PRESETS: dict[str, dict[str, Preset]] = {
     },
     "dance_grpo": {
         "scenes": _scenes(DanceGRPO()),
-        "flux": Preset(_DANCE, DanceGRPO(), _run(16, 12, 36, updates=2, rate=1e-5)),
+        "flux": Preset(_DANCE, _flux(DanceGRPO()), _run(16, 12, 36, updates=3, rate=1e-5)),
         "hunyuan-video": Preset(
             f"{_DANCE.partition(',')[0]}, HunyuanVideo: 8 of 24 videos trained on; prompts per iteration as for FLUX",
             DanceGRPO(
                 rollout=Chain(16, 5.0, "linear", "dance-sde", 0.25, share=0.6, shared_start=True),
                 points=RandomSteps(extremes=8),
             ),
-            _run(16, 24, 36, updates=2, rate=1e-5),
+            _run(16, 24, 36, updates=2, rate=1e-5, mix="advantages"),
         ),
         "mix_grpo": Preset(
             f"{_MIX}, as compared with there: 14 of 24 steps trained on",
-            DanceGRPO(rollout=Chain(25, 3.0, "linear", "dance-sde", 0.3, share=0.585, shared_start=True)),
+            _flux(DanceGRPO(rollout=Chain(25, 3.0, "linear", "dance-sde", 0.3, share=0.585, shared_start=True))),
             _run(32, 12, 56, updates=4, rate=1e-5),
         ),
     },
     "mix_grpo": {
         "scenes": _scenes(MixGRPO(rollout=Chain(10, window=Window(4, high=9), shared_start=True)), run=_FEW),
-        "flux": Preset(_MIX, MixGRPO(), _run(32, 12, 32, updates=4, rate=1e-5)),
+        "flux": Preset(_MIX, _flux(MixGRPO()), _run(32, 12, 32, updates=4, rate=1e-5, mix="advantages")),
     },
     "mix_grpo_flash": {
         "scenes": _scenes(
             MixGRPOFlash(rollout=Chain(10, window=Window(4, every=20, high=9), shared_start=True, tail=0.6)), run=_FEW
         ),
-        "flux": Preset(_MIX, MixGRPOFlash(), _run(32, 12, 32, updates=4, rate=1e-5)),
+        "flux": Preset(_MIX, _flux(MixGRPOFlash()), _run(32, 12, 32, updates=4, rate=1e-5, mix="advantages")),
         "flux-frozen": Preset(
             f"{_MIX}: Flash*",
-            MixGRPOFlash(
-                rollout=Chain(25, 3.0, "linear", window=Window(4, "frozen", high=23), shared_start=True, tail=0.2)
+            _flux(
+                MixGRPOFlash(
+                    rollout=Chain(25, 3.0, "linear", window=Window(4, "frozen", high=23), shared_start=True, tail=0.2)
+                )
             ),
-            _run(32, 12, 32, updates=4, rate=1e-5),
+            _run(32, 12, 32, updates=4, rate=1e-5, mix="advantages"),
         ),
     },
     "tempflow_grpo": {
@@ -365,7 +373,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
             G2RPO(rollout=Branches(10, high=4, fanout=6, strides=(1, 2), cohorts="branch", shared_start=True)),
             run={**_TREES, "group_size": 48, "microbatch": 24, "learning_rate": 1.5e-4},  # at 3e-4 latents grow
         ),
-        "flux": Preset(_G2, G2RPO(), {**_run(16, 288, 8, rate=2e-6), "rollout_batch": 288}),
+        "flux": Preset(_G2, _flux(G2RPO()), {**_run(16, 288, 8, rate=2e-6, mix="advantages"), "rollout_batch": 288}),
     },
     "grpo_guard": {
         "scenes": _scenes(GRPOGuard(), clip=5e-5),

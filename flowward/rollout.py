@@ -139,6 +139,8 @@ class Sampling(Protocol):
     def levels(self) -> Tensor: ...  # [S] times at which the network is asked
     @property
     def leaves(self) -> int: ...  # samples that are drawn together, from one root
+    @property
+    def breadth(self) -> int: ...  # of them that the network is asked about at once
     def at(self, seed: int, iteration: int) -> Draw: ...  # as it is in an iteration
     def remarks(self) -> list[str]: ...  # sentences that are worth reading before a run begins
     def bound(self, times: Callable[[int], tuple[float, ...]]) -> Self: ...  # to the model's own times
@@ -165,7 +167,7 @@ class Sampler(TimeGrid):
         SA(self.tau)
         finite(self, "guidance")
 
-    leaves = 1
+    leaves = breadth = 1
 
     def at(self, seed: int, iteration: int) -> Sampler:
         """The same in every iteration."""
@@ -202,7 +204,7 @@ class Pairs(TimeGrid):
         super().__post_init__()
         finite(self, "guidance")
 
-    leaves = 2
+    leaves = breadth = 2
 
     def at(self, seed: int, iteration: int) -> Pairs:
         """The same in every iteration."""

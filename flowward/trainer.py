@@ -116,6 +116,11 @@ class Trainer:
         counts = counted(algorithm, self.rollout, run)
         self.points_per_update, self.indivisible = counts.per_update, counts.indivisible
 
+    @property
+    def rows(self) -> int:
+        """Samples that the network sees at once without a gradient: fewer than are drawn together from a tree."""
+        return self.run.rollout_batch // self.rollout.leaves * self.rollout.breadth
+
     def _group(self) -> Tensor:
         return torch.arange(self.run.groups).repeat_interleave(self.run.group_size)
 
@@ -251,7 +256,7 @@ class Trainer:
         for rows in numbers.split(run.rollout_batch):
             keys = tuple(("noise", run.seed, index, n // run.group_size, n % run.group_size) for n in rows.tolist())
             drawn = draw(velocity, condition[group[rows]], Noise(policy.latent_shape, keys, policy.device))
-            yield drawn, policy.decode(drawn.x0).cpu()
+            yield drawn, torch.cat([policy.decode(part).cpu() for part in drawn.x0.split(self.rows)])
 
     def _scoring(self, chosen: Sequence[int]) -> Scoring:
         """Of the images that this process will make for these prompts."""
@@ -310,7 +315,7 @@ class Trainer:
         Those of the `same` anchors are the policy's, which is then evaluated once for all.
         """
         others = [name for name in self.algorithm.anchors if name not in same]
-        block = max(1, self.run.rollout_batch // self.run.microbatch) * self.run.microbatch
+        block = max(1, self.rows // self.run.microbatch) * self.run.microbatch
         for part in numbers.split(block) if len(numbers) else ():
             batch: Any = replace(points.take(part), fresh=fresh)
             if self.algorithm.skips_silent:

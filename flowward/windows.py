@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import torch
 
-from .errors import not_negative, positive, unknown
+from .errors import not_negative, one_of, positive
 from .streams import generator
 
 Order = Literal["progressive", "linear", "exponential", "random", "frozen"]
@@ -44,8 +44,7 @@ class Window:
     def __post_init__(self) -> None:
         positive(self, "every", "stride", *(["size"] if self.size is not None else []))
         not_negative(self, "knee", "decay")
-        if self.order not in get_args(Order):
-            raise ValueError(unknown("order of a window", self.order, get_args(Order)))
+        one_of("order of a window", self.order, get_args(Order))
         if self.low < 0:
             raise ValueError(f"a window starts at step 0 or later, not {self.low}")
 

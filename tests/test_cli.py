@@ -16,8 +16,9 @@ from PIL import Image
 
 from flowward import __version__, config, models
 from flowward.cli import main
-from flowward.commands import COMMANDS
+from flowward.commands import COMMANDS, train
 from flowward.folder import RunFolder
+from flowward.plans import Branches, Chain
 from flowward.precision import native
 from flowward.rewards.scenes import Balance
 from flowward.rollout import Sampler
@@ -138,6 +139,17 @@ def test_flags_win_over_the_config(capsys: pytest.CaptureFixture[str], run: Path
     said(capsys, "train", "--config", run / "config.yaml", "--output", tmp_path / "other", "--seed", "1")
     assert metrics(tmp_path / "other")[1]["reward"] != metrics(run)[1]["reward"]
     assert RunFolder.open(tmp_path / "other").config()["run"]["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [("--algorithm flow_grpo_fast", Chain), ("--algorithm flow_grpo_fast --preset branching", Branches)],
+)
+def test_the_flags_of_a_rollout_are_those_of_its_kind(words: str, kind: type) -> None:
+    """As for every other algorithm, without another word before them."""
+    settings, _ = train._chosen([*shlex.split(words), "--algorithm.rollout.steps", "8"])
+    assert isinstance(settings.algorithm.rollout, kind)
+    assert settings.algorithm.rollout.steps == 8
 
 
 def test_what_training_says(

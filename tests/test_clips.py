@@ -59,6 +59,18 @@ def test_l4_the_clip_stops_what_has_gone_far_enough(ratio: Ratio, sign: int, sid
     close(value, -sign * expected)
 
 
+def test_l4_a_ratio_that_overflows_is_stopped_all_the_same() -> None:
+    """e^800 is no number, yet a good step that far beyond the clip has no gradient; nor has one without advantage."""
+    case = Case.random(off=0.0)
+    case = replace(case, z=100 * case.z[:, :1], q=-torch.ones_like(case.q), sigma=torch.ones_like(case.sigma))
+    far = case.old - case.z[:, 0] / 2  # the mean comes half the way to where the step went
+    assert (log_ratio(far, case.old, case.z, case.q, case.sigma, "sum") > 800).all()
+    for advantage, value in ((1.0, -1.1), (0.0, 0.0)):
+        given = replace(case, advantage=torch.full((5, 1), advantage, dtype=torch.float64))
+        assert given.loss(far, ratio="sum", clip=0.1).tolist() == pytest.approx([value] * 5)
+        assert (given.slope(far, ratio="sum", clip=0.1) == 0).all()
+
+
 def test_l4_advantages_are_bounded() -> None:
     case = Case.random()
     large = replace(case, advantage=100 * case.advantage.sign())

@@ -195,7 +195,12 @@ def test_a1_one_sample_over_n_minus_one_is_no_division_by_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "says"), [({"ddof": 2}, "ddof is 0 or 1, not 2"), ({"floor": 0.0}, "floor must be")]
+    ("setting", "says"),
+    [
+        ({"ddof": 2}, "ddof is 0 or 1, not 2"),
+        ({"floor": 0.0}, "floor must be"),
+        ({"spread": "groups"}, "unknown spread 'groups'; did you mean 'group'"),
+    ],
 )
 def test_a1_bad_settings_are_refused(setting: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):

@@ -108,6 +108,31 @@ def test_every_network_evaluation_is_needed(tiny: str, name: str, rank: int | No
     assert counts == expected
 
 
+@algorithms
+def test_no_batch_is_larger_than_what_the_rollout_needs(tiny: str, name: str) -> None:
+    """Neither images that are decoded nor anchors: a tree has many more leaves than go through the network at once."""
+    algorithm = small(name)
+    one = moved(trainer(tiny, algorithm, rollout_batch=8, microbatch=2 * (4 if name in ("dgpo", "crd", "dpo") else 1)))
+    asked, decoded, trained = list[int](), list[int](), list[int]()
+    velocity, decode = one.policy.velocity, one.policy.decode
+
+    def answered(x: Tensor, t: Tensor, condition: Any, weights: str = "policy") -> Tensor:
+        (trained if torch.is_grad_enabled() else asked).append(len(x))
+        return velocity(x, t, condition, weights)
+
+    def seen(x0: Tensor) -> Tensor:
+        decoded.append(len(x0))
+        return decode(x0)
+
+    one.policy.velocity, one.policy.decode = answered, seen  # type: ignore[method-assign]
+    one.sample([TEXTS[number % 4] for number in range(one.run.groups)], 0)
+    rows = max(asked)
+    assert max(decoded) == rows == one.rows == 8 // algorithm.rollout.leaves * algorithm.rollout.breadth
+    assert sum(decoded) == IMAGES
+    one.step()
+    assert max(asked) <= max(rows, *trained)
+
+
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if ALGORITHMS[name]().guidance != 1])
 def test_a_guided_policy_is_trained_as_it_draws(tiny: str, name: str) -> None:
     """Its velocities, those of its anchors and gradients are those of both branches: everything twice."""

@@ -61,7 +61,8 @@ def test_batches_become_as_large_as_the_limit_allows(name: str, tiny: str, monke
     assert everything.rollout_batch == run.images
     assert everything.microbatch == one.points_per_update
     assert f"{one.points_per_update} of {one.points_per_update} points per pass" in said
-    less, _ = fitted(one, moments + 20 * 36, Meter(one, monkeypatch))
+    draw = one.rollout  # of a tree, few of the samples that are drawn together go through the network together
+    less, _ = fitted(one, moments + 20 * 36 * draw.breadth / draw.leaves, Meter(one, monkeypatch))
     assert less.rollout_batch == 36
     assert 10 * less.microbatch <= 20 * 36
     assert less.microbatch < one.points_per_update or 10 * one.points_per_update <= 20 * 36

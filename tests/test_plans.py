@@ -8,10 +8,11 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from walks import drawn, everything, family, loss, rollout
+from walks import FAMILY, drawn, everything, family, loss, rollout
 
 from flowward import ALGORITHMS
 from flowward.algorithms import FlowGRPO, FlowGRPOFast
+from flowward.algorithms.policy_gradient import ratio_scales
 from flowward.laws import LAWS, FlowSDE
 from flowward.moves import RandomSteps
 from flowward.plans import Branches, Chain, excess_noise
@@ -59,6 +60,13 @@ def test_p6_no_step_without_noise_and_never_the_last(name: str) -> None:
         (lambda: Branches(0), "a sampler needs 1 to 1000 steps, not 0"),
         (lambda: Chain(1), "a window of 1 step does not fit"),
         (lambda: Chain(law="ddim", noise=1.5), "the noise of DDIM must lie in"),
+        (lambda: Chain(grid="model", law="ddim", noise=1.5), "the noise of DDIM must lie in"),
+        (lambda: Chain(law="ddpm"), "unknown law of random steps 'ddpm'; did you mean 'ddim'"),  # type: ignore[arg-type]
+        (lambda: Branches(law="sde"), "unknown law of random steps 'sde'"),  # type: ignore[arg-type]
+        (lambda: Branches(cohorts="roots"), "unknown kind of cohort 'roots'; did you mean 'root'"),  # type: ignore[arg-type]
+        (lambda: Chain(guidance=math.nan), "guidance must be a finite number, not nan"),
+        (lambda: Branches(guidance=math.inf), "guidance must be a finite number, not inf"),
+        (lambda: Chain(shift=math.inf), "shift of a time grid must be positive and finite, not inf"),
         (lambda: Tree((Segment(-1, (1.0, 0.5), law=FlowSDE(0.7), leaf=True), Segment(0, (0.4, 0.0)))), "starts at 0.4"),
         (lambda: Tree((Segment(0, (1.0, 0.0)),)), "segment 0 comes before its parent, 0"),
         (
@@ -106,13 +114,38 @@ def test_excess_noise_is_told_before_a_run() -> None:
     assert noise.startswith("noise after each random step, over what its level calls for: 0: 1.04, 1: 1.06, 2: 1.03, ")
     assert noise.endswith(", 6: 1.07, 7: 1.23, 8: 26.9")
     assert warning.startswith("steps 7, 8 leave more noise than later steps can take away")
-    assert warning.endswith("keep late steps out of the random ones, or use --algorithm.rollout.law ddim or cps")
+    assert warning.endswith("--algorithm.rollout.law ddim or cps together with --algorithm.ratio cps")
     early = Chain(window=Window(2, "random", high=5))
     assert early.remarks() == ["noise after each random step, over what its level calls for: 0: 1.04, 1: 1.06, 2: "
                                "1.03, 3: 1.02, 4: 1.03"]  # fmt: skip
     assert [number for number, _ in excess_noise(Branches(one=True, low=1, high=4, length=2))] == [1, 2, 3, 4]
     assert "step 8 leaves" in Branches(low=8).remarks()[1]
     assert Sampler().remarks() == Pairs().remarks() == []
+
+
+@pytest.mark.parametrize(("law", "share"), [("ddim", 94), ("cps", 92)])
+def test_a_step_that_drowns_the_others_is_told_before_a_run(law: Any, share: int) -> None:
+    """Laws that keep the level add next to no noise where it is next to 0 (section 3 of the notes: 8.28 of 9)."""
+    _, warning = Chain(law=law, noise=0.5 if law == "ddim" else 0.8).remarks()
+    assert warning.startswith(f"step 8 has so little noise that {share}% of the gradient of all steps' densities is")
+    early = Chain(law=law, window=Window(2, "random", high=5))
+    for quiet in (early, *(ALGORITHMS[name]().rollout for name in FAMILY)):
+        assert not any("so little noise" in line for line in quiet.remarks())
+
+
+def test_what_the_warnings_advise_helps() -> None:
+    """Of the pulls |alpha| w of the steps, none has more than a third."""
+    chain = Chain(law="cps", noise=0.8)
+    t, s, q, sigma = chain.at(0, 0).table.unbind(1)
+    noise = RandomSteps("noise")(rollout(FlowGRPO(rollout=chain)), ("",)).weight
+    for ratio, weight in (
+        ("cps", torch.ones(9)),
+        ("guard", 1 / (t - s)),
+        ("guard", torch.ones(9)),
+        ("gaussian", noise),
+    ):
+        pull = ratio_scales(ratio, q, sigma, 6)[0].abs() * weight  # type: ignore[arg-type]
+        assert (pull / pull.sum()).max() < 1 / 3
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -148,6 +148,10 @@ def test_a3_steps_without_advantage_keep_their_place(name: str) -> None:
         (lambda: FlowGRPO(advantage_clip=0.0), "advantage_clip must be a positive number"),
         (lambda: FlowGRPO(beta=-0.1), "beta must not be negative"),
         (lambda: FlowGRPO(beta=math.nan), "beta must not be negative"),
+        (lambda: FlowGRPO(ratio="gausian"), "unknown ratio 'gausian'; did you mean 'gaussian'"),
+        (lambda: FlowGRPO(divergence="KL"), "unknown divergence 'KL'"),
+        (lambda: RandomSteps("noisy"), "unknown weight of steps 'noisy'; did you mean 'noise'"),
+        (lambda: RandomSteps(views="min"), "unknown way to put views together 'min'"),
     ],
 )
 def test_bad_settings_are_refused_in_a_sentence(make: Callable[[], Any], says: str) -> None:

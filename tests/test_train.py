@@ -137,3 +137,15 @@ def test_health_speaks_in_the_loop(tiny: str) -> None:
     assert "every image got the reward 0.3: there is nothing to learn from" in trainer(tiny, reward=same).step().health
     with_few = Trainer(algorithm(), models.load(tiny), bright, prompts.of("x", TEXTS[:1]), small())
     assert any("1 prompt came twice" in line for line in with_few.step().health)
+
+
+def test_a_run_says_where_it_measures_other_images_than_it_draws(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = ["--model", tiny, "--iterations", "0", "--evaluation.images", "6", "--algorithm.rollout.guidance", "2"]
+    said = "images are drawn with guidance 2 in training, and measured with 1 (--evaluation.sampler.guidance 2 for"
+    for name, more in (("alike", []), ("apart", ["--evaluation.sampler.guidance", "1"])):
+        assert main(["train", *how, *more, "--output", str(tmp_path / name)]) == 0
+        assert (said in capsys.readouterr().out) == (name == "apart")
+    (warning,) = RunFolder.open(tmp_path / "apart").lines()[0]["health"]
+    assert warning.startswith(said)

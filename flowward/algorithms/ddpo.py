@@ -4,8 +4,9 @@ The first of the family: sampling with noise is a decision process whose policy 
 gradient of PPO applies to every step. DDIM with eta = 1, every step random and trained. Its law is the same on a
 variance-preserving schedule and on a flow's (laws.DDIM). In the paper rewards are compared with what the prompt
 earned in this iteration and the last ones, and with the whole batch until there are 16 of them (`--reward-buffer 32
---algorithm.credit.least 16`, as the presets have it; by default, with the prompt's images of this iteration). In its
-code the last step keeps a little noise and is trained; here it has none and is not.
+--algorithm.credit.least 16`, as the presets have it; by default, with the prompt's images of this iteration). The batch
+is then all rewards of its prompts, those of earlier iterations too; in the released code, those of this one. There the
+last step keeps a little noise and is trained; here it has none and is not.
 
 It degenerates where a step has almost no noise: there the gradient of its density outweighs all others.
 """

@@ -2,8 +2,9 @@
 
 The later one is the default: a short window of random steps at a random place, the ODE elsewhere, each sample with
 noise of its own. The earlier one branches: an ODE trunk to a random step, 9 children there, one or two random steps,
-and the ODE to the end (`Branches(one=True, high=6, fanout=9, noise=0.8, cohorts="prompt")` as the rollout). There every
-process drew the same place for a whole run; here places are drawn for each iteration, the same on all ranks.
+and the ODE to the end (`Branches(one=True, high=6, fanout=9, noise=0.8, cohorts="prompt")` as the rollout, `gaussian`
+as the ratio: the preset `branching`). There every process drew the same place for a whole run; here places are drawn
+for each iteration, the same on all ranks.
 
 Two trained steps are reported to do as well as nine. It degenerates like any window where its steps have little noise.
 """

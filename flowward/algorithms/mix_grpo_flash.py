@@ -3,7 +3,8 @@
 MixGRPO whose steps after the window are fewer and of second order: DPM-Solver++(2M) on a grid that is coarser in
 unshifted time. Steps before the window stay as they are, since what is trained on depends on them. Flash* keeps the
 window at the first steps (`Window(4, "frozen")` and tail 0.2). The paper's coarse grid can miss t = 0; this one never
-does.
+does. The released code also takes the data prediction of the last random step for the slope of the first step after it;
+here that step is of first order, since the prediction lies on the other side of fresh noise.
 
 It degenerates where so few steps are left that the samples which are scored are not those of the full grid.
 """

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import log1p
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ..credit import ZScore
-from ..errors import not_negative, positive
+from ..errors import not_negative, one_of, positive
 from ..flow import mean, wide
 from ..models.policy import Models
 from ..moves import Moves, RandomSteps
@@ -124,8 +124,9 @@ def policy_gradient(
     a = advantage.double().clamp(-advantage_clip, advantage_clip)
     w = torch.full_like(a, 1 / a.shape[1]) if weight is None else weight
     each = log_ratio(v, v_old.detach(), z, q, sigma, ratio)
-    near = each.clamp(*bounds(clip))  # in logarithms: 1 + 2e-6 has 4 bits left in float32
-    loss = (w * torch.maximum(-a * each.exp(), -a * near.exp())).sum(1)
+    low, high = bounds(clip)  # in logarithms: 1 + 2e-6 has 4 bits left in float32
+    rho = torch.where(a < 0, each.clamp_min(low), each.clamp_max(high)).exp()  # beyond the clip it cannot overflow
+    loss = (w * -a * rho).sum(1)
     if v_ref is not None:
         omega = divergence_scale(divergence, q.double(), sigma.double(), length.double())
         loss = loss + beta * omega * mean((wide(v) - wide(v_ref)).double() ** 2)
@@ -152,6 +153,8 @@ class PolicyGradient:
     behaviour = "policy"
 
     def __post_init__(self) -> None:
+        one_of("ratio", self.ratio, CLIPS)
+        one_of("divergence", self.divergence, get_args(Divergence))
         positive(self, "clip", "advantage_clip")
         not_negative(self, "beta")
         low, high = CLIPS[self.ratio]

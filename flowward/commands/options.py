@@ -19,6 +19,8 @@ from ..models.loading import Loading
 from ..models.policy import Policy
 from ..precision import Wish
 
+PLAIN = (tyro.conf.AvoidSubcommands,)  # flags are of the kind of value that a setting has: another preset has another
+
 
 def take(words: list[str], name: str) -> tuple[str | None, list[str]]:
     """The value of `--name value` or `--name=value`, and the other words."""
@@ -51,7 +53,9 @@ def parse(kind: Any, words: list[str], command: str, default: Any = None, descri
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            return tyro.cli(kind, args=words, prog=f"flowward {command}", description=description, **extra)
+            return tyro.cli(
+                kind, args=words, prog=f"flowward {command}", description=description, config=PLAIN, **extra
+            )
     except SystemExit as end:
         if refusal := _refusal(end):
             raise refusal from None

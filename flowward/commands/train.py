@@ -68,6 +68,8 @@ def _chosen(words: list[str]) -> tuple[Any, bool]:
         if "--evaluation.rewards" not in named:
             own = tuple(item.partition("=")[0] for item in settings.reward)
             settings = replace(settings, evaluation=replace(settings.evaluation, rewards=own))
+    if "--evaluation.sampler.guidance" not in named and not (resume or file):
+        settings = config.measured_alike(settings)
     for name in ("reward", "prompts", "prompt_weights"):
         flag = "--" + name.replace("_", "-")
         if settings.preferences and (flag in named or getattr(settings, name) != getattr(config.Settings, name)):
@@ -155,6 +157,12 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     stopped, evaluator = False, Evaluator(policy, settings.evaluation, held_out, rewards=measured)
     sources = ("" if settings.preferences else settings.prompts, how.prompts)
     warnings = [leaked] if (leaked := leak(texts, held_out, how.chosen(held_out), sources)) else []
+    drawn, measured_with = settings.algorithm.rollout.guidance, how.sampler.guidance
+    if drawn != measured_with and not settings.preferences:
+        warnings.append(
+            f"images are drawn with guidance {drawn:g} in training, and measured with {measured_with:g} "
+            f"(--evaluation.sampler.guidance {drawn:g} for the same)"
+        )
     with TrainProgress(run, trainer.iteration, settings.run.output) as progress, _stop_signals() as asked:
         progress.say(f"model {policy.name}, {len(texts)} prompts; measuring on {held_out.name} first")
         for remark in trainer.rollout.remarks():
