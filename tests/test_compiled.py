@@ -65,3 +65,18 @@ def test_compiled_blocks_say_the_same() -> None:
         gradients = [tensor.grad for tensor in one.weights.tensors("policy").values() if tensor.grad is not None]
         found.append(torch.cat([tensor.detach().flatten() for tensor in (v, *gradients)]))
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+
+
+def test_copies_share_the_graphs_of_the_policy() -> None:
+    torch._dynamo.reset()
+    one = policy("StableDiffusion3Pipeline")
+    compile_blocks(one.family.network, "eager")
+    x, t, condition = torch.randn(2, *one.latent_shape), torch.tensor([0.3, 0.8]), one.encode(["a red cat", "dog"])
+    for name in ("old", "ema"):
+        one.weights.add(name)
+    with torch.no_grad():
+        one.velocity(x, t, condition)
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for name in ("old", "ema"):
+        one.velocity(x, t, condition, name)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before > 0
