@@ -75,6 +75,10 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the weights are those of the last good step."""
 
 
+class OutOfMemory(TrainingError):
+    """In this process; others that share the run may have enough."""
+
+
 class Trainer:
     """The state of a run, and one method per stage of an iteration."""
 
@@ -218,7 +222,7 @@ class Trainer:
             if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
                 raise
             run, (height, width) = self.run, self.policy.image_size
-            raise TrainingError(
+            raise OutOfMemory(
                 f"out of memory with images of {height} x {width}, {run.rollout_batch} of them sampled at once and "
                 f"{run.microbatch} points per forward and backward pass: lower --rollout-batch and --microbatch, or "
                 "use --gradient-checkpointing or --vae-tiling"

@@ -24,6 +24,8 @@ from ..trainer import Trainer
 from .options import given as given_flag
 from .options import parse, set_threads, take
 
+SAME_SIGNAL = 1.0  # seconds within which a signal is the one before it, come by another way
+
 
 def run(words: list[str]) -> int:
     given = shlex.join(["flowward", "train", *words])
@@ -166,15 +168,16 @@ def _train(settings: Any, resume: bool, command: str) -> int:
                 progress.show(step)
                 if stopped := distributed.any_of(asked()):
                     break
-    if folder is None:
-        return 130 if stopped else 0
-    folder.write_summary(command, finished=not stopped)
-    print(outcome.sentence(outcome.of(folder.lines())))
-    print(f"report: {report.write(folder.path)}")
+    if folder:
+        folder.write_summary(command, finished=not stopped)
+        print(outcome.sentence(outcome.of(folder.lines())))
+        print(f"report: {report.write(folder.path)}")
     if stopped:
-        print(f"stopped and saved; go on with: flowward train --resume {shlex.quote(str(folder.path))}")
-        return 130
-    return 0
+        several = ["--processes", str(distributed.count())] if distributed.count() > 1 else []
+        words = shlex.join(["flowward", "train", "--resume", str(run.output), *several])
+        print(f"stopped and saved; go on with: {words}")
+    distributed.wait()  # torchrun ends the first process when another has ended with a code, even while it saves
+    return 130 if stopped else 0
 
 
 def _folder(path: Path, settings: dict[str, Any], trainer: Trainer, resume: bool) -> RunFolder:
@@ -189,19 +192,23 @@ def _folder(path: Path, settings: dict[str, Any], trainer: Trainer, resume: bool
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGINT and SIGTERM only ask to stop: the yielded function says whether one came. A second one kills."""
-    asked = []
+    """Inside, SIGINT and SIGTERM only ask to stop: the yielded function says whether one came.
+
+    A second one raises KeyboardInterrupt. One that follows within a second is the same: where several processes share
+    a run, each may get it from the terminal (or from a scheduler) and from the process that started it.
+    """
+    asked: list[float] = []
 
     def ask(number: int, frame: object) -> None:
-        asked.append(number)
+        if asked and time.monotonic() - asked[-1] < SAME_SIGNAL:
+            return
+        asked.append(time.monotonic())
+        if len(asked) > 1:
+            raise KeyboardInterrupt
         if distributed.rank() == 0:
             print("\nstopping after this iteration (once more to stop at once) ...", file=sys.stderr, flush=True)
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, previous[name])
 
-    previous: dict[signal.Signals, Any] = {}
-    for name in (signal.SIGINT, signal.SIGTERM):
-        previous[name] = signal.signal(name, ask)
+    previous = {name: signal.signal(name, ask) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(asked)
     finally:
