@@ -84,7 +84,8 @@ def launch(processes: int, words: Sequence[str]) -> int:
     """
     if torch.cuda.is_available():
         _refuse_many(processes)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # where they find each other
+    # where they find each other
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     shared = {
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
         **os.environ,

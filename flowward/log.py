@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from .metrics import Step
-from .outcome import Measure, settings
+from .outcome import Measure, settings, without_figures
 from .run import Run
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class TrainProgress:
             return
         figures = f"reward {step.metrics['reward']:.3f}"
         if not self._console.is_terminal:
-            left = (time.perf_counter() - self._started) / (step.index - self._first)
+            left = (time.perf_counter() - self._started) / max(1, step.index - self._first)
             left *= self._run.iterations - step.index
             seconds = sum(step.seconds.values())
             self.say(
@@ -71,7 +70,7 @@ class TrainProgress:
                 f"{seconds:.1f} s  ETA {left / 60:.1f} min"
             )
         for line in step.health:
-            kind = re.sub(r"[\d.]+", "", line)[:24]  # the same complaint with other numbers is said once
+            kind = without_figures(line)  # the same complaint with others is said once
             if kind not in self._said:
                 self._said.add(kind)
                 self.say(f"  health, iteration {step.index}: {line}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flowward.health import WINDOW, Health
+from flowward.health import WINDOW, Change, Health, hacked
 from flowward.log import TrainProgress
 from flowward.metrics import Step
 from flowward.run import Run
@@ -162,3 +162,14 @@ def test_the_terminal_says_the_same_complaint_once(capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
     assert said.count("health, iteration 1:") == 4
     assert said.count("health, ") == 4
+
+
+def test_two_guards_are_two_complaints(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their sentences begin alike."""
+    rose = Change("scenes-strict", 0.2, 0.1, 0.3)
+    fell = [hacked(rose, Change(name, -0.2, -0.3, -0.1)) or "" for name in ("balance", "aesthetic")]
+    with TrainProgress(Run(), 0, Path("run")) as progress:
+        for index in (1, 2):
+            progress.show(Step(index, {"reward": 0.5, "gradient_norm": 0.1}, fell, {"train": 1.0}))
+    said = capsys.readouterr().out
+    assert said.count("while balance fell") == said.count("while aesthetic fell") == 1

@@ -64,6 +64,8 @@ def _chosen(words: list[str]) -> tuple[Any, bool]:
         "sets what follows. --processes N shares the work among N processes, on a CUDA device each."
     )
     settings = parse(type(default), words, "train", default, about)
+    if resume and settings.run.output != Path(resume):
+        raise ValueError(f"--resume goes on in its own folder, {resume}: leave out --output, or copy that folder first")
     if models.is_pipeline(settings.model) and not (resume or file):
         if "--reward" not in named and not settings.preferences:
             raise ValueError("name a --reward: the default one judges images of the built-in world alone")
@@ -153,12 +155,17 @@ def _train(settings: Any, resume: bool, command: str) -> int:
         trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
     if resume and (state := RunFolder.open(run.output).state(*trainer.state_dict())):
         trainer.load_state_dict(state)
-    folder = None if distributed.rank() else _folder(run.output, config.to_dict(settings), trainer, resume)
     stopped, evaluator = False, Evaluator(policy, settings.evaluation, held_out, rewards=measured)
     sources = ("" if settings.preferences else settings.prompts, how.prompts)
     warnings = [leaked] if (leaked := leak(texts, held_out, how.chosen(held_out), sources)) else []
-    with TrainProgress(run, trainer.iteration, settings.run.output) as progress, _stop_signals() as asked:
-        progress.say(f"model {policy.name}, {len(texts)} prompts; measuring on {held_out.name} first")
+    with (
+        _folder(run.output, config.to_dict(settings), trainer, resume) as folder,
+        TrainProgress(run, trainer.iteration, run.output) as progress,
+        _stop_signals() as asked,
+    ):
+        done = trainer.iteration
+        begins = f"going on after iteration {done}" if done else f"measuring on {held_out.name} first"
+        progress.say(f"model {policy.name}, {len(texts)} prompts; {begins}")
         for remark in trainer.rollout.remarks():
             progress.say(remark)
         for warning in warnings:
@@ -180,14 +187,19 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     return 130 if stopped else 0
 
 
-def _folder(path: Path, settings: dict[str, Any], trainer: Trainer, resume: bool) -> RunFolder:
-    """A new one, or that of a run that goes on, without what came after its checkpoint."""
-    if not resume:
-        return RunFolder.create(path, settings)
-    folder = RunFolder.open(path)
-    folder.forget_after(trainer.iteration - (trainer.iteration == 0))
-    folder.write_config(settings)
-    return folder
+@contextmanager
+def _folder(path: Path, settings: dict[str, Any], trainer: Trainer, resume: bool) -> Iterator[RunFolder | None]:
+    """A new one, or that of a run that goes on, without what came after its checkpoint; None if it is for another
+    process to write."""
+    if distributed.rank():
+        yield None
+        return
+    folder = RunFolder.open(path) if resume else RunFolder.create(path, settings)
+    with folder.held():
+        if resume:
+            folder.forget_after(trainer.iteration - (trainer.iteration == 0))
+            folder.write_config(settings)
+        yield folder
 
 
 @contextmanager
