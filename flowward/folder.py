@@ -147,11 +147,16 @@ class RunFolder:
         return found
 
     def forget_after(self, iteration: int) -> None:
-        """Drop the metrics and pictures that came after a checkpoint: the resumed run makes them again, or others."""
+        """Drop the metrics and pictures that came after a checkpoint: the resumed run makes them again, or others.
+
+        So go files that a kill left half written: those of checkpoints are large.
+        """
         self._rewrite([line for line in self.lines() if line["iteration"] <= iteration])
         for path in self.samples():
             if int(path.stem) > iteration:
                 path.unlink()
+        for path in self.path.rglob("*.partial"):
+            path.unlink()
 
     def _rewrite(self, lines: Iterable[dict[str, Any]]) -> None:
         self.write_text("metrics.jsonl", "".join(strict_json.dumps(line) + "\n" for line in lines))

@@ -208,7 +208,9 @@ def test_a_stop_amid_an_iteration_is_never_saved_half(
 
 def test_pictures_after_the_checkpoint_go_with_their_metrics(tiny: str, tmp_path: Path) -> None:
     train(*BUDGET, "--model", tiny, "--iterations", "2", "--evaluate-every", "1", "--output", tmp_path / "run")
+    (tmp_path / "run/checkpoints/.000002.safetensors.partial").write_text("half a checkpoint")
     RunFolder.open(tmp_path / "run").forget_after(1)
+    assert not list((tmp_path / "run").rglob("*.partial"))
     assert [path.name for path in sorted((tmp_path / "run/samples").iterdir())] == ["000000.png", "000001.png"]
 
 
