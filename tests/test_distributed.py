@@ -181,7 +181,8 @@ def test_the_command_starts_processes(tiny: str, tmp_path: Path, capfd: pytest.C
     one, two = (RunFolder.open(tmp_path / name) for name in ("one", "two"))
     for a, b in zip(one.lines(), two.lines(), strict=True):
         assert a.get("reward") == pytest.approx(b.get("reward"), abs=1e-4)
-    assert json.loads((two.path / "summary.json").read_text())["command"].endswith("--processes 2")
+    command = json.loads((two.path / "summary.json").read_text())["command"]
+    assert command.endswith("--processes 2") and command.count("--output") == 1
 
 
 def test_what_cannot_be_shared_is_refused(

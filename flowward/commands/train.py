@@ -34,7 +34,7 @@ def run(words: list[str]) -> int:
     if processes and not (processes.isdecimal() and int(processes) >= 1):
         raise ValueError(f"--processes must be a whole number of at least 1, not '{processes}'")
     if processes and int(processes) > 1:
-        where = [] if resume else ["--output", str(settings.run.output)]
+        where = [] if resume or given_flag(words, "output") else ["--output", str(settings.run.output)]
         return distributed.launch(int(processes), ["train", *words, *where])
     with distributed.joined() as others:
         return _train(settings, resume, given + (f" --processes {others}" if others > 1 else ""))
