@@ -17,13 +17,17 @@ from .measurement import Measurement
 from .models.policy import Policy
 from .prompts import Edit, Prompt, PromptSet, source_of
 from .provenance import described, hash_of, versions
-from .rewards import Explains, Metadata, Reward
+from .rewards import Explains, Metadata, Reward, RewardError
 from .rollout import Sampler
 from .scoring import agreement
 from .statistics import interval
 from .streams import Noise
 
 __all__ = ["Evaluation", "Evaluator", "draw", "evaluate", "explain", "interval", "load_rewards", "measure", "settings"]
+
+
+class NotFinite(RewardError):
+    """The samples of a model are not: nothing can be said of them, though a reward may give them a number."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,11 @@ def _batches(
         numbers = part.tolist()
         keys = tuple(("evaluation", seed, number) for number in numbers)
         drawn = sampler(velocity, condition[row[part]], Noise(policy.latent_shape, keys, policy.device))
+        if not drawn.x0.isfinite().all():
+            raise NotFinite(
+                f"the samples of {policy.name} are not finite: its weights have blown up, or are too large for "
+                f"{policy.precision}"
+            )
         yield numbers, policy.decode(drawn.x0).cpu()
 
 
@@ -165,7 +174,7 @@ def measure(
 
     Raises:
         ValueError: a reward is unknown, or the model cannot read a prompt.
-        RewardError: a reward failed.
+        RewardError: a reward failed, or samples are not finite (NotFinite).
     """
     rewards = rewards or load_rewards(evaluation.scores, evaluation.reward_options)
     chosen = evaluation.chosen(prompts)

@@ -20,7 +20,7 @@ from . import distributed
 from .batches import counted
 from .credit import Piece
 from .curriculum import Curriculum, InTurn, Order
-from .evaluate import Evaluator
+from .evaluate import Evaluator, NotFinite
 from .folder import RunFolder
 from .guards import Watch
 from .health import Health
@@ -174,7 +174,11 @@ class Trainer:
 
     def _measured(self, step: Step, evaluator: Evaluator, folder: RunFolder | None) -> Step:
         started = time.perf_counter()
-        measured, grid = evaluator.measure(), evaluator.grid()
+        try:
+            measured, grid = evaluator.measure(), evaluator.grid()
+        except NotFinite:
+            self.sound = False
+            raise
         if folder:
             folder.save_sample(step.index, grid)
         health = [*step.health, *self.watch.look(step.index, measured)]
@@ -228,7 +232,8 @@ class Trainer:
         if not self.sound:
             raise TrainingError(
                 f"the samples of iteration {self.iteration + 1} are not finite: the weights have blown up, and are not "
-                "saved; go on from an earlier checkpoint with a lower learning rate"
+                "saved; go on from an earlier checkpoint with a lower learning rate (--resume takes the newest: remove "
+                f"that of iteration {self.iteration}, if there is one)"
             )
 
     @contextmanager

@@ -214,6 +214,18 @@ def test_pictures_after_the_checkpoint_go_with_their_metrics(tiny: str, tmp_path
     assert [path.name for path in sorted((tmp_path / "run/samples").iterdir())] == ["000000.png", "000001.png"]
 
 
+def test_weights_that_blow_up_in_the_last_iteration_are_not_saved(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is their evaluation told as if it were one: a reward may give a number to an image of NaN."""
+    train(*BUDGET, "--model", tiny, "--iterations", "1", "--output", tmp_path / "run")
+    blown = ["--iterations", "2", "--learning-rate", "1e30", "--warmup", "0", "--evaluation.rewards", "scenes-strict"]
+    assert main(["train", "--resume", str(tmp_path / "run"), *blown]) == 2
+    assert "are not finite: its weights have blown up" in capsys.readouterr().err
+    assert state(tmp_path / "run")["iteration"] == 1
+    assert "evaluation" not in metrics(tmp_path / "run")[-1]
+
+
 # Going on otherwise than it began
 
 
