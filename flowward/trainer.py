@@ -130,7 +130,8 @@ class Trainer:
 
         The health of the first evaluation is `remarks`, what is to be known of the whole run.
 
-        Leaving the loop early (break, or an exception) saves a checkpoint, unless the weights give no finite samples.
+        Leaving the loop early (break, or an exception) saves a checkpoint, unless the weights give no finite samples or
+        the last iteration has changed some of them only.
         """
         run, saved, self.watch = self.run, self.iteration, Watch(folder.path if folder else None)
         before = [line for line in folder.lines() if line["iteration"] == self.iteration] if folder else []
