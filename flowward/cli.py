@@ -39,22 +39,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         elif not _foreseen(error):
             raise
-        if os.environ.get("RANK", "0") == "0":  # several processes of a run end for one reason
+        if _own(error):
             print(f"flowward: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("flowward: interrupted", file=sys.stderr)
+        if _own():
+            print("flowward: interrupted", file=sys.stderr)
         return 130
+
+
+def _own(error: Exception | None = None) -> bool:
+    """Whether it is for this process to say: several that share a run mostly end for one reason."""
+    if os.environ.get("RANK", "0") == "0":
+        return True
+    from .trainer import OutOfMemory
+
+    return isinstance(error, OutOfMemory)
 
 
 def _foreseen(error: Exception) -> bool:
     """RuntimeErrors of our own are for the user; torch's are bugs, and their traceback is wanted."""
     if not isinstance(error, RuntimeError):
         return True
+    from .distributed import Deserted
     from .rewards import RewardError
     from .trainer import TrainingError
 
-    return isinstance(error, (RewardError, TrainingError))
+    return isinstance(error, (Deserted, RewardError, TrainingError))
 
 
 def _sentence(error: Exception) -> str:

@@ -17,12 +17,17 @@ from .measurement import Measurement
 from .models.policy import Policy
 from .prompts import Edit, Prompt, PromptSet, source_of
 from .provenance import described, hash_of, versions
-from .rewards import Explains, Metadata, Reward
+from .rewards import Explains, Metadata, Reward, RewardError
 from .rollout import Sampler
+from .scoring import agreement
 from .statistics import interval
 from .streams import Noise
 
 __all__ = ["Evaluation", "Evaluator", "draw", "evaluate", "explain", "interval", "load_rewards", "measure", "settings"]
+
+
+class NotFinite(RewardError):
+    """The samples of a model are not: nothing can be said of them, though a reward may give them a number."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +143,16 @@ def _batches(
     condition, number = policy.encode(unique), {prompt: k for k, prompt in enumerate(unique)}
     row = torch.tensor([number[prompt] for prompt in prompts])
     velocity = policy.under(weights, sampler.guidance)
-    for part in distributed.share(torch.arange(len(prompts))).split(batch):
+    mine = distributed.share(torch.arange(len(prompts)))
+    for part in mine.split(batch) if len(mine) else ():  # there may be fewer images than processes
         numbers = part.tolist()
         keys = tuple(("evaluation", seed, number) for number in numbers)
         drawn = sampler(velocity, condition[row[part]], Noise(policy.latent_shape, keys, policy.device))
+        if not drawn.x0.isfinite().all():
+            raise NotFinite(
+                f"the samples of {policy.name} are not finite: its weights have blown up, or are too large for "
+                f"{policy.precision}"
+            )
         yield numbers, policy.decode(drawn.x0).cpu()
 
 
@@ -163,7 +174,7 @@ def measure(
 
     Raises:
         ValueError: a reward is unknown, or the model cannot read a prompt.
-        RewardError: a reward failed.
+        RewardError: a reward failed, or samples are not finite (NotFinite).
     """
     rewards = rewards or load_rewards(evaluation.scores, evaluation.reward_options)
     chosen = evaluation.chosen(prompts)
@@ -173,7 +184,7 @@ def measure(
     batches = _batches(policy, asked, evaluation.sampler, evaluation.seed, evaluation.weights, evaluation.batch)
     compare = [name for name, reward in rewards.items() if getattr(reward, "compares", False)]
     held: list[Tensor] = []
-    with policy.weights.still(evaluation.weights):
+    with policy.weights.still(evaluation.weights), agreement():
         for numbers, images in batches:
             part = [chosen[number] for number in numbers]
             own = [prompts.texts[i] for i in part]
@@ -184,8 +195,9 @@ def measure(
             advance(len(images))
     if compare:
         every = _of_all(held)
-        for name in compare:
-            scores[name].append(reward_table.score(name, rewards[name], every, texts, prompts.about(chosen)))
+        with agreement():
+            for name in compare:
+                scores[name].append(reward_table.score(name, rewards[name], every, texts, prompts.about(chosen)))
     joined = {name: torch.cat(parts) if name in compare else _of_all(parts) for name, parts in scores.items()}
     explained = [name for name, reward in rewards.items() if isinstance(reward, Explains)]  # wrong, so others are right
     return Measurement(

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,29 @@ class RunFolder:
         if not (path / "config.yaml").is_file():
             raise ValueError(f"{path} is not a run folder (it has no config.yaml)")
         return cls(path)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, this process alone writes here. It ends with the process, however that ends.
+
+        Raises:
+            ValueError: another one does.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        lock = os.open(self.path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # of file systems that have no locks
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise ValueError(f"{self.path} belongs to a run that is still going: stop it first") from None
+            yield
+        finally:
+            os.close(lock)
 
     def config(self) -> dict[str, Any]:
         """What the run was started with."""
@@ -109,6 +132,10 @@ class RunFolder:
         with self._writing(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
             file.write(strict_json.dumps(line) + "\n")
 
+    def amend(self, line: dict[str, Any]) -> None:
+        """Another line in the place of the last one."""
+        self._rewrite([*self.lines()[:-1], line])
+
     def lines(self) -> list[dict[str, Any]]:
         """The metrics so far; a last line that was cut short is left out."""
         found = []
@@ -120,9 +147,24 @@ class RunFolder:
         return found
 
     def forget_after(self, iteration: int) -> None:
-        """Drop the metrics that came after a checkpoint: the resumed run writes them again."""
-        kept = [strict_json.dumps(line) + "\n" for line in self.lines() if line["iteration"] <= iteration]
-        self.write_text("metrics.jsonl", "".join(kept))
+        """Drop the metrics and pictures that came after a checkpoint: the resumed run makes them again, or others.
+
+        So go files that a kill left half written: those of checkpoints are large.
+        """
+        self._rewrite([line for line in self.lines() if line["iteration"] <= iteration])
+        for path in self.samples():
+            if int(path.stem) > iteration:
+                path.unlink()
+        for path in self.path.rglob("*.partial"):
+            path.unlink()
+
+    def _rewrite(self, lines: Iterable[dict[str, Any]]) -> None:
+        self.write_text("metrics.jsonl", "".join(strict_json.dumps(line) + "\n" for line in lines))
+
+    def samples(self) -> list[Path]:
+        """Pictures of evaluations, oldest first."""
+        found = [path for path in (self.path / "samples").glob("*.png") if path.stem.isdigit()]
+        return sorted(found, key=lambda path: int(path.stem))
 
     def save_sample(self, iteration: int, image: Image) -> None:
         path = self.path / "samples" / f"{iteration:06d}.png"

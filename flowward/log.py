@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,35 +10,37 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from .metrics import Step
-from .outcome import Measure, settings
+from .outcome import Measure, settings, without_figures
 from .run import Run
 
 if TYPE_CHECKING:
     from .comparison import Difference
 
 
+WIDE = 80  # columns of a terminal that has room for the last score beside the reward
+
+
 class TrainProgress:
-    """A progress bar with reward and accuracy; a plain line per iteration where there is no terminal."""
+    """A progress bar with the reward and the last score; a plain line per iteration where there is no terminal."""
 
     def __init__(self, run: Run, first: int, where: Path):
         self._console = Console(highlight=False, soft_wrap=True)
         self._run, self._first, self._started = run, first, time.perf_counter()
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            BarColumn(),  # the one that gives way in a narrow terminal
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
             TextColumn("ETA"),
-            TimeRemainingColumn(elapsed_when_finished=False),
+            TimeRemainingColumn(elapsed_when_finished=False, table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[figures]}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task("training", total=run.iterations, completed=first, figures="")
-        self._accuracy = ""
+        self._score = ""
         self._first_evaluation: dict[str, Any] | None = None
         self._said: set[str] = set()
         self._console.print(f"run folder: {where}")
@@ -57,13 +58,15 @@ class TrainProgress:
     def show(self, step: Step) -> None:
         """One finished iteration."""
         if step.evaluation:
-            self._accuracy = headline(step.evaluation)
-            self.say(f"iteration {step.index}: {self._accuracy}")
+            self.say(f"iteration {step.index}: {headline(step.evaluation)}")
+            if self._console.width >= WIDE:
+                measure = Measure.every([(step.index, step.evaluation)])[0]
+                self._score = f"{measure.name} {measure.number(measure.overall[0][1]['mean'])}"
         if not step.metrics:
             return
         figures = f"reward {step.metrics['reward']:.3f}"
         if not self._console.is_terminal:
-            left = (time.perf_counter() - self._started) / (step.index - self._first)
+            left = (time.perf_counter() - self._started) / max(1, step.index - self._first)
             left *= self._run.iterations - step.index
             seconds = sum(step.seconds.values())
             self.say(
@@ -71,11 +74,11 @@ class TrainProgress:
                 f"{seconds:.1f} s  ETA {left / 60:.1f} min"
             )
         for line in step.health:
-            kind = re.sub(r"[\d.]+", "", line)[:24]  # the same complaint with other numbers is said once
+            kind = without_figures(line)  # the same complaint with others is said once
             if kind not in self._said:
                 self._said.add(kind)
                 self.say(f"  health, iteration {step.index}: {line}")
-        self._bar.update(self._task, completed=step.index, figures=f"{figures}  {self._accuracy}".strip())
+        self._bar.update(self._task, completed=step.index, figures=f"{figures}  {self._score}".strip())
 
 
 @contextmanager

@@ -28,10 +28,18 @@ class Step:
     evaluation: dict[str, Any] | None = None  # what `evaluate` says, where it was time to ask
 
     def line(self, images: int) -> dict[str, Any]:
-        """As metrics.jsonl holds it; `images` per iteration."""
-        line = {"iteration": self.index, "images": self.index * images, **self.metrics, "health": self.health}
+        """As metrics.jsonl holds it; so many `images` have been trained on."""
+        line = {"iteration": self.index, "images": images, **self.metrics, "health": self.health}
         line["seconds"] = {**self.seconds, "total": sum(self.seconds.values())}
         return line | ({"evaluation": self.evaluation} if self.evaluation else {})
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> Step:
+        """From its line, without its evaluation."""
+        others = ("iteration", "images", "health", "seconds", "evaluation")
+        metrics = {name: value for name, value in line.items() if name not in others}
+        seconds = {name: value for name, value in line["seconds"].items() if name != "total"}
+        return cls(line["iteration"], metrics, line["health"], seconds)
 
 
 def describe(rollout: Rollout, prompts: Sequence[Prompt]) -> dict[str, float]:

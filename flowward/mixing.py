@@ -89,10 +89,13 @@ MIXES: dict[MixName, Mix] = {
 
 
 class RewardBuffer:
-    """The last rewards that each prompt earned, over iterations (DDPO, arXiv:2305.13301). A size of 0 keeps none."""
+    """The last rewards that each prompt earned, over iterations (DDPO, arXiv:2305.13301). A size of 0 keeps none.
 
-    def __init__(self, size: int):
-        self.size = size
+    A run that goes on with other rewards (`names`) begins anew: what others gave is not to be compared with.
+    """
+
+    def __init__(self, size: int, names: Sequence[str] = ()):
+        self.size, self.names = size, list(names)
         self._kept: dict[str, Tensor] = {}  # prompt -> [k <= size, R], oldest first
 
     def beside(
@@ -122,7 +125,7 @@ class RewardBuffer:
             self._kept[name] = torch.cat([self._kept.get(name, new[:0]), new])[-self.size :]
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self._kept)
+        return {"names": self.names, "kept": dict(self._kept)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._kept = dict(state)
+        self._kept = dict(state["kept"]) if state.get("names") == self.names else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -131,6 +132,11 @@ def when(iteration: int) -> str:
 
 def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def without_figures(message: str) -> str:
+    """What kind of warning it is: the same one comes again with other figures in it."""
+    return re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", message)
 
 
 def settings(evaluation: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ The page carries all it needs (pictures, charts and the code that draws them), s
 from __future__ import annotations
 
 import base64
-import re
 import shlex
 from html import escape
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from . import outcome, strict_json
 from .folder import RunFolder
-from .outcome import Evaluations, Measure, counted, when
+from .outcome import Evaluations, Measure, counted, when, without_figures
 from .page import Line, duration, is_number, metric_chart, page, score_chart, small, smoothed_chart, spans, table, text
 
 MOST_GRIDS = 25  # in one page; a longer run is shown at even distances
@@ -123,7 +122,7 @@ def _settings(evaluations: Evaluations) -> str:
 
 
 def _pictures(folder: Path) -> str:
-    paths = sorted((path for path in folder.glob("samples/*.png") if path.stem.isdigit()), key=lambda p: int(p.stem))
+    paths = RunFolder(folder).samples()
     if not paths:
         return "<p>No sample pictures have been saved.</p>"
     if len(paths) > MOST_GRIDS:
@@ -201,7 +200,7 @@ def _health(lines: list[Line], trained: list[Line]) -> str:
     said: dict[str, tuple[str, list[int]]] = {}
     for line in lines:
         for message in line.get("health") or []:
-            kind = re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", message)  # the same warning with other figures in it
+            kind = without_figures(message)
             said[kind] = (message, [*said.get(kind, ("", []))[1], line["iteration"]])
     rows = [[message, f"{len(at):,}", spans(at)] for message, at in said.values()]
     warnings = table(["message, with its latest figures", "times", "at iterations"], rows, left=3)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -82,17 +83,28 @@ class Scoring:
         return score(name, reward, images, self.texts[rows], about)
 
 
+@contextmanager
+def agreement() -> Iterator[None]:
+    """Inside, each process asks rewards about images of its own; afterwards none of them has failed in any.
+
+    Raises:
+        RewardError: one has; all processes raise it.
+    """
+    failure = None
+    try:
+        yield
+    except RewardError as error:
+        failure = error
+    if said := distributed.messages(str(failure) if failure else None):
+        raise failure or RewardError(said[0])
+
+
 def agreed(scored: Callable[[], Tensor]) -> Tensor:
     """The scores of all processes, [N, R], from a function that gives those of this one.
 
     Raises:
         RewardError: a reward failed in one of them; all of them raise it.
     """
-    failure, mine = None, torch.empty(0)
-    try:
+    with agreement():
         mine = scored()
-    except RewardError as error:
-        failure = error
-    if said := distributed.messages(str(failure) if failure else None):
-        raise failure or RewardError(said[0])
     return torch.cat(distributed.everyone(mine))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from . import distributed
 from .batches import counted
 from .credit import Piece
 from .curriculum import Curriculum, InTurn, Order
-from .evaluate import Evaluator
+from .evaluate import Evaluator, NotFinite
 from .folder import RunFolder
 from .guards import Watch
 from .health import Health
@@ -75,6 +75,10 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the weights are those of the last good step."""
 
 
+class OutOfMemory(TrainingError):
+    """In this process; others that share the run may have enough."""
+
+
 class Trainer:
     """The state of a run, and one method per stage of an iteration."""
 
@@ -107,12 +111,12 @@ class Trainer:
             self.parameters, run.learning_rate, betas=run.betas, weight_decay=run.weight_decay
         )
         self.health = Health()
-        self.buffer = RewardBuffer(run.reward_buffer)
+        self.buffer = RewardBuffer(run.reward_buffer, [name for name, _, _ in terms(reward)])
         self.order: Order = InTurn(prompts, run.seed)
         if run.curriculum:
             self.order = Curriculum(prompts, run.seed, rest=run.curriculum)
         self.iteration = 0  # finished iterations
-        self.sound = True  # the weights are worth saving
+        self.sound = True  # worth saving: the state of a finished iteration, whose samples are finite
         counts = counted(algorithm, self.rollout, run)
         self.points_per_update, self.indivisible = counts.per_update, counts.indivisible
 
@@ -131,18 +135,26 @@ class Trainer:
 
         The health of the first evaluation is `remarks`, what is to be known of the whole run.
 
-        Leaving the loop early (break, or an exception) saves a checkpoint, unless the weights give no finite samples.
+        Leaving the loop early (break, or an exception) saves a checkpoint, unless the weights give no finite samples or
+        the last iteration has changed some of them only.
         """
         run, saved, self.watch = self.run, self.iteration, Watch(folder.path if folder else None)
+        before = [line for line in folder.lines() if line["iteration"] == self.iteration] if folder else []
+        seen = before[0]["images"] if before else self.iteration * run.images  # which another run may have begun
         try:
             if self.iteration == 0 and evaluator:
-                yield self._finish(Step(0, {}, [*remarks], {}), evaluator, folder)
+                yield self._finish(Step(0, {}, [*remarks], {}), 0, evaluator, folder)
+            elif evaluator and self._due and distributed.any_of(bool(before) and "evaluation" not in before[0]):
+                step = Step.of(before[0]) if before else Step(self.iteration, {}, [], {})
+                step = self._measured(step, evaluator, folder)  # this was cut short
+                if folder:
+                    folder.amend(step.line(seen))
+                yield step
             while self.iteration < run.iterations:
                 step = self.step()
-                last = step.index == run.iterations
-                due = last or (run.evaluate_every > 0 and step.index % run.evaluate_every == 0)
-                step = self._finish(step, evaluator if due else None, folder)
-                if folder and (last or step.index % run.checkpoint_every == 0):
+                seen += run.images
+                step = self._finish(step, seen, evaluator if self._due else None, folder)
+                if folder and (step.index == run.iterations or step.index % run.checkpoint_every == 0):
                     folder.save(step.index, self.state_dict())
                     saved = step.index
                 yield step
@@ -150,24 +162,37 @@ class Trainer:
             if folder and self.iteration > saved and self.sound:
                 folder.save(self.iteration, self.state_dict())
 
-    def _finish(self, step: Step, evaluator: Evaluator | None, folder: RunFolder | None) -> Step:
-        """Measure, if it is time to, and log."""
+    @property
+    def _due(self) -> bool:
+        """Whether it is time to measure."""
+        every = self.run.evaluate_every
+        return self.iteration == self.run.iterations or (every > 0 and self.iteration % every == 0)
+
+    def _finish(self, step: Step, seen: int, evaluator: Evaluator | None, folder: RunFolder | None) -> Step:
+        """Measure, if it is time to, and log; `seen` images have been trained on."""
         try:
             if evaluator:
-                started = time.perf_counter()
-                measured, grid = evaluator.measure(), evaluator.grid()
-                if folder:
-                    folder.save_sample(step.index, grid)
-                health = [*step.health, *self.watch.look(step.index, measured)]
-                seconds = {**step.seconds, "evaluate": time.perf_counter() - started}
-                step = replace(step, evaluation=measured.summary(), health=health, seconds=seconds)
+                step = self._measured(step, evaluator, folder)
         finally:  # a measurement that fails leaves the iteration as it is
             if folder:
-                folder.append(step.line(self.run.images))
+                folder.append(step.line(seen))
         return step
 
+    def _measured(self, step: Step, evaluator: Evaluator, folder: RunFolder | None) -> Step:
+        started = time.perf_counter()
+        try:
+            measured, grid = evaluator.measure(), evaluator.grid()
+        except NotFinite:
+            self.sound = False
+            raise
+        if folder:
+            folder.save_sample(step.index, grid)
+        health = [*step.health, *self.watch.look(step.index, measured)]
+        seconds = {**step.seconds, "evaluate": time.perf_counter() - started}
+        return replace(step, evaluation=measured.summary(), health=health, seconds=seconds)
+
     def step(self) -> Step:
-        """One iteration. If it fails, the state is still that of the last one.
+        """One iteration. If it fails, the state is still that of the last one, or `sound` is False (see `update`).
 
         Raises:
             RewardError: the reward does not do what it should.
@@ -196,6 +221,7 @@ class Trainer:
                 metrics |= self.learn(self.algorithm.points(rollout, ("points", self.run.seed, index)))
             else:  # Adam would turn the rounding errors of a gradient that is 0 into steps of full length
                 metrics |= {"loss": 0.0, "gradient_norm": 0.0}
+            self.sound = False  # until all of this is done
             taken = (index + 1) * self.run.updates_per_iteration
             for name, decay in self.algorithm.copies.items():
                 self.policy.weights.follow(name, decay(taken))
@@ -203,15 +229,17 @@ class Trainer:
             self.buffer.add(rewards[rollout.own], rollout.group[rollout.own], prompts)
             self.order.see(choice, rewards[rollout.own], rollout.group[rollout.own])
             metrics |= self.order.told(choice)
-        self.iteration = index + 1
-        return Step(self.iteration, metrics, self.health.check(metrics), clock.seconds)
+            said = self.health.check(metrics)
+            self.iteration, self.sound = index + 1, True
+        return Step(self.iteration, metrics, said, clock.seconds)
 
     def _refuse_infinite(self, rollout: Rollout) -> None:
         self.sound = bool(rollout.x0.isfinite().all())
         if not self.sound:
             raise TrainingError(
                 f"the samples of iteration {self.iteration + 1} are not finite: the weights have blown up, and are not "
-                "saved; go on from an earlier checkpoint with a lower learning rate"
+                "saved; go on from an earlier checkpoint with a lower learning rate (--resume takes the newest: remove "
+                f"that of iteration {self.iteration}, if there is one)"
             )
 
     @contextmanager
@@ -223,7 +251,7 @@ class Trainer:
             if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
                 raise
             run, (height, width) = self.run, self.policy.image_size
-            raise TrainingError(
+            raise OutOfMemory(
                 f"out of memory with images of {height} x {width}, {run.rollout_batch} of them sampled at once and "
                 f"{run.microbatch} points per forward and backward pass: lower --rollout-batch and --microbatch, or "
                 "use --gradient-checkpointing or --vae-tiling"
@@ -281,13 +309,13 @@ class Trainer:
     def learn(self, points: PointSet) -> dict[str, float]:
         """The optimiser steps of one iteration, over units of points in random order, each point used once.
 
-        An exception takes back those that were taken.
+        An exception takes back those that were taken, where there are several.
         """
         run = self.run
         order = torch.randperm(len(points) // points.unit, generator=generator("order", run.seed, self.iteration))
         tally = Tally()
         norms: list[float] = []
-        # with a single update nothing has been changed before it, and nothing can fail after it
+        # with a single update nothing has been changed before it, and copies of all weights would be wasted
         with undone_if_it_fails(self.parameters if run.updates_per_iteration > 1 else (), self.optimiser):
             for number, units in enumerate(order.chunk(run.updates_per_iteration)):
                 numbers = (units[:, None] * points.unit + torch.arange(points.unit)).flatten()
@@ -298,8 +326,8 @@ class Trainer:
                     (loss.sum() / len(numbers)).backward()
                     tally.add({"loss": loss.detach(), **metrics})
                 norms.append(self.update(self.iteration * run.updates_per_iteration + number))
-        norm = {"gradient_norm": sum(norms) / len(norms)}
-        return tally.means(len(order) * points.unit) | norm | tally.extremes()
+            norm = {"gradient_norm": sum(norms) / len(norms)}
+            return tally.means(len(order) * points.unit) | norm | tally.extremes()
 
     def _same(self) -> tuple[str, ...]:
         """Anchors that have the policy's velocity, because they are copies that have just become what it is."""
@@ -353,6 +381,8 @@ class Trainer:
             )
         for group in self.optimiser.param_groups:
             group["lr"] = self.run.rate(number)
+        # a stop in this step, or another process that ends: the only update is not taken back (see `learn`)
+        self.sound = self.run.updates_per_iteration > 1
         self.optimiser.step()
         self.optimiser.zero_grad()
         return norm
@@ -415,4 +445,5 @@ def train(
     described = config.of_python(algorithm, policy, reward, prompts, run, how)
     folder = RunFolder.create(run.output, described) if run.output else None
     shared = leak(prompts, evaluator.prompts, evaluator.evaluation.chosen(evaluator.prompts)) if evaluator else None
-    yield from trainer.steps(evaluator, folder, [shared] if shared else [])
+    with folder.held() if folder else nullcontext():
+        yield from trainer.steps(evaluator, folder, [shared] if shared else [])

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
@@ -18,12 +24,14 @@ from torch.multiprocessing.spawn import start_processes
 
 from flowward import checkpoint, cli, distributed, models, prompts
 from flowward.algorithms import DGPO, FDFO, AdvantageFlow, FlowGRPO, TempFlowGRPO
+from flowward.cli import _foreseen, _own
+from flowward.evaluate import Evaluation, measure
 from flowward.folder import RunFolder
 from flowward.plans import Branches, Chain
 from flowward.points import Renoise, RenoiseGroups
 from flowward.rewards import RewardError
 from flowward.rollout import Drawn, Pairs, Sampler, Steps
-from flowward.trainer import Trainer
+from flowward.trainer import OutOfMemory, Trainer
 
 PROCESSES = 2
 ENTRANTS: dict[str, Any] = {
@@ -64,6 +72,12 @@ def fails_for_dark_ones(images: Tensor, texts: Sequence[str], metadata: Any = No
     return bright(images, texts)
 
 
+def evaluated(folder: str, reward: Any, images: int) -> Tensor:
+    """The scores of so many images."""
+    policy, how = models.load(folder, None, "float32"), Evaluation(images=images, sampler=Sampler(2))
+    return measure(policy, prompts.of("mine", TEXTS), how, {"mine": reward}).scores["mine"]
+
+
 def process(number: int, folder: str, where: str) -> None:
     """What each of the processes does."""
     torch.set_num_threads(1)
@@ -74,6 +88,11 @@ def process(number: int, folder: str, where: str) -> None:
         failing.step()
     except RewardError as error:
         found["said"] = str(error)
+    found["few"] = evaluated(folder, bright, images=1)
+    try:
+        evaluated(folder, fails_for_dark_ones, images=4)
+    except RewardError as error:
+        found["said of an evaluation"] = str(error)
     mine = torch.arange(3.0 + number).view(-1, 1) + 10 * number
     steps = Steps(mine, mine, mine, torch.tensor([[[number]]]), torch.tensor([number]), torch.zeros(1, 4), 1)
     every = distributed.everyone(Drawn(mine, steps=steps))
@@ -109,7 +128,13 @@ def test_two_processes_do_what_one_does(results: list[dict[str, Any]], tiny: str
 
 
 def test_a_reward_that_fails_in_one_process_ends_all(results: list[dict[str, Any]]) -> None:
-    assert [each["said"] for each in results] == ["the scorer has gone"] * PROCESSES
+    for said in ("said", "said of an evaluation"):
+        assert [each[said] for each in results] == ["the scorer has gone"] * PROCESSES
+
+
+def test_an_evaluation_may_have_fewer_images_than_processes(results: list[dict[str, Any]], tiny: str) -> None:
+    for each in results:
+        torch.testing.assert_close(each["few"], evaluated(tiny, bright, images=1))
 
 
 def test_what_is_told_to_everyone(results: list[dict[str, Any]]) -> None:
@@ -156,7 +181,8 @@ def test_the_command_starts_processes(tiny: str, tmp_path: Path, capfd: pytest.C
     one, two = (RunFolder.open(tmp_path / name) for name in ("one", "two"))
     for a, b in zip(one.lines(), two.lines(), strict=True):
         assert a.get("reward") == pytest.approx(b.get("reward"), abs=1e-4)
-    assert json.loads((two.path / "summary.json").read_text())["command"].endswith("--processes 2")
+    command = json.loads((two.path / "summary.json").read_text())["command"]
+    assert command.endswith("--processes 2") and command.count("--output") == 1
 
 
 def test_what_cannot_be_shared_is_refused(
@@ -173,3 +199,93 @@ def test_what_cannot_be_shared_is_refused(
     monkeypatch.setattr(distributed, "count", lambda: 3)
     with pytest.raises(ValueError, match="2 prompts an iteration are too few for 3 processes"):
         Trainer(ENTRANTS["advantageflow"], models.load(tiny), bright, prompts.of("mine", TEXTS), small())
+
+
+# Signals and processes that end
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """What each process of `launch` does, in the place of Python."""
+
+    def write(script: str) -> None:
+        program = tmp_path / "program"
+        program.write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+
+    return write
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_every_process(shell: Callable[[str], None], tmp_path: Path, number: signal.Signals) -> None:
+    """Also where nothing but the one that started them gets it; each ends in its own time."""
+    shell("trap 'sleep 0.3; touch saved.$RANK; exit 130' INT TERM; touch ready.$RANK; while :; do sleep 0.02; done")
+
+    def send() -> None:
+        while len(list(tmp_path.glob("ready.*"))) < 3:
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    threading.Thread(target=send).start()
+    assert distributed.launch(3, ["train"]) == 130
+    assert {path.name for path in tmp_path.glob("saved.*")} == {"saved.0", "saved.1", "saved.2"}
+    assert signal.getsignal(number) is before
+
+
+def test_when_one_process_ends_the_others_may_save(
+    shell: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell("[ $RANK = 1 ] && kill -9 $$; sleep 0.3; touch saved.$RANK; exit 2")
+    assert distributed.launch(2, ["train"]) == 128 + signal.SIGKILL
+    assert (tmp_path / "saved.0").exists()
+    assert capfd.readouterr().err == "flowward: process 1 was ended by signal 9\n"
+    shell("[ $RANK = 1 ] && exit 2; exec sleep 60")
+    monkeypatch.setattr(distributed, "GRACE", 0.1)
+    assert distributed.launch(2, ["train"]) == 2  # the other one hangs, and is not waited for
+
+
+def test_a_process_that_is_left_alone_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:31148. GLHF!")
+
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    for name in ("all_gather_object", "all_gather", "all_reduce", "barrier"):
+        monkeypatch.setattr(dist, name, gone)
+    rows = torch.arange(3)
+    for call in (
+        lambda: distributed.everyone(rows),
+        lambda: distributed.messages("x"),
+        lambda: distributed.add_up([rows]),
+        lambda: distributed.merged({"a": 1.0}),
+        distributed.wait,
+    ):
+        with pytest.raises(distributed.Deserted, match="another process of this run has ended"):
+            call()
+    assert _foreseen(distributed.Deserted())
+
+
+def test_what_ends_one_process_alone_is_said_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    everyones, own = RewardError("the scorer has gone"), OutOfMemory("out of memory")
+    assert _own(everyones) and _own(own) and _own()
+    monkeypatch.setenv("RANK", "1")
+    assert not _own(everyones) and _own(own) and not _own()
+
+
+def test_a_stopped_run_saves_and_says_how_to_go_on(tiny: str, tmp_path: Path) -> None:
+    """With as many processes; nothing but the one that started them is told to stop."""
+    words = [sys.executable, "-m", "flowward", "train", "--model", tiny, *WORDS, "--iterations", "500"]
+    command = [*words, "--output", str(tmp_path / "run"), "--processes", "2"]
+    with Popen(command, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True) as running:
+        assert running.stdout
+        while "[1/500]" not in running.stdout.readline():
+            assert running.poll() is None
+        running.send_signal(signal.SIGTERM)
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 130 and "Traceback" not in err
+    folder = RunFolder.open(tmp_path / "run")
+    (saved,) = folder.checkpoints()
+    assert int(saved.stem) == folder.lines()[-1]["iteration"] >= 1
+    advice = f"flowward train --resume {tmp_path / 'run'} --processes 2"
+    assert out.splitlines()[-1] == f"stopped and saved; go on with: {advice}"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from flowward.health import WINDOW, Health
+from flowward import log
+from flowward.health import WINDOW, Change, Health, hacked
 from flowward.log import TrainProgress
 from flowward.metrics import Step
 from flowward.run import Run
@@ -162,3 +166,30 @@ def test_the_terminal_says_the_same_complaint_once(capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
     assert said.count("health, iteration 1:") == 4
     assert said.count("health, ") == 4
+
+
+def test_two_guards_are_two_complaints(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their sentences begin alike."""
+    rose = Change("scenes-strict", 0.2, 0.1, 0.3)
+    fell = [hacked(rose, Change(name, -0.2, -0.3, -0.1)) or "" for name in ("balance", "aesthetic")]
+    with TrainProgress(Run(), 0, Path("run")) as progress:
+        for index in (1, 2):
+            progress.show(Step(index, {"reward": 0.5, "gradient_norm": 0.1}, fell, {"train": 1.0}))
+    said = capsys.readouterr().out
+    assert said.count("while balance fell") == said.count("while aesthetic fell") == 1
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_the_bar_says_how_far_the_run_is(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the width: the figures beside it do not push the count and the time out."""
+    said = io.StringIO()
+    made = partial(Console, file=said, width=width, force_terminal=True, color_system=None)
+    monkeypatch.setattr(log, "Console", made)
+    overall = {"mean": 0.451, "low": 0.412, "high": 0.49, "n": 1200}
+    scores = {"scenes-strict": {"overall": overall, "categories": {}}}
+    with TrainProgress(Run(iterations=500), 0, Path("run")) as progress:
+        progress.show(Step(0, {}, [], {}, {"scores": scores, "prompts": "scenes-held-out"}))
+        progress.show(Step(123, {"reward": 0.543, "gradient_norm": 0.1}, [], {"train": 1.0}))
+    bar = said.getvalue().split("\r")[-1]
+    assert "123/500 0:00:00 ETA" in bar and "reward 0.5" in bar
+    assert ("scenes-strict 45.1 %" in bar) == (width >= 80)

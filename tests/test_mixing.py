@@ -160,7 +160,7 @@ def test_without_a_buffer_nothing_is_added() -> None:
     buffer = RewardBuffer(0)
     buffer.add(of([1.0]), torch.arange(1), ["a"])
     values, cohort = buffer.beside(of([2.0]), torch.tensor([5]), torch.arange(1), ["a"])
-    assert (values.tolist(), cohort.tolist(), buffer.state_dict()) == ([[2.0]], [5], {})
+    assert (values.tolist(), cohort.tolist(), buffer.state_dict()) == ([[2.0]], [5], {"names": [], "kept": {}})
 
 
 def test_a1_of_a_buffer() -> None:
@@ -195,7 +195,7 @@ def test_a_run_with_one_image_per_prompt_learns_from_those_before(tiny: str) -> 
     assert one.step().metrics["zero_variance"] == 0
     for _ in range(3):
         one.step()
-    assert {len(kept) for kept in one.buffer.state_dict().values()} == {3}
+    assert {len(kept) for kept in one.buffer.state_dict()["kept"].values()} == {3}
 
 
 def test_exemplars_are_not_remembered(tiny: str) -> None:
@@ -205,17 +205,17 @@ def test_exemplars_are_not_remembered(tiny: str) -> None:
     texts, run = prompts.of("mine", TEXTS), small(reward_buffer=9)
     one = Trainer(algorithm(), models.load(tiny), lambda i, t, m=None: i.mean((1, 2, 3)), texts, run, graft=graft)
     one.step()
-    assert [len(kept) for kept in one.buffer.state_dict().values()] == [3, 3]
+    assert [len(kept) for kept in one.buffer.state_dict()["kept"].values()] == [3, 3]
 
 
 def test_a_failed_iteration_remembers_nothing(tiny: str) -> None:
     one = trainer(tiny, reward_buffer=9)
     one.step()
-    before = {text: kept.clone() for text, kept in one.buffer.state_dict().items()}
+    before = {text: kept.clone() for text, kept in one.buffer.state_dict()["kept"].items()}
     one.update = lambda number: 1 / 0  # type: ignore[method-assign, assignment, return-value]
     with pytest.raises(ZeroDivisionError):
         one.step()
-    assert_same(one.buffer.state_dict(), before)
+    assert_same(one.buffer.state_dict()["kept"], before)
 
 
 def test_resume_with_a_buffer_is_exact(tiny: str, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_resume_with_a_buffer_is_exact(tiny: str, tmp_path: Path) -> None:
     train(*how, "--output", halves, "--iterations", "2")
     train("--resume", halves, "--iterations", "4")
     assert_same(state(whole), state(halves))
-    assert {len(kept) for kept in state(whole)["rewards"].values()} == {12}
+    assert {len(kept) for kept in state(whole)["rewards"]["kept"].values()} == {12}
     assert metrics(whole) == metrics(halves)
 
 

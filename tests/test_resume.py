@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import shlex
@@ -19,10 +20,13 @@ from typing import Any
 import pytest
 import torch
 
-from flowward import checkpoint, report
+from flowward import checkpoint, health, report, snapshots
+from flowward import metrics as metrics_module
 from flowward.cli import main
 from flowward.commands.train import _stop_signals
+from flowward.evaluate import Evaluator
 from flowward.folder import RunFolder
+from flowward.rewards import RewardError
 
 BUDGET = shlex.split(
     "--images-per-update 8 --group-size 4 --microbatch 8 --learning-rate 1e-3 --algorithm.rollout.steps 2 "
@@ -150,6 +154,117 @@ def test_what_is_synced_may_be_written_to(tmp_path: Path, monkeypatch: pytest.Mo
     assert modes == [os.O_RDWR]
 
 
+# Ends at bad moments
+
+
+def test_an_evaluation_that_was_cut_short_is_made_up_for(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one, and one on the way; the training that came before them is not lost."""
+    measure, moments = Evaluator.measure, iter([0, 0, 1, 0, 1, 1, 0])
+
+    def fails(self: Evaluator) -> Any:
+        if next(moments):
+            raise RewardError("the scorer has gone")
+        return measure(self)
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    how = [*BUDGET, "--model", tiny, "--evaluate-every", "1", "--iterations", "3", "--checkpoint-every", "9"]
+    train(*how, "--output", whole)
+    monkeypatch.setattr(Evaluator, "measure", fails)
+    ends = [main(["train", *how, "--output", str(cut)]), *(main(["train", "--resume", str(cut)]) for _ in range(3))]
+    assert ends == [2, 2, 2, 0]
+    assert_same_run(whole, cut)
+
+
+@pytest.mark.parametrize("moment", ["tally", "copies", "health"])
+@pytest.mark.parametrize("updates", [1, 2])
+def test_a_stop_amid_an_iteration_is_never_saved_half(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, updates: int
+) -> None:
+    """Some of its weights have moved, others have not."""
+    owner, name = {
+        "tally": (metrics_module.Tally, "means"),
+        "copies": (snapshots.WarmDecay, "__call__"),
+        "health": (health.Health, "check"),
+    }[moment]
+    then, calls = getattr(owner, name), itertools.count(1)
+
+    def stops(*given: Any) -> Any:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return then(*given)
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    how = [*BUDGET, "--model", tiny, "--iterations", "4", "--updates-per-iteration", str(updates)]
+    train(*how, "--output", whole, "--checkpoint-every", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, stops)
+        assert main(["train", *how, "--output", str(cut), "--checkpoint-every", "2"]) == 130
+    assert state(cut)["iteration"] == 2
+    train("--resume", cut)
+    assert_same_run(whole, cut)
+
+
+def test_pictures_after_the_checkpoint_go_with_their_metrics(tiny: str, tmp_path: Path) -> None:
+    train(*BUDGET, "--model", tiny, "--iterations", "2", "--evaluate-every", "1", "--output", tmp_path / "run")
+    (tmp_path / "run/checkpoints/.000002.safetensors.partial").write_text("half a checkpoint")
+    RunFolder.open(tmp_path / "run").forget_after(1)
+    assert not list((tmp_path / "run").rglob("*.partial"))
+    assert [path.name for path in sorted((tmp_path / "run/samples").iterdir())] == ["000000.png", "000001.png"]
+
+
+def test_weights_that_blow_up_in_the_last_iteration_are_not_saved(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is their evaluation told as if it were one: a reward may give a number to an image of NaN."""
+    train(*BUDGET, "--model", tiny, "--iterations", "1", "--output", tmp_path / "run")
+    blown = ["--iterations", "2", "--learning-rate", "1e30", "--warmup", "0", "--evaluation.rewards", "scenes-strict"]
+    assert main(["train", "--resume", str(tmp_path / "run"), *blown]) == 2
+    assert "are not finite: its weights have blown up" in capsys.readouterr().err
+    assert state(tmp_path / "run")["iteration"] == 1
+    assert "evaluation" not in metrics(tmp_path / "run")[-1]
+
+
+# Going on otherwise than it began
+
+
+def test_images_are_counted_as_they_were(tiny: str, tmp_path: Path) -> None:
+    train(*BUDGET, "--model", tiny, "--iterations", "2", "--output", tmp_path / "run")
+    train("--resume", tmp_path / "run", "--iterations", "4", "--images-per-update", "4", "--microbatch", "4")
+    assert [line["images"] for line in metrics(tmp_path / "run")] == [0, 8, 16, 20, 24]
+
+
+def test_a_run_goes_on_in_its_own_folder(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for path, reward in ((one, "balance"), (other, "jpeg-incompressibility")):
+        train(*BUDGET, "--model", tiny, "--iterations", "1", "--output", path, "--reward", reward)
+    before = (other / "config.yaml").read_text()
+    assert main(["train", "--resume", str(one), "--output", str(other), "--iterations", "2"]) == 2
+    assert f"--resume goes on in its own folder, {one}: leave out --output" in capsys.readouterr().err
+    assert (other / "config.yaml").read_text() == before
+    train("--resume", one, "--output", one)
+
+
+def test_two_runs_never_share_a_folder(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(*BUDGET, "--model", tiny, "--iterations", "1", "--output", tmp_path / "run")
+    before = metrics(tmp_path / "run")
+    with RunFolder.open(tmp_path / "run").held():
+        assert main(["train", "--resume", str(tmp_path / "run"), "--iterations", "2"]) == 2
+    assert f"{tmp_path / 'run'} belongs to a run that is still going: stop it first" in capsys.readouterr().err
+    assert metrics(tmp_path / "run") == before
+    train("--resume", tmp_path / "run", "--iterations", "2")
+
+
+def test_remembered_rewards_are_those_of_the_same_reward(tiny: str, tmp_path: Path) -> None:
+    how = [*BUDGET, "--model", tiny, "--reward-buffer", "8", "--iterations", "1"]
+    train(*how, "--output", tmp_path / "run")
+    assert state(tmp_path / "run")["rewards"]["kept"]
+    train("--resume", tmp_path / "run", "--iterations", "2", "--reward", "balance", "jpeg-incompressibility")
+    kept = state(tmp_path / "run")["rewards"]["kept"]
+    assert {rows.shape for rows in kept.values()} == {(4, 2)}
+
+
 # Signals
 
 
@@ -212,13 +327,22 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny: str, tmp_path: Path
     assert_same_run(whole, run)
 
 
-def test_a_second_signal_stops_at_once(interruptible: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_signal_stops_at_once(
+    interruptible: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that comes within a second by another way is the same signal."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     with _stop_signals() as asked:
         assert not asked()
         signal.raise_signal(signal.SIGTERM)
         assert asked()
+        now += 0.5
+        signal.raise_signal(signal.SIGINT)
+        now += 1.5
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)  # in the middle of saving
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     assert capsys.readouterr().err.count("once more to stop at once") == 1

@@ -401,7 +401,7 @@ def test_a_measurement_that_fails_loses_no_iteration(tiny: str, tmp_path: Path) 
         def measure(self) -> Measurement:
             raise RewardError("no")
 
-    one = trainer(tiny, evaluate_every=1)
+    one = trainer(tiny, evaluate_every=2)
     folder = RunFolder.create(tmp_path / "run", {})
     next(steps := one.steps(folder=folder))
     steps.close()

@@ -24,6 +24,8 @@ from ..trainer import Trainer
 from .options import given as given_flag
 from .options import parse, set_threads, take
 
+SAME_SIGNAL = 1.0  # seconds within which a signal is the one before it, come by another way
+
 
 def run(words: list[str]) -> int:
     given = shlex.join(["flowward", "train", *words])
@@ -32,7 +34,7 @@ def run(words: list[str]) -> int:
     if processes and not (processes.isdecimal() and int(processes) >= 1):
         raise ValueError(f"--processes must be a whole number of at least 1, not '{processes}'")
     if processes and int(processes) > 1:
-        where = [] if resume else ["--output", str(settings.run.output)]
+        where = [] if resume or given_flag(words, "output") else ["--output", str(settings.run.output)]
         return distributed.launch(int(processes), ["train", *words, *where])
     with distributed.joined() as others:
         return _train(settings, resume, given + (f" --processes {others}" if others > 1 else ""))
@@ -62,6 +64,8 @@ def _chosen(words: list[str]) -> tuple[Any, bool]:
         "sets what follows. --processes N shares the work among N processes, on a CUDA device each."
     )
     settings = parse(type(default), words, "train", default, about)
+    if resume and settings.run.output != Path(resume):
+        raise ValueError(f"--resume goes on in its own folder, {resume}: leave out --output, or copy that folder first")
     if models.is_pipeline(settings.model) and not (resume or file):
         if "--reward" not in named and not settings.preferences:
             raise ValueError("name a --reward: the default one judges images of the built-in world alone")
@@ -153,7 +157,6 @@ def _train(settings: Any, resume: bool, command: str) -> int:
         trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
     if resume and (state := RunFolder.open(run.output).state(*trainer.state_dict())):
         trainer.load_state_dict(state)
-    folder = None if distributed.rank() else _folder(run.output, config.to_dict(settings), trainer, resume)
     stopped, evaluator = False, Evaluator(policy, settings.evaluation, held_out, rewards=measured)
     sources = ("" if settings.preferences else settings.prompts, how.prompts)
     warnings = [leaked] if (leaked := leak(texts, held_out, how.chosen(held_out), sources)) else []
@@ -163,8 +166,14 @@ def _train(settings: Any, resume: bool, command: str) -> int:
             f"images are drawn with guidance {drawn:g} in training, and measured with {measured_with:g} "
             f"(--evaluation.sampler.guidance {drawn:g} for the same)"
         )
-    with TrainProgress(run, trainer.iteration, settings.run.output) as progress, _stop_signals() as asked:
-        progress.say(f"model {policy.name}, {len(texts)} prompts; measuring on {held_out.name} first")
+    with (
+        _folder(run.output, config.to_dict(settings), trainer, resume) as folder,
+        TrainProgress(run, trainer.iteration, run.output) as progress,
+        _stop_signals() as asked,
+    ):
+        done = trainer.iteration
+        begins = f"going on after iteration {done}" if done else f"measuring on {held_out.name} first"
+        progress.say(f"model {policy.name}, {len(texts)} prompts; {begins}")
         for remark in trainer.rollout.remarks():
             progress.say(remark)
         for warning in warnings:
@@ -174,42 +183,52 @@ def _train(settings: Any, resume: bool, command: str) -> int:
                 progress.show(step)
                 if stopped := distributed.any_of(asked()):
                     break
-    if folder is None:
-        return 130 if stopped else 0
-    folder.write_summary(command, finished=not stopped)
-    print(outcome.sentence(outcome.of(folder.lines())))
-    print(f"report: {report.write(folder.path)}")
+    if folder:
+        folder.write_summary(command, finished=not stopped)
+        print(outcome.sentence(outcome.of(folder.lines())))
+        print(f"report: {report.write(folder.path)}")
     if stopped:
-        print(f"stopped and saved; go on with: flowward train --resume {shlex.quote(str(folder.path))}")
-        return 130
-    return 0
+        several = ["--processes", str(distributed.count())] if distributed.count() > 1 else []
+        words = shlex.join(["flowward", "train", "--resume", str(run.output), *several])
+        print(f"stopped and saved; go on with: {words}")
+    distributed.wait()  # torchrun ends the first process when another has ended with a code, even while it saves
+    return 130 if stopped else 0
 
 
-def _folder(path: Path, settings: dict[str, Any], trainer: Trainer, resume: bool) -> RunFolder:
-    """A new one, or that of a run that goes on, without what came after its checkpoint."""
-    if not resume:
-        return RunFolder.create(path, settings)
-    folder = RunFolder.open(path)
-    folder.forget_after(trainer.iteration - (trainer.iteration == 0))
-    folder.write_config(settings)
-    return folder
+@contextmanager
+def _folder(path: Path, settings: dict[str, Any], trainer: Trainer, resume: bool) -> Iterator[RunFolder | None]:
+    """A new one, or that of a run that goes on, without what came after its checkpoint; None if it is for another
+    process to write."""
+    if distributed.rank():
+        yield None
+        return
+    folder = RunFolder.open(path) if resume else RunFolder.create(path, settings)
+    with folder.held():
+        if resume:
+            folder.forget_after(trainer.iteration - (trainer.iteration == 0))
+            folder.write_config(settings)
+        yield folder
 
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGINT and SIGTERM only ask to stop: the yielded function says whether one came. A second one kills."""
-    asked = []
+    """Inside, SIGINT and SIGTERM only ask to stop: the yielded function says whether one came.
+
+    A second one raises KeyboardInterrupt. One that follows within a second is the same: where several processes share
+    a run, each may get it from the terminal (or from a scheduler) and from the process that started it.
+    """
+    asked: list[float] = []
 
     def ask(number: int, frame: object) -> None:
-        asked.append(number)
+        if asked and time.monotonic() - asked[-1] < SAME_SIGNAL:
+            return
+        asked.append(time.monotonic())
+        if len(asked) > 1:
+            raise KeyboardInterrupt
         if distributed.rank() == 0:
             print("\nstopping after this iteration (once more to stop at once) ...", file=sys.stderr, flush=True)
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, previous[name])
 
-    previous: dict[signal.Signals, Any] = {}
-    for name in (signal.SIGINT, signal.SIGTERM):
-        previous[name] = signal.signal(name, ask)
+    previous = {name: signal.signal(name, ask) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(asked)
     finally:
