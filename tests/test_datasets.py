@@ -145,6 +145,14 @@ def test_what_pairs_cannot_be_used_with(refused: Callable[[str], str], pairs: Pa
     assert said in refused(f"{words} --group-size 2 --preferences {pairs}")
 
 
+def test_a_model_of_videos_takes_no_files(tiny: str, pairs: Path, exemplars: Path) -> None:
+    one: Any = models.load(tiny, None, "float32")
+    one.latent_shape = (4, 2, 4, 4)
+    for start in (Preferences.load(pairs).collector, Exemplars.load(exemplars).grafter):
+        with pytest.raises(ValueError, match="makes videos, and preferences and exemplars are for models that make im"):
+            start(one, 0)
+
+
 def test_a_config_may_not_name_a_reward_beside_pairs(refused: Callable[[str], str], pairs: Path) -> None:
     file = pairs.parent / "mine.yaml"
     file.write_text(f"algorithm: {{name: dpo}}\npreferences: {pairs}\nrun: {{group_size: 2}}\nreward: [balance]\n")
