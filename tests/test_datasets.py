@@ -18,6 +18,7 @@ from flowward.algorithms import DPO, DiffusionNFT, FlowAWR
 from flowward.commands import train
 from flowward.datasets import Exemplars, Preferences, picture
 from flowward.folder import RunFolder
+from flowward.metrics import describe
 from flowward.models.policy import Condition
 from flowward.points import Renoise, RenoisePairs
 from flowward.rollout import Sampler
@@ -203,6 +204,18 @@ def test_exemplars_take_the_place_of_samples(tiny: str, exemplars: Path) -> None
     assert done.advantage[2:4].tolist() == [1, 1]
     own = torch.tensor([0, 1, 4, 5, 6, 7])
     assert torch.equal(done.advantage[own], one.algorithm.credit(reward[own], drawn.group[own]))
+
+
+def test_the_figures_of_a_rollout_leave_exemplars_out(tiny: str, exemplars: Path) -> None:
+    """However good they look: the policy has not drawn them, and a group without variance stays one."""
+    one, file = online(tiny), Exemplars.load(exemplars, share=1.0, count=2)
+    drawn, _ = one.sample(list(TEXTS), 0)
+    grafted = file.graft(one.policy, drawn, list(TEXTS), (0, 0))
+    reward = torch.tensor([0.5, 0.5, 9.0, 9.0, 0.0, 1.0, 0.0, 1.0])
+    found = describe(one.credit(grafted, reward[:, None], list(TEXTS)), list(TEXTS))
+    assert found["reward"] == 0.5 and found["zero_variance"] == pytest.approx(2 / 6)
+    own = torch.tensor([0, 1, 4, 5, 6, 7])
+    assert found["latent_rms"] == pytest.approx(drawn.x0[own].square().mean().sqrt().item())
 
 
 def test_exemplars_are_not_held_to_the_reference(tiny: str, exemplars: Path) -> None:
