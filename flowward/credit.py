@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from math import inf
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from .errors import positive
+from .errors import positive, refuse_unknown
 
 Piece = Callable[[Tensor, Tensor], Tensor]
+Spread = Literal["pooled", "group"]
+Gate = Literal["none", "group", "batch"]
 
 
 def chain(*pieces: Piece) -> Piece:
@@ -100,7 +103,7 @@ class CentredRMS:
         return chain(center, scale_by_rms(self.floor), clip(self.clip))(rewards, group)
 
     @property
-    def least(self) -> float:
+    def lowest(self) -> float:
         """The smallest advantage that this can give."""
         return -self.clip
 
@@ -113,7 +116,7 @@ class ZScore:
     differences between prompts, and shrinks every advantage. `group` takes that of each group.
     """
 
-    spread: Literal["pooled", "group"] = "pooled"
+    spread: Spread = "pooled"
     floor: float = 1e-4
     ddof: int = 0
     """the standard deviation divides by n - ddof: 0 (numpy's) or 1 (torch's)"""
@@ -121,9 +124,12 @@ class ZScore:
     """groups with fewer rewards are compared with the whole batch (DDPO: 16, with a buffer of rewards)"""
 
     def __post_init__(self) -> None:
+        refuse_unknown("spread of rewards", self.spread, get_args(Spread))
         positive(self, "floor", "least")
         if self.ddof not in (0, 1):
             raise ValueError(f"ddof is 0 or 1, not {self.ddof}")
+
+    lowest = -inf  # the smallest advantage that this can give
 
     def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
         """rewards [B], group [B] -> advantages float64 [B]."""
@@ -147,17 +153,19 @@ class Softmax:
     """
 
     temperature: float = 1.0
-    spread: Literal["pooled", "group"] = "pooled"
+    spread: Spread = "pooled"
     """of the z-score; see ZScore"""
     score_clip: float = 5.0
     """of z"""
     clip: float = 3.0
     """of the result"""
-    gate: Literal["none", "group", "batch"] = "none"
+    gate: Gate = "none"
     floor: float = 0.01
     """smallest standard deviation that a gate divides by"""
 
     def __post_init__(self) -> None:
+        refuse_unknown("spread of rewards", self.spread, get_args(Spread))
+        refuse_unknown("gate", self.gate, get_args(Gate))
         positive(self, "temperature", "score_clip", "clip", "floor")
 
     def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
@@ -174,7 +182,7 @@ class Softmax:
         return tilt.clamp(-self.clip, self.clip)
 
     @property
-    def least(self) -> float:
+    def lowest(self) -> float:
         """The smallest advantage that this can give."""
         return -self.clip if self.gate != "none" else -min(1.0, self.clip)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, get_args
 
 import torch
 from torch import Tensor
 
-from .errors import finite
+from .errors import finite, refuse_unknown
 from .flow import GridKind, TimeGrid
 from .laws import Churn
 from .models.policy import Condition, Velocity
@@ -162,6 +162,7 @@ class Sampler(TimeGrid):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_unknown("solver", self.solver, get_args(SolverName))
         SA(self.tau)
         finite(self, "guidance")
 
