@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, get_args
 
 import torch
@@ -102,7 +103,7 @@ class CentredRMS:
         return chain(center, scale_by_rms(self.floor), clip(self.clip))(rewards, group)
 
     @property
-    def least(self) -> float:
+    def lowest(self) -> float:
         """The smallest advantage that this can give."""
         return -self.clip
 
@@ -123,10 +124,12 @@ class ZScore:
     """groups with fewer rewards are compared with the whole batch, remembered ones included (DDPO: 16)"""
 
     def __post_init__(self) -> None:
-        one_of("spread", self.spread, get_args(Spread))
+        one_of("spread of rewards", self.spread, get_args(Spread))
         positive(self, "floor", "least")
         if self.ddof not in (0, 1):
             raise ValueError(f"ddof is 0 or 1, not {self.ddof}")
+
+    lowest = -inf  # the smallest advantage that this can give
 
     def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
         """rewards [B], group [B] -> advantages float64 [B]."""
@@ -161,7 +164,7 @@ class Softmax:
     """smallest standard deviation that a gate divides by"""
 
     def __post_init__(self) -> None:
-        one_of("spread", self.spread, get_args(Spread))
+        one_of("spread of rewards", self.spread, get_args(Spread))
         one_of("gate", self.gate, get_args(Gate))
         positive(self, "temperature", "score_clip", "clip", "floor")
 
@@ -179,7 +182,7 @@ class Softmax:
         return tilt.clamp(-self.clip, self.clip)
 
     @property
-    def least(self) -> float:
+    def lowest(self) -> float:
         """The smallest advantage that this can give."""
         return -self.clip if self.gate != "none" else -min(1.0, self.clip)
 

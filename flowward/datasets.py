@@ -64,6 +64,11 @@ def _prompt(row: Mapping[str, str]) -> Prompt:
     return prompt_of(row["prompt"], Path(os.path.abspath(row[SOURCE])) if SOURCE in row else None)
 
 
+def _refuse_videos(policy: Policy) -> None:
+    if len(policy.latent_shape) > 3:
+        raise ValueError(f"{policy.name} makes videos, and preferences and exemplars are for models that make images")
+
+
 @dataclass(frozen=True)
 class Preferences:
     """Pairs of images for a prompt, the better one first; they take the place of the policy's own samples."""
@@ -100,7 +105,12 @@ class Preferences:
     def collector(
         self, policy: Policy, seed: int
     ) -> Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]:
-        """In the place of a trainer's own samples (see trainer.Collect)."""
+        """In the place of a trainer's own samples (see trainer.Collect).
+
+        Raises:
+            ValueError: the model makes videos.
+        """
+        _refuse_videos(policy)
 
         def collect(
             asked: Sequence[Prompt], _: Condition, index: int, numbers: Tensor
@@ -172,5 +182,10 @@ class Exemplars:
         return replace(rollout, x0=x0, exemplar=given)
 
     def grafter(self, policy: Policy, seed: int) -> Callable[[Rollout, Sequence[Prompt], int], Rollout]:
-        """`graft` as a trainer calls it: rollout, prompts, iteration."""
+        """`graft` as a trainer calls it: rollout, prompts, iteration.
+
+        Raises:
+            ValueError: the model makes videos.
+        """
+        _refuse_videos(policy)
         return lambda rollout, asked, index: self.graft(policy, rollout, asked, (seed, index))

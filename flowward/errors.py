@@ -14,10 +14,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} '{name}'; " + (f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}")
 
 
-def one_of(kind: str, name: str, known: Iterable[str]) -> None:
-    """Raises ValueError where a name is none of the known ones."""
-    if name not in known:
-        raise ValueError(unknown(kind, name, known))
+def one_of(kind: str, name: object, known: Iterable[str]) -> None:
+    """Raises ValueError where a name is none of those that are known: types are not looked at when Python runs."""
+    if name not in (names := tuple(known)):
+        raise ValueError(unknown(kind, str(name), names))
 
 
 def positive(owner: object, *names: str) -> None:

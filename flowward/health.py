@@ -72,7 +72,12 @@ class Health:
                 f"the policy has left its old copy far behind (mean(d^2) = {m['distance']:.2g}): "
                 "lower the learning rate, or let the old policy follow faster"
             )
-        if m.get("curvature_min", 1.0) < FLAT:
+        if m.get("curvature_min", 1.0) <= 0:
+            lines.append(
+                f"the loss of some points has no minimum (curvature {m['curvature_min']:.2g}), because some advantages "
+                "are very low: set gamma to 1-A or raise it, or add rewards up before they are compared (--mix rewards)"
+            )
+        elif m.get("curvature_min", 1.0) < FLAT:
             lines.append(
                 f"the flattest point has curvature {m['curvature_min']:.2g}: single bad samples can push very far; "
                 "raise gamma"

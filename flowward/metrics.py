@@ -43,14 +43,15 @@ class Step:
 
 
 def describe(rollout: Rollout, prompts: Sequence[Prompt]) -> dict[str, float]:
-    """What can be said of a rollout before training on it."""
-    reward = rollout.reward.double()
-    silent = group_max(rollout.advantage.abs(), rollout.cohort) < 1e-9
+    """What can be said of a rollout before training on it: of its samples, not of images that were given."""
+    own = rollout.own
+    reward = rollout.reward[own].double()
+    silent = group_max(rollout.advantage[own].abs(), rollout.cohort[own]) < 1e-9
     return {
         "reward": reward.mean().item(),
         "reward_std": reward.std().item(),
         "zero_variance": silent.double().mean().item(),  # share of images in groups that teach nothing
-        "latent_rms": rollout.x0.square().mean().sqrt().item(),
+        "latent_rms": rollout.x0[own.to(rollout.x0.device)].square().mean().sqrt().item(),
         "duplicate_prompts": len(prompts) - len(set(prompts)),
     }
 

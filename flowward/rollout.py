@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, get_args
 
 import torch
 from torch import Tensor
 
-from .errors import finite
+from .errors import finite, one_of
 from .flow import GridKind, TimeGrid
 from .laws import Churn
 from .models.policy import Condition, Velocity
@@ -164,6 +164,7 @@ class Sampler(TimeGrid):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_of("solver", self.solver, get_args(SolverName))
         SA(self.tau)
         finite(self, "guidance")
 

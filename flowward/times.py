@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from .errors import one_of
 from .flow import shifted
 
 Law = Literal["uniform", "stratified", "logit-normal", "levels", "bins"]
@@ -18,22 +19,27 @@ FLOOR = 0.01  # of logit-normal times: a time of 0 teaches nothing
 class Times:
     """The times of one image's points, drawn together.
 
-    `uniform`: independent in [low, high] (AdvantageFlow). `stratified`: one in each of as many equal parts of
-    [low, high], then shifted. `logit-normal`: the same of the quantiles of a normal law, through a sigmoid, then
-    shifted (Esser et al., 2024, arXiv:2403.03206). `levels`: distinct levels of the sampler's own grid, of those
+    `uniform`: independent in [low, high] (AdvantageFlow), then shifted. `stratified`: one in each of as many equal
+    parts of [low, high], then shifted. `logit-normal`: the same of the quantiles of a normal law, through a sigmoid,
+    then shifted (Esser et al., 2024, arXiv:2403.03206). `levels`: distinct levels of the sampler's own grid, of those
     numbered first to last - 1 (DiffusionNFT: 9 of its 10). `bins`: one level of each of as many equal parts of that
     range (AWM). Order is random where it could matter.
     """
 
     law: Law = "uniform"
     low: float = 0.0
+    """of `uniform` and `stratified`, before the shift"""
     high: float = 1.0
+    """of the same"""
     shift: float = 1.0
+    """> 1 moves times towards noise; for `levels` and `bins` it is that of the sampler's grid"""
     first: int = 0
+    """of `levels` and `bins`"""
     last: int | None = None
-    """None: to the end of the grid"""
+    """of the same; None: to the end of the grid"""
 
     def __post_init__(self) -> None:
+        one_of("law of times", self.law, get_args(Law))
         if not 0 <= self.low < self.high <= 1:
             raise ValueError(f"times need 0 <= low < high <= 1, not low = {self.low} and high = {self.high}")
         if self.shift <= 0:
@@ -57,12 +63,12 @@ class Times:
             chosen = torch.randperm(last - self.first, generator=generator)[:count]
             return levels[self.first + chosen].float()
         if self.law == "bins":
-            edges = torch.linspace(self.first, last, count + 1, dtype=torch.float64).floor().long()
+            edges = self.first + torch.arange(count + 1) * (last - self.first) // count
             within = torch.rand(count, generator=generator, dtype=torch.float64) * edges.diff()
             return levels[edges[:-1] + within.long()].float()
         part = torch.rand(count, generator=generator)
         if self.law == "uniform":
-            return self.low + (self.high - self.low) * part
+            return shifted(self.low + (self.high - self.low) * part, self.shift)
         part = (torch.randperm(count, generator=generator) + part) / count
         if self.law == "stratified":
             return shifted(self.low + (self.high - self.low) * part, self.shift)

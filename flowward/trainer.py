@@ -215,8 +215,8 @@ class Trainer:
                 rewards = agreed(lambda: scoring.result(images))
                 rollout = self.credit(rollout, rewards, prompts)
         with clock("train"):
-            names = [name for name, _, _ in terms(self.reward)]
-            metrics = describe(rollout, prompts) | each_reward(names, rewards, rollout.group)
+            names, own = [name for name, _, _ in terms(self.reward)], rollout.own
+            metrics = describe(rollout, prompts) | each_reward(names, rewards[own], rollout.group[own])
             if rollout.advantage.any():
                 metrics |= self.learn(self.algorithm.points(rollout, ("points", self.run.seed, index)))
             else:  # Adam would turn the rounding errors of a gradient that is 0 into steps of full length
@@ -226,8 +226,8 @@ class Trainer:
             for name, decay in self.algorithm.copies.items():
                 self.policy.weights.follow(name, decay(taken))
             self.policy.weights.follow("ema", WarmDecay(self.run.ema_decay)(taken))
-            self.buffer.add(rewards[rollout.own], rollout.group[rollout.own], prompts)
-            self.order.see(choice, rewards[rollout.own], rollout.group[rollout.own])
+            self.buffer.add(rewards[own], rollout.group[own], prompts)
+            self.order.see(choice, rewards[own], rollout.group[own])
             metrics |= self.order.told(choice)
             said = self.health.check(metrics)
             self.iteration, self.sound = index + 1, True

@@ -5,6 +5,7 @@ Numbers in names name laws; those about all that a noisy point may have come fro
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.autograd.functional import hessian
 
 from flowward.algorithms import AdvantageFlow
-from flowward.credit import CentredRMS
+from flowward.credit import CentredRMS, ZScore, chain, clip
 from flowward.flow import clean, interpolate, mean
 from flowward.models.policy import Condition, Models
 from flowward.objectives import advantageflow
@@ -164,6 +165,17 @@ def test_17_a_loss_without_minimum_is_refused(setting: dict[str, Any]) -> None:
     """In a sentence that names the curvature and what would mend it."""
     with pytest.raises(ValueError, match=r"no minimum.*A \+ gamma \+ lam.*Raise gamma above.*1-A.*credit\.clip"):
         AdvantageFlow(**setting)
+
+
+def test_17_a_credit_without_bound_is_refused() -> None:
+    """One of one's own need not say how low it goes."""
+    with pytest.raises(ValueError, match=r"no minimum: at A = -inf.*Set gamma to 1-A, or clip the credit"):
+        AdvantageFlow(gamma=1.1, credit=ZScore())  # type: ignore[arg-type]
+    AdvantageFlow(credit=ZScore())  # type: ignore[arg-type]
+    AdvantageFlow(gamma=1.1, credit=chain(ZScore(), clip(1.0)))  # type: ignore[arg-type]
+    for gamma, said in (("1-a", "unknown gamma '1-a'; did you mean '1-A'?"), (float("inf"), "gamma must be a finite")):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            AdvantageFlow(gamma=gamma)  # type: ignore[arg-type]
 
 
 def test_17_the_mend_that_the_refusal_names_works() -> None:

@@ -118,7 +118,7 @@ def test_advantages_stay_within_the_clip_and_are_float64() -> None:
     advantages = CentredRMS(clip=0.7)(rewards, group)
     assert advantages.dtype == torch.float64
     assert advantages.max() == 0.7
-    assert advantages.min() == -0.7 == CentredRMS(clip=0.7).least
+    assert advantages.min() == -0.7 == CentredRMS(clip=0.7).lowest
 
 
 def test_chain_goes_from_left_to_right() -> None:

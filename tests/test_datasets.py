@@ -18,6 +18,7 @@ from flowward.algorithms import DPO, DiffusionNFT, FlowAWR
 from flowward.commands import train
 from flowward.datasets import Exemplars, Preferences, picture
 from flowward.folder import RunFolder
+from flowward.metrics import describe
 from flowward.models.policy import Condition
 from flowward.points import Renoise, RenoisePairs
 from flowward.rollout import Sampler
@@ -145,6 +146,14 @@ def test_what_pairs_cannot_be_used_with(refused: Callable[[str], str], pairs: Pa
     assert said in refused(f"{words} --group-size 2 --preferences {pairs}")
 
 
+def test_a_model_of_videos_takes_no_files(tiny: str, pairs: Path, exemplars: Path) -> None:
+    one: Any = models.load(tiny, None, "float32")
+    one.latent_shape = (4, 2, 4, 4)
+    for start in (Preferences.load(pairs).collector, Exemplars.load(exemplars).grafter):
+        with pytest.raises(ValueError, match="makes videos, and preferences and exemplars are for models that make im"):
+            start(one, 0)
+
+
 def test_a_config_may_not_name_a_reward_beside_pairs(refused: Callable[[str], str], pairs: Path) -> None:
     file = pairs.parent / "mine.yaml"
     file.write_text(f"algorithm: {{name: dpo}}\npreferences: {pairs}\nrun: {{group_size: 2}}\nreward: [balance]\n")
@@ -195,6 +204,18 @@ def test_exemplars_take_the_place_of_samples(tiny: str, exemplars: Path) -> None
     assert done.advantage[2:4].tolist() == [1, 1]
     own = torch.tensor([0, 1, 4, 5, 6, 7])
     assert torch.equal(done.advantage[own], one.algorithm.credit(reward[own], drawn.group[own]))
+
+
+def test_the_figures_of_a_rollout_leave_exemplars_out(tiny: str, exemplars: Path) -> None:
+    """However good they look: the policy has not drawn them, and a group without variance stays one."""
+    one, file = online(tiny), Exemplars.load(exemplars, share=1.0, count=2)
+    drawn, _ = one.sample(list(TEXTS), 0)
+    grafted = file.graft(one.policy, drawn, list(TEXTS), (0, 0))
+    reward = torch.tensor([0.5, 0.5, 9.0, 9.0, 0.0, 1.0, 0.0, 1.0])
+    found = describe(one.credit(grafted, reward[:, None], list(TEXTS)), list(TEXTS))
+    assert found["reward"] == 0.5 and found["zero_variance"] == pytest.approx(2 / 6)
+    own = torch.tensor([0, 1, 4, 5, 6, 7])
+    assert found["latent_rms"] == pytest.approx(drawn.x0[own].square().mean().sqrt().item())
 
 
 def test_exemplars_are_not_held_to_the_reference(tiny: str, exemplars: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -69,6 +70,24 @@ def test_a_model_in_half_precision(name: str, tmp_path: Path) -> None:
         found.append((v.detach(), images))
     for exact, half in zip(*found, strict=True):
         assert (half - exact).norm() / exact.norm() < 0.05
+
+
+def test_images_are_encoded_one_by_one_where_the_autoencoder_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures from files are on the CPU, and those of an iteration are too many for an autoencoder at once."""
+    one, seen = policy("StableDiffusion3Pipeline"), []
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    together = one.family.encode_images(2 * images - 1)
+    torch.testing.assert_close(one.encode_images(images), together, rtol=0, atol=1e-5)
+
+    def encode(images: Tensor) -> Tensor:
+        seen.append((images.device.type, len(images)))
+        return images
+
+    monkeypatch.setattr(one.family, "encode_images", encode)
+    monkeypatch.setattr(one, "_cast", nullcontext)
+    one.device = torch.device("meta")  # a device that every machine has, and that mixes with no other
+    one.encode_images(images)
+    assert seen == [("meta", 1)] * 3
 
 
 def test_two_transformers_that_share_the_work_by_time(tmp_path: Path) -> None:

@@ -193,6 +193,8 @@ def test_uniform_times() -> None:
     assert t.mean().item() == pytest.approx(0.4, abs=0.003)
     assert t.std().item() == pytest.approx(0.4 / 12**0.5, rel=0.02)
     assert torch.equal(t, Times(low=0.2, high=0.6)(20_000, torch.empty(0), torch.Generator().manual_seed(0)))
+    moved = Times(low=0.2, high=0.6, shift=3.0)(20_000, torch.empty(0), torch.Generator().manual_seed(0))
+    assert torch.equal(moved, shifted(t, 3.0))
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.1, 1.0), (0.0, 1.1), (0.5, 0.5), (0.9, 0.1), (float("nan"), 1.0)])

@@ -173,6 +173,21 @@ def test_the_exact_form_needs_a_tilt() -> None:
         FlowAWR(k_ref=-1e-4)
 
 
+def test_the_exact_form_tells_its_curvature() -> None:
+    """1 + A: several credits added up may reach below -1, which no setting of one shows."""
+    s = samples()
+    number = torch.arange(len(s["t"]))
+    points = Points(
+        s["x_t"], s["t"], Condition({}), s["x0"], s["eps"], s["advantage"], number, number < 0,
+        known={"policy": s["v"], "old": s["v_old"], "reference": s["v_ref"]},
+    )  # fmt: skip
+    nothing: Any = None
+    models = Models(nothing, nothing, nothing)
+    assert "curvature_min" not in FlowAWR().loss(models, points)[1]
+    found = FlowAWR("exact").loss(models, points)[1]
+    close(found["curvature_min"], 1 + s["advantage"])
+
+
 # What it pulls towards, over all samples that a noisy point may have come from
 
 

@@ -342,6 +342,8 @@ def test_forward_12_bins_of_the_grid() -> None:
         assert index[:, number].unique().tolist() == list(range(edges[number], edges[number + 1]))
     assert (times.min().item(), times.max().item()) == pytest.approx((0.357, 0.973), abs=5e-4)
     assert (drawn(Times("bins", last=12), 6, levels, 200) == 1).any()
+    exact = drawn(Times("bins"), 38, torch.arange(42.0), 50)  # float64 puts 19 of 38 parts of 42 just below 21
+    assert (set(exact[:, 18].tolist()), set(exact[:, 19].tolist())) == ({19, 20}, {21})
 
 
 def test_forward_12_levels_of_the_grid() -> None:

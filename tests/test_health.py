@@ -64,6 +64,12 @@ def test_a_healthy_run_is_silent() -> None:
         ),
         (
             Health(),
+            {"curvature_min": -0.9},
+            "the loss of some points has no minimum (curvature -0.9), because some advantages are very low: set gamma "
+            "to 1-A or raise it, or add rewards up before they are compared (--mix rewards)",
+        ),
+        (
+            Health(),
             {"curvature_min": 0.01},
             "the flattest point has curvature 0.01: single bad samples can push very far; raise gamma",
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import partial
 from math import exp, log, sqrt
 from typing import Any
@@ -24,12 +26,15 @@ from losses import (
 from torch import Tensor
 
 from flowward import objectives
-from flowward.algorithms import ALGORITHMS, AWM
+from flowward.algorithms import ALGORITHMS, AWM, CRD, DiffusionNFT, FlowAWR
+from flowward.credit import Softmax, ZScore
 from flowward.flow import mean
 from flowward.models.policy import Condition, Models
 from flowward.objectives import advantageflow, awm, crd, dgpo, diffusion_nft, dpo, fdfo, flowawr
 from flowward.points import Points
+from flowward.rollout import Sampler
 from flowward.terms import tether
+from flowward.times import Times
 
 # Numbers worked out by hand
 
@@ -233,3 +238,30 @@ def test_terms_without_weight_need_no_tensor() -> None:
         close(gradient(function, s, **setting), gradient(function, without, **setting), atol=0)
     assert torch.equal(tether(s["v"], None, 1.0), torch.zeros(6, dtype=torch.float64))
     close(tether(s["v"], s["v_ref"], s["t"]), s["t"] * mean((s["v"] - s["v_ref"]) ** 2))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: evaluate(flowawr, samples(), form="exakt"),
+        lambda: evaluate(awm, samples(), weighting="t^2"),
+        lambda: evaluate(diffusion_nft, samples(), mode="one_hot"),
+        lambda: FlowAWR(form="exakt"),  # type: ignore[arg-type]
+        lambda: AWM(weighting="t^2"),  # type: ignore[arg-type]
+        lambda: DiffusionNFT(mode="one_hot"),  # type: ignore[arg-type]
+        lambda: ZScore("batch"),  # type: ignore[arg-type]
+        lambda: Softmax(spread="batch"),  # type: ignore[arg-type]
+        lambda: Softmax(gate="prompt"),  # type: ignore[arg-type]
+        lambda: Times("logit_normal"),  # type: ignore[arg-type]
+        lambda: Sampler(solver="heun"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_unknown_name_is_not_taken_for_another(ask: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r"^unknown [a-z ]+ '"):
+        ask()
+
+
+def test_the_share_of_a_reference_is_one() -> None:
+    for hold in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"hold is a share of k_ref, in \[0, 1\]"):
+            CRD(hold=hold)

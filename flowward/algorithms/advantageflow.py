@@ -23,13 +23,14 @@ nothing in Eq. 5 pulls it back; with mu it enters as (E[A | x_t] + mu) b, and is
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..credit import CentredRMS
-from ..errors import not_negative
+from ..errors import finite, not_negative, one_of
 from ..flow import clean, mean, wide
 from ..models.policy import Models
 from ..points import Points, Renoise
@@ -103,11 +104,18 @@ class AdvantageFlow(Anchored):
 
     def __post_init__(self) -> None:
         not_negative(self, "lam", "calibration")
-        least = self.curvature(torch.tensor([self.credit.least])).item()
+        if isinstance(self.gamma, str):
+            one_of("gamma", self.gamma, ["1-A"])
+        else:
+            finite(self, "gamma")
+        lowest = getattr(self.credit, "lowest", 0.0)  # a piece of one's own need not say
+        least = self.curvature(torch.tensor([lowest])).item()
         if not least > 0:
+            bounded = isfinite(lowest)
+            mend = f"Raise gamma above {-lowest - self.lam:g}, set" if bounded else "Set"
             raise ValueError(
-                f"this loss has no minimum: at A = {self.credit.least:g} its curvature A + gamma + lam is {least:g}. "
-                f"Raise gamma above {-self.credit.least - self.lam:g}, set gamma to 1-A, or lower credit.clip"
+                f"this loss has no minimum: at A = {lowest:g} its curvature A + gamma + lam is {least:g}. "
+                f"{mend} gamma to 1-A, or {'lower credit.clip' if bounded else 'clip the credit'}"
             )
 
     @property
@@ -120,7 +128,8 @@ class AdvantageFlow(Anchored):
 
     def curvature(self, advantage: Tensor) -> Tensor:
         """A + gamma + lambda, [B]: half the second derivative of a point's loss."""
-        return advantage + self._gamma(advantage) + self.lam
+        even = self.gamma == "1-A"  # where advantages are unbounded their sum with gamma would be nan
+        return (torch.ones_like(advantage) if even else advantage + self._gamma(advantage)) + self.lam
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each point [B], and what is worth watching."""

@@ -16,12 +16,12 @@ It degenerates in few dimensions (the power of err concentrates only for large i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
 from ..credit import ZScore
-from ..errors import not_negative, positive
+from ..errors import not_negative, one_of, positive
 from ..flow import wide
 from ..models.policy import Models
 from ..points import Points, Renoise
@@ -37,7 +37,12 @@ Weighting = Literal["uniform", "t", "t2", "huber", "ghuber"]
 def log_likelihood(
     v: Tensor, x0: Tensor, eps: Tensor, t: Tensor, weighting: Weighting = "ghuber", power: float = 0.25
 ) -> Tensor:
-    """AWM's stand-in for log p(x0), float64 [B]: -err, -t err, -t^2 err, or a power of err (`huber`: 1/2)."""
+    """AWM's stand-in for log p(x0), float64 [B]: -err, -t err, -t^2 err, or a power of err (`huber`: 1/2).
+
+    Raises:
+        ValueError: an unknown weighting.
+    """
+    one_of("weighting", weighting, get_args(Weighting))
     err = matching(v.double(), x0.double(), eps.double())
     if weighting == "uniform":
         return -err
@@ -87,7 +92,7 @@ class AWM(Anchored):
     power: float = 0.25
     """of the error, for `ghuber`"""
     clip: float = 1.0
-    """of the ratio; 1 never binds on policy"""
+    """of the ratio, which is 1 where the behaviour is `policy`: it binds with `old` alone"""
     advantage_clip: float = 5.0
     k_old: float = 1.0
     """weight of the running average"""
@@ -101,6 +106,7 @@ class AWM(Anchored):
     old: Decay = field(default_factory=lambda: Decay(0.3, slope=0.001))
 
     def __post_init__(self) -> None:
+        one_of("weighting", self.weighting, get_args(Weighting))
         positive(self, "power", "clip", "advantage_clip")
         not_negative(self, "k_old", "k_ref")
 

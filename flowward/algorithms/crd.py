@@ -93,6 +93,8 @@ class CRD(Anchored):
     def __post_init__(self) -> None:
         positive(self, "beta", "clip")
         not_negative(self, "k_ref")
+        if self.hold is not None and not 0 <= self.hold <= 1:
+            raise ValueError(f"hold is a share of k_ref, in [0, 1], not {self.hold}")
 
     @property
     def copies(self) -> dict[str, Decay]:

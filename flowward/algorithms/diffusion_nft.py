@@ -16,13 +16,13 @@ regression divided by a point's own error.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ..credit import ZScore
-from ..errors import not_negative, positive
+from ..errors import not_negative, one_of, positive
 from ..flow import mean, over, wide
 from ..models.policy import Models
 from ..points import Points, Renoise
@@ -44,7 +44,12 @@ _MODES = {
 
 
 def optimality(advantage: Tensor, clip: float = 5.0, mode: Mode = "all") -> Tensor:
-    """r in [0, 1], [B]: advantages clipped to [-clip, clip], treated as `mode` says, and mapped linearly."""
+    """r in [0, 1], [B]: advantages clipped to [-clip, clip], treated as `mode` says, and mapped linearly.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+    one_of("mode", mode, get_args(Mode))
     return (_MODES[mode](advantage.clamp(-clip, clip)) / clip / 2 + 0.5).clamp(0, 1)
 
 
@@ -101,6 +106,7 @@ class DiffusionNFT(Anchored):
     old: Decay = field(default_factory=lambda: Decay(0.5))
 
     def __post_init__(self) -> None:
+        one_of("mode", self.mode, get_args(Mode))
         positive(self, "beta", "clip")
         not_negative(self, "k_ref")
 

@@ -18,13 +18,13 @@ groups are solved or hopeless (A = 0).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ..credit import Softmax
-from ..errors import not_negative
+from ..errors import not_negative, one_of
 from ..flow import clean, mean, over, wide
 from ..models.policy import Models
 from ..points import Points, Renoise
@@ -58,7 +58,11 @@ def flowawr(
         form: `velocity` is the line above; `released` multiplies its first term by t^2 / max(mean|f - x0|, 1e-5);
             `exact` replaces it by A ||f - x0||^2 + ||f - f_old||^2.
         eps: [B, ...]; without it u is (x_t - x0) / t, which in float32 loses accuracy below t = 1e-3.
+
+    Raises:
+        ValueError: an unknown form.
     """
+    one_of("form", form, get_args(Form))
     v, v_old, x_t, x0 = wide(v), wide(v_old), wide(x_t), wide(x0)
     t = t.to(x_t.dtype)
     reference = tether(v, v_ref, k_ref)
@@ -89,10 +93,12 @@ class FlowAWR(Anchored):
     takes_exemplars = True  # GraftOOD's rule: advantage 1, no pull to the reference
 
     def __post_init__(self) -> None:
+        one_of("form", self.form, get_args(Form))
         not_negative(self, "k_ref")
-        if self.form == "exact" and self.credit.least < -1:
+        lowest = getattr(self.credit, "lowest", -1)  # a piece of one's own need not say
+        if self.form == "exact" and lowest < -1:
             raise ValueError(
-                f"the exact form needs a tilt, A >= -1, and credit goes down to {self.credit.least:g}: "
+                f"the exact form needs a tilt, A >= -1, and credit goes down to {lowest:g}: "
                 "set credit.gate to none or form to released"
             )
 
@@ -103,4 +109,5 @@ class FlowAWR(Anchored):
         v, a = models.at("policy", points), points.advantage
         k_ref = torch.where(points.exemplar, 0.0, self.k_ref)  # they come from elsewhere
         loss = flowawr(v, v_old, v_ref, points.x_t, points.t, points.x0, a, k_ref, self.form, points.eps)
-        return loss, departure(v, v_old, points.x0, points.eps)
+        flattest = {"curvature_min": 1 + a} if self.form == "exact" else {}
+        return loss, {**departure(v, v_old, points.x0, points.eps), **flattest}

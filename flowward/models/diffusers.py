@@ -162,8 +162,10 @@ class DiffusersPolicy(Policy):
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
+        """One by one, as an autoencoder takes much memory, and they may be all of an iteration's."""
         with self._cast():
-            return self.family.encode_images(images.float() * 2 - 1).float()
+            found = [self.family.encode_images(image.to(self.device).float() * 2 - 1) for image in images.split(1)]
+        return torch.cat(found).float()
 
     def _cast(self) -> torch.autocast:
         return autocast(self.precision, self.device.type)

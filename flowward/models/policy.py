@@ -108,7 +108,10 @@ class Policy(ABC):
 
     @abstractmethod
     def encode_images(self, images: Tensor) -> Tensor:
-        """Images float32 [B, 3, H, W] in [0, 1] to samples [B, ...]: what `decode` undoes, up to its loss."""
+        """Images float32 [B, 3, H, W] in [0, 1], on any device, to samples [B, ...]; videos are [B, F, 3, H, W].
+
+        It is what `decode` undoes, up to its loss.
+        """
 
     def under(self, weights: str, guidance: float = 1.0) -> Velocity:
         """The velocity under one set of weights, as a plain function.
