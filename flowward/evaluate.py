@@ -70,20 +70,18 @@ class Evaluation:
 
 
 def load_rewards(names: Sequence[str], options: Sequence[str] = ()) -> dict[str, Reward]:
-    """Rewards by name; `options` as `rewards.load` takes them.
+    """Rewards by name, or `name=weight`; `options` as `rewards.load` takes them.
 
     Raises:
         ValueError: see `rewards.load`.
     """
-    owners = [option.partition("=")[0].rpartition(".")[0] for option in options]
-    strays = [option for option, owner in zip(options, owners, strict=True) if owner not in names]
+    bare = {name: reward_table.weighted(name)[0] for name in names}
+    strays = [option for option in options if reward_table.owner(option) not in bare.values()]
     if strays or not names:
         reward_table.load(names, strays)  # which says what is wrong
     return {
-        name: reward_table.load(
-            [name], [option for option, owner in zip(options, owners, strict=True) if owner == name]
-        )
-        for name in names
+        name: reward_table.load([name], [option for option in options if reward_table.owner(option) == own])
+        for name, own in bare.items()
     }
 
 

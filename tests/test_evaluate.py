@@ -359,6 +359,8 @@ def test_rewards_take_their_options() -> None:
     try:
         found = load_rewards(["balance", "sized"], ["sized.model=large"])
         assert found["sized"] == Sized("large")
+        found = load_rewards(["sized=0.5", "balance"], ["sized.model=large"])
+        assert [each for _, _, each in rewards.terms(found["sized=0.5"])] == [Sized("large")]
         with pytest.raises(ValueError, match="options of 'other', which is not among the rewards"):
             load_rewards(["balance"], ["other.model=large"])
         with pytest.raises(ValueError, match="is no option of a reward"):
