@@ -153,7 +153,16 @@ def test_pairs_by_hand() -> None:
 def test_a_model_does_not_differ_from_itself() -> None:
     one = made("one", {"strict": [0.0, 1, 1, 0, 1, 1], "soft": [0.1, 0.5, 0.2, 0.3, 0.9, 0.0]})
     for each in differences([one, replace(one, name="again")]):
-        assert (each.mean, each.low, each.high, each.p) == (0, 0, 0, 1) and not each.significant
+        assert (each.mean, each.p) == (0, 1) and not each.significant
+        assert (each.low, each.high) == ((0, 0) if each.score == "soft" else (None, None))
+
+
+def test_pairs_of_verdicts_that_all_agree_bound_nothing() -> None:
+    """As with one model: none of six changed, or all of them, is no proof that none, or all, of the next ones do."""
+    right, wrong = made("right", {"strict": [1.0] * 6}), made("wrong", {"strict": [0.0] * 6})
+    for one, other, mean in ((right, right, 0), (wrong, right, 1), (right, wrong, -1)):
+        for each in differences([one, replace(other, name="other")]):
+            assert (each.mean, each.low, each.high) == (mean, None, None)
 
 
 def test_pairs_see_what_means_cannot() -> None:

@@ -23,6 +23,8 @@ class Reward(Protocol):
         videos as they are. `compares`: a score depends on the other images of the call, which must not be cut.
         `in_background`: it mostly waits for others (a server, a judge), so it may be called in a thread while the
         next batch is sampled; it is then safe to call from several threads, and computes nothing to speak of itself.
+        `identity`: a mapping for JSON of what scores depend on beside the fields of a dataclass (which model answers,
+        say), written beside every number.
         """
         ...
 
