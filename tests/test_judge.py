@@ -178,7 +178,7 @@ def test_an_edit_needs_its_source_where_the_judge_runs(tmp_path: Path) -> None:
         judge = Judge(server=at, template="edit")
         (tmp_path / "there.png").write_bytes(b"")
         judge.refuse(["make it snowy"], [{"source": str(tmp_path / "there.png")}])
-        with pytest.raises(ValueError, match="source at .*gone.png, where the judge finds none"):
+        with pytest.raises(ValueError, match=r"source at .*gone\.png, where the judge finds none"):
             judge.refuse(["make it snowy"], [{"source": str(tmp_path / "gone.png")}])
 
 
