@@ -17,7 +17,7 @@ from .measurement import Measurement
 from .models.policy import Policy
 from .prompts import Edit, Prompt, PromptSet, source_of
 from .provenance import described, hash_of, versions
-from .rewards import Explains, Metadata, Reward
+from .rewards import Explains, Metadata, Reward, RewardError
 from .rollout import Sampler
 from .statistics import interval
 from .streams import Noise
@@ -209,8 +209,26 @@ def evaluate(
 
 
 def explain(reward: Reward, images: Tensor, texts: Sequence[str], metadata: Metadata = None) -> list[str | None]:
-    """What a reward has to say of each image ('' where nothing is wrong); None where it cannot say."""
-    return list(reward.explain(images, texts, metadata)) if isinstance(reward, Explains) else [None] * len(texts)
+    """What a reward has to say of each image ('' where nothing is wrong); None where it cannot say.
+
+    A video is right where all its frames are; otherwise the first that is not says why.
+
+    Raises:
+        RewardError: it raised, or said something else than one text per image.
+    """
+    if not isinstance(reward, Explains):
+        return [None] * len(texts)
+    if images.ndim == 5 and not getattr(reward, "takes_videos", False):
+        frames = [explain(reward, each, texts, metadata) for each in images.unbind(1)]
+        return [next(filter(None, own), "") for own in zip(*frames, strict=True)]
+    try:
+        said = list(reward.explain(images, texts, metadata))
+    except Exception as error:  # a user's class may fail in any way
+        kind = type(reward).__qualname__
+        raise RewardError(f"reward {kind} cannot explain its scores: {type(error).__name__}: {error}") from error
+    if len(said) != len(texts) or not all(isinstance(each, str) for each in said):
+        raise RewardError(f"reward {type(reward).__qualname__} must explain each of {len(texts)} images by a text")
+    return list(said)
 
 
 @dataclass(frozen=True)
