@@ -26,7 +26,7 @@ class Difference:
     after: str
     category: str | None  # None: all of them
     mean: float
-    low: float | None  # the 95 % interval over prompts, paired; None where there is but one prompt
+    low: float | None  # the 95 % interval over prompts, paired; None with one prompt, or where no verdict changed
     high: float | None
     n: int  # pairs
     prompts: int
@@ -118,6 +118,8 @@ def _differences(pairs: Sequence[Pair], category: str | None, rows: NDArray[np.i
         if score in before.verdicts & after.verdicts:
             gained, lost = int((change > 0).sum()), int((change < 0).sum())
             p = max(p, mcnemar(gained, lost))
+            if not gained + lost:  # resampling shows no spread, which does not mean that there is none
+                low = high = None
         found.append(
             Difference(score, before.name, after.name, category, change.mean().item(), low, high, len(rows), prompts,
                        gained, lost, p, p_adjusted=p)

@@ -75,20 +75,18 @@ class Evaluation:
 
 
 def load_rewards(names: Sequence[str], options: Sequence[str] = ()) -> dict[str, Reward]:
-    """Rewards by name; `options` as `rewards.load` takes them.
+    """Rewards by name, or `name=weight`; `options` as `rewards.load` takes them.
 
     Raises:
         ValueError: see `rewards.load`.
     """
-    owners = [option.partition("=")[0].rpartition(".")[0] for option in options]
-    strays = [option for option, owner in zip(options, owners, strict=True) if owner not in names]
+    bare = {name: reward_table.weighted(name)[0] for name in names}
+    strays = [option for option in options if reward_table.owner(option) not in bare.values()]
     if strays or not names:
         reward_table.load(names, strays)  # which says what is wrong
     return {
-        name: reward_table.load(
-            [name], [option for option, owner in zip(options, owners, strict=True) if owner == name]
-        )
-        for name in names
+        name: reward_table.load([name], [option for option in options if reward_table.owner(option) == own])
+        for name, own in bare.items()
     }
 
 
@@ -223,8 +221,26 @@ def evaluate(
 
 
 def explain(reward: Reward, images: Tensor, texts: Sequence[str], metadata: Metadata = None) -> list[str | None]:
-    """What a reward has to say of each image ('' where nothing is wrong); None where it cannot say."""
-    return list(reward.explain(images, texts, metadata)) if isinstance(reward, Explains) else [None] * len(texts)
+    """What a reward has to say of each image ('' where nothing is wrong); None where it cannot say.
+
+    A video is right where all its frames are; otherwise the first that is not says why.
+
+    Raises:
+        RewardError: it raised, or said something else than one text per image.
+    """
+    if not isinstance(reward, Explains):
+        return [None] * len(texts)
+    if images.ndim == 5 and not getattr(reward, "takes_videos", False):
+        frames = [explain(reward, each, texts, metadata) for each in images.unbind(1)]
+        return [next(filter(None, own), "") for own in zip(*frames, strict=True)]
+    try:
+        said = list(reward.explain(images, texts, metadata))
+    except Exception as error:  # a user's class may fail in any way
+        kind = type(reward).__qualname__
+        raise RewardError(f"reward {kind} cannot explain its scores: {type(error).__name__}: {error}") from error
+    if len(said) != len(texts) or not all(isinstance(each, str) for each in said):
+        raise RewardError(f"reward {type(reward).__qualname__} must explain each of {len(texts)} images by a text")
+    return list(said)
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ def chart(traces: Sequence[Any], title: str = "", x: str = "", height: int = 320
             "zeroline": False,
             "rangemode": "tozero",
             "ticklabelstandoff": 4,
+            "automargin": True,  # names are turned where they have no room, and then need more below
         },
         yaxis={"zeroline": False, "nticks": 6, "gridcolor": "#e2e5e9", "ticklabelstandoff": 6, **y},
     )

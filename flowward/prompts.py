@@ -193,8 +193,8 @@ SOURCE = "source"  # of an image to edit, in files and in metadata
 def load(name_or_path: str) -> PromptSet:
     """A built-in set by name, a file, a data set of the hub (`hf:owner/name[:split]`), or a part of these.
 
-    A file is UTF-8 text with one prompt per line (empty lines are skipped), or by its ending JSON lines (.jsonl) or
-    Parquet (.parquet), which may bring categories and metadata: see `prompt_sets.files`. `train:NAME` and
+    A file is UTF-8 text with one prompt per line (empty lines are skipped), or by its ending JSON lines (.jsonl,
+    .ndjson) or Parquet (.parquet), which may bring categories and metadata: see `prompt_sets.files`. `train:NAME` and
     `held-out:NAME` are two parts of a set, 95 and 5 % of it, by a hash of each text: see `split`.
 
     Raises:

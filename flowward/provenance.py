@@ -16,7 +16,10 @@ from .prompts import PromptSet
 LIBRARIES = ("torch", "diffusers", "transformers")
 # What is compared, or is looked at in another way; everything else must agree.
 OWN = ("scores", "model", "weights", "versions", "prompts", "prompts_sha256", "rewards", "guard")
-PLACES = ("device", "batch", "batch_size", "offload")  # where and how fast a reward is computed, not what it says
+PLACES = (  # where and how fast a reward is computed, not what it says
+    "device", "batch", "batch_size", "offload", "threads",
+    "concurrency", "timeout", "patience", "cache", "key_variable",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -42,10 +45,13 @@ def hash_of(prompts: PromptSet) -> str:
 
 
 def described(thing: object) -> dict[str, Any]:
-    """The kind of a reward and, where it has options, their values."""
+    """The kind of a reward, its options where it has any (no secrets: those with `repr=False`), and its `identity`."""
     kind = thing if hasattr(thing, "__qualname__") else type(thing)
-    options = {each.name: _plain(getattr(thing, each.name)) for each in fields(thing)} if is_dataclass(thing) else {}
-    return {"kind": f"{kind.__module__}.{getattr(kind, '__qualname__', '')}", **options}
+    shown = [each.name for each in fields(thing) if each.repr] if is_dataclass(thing) else []
+    options = {name: _plain(getattr(thing, name)) for name in shown}
+    own = getattr(thing, "identity", None)
+    known = {key: _plain(value) for key, value in own.items()} if isinstance(own, Mapping) else {}
+    return {"kind": f"{kind.__module__}.{getattr(kind, '__qualname__', '')}", **options, **known}
 
 
 def _plain(value: Any) -> Any:

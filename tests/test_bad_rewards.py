@@ -40,9 +40,10 @@ failures = pytest.mark.parametrize(
         (lambda score: score * float("nan"), "returned nan for 8 of 8 images, the first with the prompt '"),
         (lambda score: score[:-1], "returned shape [7] for 8 images"),
         (lambda score: score.mean(), "returned shape [] for 8 images"),
-        (lambda score: ["good"] * 8, "raised"),
+        (lambda score: ["good"] * 8, "returned list, not one number per image"),
+        (lambda score: None, "returned NoneType, not one number per image"),
     ],
-    ids=["raises", "nan", "short", "scalar", "words"],
+    ids=["raises", "nan", "short", "scalar", "words", "nothing"],
 )
 
 

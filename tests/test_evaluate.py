@@ -22,7 +22,7 @@ from flowward import comparison, evaluation_page, export, exported, measurement,
 from flowward.cli import main
 from flowward.commands.options import policy_of
 from flowward.comparison import Difference, differences
-from flowward.evaluate import Evaluation, Evaluator, draw, evaluate, interval, load_rewards, measure, settings
+from flowward.evaluate import Evaluation, Evaluator, draw, evaluate, explain, interval, load_rewards, measure, settings
 from flowward.health import Change, hacked
 from flowward.images import thumbnails
 from flowward.measurement import Measurement
@@ -63,6 +63,36 @@ class Black:
 class Wrong(Black):
     def explain(self, images: Tensor, texts: Sequence[str], metadata: Any = None) -> list[str]:
         return ["it is not black"] * len(images)
+
+
+def test_a_video_is_right_where_all_its_frames_are() -> None:
+    """The first frame that is not says why; a score of 1 and no complaint go together."""
+
+    class Dark(Black):
+        def explain(self, images: Tensor, texts: Sequence[str], metadata: Any = None) -> list[str]:
+            assert images.ndim == 4
+            return [f"bright {m:.1f}" if m > 0.15 else "" for m in images.mean((1, 2, 3)).tolist()]
+
+    levels = torch.tensor([[0.1, 0.1, 0.1], [0.1, 0.5, 0.9]])
+    videos = levels.view(2, 3, 1, 1, 1).expand(-1, -1, 3, 4, 4)
+    assert explain(Dark(), videos, ["a", "b"]) == ["", "bright 0.5"]
+    assert explain(Black(), videos, ["a", "b"]) == [None, None]
+
+
+def test_an_explanation_that_is_none_is_told_in_a_sentence() -> None:
+    class Fails(Black):
+        def __init__(self, said: Any):
+            self.said = said
+
+        def explain(self, images: Tensor, texts: Sequence[str], metadata: Any = None) -> list[str]:
+            return self.said["why"]  # type: ignore[no-any-return]
+
+    images = torch.zeros(2, 3, 4, 4)
+    for said in ({"why": ["a"]}, {"why": [None, "a"]}):
+        with pytest.raises(rewards.RewardError, match="must explain each of 2 images by a text"):
+            explain(Fails(said), images, ["a", "b"])
+    with pytest.raises(rewards.RewardError, match="cannot explain its scores: KeyError: 'why'"):
+        explain(Fails({}), images, ["a", "b"])
 
 
 def test_a_reward_that_says_what_is_wrong_gives_verdicts(tiny: str) -> None:
@@ -153,7 +183,17 @@ def test_pairs_by_hand() -> None:
 def test_a_model_does_not_differ_from_itself() -> None:
     one = made("one", {"strict": [0.0, 1, 1, 0, 1, 1], "soft": [0.1, 0.5, 0.2, 0.3, 0.9, 0.0]})
     for each in differences([one, replace(one, name="again")]):
-        assert (each.mean, each.low, each.high, each.p) == (0, 0, 0, 1) and not each.significant
+        assert (each.mean, each.p) == (0, 1) and not each.significant
+        assert (each.low, each.high) == ((0, 0) if each.score == "soft" else (None, None))
+
+
+def test_verdicts_that_do_not_change_bound_nothing() -> None:
+    """As with one model: that none of six changed is no proof that none of the next ones does."""
+    right, wrong = made("right", {"strict": [1.0] * 6}), made("wrong", {"strict": [0.0] * 6})
+    for each in differences([right, replace(right, name="other")]):
+        assert (each.mean, each.low, each.high) == (0, None, None)
+    rise = next(each for each in differences([wrong, right]) if each.category is None)
+    assert (rise.change.low, rise.change.high) == (1, 1)  # a guard that falls meanwhile is told
 
 
 def test_pairs_see_what_means_cannot() -> None:
@@ -359,6 +399,8 @@ def test_rewards_take_their_options() -> None:
     try:
         found = load_rewards(["balance", "sized"], ["sized.model=large"])
         assert found["sized"] == Sized("large")
+        found = load_rewards(["sized=0.5", "balance"], ["sized.model=large"])
+        assert [each for _, _, each in rewards.terms(found["sized=0.5"])] == [Sized("large")]
         with pytest.raises(ValueError, match="options of 'other', which is not among the rewards"):
             load_rewards(["balance"], ["other.model=large"])
         with pytest.raises(ValueError, match="is no option of a reward"):

@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from flowward import rewards
+from flowward.provenance import described, differing
 from flowward.rewards import RewardError, jobs, score, template
 from flowward.rewards.answers import Answers
 from flowward.rewards.judge import Judge
@@ -165,6 +166,34 @@ def test_templates_are_found_by_name_and_path(tmp_path: Path) -> None:
         assert requests[0]["chat_template_kwargs"] == {"enable_thinking": False}
         with pytest.raises(RewardError, match=r"asks for \{question\}, which the metadata of 'a red cube' lacks"):
             judge(IMAGES, PROMPTS)
+        asked = len(requests)
+        judge.refuse(PROMPTS, about)
+        with pytest.raises(ValueError, match=r"asks for \{question\}, which the metadata of 'a red cube' lacks"):
+            judge.refuse(PROMPTS)  # before a run, not after its first images
+        assert len(requests) == asked
+
+
+def test_an_edit_needs_its_source_where_the_judge_runs(tmp_path: Path) -> None:
+    with judged(lambda request: says("yes")) as (at, _):
+        judge = Judge(server=at, template="edit")
+        (tmp_path / "there.png").write_bytes(b"")
+        judge.refuse(["make it snowy"], [{"source": str(tmp_path / "there.png")}])
+        with pytest.raises(ValueError, match=r"source at .*gone\.png, where the judge finds none"):
+            judge.refuse(["make it snowy"], [{"source": str(tmp_path / "gone.png")}])
+
+
+def test_who_judged_by_which_words_is_beside_a_number(tmp_path: Path) -> None:
+    """Also where the model was not named, and where a template of one's own was changed."""
+    path = tmp_path / "own.yaml"
+    found = []
+    with judged(lambda request: says("yes")) as (at, _):
+        for words in ("Good? {image}", "Bad? {image}"):
+            path.write_text(yaml.safe_dump({"messages": [{"role": "user", "text": words}], "read": {"kind": "yes-no"}}))
+            found.append(described(Judge(server=at, template=str(path))))
+    one, other = ({"rewards": {"judge": each}} for each in found)
+    assert found[0]["model"] and [each.split(" (")[0] for each in differing(one, other)] == [
+        "template_sha256 of reward judge"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +267,9 @@ def test_yes_and_no_are_summed_over_their_spellings() -> None:
     )  # the first is among the likeliest, too, and counts once
     assert read(("yes", 0.5)) == 1 and read(("no", 1e-300), ("maybe", 1)) == 0
     assert read(("yes", 3e-300), ("no", 1e-300)) == pytest.approx(0.75)
+    capital = YesNo("yes-no", positive=("Yes.",), negative=("No",))
+    top = [{"token": "Yes", "logprob": math.log(0.3)}, {"token": "no", "logprob": math.log(0.1)}]
+    assert capital.read(choice("", logprobs={"content": [{**top[0], "top_logprobs": top}]})) == pytest.approx(0.75)
     with pytest.raises(Unreadable, match="neither yes nor no"):
         read(("maybe", 1))
     for bad in (None, {}, {"content": []}, {"content": [{"token": "yes"}]}, {"content": None}):

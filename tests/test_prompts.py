@@ -395,3 +395,23 @@ def test_every_prompt_of_ocr_quotes_its_text(name: str) -> None:
     for text, about in zip(mine.texts, mine.metadata, strict=True):
         assert text.count('"') == 2 and text.split('"')[1] == about["text"]
     rewards.refuse(rewards.make("ocr"), mine.texts)  # each can be read from the prompt alone
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", '[{"prompt": "a red cube"}]'),
+        ("a.CSV", "prompt,category\na red cube,colors\n"),
+        ("a.tsv", "prompt\tcategory\n"),
+        ("a.yaml", "- a red cube\n"),
+    ],
+)
+def test_tables_and_lists_are_not_taken_for_lines_of_text(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=r"\.\w+ is not read; write one prompt per line"):
+        prompts.load(str(tmp_path / name))
+
+
+def test_json_lines_by_their_other_name(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_text('{"prompt": "a red cube"}\n')
+    assert prompts.load(str(tmp_path / "a.ndjson")).texts == ("a red cube",)

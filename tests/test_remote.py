@@ -17,6 +17,7 @@ from torch import Tensor
 
 from flowward import rewards
 from flowward.cli import main
+from flowward.provenance import described, differing
 from flowward.rewards import score
 from flowward.rewards.remote import Remote
 from flowward.rewards.server import Service
@@ -170,6 +171,17 @@ def test_somebody_else_answers(address: str) -> None:
         Remote(at)
     with served(Service("other", Weighted())) as at, pytest.raises(ValueError, match=f"{address} serves 'weighted'"):
         Remote(f"{address},{at}")
+
+
+def test_the_reward_that_is_served_is_beside_a_number_and_the_token_is_not() -> None:
+    found = []
+    for name in ("jpeg-compressibility", "jpeg-incompressibility"):
+        with served(Service(name, rewards.load([name])), token="s3cret") as at:
+            found.append(described(Remote(at, token="s3cret", timeout=5.0 + len(name))))
+    assert found[0]["serves"] == "jpeg-compressibility" and "s3cret" not in str(found)
+    found[1]["address"] = found[0]["address"]  # another one at the same place
+    one, other = ({"rewards": {"far": each}} for each in found)
+    assert differing(one, other) == ["serves of reward far (jpeg-compressibility and jpeg-incompressibility)"]
 
 
 def test_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,6 +171,23 @@ def test_an_answer_that_is_none(answer: Any, sentence: str) -> None:
         Remote(at)(IMAGES, PROMPTS)
 
 
+def test_what_a_server_does_not_know_is_not_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """A server by hand answers 404, 405 or 501 where it has no /refuse, as its framework does."""
+    for status in (404, 405, 501):
+        answers = {"/reward": reply({"reward": "x"}), "/score": reply({"scores": [0.0] * 7})}
+        with scripted(lambda path, *_, a=answers, s=status: a.get(path) or reply({"detail": "no"}, s)) as at:
+            Remote(at).refuse(PROMPTS)
+            assert Remote(at)(IMAGES, PROMPTS).tolist() == [0] * 7
+    with (
+        scripted(
+            lambda path, *_: reply({"reward": "x"}) if path == "/reward" else reply(b"<p>not\nhere</p>", 501)
+        ) as at,
+        pytest.raises(RewardError, match="answered 501: <p>not here</p>"),
+    ):
+        Remote(at)(IMAGES, PROMPTS)
+    assert "waiting" not in capsys.readouterr().err
+
+
 def test_scores_that_are_not_finite_are_refused() -> None:
     answers = {"/reward": {"reward": "x"}, "/score": {"scores": [float("nan")]}}
     with scripted(lambda path, *_: reply(answers[path])) as at, pytest.raises(RewardError, match="nan"):

@@ -95,6 +95,54 @@ def test_metadata_reaches_rewards(tiny: str) -> None:
     assert len(seen) == 8 and all(text.upper() == told for text, told in seen)
 
 
+class Furthest:
+    """How far the brightness of an image is from the largest one of the call."""
+
+    compares = True
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def __call__(self, images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+        self.calls.append(len(images))
+        brightness = images.mean((1, 2, 3))
+        return brightness.amax() - brightness
+
+
+def test_videos_are_compared_at_the_same_time() -> None:
+    """Frames of one video are no rivals: a call holds as many images as there are videos."""
+    videos, reward = torch.rand(3, 5, 3, 4, 4), Furthest()
+    found = rewards.score("far", reward, videos, ["a"] * 3)
+    brightness = videos.mean((2, 3, 4))
+    torch.testing.assert_close(found, (brightness.amax(0) - brightness).mean(1))
+    assert reward.calls == [3] * 5
+
+
+def test_a_weighted_reward_is_called_as_it_is_without_a_weight() -> None:
+    """Whole videos for one that takes them, all images at once for one that compares."""
+    videos = torch.rand(3, 5, 3, 4, 4)
+
+    def spread(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+        return images.flatten(1).std(1)
+
+    spread.takes_videos = True  # type: ignore[attr-defined]
+    both = rewards.Sum((("spread", 2.0, spread), ("far", 0.5, Furthest())))
+    assert both.compares and not rewards.Sum((("spread", 2.0, spread),)).compares
+    brightness = videos.mean((2, 3, 4))
+    far = (brightness.amax(0) - brightness).mean(1)
+    torch.testing.assert_close(rewards.score("both", both, videos, ["a"] * 3), 2 * videos.flatten(1).std(1) + 0.5 * far)
+
+
+def test_a_reward_that_changes_its_images_is_named() -> None:
+    """Other rewards score the same images, and pages show them."""
+
+    def normalises(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+        return images.sub_(0.5).mean((1, 2, 3))
+
+    with pytest.raises(RewardError, match="reward 'mine' changes the images that it scores"):
+        rewards.score("mine", normalises, torch.rand(2, 3, 4, 4), ["a", "b"])
+
+
 # From what a user writes to a reward
 
 
@@ -105,6 +153,9 @@ def file(tmp_path: Any) -> str:
         "def red(images, prompts, metadata=None):\n    return images[:, 0].mean((1, 2))\n\n"
         "@dataclass\nclass Channel:\n    number: int = 0\n\n"
         "    def __call__(self, images, prompts, metadata=None):\n        return images[:, self.number].mean((1, 2))\n"
+        "\n@dataclass\nclass Absent:\n    path: str = 'nowhere.pt'\n\n"
+        "    def __post_init__(self):\n        open(self.path)\n\n"
+        "class Asks:\n    def __init__(self, path):\n        self.path = path\n"
     )
     return str(tmp_path / "mine.py")
 
@@ -118,6 +169,22 @@ def test_a_reward_of_ones_own(file: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
     torch.testing.assert_close(chosen(images, ["a"] * 3), 0.5 * mean[:, 0] + 2 * mean[:, 2])
     monkeypatch.syspath_prepend(tmp_path)
     assert torch.equal(rewards.load(["mine:Channel"])(images, ["a"] * 3), mean[:, 0])
+
+
+def test_a_file_may_keep_its_annotations_as_text(tmp_path: Any) -> None:
+    """`from __future__ import annotations`, whatever the file is called, even as a module that is there already."""
+    for stem in ("own", "json"):
+        file = tmp_path / f"{stem}.py"
+        file.write_text(
+            "from __future__ import annotations\n\nfrom dataclasses import dataclass\nimport json\n\n"
+            "json.dumps(0)\nNumber = int\n\n\n"
+            "@dataclass\nclass Channel:\n    number: Number = 0\n\n"
+            "    def __call__(self, images, prompts, metadata=None):\n"
+            "        return images[:, self.number].mean((1, 2))\n"
+        )
+        images = torch.rand(3, 3, 4, 4)
+        chosen = rewards.load([f"{file}:Channel"], [f"{file}:Channel.number=2"])
+        assert torch.equal(chosen(images, ["a"] * 3), images[:, 2].mean((1, 2)))
 
 
 def test_a_package_offers_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,9 +214,17 @@ def test_a_package_offers_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
         ("balance", ["pickscore.batch=2"], "options of 'pickscore', which is not among the rewards"),
         ("balance", ["batch=2"], "write it as reward.option=value"),
         ("{file}:red=high", [], "must be a number, not 'high'"),
+        ("{file}:Absent", [], "cannot be made: FileNotFoundError"),
+        ("{file}:Asks", [], "cannot be made: TypeError"),
     ],
 )
 def test_what_is_no_reward_is_refused(file: str, spec: str, options: list[str], said: str) -> None:
     with pytest.raises(ValueError) as found:
         rewards.load([spec.replace("{file}", file)], [each.replace("{file}", file) for each in options])
     assert said in str(found.value)
+
+
+def test_a_reward_is_named_once() -> None:
+    """The options of a second one would be those of the first, and so would its numbers in the metrics."""
+    with pytest.raises(ValueError, match="reward 'balance' is named twice: add its weights up"):
+        rewards.load(["balance=1", "scenes", "balance=0.5"])

@@ -117,7 +117,8 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     texts = prompts.load(settings.prompts).weighted(settings.prompt_weights)
     held_out = prompts.load(settings.evaluation.prompts)
     how = settings.evaluation
-    shared = [each for each in settings.reward_options if each.partition("=")[0].rpartition(".")[0] in how.scores]
+    watched = {rewards.weighted(name)[0] for name in how.scores}
+    shared = [each for each in settings.reward_options if rewards.owner(each) in watched]
     measured = load_rewards(how.scores, [*shared, *how.reward_options])
     policy = models.load(settings.model, settings.lora_rank, settings.precision, run.seed, settings.loading)
     settings = replace(settings, precision=policy.precision)  # the run goes on in the one that it began with

@@ -76,6 +76,8 @@ def hub(name: str) -> PromptSet:
         ValueError: datasets is not installed, there is no such data set or split, or it has no column with texts.
     """
     where, _, split = name.partition(":")
+    if not where:
+        raise ValueError("name a data set of the hub, or a folder of one: hf:owner/name")
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -196,5 +198,18 @@ def _said(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-READERS: Mapping[str, Callable[[Path], PromptSet]] = {".jsonl": json_lines, ".parquet": parquet}
+def _not_text(path: Path) -> PromptSet:
+    """Raises ValueError: line by line its punctuation and headings would become prompts, which nobody notices."""
+    raise ValueError(
+        f"prompt file {path}: {path.suffix} is not read; write one prompt per line (.txt), JSON lines (.jsonl) or "
+        "Parquet (.parquet)"
+    )
+
+
+READERS: Mapping[str, Callable[[Path], PromptSet]] = {
+    ".jsonl": json_lines,
+    ".ndjson": json_lines,
+    ".parquet": parquet,
+    **dict.fromkeys((".json", ".csv", ".tsv", ".yaml", ".yml"), _not_text),
+}
 """by the ending of the name; any other file is text"""

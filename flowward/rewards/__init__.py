@@ -5,7 +5,7 @@ A video gets the mean of what its frames get, unless the reward says that it tak
 
 from __future__ import annotations
 
-from .loading import REWARDS, Sum, load, make, terms, weighted
+from .loading import REWARDS, Sum, load, make, owner, terms, weighted
 from .reward import Explains, Metadata, Reads, Reward, RewardError, refuse, score
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Sum",
     "load",
     "make",
+    "owner",
     "refuse",
     "score",
     "terms",

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 from .reward import RewardError
 
 CONNECT = 10.0  # seconds in which a server must take a connection
-LATER = frozenset({408, 425, 429})  # statuses by which a server asks to be asked again; so do those from 500
+LATER = frozenset({408, 425, 429})  # statuses by which a server asks to be asked again; so do those from 500 but one:
+NEVER = 501  # it does not know how
 
 
 class Unavailable(Exception):
@@ -118,9 +119,12 @@ class Server:
             if broken is not None:
                 raise Unavailable(f"{self.address}: the answer is no JSON") from broken
             return found
-        sentence = f"{self.address} answered {answer.status_code}: {_sentence(found) or answer.text[:200].strip()}"
+        sentence = (
+            f"{self.address} answered {answer.status_code}: {_sentence(found) or ' '.join(answer.text.split())[:200]}"
+        )
         own = own_failures and answer.status_code == 500 and bool(_sentence(found))
-        if answer.status_code in LATER or (answer.status_code >= 500 and not own):
+        broken_down = answer.status_code >= 500 and answer.status_code != NEVER and not own
+        if answer.status_code in LATER or broken_down:
             raise Unavailable(sentence, _pause(answer.headers.get("retry-after", "")))
         raise Declined(answer.status_code, sentence)
 

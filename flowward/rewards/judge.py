@@ -110,6 +110,22 @@ class Judge:
         """Whether a score depends on the other images of its prompt in the call."""
         return self._template.images == 2
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """The model that is asked, named or not, and what is in the template."""
+        return {"model": self._model, "template_sha256": self._template.identity[:16]}
+
+    def refuse(self, prompts: Sequence[str], metadata: Metadata = None) -> None:
+        """Raises ValueError, naming the first prompt of which the template wants to know more than there is."""
+        for prompt, about in zip(prompts, metadata or [{}] * len(prompts), strict=True):
+            try:
+                messages = self._template.filled(prompt, about)
+            except RewardError as error:
+                raise ValueError(str(error)) from error
+            for source in (part for _, parts in messages for part in parts if isinstance(part, Path)):
+                if not source.is_file():
+                    raise ValueError(f"the prompt '{prompt}' has its source at {source}, where the judge finds none")
+
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
         """Scores [B] in [0, 1] of images [B, 3, H, W].
 

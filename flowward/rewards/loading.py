@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
@@ -55,9 +57,16 @@ ENTRY_POINTS = "flowward.rewards"  # the group under which a package offers rewa
 
 @dataclass(frozen=True)
 class Sum:
-    """A weighted sum of rewards."""
+    """A weighted sum of rewards, each of which is called as it wants to be."""
+
+    takes_videos: ClassVar[bool] = True  # whole: what each term makes of its frames is its own matter
 
     terms: tuple[tuple[str, float, Reward], ...]  # (name, weight, reward)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the score of an image depends on the others of the call, by any of the terms."""
+        return any(getattr(reward, "compares", False) for _, _, reward in self.terms)
 
     def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
         """Raises ValueError, naming the first prompt that a term does not understand."""
@@ -85,6 +94,9 @@ def load(spec: Sequence[str], options: Sequence[str] = ()) -> Reward:
         ValueError: a name is unknown or cannot be loaded, a weight is not a number, or there is no such option.
     """
     asked = _options(options)
+    names = [weighted(item)[0] for item in spec]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"reward '{twice}' is named twice: add its weights up")
     found = [(name, weight, make(name, asked.pop(name, {}))) for name, weight in map(weighted, spec)]
     if not found:
         raise ValueError("name at least one reward")
@@ -111,6 +123,11 @@ def weighted(item: str) -> tuple[str, float]:
     return name, factor
 
 
+def owner(option: str) -> str:
+    """The reward of an option `name.field=value`."""
+    return option.partition("=")[0].rpartition(".")[0]
+
+
 def _options(given: Sequence[str]) -> dict[str, dict[str, str]]:
     found: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for item in given:
@@ -131,11 +148,21 @@ def make(name: str, options: Mapping[str, str] | None = None) -> Reward:
     kind = find(name)
     if _is_address(name):
         options = {**(options or {}), "address": name}
+    try:
+        return _of_kind(name, kind, options or {})
+    except ValueError:
+        raise
+    except Exception as error:  # a class of the user's own may fail in any way
+        raise ValueError(f"reward '{name}' cannot be made: {type(error).__name__}: {error}") from error
+
+
+def _of_kind(name: str, kind: Any, options: Mapping[str, str]) -> Reward:
     if isinstance(kind, type) and is_dataclass(kind):
-        return _made(name, kind, options or {})
+        return _made(name, kind, options)
     if options:
         raise ValueError(f"reward '{name}' has no options")
-    return kind() if name in REWARDS or isinstance(kind, type) else kind
+    found: Reward = kind() if name in REWARDS or isinstance(kind, type) else kind
+    return found
 
 
 def _made(name: str, kind: type, options: Mapping[str, str]) -> Reward:
@@ -179,15 +206,21 @@ def _own(name: str) -> Any:
     """`package.module:function` or `path/to/file.py:function`."""
     where, _, attribute = name.rpartition(":")
     try:
-        if where.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
-            assert spec and spec.loader
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(where)
+        module = _of_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except Exception as error:  # a user's file may fail in any way
         raise ValueError(f"reward '{name}' cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(found := getattr(module, attribute, None)):
         raise ValueError(f"reward '{name}': {where} has no function '{attribute}'")
     return found
+
+
+def _of_file(path: Path) -> ModuleType:
+    """A file, run anew. It is a module by its whole name (`mine.py`): no import means that one, whatever it is called.
+
+    Where annotations are texts (`from __future__ import annotations`), a dataclass is looked up among the modules.
+    """
+    spec = importlib.util.spec_from_file_location(path.name, path)
+    assert spec and spec.loader
+    module = sys.modules[path.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

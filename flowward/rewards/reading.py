@@ -116,7 +116,7 @@ class YesNo:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise Unreadable("it comes without the log-probabilities of its first token") from error
         logs = {
-            word: [log for token, log in tokens.items() if token.strip(" \n\t\"'`*.,:;!?▁Ġ").lower() in spellings]
+            word: [log for token, log in tokens.items() if _bare(token) in set(map(_bare, spellings))]
             for word, spellings in (("yes", self.positive), ("no", self.negative))
         }
         largest = max([*logs["yes"], *logs["no"]], default=-math.inf)
@@ -154,6 +154,11 @@ class Json:
         if type(value) not in (int, float):
             raise Unreadable(f"`{self.field}` is {value!r}")
         return _scaled(value, self.scale)
+
+
+def _bare(token: str) -> str:
+    """Without what tokenizers and people put around a word, in lower case."""
+    return token.strip(" \n\t\"'`*.,:;!?▁Ġ").lower()
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from ..errors import positive
-from .asking import Declined, Server, Unavailable
+from .asking import NEVER, Declined, Server, Unavailable
 from .jobs import work
 from .reward import Metadata, RewardError
 from .wire import ENCODINGS, encode
 
 TOKEN = "FLOWWARD_TOKEN"  # environment variable
+UNKNOWN = (404, 405, NEVER)  # what servers answer where there is nothing
 LIMITS = ("max_batch", "max_bytes")  # of a server
 
 
@@ -93,6 +94,11 @@ class Remote:
         """Whether a score depends on the other images of a call, which then is not cut."""
         return bool(self._about.get("compares"))
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """The reward that is served."""
+        return {"serves": self._about["reward"]}
+
     def refuse(self, prompts: Sequence[str], metadata: Metadata = None) -> None:
         """Raises ValueError where the reward that is served does not understand a prompt."""
         asked = {"prompts": list(prompts), "metadata": [dict(about) for about in metadata] if metadata else None}
@@ -149,7 +155,7 @@ def _refusal(server: Server, asked: dict[str, Any]) -> str | None:
     try:
         answer = server.ask("POST", "/refuse", own_failures=True, json=asked)
     except Declined as error:
-        if error.status == 404:  # a server that somebody wrote by hand need not know of it
+        if error.status in UNKNOWN:  # a server that somebody wrote by hand need not know of it
             return None
         raise
     sentence = answer.get("refused") if isinstance(answer, dict) else None

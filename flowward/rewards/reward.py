@@ -16,12 +16,15 @@ class Reward(Protocol):
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         """images float [B, 3, H, W] or [B, F, 3, H, W] in [0, 1], B prompts -> scores [B], higher is better.
 
-        `metadata` is what the prompt set says of each prompt (see Metadata).
+        The images are not its own: other rewards score them too, so it must not change them. `metadata` is what the
+        prompt set says of each prompt (see Metadata).
 
         A reward may say more of itself by attributes, which are False where it has none. `takes_videos`: it scores
         videos as they are. `compares`: a score depends on the other images of the call, which must not be cut.
         `in_background`: it mostly waits for others (a server, a judge), so it may be called in a thread while the
         next batch is sampled; it is then safe to call from several threads, and computes nothing to speak of itself.
+        `identity`: a mapping for JSON of what scores depend on beside the fields of a dataclass (which model answers,
+        say), written beside every number.
         """
         ...
 
@@ -61,21 +64,34 @@ def refuse(reward: Reward, prompts: Sequence[str], metadata: Metadata = None) ->
 def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
     """Call a reward and hold it to its word: float32 [B], finite.
 
+    A video scores the mean of its frames where the reward takes none; one that compares sees those of one time at once.
+
     Raises:
-        RewardError: it raised, or returned another shape, NaN or infinity; the message names the reward, and the
-            prompt of the first bad score.
+        RewardError: it raised, changed the images, or returned another shape, NaN or infinity; the message names the
+            reward, and the prompt of the first bad score.
     """
     if images.ndim == 5 and not getattr(reward, "takes_videos", False):
+        if getattr(reward, "compares", False):  # the frames of one video are no rivals of each other
+            return torch.stack([score(name, reward, each, prompts, metadata) for each in images.unbind(1)]).mean(0)
         frames = images.shape[1]
         repeated = [prompt for prompt in prompts for _ in range(frames)]
         about = [each for each in metadata for _ in range(frames)] if metadata else None
         return score(name, reward, images.flatten(0, 1), repeated, about).view(-1, frames).mean(1)
+    edits = 0 if images.is_inference() else images._version
     try:
-        scores = torch.as_tensor(reward(images, prompts, metadata)).detach().float().cpu()
+        found = reward(images, prompts, metadata)
     except RewardError:
         raise
     except Exception as error:  # a user's function may fail in any way
         raise RewardError(f"reward '{name}' raised {type(error).__name__}: {error}") from error
+    try:
+        scores = torch.as_tensor(found).detach().float().cpu()
+    except Exception as error:
+        raise RewardError(
+            f"reward '{name}' returned {type(found).__name__}, not one number per image ({error})"
+        ) from error
+    if not images.is_inference() and images._version != edits:  # others score the same images, or show them
+        raise RewardError(f"reward '{name}' changes the images that it scores: let it work on images.clone()")
     if scores.shape != (len(images),):
         raise RewardError(f"reward '{name}' returned shape {list(scores.shape)} for {len(images)} images")
     bad = (~scores.isfinite()).nonzero().flatten().tolist()
