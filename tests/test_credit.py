@@ -199,7 +199,7 @@ def test_a1_one_sample_over_n_minus_one_is_no_division_by_zero() -> None:
     [
         ({"ddof": 2}, "ddof is 0 or 1, not 2"),
         ({"floor": 0.0}, "floor must be"),
-        ({"spread": "groups"}, "unknown spread 'groups'; did you mean 'group'"),
+        ({"spread": "groups"}, "unknown spread of rewards 'groups'; did you mean 'group'"),
     ],
 )
 def test_a1_bad_settings_are_refused(setting: dict[str, Any], says: str) -> None:
