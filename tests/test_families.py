@@ -13,6 +13,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_pipelines import TINY, tiny
 from tiny_runs import close, plain, snapshot
 from torch import Tensor
@@ -133,12 +134,24 @@ def _index(folder: Path, text: str) -> None:
     (folder / "model_index.json").write_text(text)
 
 
+def _without_a_tensor(part: Path) -> None:
+    """As a conversion that was stopped, or knew no such weight, leaves it."""
+    (file,) = part.glob("*.safetensors")
+    tensors = load_file(file)
+    del tensors[next(key for key in sorted(tensors) if "weight" in key and "embed" not in key)]
+    save_file(tensors, file, {"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
         (lambda folder: _index(folder, '{"_class_name": "FluxPipelin"}'), "did you mean 'FluxPipeline'"),
         (lambda folder: _index(folder, '{"_class_name": ["pipeline", "Mine"]}'), "unknown pipeline"),
         (lambda folder: _index(folder, "{"), "is not JSON"),
+        (lambda folder: _index(folder, "[]"), "does not hold a mapping"),
+        (lambda folder: _without_a_tensor(folder / "transformer"), "files of its transformer lack .*1 weights"),
+        (lambda folder: _without_a_tensor(folder / "vae"), "files of its vae lack"),
+        (lambda folder: _without_a_tensor(folder / "text_encoder_3"), "files of a T5EncoderModel lack"),
         (lambda folder: shutil.rmtree(folder / "vae"), "cannot be read"),
         (lambda folder: (folder / "transformer" / "config.json").write_text("{"), "cannot be read"),
         (lambda folder: next((folder / "transformer").glob("*.safetensors")).write_bytes(b"short"), "cannot be read"),
@@ -159,6 +172,7 @@ def test_a_folder_that_cannot_be_read_is_refused_in_a_sentence(
     [
         (Loading(size=(30, 32), device="cpu"), "the height of .* must be a multiple of 4 pixels, not 30"),
         (Loading(size=(32, 0), device="cpu"), "the width of .* must be a multiple of 4 pixels, not 0"),
+        (Loading(size=(32, 32), frames=5, device="cpu"), "makes images, not videos of 5 frames"),
         (Loading(device="cuda:77"), "there is no device 'cuda:77' here"),
         (Loading(device="tpu"), "there is no device 'tpu' here"),
     ],

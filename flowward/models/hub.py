@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -59,6 +60,32 @@ def quiet() -> None:
     transformers.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         transformers.logging.disable_progress_bar()
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """Inside, transformers reads no network whose files lack weights: it would leave them random, with a remark.
+
+    The head that makes words of hidden states may be missing: nobody asks a text encoder for words.
+
+    Raises:
+        ValueError: weights are missing.
+    """
+    from transformers import PreTrainedModel
+
+    plain = PreTrainedModel.__dict__["from_pretrained"]
+
+    def checked(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        network, report = plain.__func__(cls, *args, **{**kwargs, "output_loading_info": True})
+        if missing := sorted(name for name in report["missing_keys"] if not name.startswith("lm_head.")):
+            raise ValueError(f"the files of a {cls.__name__} lack {missing[0]} ({len(missing)} weights in all)")
+        return network
+
+    PreTrainedModel.from_pretrained = classmethod(checked)
+    try:
+        yield
+    finally:
+        PreTrainedModel.from_pretrained = plain
 
 
 @contextmanager

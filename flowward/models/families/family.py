@@ -64,6 +64,8 @@ class Family(ABC):
                     f"the {name} of {type(pipe).__name__}'s images must be a multiple of {self.multiple} pixels, "
                     f"not {value}"
                 )
+        if frames != 1 and len(self.shape) == 3:
+            raise ValueError(f"{type(pipe).__name__} makes images, not videos of {frames} frames: leave out the frames")
 
     @property
     def side(self) -> int:

@@ -36,7 +36,7 @@ class ZImage(Family):
         }
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
-        lengths = condition["mask"].sum(1).long().tolist()
+        lengths = condition["mask"].sum(1, dtype=torch.long).tolist()  # bf16 cannot count past 256
         words = [row[:length] for row, length in zip(condition["words"], lengths, strict=True)]
         v = network(list(x.unsqueeze(2)), 1 - t, words, return_dict=False)[0]
         return -torch.stack(list(v)).squeeze(2)
