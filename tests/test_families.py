@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -194,12 +195,15 @@ def test_a_video_has_one_frame_more_than_a_multiple_of_four(frames: int) -> None
 
 
 def test_a_distilled_model_knows_no_guidance() -> None:
-    pipe = tiny("Flux2KleinPipeline")
-    pipe.register_to_config(is_distilled=True)
-    distilled = DiffusersPolicy("klein", FAMILIES["Flux2KleinPipeline"](pipe, 32, 32), None, "float32")
-    with pytest.raises(ValueError, match="knows no guidance"):
-        distilled.under("policy", 3.0)
-    assert FAMILIES["Flux2KleinPipeline"].guidance == "classifier-free"
+    """FLUX.2-klein says so itself; FLUX.1-schnell is the one without an input for it."""
+    klein, schnell = tiny("Flux2KleinPipeline"), tiny("FluxPipeline")
+    klein.register_to_config(is_distilled=True)
+    schnell.transformer.register_to_config(guidance_embeds=False)
+    for pipe in (klein, schnell):
+        family = FAMILIES[type(pipe).__name__]
+        with pytest.raises(ValueError, match="knows no guidance"):
+            DiffusersPolicy("distilled", family(pipe, 32, 32), None, "float32").under("policy", 3.0)
+        assert family(tiny(type(pipe).__name__), 32, 32).guidance in ("classifier-free", "embedded")
 
 
 def test_shorter_text_is_padded_with_zeros() -> None:
@@ -221,15 +225,61 @@ def test_an_exported_lora_says_where_it_comes_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("StableDiffusion3Pipeline", "pipe(prompt, num_inference_steps=28, guidance_scale=4.5)"),
-        ("QwenImagePipeline", "pipe(prompt, num_inference_steps=28, true_cfg_scale=4.5, negative_prompt=' ')"),
-        ("ZImagePipeline", "pipe(prompt, num_inference_steps=28, guidance_scale=3.5)"),
-        ("FluxKontextPipeline", "pipe(image, prompt, num_inference_steps=28, guidance_scale=4.5)"),
+        ("StableDiffusion3Pipeline", "pipe(prompt, {}, guidance_scale=4.5)"),
+        ("QwenImagePipeline", "pipe(prompt, {}, true_cfg_scale=4.5, negative_prompt=' ')"),
+        ("ZImagePipeline", "pipe(prompt, {}, guidance_scale=3.5)"),
+        ("FluxKontextPipeline", "pipe(image, prompt, {}, max_area=1024, _auto_resize=False, guidance_scale=4.5)"),
+        ("SanaPipeline", "pipe(prompt, {}, use_resolution_binning=False, guidance_scale=4.5)"),
+        ("WanPipeline", "pipe(prompt, {}, num_frames=5, guidance_scale=4.5)"),
     ],
 )
 def test_a_card_says_how_this_pipeline_is_called(name: str, says: str, tmp_path: Path) -> None:
     about = {"base_model": "owner/name", "steps": 28, "guidance": 4.5}
-    assert says in card._use(tmp_path, policy(name), about, ["pytorch_lora_weights.safetensors"])
+    told = card._use(tmp_path, policy(name), about, ["pytorch_lora_weights.safetensors"])
+    assert says.format("num_inference_steps=28, height=32, width=32") in told
+    shorter = card._use(tmp_path, policy(name, text_tokens=20), about, ["pytorch_lora_weights.safetensors"])
+    assert "width=32, max_sequence_length=20, " in shorter
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_text_is_as_long_as_the_pipeline_takes_it(name: str) -> None:
+    called = inspect.signature(type(tiny(name)).__call__).parameters
+    assert FAMILIES[name].text_tokens == called["max_sequence_length"].default
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_text_is_cut_where_it_is_told_to_be(name: str, tmp_path: Path) -> None:
+    if name == "QwenImageEditPlusPipeline":  # whose text has the image in it
+        with pytest.raises(ValueError, match="reads text of any length"):
+            policy(name, text_tokens=20)
+        return
+    texts, one = ["a red cat " * 20], policy(name, text_tokens=20)
+    words = one.encode(model.edits(texts, tmp_path) if one.edits else texts).tensors["words"]
+    assert words.shape[1] == 20 + 77 * (name == "StableDiffusion3Pipeline")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_is_known_again_in_another_precision(name: str) -> None:
+    pipe = tiny(name)
+    for parameter in pipe.transformer.parameters():  # not numbers that bf16 has anyway
+        parameter.data.add_(1e-3)
+    first = diffusers.fingerprint(pipe.transformer)
+    assert diffusers.fingerprint(pipe.transformer.to(torch.bfloat16)) == first
+    next(pipe.transformer.parameters()).data.add_(0.5)
+    assert diffusers.fingerprint(pipe.transformer) != first
+
+
+def test_a_run_is_sampled_as_it_was_trained_with_other_means() -> None:
+    trained = Loading(size=(32, 64), text_tokens=20, vae_slicing=True, device="cuda:1")
+    asked = Loading(size=(32, 64), vae_tiling=True)
+    assert asked.of_run("it", trained) == replace(trained, vae_tiling=True, device="auto")
+    for other, says in (
+        (Loading(size=(64, 64)), "it is loaded as it was trained, with size 32 64, not 64 64: leave it out"),
+        (Loading(frames=5), "with frames as the model has it, not 5"),
+        (Loading(text_tokens=10), "with text_tokens 20, not 10"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            other.of_run("it", trained)
 
 
 def test_the_card_of_the_built_in_model_names_the_command_that_knows_it(tmp_path: Path) -> None:

@@ -152,8 +152,8 @@ class DiffusersPolicy(Policy):
                     raise ValueError(f"{self.name} was distilled and knows no guidance: leave the scale at 1")
                 return super().under(weights)
 
-    def guided_by(self, scale: float) -> dict[str, Any]:
-        return self.family.guided_by(scale)
+    def arguments(self, scale: float) -> dict[str, Any]:
+        return {**self.family.sized_by(), **self.family.guided_by(scale)}
 
     def guided(self, v: Tensor, v_0: Tensor, scale: float) -> Tensor:
         return self.family.guided(v, v_0, scale)
@@ -174,11 +174,14 @@ class DiffusersPolicy(Policy):
 
 
 def fingerprint(network: torch.nn.Module) -> str:
-    """A short hash of the weights: of every tensor's name, shape and first numbers, so that it takes no time."""
+    """A short hash of the weights: of every tensor's name, shape and first numbers, so that it takes no time.
+
+    It is the same in whatever precision they are held.
+    """
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():  # torchao's 8 bits are tensors of a class of their own
         plain = tensor.dequantize() if is_traceable_wrapper_subclass(tensor) else tensor  # type: ignore[attr-defined]
-        digest.update(f"{name} {tuple(tensor.shape)} {plain.flatten()[:8].float().tolist()}".encode())
+        digest.update(f"{name} {tuple(tensor.shape)} {plain.flatten()[:8].bfloat16().tolist()}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -149,6 +149,11 @@ class Family(ABC):
         """What the pipeline takes for a scale of guidance."""
         return {"guidance_scale": scale}
 
+    def sized_by(self) -> dict[str, Any]:
+        """What the pipeline takes for samples of this size, and text of this length where it is not its default."""
+        own = {} if self.text_tokens == type(self).text_tokens else {"max_sequence_length": self.text_tokens}
+        return {"height": self.height, "width": self.width, **own}
+
     def mu(self, steps: int) -> float:
         """What the pipeline gives to a scheduler that shifts by the size of the image: linear in its tokens."""
         known = self.pipe.scheduler.config
@@ -179,14 +184,12 @@ class Family(ABC):
 
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         """Finished samples by the pipeline itself, from noise x [B, ...]: what everything else here is held to."""
-        given = {**self.guided_by(guidance), "latents": x, "max_sequence_length": self.text_tokens, **more}
+        given = {**self.sized_by(), **self.guided_by(guidance), "latents": x, **more}
         shipped, self.pipe.scheduler = self.pipe.scheduler, self.scheduler()
         try:
             latents: Tensor = self.pipe(
                 prompt=prompts,
                 num_inference_steps=steps,
-                height=self.height,
-                width=self.width,
                 output_type="latent",
                 return_dict=False,
                 **given,

@@ -84,8 +84,8 @@ class Wan(Family):
         v: Tensor = network(x, timestep, encoder_hidden_states=condition["words"], return_dict=False)[0]
         return v
 
-    def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        return super().reference(prompts, x, steps, guidance, num_frames=self.frames, **more)
+    def sized_by(self) -> dict[str, Any]:
+        return {**super().sized_by(), "num_frames": self.frames}
 
     def decode(self, x0: Tensor) -> Tensor:
         mean, std = statistics(self.pipe.vae, x0)
