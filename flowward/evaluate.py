@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from . import distributed
+from . import distributed, memory
 from . import rewards as reward_table
 from .images import labelled_grid, thumbnails
 from .measurement import Measurement
@@ -141,8 +141,15 @@ def _batches(
     for part in distributed.share(torch.arange(len(prompts))).split(batch):
         numbers = part.tolist()
         keys = tuple(("evaluation", seed, number) for number in numbers)
-        drawn = sampler(velocity, condition[row[part]], Noise(policy.latent_shape, keys, policy.device))
-        yield numbers, policy.decode(drawn.x0).cpu()
+        height, width = policy.image_size
+        what = (
+            f"with images of {height} x {width}, {len(part)} of them drawn at once: lower --batch (of a training "
+            "--evaluation.batch), or use --vae-tiling"
+        )
+        with memory.explained(what):
+            drawn = sampler(velocity, condition[row[part]], Noise(policy.latent_shape, keys, policy.device))
+            images = policy.decode(drawn.x0).cpu()
+        yield numbers, images
 
 
 def measure(

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from . import distributed
+from . import distributed, memory
 from .batches import counted
 from .credit import Piece
 from .curriculum import Curriculum, InTurn, Order
@@ -168,7 +167,13 @@ class Trainer:
             RewardError: the reward does not do what it should.
             TrainingError: samples or gradients are not finite.
         """
-        with self._memory_explained():
+        run, (height, width) = self.run, self.policy.image_size
+        what = (
+            f"with images of {height} x {width}, {run.rollout_batch} of them sampled at once and {run.microbatch} "
+            "points per forward and backward pass: lower --rollout-batch and --microbatch, or use "
+            "--gradient-checkpointing or --vae-tiling"
+        )
+        with memory.explained(what, TrainingError):
             return self._step()
 
     def _step(self) -> Step:
@@ -208,21 +213,6 @@ class Trainer:
                 f"the samples of iteration {self.iteration + 1} are not finite: the weights have blown up, and are not "
                 "saved; go on from an earlier checkpoint with a lower learning rate"
             )
-
-    @contextmanager
-    def _memory_explained(self) -> Iterator[None]:
-        """Too little memory, in a sentence."""
-        try:
-            yield
-        except RuntimeError as error:
-            if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
-                raise
-            run, (height, width) = self.run, self.policy.image_size
-            raise TrainingError(
-                f"out of memory with images of {height} x {width}, {run.rollout_batch} of them sampled at once and "
-                f"{run.microbatch} points per forward and backward pass: lower --rollout-batch and --microbatch, or "
-                "use --gradient-checkpointing or --vae-tiling"
-            ) from error
 
     def sample(
         self, prompts: Sequence[Prompt], index: int, seen: Callable[[Tensor], None] = lambda images: None

@@ -11,9 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import TINY, tiny
 from tiny_runs import close, plain, snapshot
@@ -267,6 +269,71 @@ def test_a_model_is_known_again_in_another_precision(name: str) -> None:
     assert diffusers.fingerprint(pipe.transformer.to(torch.bfloat16)) == first
     next(pipe.transformer.parameters()).data.add_(0.5)
     assert diffusers.fingerprint(pipe.transformer) != first
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_too_little_memory_is_said_wherever_it_ends(
+    saved: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: RuntimeError,
+) -> None:
+    """Not only in an iteration: as a model is loaded, as prompts are encoded, and as images are drawn to be looked at."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    words = ["sample", str(saved), "a cat", "--size", "32", "32", "--steps", "1", "--batch", "3", "--device", "cpu"]
+    words += ["--output", str(tmp_path / "a.png")]
+    family = FAMILIES["StableDiffusion3Pipeline"]
+    with monkeypatch.context() as patch:
+        patch.setattr(family, "decode", fail)
+        assert main(words) == 2
+    assert "out of memory with images of 32 x 32, 3 of them drawn at once: lower --batch" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tiny("StableDiffusion3Pipeline")), "to", fail)
+        assert main(words) == 2
+    assert f"out of memory with the whole of {saved} on cpu" in capsys.readouterr().err
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ValueError, match="out of memory with 1 prompts encoded at once"),
+    ):
+        one = policy("StableDiffusion3Pipeline")
+        one.encode([""])
+        patch.setattr(family, "encode", lambda self, texts: fail() if texts != [""] else one.encode([""]).tensors)
+        policy("StableDiffusion3Pipeline").prepare(["a cat"], tmp_path)
+
+
+def test_images_do_not_depend_on_how_many_are_drawn_at_once(saved: Path, tmp_path: Path) -> None:
+    words = [
+        "sample",
+        str(saved),
+        "a cat",
+        "dog",
+        "--size",
+        "32",
+        "32",
+        "--steps",
+        "1",
+        "--device",
+        "cpu",
+        "--overwrite",
+    ]
+    words += ["--output", str(tmp_path / "a.png")]
+    pictures = []
+    for batch in ("1", "8"):
+        assert main([*words, "--batch", batch]) == 0
+        pictures.append(np.asarray(Image.open(tmp_path / "a.png")).astype(int))
+    assert abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_a_scheduler_without_times_for_one_step_says_so() -> None:
+    with pytest.raises(ValueError, match="scheduler of QwenImagePipeline has no times for 1 step"):
+        policy("QwenImagePipeline").times(1)
+    assert policy("FluxPipeline").times(1) == (1.0, 0.0)
 
 
 def test_a_run_is_sampled_as_it_was_trained_with_other_means() -> None:

@@ -18,6 +18,7 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .. import memory
 from ..errors import unknown
 from ..precision import Precision, Wish, autocast, resolve
 from ..prompts import Edit, Prompt
@@ -85,7 +86,8 @@ class DiffusersPolicy(Policy):
             cache.add([NOTHING], family.empty())
         for start in range(0, len(rest), ENCODED_AT_ONCE):
             part = rest[start : start + ENCODED_AT_ONCE]
-            cache.add(part, family.encode(part))
+            with memory.explained(f"with prompts encoded {len(part)} at once, beside the whole model"):
+                cache.add(part, family.encode(part))
         self._cache = cache
         for name in [name for name in family.pipe.components if name.startswith(("text_encoder", "tokenizer"))]:
             setattr(family.pipe, name, None)
@@ -228,7 +230,9 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
         given["height"], given["width"] = loading.size
     if loading.frames:
         given["frames"] = loading.frames
-    family = FAMILIES[kind](pipe.to(device), **given)
+    with memory.explained(f"with the whole of {name_or_path} on {device}: --quantise makes its transformer smaller"):
+        pipe = pipe.to(device)
+    family = FAMILIES[kind](pipe, **given)
     if loading.merge_lora and pipe.transformer.dtype != torch.float32:
         kept = str(pipe.transformer.dtype).removeprefix("torch.")
         raise ValueError(

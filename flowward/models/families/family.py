@@ -173,8 +173,14 @@ class Family(ABC):
         return FlowMatchEulerDiscreteScheduler(shift=shipped.config.get("flow_shift", 1.0))
 
     def times(self, steps: int) -> tuple[float, ...]:
-        """[steps + 1] from 1 to 0: those of the pipeline's own scheduler."""
+        """[steps + 1] from 1 to 0: those of the pipeline's own scheduler.
+
+        Raises:
+            ValueError: it has none for so few.
+        """
         scheduler = self.scheduler()
+        if steps == 1 and scheduler.config.get("shift_terminal"):  # one time cannot be the first, 1, and that
+            raise ValueError(f"the scheduler of {type(self.pipe).__name__} has no times for 1 step: take at least 2")
         given: dict[str, Any] = {"mu": self.mu(steps)} if scheduler.config.get("use_dynamic_shifting") else {}
         if self.sigmas == "even":
             scheduler.set_timesteps(sigmas=[1 - number / steps for number in range(steps)], **given)
