@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .family import Family, pack, positions, unpack
+from .family import Family, Guidance, pack, positions, unpack
 
 
 class Flux(Family):
     """Latents packed 2 x 2, a shift that grows with the image, guidance as an input of the network (dev) or none."""
 
     pipelines = ("FluxPipeline",)
-    guidance = "embedded"
+    guidance: ClassVar[Guidance] = "embedded"
     packed = True
     text_tokens = 512
 
