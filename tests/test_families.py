@@ -152,6 +152,8 @@ def _without_a_tensor(part: Path) -> None:
         (lambda folder: _index(folder, '{"_class_name": ["pipeline", "Mine"]}'), "unknown pipeline"),
         (lambda folder: _index(folder, "{"), "is not JSON"),
         (lambda folder: _index(folder, "[]"), "does not hold a mapping"),
+        (lambda folder: (folder / "transformer" / "config.json").write_text("null"), "cannot be read: TypeError: "),
+        (lambda folder: (folder / "tokenizer" / "tokenizer.json").write_text("{}"), "cannot be read: KeyError: "),
         (lambda folder: _without_a_tensor(folder / "transformer"), "files of its transformer lack .*1 weights"),
         (lambda folder: _without_a_tensor(folder / "vae"), "files of its vae lack"),
         (lambda folder: _without_a_tensor(folder / "text_encoder_3"), "files of a T5EncoderModel lack"),
@@ -485,7 +487,12 @@ def test_a_quantised_model_is_nearly_the_same_and_trains_its_adapters(saved: Pat
     [
         (None, {"quantise": "int8"}, "", "train LoRA adapters"),
         (2, {"quantise": "int8", "merge_lora": True}, "", "do not merge them"),
-        (2, {"quantise": "int8"}, "torchao.quantization", "pip install 'flowward\\[quantise\\]'"),
+        (
+            2,
+            {"quantise": "int8"},
+            "torchao.quantization",
+            "^--quantise int8 needs a package: pip install 'flowward\\[quantise\\]'",
+        ),
         (2, {"quantise": "nf4"}, "bitsandbytes", "pip install 'flowward\\[quantise\\]'"),
     ],
 )

@@ -215,6 +215,7 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
     chosen = resolve(precision, device)
     stored = torch.bfloat16 if chosen == "bf16" and device != "cpu" else torch.float32
     trained = torch.float32 if lora_rank is None else stored  # bf16 would round an optimiser's small steps away
+    quantised = _quantised(loading.quantise, transformers, device)
     with hub.explained(name_or_path), hub.whole():
         pipe = getattr(diffusers, kind).from_pretrained(
             name_or_path,
@@ -222,7 +223,7 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
             variant=loading.variant,
             dtype={"default": stored, **dict.fromkeys(transformers, trained)},
             use_safetensors=True,
-            quantization_config=_quantised(loading.quantise, transformers, device),
+            quantization_config=quantised,
         )
         _refuse_holes(pipe)
     given: dict[str, Any] = {"text_tokens": loading.text_tokens}

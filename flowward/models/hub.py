@@ -21,6 +21,8 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
+UNREADABLE = (TypeError, KeyError, AttributeError, ImportError)  # of readers that meet what they do not expect
+
 
 def device(wish: str) -> str:
     """`auto` is a CUDA device where there is one, otherwise the CPU.
@@ -105,6 +107,7 @@ def explained(name: str) -> Iterator[None]:
         ValueError,
         RuntimeError,
         SafetensorError,
+        *UNREADABLE,
     ) as error:
         raise ValueError(_sentence(name, error)) from error
 
@@ -126,4 +129,5 @@ def _sentence(name: str, error: Exception) -> str:
                 )
             case HFValidationError():
                 return f"there is no folder {name}, and no model on the hub can have such a name"
-    return f"the model {name} cannot be read: {' '.join(str(error).split())[:300]}"
+    kind = f"{type(error).__name__}: " if isinstance(error, UNREADABLE) else ""  # whose text alone says little
+    return f"the model {name} cannot be read: {kind}{' '.join(str(error).split())[:300]}"
