@@ -198,6 +198,21 @@ def test_a_video_has_one_frame_more_than_a_multiple_of_four(frames: int) -> None
         FAMILIES["WanPipeline"](tiny("WanPipeline"), 32, 32, frames)
 
 
+@pytest.mark.parametrize("name", ["StableDiffusion3Pipeline", "ZImagePipeline", "WanPipeline"])
+def test_an_image_larger_than_its_places_is_refused(name: str) -> None:
+    """At once, not by an index out of its range in the first evaluation."""
+    kind, pipe = FAMILIES[name], tiny(name)
+    given = {"frames": 5} if name == "WanPipeline" else {}
+    family = kind(pipe, 32, 32, **given)
+    most, multiple = family.places, family.multiple
+    assert most
+    with pytest.raises(ValueError, match=f"the width .* must be at most {most * multiple} pixels"):
+        kind(pipe, 32, (most + 1) * multiple, **given)
+    one = DiffusersPolicy(name, kind(pipe, multiple, most * multiple, **given), 2, "float32")
+    with torch.no_grad():
+        assert one.velocity(torch.zeros(1, *one.latent_shape), torch.ones(1), one.encode(["a cat"])).isfinite().all()
+
+
 def test_a_distilled_model_knows_no_guidance() -> None:
     """FLUX.2-klein says so itself; FLUX.1-schnell is the one without an input for it."""
     klein, schnell = tiny("Flux2KleinPipeline"), tiny("FluxPipeline")

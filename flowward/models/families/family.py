@@ -64,6 +64,11 @@ class Family(ABC):
                     f"the {name} of {type(pipe).__name__}'s images must be a multiple of {self.multiple} pixels, "
                     f"not {value}"
                 )
+            if self.places and value // self.multiple > self.places:
+                raise ValueError(
+                    f"the {name} of {type(pipe).__name__}'s images must be at most {self.places * self.multiple} "
+                    f"pixels, not {value}"
+                )
         if frames != 1 and len(self.shape) == 3:
             raise ValueError(f"{type(pipe).__name__} makes images, not videos of {frames} frames: leave out the frames")
 
@@ -83,6 +88,11 @@ class Family(ABC):
         """Pixels along a side per token."""
         multiple: int = self.pipe.vae_scale_factor * self.patch
         return multiple
+
+    @property
+    def places(self) -> int | None:
+        """Tokens along a side that the transformer can tell apart; None where there may be any number."""
+        return None
 
     @property
     def transformers(self) -> dict[str, Any]:

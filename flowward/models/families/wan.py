@@ -70,6 +70,11 @@ class Wan(Family):
         length = (self.frames - 1) // self.pipe.vae_scale_factor_temporal + 1
         return (self.pipe.transformer.config.in_channels, length, self.height // scale, self.width // scale)
 
+    @property
+    def places(self) -> int:
+        places: int = self.pipe.transformer.config.rope_max_seq_len
+        return places
+
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         words, _ = self.pipe.encode_prompt(
             prompts, do_classifier_free_guidance=False, max_sequence_length=self.text_tokens

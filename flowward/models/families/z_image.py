@@ -25,6 +25,11 @@ class ZImage(Family):
     def side(self) -> int:
         return 1024
 
+    @property
+    def places(self) -> int:
+        places: int = min(self.pipe.transformer.config.axes_lens[1:])
+        return places
+
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         rows, _ = self.pipe.encode_prompt(
             list(prompts), do_classifier_free_guidance=False, max_sequence_length=self.text_tokens
