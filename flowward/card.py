@@ -56,7 +56,7 @@ def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence
     if not is_pipeline(about["base_model"]):  # flowward's own, which diffusers does not know
         how = f"--steps {about['steps']} --guidance {about['guidance']}"
         return f'```sh\nflowward sample this/folder "PROMPT" {how}  # as in training\n```\n'
-    given = {"num_inference_steps": about["steps"], **policy.guided_by(about["guidance"])}
+    given = {"num_inference_steps": about["steps"], **policy.arguments(about["guidance"])}
     how = ", ".join(f"{name}={value!r}" for name, value in given.items())
     loading = {
         "pytorch_lora_weights.safetensors": 'pipe.load_lora_weights("this/folder")',

@@ -52,7 +52,7 @@ def _own(error: Exception | None = None) -> bool:
     """Whether it is for this process to say: several that share a run mostly end for one reason."""
     if os.environ.get("RANK", "0") == "0":
         return True
-    from .trainer import OutOfMemory
+    from .memory import OutOfMemory
 
     return isinstance(error, OutOfMemory)
 
@@ -62,10 +62,11 @@ def _foreseen(error: Exception) -> bool:
     if not isinstance(error, RuntimeError):
         return True
     from .distributed import Deserted
+    from .memory import OutOfMemory
     from .rewards import RewardError
     from .trainer import TrainingError
 
-    return isinstance(error, (Deserted, RewardError, TrainingError))
+    return isinstance(error, (Deserted, OutOfMemory, RewardError, TrainingError))
 
 
 def _sentence(error: Exception) -> str:

@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from . import distributed
+from . import distributed, memory
 from . import rewards as reward_table
 from .images import labelled_grid, thumbnails
 from .measurement import Measurement
@@ -145,13 +145,20 @@ def _batches(
     for part in mine.split(batch) if len(mine) else ():  # there may be fewer images than processes
         numbers = part.tolist()
         keys = tuple(("evaluation", seed, number) for number in numbers)
-        drawn = sampler(velocity, condition[row[part]], Noise(policy.latent_shape, keys, policy.device))
-        if not drawn.x0.isfinite().all():
-            raise NotFinite(
-                f"the samples of {policy.name} are not finite: its weights have blown up, or are too large for "
-                f"{policy.precision}"
-            )
-        yield numbers, policy.decode(drawn.x0).cpu()
+        height, width = policy.image_size
+        what = (
+            f"with images of {height} x {width}, {len(part)} of them drawn at once: lower --batch (of a training "
+            "--evaluation.batch), or use --vae-tiling"
+        )
+        with memory.explained(what):
+            drawn = sampler(velocity, condition[row[part]], Noise(policy.latent_shape, keys, policy.device))
+            if not drawn.x0.isfinite().all():
+                raise NotFinite(
+                    f"the samples of {policy.name} are not finite: its weights have blown up, or are too large for "
+                    f"{policy.precision}"
+                )
+            images = policy.decode(drawn.x0).cpu()
+        yield numbers, images
 
 
 def measure(

@@ -140,9 +140,21 @@ def transformers(policy: Policy) -> dict[str, nn.Module]:
 
 
 def _base(about: dict[str, Any], rank: int | None, precision: Wish, loading: Loading | None) -> Policy:
-    if about.get("revision") and loading and not loading.revision:
-        loading = replace(loading, revision=about["revision"])
-    return models.load(about["base_model"], rank, precision, loading=loading)
+    """At the size and with the text of the training, where nothing else is asked for.
+
+    Raises:
+        ValueError: it is another model than the one that was trained.
+    """
+    loading = loading or Loading()
+    kept = [name for name in ("revision", "size", "frames", "text_tokens") if getattr(loading, name) is None]
+    given = {name: about[name] for name in kept if about.get(name) is not None}
+    if "size" in given:
+        given["size"] = tuple(given["size"])
+    policy = models.load(about["base_model"], rank, precision, loading=replace(loading, **given))
+    same = about.get("base") in (None, policy.identity["base"])
+    if not same and not (about.get("quantise") or loading.quantise):  # whose weights are rounded
+        raise ValueError(f"this was trained on another model than the one that is {about['base_model']} now")
+    return policy
 
 
 def _refuse_nameless(about: dict[str, Any], file: Path) -> None:

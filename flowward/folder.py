@@ -86,11 +86,11 @@ class RunFolder:
     def origin(self) -> dict[str, Any]:
         """How its weights come to be, for those who meet them later; an algorithm of one's own may have no fields."""
         config, lines = self.config(), self.lines()
-        algorithm, run = config.get("algorithm"), config["run"]
+        algorithm, run, loading = config.get("algorithm"), config["run"], config.get("loading") or {}
         rollout = algorithm.get("rollout", {}) if isinstance(algorithm, dict) else {}
         found = {
             "base_model": config["model"],
-            "revision": (config.get("loading") or {}).get("revision"),
+            **{name: loading.get(name) for name in ("revision", "size", "frames", "text_tokens", "quantise")},
             "algorithm": algorithm["name"] if isinstance(algorithm, dict) else algorithm,
             "reward": config.get("reward"),
             "guidance": rollout.get("guidance"),

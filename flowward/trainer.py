@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from . import distributed
+from . import distributed, memory
 from .batches import counted
 from .credit import Piece
 from .curriculum import Curriculum, InTurn, Order
@@ -73,10 +72,6 @@ def _as_it_is(rollout: Rollout, prompts: Sequence[Prompt], index: int) -> Rollou
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the weights are those of the last good step."""
-
-
-class OutOfMemory(TrainingError):
-    """In this process; others that share the run may have enough."""
 
 
 class Trainer:
@@ -197,8 +192,15 @@ class Trainer:
         Raises:
             RewardError: the reward does not do what it should.
             TrainingError: samples or gradients are not finite.
+            OutOfMemory: there was none left.
         """
-        with self._memory_explained():
+        run, (height, width) = self.run, self.policy.image_size
+        what = (
+            f"with images of {height} x {width}, {run.rollout_batch} of them sampled at once and {run.microbatch} "
+            "points per forward and backward pass: lower --rollout-batch and --microbatch, or use "
+            "--gradient-checkpointing or --vae-tiling"
+        )
+        with memory.explained(what):
             return self._step()
 
     def _step(self) -> Step:
@@ -241,21 +243,6 @@ class Trainer:
                 "saved; go on from an earlier checkpoint with a lower learning rate (--resume takes the newest: remove "
                 f"that of iteration {self.iteration}, if there is one)"
             )
-
-    @contextmanager
-    def _memory_explained(self) -> Iterator[None]:
-        """Too little memory, in a sentence."""
-        try:
-            yield
-        except RuntimeError as error:
-            if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
-                raise
-            run, (height, width) = self.run, self.policy.image_size
-            raise OutOfMemory(
-                f"out of memory with images of {height} x {width}, {run.rollout_batch} of them sampled at once and "
-                f"{run.microbatch} points per forward and backward pass: lower --rollout-batch and --microbatch, or "
-                "use --gradient-checkpointing or --vae-tiling"
-            ) from error
 
     def sample(
         self, prompts: Sequence[Prompt], index: int, seen: Callable[[Tensor], None] = lambda images: None

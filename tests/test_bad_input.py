@@ -16,7 +16,7 @@ from tiny_runs import equal, snapshot, trainer
 from flowward import models
 from flowward.cli import main
 from flowward.folder import RunFolder
-from flowward.trainer import TrainingError
+from flowward.memory import OutOfMemory
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -138,7 +138,7 @@ def test_too_little_memory_says_what_would_help(tiny: str, monkeypatch: pytest.M
             raise error
 
         monkeypatch.setattr(one.algorithm.__class__, "loss", full)
-        with pytest.raises(TrainingError, match=r"out of memory with images of 32 x 32, .* lower --rollout-batch"):
+        with pytest.raises(OutOfMemory, match=r"out of memory with images of 32 x 32, .* lower --rollout-batch"):
             one.step()
     assert equal(before, snapshot(one.policy))
 

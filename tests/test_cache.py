@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from test_families import policy
+from tiny_pipelines import tiny
 
 from flowward.models import cache as caches
 from flowward.models.cache import PromptCache, address
+from flowward.models.diffusers import DiffusersPolicy
+from flowward.models.families import FAMILIES
 
 
 def encoded(prompts: list[str], words: int = 4) -> dict[str, torch.Tensor]:
@@ -117,3 +121,37 @@ def test_models_that_read_differently_share_nothing(tmp_path: Path) -> None:
     policy("StableDiffusion3Pipeline").prepare(["a cat"], tmp_path)
     policy("StableDiffusion3Pipeline", text_tokens=20).prepare(["a cat"], tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_model_with_another_tokenizer_shares_nothing(tmp_path: Path) -> None:
+    """The same text encoder in the same place, after its chat template or its vocabulary was mended."""
+    for template in (None, "{% for m in messages %}{{ m['content'] }}{% endfor %}"):
+        one = tiny("ZImagePipeline")
+        one.tokenizer.chat_template = template or one.tokenizer.chat_template
+        DiffusersPolicy("z", FAMILIES["ZImagePipeline"](one, 32, 32), 2, "float32").prepare(["a cat"], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["QwenImagePipeline", "ZImagePipeline", "SanaPipeline"])
+def test_long_text_in_half_precision_keeps_every_token(name: str, tmp_path: Path) -> None:
+    """bf16 has no odd numbers past 256: counts of tokens must not be made in it."""
+    for words in range(280, 284):  # whatever a template adds: one in four would be rounded down
+        one = DiffusersPolicy(name, FAMILIES[name](tiny(name).to(torch.bfloat16), 32, 32), 2, "bf16")
+        texts = ["dog " * words, "a cat"]
+        plain = one.family.encode(list(texts))
+        one.prepare(texts, tmp_path)
+        found = one.encode(texts).tensors
+        assert torch.equal(found["words"][found["mask"].bool()], plain["words"][plain["mask"].bool()].float())
+
+
+def test_text_past_256_tokens_is_no_longer_than_it_is() -> None:
+    """What Z-Image's transformer is handed, in half precision."""
+    family, lengths = FAMILIES["ZImagePipeline"](tiny("ZImagePipeline"), 32, 32), []
+    mask = (torch.arange(300) < torch.tensor([[257], [263], [299], [300]])).bfloat16()
+
+    def network(x: list[torch.Tensor], t: torch.Tensor, words: list[torch.Tensor], **more: Any) -> Any:
+        lengths.extend(len(row) for row in words)
+        return [x]
+
+    family.velocity(network, torch.zeros(4, *family.shape), torch.ones(4), {"words": mask[..., None], "mask": mask}, 1)
+    assert lengths == [257, 263, 299, 300]

@@ -24,12 +24,13 @@ from torch import Tensor
 from flowward import models, prompts
 from flowward.cli import main
 from flowward.fit import cuda_peak, fitted, limit
+from flowward.memory import OutOfMemory
 from flowward.models import Loading, diffusers
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
 from flowward.presets import PRESETS
 from flowward.run import Run
-from flowward.trainer import Trainer, TrainingError
+from flowward.trainer import Trainer
 from flowward.verify import model
 
 DEVICE = "cuda"
@@ -230,7 +231,7 @@ def test_too_little_memory_is_said_in_a_sentence(saved: Path) -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 8e6) / total)
     try:
-        with pytest.raises(TrainingError, match="out of memory with images of 32 x 32, 960 of them sampled at once"):
+        with pytest.raises(OutOfMemory, match="out of memory with images of 32 x 32, 960 of them sampled at once"):
             made.step()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -27,11 +27,12 @@ from flowward.algorithms import DGPO, FDFO, AdvantageFlow, FlowGRPO, TempFlowGRP
 from flowward.cli import _foreseen, _own
 from flowward.evaluate import Evaluation, measure
 from flowward.folder import RunFolder
+from flowward.memory import OutOfMemory
 from flowward.plans import Branches, Chain
 from flowward.points import Renoise, RenoiseGroups
 from flowward.rewards import RewardError
 from flowward.rollout import Drawn, Pairs, Sampler, Steps
-from flowward.trainer import OutOfMemory, Trainer
+from flowward.trainer import Trainer
 
 PROCESSES = 2
 ENTRANTS: dict[str, Any] = {

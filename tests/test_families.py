@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -11,9 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_pipelines import TINY, tiny
 from tiny_runs import close, plain, snapshot
 from torch import Tensor
@@ -25,6 +29,7 @@ from flowward.cli import main
 from flowward.commands import train
 from flowward.commands.options import policy_of
 from flowward.images import stills
+from flowward.memory import OutOfMemory
 from flowward.models import Loading, diffusers
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
@@ -152,12 +157,26 @@ def _index(folder: Path, text: str) -> None:
     (folder / "model_index.json").write_text(text)
 
 
+def _without_a_tensor(part: Path) -> None:
+    """As a conversion that was stopped, or knew no such weight, leaves it."""
+    (file,) = part.glob("*.safetensors")
+    tensors = load_file(file)
+    del tensors[next(key for key in sorted(tensors) if "weight" in key and "embed" not in key)]
+    save_file(tensors, file, {"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
         (lambda folder: _index(folder, '{"_class_name": "FluxPipelin"}'), "did you mean 'FluxPipeline'"),
         (lambda folder: _index(folder, '{"_class_name": ["pipeline", "Mine"]}'), "unknown pipeline"),
         (lambda folder: _index(folder, "{"), "is not JSON"),
+        (lambda folder: _index(folder, "[]"), "does not hold a mapping"),
+        (lambda folder: (folder / "transformer" / "config.json").write_text("null"), "cannot be read: TypeError: "),
+        (lambda folder: (folder / "tokenizer" / "tokenizer.json").write_text("{}"), "cannot be read: KeyError: "),
+        (lambda folder: _without_a_tensor(folder / "transformer"), "files of its transformer lack .*1 weights"),
+        (lambda folder: _without_a_tensor(folder / "vae"), "files of its vae lack"),
+        (lambda folder: _without_a_tensor(folder / "text_encoder_3"), "files of a T5EncoderModel lack"),
         (lambda folder: shutil.rmtree(folder / "vae"), "cannot be read"),
         (lambda folder: (folder / "transformer" / "config.json").write_text("{"), "cannot be read"),
         (lambda folder: next((folder / "transformer").glob("*.safetensors")).write_bytes(b"short"), "cannot be read"),
@@ -178,6 +197,7 @@ def test_a_folder_that_cannot_be_read_is_refused_in_a_sentence(
     [
         (Loading(size=(30, 32), device="cpu"), "the height of .* must be a multiple of 4 pixels, not 30"),
         (Loading(size=(32, 0), device="cpu"), "the width of .* must be a multiple of 4 pixels, not 0"),
+        (Loading(size=(32, 32), frames=5, device="cpu"), "makes images, not videos of 5 frames"),
         (Loading(device="cuda:77"), "there is no device 'cuda:77' here"),
         (Loading(device="tpu"), "there is no device 'tpu' here"),
     ],
@@ -198,13 +218,31 @@ def test_a_video_has_one_frame_more_than_a_multiple_of_four(frames: int) -> None
         FAMILIES["WanPipeline"](tiny("WanPipeline"), 32, 32, frames)
 
 
+@pytest.mark.parametrize("name", ["StableDiffusion3Pipeline", "ZImagePipeline", "WanPipeline"])
+def test_an_image_larger_than_its_places_is_refused(name: str) -> None:
+    """At once, not by an index out of its range in the first evaluation."""
+    kind, pipe = FAMILIES[name], tiny(name)
+    given = {"frames": 5} if name == "WanPipeline" else {}
+    family = kind(pipe, 32, 32, **given)
+    most, multiple = family.places, family.multiple
+    assert most
+    with pytest.raises(ValueError, match=f"the width .* must be at most {most * multiple} pixels"):
+        kind(pipe, 32, (most + 1) * multiple, **given)
+    one = DiffusersPolicy(name, kind(pipe, multiple, most * multiple, **given), 2, "float32")
+    with torch.no_grad():
+        assert one.velocity(torch.zeros(1, *one.latent_shape), torch.ones(1), one.encode(["a cat"])).isfinite().all()
+
+
 def test_a_distilled_model_knows_no_guidance() -> None:
-    pipe = tiny("Flux2KleinPipeline")
-    pipe.register_to_config(is_distilled=True)
-    distilled = DiffusersPolicy("klein", FAMILIES["Flux2KleinPipeline"](pipe, 32, 32), None, "float32")
-    with pytest.raises(ValueError, match="knows no guidance"):
-        distilled.under("policy", 3.0)
-    assert FAMILIES["Flux2KleinPipeline"].guidance == "classifier-free"
+    """FLUX.2-klein says so itself; FLUX.1-schnell is the one without an input for it."""
+    klein, schnell = tiny("Flux2KleinPipeline"), tiny("FluxPipeline")
+    klein.register_to_config(is_distilled=True)
+    schnell.transformer.register_to_config(guidance_embeds=False)
+    for pipe in (klein, schnell):
+        family = FAMILIES[type(pipe).__name__]
+        with pytest.raises(ValueError, match="knows no guidance"):
+            DiffusersPolicy("distilled", family(pipe, 32, 32), None, "float32").under("policy", 3.0)
+        assert family(tiny(type(pipe).__name__), 32, 32).guidance in ("classifier-free", "embedded")
 
 
 def test_shorter_text_is_padded_with_zeros() -> None:
@@ -226,15 +264,122 @@ def test_an_exported_lora_says_where_it_comes_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("StableDiffusion3Pipeline", "pipe(prompt, num_inference_steps=28, guidance_scale=4.5)"),
-        ("QwenImagePipeline", "pipe(prompt, num_inference_steps=28, true_cfg_scale=4.5, negative_prompt=' ')"),
-        ("ZImagePipeline", "pipe(prompt, num_inference_steps=28, guidance_scale=3.5)"),
-        ("FluxKontextPipeline", "pipe(image, prompt, num_inference_steps=28, guidance_scale=4.5)"),
+        ("StableDiffusion3Pipeline", "pipe(prompt, {}, guidance_scale=4.5)"),
+        ("QwenImagePipeline", "pipe(prompt, {}, true_cfg_scale=4.5, negative_prompt=' ')"),
+        ("ZImagePipeline", "pipe(prompt, {}, guidance_scale=3.5)"),
+        ("FluxKontextPipeline", "pipe(image, prompt, {}, max_area=1024, _auto_resize=False, guidance_scale=4.5)"),
+        ("SanaPipeline", "pipe(prompt, {}, use_resolution_binning=False, guidance_scale=4.5)"),
+        ("WanPipeline", "pipe(prompt, {}, num_frames=5, guidance_scale=4.5)"),
     ],
 )
 def test_a_card_says_how_this_pipeline_is_called(name: str, says: str, tmp_path: Path) -> None:
     about = {"base_model": "owner/name", "steps": 28, "guidance": 4.5}
-    assert says in card._use(tmp_path, policy(name), about, ["pytorch_lora_weights.safetensors"])
+    told = card._use(tmp_path, policy(name), about, ["pytorch_lora_weights.safetensors"])
+    assert says.format("num_inference_steps=28, height=32, width=32") in told
+    shorter = card._use(tmp_path, policy(name, text_tokens=20), about, ["pytorch_lora_weights.safetensors"])
+    assert "width=32, max_sequence_length=20, " in shorter
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_text_is_as_long_as_the_pipeline_takes_it(name: str) -> None:
+    called = inspect.signature(type(tiny(name)).__call__).parameters
+    assert FAMILIES[name].text_tokens == called["max_sequence_length"].default
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_text_is_cut_where_it_is_told_to_be(name: str, tmp_path: Path) -> None:
+    if name == "QwenImageEditPlusPipeline":  # whose text has the image in it
+        with pytest.raises(ValueError, match="reads text of any length"):
+            policy(name, text_tokens=20)
+        return
+    texts, one = ["a red cat " * 20], policy(name, text_tokens=20)
+    words = one.encode(model.edits(texts, tmp_path) if one.edits else texts).tensors["words"]
+    assert words.shape[1] == 20 + 77 * (name == "StableDiffusion3Pipeline")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_is_known_again_in_another_precision(name: str) -> None:
+    pipe = tiny(name)
+    for parameter in pipe.transformer.parameters():  # not numbers that bf16 has anyway
+        parameter.data.add_(1e-3)
+    first = diffusers.fingerprint(pipe.transformer)
+    assert diffusers.fingerprint(pipe.transformer.to(torch.bfloat16)) == first
+    next(pipe.transformer.parameters()).data.add_(0.5)
+    assert diffusers.fingerprint(pipe.transformer) != first
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_too_little_memory_is_said_wherever_it_ends(
+    saved: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: RuntimeError,
+) -> None:
+    """Not only in an iteration: as a model is loaded, prompts are encoded, and images are drawn to be looked at."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    words = ["sample", str(saved), "a cat", "--size", "32", "32", "--steps", "1", "--batch", "3", "--device", "cpu"]
+    words += ["--output", str(tmp_path / "a.png")]
+    family = FAMILIES["StableDiffusion3Pipeline"]
+    with monkeypatch.context() as patch:
+        patch.setattr(family, "decode", fail)
+        assert main(words) == 2
+    assert "out of memory with images of 32 x 32, 3 of them drawn at once: lower --batch" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tiny("StableDiffusion3Pipeline")), "to", fail)
+        assert main(words) == 2
+    assert f"out of memory with the whole of {saved} on cpu" in capsys.readouterr().err
+    empty = policy("StableDiffusion3Pipeline").family.empty()
+    monkeypatch.setattr(family, "encode", lambda self, texts: empty if texts == [""] else fail())
+    with pytest.raises(OutOfMemory, match="out of memory with prompts encoded 1 at once"):
+        policy("StableDiffusion3Pipeline").prepare(["a cat"], tmp_path)
+
+
+def test_images_do_not_depend_on_how_many_are_drawn_at_once(saved: Path, tmp_path: Path) -> None:
+    words = [
+        "sample",
+        str(saved),
+        "a cat",
+        "dog",
+        "--size",
+        "32",
+        "32",
+        "--steps",
+        "1",
+        "--device",
+        "cpu",
+        "--overwrite",
+    ]
+    words += ["--output", str(tmp_path / "a.png")]
+    pictures = []
+    for batch in ("1", "8"):
+        assert main([*words, "--batch", batch]) == 0
+        pictures.append(np.asarray(Image.open(tmp_path / "a.png")).astype(int))
+    assert abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_a_scheduler_without_times_for_one_step_says_so() -> None:
+    with pytest.raises(ValueError, match="scheduler of QwenImagePipeline has no times for 1 step"):
+        policy("QwenImagePipeline").times(1)
+    assert policy("FluxPipeline").times(1) == (1.0, 0.0)
+
+
+def test_a_run_is_sampled_as_it_was_trained_with_other_means() -> None:
+    trained = Loading(size=(32, 64), text_tokens=20, vae_slicing=True, device="cuda:1")
+    asked = Loading(size=(32, 64), vae_tiling=True)
+    assert asked.of_run("it", trained) == replace(trained, vae_tiling=True, device="auto")
+    for other, says in (
+        (Loading(size=(64, 64)), "it is loaded as it was trained, with size 32 64, not 64 64: leave it out"),
+        (Loading(frames=5), "with frames as the model has it, not 5"),
+        (Loading(text_tokens=10), "with text_tokens 20, not 10"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            other.of_run("it", trained)
 
 
 def test_the_card_of_the_built_in_model_names_the_command_that_knows_it(tmp_path: Path) -> None:
@@ -377,7 +522,12 @@ def test_a_quantised_model_is_nearly_the_same_and_trains_its_adapters(saved: Pat
     [
         (None, {"quantise": "int8"}, "", "train LoRA adapters"),
         (2, {"quantise": "int8", "merge_lora": True}, "", "do not merge them"),
-        (2, {"quantise": "int8"}, "torchao.quantization", "pip install 'flowward\\[quantise\\]'"),
+        (
+            2,
+            {"quantise": "int8"},
+            "torchao.quantization",
+            "^--quantise int8 needs a package: pip install 'flowward\\[quantise\\]'",
+        ),
         (2, {"quantise": "nf4"}, "bitsandbytes", "pip install 'flowward\\[quantise\\]'"),
     ],
 )

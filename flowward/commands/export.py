@@ -37,7 +37,7 @@ def run(words: list[str]) -> int:
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds something already; name another --output")
     policy = policy_of(str(chosen.run), chosen.weights, chosen.loading)
-    said = {**run.origin(), "weights": chosen.weights}
+    said = {**run.origin(), "weights": chosen.weights, "base": policy.identity["base"]}
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     if isinstance(policy.weights, LoRA):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import sys
 from contextlib import redirect_stderr
-from dataclasses import replace
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -101,10 +100,11 @@ def warn_of_guidance(name: str, guidance: float) -> None:
 def policy_of(name: str, weights: str, loading: Loading | None = None, precision: Wish | None = None) -> Policy:
     """A model by name, an export on its base, or a run's newest checkpoint with the named weights as its policy.
 
-    A run's model is loaded as it was trained, but on the device, and in the precision, that is asked for.
+    A run's model is loaded as it was trained, but on the device, in the precision and with the savings of memory that
+    are asked for.
 
     Raises:
-        ValueError: there is no such model, run, checkpoint, adapters or weights.
+        ValueError: there is no such model, run, checkpoint, adapters or weights, or a run is asked for at another size.
     """
     path = Path(name)
     if found := exported.load(name, precision or "auto", loading):
@@ -119,7 +119,7 @@ def policy_of(name: str, weights: str, loading: Loading | None = None, precision
     state = folder.state("identity", "iteration", "weights")
     if state is None:
         raise ValueError(f"{path} holds no checkpoint yet")
-    how = replace(settings.loading, device=loading.device) if loading else settings.loading
+    how = loading.of_run(name, settings.loading) if loading else settings.loading
     policy = models.load(settings.model, settings.lora_rank, precision or settings.precision, loading=how)
     if state["identity"] != policy.identity:
         raise ValueError(f"the checkpoint of {path} belongs to another model than '{settings.model}'")

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from .. import images
+from ..errors import positive
 from ..evaluate import draw
 from ..models.loading import Loading
 from ..pictures import refuse_broken
@@ -29,6 +30,8 @@ class Sample:
     """image to edit, for a model that does"""
     count: int = 4
     """images per prompt"""
+    batch: int = 4
+    """images drawn at once: it does not change them"""
     output: Path = Path("sample.png")
     overwrite: bool = False
     """write over an output that exists"""
@@ -41,6 +44,7 @@ class Sample:
     def __post_init__(self) -> None:
         if self.count < 1 or not self.prompts:
             raise ValueError("name at least one prompt, and draw at least one image of it")
+        positive(self, "batch")
         if self.seed < 0:
             raise ValueError(f"the seed must not be negative, it is {self.seed}")
         if self.output.suffix.lower() != ".png":
@@ -58,7 +62,7 @@ def run(words: list[str]) -> int:
     texts = [prompt for prompt in chosen.prompts for _ in range(chosen.count)]
     asked = [prompt_of(text, chosen.source) for text in texts]
     policy.refuse(asked)
-    drawn = draw(policy, asked, chosen.sampler, chosen.seed)
+    drawn = draw(policy, asked, chosen.sampler, chosen.seed, batch=chosen.batch)
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
     sources = [chosen.source] * len(texts) if chosen.source else []
     images.save(images.labelled_grid(drawn, texts, columns=chosen.count, sources=sources), chosen.output)

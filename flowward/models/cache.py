@@ -19,8 +19,8 @@ from ..prompts import Prompt
 class PromptCache:
     """A folder of safetensors files, each with the tensors of some prompts, which are read from it one by one.
 
-    A prompt is addressed by a hash of itself, its source by what is in that file; what model it was encoded by is part
-    of the folder's name. A file appears whole or not at all, and what it holds stands in its header, so that there is
+    A prompt is addressed by a hash of itself, its source by what is in that file; what it was encoded by is part of the
+    folder's name. A file appears whole or not at all, and what it holds stands in its header, so that there is
     no index to fall out of step.
     Tensors with a `mask` are stored as long as their text, and padded with zeros to the longest that is asked for.
 
@@ -61,7 +61,7 @@ class PromptCache:
             for name, tensor in tensors.items():
                 own = tensor[row]
                 if mask is not None and tensor.shape[:2] == mask.shape:
-                    own = own[: int(mask[row].sum())]
+                    own = own[: int(mask[row].sum(dtype=torch.long))]  # bf16 cannot count past 256
                 found[f"{address(prompt)}.{name}"] = own.to("cpu", self.dtype, copy=True).contiguous()
         path = self.folder / f"{address(''.join(map(address, prompts)))}.safetensors"
         partial = path.with_suffix(f".{os.getpid()}.partial")

@@ -12,11 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .. import memory
 from ..errors import unknown
 from ..precision import Precision, Wish, autocast, resolve
 from ..prompts import Edit, Prompt
@@ -59,8 +61,9 @@ class DiffusersPolicy(Policy):
             Full(transformer) if lora_rank is None else LoRA(transformer, lora_rank, targets=family.targets, seed=seed)
         )
         self.identity["weights"] = self.weights.kind
-        readers = [part for name, part in pipe.components.items() if name.startswith("text_encoder") and part]
-        self._reader: list[Any] = [fingerprint(reader) for reader in readers]
+        parts = [(name, part) for name, part in pipe.components.items() if part is not None]
+        self._reader: list[Any] = [fingerprint(part) for name, part in parts if name.startswith("text_encoder")]
+        self._reader += [spelling(part) for name, part in parts if name.startswith("tokenizer")]
         if family.edits:  # images are read too, at one size
             self._reader += [fingerprint(pipe.vae), *family.shape]
         self._cache: PromptCache | None = None
@@ -74,14 +77,17 @@ class DiffusersPolicy(Policy):
             OSError: it cannot be written.
         """
         family, dtype = self.family, torch.bfloat16 if self.precision == "bf16" else torch.float32
-        made_by = json.dumps([self.identity["family"], self._reader, family.text_tokens, self.precision])
+        made_by = json.dumps(
+            [self.identity["family"], self._reader, family.text_tokens, self.precision, diffusers.__version__]
+        )
         cache = PromptCache((folder or CACHE) / address(made_by)[:16], dtype)
         rest = cache.missing([*prompts, *self._without_text(prompts)])
         if not family.edits and cache.missing([NOTHING]):
             cache.add([NOTHING], family.empty())
         for start in range(0, len(rest), ENCODED_AT_ONCE):
             part = rest[start : start + ENCODED_AT_ONCE]
-            cache.add(part, family.encode(part))
+            with memory.explained(f"with prompts encoded {len(part)} at once, beside the whole model"):
+                cache.add(part, family.encode(part))
         self._cache = cache
         for name in [name for name in family.pipe.components if name.startswith(("text_encoder", "tokenizer"))]:
             setattr(family.pipe, name, None)
@@ -148,8 +154,8 @@ class DiffusersPolicy(Policy):
                     raise ValueError(f"{self.name} was distilled and knows no guidance: leave the scale at 1")
                 return super().under(weights)
 
-    def guided_by(self, scale: float) -> dict[str, Any]:
-        return self.family.guided_by(scale)
+    def arguments(self, scale: float) -> dict[str, Any]:
+        return {**self.family.sized_by(), **self.family.guided_by(scale)}
 
     def guided(self, v: Tensor, v_0: Tensor, scale: float) -> Tensor:
         return self.family.guided(v, v_0, scale)
@@ -172,12 +178,21 @@ class DiffusersPolicy(Policy):
 
 
 def fingerprint(network: torch.nn.Module) -> str:
-    """A short hash of the weights: of every tensor's name, shape and first numbers, so that it takes no time."""
+    """A short hash of the weights: of every tensor's name, shape and first numbers, so that it takes no time.
+
+    It is the same in whatever precision they are held.
+    """
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():  # torchao's 8 bits are tensors of a class of their own
         plain = tensor.dequantize() if is_traceable_wrapper_subclass(tensor) else tensor  # type: ignore[attr-defined]
-        digest.update(f"{name} {tuple(tensor.shape)} {plain.flatten()[:8].float().tolist()}".encode())
+        digest.update(f"{name} {tuple(tensor.shape)} {plain.flatten()[:8].bfloat16().tolist()}".encode())
     return digest.hexdigest()[:16]
+
+
+def spelling(tokenizer: Any) -> list[Any]:
+    """What a tokenizer makes of a sentence, and how: a changed vocabulary or chat template is seen in it."""
+    said = tokenizer("A photo of 12 red foxes, seen from above; it says 'naïve'.")["input_ids"]
+    return [len(tokenizer), tokenizer.model_max_length, tokenizer.padding_side, tokenizer.chat_template, said]
 
 
 def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, loading: Loading) -> DiffusersPolicy:
@@ -186,8 +201,6 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
     Raises:
         ValueError: it cannot be found or read, or is of no known family; there is no such device.
     """
-    import diffusers
-
     hub.quiet()
     if not sys.stderr.isatty():
         diffusers.logging.disable_progress_bar()
@@ -204,21 +217,25 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
     chosen = resolve(precision, device)
     stored = torch.bfloat16 if chosen == "bf16" and device != "cpu" else torch.float32
     trained = torch.float32 if lora_rank is None else stored  # bf16 would round an optimiser's small steps away
-    with hub.explained(name_or_path):
+    quantised = _quantised(loading.quantise, transformers, device)
+    with hub.explained(name_or_path), hub.whole():
         pipe = getattr(diffusers, kind).from_pretrained(
             name_or_path,
             revision=loading.revision,
             variant=loading.variant,
             dtype={"default": stored, **dict.fromkeys(transformers, trained)},
             use_safetensors=True,
-            quantization_config=_quantised(loading.quantise, transformers, device),
+            quantization_config=quantised,
         )
+        _refuse_holes(pipe)
     given: dict[str, Any] = {"text_tokens": loading.text_tokens}
     if loading.size:
         given["height"], given["width"] = loading.size
     if loading.frames:
         given["frames"] = loading.frames
-    family = FAMILIES[kind](pipe.to(device), **given)
+    with memory.explained(f"with the whole of {name_or_path} on {device}: --quantise makes its transformer smaller"):
+        pipe = pipe.to(device)
+    family = FAMILIES[kind](pipe, **given)
     if loading.merge_lora and pipe.transformer.dtype != torch.float32:
         kept = str(pipe.transformer.dtype).removeprefix("torch.")
         raise ValueError(
@@ -230,6 +247,14 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
     if isinstance(policy.weights, LoRA):
         policy.weights.merge = loading.merge_lora
     return policy
+
+
+def _refuse_holes(pipe: Any) -> None:
+    """Raises ValueError where a file of diffusers lacks weights; what transformers reads, `hub.whole` looks after."""
+    for part, network in pipe.components.items():
+        tensors = network.named_parameters() if isinstance(network, torch.nn.Module) else ()
+        if missing := [name for name, tensor in tensors if tensor.is_meta]:
+            raise ValueError(f"the files of its {part} lack {missing[0]} ({len(missing)} weights in all)")
 
 
 def _prepare(family: Family, loading: Loading) -> None:
@@ -281,8 +306,6 @@ def _quantised(how: str | None, components: Sequence[str], device: str) -> Any:
     Raises:
         ValueError: the package that does it is missing, or cannot do it on this device.
     """
-    import diffusers
-
     try:
         match how:
             case None:
@@ -311,7 +334,9 @@ def _index(name_or_path: str, revision: str | None) -> dict[str, Any]:
         with hub.explained(name_or_path):
             index = Path(hf_hub_download(name_or_path, "model_index.json", revision=revision))
     try:
-        found: dict[str, Any] = json.loads(index.read_text())
+        found = json.loads(index.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{index} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{index} does not hold a mapping")
     return found

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -19,6 +20,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError
+
+UNREADABLE = (TypeError, KeyError, AttributeError, ImportError)  # of readers that meet what they do not expect
 
 
 def device(wish: str) -> str:
@@ -62,6 +65,32 @@ def quiet() -> None:
 
 
 @contextmanager
+def whole() -> Iterator[None]:
+    """Inside, transformers reads no network whose files lack weights: it would leave them random, with a remark.
+
+    The head that makes words of hidden states may be missing: nobody asks a text encoder for words.
+
+    Raises:
+        ValueError: weights are missing.
+    """
+    from transformers import PreTrainedModel
+
+    plain = PreTrainedModel.__dict__["from_pretrained"]
+
+    def checked(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        network, report = plain.__func__(cls, *args, **{**kwargs, "output_loading_info": True})
+        if missing := sorted(name for name in report["missing_keys"] if not name.startswith("lm_head.")):
+            raise ValueError(f"the files of a {cls.__name__} lack {missing[0]} ({len(missing)} weights in all)")
+        return network
+
+    PreTrainedModel.from_pretrained = classmethod(checked)
+    try:
+        yield
+    finally:
+        PreTrainedModel.from_pretrained = plain
+
+
+@contextmanager
 def explained(name: str) -> Iterator[None]:
     """What the hub, diffusers and transformers raise, in a sentence.
 
@@ -78,6 +107,7 @@ def explained(name: str) -> Iterator[None]:
         ValueError,
         RuntimeError,
         SafetensorError,
+        *UNREADABLE,
     ) as error:
         raise ValueError(_sentence(name, error)) from error
 
@@ -99,4 +129,5 @@ def _sentence(name: str, error: Exception) -> str:
                 )
             case HFValidationError():
                 return f"there is no folder {name}, and no model on the hub can have such a name"
-    return f"the model {name} cannot be read: {' '.join(str(error).split())[:300]}"
+    kind = f"{type(error).__name__}: " if isinstance(error, UNREADABLE) else ""  # whose text alone says little
+    return f"the model {name} cannot be read: {kind}{' '.join(str(error).split())[:300]}"

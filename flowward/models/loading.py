@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from ..errors import positive
+
+MODEL = ("size", "frames", "text_tokens", "revision", "variant", "quantise")  # choices that make another model
 
 
 @dataclass(frozen=True)
@@ -39,5 +41,24 @@ class Loading:
     merge_lora: bool = False
     """add adapters to the weights for the time of a rollout: faster, for float32 weights"""
 
+    def of_run(self, name: str, trained: Loading) -> Loading:
+        """What the run `name` was trained with, by the means (device, memory, speed) that are asked for here.
+
+        Raises:
+            ValueError: another model, or another size, is asked for.
+        """
+        asked = {
+            each.name: getattr(self, each.name) for each in fields(self) if each.default != getattr(self, each.name)
+        }
+        if other := [key for key in MODEL if key in asked and asked[key] != getattr(trained, key)]:
+            before, now = (_said(getattr(each, other[0])) for each in (trained, self))
+            raise ValueError(f"{name} is loaded as it was trained, with {other[0]} {before}, not {now}: leave it out")
+        return replace(trained, **{"device": self.device, **asked})
+
     def __post_init__(self) -> None:
         positive(self, *(name for name in ("frames", "text_tokens") if getattr(self, name) is not None))
+
+
+def _said(value: Any) -> str:
+    many = value if isinstance(value, tuple) else [value]
+    return "as the model has it" if value is None else " ".join(map(str, many))

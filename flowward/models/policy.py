@@ -130,8 +130,8 @@ class Policy(ABC):
 
         return guided
 
-    def guided_by(self, scale: float) -> dict[str, Any]:
-        """Arguments of the model's own pipeline for a scale of guidance."""
+    def arguments(self, scale: float) -> dict[str, Any]:
+        """Of the model's own pipeline, for samples of this size with a scale of guidance."""
         return {"guidance_scale": scale}
 
     def guided(self, v: Tensor, v_0: Tensor, scale: float) -> Tensor:

@@ -64,6 +64,13 @@ class Family(ABC):
                     f"the {name} of {type(pipe).__name__}'s images must be a multiple of {self.multiple} pixels, "
                     f"not {value}"
                 )
+            if self.places and value // self.multiple > self.places:
+                raise ValueError(
+                    f"the {name} of {type(pipe).__name__}'s images must be at most {self.places * self.multiple} "
+                    f"pixels, not {value}"
+                )
+        if frames != 1 and len(self.shape) == 3:
+            raise ValueError(f"{type(pipe).__name__} makes images, not videos of {frames} frames: leave out the frames")
 
     @property
     def side(self) -> int:
@@ -81,6 +88,11 @@ class Family(ABC):
         """Pixels along a side per token."""
         multiple: int = self.pipe.vae_scale_factor * self.patch
         return multiple
+
+    @property
+    def places(self) -> int | None:
+        """Tokens along a side that the transformer can tell apart; None where there may be any number."""
+        return None
 
     @property
     def transformers(self) -> dict[str, Any]:
@@ -147,6 +159,11 @@ class Family(ABC):
         """What the pipeline takes for a scale of guidance."""
         return {"guidance_scale": scale}
 
+    def sized_by(self) -> dict[str, Any]:
+        """What the pipeline takes for samples of this size, and text of this length where it is not its default."""
+        own = {} if self.text_tokens == type(self).text_tokens else {"max_sequence_length": self.text_tokens}
+        return {"height": self.height, "width": self.width, **own}
+
     def mu(self, steps: int) -> float:
         """What the pipeline gives to a scheduler that shifts by the size of the image: linear in its tokens."""
         known = self.pipe.scheduler.config
@@ -166,8 +183,14 @@ class Family(ABC):
         return FlowMatchEulerDiscreteScheduler(shift=shipped.config.get("flow_shift", 1.0))
 
     def times(self, steps: int) -> tuple[float, ...]:
-        """[steps + 1] from 1 to 0: those of the pipeline's own scheduler."""
+        """[steps + 1] from 1 to 0: those of the pipeline's own scheduler.
+
+        Raises:
+            ValueError: it has none for so few.
+        """
         scheduler = self.scheduler()
+        if steps == 1 and scheduler.config.get("shift_terminal"):  # one time cannot be the first, 1, and that
+            raise ValueError(f"the scheduler of {type(self.pipe).__name__} has no times for 1 step: take at least 2")
         given: dict[str, Any] = {"mu": self.mu(steps)} if scheduler.config.get("use_dynamic_shifting") else {}
         if self.sigmas == "even":
             scheduler.set_timesteps(sigmas=[1 - number / steps for number in range(steps)], **given)
@@ -177,14 +200,12 @@ class Family(ABC):
 
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         """Finished samples by the pipeline itself, from noise x [B, ...]: what everything else here is held to."""
-        given = {**self.guided_by(guidance), "latents": x, "max_sequence_length": self.text_tokens, **more}
+        given = {**self.sized_by(), **self.guided_by(guidance), "latents": x, **more}
         shipped, self.pipe.scheduler = self.pipe.scheduler, self.scheduler()
         try:
             latents: Tensor = self.pipe(
                 prompt=prompts,
                 num_inference_steps=steps,
-                height=self.height,
-                width=self.width,
                 output_type="latent",
                 return_dict=False,
                 **given,

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .family import Family, pack, positions, unpack
+from .family import Family, Guidance, pack, positions, unpack
 
 
 class Flux(Family):
-    """Latents packed 2 x 2, a shift that grows with the image, guidance as an input of the network (dev)."""
+    """Latents packed 2 x 2, a shift that grows with the image, guidance as an input of the network (dev) or none."""
 
     pipelines = ("FluxPipeline",)
-    guidance = "embedded"
+    guidance: ClassVar[Guidance] = "embedded"
     packed = True
     text_tokens = 512
+
+    def __init__(self, pipe: Any, *size: Any, **more: Any):
+        super().__init__(pipe, *size, **more)
+        self.guidance = "embedded" if pipe.transformer.config.guidance_embeds else "none"  # type: ignore[misc]
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         words, pooled, _ = self.pipe.encode_prompt(prompts, None, max_sequence_length=self.text_tokens)
@@ -54,10 +58,12 @@ class FluxKontext(Flux):
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
         return super().encode([prompt.text for prompt in prompts]) | {"source": self.encode_sources(prompts)}
 
+    def sized_by(self) -> dict[str, Any]:
+        return {**super().sized_by(), "max_area": self.height * self.width, "_auto_resize": False}
+
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        size = {"max_area": self.height * self.width, "_auto_resize": False}
         texts = [prompt.text for prompt in prompts]
-        return super().reference(texts, x, steps, guidance, image=self.sources(prompts), **size, **more)
+        return super().reference(texts, x, steps, guidance, image=self.sources(prompts), **more)
 
 
 def _places(number: int, x: Tensor) -> Tensor:

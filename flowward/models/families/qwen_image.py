@@ -20,7 +20,7 @@ class QwenImage(Family):
 
     pipelines = ("QwenImagePipeline",)
     packed = True
-    text_tokens = 1024
+    text_tokens = 512
     nothing = " "  # as the model's authors have it
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
@@ -78,6 +78,11 @@ class QwenImageEdit(QwenImage):
     pipelines = ("QwenImageEditPlusPipeline",)
     edits = True
     needs = ("torchvision",)  # of the processor in transformers
+
+    def __init__(self, pipe: Any, *size: Any, text_tokens: int | None = None, **more: Any):
+        if text_tokens is not None:
+            raise ValueError(f"{type(pipe).__name__} reads text of any length: leave out the number of its tokens")
+        super().__init__(pipe, *size, **more)
 
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
         images = self._pictures(prompts)

@@ -51,8 +51,8 @@ class Sana(Family):
         )[0]
         return v[:, : x.shape[1]]  # some predict a variance too
 
-    def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        return super().reference(prompts, x, steps, guidance, use_resolution_binning=False, **more)
+    def sized_by(self) -> dict[str, Any]:
+        return {**super().sized_by(), "use_resolution_binning": False}
 
     def decode(self, x0: Tensor) -> Tensor:
         image: Tensor = self.pipe.vae.decode(x0 / self.pipe.vae.config.scaling_factor).sample

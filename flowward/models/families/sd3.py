@@ -22,6 +22,11 @@ class StableDiffusion3(Family):
         patch: int = self.pipe.transformer.config.patch_size
         return patch
 
+    @property
+    def places(self) -> int:
+        places: int = self.pipe.transformer.config.pos_embed_max_size
+        return places
+
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         words, _, pooled, _ = self.pipe.encode_prompt(
             prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=self.text_tokens

@@ -70,6 +70,11 @@ class Wan(Family):
         length = (self.frames - 1) // self.pipe.vae_scale_factor_temporal + 1
         return (self.pipe.transformer.config.in_channels, length, self.height // scale, self.width // scale)
 
+    @property
+    def places(self) -> int:
+        places: int = self.pipe.transformer.config.rope_max_seq_len
+        return places
+
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         words, _ = self.pipe.encode_prompt(
             prompts, do_classifier_free_guidance=False, max_sequence_length=self.text_tokens
@@ -84,8 +89,8 @@ class Wan(Family):
         v: Tensor = network(x, timestep, encoder_hidden_states=condition["words"], return_dict=False)[0]
         return v
 
-    def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        return super().reference(prompts, x, steps, guidance, num_frames=self.frames, **more)
+    def sized_by(self) -> dict[str, Any]:
+        return {**super().sized_by(), "num_frames": self.frames}
 
     def decode(self, x0: Tensor) -> Tensor:
         mean, std = statistics(self.pipe.vae, x0)

@@ -25,6 +25,11 @@ class ZImage(Family):
     def side(self) -> int:
         return 1024
 
+    @property
+    def places(self) -> int:
+        places: int = min(self.pipe.transformer.config.axes_lens[1:])
+        return places
+
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         rows, _ = self.pipe.encode_prompt(
             list(prompts), do_classifier_free_guidance=False, max_sequence_length=self.text_tokens
@@ -36,7 +41,7 @@ class ZImage(Family):
         }
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
-        lengths = condition["mask"].sum(1).long().tolist()
+        lengths = condition["mask"].sum(1, dtype=torch.long).tolist()  # bf16 cannot count past 256
         words = [row[:length] for row, length in zip(condition["words"], lengths, strict=True)]
         v = network(list(x.unsqueeze(2)), 1 - t, words, return_dict=False)[0]
         return -torch.stack(list(v)).squeeze(2)
