@@ -29,4 +29,9 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'flowward' has no attribute '{name}'")
 
 
+def __dir__() -> list[str]:
+    """What may be imported, for completion in notebooks: most of it is not there before its first use."""
+    return sorted({*globals(), *__all__})
+
+
 __all__ = ["ALGORITHMS", "Run", "credit", "flow", "load", "objectives", "prompts", "rewards", "train"]

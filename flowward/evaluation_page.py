@@ -123,7 +123,8 @@ def _differences(results: Sequence[Mapping[str, Any]], changes: Sequence[Differe
 
 
 def _table_of(changes: Sequence[Difference], results: Sequence[Mapping[str, Any]]) -> str:
-    head = ["score", "difference", "0 → 1", "1 → 0", "p", "corrected p", "significant", "images", "prompts"]
+    flips = ("0\u00a0→\u00a01", "1\u00a0→\u00a00")  # each on one line, on a phone too
+    head = ["score", "difference", *flips, "p", "corrected p", "significant", "images", "prompts"]
     rows = []
     for each in changes:
         name = each.score if each.category is None else f"{each.score}, {each.category}"

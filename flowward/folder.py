@@ -233,7 +233,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         found = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} does not hold a mapping")

@@ -96,3 +96,42 @@ def finished(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(finished: Path, elsewhere: None) -> Path:
     """A copy of it, here."""
     return Path(shutil.copytree(finished, "run"))
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for others pauses for milliseconds, and has no token or key from outside."""
+    from flowward.rewards import jobs
+
+    monkeypatch.setattr(jobs, "FIRST", 0.01)
+    monkeypatch.setattr(jobs, "LONGEST", 0.05)
+    for name in ("FLOWWARD_TOKEN", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of a reward server that takes four images in a call."""
+    from local_servers import served
+    from remote_rewards import Weighted
+
+    from flowward.rewards.server import Service
+
+    with served(Service("weighted", Weighted(), max_batch=4, max_bytes=1e6)) as at:
+        yield at
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny CLIP with its processor."""
+    import tiny_clip
+
+    return tiny_clip.save(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def clip_head(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The linear layers of an aesthetic predictor on it."""
+    import tiny_clip
+
+    return tiny_clip.save_head(tmp_path_factory.mktemp("head") / "head.pth")

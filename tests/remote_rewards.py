@@ -8,11 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx2
-import pytest
 import torch
 from torch import Tensor
-
-from flowward.rewards import jobs
 
 PROMPTS = [f"prompt {n}" for n in range(7)]
 WEB = httpx2.Client(verify=False, timeout=60)
@@ -60,10 +57,3 @@ class Held:
         time.sleep(0.01)
         self.busy -= 1
         return torch.zeros(len(images))
-
-
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of milliseconds, and no token from outside."""
-    monkeypatch.setattr(jobs, "FIRST", 0.01)
-    monkeypatch.setattr(jobs, "LONGEST", 0.05)
-    monkeypatch.delenv("FLOWWARD_TOKEN", raising=False)

@@ -30,11 +30,16 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         ("trian", "unknown command 'trian'; did you mean 'train'?"),
         ("train --algorithm advantageflw", "unknown algorithm 'advantageflw'; did you mean 'advantageflow'?"),
         ("train --algorithm=nft", "unknown algorithm 'nft'; known: advantageflow"),
+        ("train --algoritm awm", "unknown option '--algoritm'; did you mean '--algorithm'?"),
+        ("train --resme=x", "unknown option '--resme'; did you mean '--resume'?"),
+        ("eval scenes --siute ocr", "unknown option '--siute'; did you mean '--suite'?"),
+        ("bench --algoritm awm", "unknown option '--algoritm'; did you mean '--algorithm'?"),
         ("algorithms advantage", "unknown algorithm 'advantage'; did you mean 'advantageflow'?"),
         ("train --model scnes", "unknown model 'scnes'; did you mean 'scenes'?"),
         ("eval scnes", "unknown model 'scnes'; did you mean 'scenes'?"),
         ("sample scnes 'a circle'", "unknown model 'scnes'; did you mean 'scenes'?"),
         ("train --reward scenes-sft", "unknown reward 'scenes-sft'; did you mean 'scenes-soft'?"),
+        ("train --reward mine.py", "name the function or class in it as well: mine.py:NAME"),
         ("train --reward scenes=much", "weight of reward 'scenes' must be a number, not 'much'"),
         ("train --reward scenes=nan", "weight of reward 'scenes' must be a number, not 'nan'"),
         ("train --reward", "name at least one reward"),
@@ -66,7 +71,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         ("sample scenes 'a circle' --seed -5", "must not be negative, it is -5"),
         ("train --algorithm advantageflow --resume x", "--algorithm, --config and --resume exclude each other"),
         ("train --config", "--config needs a value"),
-        ("train --config missing.yaml", "cannot read missing.yaml"),
+        ("train --config missing.yaml", "cannot read missing.yaml: No such file or directory"),
         ("train --resume missing", "missing is not a run folder"),
         ("report", "name at least one run folder"),
         ("eval", "name at least one model or run"),
@@ -107,6 +112,11 @@ def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]
         said = capsys.readouterr().err
         assert said.startswith("Traceback") and "ValueError" in said
         assert said.splitlines()[-1].startswith("flowward: ")
+
+
+def test_a_run_is_no_model_to_train(refused: Refused) -> None:
+    RunFolder.create(Path("first"), {"model": "scenes"})
+    assert "train goes on with it by --resume first" in refused("train", "--model", "first")
 
 
 def test_bugs_keep_their_traceback(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:

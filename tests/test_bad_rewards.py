@@ -84,3 +84,9 @@ def test_a_measurement_that_turns_bad(refused: Refused, tiny: str, monkeypatch: 
     assert main(resumed) == 0
     lines = RunFolder.open(Path("run")).lines()
     assert [line["iteration"] for line in lines] == [0, 1] and "evaluation" in lines[0]
+
+
+def test_a_name_alone_is_a_reward() -> None:
+    assert type(rewards.load("balance")) is type(rewards.load(["balance"]))
+    with pytest.raises(ValueError, match="unknown reward 'scens'; did you mean 'scenes'"):
+        rewards.load("scens")

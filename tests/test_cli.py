@@ -73,16 +73,16 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("train", ["--iterations", "--model", "--algorithm.gamma", "--resume RUN", "--config RUN/config.yaml"]),
-        ("sample", ["--count", "--seed", "--solver", "--guidance", "--overwrite"]),
-        ("eval", ["--images", "--json", "--steps"]),
-        ("export", ["--merged", "--output"]),
-        ("report", ["run folders"]),
+        ("train", ["--iterations", "--model", "--algorithm.gamma", "--resume RUN", "--config FILE"]),
+        ("sample", ["MODEL PROMPT [PROMPT ...]", "--count", "--seed", "--solver", "--guidance", "--overwrite"]),
+        ("eval", ["[MODEL ...]", "--images", "--json", "--steps"]),
+        ("export", ["RUN", "--merged", "--output"]),
+        ("report", ["RUN [RUN ...]", "run folders"]),
         ("pretrain", ["--output", "--steps"]),
         ("algorithms", ["vetted settings"]),
         ("verify", ["--output", "--algorithm", "--model"]),
-        ("bench", ["--repeats", "overhead"]),
-        ("serve-reward", ["--port", "--token", "--max-batch"]),
+        ("bench", ["Measure flowward itself", "--repeats", "overhead"]),
+        ("serve-reward", ["REWARD", "--port", "--token", "--max-batch"]),
     ],
 )
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str, words: list[str]) -> None:
@@ -92,6 +92,12 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str
     out = " ".join(capsys.readouterr().out.split())
     assert f"usage: flowward {command}" in out
     assert all(word in out for word in words)
+
+
+def test_public_names_can_be_completed_before_their_first_use() -> None:
+    program = "import flowward, sys; print(set(flowward.__all__) <= set(dir(flowward)), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
 
 
 def test_every_command_is_tested() -> None:
@@ -257,7 +263,9 @@ def test_algorithms(capsys: pytest.CaptureFixture[str]) -> None:
     assert "advantageflow   AdvantageFlow (Kveton" in said(capsys, "algorithms")
     out = said(capsys, "algorithms", "advantageflow")
     assert "arXiv:2605.26013" in out
-    settings, _, presets = out.partition("--algorithm.NAME VALUE):")[2].partition("presets (")
+    settings, _, presets = out.partition("--algorithm advantageflow --algorithm.SETTING VALUE):")[2].partition(
+        "presets ("
+    )
     assert yaml.safe_load(settings)["gamma"] == "1-A"
     assert "paper: arXiv:2605.26013" in presets
     assert "    gamma: 1.1" in presets

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from judges import IMAGES, first_token, judged, says, seen
 from PIL import Image
 from test_families import SMALL, policy
-from test_judge import IMAGES, first_token, judged, says, seen
 from tiny_pipelines import tiny as pipeline
 from tiny_runs import small
 from torch import Tensor

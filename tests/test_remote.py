@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from local_servers import free_port, reply, scripted, served
-from remote_rewards import IMAGES, PROMPTS, WEB, Weighted, hurry
+from remote_rewards import IMAGES, PROMPTS, WEB, Weighted
 from torch import Tensor
 
 from flowward import rewards
@@ -22,16 +22,7 @@ from flowward.rewards import score
 from flowward.rewards.remote import Remote
 from flowward.rewards.server import Service
 
-
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with served(Service("weighted", Weighted(), max_batch=4, max_bytes=1e6)) as at:
-        yield at
+pytestmark = pytest.mark.usefixtures("hasty")
 
 
 # The same scores

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from local_servers import Answer, free_port, reply, scripted, served
-from remote_rewards import IMAGES, PROMPTS, WEB, Held, Weighted, fails, hurry
+from remote_rewards import IMAGES, PROMPTS, WEB, Held, Weighted, fails
 from torch import Tensor
 
 from flowward.rewards import RewardError, score
@@ -19,10 +19,7 @@ from flowward.rewards.remote import Remote
 from flowward.rewards.server import Service
 from flowward.rewards.wire import decode
 
-
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
+pytestmark = pytest.mark.usefixtures("hasty")
 
 
 def test_whoever_is_free_takes_the_next_chunk() -> None:

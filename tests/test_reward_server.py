@@ -20,7 +20,7 @@ import httpx2
 import pytest
 import torch
 from local_servers import served
-from remote_rewards import IMAGES, PROMPTS, WEB, Held, Weighted, hurry
+from remote_rewards import IMAGES, PROMPTS, WEB, Held, Weighted
 from safetensors.torch import save
 from torch import Tensor
 
@@ -30,16 +30,7 @@ from flowward.rewards.remote import Remote
 from flowward.rewards.server import Service
 from flowward.rewards.wire import JSON, TENSORS, encode, png, to_uint8
 
-
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with served(Service("weighted", Weighted(), max_batch=4, max_bytes=1e6)) as at:
-        yield at
+pytestmark = pytest.mark.usefixtures("hasty")
 
 
 @pytest.fixture(scope="module")

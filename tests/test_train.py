@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,21 @@ def test_the_example_of_a_bare_loop(
     assert isinstance(loop, ast.For) and len(loop.body) == 10  # as README says
     exec(code.replace("range(30)", "range(2)"), {})
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [["0", "reward"], ["1", "reward"]]
+
+
+def test_the_example_of_an_own_algorithm(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples = Path(__file__).parents[1] / "examples"
+    monkeypatch.setattr("flowward.models.scenes.SHIPPED", Path(tiny))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(examples)
+    assert main(["verify", "--algorithm", "own_algorithm:Mine"]) == 0
+    assert "all hold" in capsys.readouterr().out
+    code = (examples / "own_algorithm.py").read_text("utf-8")
+    assert code.count("iterations=20") == 1
+    exec(code.replace("iterations=20", "iterations=1"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.split()[:2] == ["1", "reward"]
 
 
 def test_leaving_the_loop_early_saves(tiny: str, tmp_path: Path) -> None:

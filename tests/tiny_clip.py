@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
+from flowward import rewards
+
+PROMPTS = ["a cat", "two birds", "a cat", "a dog under a tree that is far longer than the text model reads", "sea"]
 LENGTH = 24
 START, END = "<|startoftext|>", "<|endoftext|>"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -24,7 +27,7 @@ def formula(shape: tuple[int, ...], salt: float) -> Tensor:
     return torch.from_numpy(values.astype(np.float32)).reshape(shape)
 
 
-def fill(network: torch.nn.Module) -> None:
+def fill(network: nn.Module) -> None:
     """Weights as large as an initialisation would make them, biases and norms too, all from the formula."""
     with torch.no_grad():
         for number, (name, weight) in enumerate(network.named_parameters()):
@@ -95,3 +98,21 @@ def save_head(path: Path, width: int = 24) -> str:
         state[f"layers.{number}.bias"] = formula((rows,), 0.3 * number + 0.05)
     torch.save(state, path)
     return str(path)
+
+
+def images() -> Tensor:
+    """One per prompt, on the 8-bit grid, so that PIL sees the same; smooth, so that where PIL rounds matters little."""
+    coarse = torch.rand(len(PROMPTS), 3, 6, 8, generator=torch.Generator().manual_seed(0))
+    return (nn.functional.interpolate(coarse, (40, 56), mode="bicubic").clamp(0, 1) * 255).round() / 255
+
+
+def made(name: str, folder: str, head: str, **more: Any) -> Any:
+    """A reward on the model in a folder, and on the head of the aesthetic one."""
+    options: dict[str, Any] = {"pickscore": {"processor": folder}, "aesthetic": {"head": head}}.get(name, {})
+    options = {"model": folder, **options, **more}
+    return rewards.load([name], [f"{name}.{key}={value}" for key, value in options.items()])
+
+
+def unit(features: Any) -> Tensor:
+    """Features as transformers gives them, whatever its version, of length 1."""
+    return nn.functional.normalize(getattr(features, "pooler_output", features), dim=-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 import yaml
@@ -24,7 +24,8 @@ RUN = ("images_per_update", "group_size", "updates_per_iteration", "microbatch",
 class Algorithms:
     """List the algorithms; with a name, show where one comes from and its vetted settings."""
 
-    name: tyro.conf.Positional[str | None] = None
+    name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME]")] = None
+    """of an algorithm"""
 
 
 def run(words: list[str]) -> int:
@@ -36,10 +37,10 @@ def run(words: list[str]) -> int:
     if name not in ALGORITHMS:
         raise ValueError(unknown("algorithm", name, ALGORITHMS))
     kind, presets = ALGORITHMS[name], PRESETS[name]
-    print(_description(kind).strip() + "\n\nsettings (flowward train --algorithm.NAME VALUE):\n")
+    print(f"{_description(kind).strip()}\n\nsettings (flowward train --algorithm {name} --algorithm.SETTING VALUE):\n")
     default = _values(presets["scenes"])
     print(_yaml(default["algorithm"]))
-    print("\nrun on scenes (flowward train --images-per-update VALUE ...):\n")
+    print(f"\nrun on scenes (flowward train --algorithm {name} --images-per-update VALUE ...):\n")
     print(_yaml({key: default["run"][key] for key in dict.fromkeys((*RUN, *presets["scenes"].run))}))
     print(f"\npresets (flowward train --algorithm {name} --preset NAME), as they differ from `scenes`, the default:")
     for key, preset in presets.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 import tyro
@@ -18,9 +19,12 @@ MEASURES = ("overhead",)
 class Bench:
     """Measure flowward itself. `overhead`: time of a training iteration over that of its bare network evaluations."""
 
-    what: tyro.conf.Positional[str] = "overhead"
+    what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[overhead]")] = "overhead"
+    """the one measure there is"""
     repeats: int = 5
+    """iterations measured, of which the median is told"""
     threads: int | None = None
+    """CPU threads (default: torch's choice)"""
     images_per_update: int | None = None
     """(default: the algorithm's vetted setting)"""
 
@@ -31,7 +35,8 @@ class Bench:
 
 def run(words: list[str]) -> int:
     name, words = take(words, "algorithm")
-    chosen = parse(Bench, words, "bench", description="--algorithm NAME chooses whose iteration is measured.")
+    about = f"{Bench.__doc__} --algorithm NAME chooses whose iteration it is."
+    chosen = parse(Bench, words, "bench", description=about, beside=("algorithm",))
     if chosen.what not in MEASURES:
         raise ValueError(unknown("measure", chosen.what, MEASURES))
     set_threads(chosen.threads)

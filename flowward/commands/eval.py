@@ -27,7 +27,7 @@ DEFAULT = "scenes"  # suite
 
 @dataclass(frozen=True)
 class Evaluate:
-    models: tyro.conf.Positional[tuple[str, ...]] = ()
+    models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[MODEL ...]")] = ()
     """built-in models, run folders, exports (folder or LoRA file), and pipelines of diffusers"""
     compare: tuple[Path, ...] = ()
     """files of --json, compared in pairs; no model is run"""
@@ -49,7 +49,7 @@ def run(words: list[str]) -> int:
         f"Measure models or runs, all in the same way. --suite NAME ({', '.join(suites.SUITES)}, or a file of prompts) "
         "sets prompts, rewards and numbers of images."
     )
-    chosen = parse(Evaluate, words, "eval", default, about)
+    chosen = parse(Evaluate, words, "eval", default, about, ("suite",))
     _refuse(chosen, named=bool(suite or given(words, "rewards") or given(words, "prompts")))
     found = _read(chosen.compare) if chosen.compare else _measured(chosen)
     changes = comparison.differences(found)

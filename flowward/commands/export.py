@@ -19,7 +19,7 @@ from .options import parse, policy_of
 class Export:
     """Write a run's weights for diffusers, with a model card: LoRA adapters, or the whole transformer."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """run folder"""
     output: Path | None = None
     """(default: RUN/export)"""

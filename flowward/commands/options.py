@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from traceback import walk_tb
@@ -42,11 +44,21 @@ def given(words: list[str], name: str) -> str | None:
     return take(words, name)[0] if any(word.partition("=")[0] == f"--{name}" for word in words) else None
 
 
-def parse(kind: Any, words: list[str], command: str, default: Any = None, description: str | None = None) -> Any:
+def parse(
+    kind: Any,
+    words: list[str],
+    command: str,
+    default: Any = None,
+    description: str | None = None,
+    beside: Sequence[str] = (),
+) -> Any:
     """Flags to a dataclass, by tyro (which explains a bad flag itself, and exits with code 2).
 
+    `beside` are options that the command has taken out of the words before, so tyro does not know them.
+
     Raises:
-        ValueError: the flags are well formed, and one of our dataclasses refuses their values.
+        ValueError: the flags are well formed, and one of our dataclasses refuses their values; or a flag is nearly one
+            of `beside`.
     """
     extra = {} if default is None else {"default": default}
     said = io.StringIO()
@@ -58,8 +70,17 @@ def parse(kind: Any, words: list[str], command: str, default: Any = None, descri
     except SystemExit as end:
         if refusal := _refusal(end):
             raise refusal from None
+        _refuse_misspelt(words, beside)
         print(said.getvalue(), end="", file=sys.stderr)
         raise
+
+
+def _refuse_misspelt(words: list[str], known: Sequence[str]) -> None:
+    """Raises ValueError where a flag is nearly one of these names."""
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and (near := difflib.get_close_matches(flag[2:], known, n=1, cutoff=0.8)):
+            raise ValueError(f"unknown option '{flag}'; did you mean '--{near[0]}'?")
 
 
 def _refusal(end: SystemExit) -> ValueError | None:

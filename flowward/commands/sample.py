@@ -22,9 +22,9 @@ from .options import parse, policy_of, warn_of_guidance
 class Sample:
     """Draw images for prompts, as one labelled grid."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """built-in model, a run folder, or a pipeline of diffusers (folder, or owner/name on the hub)"""
-    prompts: tyro.conf.Positional[tuple[str, ...]]
+    prompts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT [PROMPT ...]")]
     """one or more prompts"""
     source: Path | None = None
     """image to edit, for a model that does"""
@@ -33,6 +33,7 @@ class Sample:
     batch: int = 4
     """images drawn at once: it does not change them"""
     output: Path = Path("sample.png")
+    """the grid, as PNG"""
     overwrite: bool = False
     """write over an output that exists"""
     seed: int = 0

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -17,8 +17,8 @@ TOKEN = "FLOWWARD_TOKEN"
 class ServeReward:
     """Serve a reward over HTTP, for `flowward train --reward http://HOST:PORT` on this machine or another one."""
 
-    name: tyro.conf.Positional[str]
-    """of a built-in reward or one that a package offers, or your own as package.module:function or file.py:function"""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="REWARD")]
+    """a built-in reward or one that a package offers, or your own as package.module:function or file.py:function"""
     reward_options: tuple[str, ...] = ()
     """where the reward has any, each name.option=value"""
     host: str = "127.0.0.1"

@@ -25,6 +25,15 @@ from .options import given as given_flag
 from .options import parse, set_threads, take
 
 SAME_SIGNAL = 1.0  # seconds within which a signal is the one before it, come by another way
+ABOUT = """Post-train a flow model.
+
+One of these sets the defaults of all that follows, which are shown for it:
+  --algorithm NAME [--preset NAME]   vetted or published settings; `flowward algorithms` lists them
+  --config FILE                      a recipe, or the config.yaml of a run
+  --resume RUN                       go on with a run
+
+--processes N shares the work among N processes, on a CUDA device each."""
+BESIDE = ("algorithm", "preset", "config", "resume", "processes")  # options that say what the others are
 
 
 def run(words: list[str]) -> int:
@@ -59,11 +68,7 @@ def _chosen(words: list[str]) -> tuple[Any, bool]:
         default = replace(default, run=replace(default.run, output=None))
     else:
         default = _default(algorithm or config.DEFAULT_ALGORITHM, preset, given_flag(words, "model"))
-    about = (
-        "Post-train a flow model. --algorithm NAME (with --preset NAME), --config RUN/config.yaml or --resume RUN "
-        "sets what follows. --processes N shares the work among N processes, on a CUDA device each."
-    )
-    settings = parse(type(default), words, "train", default, about)
+    settings = parse(type(default), words, "train", default, ABOUT, BESIDE)
     if resume and settings.run.output != Path(resume):
         raise ValueError(f"--resume goes on in its own folder, {resume}: leave out --output, or copy that folder first")
     if models.is_pipeline(settings.model) and not (resume or file):

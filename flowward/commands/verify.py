@@ -18,7 +18,7 @@ class Verify:
     Every algorithm is checked unless some are named. The exit code is 1 if a law is broken.
     """
 
-    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[NAME ...]")] = ()
     """algorithms of flowward"""
     algorithm: str | None = None
     """your own, as package.module:Class; held to the laws of the protocol, and measured against the exact optima"""

@@ -74,7 +74,7 @@ class Judge:
     """seconds without any answer after which a call fails"""
     max_retries: int = 3
     """of a question whose answer cannot be read"""
-    cache: Path | None = None
+    cache: str | Path | None = None
     """folder for answers, so that no question is paid for twice"""
 
     def __post_init__(self) -> None:

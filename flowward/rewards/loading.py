@@ -83,8 +83,8 @@ def terms(reward: Reward) -> tuple[tuple[str, float, Reward], ...]:
     return reward.terms if isinstance(reward, Sum) else (("reward", 1.0, reward),)
 
 
-def load(spec: Sequence[str], options: Sequence[str] = ()) -> Reward:
-    """A reward from its name, or a weighted sum from several `name=weight`.
+def load(spec: str | Sequence[str], options: Sequence[str] = ()) -> Reward:
+    """A reward from its name (a text or a list of one), or a weighted sum from several `name=weight`.
 
     A name is one of REWARDS, one that an installed package offers, `package.module:function`, the same of a file
     (`path/to/file.py:function`), or the address of a reward server (several joined by commas). Options are
@@ -93,6 +93,7 @@ def load(spec: Sequence[str], options: Sequence[str] = ()) -> Reward:
     Raises:
         ValueError: a name is unknown or cannot be loaded, a weight is not a number, or there is no such option.
     """
+    spec = [spec] if isinstance(spec, str) else spec  # which is a sequence of letters, too
     asked = _options(options)
     names = [weighted(item)[0] for item in spec]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -189,6 +190,8 @@ def find(name: str) -> Any:
         return Remote
     if ":" in name:
         return _own(name)
+    if name.endswith(".py"):
+        raise ValueError(f"name the function or class in it as well: {name}:NAME")
     offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name not in offered:
         raise ValueError(unknown("reward", name, [*REWARDS, *offered]))
