@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -49,12 +50,15 @@ class Evaluation:
     seed: int = 1234
     weights: Literal["policy", "ema"] = "policy"
     """`ema` is the running average of the policy"""
-    batch: int = 200
+    batch: int | None = None
+    """images drawn at once, which does not change them (None: as many as make two megapixels, at most 200)"""
     sampler: Sampler = field(default_factory=lambda: Sampler(grid="model"))
 
     def __post_init__(self) -> None:
-        if self.images < 1 or self.batch < 1:
-            raise ValueError(f"an evaluation needs at least 1 image and batch, not {self.images} and {self.batch}")
+        if self.images < 1:
+            raise ValueError(f"an evaluation needs at least 1 image, not {self.images}")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"at least 1 image is drawn at once, not {self.batch}: raise the batch")
         if self.images_per_prompt is not None and self.images_per_prompt < 1:
             raise ValueError(f"an evaluation needs at least 1 image per prompt, not {self.images_per_prompt}")
         if aimed := [name for name in self.guard if name in self.rewards[:1]]:
@@ -120,7 +124,12 @@ def settings(
 
 
 def draw(
-    policy: Policy, prompts: Sequence[Prompt], sampler: Sampler, seed: int, weights: str = "policy", batch: int = 200
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    sampler: Sampler,
+    seed: int,
+    weights: str = "policy",
+    batch: int | None = None,
 ) -> Tensor:
     """One image per prompt, [N, 3, H, W] on the CPU; image k depends on (seed, k) and its prompt alone."""
     with policy.weights.still(weights):
@@ -133,8 +142,14 @@ def _of_all(mine: Sequence[Tensor]) -> Tensor:
     return torch.cat(distributed.everyone(torch.cat([*mine]) if mine else torch.empty(0)))
 
 
+def at_once(policy: Policy) -> int:
+    """Images, or videos, of two megapixels in all; a video counts by the frames of its latents."""
+    frames = policy.latent_shape[1] if len(policy.latent_shape) == 4 else 1
+    return min(200, max(1, 2**21 // (prod(policy.image_size) * frames)))
+
+
 def _batches(
-    policy: Policy, prompts: Sequence[Prompt], sampler: Sampler, seed: int, weights: str, batch: int
+    policy: Policy, prompts: Sequence[Prompt], sampler: Sampler, seed: int, weights: str, batch: int | None
 ) -> Iterator[tuple[list[int], Tensor]]:
     """The numbers of some images, and those images, until this process has drawn its share."""
     sampler, unique = sampler.bound(policy.times), list(dict.fromkeys(prompts))
@@ -142,7 +157,7 @@ def _batches(
     row = torch.tensor([number[prompt] for prompt in prompts])
     velocity = policy.under(weights, sampler.guidance)
     mine = distributed.share(torch.arange(len(prompts)))
-    for part in mine.split(batch) if len(mine) else ():  # there may be fewer images than processes
+    for part in mine.split(batch or at_once(policy)) if len(mine) else ():  # there may be fewer images than processes
         numbers = part.tolist()
         keys = tuple(("evaluation", seed, number) for number in numbers)
         height, width = policy.image_size

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,18 @@ import torch
 from torch import Tensor
 
 from flowward import models, prompts, provenance, rewards
-from flowward.evaluate import Evaluation, Evaluator, draw, evaluate, explain, interval, load_rewards, measure, settings
+from flowward.evaluate import (
+    Evaluation,
+    Evaluator,
+    at_once,
+    draw,
+    evaluate,
+    explain,
+    interval,
+    load_rewards,
+    measure,
+    settings,
+)
 from flowward.images import thumbnails
 from flowward.prompts import PromptSet
 from flowward.rollout import Sampler
@@ -207,3 +219,13 @@ def test_an_evaluator_loads_its_rewards_once(tiny: str, monkeypatch: pytest.Monk
     assert set(one.scores()["scores"]) == {"counted", "balance"}
     one.scores(), one.grid()
     assert made_of == [1]
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "images"),
+    [((32, 32), (16, 4, 4), 200), ((512, 512), (16, 64, 64), 8), ((2048, 1024), (16, 256, 128), 1),
+     ((512, 256), (16, 9, 64, 32), 1), ((4096, 4096), (16, 512, 512), 1)],
+)  # fmt: skip
+def test_what_is_drawn_at_once_is_two_megapixels(size: tuple[int, int], shape: tuple[int, ...], images: int) -> None:
+    policy: Any = SimpleNamespace(image_size=size, latent_shape=shape)
+    assert at_once(policy) == images

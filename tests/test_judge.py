@@ -140,7 +140,7 @@ def test_a_judge_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path
     with judged() as (at, requests):
         options = [f"judge.server={at}", "judge.model=vlm", "judge.template=json-score", "judge.key_variable=MY_KEY"]
         judge = rewards.load(["judge"], [*options, f"judge.cache={tmp_path}", "judge.concurrency=2"])
-        assert isinstance(judge, Judge) and judge.in_background and judge.cache == tmp_path
+        assert isinstance(judge, Judge) and judge.in_background and Path(judge.cache or "") == tmp_path
         assert judge(IMAGES, PROMPTS) == pytest.approx(LEVELS, abs=1e-6)
         assert {request["key"] for request in requests} == {"Bearer sesame"} and "sesame" not in repr(judge)
         for wrong, sentence in (

@@ -30,8 +30,8 @@ class Sample:
     """image to edit, for a model that does"""
     count: int = 4
     """images per prompt"""
-    batch: int = 4
-    """images drawn at once: it does not change them"""
+    batch: int | None = None
+    """images drawn at once, which does not change them (None: as many as make two megapixels, at most 200)"""
     output: Path = Path("sample.png")
     """the grid, as PNG"""
     overwrite: bool = False
@@ -45,7 +45,8 @@ class Sample:
     def __post_init__(self) -> None:
         if self.count < 1 or not self.prompts:
             raise ValueError("name at least one prompt, and draw at least one image of it")
-        positive(self, "batch")
+        if self.batch is not None:
+            positive(self, "batch")
         if self.seed < 0:
             raise ValueError(f"the seed must not be negative, it is {self.seed}")
         if self.output.suffix.lower() != ".png":

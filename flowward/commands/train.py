@@ -98,7 +98,7 @@ def _default(algorithm: str, preset: str | None, model: str | None) -> Any:
         return config.settings_type(algorithm, preset or "scenes")()
     default = config.settings_type(algorithm, published(algorithm))()
     rollout = replace(default.algorithm.rollout, grid="model", shift=1.0)
-    few = replace(default.evaluation, images=60, batch=10)
+    few = replace(default.evaluation, images=60)
     return replace(default, algorithm=replace(default.algorithm, rollout=rollout), evaluation=few)
 
 
