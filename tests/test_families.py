@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -585,6 +586,27 @@ def test_merged_adapters_say_the_same_and_leave_no_trace() -> None:
     assert base.keys() == after.keys()
     assert all(torch.equal(base[key], after[key]) for key in base)
     assert all(tensor.requires_grad for tensor in weights.tensors("policy").values())
+
+
+def test_merging_that_fails_amid_the_layers_leaves_none_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = policy("StableDiffusion3Pipeline")
+    weights, x, t, condition = one.weights, torch.randn(1, *one.latent_shape), torch.ones(1), one.encode(["dog"])
+    assert isinstance(weights, LoRA)
+    with torch.no_grad():
+        for tensor in weights.tensors("policy").values():
+            tensor.normal_(std=0.3)
+    before, real, calls = one.velocity(x, t, condition).detach(), Adapted.get_delta_weight, itertools.count()
+
+    def fail(self: Adapted, name: str) -> Tensor:
+        if next(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA")
+        return real(self, name)
+
+    monkeypatch.setattr(Adapted, "get_delta_weight", fail)
+    weights.merge = True
+    with pytest.raises(torch.OutOfMemoryError), weights.still("policy"):
+        pass
+    assert torch.equal(one.velocity(x, t, condition), before)
 
 
 def trained(one: DiffusersPolicy) -> dict[str, Tensor]:

@@ -193,13 +193,14 @@ class LoRA(Weights):
     @contextmanager
     def _merged(self, name: str) -> Iterator[None]:
         before = []
-        with self._in_place(self._tensors[name]):
-            for module in self._network.modules():
-                if isinstance(module, Adapted):
-                    layer: Any = module.get_base_layer()
-                    before.append((layer, layer.weight))
-                    layer.weight = nn.Parameter(layer.weight + module.get_delta_weight(ADAPTER), requires_grad=False)
         try:
+            with self._in_place(self._tensors[name]):
+                for module in self._network.modules():
+                    if isinstance(module, Adapted):
+                        layer: Any = module.get_base_layer()
+                        before.append((layer, layer.weight))
+                        merged = layer.weight + module.get_delta_weight(ADAPTER)
+                        layer.weight = nn.Parameter(merged, requires_grad=False)
             with self._without_adapters():
                 yield
         finally:  # the very tensors that were there: nothing is subtracted again
