@@ -151,7 +151,10 @@ class DiffusersPolicy(Policy):
                 return lambda x, t, condition: self._velocity(x, t, condition, weights, guidance)
             case "none":
                 if guidance != 1:
-                    raise ValueError(f"{self.name} was distilled and knows no guidance: leave the scale at 1")
+                    raise ValueError(
+                        f"{self.name} was distilled and knows no guidance: leave the scale at 1 "
+                        "(--guidance 1, of a training --algorithm.rollout.guidance 1)"
+                    )
                 return super().under(weights)
 
     def arguments(self, scale: float) -> dict[str, Any]:
