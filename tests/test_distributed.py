@@ -24,10 +24,9 @@ from torch.multiprocessing.spawn import start_processes
 
 from flowward import checkpoint, cli, distributed, models, prompts
 from flowward.algorithms import DGPO, FDFO, AdvantageFlow, FlowGRPO, TempFlowGRPO
-from flowward.cli import _foreseen, _own
+from flowward.cli import _foreseen
 from flowward.evaluate import Evaluation, Evaluator, measure
 from flowward.folder import RunFolder
-from flowward.memory import OutOfMemory
 from flowward.metrics import Step
 from flowward.plans import Branches, Chain
 from flowward.points import Renoise, RenoiseGroups
@@ -309,11 +308,23 @@ def test_a_process_that_is_left_alone_says_so(monkeypatch: pytest.MonkeyPatch) -
     assert _foreseen(distributed.Deserted())
 
 
-def test_what_ends_one_process_alone_is_said_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    everyones, own = RewardError("the scorer has gone"), OutOfMemory("out of memory")
-    assert _own(everyones) and _own(own) and _own()
-    monkeypatch.setenv("RANK", "1")
-    assert not _own(everyones) and _own(own) and not _own()
+def test_what_ends_processes_is_said_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whichever of them it ends: the first one need not be among them. Without the others' store each says it."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    around = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_RUN_ID": "x"}
+    for name, value in around.items():
+        monkeypatch.setenv(name, value)
+    for rank, words in (("1", "trian"), ("0", "trian"), ("0", "samlpe"), ("1", "samlpe")):
+        monkeypatch.setenv("RANK", rank)
+        assert cli.main([words]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(";")[0] for line in said] == [
+        "flowward: unknown command 'trian'",
+        "flowward: unknown command 'samlpe'",
+    ]
+    del store
+    assert cli.main(["trian"]) == 2
+    assert "trian" in capsys.readouterr().err
 
 
 def test_a_stopped_run_saves_and_says_how_to_go_on(tiny: str, tmp_path: Path) -> None:
