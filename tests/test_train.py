@@ -176,3 +176,10 @@ def test_a_recipe_that_names_no_guidance_measures_as_images_are_drawn(tiny: str,
         recipe.write_text(f"model: {tiny}\nalgorithm: {{name: advantageflow}}\nevaluation: {said}\n")
         settings, _ = _chosen(["--config", str(recipe), *flags])
         assert settings.evaluation.sampler.guidance == found
+
+
+@pytest.mark.parametrize("address", ["http://host:1/?reward=mine", "http://host:1"])
+def test_a_real_model_is_measured_by_its_reward_without_the_weight(address: str) -> None:
+    """The = of an address is none of a weight."""
+    settings, _ = _chosen(["--model", "owner/name", "--reward", address, "hpsv2=0.5"])
+    assert settings.evaluation.rewards == (address, "hpsv2")
