@@ -39,22 +39,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         elif not _foreseen(error):
             raise
-        if _own(error):
-            print(f"flowward: {_sentence(error)}", file=sys.stderr)
+        _say(_sentence(error))
         return 2
     except KeyboardInterrupt:
-        if _own():
-            print("flowward: interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
 
 
-def _own(error: Exception | None = None) -> bool:
-    """Whether it is for this process to say: several that share a run mostly end for one reason."""
-    if os.environ.get("RANK", "0") == "0":
-        return True
-    from .memory import OutOfMemory
+def _say(sentence: str) -> None:
+    """Once, where several processes share a run: they mostly end for one reason."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from .distributed import is_news
 
-    return isinstance(error, OutOfMemory)
+        if not is_news(sentence):
+            return
+    print(f"flowward: {sentence}", file=sys.stderr)
 
 
 def _foreseen(error: Exception) -> bool:

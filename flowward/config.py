@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
@@ -177,8 +178,12 @@ def from_dict(given: dict[str, Any]) -> Settings:
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"config: {where or 'setting'}: {first['msg'].removeprefix('Value error, ')}") from error
     _refuse_unknown(whole, TypeAdapter(kind).dump_python(settings, mode="json"), "")
-    sampler = (given.get("evaluation") or {}).get("sampler") or {}
-    return settings if "guidance" in sampler else measured_alike(settings)
+    return settings if names_guidance(given) else measured_alike(settings)
+
+
+def names_guidance(given: Mapping[str, Any]) -> bool:
+    """Whether YAML that `from_dict` takes says with which guidance images are measured."""
+    return "guidance" in ((given.get("evaluation") or {}).get("sampler") or {})
 
 
 def _over(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -131,8 +131,12 @@ def draw(
     weights: str = "policy",
     batch: int | None = None,
 ) -> Tensor:
-    """One image per prompt, [N, 3, H, W] on the CPU; image k depends on (seed, k) and its prompt alone."""
-    with policy.weights.still(weights):
+    """One image per prompt, [N, 3, H, W] on the CPU; image k depends on (seed, k) and its prompt alone.
+
+    Raises:
+        NotFinite: samples are not.
+    """
+    with policy.weights.still(weights), agreement():
         mine = [images for _, images in _batches(policy, prompts, sampler, seed, weights, batch)]
     return _of_all(mine)
 
@@ -294,6 +298,7 @@ class Evaluator:
         texts, asked = [self.prompts.texts[i] for i in chosen], [self.prompts[i] for i in chosen]
         how = self.evaluation
         images = draw(self.policy, asked, how.sampler, how.seed, how.weights, how.batch)
-        marks = explain(next(iter(self.rewards.values())), images, texts, self.prompts.about(chosen))
+        with agreement():
+            marks = explain(next(iter(self.rewards.values())), images, texts, self.prompts.about(chosen))
         sources = [each.source for each in asked if isinstance(each, Edit)]
         return labelled_grid(images, texts, marks, columns=4, sources=sources)

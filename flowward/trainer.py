@@ -31,7 +31,7 @@ from .models.policy import Condition, Models, Policy
 from .optimisers import OPTIMISERS, undone_if_it_fails
 from .points import Batch, PointSet
 from .prompts import Prompt, PromptSet
-from .rewards import Reward, terms
+from .rewards import Reward, RewardError, terms
 from .rollout import Drawn, Rollout, Sampling
 from .run import Run
 from .scoring import Scoring, agreed
@@ -178,8 +178,8 @@ class Trainer:
         started = time.perf_counter()
         try:
             measured, grid = evaluator.measure(), evaluator.grid()
-        except NotFinite:
-            self.sound = False
+        except RewardError as error:  # which all processes have; samples need not be infinite in each
+            self.sound = not distributed.any_of(isinstance(error, NotFinite))
             raise
         if folder:
             folder.save_sample(step.index, grid)

@@ -92,6 +92,7 @@ def test_words_that_mean_nothing(refused: Refused, words: str, said: str) -> Non
     [
         ("train --iterations many", "--iterations"),
         ("train --iteration 3", "Unrecognized options: --iteration"),
+        ("train --algorithm advantageflow --algorithm.lam x", "could not convert string to float"),
         ("train --precision fp8", "invalid choice 'fp8'"),
         ("train --learning-rate", "--learning-rate"),
         ("eval scenes --weights new", "invalid choice 'new'"),

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
@@ -24,10 +24,10 @@ from torch.multiprocessing.spawn import start_processes
 
 from flowward import checkpoint, cli, distributed, models, prompts
 from flowward.algorithms import DGPO, FDFO, AdvantageFlow, FlowGRPO, TempFlowGRPO
-from flowward.cli import _foreseen, _own
-from flowward.evaluate import Evaluation, measure
+from flowward.cli import _foreseen
+from flowward.evaluate import Evaluation, Evaluator, measure
 from flowward.folder import RunFolder
-from flowward.memory import OutOfMemory
+from flowward.metrics import Step
 from flowward.plans import Branches, Chain
 from flowward.points import Renoise, RenoiseGroups
 from flowward.rewards import RewardError
@@ -79,6 +79,38 @@ def evaluated(folder: str, reward: Any, images: int) -> Tensor:
     return measure(policy, prompts.of("mine", TEXTS), how, {"mine": reward}).scores["mine"]
 
 
+def blown_up_in_the_last(folder: str) -> dict[str, Any]:
+    """Whether weights are still worth saving where only the last process draws samples that are not finite."""
+    found: dict[str, Any] = {}
+    for what in ("measure", "grid"):
+        one = made(folder, "advantageflow")
+        how = Evaluation(images=4, sampler=Sampler(2))
+        evaluator = Evaluator(one.policy, how, prompts.of("mine", TEXTS), pictures=4, rewards={"mine": bright})
+        broken = replace(how, sampler=NoNumbers(2)) if distributed.rank() == PROCESSES - 1 else how
+        there = replace(evaluator, evaluation=broken)
+        try:
+            one._measured(Step(1, {}, [], {}), there if what == "measure" else Whole(evaluator, there), None)
+        except RewardError as error:
+            found[what] = [one.sound, str(error)]
+    return found
+
+
+@dataclass(frozen=True)
+class NoNumbers(Sampler):
+    """Samples that are not finite."""
+
+    def __call__(self, *given: Any) -> Drawn:
+        drawn = super().__call__(*given)
+        return replace(drawn, x0=drawn.x0 * math.nan)
+
+
+class Whole(Evaluator):
+    """One that measures, and another that draws the grid."""
+
+    def __init__(self, measures: Evaluator, draws: Evaluator):
+        self.__dict__.update(measure=measures.measure, grid=draws.grid)
+
+
 def process(number: int, folder: str, where: str) -> None:
     """What each of the processes does."""
     torch.set_num_threads(1)
@@ -94,6 +126,7 @@ def process(number: int, folder: str, where: str) -> None:
         evaluated(folder, fails_for_dark_ones, images=4)
     except RewardError as error:
         found["said of an evaluation"] = str(error)
+    found["blown up"] = blown_up_in_the_last(folder)
     mine = torch.arange(3.0 + number).view(-1, 1) + 10 * number
     steps = Steps(mine, mine, mine, torch.tensor([[[number]]]), torch.tensor([number]), torch.zeros(1, 4), 1)
     every = distributed.everyone(Drawn(mine, steps=steps))
@@ -131,6 +164,14 @@ def test_two_processes_do_what_one_does(results: list[dict[str, Any]], tiny: str
 def test_a_reward_that_fails_in_one_process_ends_all(results: list[dict[str, Any]]) -> None:
     for said in ("said", "said of an evaluation"):
         assert [each[said] for each in results] == ["the scorer has gone"] * PROCESSES
+
+
+def test_samples_that_blow_up_in_one_process_are_saved_by_none(results: list[dict[str, Any]]) -> None:
+    """The first process writes the checkpoint, and need not be the one whose samples are not finite."""
+    for each in results:
+        for what in ("measure", "grid"):
+            sound, said = each["blown up"][what]
+            assert not sound and "are not finite: its weights have blown up" in said
 
 
 def test_an_evaluation_may_have_fewer_images_than_processes(results: list[dict[str, Any]], tiny: str) -> None:
@@ -267,11 +308,23 @@ def test_a_process_that_is_left_alone_says_so(monkeypatch: pytest.MonkeyPatch) -
     assert _foreseen(distributed.Deserted())
 
 
-def test_what_ends_one_process_alone_is_said_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    everyones, own = RewardError("the scorer has gone"), OutOfMemory("out of memory")
-    assert _own(everyones) and _own(own) and _own()
-    monkeypatch.setenv("RANK", "1")
-    assert not _own(everyones) and _own(own) and not _own()
+def test_what_ends_processes_is_said_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whichever of them it ends: the first one need not be among them. Without the others' store each says it."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    around = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_RUN_ID": "x"}
+    for name, value in around.items():
+        monkeypatch.setenv(name, value)
+    for rank, words in (("1", "trian"), ("0", "trian"), ("0", "samlpe"), ("1", "samlpe")):
+        monkeypatch.setenv("RANK", rank)
+        assert cli.main([words]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(";")[0] for line in said] == [
+        "flowward: unknown command 'trian'",
+        "flowward: unknown command 'samlpe'",
+    ]
+    del store
+    assert cli.main(["trian"]) == 2
+    assert "trian" in capsys.readouterr().err
 
 
 def test_a_stopped_run_saves_and_says_how_to_go_on(tiny: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import flowward
 from flowward import config, models, prompts
 from flowward.algorithms import AdvantageFlow
 from flowward.cli import main
+from flowward.commands.train import _chosen
 from flowward.evaluate import Evaluation, Evaluator
 from flowward.folder import RunFolder
 from flowward.points import Renoise
@@ -165,3 +166,20 @@ def test_a_run_says_where_it_measures_other_images_than_it_draws(
         assert (said in capsys.readouterr().out) == (name == "apart")
     (warning,) = RunFolder.open(tmp_path / "apart").lines()[0]["health"]
     assert warning.startswith(said)
+
+
+def test_a_recipe_that_names_no_guidance_measures_as_images_are_drawn(tiny: str, tmp_path: Path) -> None:
+    """Also where a flag changes the rollout's; a config.yaml says all, and keeps what it says."""
+    recipe = tmp_path / "recipe.yaml"
+    flags = ["--algorithm.rollout.guidance", "2"]
+    for said, found in (("{images: 6}", 2), ("{images: 6, sampler: {guidance: 7}}", 7)):
+        recipe.write_text(f"model: {tiny}\nalgorithm: {{name: advantageflow}}\nevaluation: {said}\n")
+        settings, _ = _chosen(["--config", str(recipe), *flags])
+        assert settings.evaluation.sampler.guidance == found
+
+
+@pytest.mark.parametrize("address", ["http://host:1/?reward=mine", "http://host:1"])
+def test_a_real_model_is_measured_by_its_reward_without_the_weight(address: str) -> None:
+    """The = of an address is none of a weight."""
+    settings, _ = _chosen(["--model", "owner/name", "--reward", address, "hpsv2=0.5"])
+    assert settings.evaluation.rewards == (address, "hpsv2")

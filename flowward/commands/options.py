@@ -77,9 +77,10 @@ def parse(
 
 def _refuse_misspelt(words: list[str], known: Sequence[str]) -> None:
     """Raises ValueError where a flag is nearly one of these names."""
-    for word in words:
-        flag = word.partition("=")[0]
-        if flag.startswith("--") and (near := difflib.get_close_matches(flag[2:], known, n=1, cutoff=0.8)):
+    for flag in (word.partition("=")[0] for word in words):
+        if not flag.startswith("--") or "." in flag:  # --algorithm.lam is there, though it looks like --algorithm
+            continue
+        if near := difflib.get_close_matches(flag[2:], known, n=1, cutoff=0.8):
             raise ValueError(f"unknown option '{flag}'; did you mean '--{near[0]}'?")
 
 

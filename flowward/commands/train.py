@@ -60,11 +60,13 @@ def _chosen(words: list[str]) -> tuple[Any, bool]:
     if preset and (file or resume):
         raise ValueError("--preset names settings of an algorithm; --config and --resume bring their own")
     named = {word.partition("=")[0] for word in words}
+    given: dict[str, Any] = {}  # by a file
     if resume:
         default = _settings(RunFolder.open(Path(resume)).config(), named)
         default = replace(default, run=replace(default.run, output=Path(resume)))
     elif file:
-        default = _settings(read_yaml(Path(file)), named)
+        given = read_yaml(Path(file))
+        default = _settings(given, named)
         default = replace(default, run=replace(default.run, output=None))
     else:
         default = _default(algorithm or config.DEFAULT_ALGORITHM, preset, given_flag(words, "model"))
@@ -75,9 +77,9 @@ def _chosen(words: list[str]) -> tuple[Any, bool]:
         if "--reward" not in named and not settings.preferences:
             raise ValueError("name a --reward: the default one judges images of the built-in world alone")
         if "--evaluation.rewards" not in named:
-            own = tuple(item.partition("=")[0] for item in settings.reward)
+            own = tuple(rewards.weighted(item)[0] for item in settings.reward)
             settings = replace(settings, evaluation=replace(settings.evaluation, rewards=own))
-    if "--evaluation.sampler.guidance" not in named and not (resume or file):
+    if "--evaluation.sampler.guidance" not in named and not resume and not config.names_guidance(given):
         settings = config.measured_alike(settings)
     for name in ("reward", "prompts", "prompt_weights"):
         flag = "--" + name.replace("_", "-")
