@@ -71,9 +71,10 @@ def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence
             "transformer": 'pipe.transformer_2 = type(pipe.transformer_2).from_pretrained("this/folder/transformer_2")',
         }
         chosen += "\n" + again[files[0]]
+    which = "".join(f', {name}="{about[name]}"' for name in ("revision", "variant") if name in about)
     return (
         "```python\nfrom diffusers import DiffusionPipeline\n\n"
-        f'pipe = DiffusionPipeline.from_pretrained("{about["base_model"]}")\n{chosen}\n'
+        f'pipe = DiffusionPipeline.from_pretrained("{about["base_model"]}"{which})\n{chosen}\n'
         f"pipe({'image, ' * policy.edits}prompt, {how})  # as its samples were drawn in training\n```\n"
     )
 
