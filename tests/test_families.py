@@ -287,6 +287,19 @@ def test_text_is_as_long_as_the_pipeline_takes_it(name: str) -> None:
     assert FAMILIES[name].text_tokens == called["max_sequence_length"].default
 
 
+@pytest.mark.parametrize(
+    "name", ["StableDiffusion3Pipeline", "FluxPipeline", "FluxKontextPipeline", "QwenImagePipeline"]
+)
+def test_text_longer_than_the_pipeline_reads_is_refused(name: str) -> None:
+    """Before a training whose result the pipeline could not draw again."""
+    most, pipe = FAMILIES[name].most_text, tiny(name)
+    assert most is not None and FAMILIES[name](pipe, 32, 32, text_tokens=most).text_tokens == most
+    with pytest.raises(ValueError, match=f"{name} reads text of at most {most} tokens, not {most + 1}"):
+        FAMILIES[name](pipe, 32, 32, text_tokens=most + 1)
+    with pytest.raises(ValueError, match=f"greater than {most}"):
+        pipe(prompt="a cat", max_sequence_length=most + 1)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_text_is_cut_where_it_is_told_to_be(name: str, tmp_path: Path) -> None:
     if name == "QwenImageEditPlusPipeline":  # whose text has the image in it
