@@ -279,6 +279,8 @@ def test_a_card_says_how_this_pipeline_is_called(name: str, says: str, tmp_path:
     assert says.format("num_inference_steps=28, height=32, width=32") in told
     shorter = card._use(tmp_path, policy(name, text_tokens=20), about, ["pytorch_lora_weights.safetensors"])
     assert "width=32, max_sequence_length=20, " in shorter
+    untold = card._use(tmp_path, policy(name), {"base_model": "owner/name"}, ["pytorch_lora_weights.safetensors"])
+    assert untold.endswith('pipe.load_lora_weights("this/folder")\n```\n')  # an algorithm that does not say
 
 
 @pytest.mark.parametrize("name", FAMILIES)
