@@ -13,10 +13,12 @@ import torch
 
 import flowward
 from flowward import export, exported, models
+from flowward.algorithms.advantageflow import AdvantageFlow
 from flowward.cli import main
 from flowward.commands.options import policy_of
 from flowward.models.loading import Loading
 from flowward.models.policy import Policy
+from flowward.rollout import Sampler
 
 ABOUT = {"algorithm": "awm", "reward": ["ocr"], "guidance": 2.0, "iterations": 1200, "weights": "ema"}
 TRAIN = shlex.split(
@@ -161,3 +163,16 @@ def test_a_pipeline_is_exported_with_its_size_and_its_base(
     tiny_pipelines.tiny("StableDiffusion3Pipeline", seed=1).save_pretrained(base, variant=variant)
     with pytest.raises(ValueError, match=f"trained on another model than the one that is {base} now"):
         policy_of(name, "policy")
+
+
+def test_a_run_from_python_keeps_how_its_model_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowward.models.diffusers.CACHE", tmp_path / "cache")
+    tiny_pipelines.tiny("StableDiffusion3Pipeline").save_pretrained(tmp_path / "base")
+    (tmp_path / "texts.txt").write_text("a cat\ndog\n")
+    loading = Loading(size=(16, 64), text_tokens=20, device="cpu")
+    policy = models.load(str(tmp_path / "base"), 2, "float32", loading=loading)
+    run = flowward.Run(iterations=1, images_per_update=4, group_size=2, microbatch=4, output=tmp_path / "run")
+    reward, texts = flowward.rewards.load("jpeg-compressibility"), flowward.prompts.load(str(tmp_path / "texts.txt"))
+    list(flowward.train(AdvantageFlow(rollout=Sampler(1)), policy, reward, texts, run))
+    found = policy_of(str(tmp_path / "run"), "policy")
+    assert found.image_size == (16, 64) and found.loading == loading
