@@ -53,11 +53,15 @@ def write(
 
 
 def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence[str]) -> str:
+    told = "steps" in about and "guidance" in about  # an algorithm of one's own need not say how it samples
     if not is_pipeline(about["base_model"]):  # flowward's own, which diffusers does not know
-        how = f"--steps {about['steps']} --guidance {about['guidance']}"
-        return f'```sh\nflowward sample this/folder "PROMPT" {how}  # as in training\n```\n'
-    given = {"num_inference_steps": about["steps"], **policy.arguments(about["guidance"])}
-    how = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        how = f" --steps {about['steps']} --guidance {about['guidance']}  # as in training" if told else ""
+        return f'```sh\nflowward sample this/folder "PROMPT"{how}\n```\n'
+    call = ""
+    if told:
+        given = {"num_inference_steps": about["steps"], **policy.arguments(about["guidance"])}
+        how = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        call = f"pipe({'image, ' * policy.edits}prompt, {how})  # as its samples were drawn in training\n"
     loading = {
         "pytorch_lora_weights.safetensors": 'pipe.load_lora_weights("this/folder")',
         "transformer": 'pipe.transformer = type(pipe.transformer).from_pretrained("this/folder/transformer")',
@@ -71,10 +75,10 @@ def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence
             "transformer": 'pipe.transformer_2 = type(pipe.transformer_2).from_pretrained("this/folder/transformer_2")',
         }
         chosen += "\n" + again[files[0]]
+    which = "".join(f', {name}="{about[name]}"' for name in ("revision", "variant") if name in about)
     return (
         "```python\nfrom diffusers import DiffusionPipeline\n\n"
-        f'pipe = DiffusionPipeline.from_pretrained("{about["base_model"]}")\n{chosen}\n'
-        f"pipe({'image, ' * policy.edits}prompt, {how})  # as its samples were drawn in training\n```\n"
+        f'pipe = DiffusionPipeline.from_pretrained("{about["base_model"]}"{which})\n{chosen}\n{call}```\n'
     )
 
 

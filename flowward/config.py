@@ -119,6 +119,7 @@ def of_python(
         model=policy.name,
         lora_rank=int(lora) if lora.isdigit() else None,
         precision=policy.precision,
+        loading=policy.loading,
         run=run,
         evaluation=evaluation or Evaluation(),
     )

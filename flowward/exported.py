@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import models, strict_json
-from .models.loading import Loading
+from .models.loading import MODEL, Loading
 from .models.policy import Policy
 from .models.weights import LoRA
 from .outcome import counted
@@ -146,13 +146,14 @@ def _base(about: dict[str, Any], rank: int | None, precision: Wish, loading: Loa
         ValueError: it is another model than the one that was trained.
     """
     loading = loading or Loading()
-    kept = [name for name in ("revision", "size", "frames", "text_tokens") if getattr(loading, name) is None]
+    kept = [name for name in MODEL if name != "quantise" and getattr(loading, name) is None]
     given = {name: about[name] for name in kept if about.get(name) is not None}
     if "size" in given:
         given["size"] = tuple(given["size"])
     policy = models.load(about["base_model"], rank, precision, loading=replace(loading, **given))
     same = about.get("base") in (None, policy.identity["base"])
-    if not same and not (about.get("quantise") or loading.quantise):  # whose weights are rounded
+    rounded = about.get("quantise") or loading.quantise or loading.variant not in (None, about.get("variant"))
+    if not same and not rounded:
         raise ValueError(f"this was trained on another model than the one that is {about['base_model']} now")
     return policy
 

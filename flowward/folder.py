@@ -90,7 +90,9 @@ class RunFolder:
         rollout = algorithm.get("rollout", {}) if isinstance(algorithm, dict) else {}
         found = {
             "base_model": config["model"],
-            **{name: loading.get(name) for name in ("revision", "size", "frames", "text_tokens", "quantise")},
+            **{
+                name: loading.get(name) for name in ("revision", "variant", "size", "frames", "text_tokens", "quantise")
+            },
             "algorithm": algorithm["name"] if isinstance(algorithm, dict) else algorithm,
             "reward": config.get("reward"),
             "guidance": rollout.get("guidance"),

@@ -13,10 +13,12 @@ import torch
 
 import flowward
 from flowward import export, exported, models
+from flowward.algorithms.advantageflow import AdvantageFlow
 from flowward.cli import main
 from flowward.commands.options import policy_of
 from flowward.models.loading import Loading
 from flowward.models.policy import Policy
+from flowward.rollout import Sampler
 
 ABOUT = {"algorithm": "awm", "reward": ["ocr"], "guidance": 2.0, "iterations": 1200, "weights": "ema"}
 TRAIN = shlex.split(
@@ -125,16 +127,22 @@ def test_what_is_not_whole_is_refused(tiny: str, tmp_path: Path) -> None:
     refused("unknown model")  # the file alone is no model
 
 
-@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize(("rank", "variant"), [(None, None), (2, "fp16")])
 def test_a_pipeline_is_exported_with_its_size_and_its_base(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: int | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rank: int | None,
+    variant: str | None,
 ) -> None:
-    """An export is drawn at the size of the training unless another is named, and on no other base."""
+    """An export is drawn at the size of the training unless another is named, from its files, and on no other base."""
     monkeypatch.setattr("flowward.models.diffusers.CACHE", tmp_path / "cache")
     base, run, texts = tmp_path / "base", tmp_path / "run", tmp_path / "texts.txt"
     tiny_pipelines.tiny("StableDiffusion3Pipeline").save_pretrained(base)
+    tiny_pipelines.tiny("StableDiffusion3Pipeline").to(torch.float16).save_pretrained(base, variant="fp16")
     texts.write_text("a cat\ndog\n")
-    words = f"""train --model {base} --prompts {texts} --evaluation.prompts {texts} --size 16 64 --text-tokens 20
+    words = f"""train --model {base} {"" if variant is None else f"--variant {variant}"} --size 16 64 --text-tokens 20
+        --prompts {texts} --evaluation.prompts {texts}
         {"" if rank is None else "--lora-rank 2"} --device cpu --precision float32 --reward jpeg-compressibility
         --evaluation.images 2 --evaluation.sampler.steps 1 --algorithm.rollout.steps 2 --images-per-update 4
         --group-size 2 --microbatch 4 --iterations 1 --output {run}"""
@@ -145,9 +153,26 @@ def test_a_pipeline_is_exported_with_its_size_and_its_base(
     assert found.image_size == trained.image_size == (16, 64)
     torch.testing.assert_close(answer(found, ["a cat", "dog"]), answer(trained, ["a cat", "dog"]))
     assert policy_of(name, "policy", SMALL).image_size == (32, 32)
+    chosen = "" if variant is None else f', variant="{variant}"'
+    assert f'from_pretrained("{base}"{chosen})' in (run / "export" / "README.md").read_text("utf-8")
+    if variant is None:  # the same weights, less exactly
+        assert policy_of(name, "policy", Loading(variant="fp16", device="cpu")).image_size == (16, 64)
     capsys.readouterr()
     assert main(["sample", str(run), "a cat", "--size", "32", "32", "--output", str(tmp_path / "a.png")]) == 2
     assert "is loaded as it was trained, with size 16 64, not 32 32: leave it out" in capsys.readouterr().err
-    tiny_pipelines.tiny("StableDiffusion3Pipeline", seed=1).save_pretrained(base)
+    tiny_pipelines.tiny("StableDiffusion3Pipeline", seed=1).save_pretrained(base, variant=variant)
     with pytest.raises(ValueError, match=f"trained on another model than the one that is {base} now"):
         policy_of(name, "policy")
+
+
+def test_a_run_from_python_keeps_how_its_model_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowward.models.diffusers.CACHE", tmp_path / "cache")
+    tiny_pipelines.tiny("StableDiffusion3Pipeline").save_pretrained(tmp_path / "base")
+    (tmp_path / "texts.txt").write_text("a cat\ndog\n")
+    loading = Loading(size=(16, 64), text_tokens=20, device="cpu")
+    policy = models.load(str(tmp_path / "base"), 2, "float32", loading=loading)
+    run = flowward.Run(iterations=1, images_per_update=4, group_size=2, microbatch=4, output=tmp_path / "run")
+    reward, texts = flowward.rewards.load("jpeg-compressibility"), flowward.prompts.load(str(tmp_path / "texts.txt"))
+    list(flowward.train(AdvantageFlow(rollout=Sampler(1)), policy, reward, texts, run))
+    found = policy_of(str(tmp_path / "run"), "policy")
+    assert found.image_size == (16, 64) and found.loading == loading

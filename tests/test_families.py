@@ -279,12 +279,27 @@ def test_a_card_says_how_this_pipeline_is_called(name: str, says: str, tmp_path:
     assert says.format("num_inference_steps=28, height=32, width=32") in told
     shorter = card._use(tmp_path, policy(name, text_tokens=20), about, ["pytorch_lora_weights.safetensors"])
     assert "width=32, max_sequence_length=20, " in shorter
+    untold = card._use(tmp_path, policy(name), {"base_model": "owner/name"}, ["pytorch_lora_weights.safetensors"])
+    assert untold.endswith('pipe.load_lora_weights("this/folder")\n```\n')  # an algorithm that does not say
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_text_is_as_long_as_the_pipeline_takes_it(name: str) -> None:
     called = inspect.signature(type(tiny(name)).__call__).parameters
     assert FAMILIES[name].text_tokens == called["max_sequence_length"].default
+
+
+@pytest.mark.parametrize(
+    "name", ["StableDiffusion3Pipeline", "FluxPipeline", "FluxKontextPipeline", "QwenImagePipeline"]
+)
+def test_text_longer_than_the_pipeline_reads_is_refused(name: str) -> None:
+    """Before a training whose result the pipeline could not draw again."""
+    most, pipe = FAMILIES[name].most_text, tiny(name)
+    assert most is not None and FAMILIES[name](pipe, 32, 32, text_tokens=most).text_tokens == most
+    with pytest.raises(ValueError, match=f"{name} reads text of at most {most} tokens, not {most + 1}"):
+        FAMILIES[name](pipe, 32, 32, text_tokens=most + 1)
+    with pytest.raises(ValueError, match=f"greater than {most}"):
+        pipe(prompt="a cat", max_sequence_length=most + 1)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -247,6 +247,7 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
         )
     _prepare(family, loading)
     policy = DiffusersPolicy(name_or_path, family, lora_rank, chosen, seed)
+    policy.loading = loading
     if isinstance(policy.weights, LoRA):
         policy.weights.merge = loading.merge_lora
     return policy

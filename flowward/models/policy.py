@@ -13,6 +13,7 @@ from torch import Tensor
 from ..flow import grid
 from ..precision import Precision
 from ..prompts import Edit, Prompt
+from .loading import Loading
 from .weights import Weights
 
 
@@ -55,6 +56,7 @@ class Policy(ABC):
     weights: Weights
     precision: Precision
     device: torch.device
+    loading: Loading = Loading()  # what else it was asked for with
     edits: bool = False  # every prompt comes with an image, of which another one is made
 
     @abstractmethod

@@ -34,7 +34,7 @@ class Family(ABC):
         text_tokens: that a prompt may have (None: as many as the pipeline's own default).
 
     Raises:
-        ValueError: the size is not one that the model can make.
+        ValueError: the size is not one that the model can make, or the text longer than its pipeline reads.
     """
 
     pipelines: ClassVar[tuple[str, ...]]  # classes in model_index.json
@@ -43,6 +43,7 @@ class Family(ABC):
     edits: ClassVar[bool] = False  # prompts are Edits, and a condition has a `source` [N, *shape]
     needs: ClassVar[tuple[str, ...]] = ()  # packages beside those of flowward
     text_tokens: int
+    most_text: ClassVar[int | None] = None  # tokens that the pipeline takes at most, where it says so
     nothing: ClassVar[str] = ""  # what the model reads in the place of a prompt that is absent
 
     def __init__(
@@ -58,6 +59,10 @@ class Family(ABC):
         self.frames = frames
         if text_tokens is not None:
             self.text_tokens = text_tokens
+        if self.most_text and self.text_tokens > self.most_text:
+            raise ValueError(
+                f"{type(pipe).__name__} reads text of at most {self.most_text} tokens, not {self.text_tokens}"
+            )
         for name, value in (("height", self.height), ("width", self.width)):
             if value < 1 or value % self.multiple:
                 raise ValueError(

@@ -17,7 +17,7 @@ class Flux(Family):
     pipelines = ("FluxPipeline",)
     guidance: ClassVar[Guidance] = "embedded"
     packed = True
-    text_tokens = 512
+    text_tokens = most_text = 512
 
     def __init__(self, pipe: Any, *size: Any, **more: Any):
         super().__init__(pipe, *size, **more)

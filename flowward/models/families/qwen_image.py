@@ -20,7 +20,7 @@ class QwenImage(Family):
 
     pipelines = ("QwenImagePipeline",)
     packed = True
-    text_tokens = 512
+    text_tokens, most_text = 512, 1024
     nothing = " "  # as the model's authors have it
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ class StableDiffusion3(Family):
     """Joint attention over the tokens of two CLIP encoders, of T5, and of the image; a shift of 3."""
 
     pipelines = ("StableDiffusion3Pipeline",)
-    text_tokens = 256
+    text_tokens, most_text = 256, 512
     sigmas: ClassVar[Literal["scheduler", "even"]] = "scheduler"
 
     @property
