@@ -19,6 +19,16 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny pipeline, as diffusers writes it."""
+    from tiny_pipelines import tiny
+
+    folder: Path = tmp_path_factory.mktemp("models") / "tiny-sd3"
+    tiny("StableDiffusion3Pipeline").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a model in the shipped model's layout: two blocks of width 32, never trained."""
     import torch  # here, because tests that need no model should not wait for it

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_families import policy
 from tiny_pipelines import tiny
+from tiny_policies import policy
 
 from flowward.models import cache as caches
 from flowward.models.cache import PromptCache, address

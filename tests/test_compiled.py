@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 import torch
-from test_families import policy, trained
+from test_savings import trained
+from tiny_policies import policy
 from tiny_runs import close
 from torch import Tensor
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 from judges import IMAGES, first_token, judged, says, seen
 from PIL import Image
-from test_families import SMALL, policy
 from tiny_pipelines import tiny as pipeline
+from tiny_policies import SMALL, policy
 from tiny_runs import small
 from torch import Tensor
 

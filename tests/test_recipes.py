@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_families import policy
+from tiny_policies import policy
 from tiny_runs import bright, points_of_a_group, snapshot
 
 from flowward import config, prompts, rewards
