@@ -1,6 +1,6 @@
 """Write a pipeline of published size and random weights to a folder: speed and memory do not depend on the numbers.
 
-    python benchmarks/full_size.py sd3.5-medium FOLDER [--text] [--device cuda]
+    python benchmarks/full_size.py sd3.5-medium FOLDER [--text | --configurations] [--device cuda]
 
 The folder is read like any other: `flowward train --model FOLDER`. Text encoders have their published width, behind a
 tokenizer of two dozen words; their published depth too with `--text`, and one layer without. bf16; Stable Diffusion 3.5
@@ -18,6 +18,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from accelerate import init_empty_weights
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from tiny_pipelines import VOCABULARY, WORDS, tokenizer  # noqa: F401
@@ -117,14 +118,30 @@ def write(name: str, folder: Path, device: str, small: bool = False, text: bool 
     pipe.save_pretrained(folder)
 
 
+def configurations(name: str, folder: Path) -> None:
+    """The folder without weights, which is enough to count memory (`flowward memory --model FOLDER`)."""
+    with init_empty_weights():
+        pipe = PIPELINES[name](False, True)
+    for key, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            save = part.save_config if isinstance(part, diffusers.ModelMixin) else part.config.save_pretrained
+            save(folder / key)
+        elif part is not None:
+            part.save_pretrained(folder / key)
+    pipe.save_config(folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=list(PIPELINES))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--text", action="store_true", help="with text encoders")
+    parser.add_argument("--configurations", action="store_true", help="and no weights")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="a few thousand weights, to try the program")
     options = parser.parse_args()
+    if options.configurations:
+        return configurations(options.name, options.folder)
     write(options.name, options.folder, options.device, options.small, options.text)
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from .prompts import Prompt, PromptSet
 from .rollout import Rollout
 from .run import Run
 from .streams import Noise
@@ -73,13 +74,12 @@ def fitted(trainer: Trainer, limit: float, peak: Peak | None = None) -> tuple[Ru
     """
     peak, run = peak or cuda_peak(trainer.policy.device), trainer.run  # whose microbatch changes below
     points = trainer.points_per_update
-    moments = 2 * 4 * sum(tensor.numel() for tensor in trainer.parameters)
-    leaves, breadth = trainer.rollout.leaves, trainer.rollout.breadth
+    moments = moments_of(trainer)
     sampled, most = largest(
-        _divisors(run.images, leaves), lambda n: peak(lambda: _sample(trainer, n // leaves * breadth)) + moments, limit
+        divisors(run.images, trainer.rollout.leaves), lambda n: peak(lambda: sample(trainer, n)) + moments, limit
     )
     trained, peak_of_training = largest(
-        _divisors(points, trainer.indivisible), lambda n: peak(lambda: _learn(trainer, n)) + moments, limit
+        divisors(points, trainer.indivisible), lambda n: peak(lambda: learn(trainer, n)) + moments, limit
     )
     trainer.run = run
     most = max(most, peak_of_training)
@@ -90,35 +90,48 @@ def fitted(trainer: Trainer, limit: float, peak: Peak | None = None) -> tuple[Ru
     return replace(run, rollout_batch=sampled, microbatch=trained), said
 
 
-def _divisors(total: int, unit: int) -> list[int]:
+def divisors(total: int, unit: int) -> list[int]:
     """Those that are multiples of `unit`, rising."""
     return [size for size in range(unit, total + 1, unit) if total % size == 0]
 
 
-def _drawn(trainer: Trainer) -> Rollout:
-    """A group of noise in the place of samples."""
-    policy, rollout, run = trainer.policy, trainer.rollout, trainer.run
-    condition, group = policy.encode([trainer.prompts[0]]), torch.zeros(run.group_size, dtype=torch.long)
-    noise = Noise(policy.latent_shape, tuple(("fit", number) for number in range(run.group_size)), policy.device)
-    drawn = rollout.at(run.seed, 0)(lambda x, t, c: torch.zeros_like(x), condition[group], noise)
-    found = Rollout.of([drawn], condition, group, rollout.levels)
-    return replace(found, advantage=torch.ones_like(found.advantage))
+def moments_of(trainer: Trainer) -> int:
+    """Bytes that Adam takes at its first step."""
+    return 2 * 4 * sum(tensor.numel() for tensor in trainer.parameters)
+
+
+def longest(prompts: PromptSet) -> Prompt:
+    """The prompt with the most text: models that do not pad take more memory for it."""
+    return prompts[max(range(len(prompts)), key=lambda number: len(prompts.texts[number]))]
 
 
 @torch.no_grad()
-def _sample(trainer: Trainer, many: int) -> None:
-    policy = trainer.policy
-    velocity = policy.under(trainer.algorithm.behaviour, trainer.rollout.guidance)
-    condition = policy.encode([trainer.prompts[0]])[torch.zeros(many, dtype=torch.long)]
-    x = torch.zeros(many, *policy.latent_shape, device=policy.device)
-    velocity(x, torch.full((many,), 0.5, device=policy.device), condition)
+def sample(trainer: Trainer, many: int) -> None:
+    """What the network and the autoencoder do for so many images that are drawn together."""
+    policy, rollout = trainer.policy, trainer.rollout
+    at_once = many // rollout.leaves * rollout.breadth
+    velocity = policy.under(trainer.algorithm.behaviour, rollout.guidance)
+    condition = policy.encode([longest(trainer.prompts)])[torch.zeros(at_once, dtype=torch.long)]
+    x = torch.zeros(at_once, *policy.latent_shape, device=policy.device)
+    velocity(x, torch.full((at_once,), 0.5, device=policy.device), condition)
     policy.decode(x)
 
 
-def _learn(trainer: Trainer, many: int) -> None:
+def learn(trainer: Trainer, many: int) -> None:
+    """A forward and a backward pass of so many points, with all that the algorithm wants to know of them."""
     points = trainer.algorithm.points(_drawn(trainer), ("fit",))
     trainer.run = replace(trainer.run, microbatch=many)
     for part in trainer.batches(points, torch.arange(many) % len(points), fresh=True):
         loss, _ = trainer.algorithm.loss(trainer.models, part)
         loss.sum().backward()
     trainer.optimiser.zero_grad()
+
+
+def _drawn(trainer: Trainer) -> Rollout:
+    """A group of noise in the place of samples."""
+    policy, rollout, run = trainer.policy, trainer.rollout, trainer.run
+    condition, group = policy.encode([longest(trainer.prompts)]), torch.zeros(run.group_size, dtype=torch.long)
+    noise = Noise(policy.latent_shape, tuple(("fit", number) for number in range(run.group_size)), policy.device)
+    drawn = rollout.at(run.seed, 0)(lambda x, t, c: torch.zeros_like(x), condition[group], noise)
+    found = Rollout.of([drawn], condition, group, rollout.levels)
+    return replace(found, advantage=torch.ones_like(found.advantage))

@@ -80,6 +80,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("report", ["RUN [RUN ...]", "run folders"]),
         ("pretrain", ["--output", "--steps"]),
         ("algorithms", ["vetted settings"]),
+        ("memory", ["without weights", "--model", "--memory", "--gradient-checkpointing"]),
         ("verify", ["--output", "--algorithm", "--model"]),
         ("bench", ["Measure flowward itself", "--repeats", "overhead"]),
         ("serve-reward", ["REWARD", "--port", "--token", "--max-batch"]),
@@ -153,7 +154,7 @@ def test_flags_win_over_the_config(capsys: pytest.CaptureFixture[str], run: Path
 )
 def test_the_flags_of_a_rollout_are_those_of_its_kind(words: str, kind: type) -> None:
     """As for every other algorithm, without another word before them."""
-    settings, _ = train._chosen([*shlex.split(words), "--algorithm.rollout.steps", "8"])
+    settings, _ = train.chosen([*shlex.split(words), "--algorithm.rollout.steps", "8"])
     assert isinstance(settings.algorithm.rollout, kind)
     assert settings.algorithm.rollout.steps == 8
 

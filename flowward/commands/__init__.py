@@ -8,6 +8,7 @@ COMMANDS = {
     "report": "write a run's report.html",
     "pretrain": "train the built-in base model from nothing",
     "algorithms": "list the algorithms, or show one",
+    "memory": "tell what a model takes on a GPU, without one, and which batches a card holds",
     "verify": "hold algorithms to their laws, against exact optima",
     "bench": "measure flowward itself",
     "serve-reward": "serve a reward over HTTP, for runs here or elsewhere",

@@ -39,7 +39,7 @@ BESIDE = ("algorithm", "preset", "config", "resume", "processes")  # options tha
 def run(words: list[str]) -> int:
     given = shlex.join(["flowward", "train", *words])
     processes, words = take(words, "processes")
-    settings, resume = _chosen(words)  # refuses what it must before other processes start
+    settings, resume = chosen(words)  # refuses what it must before other processes start
     if processes and not (processes.isdecimal() and int(processes) >= 1):
         raise ValueError(f"--processes must be a whole number of at least 1, not '{processes}'")
     if processes and int(processes) > 1:
@@ -49,7 +49,7 @@ def run(words: list[str]) -> int:
         return _train(settings, resume, given + (f" --processes {others}" if others > 1 else ""))
 
 
-def _chosen(words: list[str]) -> tuple[Any, bool]:
+def chosen(words: list[str], command: str = "train", about: str = ABOUT) -> tuple[Any, bool]:
     """Settings, and whether a run goes on."""
     algorithm, words = take(words, "algorithm")
     preset, words = take(words, "preset")
@@ -70,7 +70,7 @@ def _chosen(words: list[str]) -> tuple[Any, bool]:
         default = replace(default, run=replace(default.run, output=None))
     else:
         default = _default(algorithm or config.DEFAULT_ALGORITHM, preset, given_flag(words, "model"))
-    settings = parse(type(default), words, "train", default, ABOUT, BESIDE)
+    settings = parse(type(default), words, command, default, about, BESIDE)
     if resume and settings.run.output != Path(resume):
         raise ValueError(f"--resume goes on in its own folder, {resume}: leave out --output, or copy that folder first")
     if models.is_pipeline(settings.model) and not (resume or file):

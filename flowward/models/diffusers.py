@@ -53,7 +53,7 @@ class DiffusersPolicy(Policy):
         architecture = {key: value for key, value in described.items() if not key.startswith("_")}
         self.identity = {
             "family": type(family).__name__,
-            "base": fingerprint(transformer),
+            "base": self._fingerprint(transformer),
             "transformer": architecture,
             "shape": list(family.shape),
         }
@@ -62,11 +62,14 @@ class DiffusersPolicy(Policy):
         )
         self.identity["weights"] = self.weights.kind
         parts = [(name, part) for name, part in pipe.components.items() if part is not None]
-        self._reader: list[Any] = [fingerprint(part) for name, part in parts if name.startswith("text_encoder")]
+        self._reader: list[Any] = [self._fingerprint(part) for name, part in parts if name.startswith("text_encoder")]
         self._reader += [spelling(part) for name, part in parts if name.startswith("tokenizer")]
         if family.edits:  # images are read too, at one size
-            self._reader += [fingerprint(pipe.vae), *family.shape]
+            self._reader += [self._fingerprint(pipe.vae), *family.shape]
         self._cache: PromptCache | None = None
+
+    def _fingerprint(self, network: torch.nn.Module) -> str:
+        return fingerprint(network)
 
     @torch.no_grad()
     def prepare(self, prompts: Sequence[Prompt], folder: Path | None = None) -> None:
@@ -89,8 +92,12 @@ class DiffusersPolicy(Policy):
             with memory.explained(f"with prompts encoded {len(part)} at once, beside the whole model"):
                 cache.add(part, family.encode(part))
         self._cache = cache
-        for name in [name for name in family.pipe.components if name.startswith(("text_encoder", "tokenizer"))]:
-            setattr(family.pipe, name, None)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        pipe = self.family.pipe
+        for name in [name for name in pipe.components if name.startswith(("text_encoder", "tokenizer"))]:
+            setattr(pipe, name, None)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
@@ -207,15 +214,11 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
     hub.quiet()
     if not sys.stderr.isatty():
         diffusers.logging.disable_progress_bar()
-    index = _index(name_or_path, loading.revision)
-    kind = str(index.get("_class_name"))
-    if kind not in FAMILIES:
-        raise ValueError(f"{name_or_path}: " + unknown("pipeline", kind, FAMILIES))
-    if missing := [package for package in FAMILIES[kind].needs if not find_spec(package)]:
-        raise ValueError(f"{name_or_path} needs the package {missing[0]}: pip install {missing[0]}")
+    found = index(name_or_path, loading.revision)
+    kind = found["_class_name"]
     if loading.quantise and (lora_rank is None or loading.merge_lora):
         raise ValueError("quantised weights are frozen: train LoRA adapters (--lora-rank), and do not merge them")
-    transformers = [name for name in ("transformer", "transformer_2") if index.get(name, [None])[0]]
+    transformers = [name for name in ("transformer", "transformer_2") if found.get(name, [None])[0]]
     device = hub.device(loading.device)
     chosen = resolve(precision, device)
     stored = torch.bfloat16 if chosen == "bf16" and device != "cpu" else torch.float32
@@ -231,21 +234,16 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
             quantization_config=quantised,
         )
         _refuse_holes(pipe)
-    given: dict[str, Any] = {"text_tokens": loading.text_tokens}
-    if loading.size:
-        given["height"], given["width"] = loading.size
-    if loading.frames:
-        given["frames"] = loading.frames
     with memory.explained(f"with the whole of {name_or_path} on {device}: --quantise makes its transformer smaller"):
         pipe = pipe.to(device)
-    family = FAMILIES[kind](pipe, **given)
+    family = shaped(pipe, loading)
     if loading.merge_lora and pipe.transformer.dtype != torch.float32:
         kept = str(pipe.transformer.dtype).removeprefix("torch.")
         raise ValueError(
             f"the weights are in {kept}, in which a merged adapter would be rounded away: leave out --merge-lora, or "
             "use --precision float32"
         )
-    _prepare(family, loading)
+    prepared(family, loading)
     policy = DiffusersPolicy(name_or_path, family, lora_rank, chosen, seed)
     policy.loading = loading
     if isinstance(policy.weights, LoRA):
@@ -261,7 +259,21 @@ def _refuse_holes(pipe: Any) -> None:
             raise ValueError(f"the files of its {part} lack {missing[0]} ({len(missing)} weights in all)")
 
 
-def _prepare(family: Family, loading: Loading) -> None:
+def shaped(pipe: Any, loading: Loading) -> Family:
+    """The family of a pipeline, for samples of the size that is asked for.
+
+    Raises:
+        ValueError: there are none of that size.
+    """
+    given: dict[str, Any] = {"text_tokens": loading.text_tokens}
+    if loading.size:
+        given["height"], given["width"] = loading.size
+    if loading.frames:
+        given["frames"] = loading.frames
+    return FAMILIES[type(pipe).__name__](pipe, **given)
+
+
+def prepared(family: Family, loading: Loading) -> None:
     """What diffusers offers for memory and speed.
 
     Raises:
@@ -331,16 +343,24 @@ def _quantised(how: str | None, components: Sequence[str], device: str) -> Any:
     return diffusers.PipelineQuantizationConfig(quant_mapping={name: config for name in components})
 
 
-def _index(name_or_path: str, revision: str | None) -> dict[str, Any]:
-    """The class and the components of a pipeline, read before anything large is."""
-    index = Path(name_or_path) / "model_index.json"
-    if not index.is_file():
+def index(name_or_path: str, revision: str | None) -> dict[str, Any]:
+    """The class and the components of a pipeline, read before anything large is.
+
+    Raises:
+        ValueError: it cannot be read, is of no family that is known here, or needs a package that is missing.
+    """
+    file = Path(name_or_path) / "model_index.json"
+    if not file.is_file():
         with hub.explained(name_or_path):
-            index = Path(hf_hub_download(name_or_path, "model_index.json", revision=revision))
+            file = Path(hf_hub_download(name_or_path, "model_index.json", revision=revision))
     try:
-        found = json.loads(index.read_text("utf-8"))
+        found = json.loads(file.read_text("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{index} is not JSON: {error}") from error
+        raise ValueError(f"{file} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{index} does not hold a mapping")
+        raise ValueError(f"{file} does not hold a mapping")
+    if (kind := str(found.get("_class_name"))) not in FAMILIES:
+        raise ValueError(f"{name_or_path}: " + unknown("pipeline", kind, FAMILIES))
+    if missing := [package for package in FAMILIES[kind].needs if not find_spec(package)]:
+        raise ValueError(f"{name_or_path} needs the package {missing[0]}: pip install {missing[0]}")
     return found

@@ -1,0 +1,92 @@
+"""flowward memory"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from .. import fit, models, prompts
+from ..footprint import Counter, counted
+from ..models import blueprint
+from ..rewards.jpeg import Compressible
+from ..trainer import Trainer
+from . import train
+from .options import given
+
+ABOUT = """How much memory of a GPU training takes, counted without one and without weights.
+
+It takes the options of `flowward train`, of which no reward is needed, and reads the configuration of a model alone.
+It tells how much sampling and training take by batches, and the largest that a card holds. --memory GB names a card."""
+CARDS = (16.0, 24.0, 32.0, 48.0, 80.0)  # GB
+USABLE = 0.9  # of a card, as `--memory auto` has it
+COLUMNS = 9
+COUNTED = (1, 2, 8)  # batches, in units of the smallest; between and beyond them memory grows in proportion
+
+
+def run(words: list[str]) -> int:
+    if not {"-h", "--help"} & {*words} and not given(words, "reward"):
+        words = [*words, "--reward", "jpeg-compressibility"]  # which is never asked
+    settings, _ = train.chosen(words, "memory", ABOUT)
+    if not models.is_pipeline(settings.model):
+        raise ValueError("the built-in model fits anywhere: name a --model of diffusers")
+    texts = prompts.load(settings.prompts)
+    limits = CARDS if settings.run.memory in (None, "auto") else (settings.run.memory / USABLE,)
+    with counted() as counter:
+        policy = blueprint.load(settings.model, settings.lora_rank, settings.precision, settings.loading)
+        print(f"{_what(settings)}, counted from its configuration")
+        print(", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in _weights(policy.family.pipe).items()))
+        policy.prepare([fit.longest(texts)])
+        run = replace(settings.run, memory=settings.run.memory or "auto")  # batches are to be found
+        trainer = Trainer(settings.algorithm, policy, Compressible(), texts, run)
+        moments = fit.moments_of(trainer)
+        taken = {
+            "rollout_batch": _law(counter, lambda n: fit.sample(trainer, n), trainer.rollout.leaves, moments),
+            "microbatch": _law(counter, lambda n: fit.learn(trainer, n), trainer.indivisible, moments),
+        }
+    sizes = {
+        "rollout_batch": fit.divisors(trainer.run.images, trainer.rollout.leaves),
+        "microbatch": fit.divisors(trainer.points_per_update, trainer.indivisible),
+    }
+    for what, law in taken.items():
+        shown = [size for size in sizes[what] if law(size) <= 1.5e9 * max(limits)][-COLUMNS:]
+        print(f"\n{what:16}" + "".join(f"{size:8}" for size in shown))
+        print(f"{'GB at most':16}" + "".join(f"{law(size) / 1e9:8.1f}" for size in shown))
+    print()
+    for card in limits:
+        held = {what: [n for n in sizes[what] if law(n) <= USABLE * card * 1e9] for what, law in taken.items()}
+        chosen = ", ".join(f"{what} {most[-1]}" if most else f"no {what}" for what, most in held.items())
+        print(f"{USABLE * card:.3g} of {card:.3g} GB hold {chosen}")
+    return 0
+
+
+def _law(counter: Counter, work: Callable[[int], None], unit: int, beside: float) -> Callable[[int], float]:
+    """Bytes at most by the size of a batch, `beside` what work does not show."""
+    sizes = [unit * each for each in COUNTED]
+    peaks = [counter.peak(partial(work, size)) + beside for size in sizes]
+
+    def law(size: int) -> float:
+        later = next((k for k, each in enumerate(sizes[1:-1], 1) if size <= each), len(sizes) - 1)
+        (a, b), (low, high) = sizes[later - 1 : later + 1], peaks[later - 1 : later + 1]
+        return low + (high - low) * (size - a) / (b - a)
+
+    return law
+
+
+def _what(settings: Any) -> str:
+    loading = settings.loading
+    size = [f"{loading.size[0]} x {loading.size[1]}"] if loading.size else []
+    weights = "all weights trained" if settings.lora_rank is None else f"LoRA of rank {settings.lora_rank}"
+    return ", ".join([settings.model, *size, weights])
+
+
+def _weights(pipe: Any) -> dict[str, int]:
+    """Bytes of the networks of a pipeline."""
+    return {
+        name: sum(held.numel() * held.element_size() for held in part.parameters())
+        for name, part in pipe.components.items()
+        if isinstance(part, nn.Module)
+    }

@@ -1,0 +1,94 @@
+"""The memory that work takes, counted on tensors that need not hold numbers (see models/blueprint.py)."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+ROUNDED = 512  # bytes: CUDA's allocator gives multiples of it
+
+
+class Counter(TorchDispatchMode):
+    """Inside, the bytes of all tensors that are made and still there, and the most that there were.
+
+    It sees storages, so that views cost nothing, and what autograd keeps for the backward pass. It does not see what
+    kernels take for themselves while they run.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.index.Tensor:
+            args = (args[0], _places(args[1]))
+        found = func(*args, **(kwargs or {}))
+        for each in tree_iter(found):
+            if isinstance(each, Tensor) and each.device.type != "meta":
+                self._add(each.untyped_storage())
+        return found
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        address = storage._cdata
+        if address in self._seen:
+            return
+        size = -(-storage.nbytes() // ROUNDED) * ROUNDED
+        self._seen.add(address)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._gone, address, size).atexit = False
+
+    def _gone(self, address: int, size: int) -> None:
+        self._seen.discard(address)
+        self.now -= size
+
+    def peak(self, work: Callable[[], None]) -> float:
+        """Bytes that there were at most during work (see `fit.Peak`)."""
+        gc.collect()
+        self.most = self.now
+        work()
+        return self.most
+
+
+def _places(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Where masks are true: how many there are must be known of tensors without numbers too."""
+    found: list[Tensor | None] = []
+    for each in indices:
+        found += [each] if each is None or each.dtype != torch.bool else each.nonzero(as_tuple=True)
+    return found
+
+
+@contextmanager
+def counted() -> Iterator[Counter]:
+    """Inside, tensors are counted as they would be on CUDA, whose autocast has norms in float32; the CPU's has not."""
+    with (
+        Counter() as counter,
+        mock.patch.object(functional, "layer_norm", _in_float32(functional.layer_norm)),
+        mock.patch.object(functional, "group_norm", _in_float32(functional.group_norm)),
+    ):
+        yield counter
+
+
+def _in_float32(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def called(*args: Any, **kwargs: Any) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            args = tuple(_float(each) for each in args)
+            kwargs = {name: _float(each) for name, each in kwargs.items()}
+        return norm(*args, **kwargs)
+
+    return called
+
+
+def _float(each: Any) -> Any:
+    return each.float() if isinstance(each, Tensor) else each

@@ -1,0 +1,164 @@
+"""A model of diffusers without its weights: built from its configuration, to count the memory that it would take.
+
+Weights are fake tensors (torch's FakeTensorMode): they have a shape, a precision and a device, and no numbers. What is
+computed with them is fake as well; everything else is as real as in a run, and so is the code that runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn import functional
+from torch.utils._pytree import tree_map_only
+
+from ..precision import Wish, resolve
+from ..prompts import Prompt
+from . import hub
+from .diffusers import DiffusersPolicy, index, prepared, shaped
+from .families import Family
+from .loading import Loading
+from .policy import Condition
+
+BLOCK = 64  # weights that share a scale in 4 bits, of bitsandbytes
+FAKE = FakeTensorMode(allow_non_fake_inputs=True)
+
+
+class Blueprint(DiffusersPolicy):
+    """A policy whose velocities, images and gradients have no numbers."""
+
+    def _fingerprint(self, network: nn.Module) -> str:
+        return "no weights"
+
+    def prepare(self, prompts: Sequence[Prompt], folder: Path | None = None) -> None:
+        """Read these prompts; then let text encoders go, so that they do not count."""
+        self._read = {prompt: self.family.encode([prompt]) for prompt in [*prompts, *self._without_text(prompts)]}
+        self._nothing = {} if self.edits else self.family.empty()
+        self._let_go()
+
+    def _rows(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+        return reduce(Condition.cat, [Condition(self._read[prompt]) for prompt in prompts]).tensors
+
+    def empty(self) -> Condition:
+        return Condition(self._nothing)
+
+
+def load(name_or_path: str, lora_rank: int | None, precision: Wish, loading: Loading) -> Blueprint:
+    """As `models.diffusers.load` on a CUDA device, reading nothing but configurations and tokenizers.
+
+    Raises:
+        ValueError: it cannot be found or read, or is of no known family.
+    """
+    hub.quiet()
+    chosen = resolve(precision, "cuda")
+    stored = torch.bfloat16 if chosen == "bf16" else torch.float32
+    found = index(name_or_path, loading.revision)
+    with hub.explained(name_or_path), init_empty_weights():
+        parts = {
+            key: _component(name_or_path, key, value, loading.revision)
+            for key, value in found.items()
+            if not key.startswith("_")
+        }
+    pipe = getattr(diffusers, found["_class_name"])(**parts)
+    for key, part in pipe.components.items():
+        if isinstance(part, nn.Module):
+            trained = key.startswith("transformer")
+            if trained and loading.quantise:
+                _pack(part, PACKED[loading.quantise])
+            _without_numbers(part, torch.float32 if trained and lora_rank is None else stored)
+            if key.startswith("text_encoder"):  # lengths of texts are read from what they say
+                part.register_forward_hook(_zeros)
+    family: Family = shaped(pipe, loading)
+    prepared(family, loading)
+    return Blueprint(name_or_path, family, lora_rank, chosen)
+
+
+def _component(where: str, key: str, value: Any, revision: str | None) -> Any:
+    """A part of a pipeline, by what its index says of it; networks without weights."""
+    if not isinstance(value, list) or value[0] is None:
+        return value if not isinstance(value, list) else None
+    library, name = value
+    kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], name)
+    if library == "diffusers" and issubclass(kind, diffusers.ModelMixin):
+        return kind.from_config(kind.load_config(where, subfolder=key, revision=revision))
+    if library == "transformers" and issubclass(kind, transformers.PreTrainedModel):
+        return kind(transformers.AutoConfig.from_pretrained(where, subfolder=key, revision=revision))
+    return kind.from_pretrained(where, subfolder=key, revision=revision)
+
+
+def _without_numbers(network: nn.Module, dtype: torch.dtype) -> None:
+    """Fake parameters in the place of those on the meta device, in this precision if they are of floating point."""
+    for module in network.modules():
+        for name, held in module._parameters.items():
+            if held is not None:
+                with FAKE:
+                    fake = torch.empty(held.shape, dtype=dtype if held.is_floating_point() else held.dtype)
+                module._parameters[name] = nn.Parameter(fake, requires_grad=False)
+
+
+def _zeros(network: nn.Module, given: Any, found: Any) -> Any:
+    return tree_map_only(FakeTensor, lambda fake: torch.zeros(fake.shape, dtype=fake.dtype), found)
+
+
+class EightBits(nn.Linear):
+    """As torchao's: a scale per row, and weights that are bf16 for as long as they are needed."""
+
+    def __init__(self, plain: nn.Linear):
+        super().__init__(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
+        self.weight = nn.Parameter(torch.empty(plain.weight.shape, dtype=torch.int8, device="meta"), False)
+        self.scale = nn.Parameter(torch.empty(len(plain.weight), device="meta"), False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _biased(self, functional.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype))
+
+
+class FourBits(nn.Linear):
+    """As those of bitsandbytes: two weights a byte and a scale per block; the backward pass unpacks them again."""
+
+    def __init__(self, plain: nn.Linear):
+        super().__init__(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
+        many = plain.weight.numel()
+        self.weight = nn.Parameter(torch.empty(many // 2, 1, dtype=torch.uint8, device="meta"), False)
+        self.scale = nn.Parameter(torch.empty(many // BLOCK, device="meta"), False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _biased(self, _Unpacked.apply(x, self.weight, (self.out_features, self.in_features)))
+
+
+def _biased(layer: Any, y: Tensor) -> Tensor:
+    return y if layer.bias is None else y + layer.bias
+
+
+class _Unpacked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packed: Tensor, shape: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(packed)
+        ctx.shape = shape
+        return functional.linear(x, _unpacked(packed, shape))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (packed,) = ctx.saved_tensors
+        return gradient @ _unpacked(packed, ctx.shape), None, None
+
+
+def _unpacked(packed: Tensor, shape: tuple[int, int]) -> Tensor:
+    return packed.new_empty(shape, dtype=torch.bfloat16)
+
+
+PACKED: dict[str, Callable[[nn.Linear], nn.Module]] = {"int8": EightBits, "nf4": FourBits}
+
+
+def _pack(network: nn.Module, kind: Callable[[nn.Linear], nn.Module]) -> None:
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Linear:
+                setattr(module, name, kind(child))
