@@ -59,6 +59,8 @@ class Run:
     checkpoint_every: int = 25
 
     def __post_init__(self) -> None:
+        if isinstance(self.output, str):  # from Python
+            object.__setattr__(self, "output", Path(self.output))
         if self.group_size < 2 and not (self.group_size == 1 and self.reward_buffer):
             raise ValueError(
                 f"group_size is {self.group_size}, but advantages compare images of one prompt: use at least 2"
