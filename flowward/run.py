@@ -18,7 +18,7 @@ class Run:
     """How much of what. Batches and accumulation follow from it; what does not divide is refused."""
 
     output: Path | None = None
-    """run folder (None keeps nothing)"""
+    """run folder (None: in Python nothing is kept, and `flowward train` makes one in runs/)"""
     iterations: int = 50
     images_per_update: int = 288
     """images behind one optimiser step"""

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import TEXTS, algorithm, bright, same, small, trainer
+from tiny_runs import TEXTS, algorithm, bright, close, same, small, trainer
 from torch import Tensor
 
 import flowward
-from flowward import config, models, prompts, rewards
+from flowward import config, models, prompts, report, rewards
 from flowward.algorithms import AdvantageFlow
 from flowward.cli import main
 from flowward.commands.train import _chosen
@@ -104,6 +104,16 @@ def test_a_run_writes_down_what_it_is_measured_with(tiny: str, tmp_path: Path) -
     list(flowward.train(algorithm(), policy, bright, texts, run, evaluator))
     written = RunFolder.open(tmp_path / "run").config()["evaluation"]
     assert (written["prompts"], written["rewards"], written["guard"]) == ("mine", ["bright"], [])
+
+
+def test_a_run_from_python_is_loaded_again_and_told_as_finished(tiny: str, tmp_path: Path) -> None:
+    policy, run = models.load(tiny), small(output=tmp_path / "run")
+    list(flowward.train(algorithm(), policy, bright, prompts.of("mine", TEXTS), run))
+    found = flowward.trained.load(run.output)
+    assert close(found.weights.tensors("policy"), policy.weights.tensors("policy")) is None
+    page = report.write(run.output).read_text("utf-8")
+    assert "Finished after 3 iterations." in page and "Not finished" not in page
+    assert "started from Python, with reward and prompts of its own" in page and "flowward train --config" not in page
 
 
 def test_with_an_evaluator_the_base_model_comes_first(tiny: str, tmp_path: Path) -> None:
