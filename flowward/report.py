@@ -240,7 +240,8 @@ def _seconds(line: Line, part: str) -> float:
 
 def _repeat(folder: Path, config: dict[str, Any], command: str) -> str:
     """The commands; none where parts of the run are in somebody's Python alone."""
-    own = [name for name in ("reward", "prompts") if name in config and config[name] is None]
+    parts: tuple[str, ...] = ("reward", "prompts")
+    own = [name for name in parts if name in config and config[name] is None]
     own += ["algorithm"] if isinstance(config.get("algorithm"), str) else []
     settings = escape((folder / "config.yaml").read_text("utf-8"))
     every = f"<details><summary>Every setting (config.yaml)</summary><pre>{settings}</pre></details>"

@@ -59,7 +59,7 @@ class Run:
     checkpoint_every: int = 25
 
     def __post_init__(self) -> None:
-        if isinstance(self.output, str):  # from Python
+        if self.output is not None:  # from Python it may be a text
             object.__setattr__(self, "output", Path(self.output))
         if self.group_size < 2 and not (self.group_size == 1 and self.reward_buffer):
             raise ValueError(
