@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import credit, flow, objectives, prompts, rewards
+    from . import credit, flow, objectives, prompts, rewards, trained
     from .algorithms import ALGORITHMS
     from .models import load
     from .run import Run
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {"ALGORITHMS": "algorithms", "load": "models", "Run": "run", "train": "trainer"}
-_MODULES = ("credit", "flow", "objectives", "prompts", "rewards")
+_MODULES = ("credit", "flow", "objectives", "prompts", "rewards", "trained")
 
 
 def __getattr__(name: str) -> Any:
@@ -34,4 +34,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-__all__ = ["ALGORITHMS", "Run", "credit", "flow", "load", "objectives", "prompts", "rewards", "train"]
+__all__ = ["ALGORITHMS", "Run", "credit", "flow", "load", "objectives", "prompts", "rewards", "train", "trained"]

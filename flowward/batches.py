@@ -85,10 +85,16 @@ def _refuse_microbatch(points: Counts, run: Run) -> None:
     if points.per_update % micro and run.memory is None:  # otherwise it is found later, or the last one is smaller
         raise ValueError(
             f"{run.images_per_update} images per update give {points.per_update} training points, which microbatches "
-            f"of {run.microbatch} do not divide"
+            f"of {run.microbatch} do not divide{_instead(points, micro)}"
         )
     if micro % points.indivisible:
         raise ValueError(
             f"{points.indivisible} training points are compared with each other, which microbatches of "
             f"{run.microbatch} would tear apart"
         )
+
+
+def _instead(points: Counts, most: int) -> str:
+    """The largest microbatch of at most so many points that would do; nothing is said where none would."""
+    whole = [size for size in range(points.indivisible, most, points.indivisible) if points.per_update % size == 0]
+    return f": {whole[-1]} would" if whole else ""

@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(unknown("command", words[0], COMMANDS))
         module = import_module(f".commands.{words[0].replace('-', '_')}", __package__)
         return int(module.run(words[1:]))
+    except BrokenPipeError:  # who read along has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it is told again at the end
+        return 141
     except (ValueError, RuntimeError, OSError) as error:
         if debug:
             traceback.print_exc()

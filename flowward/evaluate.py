@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from . import rewards as reward_table
 from .images import labelled_grid, thumbnails
 from .measurement import Measurement
 from .models.policy import Policy
-from .prompts import Edit, Prompt, PromptSet, source_of
+from .prompts import Edit, Prompt, PromptSet, refuse_others, source_of
 from .provenance import described, hash_of, versions
 from .rewards import Explains, Metadata, Reward, RewardError
 from .rollout import Sampler
@@ -72,7 +72,12 @@ class Evaluation:
         return tuple(dict.fromkeys((*self.rewards, *self.guard)))
 
     def chosen(self, prompts: PromptSet) -> list[int]:
-        """The prompt of each image, as indices."""
+        """The prompt of each image, as indices.
+
+        Raises:
+            ValueError: these are no set of prompts.
+        """
+        refuse_others(prompts)
         if self.images_per_prompt is None:
             return prompts.spread(self.images)
         return [index for index in range(len(prompts)) for _ in range(self.images_per_prompt)]
@@ -285,6 +290,19 @@ class Evaluator:
         if not self.rewards:
             found = load_rewards(self.evaluation.scores, self.evaluation.reward_options)
             object.__setattr__(self, "rewards", found)
+
+    @property
+    def told(self) -> Evaluation:
+        """What is measured, with the prompts and rewards that are: those of Python need not be what it names."""
+        own = tuple(name for name in self.rewards if name not in self.evaluation.guard)
+        return replace(self.evaluation, prompts=self.prompts.name, rewards=own)
+
+    def refuse(self) -> None:
+        """Raises ValueError where the model or a reward cannot read a prompt."""
+        refuse_others(self.prompts)
+        self.policy.refuse(list(self.prompts))
+        for reward in self.rewards.values():
+            reward_table.refuse(reward, self.prompts.texts, self.prompts.about(range(len(self.prompts))))
 
     def measure(self) -> Measurement:
         return measure(self.policy, self.prompts, self.evaluation, self.rewards)

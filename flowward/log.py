@@ -105,14 +105,21 @@ def table(found: Mapping[str, dict[str, Any]], changes: Sequence[Difference] = (
         own = {model: result["scores"][name] for model, result in found.items() if name in result["scores"]}
         measure = Measure.of(name, list(enumerate(found.values())))
         grid = Table(title=name + " (guard)" * (name in first.get("guard", ())), title_justify="left")
+        categories = list(next(iter(own.values()))["categories"])
+        scores = [each for score in own.values() for each in (score["overall"], *score["categories"].values())]
+        wide = max(map(len, (*categories, "(other prompts)"))) + len(own) * max(
+            3 + len(measure.interval(each)) for each in scores
+        )
+        below = "\n[" if wide + 4 > console.width else " ["  # an interval is never broken within
         grid.add_column("category")
         for model in own:
             grid.add_column(model, justify="right", overflow="fold")
-        grid.add_row("overall", *[measure.interval(score["overall"]) for score in own.values()])
+        grid.add_row("overall", *[measure.interval(score["overall"]).replace(" [", below) for score in own.values()])
         over = [measure.over_prompts(score["overall"]) for score in own.values()]
         grid.add_row("(other prompts)", *over, style="dim", end_section=True)
-        for category in next(iter(own.values()))["categories"]:
-            grid.add_row(category, *[measure.interval(score["categories"][category]) for score in own.values()])
+        for category in categories:
+            cells = [measure.interval(score["categories"][category]) for score in own.values()]
+            grid.add_row(category, *[cell.replace(" [", below) for cell in cells])
         console.print(grid)
     for before, after in dict.fromkeys((each.before, each.after) for each in changes):
         _differences(console, found, [each for each in changes if (each.before, each.after) == (before, after)])

@@ -91,11 +91,12 @@ MIXES: dict[MixName, Mix] = {
 class RewardBuffer:
     """The last rewards that each prompt earned, over iterations (DDPO, arXiv:2305.13301). A size of 0 keeps none.
 
-    A run that goes on with other rewards (`names`) begins anew: what others gave is not to be compared with.
+    A run that goes on with other rewards begins anew: what others gave is not to be compared with. `kinds` tells them
+    apart, a text for each (see `provenance.same_scores`).
     """
 
-    def __init__(self, size: int, names: Sequence[str] = ()):
-        self.size, self.names = size, list(names)
+    def __init__(self, size: int, kinds: Sequence[str] = ()):
+        self.size, self.kinds = size, list(kinds)
         self._kept: dict[str, Tensor] = {}  # prompt -> [k <= size, R], oldest first
 
     def beside(
@@ -125,7 +126,7 @@ class RewardBuffer:
             self._kept[name] = torch.cat([self._kept.get(name, new[:0]), new])[-self.size :]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"names": self.names, "kept": dict(self._kept)}
+        return {"kinds": self.kinds, "kept": dict(self._kept)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._kept = dict(state["kept"]) if state.get("names") == self.names else {}
+        self._kept = dict(state["kept"]) if state.get("kinds") == self.kinds else {}

@@ -49,6 +49,8 @@ class PromptSet:
         assert len(self.texts) == len(self.categories)
         assert len(self.metadata) in (0, len(self.texts))
         assert len(self.sources) in (0, len(self.texts))
+        if not self.texts:
+            raise ValueError(f"'{self.name}' holds no prompt")
         for name, weight in self.weights.items():
             if name not in self._members:
                 raise ValueError(unknown("category of prompts", name, self._members))
@@ -140,6 +142,14 @@ class PromptSet:
 def prompt_of(text: str, source: Path | None) -> Prompt:
     """A text alone, or what to do with an image."""
     return text if source is None else Edit(text, source)
+
+
+def refuse_others(given: object) -> None:
+    """Raises ValueError where something is no set of prompts, though it may stand for one."""
+    if isinstance(given, PromptSet):
+        return
+    load = "flowward.prompts.load(name or file)"
+    raise ValueError(f"prompts are a set, as {load} or flowward.prompts.of(name, texts) makes one, not {given!r:.60}")
 
 
 def text_of(prompt: Prompt) -> str:

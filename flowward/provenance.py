@@ -54,6 +54,12 @@ def described(thing: object) -> dict[str, Any]:
     return {"kind": f"{kind.__module__}.{getattr(kind, '__qualname__', '')}", **options, **known}
 
 
+def same_scores(reward: object) -> str:
+    """A text that rewards share which give the same scores, wherever and however fast they are computed."""
+    known = {key: value for key, value in described(reward).items() if key not in PLACES}
+    return json.dumps(known, sort_keys=True, default=str)
+
+
 def _plain(value: Any) -> Any:
     """For JSON."""
     if value is None or isinstance(value, str | int | float):

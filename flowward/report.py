@@ -34,12 +34,13 @@ def write(folder: Path) -> Path:
         OSError: the page could not be written; an older one is untouched.
     """
     run = RunFolder.open(folder)
-    title, lines = _title(run.config()), run.lines()
+    config, lines = run.config(), run.lines()
+    title, planned = _title(config), (config.get("run") or {}).get("iterations")
     summary = strict_json.loads(path.read_text("utf-8")) if (path := folder / "summary.json").is_file() else {}
     trained = [line for line in lines if line["iteration"] > 0]
     evaluations = outcome.of(lines)
     body = [
-        f"<h1>{escape(title)}</h1><p class=quiet>{escape(_status(lines, summary))}</p>",
+        f"<h1>{escape(title)}</h1><p class=quiet>{escape(_status(lines, summary, planned))}</p>",
         f"<p class=result>{text(outcome.sentence(evaluations))}</p>",
         "".join(f"<p class=warning>{text(line[0].upper() + line[1:])}.</p>" for line in outcome.remarks(lines)),
         _key_figures(lines, trained, evaluations) + _settings(evaluations),
@@ -48,7 +49,7 @@ def write(folder: Path) -> Path:
         "<h2>Reward in training</h2>" + _reward(trained),
         "<h2>Health</h2>" + _health(lines, trained),
         "<h2>Time</h2>" + _timings(lines),
-        "<h2>Repeat this run</h2>" + _repeat(folder, summary.get("command", "")),
+        "<h2>Repeat this run</h2>" + _repeat(folder, config, summary.get("command", "")),
     ]
     run.write_text("report.html", page(title, "\n".join(body)))
     return folder / "report.html"
@@ -79,9 +80,11 @@ def _title(config: dict[str, Any]) -> str:
     return title + (f", rewarded by {' + '.join(map(str, rewards))}" if rewards else "")
 
 
-def _status(lines: list[Line], summary: dict[str, Any]) -> str:
+def _status(lines: list[Line], summary: dict[str, Any], planned: int | None) -> str:
     done = lines[-1]["iteration"] if lines else 0
-    if not summary or done > int(summary.get("iterations") or done):  # a resumed run leaves its older summary behind
+    if lines and not summary and done == planned:  # from Python, which writes none
+        state = f"Finished after {counted(done, 'iteration')}."
+    elif not summary or done > int(summary.get("iterations") or done):  # a resumed run leaves its older summary behind
         state = f"Not finished: still going, or interrupted. {counted(done, 'iteration')} so far."
     else:
         state = f"{'Finished' if summary.get('finished') else 'Stopped early,'} after {counted(done, 'iteration')}."
@@ -235,13 +238,19 @@ def _seconds(line: Line, part: str) -> float:
     return float((line.get("seconds") or {}).get(part, 0.0))
 
 
-def _repeat(folder: Path, command: str) -> str:
+def _repeat(folder: Path, config: dict[str, Any], command: str) -> str:
+    """The commands; none where parts of the run are in somebody's Python alone."""
+    parts: tuple[str, ...] = ("reward", "prompts")
+    own = [name for name in parts if name in config and config[name] is None]
+    own += ["algorithm"] if isinstance(config.get("algorithm"), str) else []
+    settings = escape((folder / "config.yaml").read_text("utf-8"))
+    every = f"<details><summary>Every setting (config.yaml)</summary><pre>{settings}</pre></details>"
+    if own:
+        return (
+            f"<p>It was started from Python, with {' and '.join(own)} of its own, which is not written down.</p>{every}"
+        )
     commands = [shlex.join(["flowward", "train", "--config", str(folder / "config.yaml")])]
     if command and "--resume" not in command:  # going on with a run is not repeating it
         commands.insert(0, command)
     blocks = [f"<div class=copyable><pre>{escape(words)}</pre><button>copy</button></div>" for words in commands]
-    config = escape((folder / "config.yaml").read_text("utf-8"))
-    return (
-        "<p>or, with every setting as this run had it:</p>".join(blocks)
-        + f"<details><summary>Every setting (config.yaml)</summary><pre>{config}</pre></details>"
-    )
+    return "<p>or, with every setting as this run had it:</p>".join(blocks) + every

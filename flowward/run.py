@@ -18,7 +18,7 @@ class Run:
     """How much of what. Batches and accumulation follow from it; what does not divide is refused."""
 
     output: Path | None = None
-    """run folder (None keeps nothing)"""
+    """run folder (None: in Python nothing is kept, and `flowward train` makes one in runs/)"""
     iterations: int = 50
     images_per_update: int = 288
     """images behind one optimiser step"""
@@ -59,6 +59,8 @@ class Run:
     checkpoint_every: int = 25
 
     def __post_init__(self) -> None:
+        if self.output is not None:  # from Python it may be a text
+            object.__setattr__(self, "output", Path(self.output))
         if self.group_size < 2 and not (self.group_size == 1 and self.reward_buffer):
             raise ValueError(
                 f"group_size is {self.group_size}, but advantages compare images of one prompt: use at least 2"

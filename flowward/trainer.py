@@ -30,8 +30,9 @@ from .mixing import MIXES, RewardBuffer, each_reward
 from .models.policy import Condition, Models, Policy
 from .optimisers import OPTIMISERS, undone_if_it_fails
 from .points import Batch, PointSet
-from .prompts import Prompt, PromptSet
-from .rewards import Reward, RewardError, terms
+from .prompts import Prompt, PromptSet, refuse_others
+from .provenance import same_scores
+from .rewards import Reward, RewardError, refuse, terms
 from .rollout import Drawn, Rollout, Sampling
 from .run import Run
 from .scoring import Scoring, agreed
@@ -59,6 +60,20 @@ class Algorithm(Protocol):
     @property
     def points(self) -> Callable[[Rollout, Key], PointSet]: ...
     def loss(self, models: Models, points: Any) -> tuple[Tensor, dict[str, Tensor]]: ...  # a Batch of its `points`
+
+
+PARTS = ("behaviour", "rollout", "copies", "guidance", "skips_silent", "anchors", "credit", "points", "loss")
+
+
+def _refuse_incomplete(algorithm: object) -> None:
+    """Raises ValueError for what is no algorithm: a name, a class, or a value that lacks some of the parts."""
+    if isinstance(algorithm, str | type):
+        name = algorithm if isinstance(algorithm, str) else algorithm.__name__
+        raise ValueError(f"an algorithm is a value, such as AdvantageFlow(gamma=1.1), not the name or the class {name}")
+    if missing := [name for name in PARTS if not hasattr(algorithm, name)]:
+        raise ValueError(
+            f"{type(algorithm).__name__} is no algorithm yet, as it has no {', '.join(missing)}: see trainer.Algorithm"
+        )
 
 
 Collect = Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]
@@ -91,8 +106,11 @@ class Trainer:
         """`collect` takes the place of sampling from the policy, `graft` changes what was sampled (see datasets.py).
 
         Raises:
-            ValueError: the batch arithmetic does not come out even (see batches.py).
+            ValueError: the batch arithmetic does not come out even (see batches.py); or this is no algorithm, or no set
+                of prompts.
         """
+        _refuse_incomplete(algorithm)
+        refuse_others(prompts)
         self.algorithm, self.policy, self.reward, self.prompts, self.run = algorithm, policy, reward, prompts, run
         self.rollout = algorithm.rollout.bound(policy.times)
         self.collect, self.graft = collect or self.draw, graft or _as_it_is
@@ -107,7 +125,7 @@ class Trainer:
             self.parameters, run.learning_rate, betas=run.betas, weight_decay=run.weight_decay
         )
         self.health = Health()
-        self.buffer = RewardBuffer(run.reward_buffer, [name for name, _, _ in terms(reward)])
+        self.buffer = RewardBuffer(run.reward_buffer, [same_scores(each) for _, _, each in terms(reward)])
         self.order: Order = InTurn(prompts, run.seed)
         if run.curriculum:
             self.order = Curriculum(prompts, run.seed, rest=run.curriculum)
@@ -422,14 +440,19 @@ def train(
     """Train, yielding every finished iteration; with an evaluator, step 0 is the base model's evaluation.
 
     Raises:
-        ValueError: what was asked for does not fit together, or `run.output` holds something already.
+        ValueError: what was asked for does not fit together, the model or a reward cannot read a prompt, or the folder
+            `run.output` holds something already.
         RewardError, TrainingError: the run cannot go on.
         OSError: the run folder cannot be written.
     """
     trainer = Trainer(algorithm, policy, reward, prompts, run)
+    policy.refuse(list(prompts))
+    refuse(reward, prompts.texts, prompts.about(range(len(prompts))))
+    if evaluator:
+        evaluator.refuse()
     from . import config  # here, because it knows what a Run is
 
-    how = evaluator.evaluation if evaluator else None
+    how = evaluator.told if evaluator else None
     described = config.of_python(algorithm, policy, reward, prompts, run, how)
     folder = RunFolder.create(run.output, described) if run.output else None
     shared = leak(prompts, evaluator.prompts, evaluator.evaluation.chosen(evaluator.prompts)) if evaluator else None

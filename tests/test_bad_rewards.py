@@ -47,6 +47,20 @@ failures = pytest.mark.parametrize(
 )
 
 
+def test_a_reward_that_takes_no_metadata_is_refused_before_the_run(refused: Refused, tiny: str) -> None:
+    Path("mine.py").write_text("def bright(images, prompts):\n    return images.mean((1, 2, 3))\n")
+    said = refused("train", *BUDGET, "--model", tiny, "--reward", "mine.py:bright", "--output", "run")
+    assert said.startswith("reward 'bright' must take what it is called with, (images, prompts, metadata)")
+    assert not Path("run").exists()
+
+
+def test_a_single_reward_is_named_where_it_fails(refused: Refused, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewards.REWARDS["balance"], "__call__", lambda *_: None)
+    said = refused("train", *BUDGET, "--model", tiny, "--reward", "balance", "--evaluation.rewards", "scenes-strict",
+                   "--output", "run")  # fmt: skip
+    assert said.startswith("reward 'balance' returned NoneType")
+
+
 @failures
 def test_a_reward_that_turns_bad(
     refused: Refused, tiny: str, monkeypatch: pytest.MonkeyPatch, then: Callable[[Tensor], Any], said: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -364,3 +365,13 @@ def test_a_run_folder_is_a_model(tiny: str, run: Path) -> None:
     trained, base = policy_of(str(run), "policy"), models.load(tiny)
     a, b = trained.weights.tensors("policy"), base.weights.tensors("policy")
     assert list(a) == list(b) and any((a[key] != b[key]).any() for key in a)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """As `flowward algorithms | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "flowward", "algorithms"]
+    found = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (found.returncode, found.stderr) == (141, "")

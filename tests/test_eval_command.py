@@ -13,7 +13,7 @@ import tiny_pipelines
 import torch
 from measurements import made
 
-from flowward import evaluation_page, export, exported, measurement, models
+from flowward import evaluation_page, export, exported, log, measurement, models
 from flowward.cli import main
 from flowward.commands.options import policy_of
 from flowward.comparison import differences
@@ -159,3 +159,17 @@ def test_unequal_models_are_refused_and_nothing_is_lost(
     sentence = said(capsys, tiny, lora, *HOW, "--precision", "float32", "--json", kept, code=2)
     assert "precision (float32 and bf16)" in sentence and f"measured before is in {kept}" in sentence
     assert [each.name for each in measurement.read(kept)] == [tiny]
+
+
+def test_intervals_are_whole_where_there_are_many_models(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    score = {"mean": 0.4, "low": 0.286, "high": 0.526, "n": 60}
+    own = {"overall": score, "categories": {"color_attribution": {**score, "mean": 1.0, "high": 1.0}}}
+    found = {name: {"scores": {"scenes-strict": own}} for name in ("scenes", "runs/first", "runs/second")}
+    for count in (2, 3):
+        log.table(dict(list(found.items())[:count]))
+        said = capsys.readouterr().out
+        assert said.count("[28.6, 52.6]") == said.count("[28.6, 100.0]") == count
+        assert max(map(len, said.splitlines())) <= 80

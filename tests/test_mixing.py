@@ -160,7 +160,7 @@ def test_without_a_buffer_nothing_is_added() -> None:
     buffer = RewardBuffer(0)
     buffer.add(of([1.0]), torch.arange(1), ["a"])
     values, cohort = buffer.beside(of([2.0]), torch.tensor([5]), torch.arange(1), ["a"])
-    assert (values.tolist(), cohort.tolist(), buffer.state_dict()) == ([[2.0]], [5], {"names": [], "kept": {}})
+    assert (values.tolist(), cohort.tolist(), buffer.state_dict()) == ([[2.0]], [5], {"kinds": [], "kept": {}})
 
 
 def test_a1_of_a_buffer() -> None:
@@ -229,6 +229,16 @@ def test_resume_with_a_buffer_is_exact(tiny: str, tmp_path: Path) -> None:
     assert_same(state(whole), state(halves))
     assert {len(kept) for kept in state(whole)["rewards"]["kept"].values()} == {12}
     assert metrics(whole) == metrics(halves)
+
+
+def test_a_single_reward_is_not_compared_with_what_another_gave(tiny: str) -> None:
+    one = trainer(tiny, reward=rewards.load("balance"), reward_buffer=9)
+    one.step()
+    kept = one.state_dict()
+    for name, remembered in (("balance", True), ("jpeg-compressibility", False)):
+        other = trainer(tiny, reward=rewards.load(name), reward_buffer=9)
+        other.load_state_dict(kept)
+        assert bool(other.buffer.state_dict()["kept"]) == remembered
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_runs import TEXTS, algorithm, bright, same, small, trainer
+from tiny_runs import TEXTS, algorithm, bright, close, same, small, trainer
+from torch import Tensor
 
 import flowward
-from flowward import config, models, prompts
+from flowward import config, models, prompts, report, rewards
 from flowward.algorithms import AdvantageFlow
 from flowward.cli import main
 from flowward.commands.train import _chosen
@@ -19,8 +22,19 @@ from flowward.evaluate import Evaluation, Evaluator
 from flowward.folder import RunFolder
 from flowward.points import Renoise
 from flowward.prompts import PromptSet
+from flowward.rewards.scenes import Soft
 from flowward.rollout import Sampler
 from flowward.trainer import Trainer
+
+
+class Brightness:
+    """It takes no metadata."""
+
+    def __init__(self, factor: float):
+        self.factor = factor
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.factor * images.mean((1, 2, 3))
 
 
 def test_a_loop_over_train(tiny: str, tmp_path: Path) -> None:
@@ -40,6 +54,66 @@ def test_a_loop_over_train(tiny: str, tmp_path: Path) -> None:
     # the same policy can be trained on, and a run without a folder keeps nothing
     assert [step.index for step in flowward.train(algorithm(), policy, bright, texts, small(iterations=1))] == [1]
     assert list(tmp_path.iterdir()) == [run.output]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"algorithm": AdvantageFlow}, "such as AdvantageFlow.gamma=1.1., not the name or the class AdvantageFlow"),
+        ({"algorithm": "awm"}, "not the name or the class awm"),
+        ({"algorithm": Sampler()}, "Sampler is no algorithm yet, as it has no behaviour, rollout, copies, "),
+        ({"reward": "scenes"}, r"flowward.rewards.load\('scenes'\) makes it"),
+        ({"reward": Brightness}, r"reward Brightness is a class: make one of it, Brightness\(...\)"),
+        ({"reward": Brightness(1.0)}, r"reward 'Brightness' must take .* and takes \(images: "),
+        ({"reward": 3}, "is called with images, prompts and metadata, which int cannot be"),
+        ({"reward": rewards.load("scenes-soft")}, "'any text' is not a prompt of the scenes world"),
+        ({"prompts": "scenes"}, r"prompts are a set, as flowward.prompts.load\(name or file\) .* not 'scenes'"),
+        ({"prompts": list(TEXTS)}, r"flowward.prompts.of\(name, texts\) makes one, not \['a circle'"),
+    ],
+)
+def test_what_is_none_of_the_parts_is_refused_in_a_sentence(
+    tiny: str, tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    texts = prompts.of("mine", ["any text"]) if isinstance(changed.get("reward"), Soft) else prompts.of("mine", TEXTS)
+    parts = {"algorithm": algorithm(), "policy": models.load(tiny), "reward": bright, "prompts": texts, **changed}
+    if "any text" in texts.texts:
+        parts["policy"].refuse = lambda given: None
+    with pytest.raises(ValueError, match=said):
+        next(flowward.train(**parts, run=small(output=tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_prompts_and_rewards_of_an_evaluation_are_asked_before_the_run(tiny: str, tmp_path: Path) -> None:
+    policy, texts = models.load(tiny), prompts.of("mine", TEXTS)
+    run, how = small(output=tmp_path / "run"), Evaluation(rewards=("balance",), images=5)
+    for held_out, scored, said in (
+        (prompts.of("strange", ["hello"]), {}, "does not know the word 'hello'"),
+        (texts, {"mine": Brightness}, "is a class"),
+        ("scenes-held-out", {}, "prompts are a set"),
+    ):
+        evaluator = Evaluator(policy, how, held_out, rewards=scored)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=said):
+            next(flowward.train(algorithm(), policy, bright, texts, run, evaluator))
+    assert not run.output.exists()
+
+
+def test_a_run_writes_down_what_it_is_measured_with(tiny: str, tmp_path: Path) -> None:
+    policy, texts = models.load(tiny), prompts.of("mine", TEXTS)
+    evaluator = Evaluator(policy, Evaluation(images=5, sampler=Sampler(2)), texts, 5, {"bright": bright})
+    run = small(output=str(tmp_path / "run"), iterations=0)  # a text is a path, too
+    list(flowward.train(algorithm(), policy, bright, texts, run, evaluator))
+    written = RunFolder.open(tmp_path / "run").config()["evaluation"]
+    assert (written["prompts"], written["rewards"], written["guard"]) == ("mine", ["bright"], [])
+
+
+def test_a_run_from_python_is_loaded_again_and_told_as_finished(tiny: str, tmp_path: Path) -> None:
+    policy, run = models.load(tiny), small(output=tmp_path / "run")
+    list(flowward.train(algorithm(), policy, bright, prompts.of("mine", TEXTS), run))
+    found = flowward.trained.load(run.output)
+    assert close(found.weights.tensors("policy"), policy.weights.tensors("policy")) is None
+    page = report.write(run.output).read_text("utf-8")
+    assert "Finished after 3 iterations." in page and "Not finished" not in page
+    assert "started from Python, with reward and prompts of its own" in page and "flowward train --config" not in page
 
 
 def test_with_an_evaluator_the_base_model_comes_first(tiny: str, tmp_path: Path) -> None:

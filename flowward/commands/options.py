@@ -14,12 +14,11 @@ from typing import Any
 import torch
 import tyro
 
-from .. import config, exported, models
+from .. import exported
 from ..folder import RunFolder
-from ..models.loading import Loading
-from ..models.policy import Policy
-from ..precision import Wish
+from ..trained import load as policy_of
 
+__all__ = ["given", "parse", "policy_of", "set_threads", "take", "warn_of_guidance"]
 PLAIN = (tyro.conf.AvoidSubcommands,)  # flags are of the kind of value that a setting has: another preset has another
 
 
@@ -117,36 +116,3 @@ def warn_of_guidance(name: str, guidance: float) -> None:
             f"(--guidance {trained:g} for the same)",
             file=sys.stderr,
         )
-
-
-def policy_of(name: str, weights: str, loading: Loading | None = None, precision: Wish | None = None) -> Policy:
-    """A model by name, an export on its base, or a run's newest checkpoint with the named weights as its policy.
-
-    A run's model is loaded as it was trained, but on the device, in the precision and with the savings of memory that
-    are asked for.
-
-    Raises:
-        ValueError: there is no such model, run, checkpoint, adapters or weights, or a run is asked for at another size.
-    """
-    path = Path(name)
-    if found := exported.load(name, precision or "auto", loading):
-        return found
-    if not (path / "config.yaml").is_file():
-        return models.load(name, precision=precision or "auto", loading=loading)
-    folder = RunFolder.open(path)
-    given = folder.config()  # of which no more is asked: a run from Python may hold an algorithm of one's own
-    settings = config.from_dict(
-        {key: given[key] for key in ("model", "loading", "lora_rank", "precision") if key in given}
-    )
-    state = folder.state("identity", "iteration", "weights")
-    if state is None:
-        raise ValueError(f"{path} holds no checkpoint yet")
-    how = loading.of_run(name, settings.loading) if loading else settings.loading
-    policy = models.load(settings.model, settings.lora_rank, precision or settings.precision, loading=how)
-    if state["identity"] != policy.identity:
-        raise ValueError(f"the checkpoint of {path} belongs to another model than '{settings.model}'")
-    if weights not in state["weights"]:
-        raise ValueError(f"{path} has no weights called '{weights}', only {', '.join(state['weights'])}")
-    policy.weights.load("policy", state["weights"][weights])
-    policy.name = f"{name} ({weights}, iteration {state['iteration']})"
-    return policy

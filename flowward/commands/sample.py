@@ -23,7 +23,7 @@ class Sample:
     """Draw images for prompts, as one labelled grid."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """built-in model, a run folder, or a pipeline of diffusers (folder, or owner/name on the hub)"""
+    """built-in model, a run folder, an export, or a pipeline of diffusers (folder, or owner/name on the hub)"""
     prompts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT [PROMPT ...]")]
     """one or more prompts"""
     source: Path | None = None

@@ -58,7 +58,10 @@ def load(
     built_in = name_or_path == "scenes"
     if not built_in and not (folder / "text_encoder" / "config.json").is_file():
         if (folder / "config.yaml").is_file():
-            raise ValueError(f"{name_or_path} is a run and no model: train goes on with it by --resume {name_or_path}")
+            raise ValueError(
+                f"{name_or_path} is a run and no model: train goes on with it by "
+                f"--resume {name_or_path}, and flowward.trained.load gives its policy in Python"
+            )
         what = " (or the folder of a pretrained model, or owner/name of a model on the hub)"
         raise ValueError(unknown("model", name_or_path, BUILT_IN) + what)
     if chosen := [each.name for each in fields(Loading) if getattr(loading, each.name) != each.default]:

@@ -80,7 +80,13 @@ class Sum:
 
 def terms(reward: Reward) -> tuple[tuple[str, float, Reward], ...]:
     """(name, weight, reward) of each part of a weighted sum; of any other reward, itself."""
-    return reward.terms if isinstance(reward, Sum) else (("reward", 1.0, reward),)
+    return reward.terms if isinstance(reward, Sum) else ((_name(reward), 1.0, reward),)
+
+
+def _name(reward: Reward) -> str:
+    """As it is asked for; of one that is not built in, that of its function or class."""
+    own = getattr(reward, "__name__", type(reward).__qualname__)
+    return next((name for name, kind in REWARDS.items() if kind is type(reward)), own)
 
 
 def load(spec: str | Sequence[str], options: Sequence[str] = ()) -> Reward:

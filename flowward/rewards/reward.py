@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -56,9 +57,34 @@ def subjects(prompts: Sequence[str], metadata: Metadata = None) -> list[str]:
 
 
 def refuse(reward: Reward, prompts: Sequence[str], metadata: Metadata = None) -> None:
-    """Raises ValueError where a reward says that it does not understand a prompt: before a run, not in it."""
+    """Before a run, not in it.
+
+    Raises:
+        ValueError: it is nothing that is called as a reward is, or says that it does not understand a prompt.
+    """
+    _refuse_uncallable(reward)
     if isinstance(reward, Reads):
         reward.refuse(prompts, metadata)
+
+
+def _refuse_uncallable(reward: Any) -> None:
+    if isinstance(reward, str):
+        raise ValueError(f"'{reward}' is the name of a reward: flowward.rewards.load('{reward}') makes it")
+    if isinstance(reward, type):
+        raise ValueError(f"reward {reward.__qualname__} is a class: make one of it, {reward.__qualname__}(...)")
+    name = getattr(reward, "__name__", type(reward).__qualname__)
+    if not callable(reward):
+        raise ValueError(f"a reward is called with images, prompts and metadata, which {name} cannot be")
+    try:
+        signature = inspect.signature(reward)
+    except (TypeError, ValueError):  # of code that is not Python
+        return
+    try:
+        signature.bind(None, None, None)
+    except TypeError as error:
+        raise ValueError(
+            f"reward '{name}' must take what it is called with, (images, prompts, metadata), and takes {signature}"
+        ) from error
 
 
 def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
