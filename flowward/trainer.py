@@ -394,10 +394,8 @@ class Trainer:
         Raises:
             ValueError: it belongs to another model, or to an algorithm with other copies.
         """
-        theirs, mine = state.get("identity") or {}, self.policy.identity
-        if theirs != mine:
-            keys = [key for key in mine if theirs.get(key) != mine[key]]
-            raise ValueError(f"this checkpoint belongs to another model: its {', '.join(keys) or 'identity'} differs")
+        if other := self.policy.unlike(state.get("identity") or {}):
+            raise ValueError(f"this checkpoint belongs to another model: its {', '.join(other)} differs")
         for name in ["policy", *self.algorithm.copies, "ema"]:
             if name not in state["weights"]:
                 raise ValueError(f"this checkpoint has no '{name}' weights: it was written by another algorithm")

@@ -143,8 +143,11 @@ def policy_of(name: str, weights: str, loading: Loading | None = None, precision
         raise ValueError(f"{path} holds no checkpoint yet")
     how = loading.of_run(name, settings.loading) if loading else settings.loading
     policy = models.load(settings.model, settings.lora_rank, precision or settings.precision, loading=how)
-    if state["identity"] != policy.identity:
-        raise ValueError(f"the checkpoint of {path} belongs to another model than '{settings.model}'")
+    if other := policy.unlike(state["identity"]):
+        said = (
+            f"the checkpoint of {path} belongs to another model than '{settings.model}': its {', '.join(other)} differs"
+        )
+        raise ValueError(said)
     if weights not in state["weights"]:
         raise ValueError(f"{path} has no weights called '{weights}', only {', '.join(state['weights'])}")
     policy.weights.load("policy", state["weights"][weights])

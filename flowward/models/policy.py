@@ -67,6 +67,12 @@ class Policy(ABC):
             ValueError: the model cannot read a prompt.
         """
 
+    def unlike(self, identity: Mapping[str, Any]) -> list[str]:
+        """In what a checkpoint's identity differs from this model's; what an older one lacks is not compared."""
+        if not identity:
+            return ["identity"]
+        return [key for key, value in identity.items() if self.identity.get(key) != value]
+
     def prepare(self, prompts: Sequence[Prompt]) -> None:
         """Make ready to encode these prompts, and only these, many times."""
         return
