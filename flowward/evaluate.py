@@ -71,6 +71,12 @@ class Evaluation:
         """Everything that is measured, the headline first."""
         return tuple(dict.fromkeys((*self.rewards, *self.guard)))
 
+    def unlike(self, guidance: float) -> str | None:
+        """That a run's samples have another guidance than these."""
+        if guidance == (own := self.sampler.guidance):
+            return None
+        return f"images are drawn with guidance {guidance:g} in training, and measured with {own:g}"
+
     def chosen(self, prompts: PromptSet) -> list[int]:
         """The prompt of each image, as indices."""
         if self.images_per_prompt is None:

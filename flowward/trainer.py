@@ -419,6 +419,8 @@ def train(
 ) -> Iterator[Step]:
     """Train, yielding every finished iteration; with an evaluator, step 0 is the base model's evaluation.
 
+    Its `health` says where prompts are in both sets, and where guidance differs: an evaluation has its own.
+
     Raises:
         ValueError: what was asked for does not fit together, or `run.output` holds something already.
         RewardError, TrainingError: the run cannot go on.
@@ -430,6 +432,9 @@ def train(
     how = evaluator.evaluation if evaluator else None
     described = config.of_python(algorithm, policy, reward, prompts, run, how)
     folder = RunFolder.create(run.output, described) if run.output else None
-    shared = leak(prompts, evaluator.prompts, evaluator.evaluation.chosen(evaluator.prompts)) if evaluator else None
+    remarks: list[str | None] = []
+    if evaluator and how:
+        shared = leak(prompts, evaluator.prompts, how.chosen(evaluator.prompts))
+        remarks = [shared, how.unlike(algorithm.rollout.guidance)]
     with folder.held() if folder else nullcontext():
-        yield from trainer.steps(evaluator, folder, [shared] if shared else [])
+        yield from trainer.steps(evaluator, folder, [remark for remark in remarks if remark])

@@ -125,6 +125,18 @@ def test_a_distilled_model_knows_no_guidance() -> None:
         assert family(tiny(type(pipe).__name__), 32, 32).guidance in ("classifier-free", "embedded")
 
 
+def test_guidance_that_costs_or_is_not_the_model_s_own_is_known() -> None:
+    flux, sd3 = policy("FluxPipeline"), policy("StableDiffusion3Pipeline")
+    assert [flux.evaluations(scale) for scale in (1.0, 3.5)] == [1, 1]
+    assert [sd3.evaluations(scale) for scale in (1.0, 3.5)] == [1, 2]
+    assert "was published at 3.5: this is 1" in (flux.remark(1.0) or "")
+    assert "was published at 2.5: this is 3.5" in (policy("FluxKontextPipeline").remark(3.5) or "")
+    assert flux.remark(3.5) is sd3.remark(1.0) is sd3.remark(4.5) is None
+    schnell = tiny("FluxPipeline")
+    schnell.transformer.register_to_config(guidance_embeds=False)
+    assert DiffusersPolicy("schnell", FAMILIES["FluxPipeline"](schnell, 32, 32), 2, "float32").remark(1.0) is None
+
+
 def test_shorter_text_is_padded_with_zeros() -> None:
     """Rows of two encodings stand together, whatever their lengths."""
     one, other = Condition({"words": torch.ones(1, 2, 3)}), Condition({"words": torch.ones(2, 4, 3)})

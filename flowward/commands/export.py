@@ -12,7 +12,7 @@ from .. import card, export, strict_json
 from ..folder import RunFolder
 from ..models.loading import Loading
 from ..models.weights import LoRA
-from .options import parse, policy_of
+from . import options
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,13 @@ class Export:
 
 
 def run(words: list[str]) -> int:
-    chosen = parse(Export, words, "export")
+    chosen = options.parse(Export, words, "export")
     run = RunFolder.open(chosen.run)
     folder = chosen.output or chosen.run / "export"
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds something already; name another --output")
-    policy = policy_of(str(chosen.run), chosen.weights, chosen.loading)
+    named = options.said(words)
+    policy = options.policy_of(str(chosen.run), chosen.weights, chosen.loading, said=named)
     said = {**run.origin(), "weights": chosen.weights, "base": policy.identity["base"]}
     folder.mkdir(parents=True, exist_ok=True)
     files = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from traceback import walk_tb
@@ -95,6 +95,12 @@ def _refusal(end: SystemExit) -> ValueError | None:
     return error if frame.f_globals["__name__"].startswith("flowward.") else None
 
 
+def said(words: Sequence[str]) -> set[str]:
+    """The names of the settings that flags name: what is said may be what nobody would have to say."""
+    flags = (word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--"))
+    return {flag.removeprefix("no-").replace("-", "_") for flag in flags}
+
+
 def set_threads(number: int | None) -> None:
     """Raises ValueError where a number of CPU threads was given that cannot be."""
     if number is None:
@@ -106,11 +112,7 @@ def set_threads(number: int | None) -> None:
 
 def warn_of_guidance(name: str, guidance: float) -> None:
     """Say so where a run is sampled with another guidance than its samples had in training."""
-    path = Path(name)
-    if (path / "config.yaml").is_file():
-        trained = RunFolder.open(path).origin().get("guidance")
-    else:
-        trained = exported.facts(name).get("guidance")
+    trained = _trained_with(name)
     if trained is not None and trained != guidance:
         print(
             f"flowward: {name} was trained on samples with guidance {trained:g}, and is sampled with {guidance:g} now "
@@ -119,11 +121,30 @@ def warn_of_guidance(name: str, guidance: float) -> None:
         )
 
 
-def policy_of(name: str, weights: str, loading: Loading | None = None, precision: Wish | None = None) -> Policy:
+def remark_on_guidance(name: str, policy: Policy, guidance: float) -> None:
+    """Say so where a model that was not trained here is sampled with another guidance than it was made for."""
+    if _trained_with(name) is None and (remark := policy.remark(guidance)):
+        print(f"flowward: {remark} (--guidance)", file=sys.stderr)
+
+
+def _trained_with(name: str) -> float | None:
+    """The guidance of the samples that a run or an export was trained on."""
+    path = Path(name)
+    about = RunFolder.open(path).origin() if (path / "config.yaml").is_file() else exported.facts(name)
+    return about.get("guidance")
+
+
+def policy_of(
+    name: str,
+    weights: str,
+    loading: Loading | None = None,
+    precision: Wish | None = None,
+    said: Collection[str] = (),
+) -> Policy:
     """A model by name, an export on its base, or a run's newest checkpoint with the named weights as its policy.
 
     A run's model is loaded as it was trained, but on the device, in the precision and with the savings of memory that
-    are asked for.
+    are asked for; `said` are the names of the settings of `loading` that a flag named.
 
     Raises:
         ValueError: there is no such model, run, checkpoint, adapters or weights, or a run is asked for at another size.
@@ -141,7 +162,7 @@ def policy_of(name: str, weights: str, loading: Loading | None = None, precision
     state = folder.state("identity", "iteration", "weights")
     if state is None:
         raise ValueError(f"{path} holds no checkpoint yet")
-    how = loading.of_run(name, settings.loading) if loading else settings.loading
+    how = loading.of_run(name, settings.loading, said) if loading else settings.loading
     policy = models.load(settings.model, settings.lora_rank, precision or settings.precision, loading=how)
     if other := policy.unlike(state["identity"]):
         said = (

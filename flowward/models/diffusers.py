@@ -194,6 +194,15 @@ class DiffusersPolicy(Policy):
                     )
                 return super().under(weights)
 
+    def evaluations(self, guidance: float) -> int:
+        return super().evaluations(guidance) if self.family.guidance == "classifier-free" else 1
+
+    def remark(self, guidance: float) -> str | None:
+        usual = self.family.published
+        if self.family.guidance != "embedded" or usual in (None, guidance):
+            return None
+        return f"{self.name} takes guidance as an input, and was published at {usual:g}: this is {guidance:g}"
+
     def arguments(self, scale: float) -> dict[str, Any]:
         return {**self.family.sized_by(), **self.family.guided_by(scale)}
 

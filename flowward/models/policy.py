@@ -138,6 +138,14 @@ class Policy(ABC):
 
         return guided
 
+    def evaluations(self, guidance: float) -> int:
+        """Of the network that a step takes."""
+        return 1 if guidance == 1 else 2
+
+    def remark(self, guidance: float) -> str | None:
+        """What is to be known of samples at this scale, where the model was made for another."""
+        return None
+
     def arguments(self, scale: float) -> dict[str, Any]:
         """Of the model's own pipeline, for samples of this size with a scale of guidance."""
         return {"guidance_scale": scale}
