@@ -165,6 +165,29 @@ def test_text_longer_than_the_pipeline_reads_is_refused(name: str) -> None:
         pipe(prompt="a cat", max_sequence_length=most + 1)
 
 
+def test_text_longer_than_z_image_has_places_for_is_refused() -> None:
+    """At once, not by an index out of its range in the first rollout; as much as it has places for is drawn."""
+    pipe = tiny("ZImagePipeline")
+    pipe.transformer.config["axes_lens"][0] = pipe.transformer.rope_embedder.axes_lens[0] = 600
+    with pytest.raises(ValueError, match="reads text of at most 576 tokens, not 577"):
+        FAMILIES["ZImagePipeline"](pipe, 32, 32, text_tokens=577)
+    one = DiffusersPolicy("z", FAMILIES["ZImagePipeline"](pipe, 32, 32, text_tokens=576), 2, "float32")
+    with torch.no_grad():
+        condition = one.encode(["dog " * 600])
+        assert condition.tensors["words"].shape[1] == 576
+        assert one.velocity(torch.zeros(1, *one.latent_shape), torch.ones(1), condition).isfinite().all()
+
+
+def test_a_video_longer_than_its_places_is_refused() -> None:
+    pipe = tiny("WanPipeline")
+    most = 1 + 4 * (pipe.transformer.config.rope_max_seq_len - 1)
+    with pytest.raises(ValueError, match=f"at most {most} frames, not {most + 4}"):
+        FAMILIES["WanPipeline"](pipe, 32, 32, most + 4)
+    one = DiffusersPolicy("wan", FAMILIES["WanPipeline"](pipe, 16, 16, most), 2, "float32")
+    with torch.no_grad():
+        assert one.velocity(torch.zeros(1, *one.latent_shape), torch.ones(1), one.encode(["dog"])).isfinite().all()
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_text_is_cut_where_it_is_told_to_be(name: str, tmp_path: Path) -> None:
     if name == "QwenImageEditPlusPipeline":  # whose text has the image in it
