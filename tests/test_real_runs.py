@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_pipelines import tiny
 from tiny_policies import policy
 from torch import Tensor
@@ -22,6 +23,7 @@ from flowward.commands.options import policy_of, said
 from flowward.images import stills
 from flowward.models import Loading, diffusers
 from flowward.models.diffusers import DiffusersPolicy
+from flowward.models.families import FAMILIES
 from flowward.presets import PRESETS, published
 from flowward.rewards import score
 from flowward.rewards.jpeg import Compressible, Incompressible, kilobytes
@@ -113,6 +115,18 @@ def test_a_run_on_a_real_pipeline_from_the_command_line(
     pipe.transformer = type(pipe.transformer).from_pretrained(run / "export" / "transformer")
     merged = trained.family.reference(["a red cat", "dog"], x, model.STEPS, 1.0)
     torch.testing.assert_close(merged, expected, rtol=0, atol=1e-4)
+
+
+def test_merged_weights_in_half_precision_are_rounded_once(tmp_path: Path) -> None:
+    family = FAMILIES["StableDiffusion3Pipeline"](tiny("StableDiffusion3Pipeline").to(torch.bfloat16), 32, 32)
+    one = DiffusersPolicy("half", family, 2, "bf16")
+    for tensor in one.weights.tensors("policy").values():
+        torch.nn.init.normal_(tensor, std=0.1)
+    layer: Any = family.pipe.transformer.transformer_blocks[0].attn.to_q
+    expected = (layer.get_base_layer().weight.float() + layer.get_delta_weight("policy")).bfloat16()
+    written = load_file(export.merged(one, tmp_path) / "diffusion_pytorch_model.safetensors")
+    assert torch.equal(written["transformer_blocks.0.attn.to_q.weight"], expected)
+    assert exported.facts(str(tmp_path))["dtype"] == "bfloat16"
 
 
 def test_flux_says_so_where_its_guidance_is_not_its_own(

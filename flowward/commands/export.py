@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .. import card, export, strict_json
+from .. import card, export, exported, strict_json
 from ..folder import RunFolder
 from ..models.loading import Loading
 from ..models.weights import LoRA
@@ -45,6 +45,8 @@ def run(words: list[str]) -> int:
         files.append(export.lora(policy, folder, said))
     if chosen.merged or not files:
         files.append(export.merged(policy, folder, said))
+        if (kept := export.stored(exported.transformers(policy)["transformer"])) != "float32":
+            print(f"merged weights are in {kept}, which rounds small changes away: the adapters alone keep them")
     summary = run.path / "summary.json"
     command = strict_json.loads(summary.read_text("utf-8"))["command"] if summary.is_file() else ""
     for path in [*files, card.write(run, folder, policy, said, [path.name for path in files], command)]:
