@@ -232,9 +232,10 @@ def fingerprint(network: torch.nn.Module) -> str:
     return digest((name, tuple(tensor.shape), _plain(tensor)) for name, tensor in state.items())
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def _plain(tensor: Any) -> Tensor:
     """torchao's 8 bits are tensors of a class of their own."""
-    plain: Tensor = tensor.dequantize() if is_traceable_wrapper_subclass(tensor) else tensor  # type: ignore[attr-defined]
+    same, eights = tensor, is_traceable_wrapper_subclass(tensor)
+    plain: Tensor = same.dequantize() if eights else same
     return plain
 
 
