@@ -71,6 +71,12 @@ class Evaluation:
         """Everything that is measured, the headline first."""
         return tuple(dict.fromkeys((*self.rewards, *self.guard)))
 
+    def unlike(self, guidance: float) -> str | None:
+        """That a run's samples have another guidance than these."""
+        if guidance == (own := self.sampler.guidance):
+            return None
+        return f"images are drawn with guidance {guidance:g} in training, and measured with {own:g}"
+
     def chosen(self, prompts: PromptSet) -> list[int]:
         """The prompt of each image, as indices.
 
@@ -228,14 +234,14 @@ def measure(
             for name in compare:
                 scores[name].append(reward_table.score(name, rewards[name], every, texts, prompts.about(chosen)))
     joined = {name: torch.cat(parts) if name in compare else _of_all(parts) for name, parts in scores.items()}
-    explained = [name for name, reward in rewards.items() if isinstance(reward, Explains)]  # wrong, so others are right
+    judged = [name for name, reward in rewards.items() if reward_table.gives_verdicts(reward)]
     return Measurement(
         policy.name,
         settings(policy, prompts, evaluation, rewards),
         tuple(texts),
         tuple(prompts.categories[i] for i in chosen),
         joined,
-        frozenset(name for name in explained if ((joined[name] == 0) | (joined[name] == 1)).all()),
+        frozenset(name for name in judged if ((joined[name] == 0) | (joined[name] == 1)).all()),
         tuple(kept),
         sources=tuple(map(source_of, asked)) if prompts.sources else (),
     )

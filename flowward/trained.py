@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from . import config, exported, models
@@ -12,12 +13,16 @@ from .precision import Wish
 
 
 def load(
-    name: str | Path, weights: str = "policy", loading: Loading | None = None, precision: Wish | None = None
+    name: str | Path,
+    weights: str = "policy",
+    loading: Loading | None = None,
+    precision: Wish | None = None,
+    said: Collection[str] = (),
 ) -> Policy:
     """A model by name, an export on its base, or a run's newest checkpoint with the named weights as its policy.
 
     A run's model is loaded as it was trained, but on the device, in the precision and with the savings of memory that
-    are asked for.
+    are asked for; `said` are the names of settings of `loading` that count although they are what nobody has to say.
 
     Raises:
         ValueError: there is no such model, run, checkpoint, adapters or weights, or a run is asked for at another size.
@@ -35,10 +40,12 @@ def load(
     state = folder.state("identity", "iteration", "weights")
     if state is None:
         raise ValueError(f"{path} holds no checkpoint yet")
-    how = loading.of_run(name, settings.loading) if loading else settings.loading
+    how = loading.of_run(name, settings.loading, said) if loading else settings.loading
     policy = models.load(settings.model, settings.lora_rank, precision or settings.precision, loading=how)
-    if state["identity"] != policy.identity:
-        raise ValueError(f"the checkpoint of {path} belongs to another model than '{settings.model}'")
+    if other := policy.unlike(state["identity"]):
+        raise ValueError(
+            f"the checkpoint of {path} belongs to another model than '{settings.model}': its {', '.join(other)} differs"
+        )
     if weights not in state["weights"]:
         raise ValueError(f"{path} has no weights called '{weights}', only {', '.join(state['weights'])}")
     policy.weights.load("policy", state["weights"][weights])

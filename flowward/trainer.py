@@ -412,10 +412,8 @@ class Trainer:
         Raises:
             ValueError: it belongs to another model, or to an algorithm with other copies.
         """
-        theirs, mine = state.get("identity") or {}, self.policy.identity
-        if theirs != mine:
-            keys = [key for key in mine if theirs.get(key) != mine[key]]
-            raise ValueError(f"this checkpoint belongs to another model: its {', '.join(keys) or 'identity'} differs")
+        if other := self.policy.unlike(state.get("identity") or {}):
+            raise ValueError(f"this checkpoint belongs to another model: its {', '.join(other)} differs")
         for name in ["policy", *self.algorithm.copies, "ema"]:
             if name not in state["weights"]:
                 raise ValueError(f"this checkpoint has no '{name}' weights: it was written by another algorithm")
@@ -439,6 +437,8 @@ def train(
 ) -> Iterator[Step]:
     """Train, yielding every finished iteration; with an evaluator, step 0 is the base model's evaluation.
 
+    Its `health` says where prompts are in both sets, and where guidance differs: an evaluation has its own.
+
     Raises:
         ValueError: what was asked for does not fit together, the model or a reward cannot read a prompt, or the folder
             `run.output` holds something already.
@@ -455,6 +455,9 @@ def train(
     how = evaluator.told if evaluator else None
     described = config.of_python(algorithm, policy, reward, prompts, run, how)
     folder = RunFolder.create(run.output, described) if run.output else None
-    shared = leak(prompts, evaluator.prompts, evaluator.evaluation.chosen(evaluator.prompts)) if evaluator else None
+    remarks: list[str | None] = []
+    if evaluator and how:
+        shared = leak(prompts, evaluator.prompts, how.chosen(evaluator.prompts))
+        remarks = [shared, how.unlike(algorithm.rollout.guidance)]
     with folder.held() if folder else nullcontext():
-        yield from trainer.steps(evaluator, folder, [shared] if shared else [])
+        yield from trainer.steps(evaluator, folder, [remark for remark in remarks if remark])

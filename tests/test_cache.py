@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import resource
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_pipelines import tiny
-from tiny_policies import policy
+from tiny_policies import SMALL, policy
 
+from flowward import models
 from flowward.models import cache as caches
 from flowward.models.cache import PromptCache, address
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
+from flowward.models.text_encoders import TextEncoders
 
 
 def encoded(prompts: list[str], words: int = 4) -> dict[str, torch.Tensor]:
@@ -155,3 +160,69 @@ def test_text_past_256_tokens_is_no_longer_than_it_is() -> None:
 
     family.velocity(network, torch.zeros(4, *family.shape), torch.ones(4), {"words": mask[..., None], "mask": mask}, 1)
     assert lengths == [257, 263, 299, 300]
+
+
+def test_text_encoders_are_read_only_where_a_prompt_is_not_in_the_cache(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    plain = TextEncoders.read_into
+    monkeypatch.setattr(TextEncoders, "read_into", lambda self, pipe: read.extend(self.names) or plain(self, pipe))
+
+    def loaded() -> DiffusersPolicy:
+        found = models.load(str(saved), 2, "float32", loading=SMALL)
+        assert isinstance(found, DiffusersPolicy)
+        return found
+
+    first, second, third = loaded(), loaded(), loaded()
+    assert not read
+    first.prepare(["a cat", "a dog"], tmp_path)
+    names = ["text_encoder", "text_encoder_2", "text_encoder_3"]
+    assert read == names
+    second.prepare(["a dog", "a cat"], tmp_path)
+    x, t = torch.randn(1, *first.latent_shape), torch.tensor([0.4])
+    found, expected = (each.under("policy", 2.0)(x, t, each.encode(["a dog"])) for each in (second, first))
+    assert read == names
+    assert torch.equal(found, expected)
+    second.prepare(["a red circle"], tmp_path)  # let go, and read again
+    assert read == 2 * names
+    assert torch.equal(
+        second.encode(["a red circle"]).tensors["words"], third.encode(["a red circle"]).tensors["words"]
+    )
+    assert read == 3 * names
+
+
+def test_a_pipeline_without_files_cannot_read_its_text_encoders_again(tmp_path: Path) -> None:
+    one = policy("StableDiffusion3Pipeline")
+    one.prepare(["a cat"], tmp_path)
+    one.prepare(["a cat"], tmp_path)
+    with pytest.raises(ValueError, match="let go: prepare all prompts at once"):
+        one.prepare(["a dog"], tmp_path)
+
+
+def test_the_cache_knows_text_encoders_by_what_is_in_their_files(saved: Path, tmp_path: Path) -> None:
+    """Wherever they are, and in whatever files; not by their names."""
+    folder = Path(shutil.copytree(saved, tmp_path / "model"))
+    part = folder / "text_encoder_3"
+    (file,) = part.glob("*.safetensors")
+    tensors, names = load_file(file), []
+
+    def encoders() -> list[str]:
+        one = models.load(str(folder), 2, "float32", loading=SMALL)
+        one.prepare(["a cat"], tmp_path / "cache")
+        names.append(len(list((tmp_path / "cache").iterdir())))
+        found: list[str] = one.identity["text_encoders"]
+        return found
+
+    first = encoders()
+    save_file({key: tensor.bfloat16() for key, tensor in tensors.items()}, part / "model.bf16.safetensors")
+    assert encoders() == first and names == [1, 1]  # a variant that is not asked for
+    (part / "model.bf16.safetensors").unlink()
+    last = sorted(tensors)[-1]
+    save_file({**tensors, last: tensors[last] + 1}, file, {"format": "pt"})
+    changed = encoders()
+    assert [a == b for a, b in zip(first, changed, strict=True)] == [True, True, False] and names == [1, 1, 2]
+    save_file(tensors, file, {"format": "pt"})
+    config = json.loads((part / "config.json").read_text())
+    (part / "config.json").write_text(json.dumps({**config, "layer_norm_epsilon": 1e-3}))
+    assert encoders() == first and names == [1, 1, 2, 3]

@@ -50,7 +50,7 @@ def test_merged_weights_are_the_policy(tiny: str, tmp_path: Path, rank: int | No
     for each, name in zip(found, (tmp_path, tmp_path / "transformer"), strict=True):
         torch.testing.assert_close(answer(each, texts), expected, rtol=0, atol=1e-5)
         assert each.name == str(name) and exported.facts(str(name)) == {
-            "version": flowward.__version__, "base_model": tiny, **ABOUT
+            "version": flowward.__version__, "base_model": tiny, **ABOUT, "dtype": "float32"
         }  # fmt: skip
     base = models.load(tiny, precision="float32")
     assert not torch.allclose(answer(base, texts), expected, atol=1e-3)

@@ -125,6 +125,18 @@ def test_a_distilled_model_knows_no_guidance() -> None:
         assert family(tiny(type(pipe).__name__), 32, 32).guidance in ("classifier-free", "embedded")
 
 
+def test_guidance_that_costs_or_is_not_the_model_s_own_is_known() -> None:
+    flux, sd3 = policy("FluxPipeline"), policy("StableDiffusion3Pipeline")
+    assert [flux.evaluations(scale) for scale in (1.0, 3.5)] == [1, 1]
+    assert [sd3.evaluations(scale) for scale in (1.0, 3.5)] == [1, 2]
+    assert "was published at 3.5: this is 1" in (flux.remark(1.0) or "")
+    assert "was published at 2.5: this is 3.5" in (policy("FluxKontextPipeline").remark(3.5) or "")
+    assert flux.remark(3.5) is sd3.remark(1.0) is sd3.remark(4.5) is None
+    schnell = tiny("FluxPipeline")
+    schnell.transformer.register_to_config(guidance_embeds=False)
+    assert DiffusersPolicy("schnell", FAMILIES["FluxPipeline"](schnell, 32, 32), 2, "float32").remark(1.0) is None
+
+
 def test_shorter_text_is_padded_with_zeros() -> None:
     """Rows of two encodings stand together, whatever their lengths."""
     one, other = Condition({"words": torch.ones(1, 2, 3)}), Condition({"words": torch.ones(2, 4, 3)})
@@ -151,6 +163,29 @@ def test_text_longer_than_the_pipeline_reads_is_refused(name: str) -> None:
         FAMILIES[name](pipe, 32, 32, text_tokens=most + 1)
     with pytest.raises(ValueError, match=f"greater than {most}"):
         pipe(prompt="a cat", max_sequence_length=most + 1)
+
+
+def test_text_longer_than_z_image_has_places_for_is_refused() -> None:
+    """At once, not by an index out of its range in the first rollout; as much as it has places for is drawn."""
+    pipe = tiny("ZImagePipeline")
+    pipe.transformer.config["axes_lens"][0] = pipe.transformer.rope_embedder.axes_lens[0] = 600
+    with pytest.raises(ValueError, match="reads text of at most 576 tokens, not 577"):
+        FAMILIES["ZImagePipeline"](pipe, 32, 32, text_tokens=577)
+    one = DiffusersPolicy("z", FAMILIES["ZImagePipeline"](pipe, 32, 32, text_tokens=576), 2, "float32")
+    with torch.no_grad():
+        condition = one.encode(["dog " * 600])
+        assert condition.tensors["words"].shape[1] == 576
+        assert one.velocity(torch.zeros(1, *one.latent_shape), torch.ones(1), condition).isfinite().all()
+
+
+def test_a_video_longer_than_its_places_is_refused() -> None:
+    pipe = tiny("WanPipeline")
+    most = 1 + 4 * (pipe.transformer.config.rope_max_seq_len - 1)
+    with pytest.raises(ValueError, match=f"at most {most} frames, not {most + 4}"):
+        FAMILIES["WanPipeline"](pipe, 32, 32, most + 4)
+    one = DiffusersPolicy("wan", FAMILIES["WanPipeline"](pipe, 16, 16, most), 2, "float32")
+    with torch.no_grad():
+        assert one.velocity(torch.zeros(1, *one.latent_shape), torch.ones(1), one.encode(["dog"])).isfinite().all()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

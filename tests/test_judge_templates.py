@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from judges import IMAGES, LEVELS, PROMPTS, judged, says, seen
+from judges import IMAGES, LEVELS, PROMPTS, honest, judged, says, seen
 
+from flowward import rewards
 from flowward.provenance import described, differing
 from flowward.rewards import RewardError, score, template
 from flowward.rewards.judge import Judge
@@ -213,3 +214,16 @@ def test_json_is_held_to_its_schema() -> None:
     ):
         with pytest.raises(Unreadable):
             reader.read(choice(bad))
+
+
+def test_two_judges_with_templates_of_their_own_are_one_mix(tmp_path: Path) -> None:
+    """The second one has the name of a class in a file, as docs/remote_rewards.md tells."""
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom flowward.rewards.judge import Judge\n\n"
+        '@dataclass\nclass Second(Judge):\n    template: str = "unified-reward"\n'
+    )
+    second = f"{tmp_path}/mine.py:Second"
+    with judged(honest) as (at, _):
+        mix = rewards.load(["judge=1", f"{second}=0.5"], [f"judge.server={at}", f"{second}.server={at}"])
+    found = [(weight, getattr(one, "template", None)) for _, weight, one in rewards.terms(mix)]
+    assert found == [(1.0, "yes-no"), (0.5, "unified-reward")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,6 @@ def test_so_does_one_from_python(tiny: str) -> None:
         evaluator = Evaluator(policy, how, measured, 3, {"balance": bright})
         (step,) = flowward.train(algorithm(), policy, bright, texts, run, evaluator)
         assert step.index == 0 and len(step.health) == lines
+    evaluator = Evaluator(policy, replace(how, sampler=Sampler(1, guidance=3.0)), measured, 3, {"balance": bright})
+    (step,) = flowward.train(algorithm(), policy, bright, texts, run, evaluator)
+    assert step.health == ["images are drawn with guidance 1 in training, and measured with 3"]

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tiny_pipelines import tiny
 from tiny_policies import policy
 from torch import Tensor
 
@@ -17,10 +19,11 @@ from flowward import card, export, exported, models
 from flowward.algorithms import ALGORITHMS
 from flowward.cli import main
 from flowward.commands import train
-from flowward.commands.options import policy_of
+from flowward.commands.options import policy_of, said
 from flowward.images import stills
 from flowward.models import Loading, diffusers
 from flowward.models.diffusers import DiffusersPolicy
+from flowward.models.families import FAMILIES
 from flowward.presets import PRESETS, published
 from flowward.rewards import score
 from flowward.rewards.jpeg import Compressible, Incompressible, kilobytes
@@ -60,6 +63,9 @@ def test_a_run_is_sampled_as_it_was_trained_with_other_means() -> None:
     trained = Loading(size=(32, 64), text_tokens=20, vae_slicing=True, device="cuda:1")
     asked = Loading(size=(32, 64), vae_tiling=True)
     assert asked.of_run("it", trained) == replace(trained, vae_tiling=True, device="auto")
+    undone = said(["--no-vae-slicing", "--attention", "None", "--steps=2"])
+    fast = replace(trained, attention="native", compile_blocks=True)
+    assert asked.of_run("it", fast, undone) == replace(asked, text_tokens=20, compile_blocks=True)
     for other, says in (
         (Loading(size=(64, 64)), "it is loaded as it was trained, with size 32 64, not 64 64: leave it out"),
         (Loading(frames=5), "with frames as the model has it, not 5"),
@@ -109,6 +115,41 @@ def test_a_run_on_a_real_pipeline_from_the_command_line(
     pipe.transformer = type(pipe.transformer).from_pretrained(run / "export" / "transformer")
     merged = trained.family.reference(["a red cat", "dog"], x, model.STEPS, 1.0)
     torch.testing.assert_close(merged, expected, rtol=0, atol=1e-4)
+
+
+def test_merged_weights_in_half_precision_are_rounded_once(tmp_path: Path) -> None:
+    family = FAMILIES["StableDiffusion3Pipeline"](tiny("StableDiffusion3Pipeline").to(torch.bfloat16), 32, 32)
+    one = DiffusersPolicy("half", family, 2, "bf16")
+    for tensor in one.weights.tensors("policy").values():
+        torch.nn.init.normal_(tensor, std=0.1)
+    layer: Any = family.pipe.transformer.transformer_blocks[0].attn.to_q
+    expected = (layer.get_base_layer().weight.float() + layer.get_delta_weight("policy")).bfloat16()
+    written = load_file(export.merged(one, tmp_path) / "diffusion_pytorch_model.safetensors")
+    assert torch.equal(written["transformer_blocks.0.attn.to_q.weight"], expected)
+    assert exported.facts(str(tmp_path))["dtype"] == "bfloat16"
+
+
+def test_flux_says_so_where_its_guidance_is_not_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before images are drawn; samples of a run are held to the run alone."""
+    monkeypatch.setattr(diffusers, "CACHE", tmp_path / "cache")
+    folder, texts, run = tmp_path / "flux", tmp_path / "prompts.txt", tmp_path / "run"
+    tiny("FluxPipeline").save_pretrained(folder)
+    texts.write_text("a red cat\na small dog\n")
+    small = ["--size", "32", "32", "--device", "cpu"]
+    draw = ["--count", "1", "--steps", "1", *small]
+    words = ["train", "--model", str(folder), "--prompts", str(texts), "--evaluation.prompts", str(texts), *small,
+             "--precision", "float32", "--lora-rank", "2", "--threads", "1", "--reward", "jpeg-compressibility",
+             "--evaluation.images", "2", "--evaluation.sampler.steps", "1", "--algorithm.rollout.steps", "2",
+             "--images-per-update", "4", "--group-size", "2", "--microbatch", "4", "--iterations", "1",
+             "--evaluate-every", "0", "--algorithm.rollout.guidance", "1"]  # fmt: skip
+    assert main([*words, "--output", str(run)]) == 0
+    assert "was published at 3.5: this is 1 (--algorithm.rollout.guidance)" in capsys.readouterr().out
+    for where, guidance, many in ((folder, "1", 1), (folder, "3.5", 0), (run, "1", 0)):
+        picture = tmp_path / f"{where.name}-{guidance}.png"
+        assert main(["sample", str(where), "a cat", *draw, "--guidance", guidance, "--output", str(picture)]) == 0
+        assert capsys.readouterr().err.count("was published at 3.5") == many
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

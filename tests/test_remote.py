@@ -62,6 +62,19 @@ def test_videos_go_as_they_are_or_frame_by_frame(address: str, encoding: Any) ->
         assert torch.equal(score("there", there, videos, PROMPTS), local)
 
 
+def test_a_verdict_that_is_served_is_one(address: str) -> None:
+    class Right:
+        def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+            return (images.mean((1, 2, 3)) > 0.5).float()
+
+        def explain(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> list[str]:
+            return ["" if right else "dark" for right in self(images, prompts)]
+
+    with served(Service("right", Right())) as at:
+        assert Remote(at).verdicts and rewards.gives_verdicts(Remote(at)) and rewards.gives_verdicts(Right())
+    assert not rewards.gives_verdicts(Remote(address)) and not rewards.gives_verdicts(Weighted())
+
+
 def test_no_images_have_no_scores(address: str) -> None:
     assert Remote(address)(IMAGES[:0], []).shape == (0,)
 

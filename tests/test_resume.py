@@ -12,15 +12,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from flowward import checkpoint, health, report, snapshots
+from flowward import checkpoint, health, report, rewards, snapshots
 from flowward import metrics as metrics_module
 from flowward.cli import main
 from flowward.commands.train import _stop_signals
@@ -288,6 +289,23 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
         if text in line:
             return
     raise AssertionError(process.stderr.read())
+
+
+def test_a_signal_in_the_last_iteration_leaves_nothing_to_go_on_with(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reward(images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+        signal.raise_signal(signal.SIGTERM)
+        return images.mean((1, 2, 3))
+
+    monkeypatch.setitem(rewards.REWARDS, "mine", lambda: reward)
+    words = shlex.split(shlex.join(BUDGET).replace("balance", "mine"))
+    for name, iterations, code in (("last", "1", 0), ("first", "2", 130)):
+        run = tmp_path / name
+        how = ["--model", tiny, "--output", str(run), "--iterations", iterations]
+        assert main(["train", *words, *how]) == code
+        assert ("go on with" in capsys.readouterr().out) == (code != 0)
+        assert json.loads((run / "summary.json").read_text())["finished"] == (code == 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

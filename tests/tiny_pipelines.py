@@ -185,7 +185,7 @@ def qwen_image() -> Any:
 def z_image() -> Any:
     transformer = diffusers.ZImageTransformer2DModel(
         in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
-        axes_dims=[4, 6, 6], axes_lens=[256, 32, 32],
+        axes_dims=[4, 6, 6], axes_lens=[1024, 32, 32],
     )  # fmt: skip
     return diffusers.ZImagePipeline(
         transformer=transformer, scheduler=schedule(shift=3.0), vae=autoencoder(4), text_encoder=qwen3(3).model,

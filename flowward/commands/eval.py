@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ from ..log import counting, table
 from ..measurement import Measurement
 from ..models.loading import Loading
 from ..precision import Wish
-from .options import given, parse, policy_of, take, warn_of_guidance
+from .options import given, parse, policy_of, remark_on_guidance, said, take, warn_of_guidance
 
 DEFAULT = "scenes"  # suite
 
@@ -51,7 +51,7 @@ def run(words: list[str]) -> int:
     )
     chosen = parse(Evaluate, words, "eval", default, about, ("suite",))
     _refuse(chosen, named=bool(suite or given(words, "rewards") or given(words, "prompts")))
-    found = _read(chosen.compare) if chosen.compare else _measured(chosen)
+    found = _read(chosen.compare) if chosen.compare else _measured(chosen, said(words))
     changes = comparison.differences(found)
     table({each.name: each.summary() for each in found}, changes)
     for line in [*comparison.warnings(found), *comparison.hacking(found, changes)]:
@@ -94,8 +94,8 @@ def _read(files: Sequence[Path]) -> list[Measurement]:
     return found
 
 
-def _measured(chosen: Evaluate) -> list[Measurement]:
-    """Every model, one at a time. What is measured is written down before the next one is loaded.
+def _measured(chosen: Evaluate, named: Collection[str]) -> list[Measurement]:
+    """Every model, one at a time; `named` are the flags. What is measured is written before the next is loaded.
 
     Raises:
         ValueError: a model, the prompts or a reward is missing, or a model would be measured with other settings.
@@ -107,7 +107,8 @@ def _measured(chosen: Evaluate) -> list[Measurement]:
     scored = load_rewards(how.scores, how.reward_options)
     for name in dict.fromkeys(chosen.models):
         warn_of_guidance(name, how.sampler.guidance)
-        policy = policy_of(name, how.weights, chosen.loading, chosen.precision)
+        policy = policy_of(name, how.weights, chosen.loading, chosen.precision, named)
+        remark_on_guidance(name, policy, how.sampler.guidance)
         policy.refuse(list(texts))
         for reward in scored.values():
             rewards.refuse(reward, texts.texts, texts.about(range(len(texts))))

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .. import card, export, strict_json
+from .. import card, export, exported, strict_json
 from ..folder import RunFolder
 from ..models.loading import Loading
 from ..models.weights import LoRA
-from .options import parse, policy_of
+from . import options
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,13 @@ class Export:
 
 
 def run(words: list[str]) -> int:
-    chosen = parse(Export, words, "export")
+    chosen = options.parse(Export, words, "export")
     run = RunFolder.open(chosen.run)
     folder = chosen.output or chosen.run / "export"
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds something already; name another --output")
-    policy = policy_of(str(chosen.run), chosen.weights, chosen.loading)
+    named = options.said(words)
+    policy = options.policy_of(str(chosen.run), chosen.weights, chosen.loading, said=named)
     said = {**run.origin(), "weights": chosen.weights, "base": policy.identity["base"]}
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -44,6 +45,8 @@ def run(words: list[str]) -> int:
         files.append(export.lora(policy, folder, said))
     if chosen.merged or not files:
         files.append(export.merged(policy, folder, said))
+        if (kept := export.stored(exported.transformers(policy)["transformer"])) != "float32":
+            print(f"merged weights are in {kept}, which rounds small changes away: the adapters alone keep them")
     summary = run.path / "summary.json"
     command = strict_json.loads(summary.read_text("utf-8"))["command"] if summary.is_file() else ""
     for path in [*files, card.write(run, folder, policy, said, [path.name for path in files], command)]:

@@ -16,9 +16,10 @@ import tyro
 
 from .. import exported
 from ..folder import RunFolder
+from ..models.policy import Policy
 from ..trained import load as policy_of
 
-__all__ = ["given", "parse", "policy_of", "set_threads", "take", "warn_of_guidance"]
+__all__ = ["given", "parse", "policy_of", "remark_on_guidance", "said", "set_threads", "take", "warn_of_guidance"]
 PLAIN = (tyro.conf.AvoidSubcommands,)  # flags are of the kind of value that a setting has: another preset has another
 
 
@@ -94,6 +95,12 @@ def _refusal(end: SystemExit) -> ValueError | None:
     return error if frame.f_globals["__name__"].startswith("flowward.") else None
 
 
+def said(words: Sequence[str]) -> set[str]:
+    """The names of the settings that flags name: what is said may be what nobody would have to say."""
+    flags = (word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--"))
+    return {flag.removeprefix("no-").replace("-", "_") for flag in flags}
+
+
 def set_threads(number: int | None) -> None:
     """Raises ValueError where a number of CPU threads was given that cannot be."""
     if number is None:
@@ -105,14 +112,23 @@ def set_threads(number: int | None) -> None:
 
 def warn_of_guidance(name: str, guidance: float) -> None:
     """Say so where a run is sampled with another guidance than its samples had in training."""
-    path = Path(name)
-    if (path / "config.yaml").is_file():
-        trained = RunFolder.open(path).origin().get("guidance")
-    else:
-        trained = exported.facts(name).get("guidance")
+    trained = _trained_with(name)
     if trained is not None and trained != guidance:
         print(
             f"flowward: {name} was trained on samples with guidance {trained:g}, and is sampled with {guidance:g} now "
             f"(--guidance {trained:g} for the same)",
             file=sys.stderr,
         )
+
+
+def remark_on_guidance(name: str, policy: Policy, guidance: float) -> None:
+    """Say so where a model that was not trained here is sampled with another guidance than it was made for."""
+    if _trained_with(name) is None and (remark := policy.remark(guidance)):
+        print(f"flowward: {remark} (--guidance)", file=sys.stderr)
+
+
+def _trained_with(name: str) -> float | None:
+    """The guidance of the samples that a run or an export was trained on."""
+    path = Path(name)
+    about = RunFolder.open(path).origin() if (path / "config.yaml").is_file() else exported.facts(name)
+    return about.get("guidance")

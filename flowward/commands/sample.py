@@ -15,7 +15,7 @@ from ..models.loading import Loading
 from ..pictures import refuse_broken
 from ..prompts import prompt_of
 from ..rollout import Sampler
-from .options import parse, policy_of, warn_of_guidance
+from .options import parse, policy_of, remark_on_guidance, said, warn_of_guidance
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def run(words: list[str]) -> int:
     if chosen.source:
         refuse_broken(chosen.source)
     warn_of_guidance(chosen.model, chosen.sampler.guidance)
-    policy = policy_of(chosen.model, chosen.weights, chosen.loading)
+    policy = policy_of(chosen.model, chosen.weights, chosen.loading, said=said(words))
+    remark_on_guidance(chosen.model, policy, chosen.sampler.guidance)
     texts = [prompt for prompt in chosen.prompts for _ in range(chosen.count)]
     asked = [prompt_of(text, chosen.source) for text in texts]
     policy.refuse(asked)

@@ -19,6 +19,7 @@ from ..evaluate import Evaluator, load_rewards
 from ..folder import RunFolder, read_yaml
 from ..leakage import leak
 from ..log import TrainProgress
+from ..models.policy import Policy
 from ..presets import published
 from ..trainer import Trainer
 from .options import given as given_flag
@@ -168,12 +169,9 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     stopped, evaluator = False, Evaluator(policy, settings.evaluation, held_out, rewards=measured)
     sources = ("" if settings.preferences else settings.prompts, how.prompts)
     warnings = [leaked] if (leaked := leak(texts, held_out, how.chosen(held_out), sources)) else []
-    drawn, measured_with = settings.algorithm.rollout.guidance, how.sampler.guidance
-    if drawn != measured_with and not settings.preferences:
-        warnings.append(
-            f"images are drawn with guidance {drawn:g} in training, and measured with {measured_with:g} "
-            f"(--evaluation.sampler.guidance {drawn:g} for the same)"
-        )
+    drawn = settings.algorithm.rollout.guidance
+    if not settings.preferences and (unlike := how.unlike(drawn)):
+        warnings.append(f"{unlike} (--evaluation.sampler.guidance {drawn:g} for the same)")
     with (
         _folder(run.output, config.to_dict(settings), trainer, resume) as folder,
         TrainProgress(run, trainer.iteration, run.output) as progress,
@@ -182,14 +180,15 @@ def _train(settings: Any, resume: bool, command: str) -> int:
         done = trainer.iteration
         begins = f"going on after iteration {done}" if done else f"measuring on {held_out.name} first"
         progress.say(f"model {policy.name}, {len(texts)} prompts; {begins}")
-        for remark in trainer.rollout.remarks():
+        for remark in [*trainer.rollout.remarks(), *([] if settings.preferences else _of_guidance(policy, drawn))]:
             progress.say(remark)
         for warning in warnings:
             progress.say(f"warning: {warning}")
         with closing(trainer.steps(evaluator, folder, warnings)) as steps:
             for step in steps:
                 progress.show(step)
-                if stopped := distributed.any_of(asked()):
+                if distributed.any_of(asked()):
+                    stopped = trainer.iteration < run.iterations  # after the last one there is nothing to go on with
                     break
     if folder:
         folder.write_summary(command, finished=not stopped)
@@ -201,6 +200,14 @@ def _train(settings: Any, resume: bool, command: str) -> int:
         print(f"stopped and saved; go on with: {words}")
     distributed.wait()  # torchrun ends the first process when another has ended with a code, even while it saves
     return 130 if stopped else 0
+
+
+def _of_guidance(policy: Policy, guidance: float) -> list[str]:
+    """What the scale that images are drawn with costs, and where it is not what the model was made for."""
+    lines = [f"{remark} (--algorithm.rollout.guidance)"] if (remark := policy.remark(guidance)) else []
+    if (many := policy.evaluations(guidance)) > 1:
+        lines.append(f"guidance {guidance:g} asks the network {many} times for every step: with the prompt and without")
+    return lines
 
 
 @contextmanager

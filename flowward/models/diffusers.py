@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from .cache import PromptCache, address
 from .families import FAMILIES, Family
 from .loading import Loading
 from .policy import Condition, Policy, Velocity
+from .text_encoders import TextEncoders, digest, files
 from .weights import Full, LoRA
 
 CACHE = Path(os.environ.get("FLOWWARD_CACHE", "~/.cache/flowward")).expanduser() / "prompts"
@@ -38,9 +38,20 @@ GRAPHS = 64  # that torch may keep of a compiled block
 
 
 class DiffusersPolicy(Policy):
-    """A pipeline of diffusers. Everything that differs between models is in its family."""
+    """A pipeline of diffusers. Everything that differs between models is in its family.
 
-    def __init__(self, name: str, family: Family, lora_rank: int | None, precision: Precision, seed: int = 0):
+    Its text encoders may be `unread`: they are then read when a prompt has to be encoded that the cache does not have.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        family: Family,
+        lora_rank: int | None,
+        precision: Precision,
+        seed: int = 0,
+        unread: TextEncoders | None = None,
+    ):
         self.name, self.family, self.precision, self.edits = name, family, precision, family.edits
         pipe = family.pipe
         for part in pipe.components.values():
@@ -62,10 +73,14 @@ class DiffusersPolicy(Policy):
         )
         self.identity["weights"] = self.weights.kind
         parts = [(name, part) for name, part in pipe.components.items() if part is not None]
-        self._reader: list[Any] = [self._fingerprint(part) for name, part in parts if name.startswith("text_encoder")]
+        self._unread = unread
+        encoders = [self._fingerprint(part) for name, part in parts if name.startswith("text_encoder")]
+        encoders += unread.fingerprints() if unread else []
+        self.identity |= {"text_encoders": encoders, "vae": self._fingerprint(pipe.vae)}
+        self._reader: list[Any] = [*encoders, *(unread.configs() if unread else [])]
         self._reader += [spelling(part) for name, part in parts if name.startswith("tokenizer")]
         if family.edits:  # images are read too, at one size
-            self._reader += [self._fingerprint(pipe.vae), *family.shape]
+            self._reader += [self.identity["vae"], *family.shape]
         self._cache: PromptCache | None = None
 
     def _fingerprint(self, network: torch.nn.Module) -> str:
@@ -75,8 +90,10 @@ class DiffusersPolicy(Policy):
     def prepare(self, prompts: Sequence[Prompt], folder: Path | None = None) -> None:
         """Encode prompts that no run on this machine has encoded yet into a cache on disk; then let text encoders go.
 
+        Where there is nothing to encode, text encoders that are not read yet never are.
+
         Raises:
-            ValueError: the cache is damaged.
+            ValueError: the cache is damaged, or the text encoders cannot be read.
             OSError: it cannot be written.
         """
         family, dtype = self.family, torch.bfloat16 if self.precision == "bf16" else torch.float32
@@ -85,8 +102,11 @@ class DiffusersPolicy(Policy):
         )
         cache = PromptCache((folder or CACHE) / address(made_by)[:16], dtype)
         rest = cache.missing([*prompts, *self._without_text(prompts)])
-        if not family.edits and cache.missing([NOTHING]):
-            cache.add([NOTHING], family.empty())
+        if nothing := cache.missing([] if family.edits else [NOTHING]):
+            self.read_text_encoders()
+            cache.add(nothing, family.empty())
+        if rest:
+            self.read_text_encoders()
         for start in range(0, len(rest), ENCODED_AT_ONCE):
             part = rest[start : start + ENCODED_AT_ONCE]
             with memory.explained(f"with prompts encoded {len(part)} at once, beside the whole model"):
@@ -99,6 +119,19 @@ class DiffusersPolicy(Policy):
         for name in [name for name in pipe.components if name.startswith(("text_encoder", "tokenizer"))]:
             setattr(pipe, name, None)
 
+    def read_text_encoders(self) -> None:
+        """Have the pipeline hold them.
+
+        Raises:
+            ValueError: they cannot be read, or were let go and came from no file.
+        """
+        pipe = self.family.pipe
+        if any(part is not None for name, part in pipe.components.items() if name.startswith("text_encoder")):
+            return
+        if not self._unread:
+            raise ValueError("the text encoders have been let go: prepare all prompts at once")
+        self._unread.read_into(pipe)
+
     @torch.no_grad()
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
         self.refuse(prompts)
@@ -109,6 +142,7 @@ class DiffusersPolicy(Policy):
 
     def _rows(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         if self._cache is None:
+            self.read_text_encoders()
             return self.family.encode(list(prompts))
         if missing := self._cache.missing(prompts):
             raise ValueError(f"the text encoders have been let go, and '{missing[0]}' was not encoded before")
@@ -129,7 +163,10 @@ class DiffusersPolicy(Policy):
 
     @torch.no_grad()
     def empty(self) -> Condition:
-        return self._on_device(self.family.empty() if self._cache is None else self._cache.rows([NOTHING]))
+        if self._cache is not None:
+            return self._on_device(self._cache.rows([NOTHING]))
+        self.read_text_encoders()
+        return self._on_device(self.family.empty())
 
     def _on_device(self, tensors: dict[str, Tensor]) -> Condition:
         return Condition({name: tensor.to(self.device) for name, tensor in tensors.items()})
@@ -164,6 +201,15 @@ class DiffusersPolicy(Policy):
                     )
                 return super().under(weights)
 
+    def evaluations(self, guidance: float) -> int:
+        return super().evaluations(guidance) if self.family.guidance == "classifier-free" else 1
+
+    def remark(self, guidance: float) -> str | None:
+        usual = self.family.published
+        if self.family.guidance != "embedded" or usual in (None, guidance):
+            return None
+        return f"{self.name} takes guidance as an input, and was published at {usual:g}: this is {guidance:g}"
+
     def arguments(self, scale: float) -> dict[str, Any]:
         return {**self.family.sized_by(), **self.family.guided_by(scale)}
 
@@ -188,15 +234,16 @@ class DiffusersPolicy(Policy):
 
 
 def fingerprint(network: torch.nn.Module) -> str:
-    """A short hash of the weights: of every tensor's name, shape and first numbers, so that it takes no time.
+    """The digest of a network's weights (see text_encoders.py): the same in whatever precision they are held."""
+    state = network.state_dict()
+    return digest((name, tuple(tensor.shape), _plain(tensor)) for name, tensor in state.items())
 
-    It is the same in whatever precision they are held.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():  # torchao's 8 bits are tensors of a class of their own
-        plain = tensor.dequantize() if is_traceable_wrapper_subclass(tensor) else tensor  # type: ignore[attr-defined]
-        digest.update(f"{name} {tuple(tensor.shape)} {plain.flatten()[:8].bfloat16().tolist()}".encode())
-    return digest.hexdigest()[:16]
+
+def _plain(tensor: Any) -> Tensor:
+    """torchao's 8 bits are tensors of a class of their own."""
+    same, eights = tensor, is_traceable_wrapper_subclass(tensor)
+    plain: Tensor = same.dequantize() if eights else same
+    return plain
 
 
 def spelling(tokenizer: Any) -> list[Any]:
@@ -224,14 +271,23 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
     stored = torch.bfloat16 if chosen == "bf16" and device != "cpu" else torch.float32
     trained = torch.float32 if lora_rank is None else stored  # bf16 would round an optimiser's small steps away
     quantised = _quantised(loading.quantise, transformers, device)
+    pipeline = getattr(diffusers, kind)
     with hub.explained(name_or_path), hub.whole():
-        pipe = getattr(diffusers, kind).from_pretrained(
-            name_or_path,
-            revision=loading.revision,
+        folder = Path(name_or_path)
+        if not folder.is_dir():
+            here = pipeline.download(
+                name_or_path, revision=loading.revision, variant=loading.variant, use_safetensors=True
+            )
+            folder = Path(here)
+        read_late = [name for name in found if name.startswith("text_encoder")]
+        names = tuple(name for name in read_late if files(folder / name, loading.variant))
+        pipe = pipeline.from_pretrained(
+            folder,
             variant=loading.variant,
             dtype={"default": stored, **dict.fromkeys(transformers, trained)},
             use_safetensors=True,
             quantization_config=quantised,
+            **dict.fromkeys(names),
         )
         _refuse_holes(pipe)
     with memory.explained(f"with the whole of {name_or_path} on {device}: --quantise makes its transformer smaller"):
@@ -244,7 +300,8 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
             "use --precision float32"
         )
     prepared(family, loading)
-    policy = DiffusersPolicy(name_or_path, family, lora_rank, chosen, seed)
+    unread = TextEncoders(name_or_path, pipeline, folder, names, loading.variant, stored, device) if names else None
+    policy = DiffusersPolicy(name_or_path, family, lora_rank, chosen, seed, unread)
     policy.loading = loading
     if isinstance(policy.weights, LoRA):
         policy.weights.merge = loading.merge_lora

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -41,14 +42,18 @@ class Loading:
     merge_lora: bool = False
     """add adapters to the weights for the time of a rollout: faster, for float32 weights"""
 
-    def of_run(self, name: str, trained: Loading) -> Loading:
+    def of_run(self, name: str, trained: Loading, said: Collection[str] = ()) -> Loading:
         """What the run `name` was trained with, by the means (device, memory, speed) that are asked for here.
+
+        Asked for is what is not the default, and what was `said` though it is.
 
         Raises:
             ValueError: another model, or another size, is asked for.
         """
         asked = {
-            each.name: getattr(self, each.name) for each in fields(self) if each.default != getattr(self, each.name)
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if each.name in said or each.default != getattr(self, each.name)
         }
         if other := [key for key in MODEL if key in asked and asked[key] != getattr(trained, key)]:
             before, now = (_said(getattr(each, other[0])) for each in (trained, self))

@@ -67,6 +67,12 @@ class Policy(ABC):
             ValueError: the model cannot read a prompt.
         """
 
+    def unlike(self, identity: Mapping[str, Any]) -> list[str]:
+        """In what a checkpoint's identity differs from this model's; what an older one lacks is not compared."""
+        if not identity:
+            return ["identity"]
+        return [key for key, value in identity.items() if self.identity.get(key) != value]
+
     def prepare(self, prompts: Sequence[Prompt]) -> None:
         """Make ready to encode these prompts, and only these, many times."""
         return
@@ -131,6 +137,14 @@ class Policy(ABC):
             return self.guided(v, v_0, guidance)
 
         return guided
+
+    def evaluations(self, guidance: float) -> int:
+        """Of the network that a step takes."""
+        return 1 if guidance == 1 else 2
+
+    def remark(self, guidance: float) -> str | None:
+        """What is to be known of samples at this scale, where the model was made for another."""
+        return None
 
     def arguments(self, scale: float) -> dict[str, Any]:
         """Of the model's own pipeline, for samples of this size with a scale of guidance."""

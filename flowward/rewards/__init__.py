@@ -6,7 +6,7 @@ A video gets the mean of what its frames get, unless the reward says that it tak
 from __future__ import annotations
 
 from .loading import REWARDS, Sum, load, make, owner, terms, weighted
-from .reward import Explains, Metadata, Reads, Reward, RewardError, refuse, score
+from .reward import Explains, Metadata, Reads, Reward, RewardError, gives_verdicts, refuse, score
 
 __all__ = [
     "REWARDS",
@@ -16,6 +16,7 @@ __all__ = [
     "Reward",
     "RewardError",
     "Sum",
+    "gives_verdicts",
     "load",
     "make",
     "owner",

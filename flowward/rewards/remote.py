@@ -95,6 +95,11 @@ class Remote:
         return bool(self._about.get("compares"))
 
     @property
+    def verdicts(self) -> bool:
+        """Whether scores of 0 and 1 are right and wrong."""
+        return bool(self._about.get("verdicts"))
+
+    @property
     def identity(self) -> dict[str, str]:
         """The reward that is served."""
         return {"serves": self._about["reward"]}

@@ -24,6 +24,7 @@ class Reward(Protocol):
         videos as they are. `compares`: a score depends on the other images of the call, which must not be cut.
         `in_background`: it mostly waits for others (a server, a judge), so it may be called in a thread while the
         next batch is sampled; it is then safe to call from several threads, and computes nothing to speak of itself.
+        `verdicts`: scores that are all 0 or 1 are verdicts, right or wrong; so are those of one that Explains.
         `identity`: a mapping for JSON of what scores depend on beside the fields of a dataclass (which model answers,
         say), written beside every number.
         """
@@ -44,6 +45,11 @@ class Reads(Protocol):
     def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
         """Raises ValueError, naming the first prompt that it does not understand (metadata: see Metadata)."""
         ...
+
+
+def gives_verdicts(reward: Reward) -> bool:
+    """Whether scores of 0 and 1 are verdicts: it can say what is wrong with an image, so that others are right."""
+    return bool(getattr(reward, "verdicts", isinstance(reward, Explains)))
 
 
 class RewardError(RuntimeError):

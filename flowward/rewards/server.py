@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 
 from .. import __version__
 from .asking import check_token
-from .reward import Reward, RewardError, refuse, score
+from .reward import Reward, RewardError, gives_verdicts, refuse, score
 from .wire import JSON, TENSORS, Call, Refused, asked_of, decode, too_large
 
 
@@ -48,6 +48,7 @@ class Service:
             "reward": self.name,
             "takes_videos": bool(getattr(self.reward, "takes_videos", False)),
             "compares": bool(getattr(self.reward, "compares", False)),
+            "verdicts": gives_verdicts(self.reward),
             "max_batch": self.max_batch,
             "max_bytes": self.max_bytes,
         }

@@ -40,6 +40,7 @@ class Family(ABC):
     pipelines: ClassVar[tuple[str, ...]]  # classes in model_index.json
     targets: ClassVar[tuple[str, ...]] = JOINT_ATTENTION  # modules that get LoRA adapters
     guidance: ClassVar[Guidance] = "classifier-free"
+    published: ClassVar[float | None] = None  # the scale that a model with embedded guidance is used with
     edits: ClassVar[bool] = False  # prompts are Edits, and a condition has a `source` [N, *shape]
     needs: ClassVar[tuple[str, ...]] = ()  # packages beside those of flowward
     text_tokens: int

@@ -16,6 +16,7 @@ class Flux(Family):
 
     pipelines = ("FluxPipeline",)
     guidance: ClassVar[Guidance] = "embedded"
+    published = 3.5
     packed = True
     text_tokens = most_text = 512
 
@@ -53,6 +54,7 @@ class FluxKontext(Flux):
     """
 
     pipelines = ("FluxKontextPipeline",)
+    published = 2.5
     edits = True
 
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:

@@ -45,6 +45,9 @@ class Wan(Family):
         self._experts = None if boundary is None else Experts(pipe.transformer, pipe.transformer_2, boundary)
         if frames < 1 or (frames - 1) % pipe.vae_scale_factor_temporal:
             raise ValueError(f"a video has 1 + a multiple of {pipe.vae_scale_factor_temporal} frames, not {frames}")
+        most = 1 + (self.places - 1) * pipe.vae_scale_factor_temporal
+        if frames > most:
+            raise ValueError(f"the videos of {type(pipe).__name__} have at most {most} frames, not {frames}")
 
     @property
     def transformers(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
 from torch import Tensor, nn
 
 from .family import Family
@@ -20,6 +21,12 @@ class ZImage(Family):
     pipelines = ("ZImagePipeline",)
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     text_tokens = 512
+
+    def __init__(self, pipe: Any, *size: Any, **more: Any):
+        # text has places 1, 2, ... up to a multiple of 32, and the image the next one
+        held = pipe.transformer.config.axes_lens[0] - 2
+        self.most_text = held - held % SEQ_MULTI_OF  # type: ignore[misc]
+        super().__init__(pipe, *size, **more)
 
     @property
     def side(self) -> int:
