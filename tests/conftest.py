@@ -30,7 +30,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a model in the shipped model's layout, never trained: two blocks of width 32, a thin autoencoder."""
+    """The folder of a model in the shipped model's layout: two blocks of width 32, never trained; thin convolutions."""
     import torch  # here, because tests that need no model should not wait for it
     from diffusers import AutoencoderKL
 
@@ -63,9 +63,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
         torch.manual_seed(0)
         patch.setattr(network, "new_transformer", transformer)
         patch.setattr(network, "new_autoencoder", autoencoder)
-        networks = network.Networks(
-            transformer(), autoencoder(), network.WordEncoder(network.vocabulary(), 32)
-        )
+        networks = network.Networks(transformer(), autoencoder(), network.WordEncoder(network.vocabulary(), 32))
         networks.save(folder)
     return str(folder)
 
