@@ -27,7 +27,7 @@ def asked(one: DiffusersPolicy) -> Tensor:
         t, condition = torch.linspace(0.2, 0.8, count), one.encode(["a red cat", "dog", "a"][:count])
         for name in names:
             found.append(one.velocity(x, t, condition, name))
-        found[-1].square().mean().backward()
+    found[-1].square().mean().backward()
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in one.weights.tensors("policy").values()]
     return torch.cat([tensor.detach().flatten() for tensor in (*found, *gradients)])
 
