@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from .errors import not_negative, positive, unknown
+from .errors import not_negative, one_of, positive
 from .mixing import MIXES, MixName
 from .optimisers import OPTIMISERS, OptimiserName
 from .snapshots import WarmDecay
+
+Schedule = Literal["constant", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Run:
     learning_rate: float = 5e-4
     warmup: int = 10
     """optimiser steps over which the learning rate rises: Adam's first steps are long, and blind"""
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     """of the learning rate after the warm-up: `cosine` falls to 0 at the last step, for long runs"""
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
@@ -69,10 +71,9 @@ class Run:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         not_negative(self, "iterations", "warmup", "seed", "reward_buffer", "curriculum")
-        if self.mix not in MIXES:
-            raise ValueError(unknown("mix of rewards", self.mix, MIXES))
-        if self.optimiser not in OPTIMISERS:
-            raise ValueError(unknown("optimiser", self.optimiser, OPTIMISERS))
+        one_of("mix of rewards", self.mix, MIXES)
+        one_of("optimiser", self.optimiser, OPTIMISERS)
+        one_of("schedule of the learning rate", self.schedule, get_args(Schedule))
         positive(self, "learning_rate", "gradient_clip", *(["memory"] if isinstance(self.memory, float | int) else []))
         WarmDecay(self.ema_decay)  # refuses what is not a share
         if self.images % self.group_size:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .errors import not_negative
+
 
 @dataclass(frozen=True)
 class Decay:
@@ -26,8 +28,7 @@ class Decay:
         for share in (self.retention, self.first):
             if not 0 <= share < 1:
                 raise ValueError(f"a copy must keep a share in [0, 1) of itself, not {share}")
-        if (self.slope is not None and self.slope < 0) or self.start < 0:
-            raise ValueError(f"slope and start must not be negative, they are {self.slope} and {self.start}")
+        not_negative(self, "start", *(["slope"] if self.slope is not None else []))
         if self.every < 1:
             raise ValueError(f"a copy follows every 1 or more steps, not {self.every}")
 

@@ -13,8 +13,9 @@ from itertools import pairwise
 from math import exp, expm1, inf, log, sqrt
 from typing import Protocol
 
-import torch
 from torch import Tensor
+
+from .flow import wide
 
 Field = Callable[[Tensor, float], Tensor]
 """x [B, ...] at time t -> v [B, ...]"""
@@ -28,11 +29,6 @@ class Solver(Protocol):
     def __call__(self, field: Field, x: Tensor, times: Sequence[float], noise: Noise) -> Tensor:
         """x [B, ...] at times[0] = 1 -> [B, ...] at times[-1] = 0; `times` decreases."""
         ...
-
-
-def wide(x: Tensor) -> Tensor:
-    """Half precision becomes float32."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def prediction(field: Field, x: Tensor, t: float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, get_args
 
 import torch
@@ -42,8 +43,8 @@ class Times:
         one_of("law of times", self.law, get_args(Law))
         if not 0 <= self.low < self.high <= 1:
             raise ValueError(f"times need 0 <= low < high <= 1, not low = {self.low} and high = {self.high}")
-        if self.shift <= 0:
-            raise ValueError(f"the shift of times must be positive, not {self.shift}")
+        if not 0 < self.shift < inf:
+            raise ValueError(f"the shift of times must be positive and finite, not {self.shift}")
         if self.first < 0 or (self.last is not None and self.last <= self.first):
             raise ValueError(f"levels need 0 <= first < last, not first = {self.first} and last = {self.last}")
 

@@ -30,8 +30,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a model in the shipped model's layout: two blocks of width 32, never trained."""
+    """The folder of a model in the shipped model's layout: two blocks of width 32, never trained; thin convolutions."""
     import torch  # here, because tests that need no model should not wait for it
+    from diffusers import AutoencoderKL
 
     from flowward.scenes import network
 
@@ -51,15 +52,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
             qk_norm="rms_norm",
         )
 
+    whole = network.new_autoencoder().config
+
+    def autoencoder() -> AutoencoderKL:
+        return AutoencoderKL(**{**whole, "block_out_channels": (4, 4, 4), "norm_num_groups": 2, "shift_factor": 0.0})
+
     torch.set_num_threads(1)
     folder: Path = tmp_path_factory.mktemp("tiny")
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         patch.setattr(network, "new_transformer", transformer)
-        networks = network.Networks(
-            transformer(), network.new_autoencoder(), network.WordEncoder(network.vocabulary(), 32)
-        )
-        networks.autoencoder.register_to_config(shift_factor=0.0)
+        patch.setattr(network, "new_autoencoder", autoencoder)
+        networks = network.Networks(transformer(), autoencoder(), network.WordEncoder(network.vocabulary(), 32))
         networks.save(folder)
     return str(folder)
 

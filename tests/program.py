@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,3 +27,12 @@ def started(tiny: str, folder: Path, *words: str) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def alone(code: str, *words: str) -> tuple[str, float]:
+    """What code prints in a process of its own, and its seconds of work, which a busy machine makes no more."""
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    after = os.times()
+    work = after.children_user + after.children_system - before.children_user - before.children_system
+    return done.stdout, work

@@ -21,6 +21,7 @@ from flowward.points import Renoise
         ({"images_per_update": 6, "updates_per_iteration": 3}, "6 images per update x 3 updates = 18 .* groups of 4"),
         ({"images_per_update": 0}, "images_per_update must be at least 1, not 0"),
         ({"updates_per_iteration": 0}, "updates_per_iteration must be at least 1, not 0"),
+        ({"schedule": "linear"}, "unknown schedule of the learning rate 'linear'"),
         ({"microbatch": 0}, "microbatch must be at least 1, not 0"),
         ({"rollout_batch": -1}, "rollout_batch must be at least 1, not -1"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, not 0"),

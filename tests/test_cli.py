@@ -7,13 +7,13 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
+from program import alone
 
 from flowward import __version__, config, models
 from flowward.cli import main
@@ -58,10 +58,9 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 def test_help_is_quick_and_imports_no_torch() -> None:
     code = "import sys; from flowward.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
     for words in (["--help"], ["--version"], ["trian"]):
-        started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
-        assert time.perf_counter() - started < 2
-        assert done.stdout.splitlines()[-1] == "False"
+        out, seconds = alone(code, *words)
+        assert seconds < 2
+        assert out.splitlines()[-1] == "False"
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,8 +97,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str
 
 def test_public_names_can_be_completed_before_their_first_use() -> None:
     program = "import flowward, sys; print(set(flowward.__all__) <= set(dir(flowward)), 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True", "False"]
+    assert alone(program)[0].split() == ["True", "False"]
 
 
 def test_every_command_is_tested() -> None:

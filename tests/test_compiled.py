@@ -16,18 +16,18 @@ from flowward.models.families import FAMILIES
 
 
 def asked(one: DiffusersPolicy) -> Tensor:
-    """Velocities of all weights, the policy's at two batch sizes and with gradients."""
+    """Velocities of all weights: the policy's with gradients and in another batch size, which graphs allow for."""
     one.weights.add("old")
     with torch.no_grad():
         for tensor in one.weights.tensors("policy").values():
             tensor.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
     found = []
-    for count, names in ((2, ("old", "reference", "policy")), (3, ("policy",))):
+    for count, names in ((2, ("old", "reference")), (3, ("policy",))):
         x = torch.randn(count, *one.latent_shape, generator=torch.Generator().manual_seed(0))
         t, condition = torch.linspace(0.2, 0.8, count), one.encode(["a red cat", "dog", "a"][:count])
         for name in names:
             found.append(one.velocity(x, t, condition, name))
-        found[-1].square().mean().backward()
+    found[-1].square().mean().backward()
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in one.weights.tensors("policy").values()]
     return torch.cat([tensor.detach().flatten() for tensor in (*found, *gradients)])
 
@@ -52,12 +52,13 @@ def test_training_on_traced_blocks_is_training() -> None:
 
 
 @pytest.mark.skipif(not shutil.which(COMPILER), reason="there is no C++ compiler")
-def test_compiled_blocks_say_the_same() -> None:
-    """Velocities with their gradients: two kinds of block, a graph each."""
+def test_compiled_blocks_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Velocities with their gradients, in plain loops: it takes torch half a minute to find the widest vectors."""
     torch._dynamo.reset()
+    monkeypatch.setattr(torch._inductor.config.cpp, "vec_isa_ok", False)
     found = []
     for compiled in (False, True):
-        one = policy("StableDiffusion3Pipeline")
+        one = policy("WanPipeline")
         if compiled:
             compile_blocks(one.family.network)
         x = torch.randn(2, *one.latent_shape, generator=torch.Generator().manual_seed(0))

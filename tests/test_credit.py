@@ -9,7 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowward.credit import CentredRMS, ZScore, center, chain, clip, group_mean, group_std, scale_by_rms
+from flowward.credit import (
+    BestAndWorst,
+    CentredRMS,
+    Softmax,
+    ZScore,
+    center,
+    chain,
+    clip,
+    group_mean,
+    group_std,
+    scale_by_rms,
+)
 
 
 def batch(*groups: list[float]) -> tuple[Tensor, Tensor]:
@@ -205,3 +216,16 @@ def test_a1_one_sample_over_n_minus_one_is_no_division_by_zero() -> None:
 def test_a1_bad_settings_are_refused(setting: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         ZScore(**setting)
+
+
+@pytest.mark.parametrize("name", ["temperature", "score_clip", "clip", "floor"])
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_the_numbers_of_a_softmax_are_positive(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be a positive number"):
+        Softmax(**{name: value})
+
+
+def test_best_and_worst_are_those_of_their_own_group() -> None:
+    """Three groups whose rewards interleave: a group with a lower best than another's worst has a best all the same."""
+    rewards, group = torch.tensor([5.0, 0.0, 9.0, 1.0, 7.0, 0.5, 8.0, 2.0, 6.0]), torch.tensor([7, 3, 9] * 3)
+    assert BestAndWorst()(rewards, group).tolist() == [0.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, 0.0, 0.0]

@@ -88,7 +88,7 @@ def test_pairs_teach_the_chosen_image(tiny: str, pairs: Path, algorithm: object)
         return (error[1::2] - error[::2]).mean().item()
 
     before = advantage()
-    for _ in range(8):
+    for _ in range(16):
         metrics = one.step().metrics
     assert metrics["reward"] == 0.5
     assert advantage() > before + 0.002

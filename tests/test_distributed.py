@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
@@ -208,7 +207,8 @@ def test_alone_nothing_is_shared() -> None:
 
 WORDS = [
     "--iterations", "2", "--images-per-update", "8", "--group-size", "4", "--microbatch", "4", "--evaluation.images",
-    "6", "--reward", "jpeg-incompressibility", "--precision", "float32",
+    "6", "--reward", "jpeg-incompressibility", "--precision", "float32", "--algorithm.rollout.steps", "2",
+    "--evaluation.sampler.steps", "2",
 ]  # fmt: skip
 
 
@@ -327,19 +327,28 @@ def test_what_ends_processes_is_said_once(monkeypatch: pytest.MonkeyPatch, capsy
     assert "trian" in capsys.readouterr().err
 
 
-def test_a_stopped_run_saves_and_says_how_to_go_on(tiny: str, tmp_path: Path) -> None:
+def test_a_stopped_run_saves_and_says_how_to_go_on(
+    tiny: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """With as many processes; nothing but the one that started them is told to stop."""
-    words = [sys.executable, "-m", "flowward", "train", "--model", tiny, *WORDS, "--iterations", "500"]
-    command = [*words, "--output", str(tmp_path / "run"), "--processes", "2"]
-    with Popen(command, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True) as running:
-        assert running.stdout
-        while "[1/500]" not in running.stdout.readline():
-            assert running.poll() is None
-        running.send_signal(signal.SIGTERM)
-        out, err = running.communicate(timeout=60)
-    assert running.returncode == 130 and "Traceback" not in err
-    folder = RunFolder.open(tmp_path / "run")
+    run, ended = tmp_path / "run", threading.Event()
+
+    def stop() -> None:
+        while not ended.wait(0.02):
+            if len(RunFolder(run).lines()) > 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    threading.Thread(target=stop, daemon=True).start()
+    try:
+        words = ["train", "--model", tiny, *WORDS, "--iterations", "500", "--output", str(run), "--processes", "2"]
+        assert cli.main(words) == 130
+    finally:
+        ended.set()
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err
+    folder = RunFolder.open(run)
     (saved,) = folder.checkpoints()
     assert int(saved.stem) == folder.lines()[-1]["iteration"] >= 1
-    advice = f"flowward train --resume {tmp_path / 'run'} --processes 2"
-    assert out.splitlines()[-1] == f"stopped and saved; go on with: {advice}"
+    advice = f"flowward train --resume {run} --processes 2"
+    assert said.out.splitlines()[-1] == f"stopped and saved; go on with: {advice}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -258,17 +259,14 @@ def test_before_the_first_step_nothing_has_moved(tiny: str, name: str, rank: int
 @algorithms
 @kinds
 def test_two_halves_make_a_whole(tiny: str, name: str, rank: int | None) -> None:
-    """All snapshots are in the state: N iterations, a fresh trainer, N more are 2 N, to the bit."""
+    """All snapshots are in the state: two iterations, a fresh trainer, and one more are three, to the bit."""
     whole = trainer(tiny, small(name), rank, updates_per_iteration=2)
-    lines = [whole.step().metrics for _ in range(4)]
-    first = trainer(tiny, small(name), rank, updates_per_iteration=2)
-    halves = [first.step().metrics for _ in range(2)]
-    state = {k: v for k, v in first.state_dict().items()}
-    state["weights"] = {n: {k: t.detach().clone() for k, t in w.items()} for n, w in state["weights"].items()}
+    for _ in range(2):
+        whole.step()
+    state = copy.deepcopy(whole.state_dict())
     second = trainer(tiny, small(name), rank, updates_per_iteration=2)
     second.load_state_dict(state)
-    halves += [second.step().metrics for _ in range(2)]
-    assert halves == lines
+    assert second.step().metrics == whole.step().metrics
     for weights in ("policy", "ema", *whole.algorithm.copies):
         ours, theirs = whole.policy.weights.tensors(weights), second.policy.weights.tensors(weights)
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), weights
@@ -316,7 +314,7 @@ def test_an_iteration_uses_every_point_once(tiny: str, name: str) -> None:
     assert known == {(1, one.algorithm.behaviour == "policy"), (2, False)}
 
 
-RATES = {"fdfo": 3e-4, "dpo": 3e-4}
+RATES = {"fdfo": 6e-4, "dpo": 6e-4}
 
 
 @algorithms
@@ -333,7 +331,7 @@ def test_the_reward_rises(tiny: str, name: str) -> None:
         return bright(draw(policy, texts, Sampler(STEPS), seed=1), texts)
 
     before = measured()
-    for _ in range(20):
+    for _ in range(12):
         one.step()
     after = measured()
     error = ((before.var() + after.var()) / len(texts)).sqrt()

@@ -203,6 +203,29 @@ def test_times_refuse_what_is_not_an_interval(low: float, high: float) -> None:
         Times(low=low, high=high)
 
 
+@pytest.mark.parametrize("shift", [0.0, -1.0, float("inf"), float("nan")])
+def test_times_refuse_a_shift_that_is_none(shift: float) -> None:
+    with pytest.raises(ValueError, match="the shift of times must be positive and finite"):
+        Times(shift=shift)
+
+
+@pytest.mark.parametrize(("first", "last"), [(-1, None), (3, 3), (3, 2)])
+def test_times_refuse_levels_that_are_none(first: int, last: int | None) -> None:
+    with pytest.raises(ValueError, match="0 <= first < last"):
+        Times("levels", first=first, last=last)
+
+
+@pytest.mark.parametrize("law", ["levels", "bins"])
+def test_no_more_distinct_times_than_the_grid_has_levels(law: Any) -> None:
+    """All of the range may be asked for, and not one more; other laws never run out."""
+    Times(law).refuse(10, 10)
+    Times(law, first=2, last=9).refuse(7, 10)
+    for times, count in ((Times(law), 11), (Times(law, first=2, last=9), 8), (Times(law, last=11), 1)):
+        with pytest.raises(ValueError, match=f"^{count} distinct times per image cannot be drawn"):
+            times.refuse(count, 10)
+    Times("uniform").refuse(11, 10)
+
+
 def test_times_of_a_grid_of_ones_own() -> None:
     """A list of times stands for itself; `model` waits for a model, and takes its times for its number of steps."""
     assert TimeGrid(2, own=(1.0, 0.3, 0.0)).times == (1.0, 0.3, 0.0)

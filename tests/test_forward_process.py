@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from math import log
+from math import inf, log, nan
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +17,14 @@ from losses import Loss, close, evaluate, gradient, loss_and_gradient, real, sam
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from flowward.algorithms import FDFO
 from flowward.algorithms.diffusion_nft import optimality
 from flowward.algorithms.fdfo import log_ratio
 from flowward.credit import BestAndWorst, CentredRMS, HalfDifference, Softmax, ZScore, group_mean
 from flowward.flow import interpolate, mean, over
-from flowward.models.policy import Condition
+from flowward.models.policy import Condition, Models
 from flowward.objectives import advantageflow, awm, crd, dgpo, diffusion_nft, dpo, fdfo, flowawr
-from flowward.points import Visited
+from flowward.points import Points, Visited
 from flowward.presets import PRESETS
 from flowward.rollout import Rollout, Sampler
 from flowward.snapshots import Decay, WarmDecay
@@ -302,6 +304,16 @@ def test_forward_11_old_policies_follow_on_schedule() -> None:
     assert [Decay(0.0, every=40)(step) for step in (1, 39, 40, 41, 80)] == [1, 1, 0, 1, 0]
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"slope": -0.1}, {"slope": inf}, {"slope": nan}, {"start": -1}, {"every": 0}, {"first": 1.0}, {"retention": nan}],
+    ids=str,
+)
+def test_forward_11_what_is_no_schedule_is_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must not be negative|must keep a share|follows every 1 or more"):
+        Decay(**setting)
+
+
 def test_forward_11_the_published_presets_have_their_own_schedules() -> None:
     copies = {
         name: {key: preset.algorithm.copies for key, preset in presets.items()} for name, presets in PRESETS.items()
@@ -390,3 +402,29 @@ def test_forward_13_order_does_not_matter(credit: Callable[[Tensor, Tensor], Ten
     expected = credit(reward, group)
     for order in (real(60, seed=1).argsort(), torch.arange(60).view(2, 30).T.flatten()):
         close(credit(reward[order], group[order]), expected[order], atol=1e-12)
+
+
+def test_points_beyond_the_trust_region_are_counted_on_both_sides() -> None:
+    """A ratio that fell counts as one that rose: along delta log rho falls, against it it rises, 3 % apart from 1."""
+    delta = real(1, 2, 3).float()
+    x0 = torch.zeros_like(delta)
+    none = torch.zeros(1)
+    points = Points(
+        x0, none, Condition({}), known={"old": x0}, x0=x0, eps=x0, advantage=none + 1, group=none.long(),
+        exemplar=none.bool(), delta=delta,
+    )  # fmt: skip
+    for step, outside in ((0.02, 1.0), (-0.02, 1.0), (0.01, 0.0), (-0.01, 0.0)):
+        models = Models(lambda x, t, c, step=step: step * delta, None, None)
+        _, watched = FDFO(clip=0.03).loss(models, points)
+        assert watched["outside"].tolist() == [outside]
+
+
+def test_a_point_of_fdfo_that_is_far_away_is_given_up() -> None:
+    """Where samples of a pair lie close the ratio could reach e^400; the loss stays a number, without a gradient."""
+    delta = torch.full((1, 6), 0.05)
+    v = (-delta / delta.square().mean()).requires_grad_()
+    assert log_ratio(v, torch.zeros(1, 6), delta).item() == pytest.approx(400, rel=0.01)
+    for sign in (1.0, -1.0):
+        loss = fdfo(v, torch.zeros(1, 6), delta, torch.tensor([sign]))
+        assert loss.isfinite().all()
+        assert (torch.autograd.grad(loss.sum(), v)[0] == 0).all()

@@ -49,13 +49,15 @@ def test_every_score_arrives_through_what_passes(capsys: pytest.CaptureFixture[s
 
 
 def test_retry_after_is_honoured_as_seconds_and_as_a_date() -> None:
-    soon = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 3))
-    for header, least in (("0.5", 0.5), (soon, 1.0)):
+    def soon() -> str:
+        return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 3))
+
+    for header, least in ((lambda: "0.5", 0.5), (soon, 1.0)):
         tries = []
 
-        def busy(request: dict[str, Any], header: str = header, tries: list[float] = tries) -> Answer:
+        def busy(request: dict[str, Any], header: Any = header, tries: list[float] = tries) -> Answer:
             tries.append(time.monotonic())
-            return honest(request) if len(tries) > 1 else reply({}, 429, **{"Retry-After": header})
+            return honest(request) if len(tries) > 1 else reply({}, 429, **{"Retry-After": header()})
 
         with judged(busy) as (at, _):
             Judge(server=at)(IMAGES[:1], PROMPTS[:1])

@@ -31,8 +31,8 @@ from flowward.credit import Softmax, ZScore
 from flowward.flow import mean
 from flowward.models.policy import Condition, Models
 from flowward.objectives import advantageflow, awm, crd, dgpo, diffusion_nft, dpo, fdfo, flowawr
-from flowward.points import Points
-from flowward.rollout import Sampler
+from flowward.points import Points, Renoise, RenoiseGroups, RenoisePairs
+from flowward.rollout import Drawn, Rollout, Sampler
 from flowward.terms import tether
 from flowward.times import Times
 
@@ -265,3 +265,13 @@ def test_the_share_of_a_reference_is_one() -> None:
     for hold in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=r"hold is a share of k_ref, in \[0, 1\]"):
             CRD(hold=hold)
+
+
+@pytest.mark.parametrize("kind", [Renoise, RenoiseGroups, RenoisePairs])
+def test_points_of_nothing_and_more_times_than_there_are_levels_are_refused(kind: Any) -> None:
+    with pytest.raises(ValueError, match=r"at least 1 (training point|draw), not 0"):
+        kind(0)
+    done = Rollout.of([Drawn(torch.zeros(2, 3))], Condition({"": torch.zeros(1)}), torch.zeros(2).long(), torch.ones(4))
+    assert len(kind(4, Times("levels"))(done, ("points",))) == 8
+    with pytest.raises(ValueError, match=r"^5 distinct times per image cannot be drawn"):
+        kind(5, Times("levels"))(done, ("points",))

@@ -16,7 +16,7 @@ from walks import everything, family, rollout, velocity
 
 from flowward import ALGORITHMS
 from flowward.algorithms import DDPO, G2RPO, DanceGRPO, FlowGRPO, FlowGRPOFast, GRPOGuard, MixGRPO, TempFlowGRPO
-from flowward.algorithms.policy_gradient import CLIPS, Divergence, PolicyGradient, Ratio, divergence_scale
+from flowward.algorithms.policy_gradient import CLIPS, Divergence, PolicyGradient, Ratio, divergence_scale, log_ratio
 from flowward.credit import ZScore
 from flowward.flow import over
 from flowward.models.policy import Condition, Models
@@ -206,6 +206,31 @@ def test_the_shares_that_are_clipped_are_told_by_sign() -> None:
     assert torch.equal(watched["clipped_up"] > 0, (ratio > 1e-7) & (a > 0))
     assert torch.equal(watched["clipped_down"] > 0, (ratio < -1e-7) & (a < 0))
     assert 0.1 < (watched["clipped_up"] + watched["clipped_down"]).mean() < 0.9
+
+
+def test_children_that_are_not_there_are_not_watched() -> None:
+    """A state with fewer children than others is filled up, with noise here: no figure, and no loss, knows of it."""
+    algorithm = FlowGRPO()
+    batch = replace(everything(algorithm, rollout(algorithm, size=4)), fresh=True)
+    models = Models(lambda x, t, c: 1.01 * velocity(x, t, c), velocity, velocity)
+    fill = {name: torch.zeros_like(getattr(batch, name)) for name in ("advantage", "weight")} | {"z": 9 * batch.z}
+    filled = replace(batch, **{name: torch.cat([getattr(batch, name), more], 1) for name, more in fill.items()})
+    for fresh in (True, False):
+        loss, watched = algorithm.loss(models, replace(batch, fresh=fresh))
+        same, also = algorithm.loss(models, replace(filled, fresh=fresh))
+        close(same, loss)
+        for name, value in watched.items():
+            close(also[name], value)
+
+
+def test_how_far_a_first_ratio_is_off_has_no_sign() -> None:
+    algorithm = FlowGRPO()
+    batch = replace(everything(algorithm, rollout(algorithm, size=4)), fresh=True)
+    models = Models(lambda x, t, c: 1.01 * velocity(x, t, c), velocity, velocity)
+    v = models.at("policy", batch)
+    apart = log_ratio(v, batch.known["old"], batch.z, batch.q, batch.sigma)[:, 0]
+    assert (apart > 0).any() and (apart < 0).any()
+    close(algorithm.loss(models, batch)[1]["first_ratio_max"], apart.abs())
 
 
 def test_pull_is_the_length_of_the_gradient_on_v() -> None:

@@ -50,7 +50,7 @@ def shortened(settings: Any, one: Policy) -> Run:
 def test_a_recipe_takes_a_step(path: Path) -> None:
     """And what it takes changes the adapters alone, which a full-size batch of the same settings could divide."""
     settings = read(path)
-    one = policy(PIPELINES[path.parent.name], settings.lora_rank and 2)
+    one = policy(PIPELINES[path.parent.name], settings.lora_rank and 2, text_tokens=16)  # as long as its texts
     texts = prompts.of("two", TEXTS)
     Trainer(settings.algorithm, one, bright, prompts.of("many", [f"{n}" for n in range(64)]), settings.run)
     trainer = Trainer(settings.algorithm, one, bright, texts, shortened(settings, one))

@@ -71,14 +71,14 @@ def test_what_passes_is_waited_for_and_every_chunk_arrives() -> None:
         tries.append(time.monotonic())
         trouble = injected.pop(0) if injected else "fine"
         if trouble == "slow":
-            time.sleep(0.5)
+            time.sleep(2)
         elif trouble != "fine":
             return trouble  # type: ignore[no-any-return]
         call = decode(body, headers["Content-Type"])
         return reply({"scores": Weighted()(call.images, call.prompts).tolist()})
 
     with scripted(respond) as at:
-        found = Remote(at, batch=3, timeout=0.25, patience=20)(IMAGES, PROMPTS)
+        found = Remote(at, batch=3, timeout=1.5, patience=20)(IMAGES, PROMPTS)
     assert torch.equal(found, Weighted()(IMAGES, PROMPTS).float())
     assert len(tries) == 3 + 7 and not injected
 
@@ -105,7 +105,7 @@ def test_patience_ends_in_a_sentence() -> None:
     started = time.monotonic()
     with pytest.raises(RewardError, match=rf"scoring 'prompt 0': gave up after a patience of 0.3 s; {at}: .*refused"):
         remote(IMAGES, PROMPTS)
-    assert 0.25 < time.monotonic() - started < 3
+    assert 0.25 < time.monotonic() - started < 30  # and not after the minutes that it has by itself
 
 
 def test_ctrl_c_does_not_wait_for_an_answer(interruptible: None) -> None:
@@ -130,12 +130,12 @@ def test_patience_counts_from_the_last_success() -> None:
         tries.append(time.monotonic())
         if len(tries) % 2:
             return reply({}, 503)
-        time.sleep(0.25)
+        time.sleep(0.4)
         return reply({"scores": [len(tries)]})
 
     with scripted(every_other) as at:
-        found = Remote(at, batch=1, patience=1)(IMAGES, PROMPTS)
-    assert sorted(found.tolist()) == [2, 4, 6, 8, 10, 12, 14] and tries[-1] - tries[0] > 1.2
+        found = Remote(at, batch=1, patience=2)(IMAGES, PROMPTS)
+    assert sorted(found.tolist()) == [2, 4, 6, 8, 10, 12, 14] and tries[-1] - tries[0] > 2.2
 
 
 def test_patience_does_not_end_while_another_server_computes() -> None:

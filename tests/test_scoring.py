@@ -65,18 +65,27 @@ def test_a_reward_that_fails_in_the_background_is_named() -> None:
 
 
 def test_drawing_goes_on_while_a_reward_waits(tiny: str) -> None:
-    """Every part of the rollout takes some time, and so does every answer: they overlap, and learning is the same."""
-    one, other = (trainer(tiny, reward=each, rollout_batch=4) for each in (Waits(0.5), bright))
+    """The second part is drawn once the first is answered, whose waiting then is over; learning is the same."""
+    answered = threading.Event()
+
+    class SlowAtFirst(Waits):
+        def __call__(self, *given: Any) -> Tensor:
+            self.seconds = 0.0 if answered.is_set() else 1.0
+            found = super().__call__(*given)
+            answered.set()
+            return found
+
+    one, other = (trainer(tiny, reward=each, rollout_batch=4) for each in (SlowAtFirst(), bright))
     drawn = one.collect
 
-    def slowly(*asked: Any) -> Any:
-        for part in drawn(*asked):
-            time.sleep(0.5)
+    def waiting(*asked: Any) -> Any:
+        for number, part in enumerate(drawn(*asked)):
+            assert number == 0 or answered.wait(60)
             yield part
 
-    one.collect = slowly
+    one.collect = waiting
     step = one.step()
-    assert step.seconds["reward"] < 0.9  # of two answers of half a second, what is left after the rollout
+    assert step.seconds["reward"] < 0.9  # what is left after the rollout
     other.step()
     close(snapshot(one.policy), snapshot(other.policy))
 

@@ -266,3 +266,13 @@ def test_samples_are_compared_with_those_of_their_kind(cohorts: Cohorts, size: i
 def test_samples_that_do_not_branch_are_compared_within_their_prompt() -> None:
     made = rollout(MixGRPO(), prompts=3, size=4)
     assert torch.equal(made.cohort, made.group)
+
+
+def test_roots_are_numbered_within_their_prompt() -> None:
+    """So where a root starts does not depend on how many samples come of each."""
+    wide, narrow = (
+        Noise((3,), tuple(("noise", 0, 7, prompt, sample) for prompt in range(2) for sample in range(2 * leaves)))
+        for leaves in (6, 2)
+    )
+    assert [key[-2:] for key in wide.roots(6).keys] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert torch.equal(wide.roots(6).start(), narrow.roots(2).start())
