@@ -174,11 +174,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     words = ["memory", "--model", str(tmp_path), "--size", "32", "32", "--text-tokens", "16", "--lora-rank", "2"]
     assert main([*words, "--images-per-update", "24", "--microbatch", "24"]) == 0
     said = capsys.readouterr().out
-    assert "21.6 of 24 GB hold rollout_batch 24, microbatch 24" in said
+    assert "\n24 GB hold rollout_batch 24, microbatch 24" in said
     assert main(["memory"]) == 2
     assert "the built-in model fits anywhere" in capsys.readouterr().err
     assert main([*words, "--memory", "1e-6", "--images-per-update", "24", "--microbatch", "24"]) == 0
-    assert "hold no rollout_batch, no microbatch" in capsys.readouterr().out
+    assert "1e-06 GB hold no rollout_batch, no microbatch" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -20,8 +20,8 @@ from .options import given
 ABOUT = """How much memory of a GPU training takes, counted without one and without weights.
 
 It takes the options of `flowward train`, of which no reward is needed, and reads the configuration of a model alone.
-It tells how much sampling and training take by batches, and the largest that a card holds. --memory GB names a card."""
-CARDS = (16.0, 24.0, 32.0, 48.0, 80.0)  # GB
+It tells how much sampling and training take by batches, and the largest that a card holds (--memory GB: such a one)."""
+CARDS = (16, 24, 32, 48, 80)  # GB
 USABLE = 0.9  # of a card, as `--memory auto` has it
 COLUMNS = 9
 COUNTED = (1, 2, 8)  # batches, in units of the smallest; between and beyond them memory grows in proportion
@@ -34,7 +34,10 @@ def run(words: list[str]) -> int:
     if not models.is_pipeline(settings.model):
         raise ValueError("the built-in model fits anywhere: name a --model of diffusers")
     texts = prompts.load(settings.prompts)
-    limits = CARDS if settings.run.memory in (None, "auto") else (settings.run.memory / USABLE,)
+    asked = settings.run.memory
+    limits = {f"{card:.0f} GB": USABLE * card for card in CARDS}
+    if asked not in (None, "auto"):
+        limits = {f"{asked:g} GB": asked}
     with counted() as counter:
         policy = blueprint.load(settings.model, settings.lora_rank, settings.precision, settings.loading)
         print(f"{_what(settings)}, counted from its configuration")
@@ -52,14 +55,14 @@ def run(words: list[str]) -> int:
         "microbatch": fit.divisors(trainer.points_per_update, trainer.indivisible),
     }
     for what, law in taken.items():
-        shown = [size for size in sizes[what] if law(size) <= 1.5e9 * max(limits)][-COLUMNS:]
+        shown = [size for size in sizes[what] if law(size) <= 1.5e9 * max(limits.values())][-COLUMNS:]
         print(f"\n{what:16}" + "".join(f"{size:8}" for size in shown))
         print(f"{'GB at most':16}" + "".join(f"{law(size) / 1e9:8.1f}" for size in shown))
     print()
-    for card in limits:
-        held = {what: [n for n in sizes[what] if law(n) <= USABLE * card * 1e9] for what, law in taken.items()}
+    for card, limit in limits.items():
+        held = {what: [n for n in sizes[what] if law(n) <= 1e9 * limit] for what, law in taken.items()}
         chosen = ", ".join(f"{what} {most[-1]}" if most else f"no {what}" for what, most in held.items())
-        print(f"{USABLE * card:.3g} of {card:.3g} GB hold {chosen}")
+        print(f"{card} hold {chosen}")
     return 0
 
 
