@@ -127,7 +127,7 @@ def test_forward_16_the_reward_rises(name: str, fitted: dict[str, Tensor]) -> No
 
     before = measured()
     assert before.mean().abs() < 0.2  # the ring is symmetric
-    for _ in range(30):
+    for _ in range(12):
         one.step()
     after = measured()
     assert after.isfinite().all()
