@@ -17,7 +17,7 @@ import flowward
 from flowward import config, models, prompts, report, rewards
 from flowward.algorithms import AdvantageFlow
 from flowward.cli import main
-from flowward.commands.train import _chosen
+from flowward.commands.train import chosen
 from flowward.evaluate import Evaluation, Evaluator
 from flowward.folder import RunFolder
 from flowward.points import Renoise
@@ -248,12 +248,12 @@ def test_a_recipe_that_names_no_guidance_measures_as_images_are_drawn(tiny: str,
     flags = ["--algorithm.rollout.guidance", "2"]
     for said, found in (("{images: 6}", 2), ("{images: 6, sampler: {guidance: 7}}", 7)):
         recipe.write_text(f"model: {tiny}\nalgorithm: {{name: advantageflow}}\nevaluation: {said}\n")
-        settings, _ = _chosen(["--config", str(recipe), *flags])
+        settings, _ = chosen(["--config", str(recipe), *flags])
         assert settings.evaluation.sampler.guidance == found
 
 
 @pytest.mark.parametrize("address", ["http://host:1/?reward=mine", "http://host:1"])
 def test_a_real_model_is_measured_by_its_reward_without_the_weight(address: str) -> None:
     """The = of an address is none of a weight."""
-    settings, _ = _chosen(["--model", "owner/name", "--reward", address, "hpsv2=0.5"])
+    settings, _ = chosen(["--model", "owner/name", "--reward", address, "hpsv2=0.5"])
     assert settings.evaluation.rewards == (address, "hpsv2")
