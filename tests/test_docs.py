@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "flowward").rglob("*.md"))]
 KINDS: dict[str, Callable[[list[str]], Any]] = {
     "train": lambda words: train.chosen(take(words, "processes")[1]),
+    "memory": lambda words: train.chosen([*words, "--reward", "jpeg-compressibility"], "memory"),
     "sample": lambda words: parse(sample.Sample, words, "sample"),
     "eval": lambda words: parse(evaluation.Evaluate, take(words, "suite")[1], "eval"),
     "export": lambda words: parse(export.Export, words, "export"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -69,10 +70,9 @@ def run(words: list[str]) -> int:
     config = uvicorn.Config(
         server.application(service, token), log_level="warning", access_log=False, timeout_graceful_shutdown=5
     )
-    try:
+    with suppress(KeyboardInterrupt):  # which a process that was told to ignore the signal does not get
         Announced(config).run([listener])
-    except KeyboardInterrupt:
-        print("stopped", flush=True)
+    print("stopped", flush=True)
     return 0
 
 
