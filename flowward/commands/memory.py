@@ -28,7 +28,7 @@ COUNTED = (1, 2, 8)  # batches, in units of the smallest; between and beyond the
 
 
 def run(words: list[str]) -> int:
-    if not {"-h", "--help"} & {*words} and not given(words, "reward"):
+    if not {"-h", "--help"} & {*words} and not (given(words, "reward") or given(words, "preferences")):
         words = [*words, "--reward", "jpeg-compressibility"]  # which is never asked
     settings, _ = train.chosen(words, "memory", ABOUT)
     if not models.is_pipeline(settings.model):
