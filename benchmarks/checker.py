@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from flowward.prompts.scenes import CATEGORIES, COLOURS, SHAPES, Request, Thing, prompts
 from flowward.scenes.checker import check, judge, look
-from flowward.scenes.grammar import CATEGORIES, COLOURS, SHAPES, Request, Thing, prompts
 from flowward.scenes.render import BACKGROUND, MAX_OBJECTS, SIZE, Layout, draw, misread, render, silhouette
 
 Array = NDArray[np.float32]

@@ -36,17 +36,17 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowward.algorithms import AdvantageFlow
-from flowward.fit import fitted
+from flowward.learning.optimisers import OPTIMISERS
+from flowward.learning.points import Renoise
 from flowward.models import Loading, hub, load
 from flowward.models.diffusers import DiffusersPolicy
-from flowward.optimisers import OPTIMISERS
-from flowward.points import Renoise
+from flowward.process.noise import Noise
+from flowward.process.rollout import Sampler
 from flowward.prompts import of
-from flowward.rewards.jpeg import Compressible
-from flowward.rollout import Sampler
-from flowward.run import Run
-from flowward.streams import Noise
-from flowward.trainer import Trainer
+from flowward.rewards.images.jpeg import Compressible
+from flowward.training.fit import fitted
+from flowward.training.run import Run
+from flowward.training.trainer import Trainer
 
 PROMPTS = [f"{first} {second}" for first in WORDS[:8] for second in WORDS[8:16]]
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from flowward.algorithms import ALGORITHMS
-from flowward.config import settings_type
-from flowward.folder import RunFolder
+from flowward.training.config import settings_type
+from flowward.training.folder import RunFolder
 
 SHARES = 2  # evaluations at equal distances, after the base's
 Result = dict[str, Any]

@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
 from flowward.prompts import load
-from flowward.rewards.ocr import OCR, plain, similarity
-from flowward.rewards.text_reader import reader
+from flowward.rewards.text.ocr import OCR, plain, similarity
+from flowward.rewards.text.text_reader import reader
 
 
 def picture(text: str, pixels: int, rng: np.random.Generator) -> Tensor:

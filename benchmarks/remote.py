@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from flowward.rewards import score
-from flowward.rewards.remote import Remote
-from flowward.rewards.wire import encode
+from flowward.rewards.service.remote import Remote
+from flowward.rewards.service.wire import encode
 
 
 def mean(images: Tensor, prompts: list[str], metadata: Any = None) -> Tensor:

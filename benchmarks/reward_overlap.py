@@ -24,8 +24,8 @@ from torch import Tensor
 
 from flowward import models, prompts, rewards
 from flowward.algorithms import AdvantageFlow
-from flowward.run import Run
-from flowward.trainer import Trainer
+from flowward.training.run import Run
+from flowward.training.trainer import Trainer
 
 SECONDS = "FLOWWARD_SLEEP"  # environment variable of the server
 BATCH, BATCHES = 48, 4

@@ -27,19 +27,19 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from tiny_pipelines import clip, t5, tokenizer
 
-from flowward import bench
 from flowward.algorithms import AWM, DiffusionNFT, FlowGRPO
+from flowward.learning.points import Renoise
+from flowward.learning.snapshots import Decay
 from flowward.models.diffusers import DiffusersPolicy, compile_blocks
 from flowward.models.families import FAMILIES
-from flowward.plans import Chain
-from flowward.points import Renoise
+from flowward.process.plans import Chain
+from flowward.process.rollout import Sampler
+from flowward.process.times import Times
 from flowward.prompts import of
-from flowward.rewards.jpeg import Compressible
-from flowward.rollout import Sampler
-from flowward.run import Run
-from flowward.snapshots import Decay
-from flowward.times import Times
-from flowward.trainer import Trainer
+from flowward.rewards.images.jpeg import Compressible
+from flowward.training import bench
+from flowward.training.run import Run
+from flowward.training.trainer import Trainer
 
 PROMPTS = ("a photo of a red dog", "two green cats on the left of a square")
 GRID: dict[str, Any] = {"steps": 5, "grid": "model"}

@@ -17,9 +17,9 @@ from statistics import mean, median
 import torch
 
 from flowward import models, prompts, rewards
-from flowward.presets import PRESETS
-from flowward.run import Run
-from flowward.trainer import Trainer
+from flowward.algorithms.presets import PRESETS
+from flowward.training.run import Run
+from flowward.training.trainer import Trainer
 
 ENTRANTS = {
     "dance_grpo": PRESETS["dance_grpo"]["mix_grpo"].algorithm,

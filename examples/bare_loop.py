@@ -6,9 +6,9 @@ import torch
 
 import flowward
 from flowward.algorithms import AdvantageFlow
-from flowward.models.policy import Models
-from flowward.rollout import Rollout
-from flowward.streams import Noise
+from flowward.process.noise import Noise
+from flowward.process.policy import Models
+from flowward.process.rollout import Rollout
 
 algorithm, policy = AdvantageFlow(), flowward.load("scenes")
 reward, prompts = flowward.rewards.load(["scenes"]), flowward.prompts.load("scenes")

@@ -10,12 +10,12 @@ from torch import Tensor
 
 import flowward
 from flowward.algorithms.anchored import Anchored
-from flowward.credit import CentredRMS
-from flowward.models.policy import Models
-from flowward.points import Points, Renoise
-from flowward.rollout import Sampler
-from flowward.snapshots import Decay
-from flowward.terms import departure, matching, tether
+from flowward.learning.credit import CentredRMS
+from flowward.learning.points import Points, Renoise
+from flowward.learning.snapshots import Decay
+from flowward.learning.terms import departure, matching, tether
+from flowward.process.policy import Models
+from flowward.process.rollout import Sampler
 
 
 @dataclass(frozen=True)

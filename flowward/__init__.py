@@ -9,23 +9,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import credit, flow, objectives, prompts, rewards, trained
-    from .algorithms import ALGORITHMS
+    from . import prompts, rewards
+    from .algorithms import ALGORITHMS, objectives
+    from .export import trained
+    from .learning import credit
     from .models import load
-    from .run import Run
-    from .trainer import train
+    from .process import flow
+    from .training.run import Run
+    from .training.trainer import train
 
 __version__ = "0.1.0"
 
-_HOME = {"ALGORITHMS": "algorithms", "load": "models", "Run": "run", "train": "trainer"}
-_MODULES = ("credit", "flow", "objectives", "prompts", "rewards", "trained")
+_HOME = {"ALGORITHMS": "algorithms", "load": "models", "Run": "training.run", "train": "training.trainer"}
+_MODULES = {
+    "credit": "learning.credit",
+    "flow": "process.flow",
+    "objectives": "algorithms.objectives",
+    "prompts": "prompts",
+    "rewards": "rewards",
+    "trained": "export.trained",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f".{_HOME[name]}", __name__), name)
     if name in _MODULES:
-        return import_module(f".{name}", __name__)
+        return import_module(f".{_MODULES[name]}", __name__)
     raise AttributeError(f"module 'flowward' has no attribute '{name}'")
 
 

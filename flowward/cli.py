@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         if words[0] not in COMMANDS:
-            from .errors import unknown
+            from .system.errors import unknown
 
             raise ValueError(unknown("command", words[0], COMMANDS))
         module = import_module(f".commands.{words[0].replace('-', '_')}", __package__)
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _say(sentence: str) -> None:
     """Once, where several processes share a run: they mostly end for one reason."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        from .distributed import is_news
+        from .system.distributed import is_news
 
         if not is_news(sentence):
             return
@@ -63,10 +63,10 @@ def _foreseen(error: Exception) -> bool:
     """RuntimeErrors of our own are for the user; torch's are bugs, and their traceback is wanted."""
     if not isinstance(error, RuntimeError):
         return True
-    from .distributed import Deserted
-    from .memory import OutOfMemory
     from .rewards import RewardError
-    from .trainer import TrainingError
+    from .system.distributed import Deserted
+    from .system.memory import OutOfMemory
+    from .training.trainer import TrainingError
 
     return isinstance(error, (Deserted, OutOfMemory, RewardError, TrainingError))
 

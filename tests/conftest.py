@@ -71,7 +71,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Default outputs would land here, the shipped model is never trained, and no test waits for a report."""
-    from flowward import report
+    from flowward.pages import report
 
     (tmp_path / "here").mkdir()
     monkeypatch.setattr("flowward.models.scenes.SHIPPED", Path("nowhere"))
@@ -99,7 +99,7 @@ def finished(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one iteration, to be copied."""
     from program import started
 
-    from flowward import report
+    from flowward.pages import report
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "write", lambda folder: folder / "report.html")
@@ -115,7 +115,7 @@ def run(finished: Path, elsewhere: None) -> Path:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for others pauses for milliseconds, and has no token or key from outside."""
-    from flowward.rewards import jobs
+    from flowward.system import jobs
 
     monkeypatch.setattr(jobs, "FIRST", 0.01)
     monkeypatch.setattr(jobs, "LONGEST", 0.05)
@@ -129,7 +129,7 @@ def address() -> Iterator[str]:
     from local_servers import served
     from remote_rewards import Weighted
 
-    from flowward.rewards.server import Service
+    from flowward.rewards.service.server import Service
 
     with served(Service("weighted", Weighted(), max_batch=4, max_bytes=1e6)) as at:
         yield at

@@ -13,7 +13,7 @@ from typing import Any
 
 import uvicorn
 
-from flowward.rewards.server import Service, application
+from flowward.rewards.service.server import Service, application
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from flowward.algorithms.awm import log_likelihood
 from flowward.algorithms.flowawr import Form
-from flowward.flow import interpolate
-from flowward.objectives import advantageflow, awm, crd, dgpo, diffusion_nft, dpo, fdfo, flowawr
+from flowward.algorithms.objectives import advantageflow, awm, crd, dgpo, diffusion_nft, dpo, fdfo, flowawr
+from flowward.process.flow import interpolate
 
 Loss = Callable[..., Tensor]
 

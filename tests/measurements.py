@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from flowward.measurement import Measurement
+from flowward.evaluation.measurement import Measurement
 
 
 def made(name: str, scores: Mapping[str, Sequence[float]], per_prompt: int = 1, **more: Any) -> Measurement:

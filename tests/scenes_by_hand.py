@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flowward.scenes.grammar import COLOURS, SHAPES, Request, prompts
+from flowward.prompts.scenes import COLOURS, SHAPES, Request, prompts
 from flowward.scenes.render import MAX_OBJECTS, Layout, draw
 
 Array = NDArray[np.float32]

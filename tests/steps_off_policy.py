@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from flowward.algorithms.policy_gradient import Divergence, Ratio, policy_gradient
-from flowward.flow import over
-from flowward.laws import FlowSDE
+from flowward.process.flow import over
+from flowward.process.laws import FlowSDE
 
 RATIOS: tuple[Ratio, ...] = get_args(Ratio)
 DIVERGENCES: tuple[Divergence, ...] = get_args(Divergence)

@@ -9,7 +9,7 @@ import torch
 import transformers
 from tiny_clip import fill
 
-from flowward.prompt_sets.geneval import CLASSES
+from flowward.prompts.geneval import CLASSES
 
 OTHERWISE = {"computer mouse": "mouse", "tv remote": "remote", "computer keyboard": "keyboard"}
 LABELS = [OTHERWISE.get(name, name) for name in CLASSES]  # as the hub's weights name COCO's classes

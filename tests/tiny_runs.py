@@ -11,12 +11,12 @@ from torch import Tensor
 
 from flowward import models, prompts
 from flowward.algorithms import AdvantageFlow
-from flowward.models.policy import Condition, Policy
-from flowward.points import Renoise
-from flowward.rollout import Rollout, Sampler
-from flowward.run import Run
-from flowward.streams import Noise
-from flowward.trainer import Trainer
+from flowward.learning.points import Renoise
+from flowward.process.noise import Noise
+from flowward.process.policy import Condition, Policy
+from flowward.process.rollout import Rollout, Sampler
+from flowward.training.run import Run
+from flowward.training.trainer import Trainer
 
 TEXTS = ("a circle", "a red square", "two rings", "a cross above a ring", "a diamond and a triangle")
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from flowward import ALGORITHMS
 from flowward.algorithms.policy_gradient import PolicyGradient
-from flowward.models.policy import Condition, Models
-from flowward.rollout import Drawn, Rollout, Steps
-from flowward.streams import Noise, normal
+from flowward.process.noise import Noise, normal
+from flowward.process.policy import Condition, Models
+from flowward.process.rollout import Drawn, Rollout, Steps
 
 SHAPE = (2, 3)
 FAMILY = [name for name, kind in ALGORITHMS.items() if issubclass(kind, PolicyGradient)]

@@ -29,14 +29,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..credit import CentredRMS
-from ..errors import finite, not_negative, one_of
-from ..flow import clean, mean, wide
-from ..models.policy import Models
-from ..points import Points, Renoise
-from ..rollout import Sampler
-from ..snapshots import Decay
-from ..terms import departure, error_scale
+from ..learning.credit import CentredRMS
+from ..learning.points import Points, Renoise
+from ..learning.snapshots import Decay
+from ..learning.terms import departure, error_scale
+from ..process.flow import clean, mean, wide
+from ..process.policy import Models
+from ..process.rollout import Sampler
+from ..system.errors import finite, not_negative, one_of
 from .anchored import Anchored
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from ..models.policy import Models
-from ..points import Points
-from ..snapshots import Decay
+from ..learning.points import Points
+from ..learning.snapshots import Decay
+from ..process.policy import Models
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..credit import ZScore
-from ..errors import not_negative, positive
-from ..flow import wide
-from ..models.policy import Models
-from ..points import Points, RenoiseGroups
-from ..rollout import Sampler
-from ..snapshots import Decay
-from ..terms import departure, group_sum, matching, tether
-from ..times import Times
+from ..learning.credit import ZScore
+from ..learning.points import Points, RenoiseGroups
+from ..learning.snapshots import Decay
+from ..learning.terms import departure, group_sum, matching, tether
+from ..process.flow import wide
+from ..process.policy import Models
+from ..process.rollout import Sampler
+from ..process.times import Times
+from ..system.errors import not_negative, positive
 from .anchored import Anchored
 
 

@@ -19,15 +19,15 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ..credit import BestAndWorst
-from ..errors import positive
-from ..flow import wide
-from ..models.policy import Models
-from ..points import Points, RenoisePairs
-from ..rollout import Sampler
-from ..snapshots import Decay
-from ..terms import departure, group_sum, matching
-from ..times import Times
+from ..learning.credit import BestAndWorst
+from ..learning.points import Points, RenoisePairs
+from ..learning.snapshots import Decay
+from ..learning.terms import departure, group_sum, matching
+from ..process.flow import wide
+from ..process.policy import Models
+from ..process.rollout import Sampler
+from ..process.times import Times
+from ..system.errors import positive
 from .anchored import Anchored
 
 

@@ -23,15 +23,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..credit import HalfDifference
-from ..errors import not_negative, positive
-from ..flow import mean, over, wide
-from ..laws import Churn
-from ..models.policy import Models
-from ..points import Points, Visited
-from ..rollout import Pairs
-from ..snapshots import Decay
-from ..terms import tether
+from ..learning.credit import HalfDifference
+from ..learning.points import Points, Visited
+from ..learning.snapshots import Decay
+from ..learning.terms import tether
+from ..process.flow import mean, over, wide
+from ..process.laws import Churn
+from ..process.policy import Models
+from ..process.rollout import Pairs
+from ..system.errors import not_negative, positive
 
 FARTHEST = 20.0  # log rho beyond which a point is given up: its square would overflow float32 at 44
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..credit import ZScore
-from ..plans import Chain
+from ..learning.credit import ZScore
+from ..process.plans import Chain
 from .policy_gradient import Divergence, PolicyGradient
 
 

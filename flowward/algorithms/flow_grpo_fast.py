@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..credit import ZScore
-from ..plans import Branches, Chain
-from ..windows import Window
+from ..learning.credit import ZScore
+from ..process.plans import Branches, Chain
+from ..process.windows import Window
 from .policy_gradient import PolicyGradient, Ratio
 
 

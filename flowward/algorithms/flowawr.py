@@ -23,15 +23,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..credit import Softmax
-from ..errors import not_negative, one_of
-from ..flow import clean, mean, over, wide
-from ..models.policy import Models
-from ..points import Points, Renoise
-from ..rollout import Sampler
-from ..snapshots import Decay
-from ..terms import departure, error_scale, tether
-from ..times import Times
+from ..learning.credit import Softmax
+from ..learning.points import Points, Renoise
+from ..learning.snapshots import Decay
+from ..learning.terms import departure, error_scale, tether
+from ..process.flow import clean, mean, over, wide
+from ..process.policy import Models
+from ..process.rollout import Sampler
+from ..process.times import Times
+from ..system.errors import not_negative, one_of
 from .advantageflow import advantageflow
 from .anchored import Anchored
 

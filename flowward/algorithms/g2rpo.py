@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..credit import ZScore
-from ..plans import Branches
+from ..learning.credit import ZScore
+from ..process.plans import Branches
 from .policy_gradient import PolicyGradient
 
 

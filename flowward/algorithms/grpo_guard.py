@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..credit import ZScore
-from ..moves import RandomSteps
-from ..plans import Chain
+from ..learning.credit import ZScore
+from ..learning.moves import RandomSteps
+from ..process.plans import Chain
 from .policy_gradient import PolicyGradient, Ratio
 
 

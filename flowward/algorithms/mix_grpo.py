@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..credit import ZScore
-from ..plans import Chain
-from ..windows import Window
+from ..learning.credit import ZScore
+from ..process.plans import Chain
+from ..process.windows import Window
 from .policy_gradient import PolicyGradient
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..plans import Chain
-from ..windows import Window
+from ..process.plans import Chain
+from ..process.windows import Window
 from .mix_grpo import MixGRPO
 
 

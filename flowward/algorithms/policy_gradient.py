@@ -20,13 +20,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..credit import ZScore
-from ..errors import not_negative, one_of, positive
-from ..flow import mean, wide
-from ..models.policy import Models
-from ..moves import Moves, RandomSteps
-from ..plans import Branches, Chain
-from ..snapshots import Decay
+from ..learning.credit import ZScore
+from ..learning.moves import Moves, RandomSteps
+from ..learning.snapshots import Decay
+from ..process.flow import mean, wide
+from ..process.plans import Branches, Chain
+from ..process.policy import Models
+from ..system.errors import not_negative, one_of, positive
 
 Ratio = Literal["gaussian", "sum", "cps", "guard"]
 Divergence = Literal["exact", "per-noise", "state", "velocity"]

@@ -12,9 +12,9 @@ import yaml
 from pydantic import TypeAdapter
 
 from ..algorithms import ALGORITHMS
-from ..errors import unknown
-from ..presets import PRESETS, Preset
-from ..run import Run
+from ..algorithms.presets import PRESETS, Preset
+from ..system.errors import unknown
+from ..training.run import Run
 from .options import parse
 
 RUN = ("images_per_update", "group_size", "updates_per_iteration", "microbatch", "learning_rate", "warmup", "schedule")

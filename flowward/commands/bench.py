@@ -8,8 +8,9 @@ from typing import Annotated
 import torch
 import tyro
 
-from .. import bench, config, models, prompts, rewards
-from ..errors import unknown
+from .. import models, prompts, rewards
+from ..system.errors import unknown
+from ..training import bench, config
 from .options import parse, set_threads, take
 
 MEASURES = ("overhead",)

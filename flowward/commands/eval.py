@@ -13,13 +13,15 @@ from typing import Annotated
 
 import tyro
 
-from .. import comparison, exported, measurement, models, prompts, rewards, suites
-from ..evaluate import Evaluation, load_rewards, measure, settings
-from ..folder import RunFolder
-from ..log import counting, table
-from ..measurement import Measurement
+from .. import models, prompts, rewards
+from ..evaluation import comparison, measurement, suites
+from ..evaluation.evaluate import Evaluation, load_rewards, measure, settings
+from ..evaluation.measurement import Measurement
+from ..export import exported
 from ..models.loading import Loading
-from ..precision import Wish
+from ..system.precision import Wish
+from ..training.folder import RunFolder
+from ..training.log import counting, table
 from .options import given, parse, policy_of, remark_on_guidance, said, take, warn_of_guidance
 
 DEFAULT = "scenes"  # suite
@@ -58,7 +60,7 @@ def run(words: list[str]) -> int:
         print(f"flowward: {line}", file=sys.stderr)
     _write(chosen.json, found)
     if chosen.html:
-        from .. import evaluation_page
+        from ..pages import evaluation as evaluation_page
 
         RunFolder(chosen.html.parent).write_text(chosen.html.name, evaluation_page.of(found, changes, command))
     return 0

@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .. import card, export, exported, strict_json
-from ..folder import RunFolder
+from ..export import card, exported
+from ..export import weights as export
 from ..models.loading import Loading
-from ..models.weights import LoRA
+from ..models.lora import LoRA
+from ..system import strict_json
+from ..training.folder import RunFolder
 from . import options
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from .. import fit, models, prompts
-from ..footprint import Counter, counted
+from .. import models, prompts
 from ..models import blueprint
-from ..rewards.jpeg import Compressible
-from ..trainer import Trainer
+from ..rewards.images.jpeg import Compressible
+from ..system.footprint import Counter, counted
+from ..training import fit
+from ..training.trainer import Trainer
 from . import train
 from .options import given
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 import tyro
 
-from .. import exported
-from ..folder import RunFolder
-from ..models.policy import Policy
-from ..trained import load as policy_of
+from ..export import exported
+from ..export.trained import load as policy_of
+from ..process.policy import Policy
+from ..training.folder import RunFolder
 
 __all__ = ["given", "parse", "policy_of", "remark_on_guidance", "said", "set_threads", "take", "warn_of_guidance"]
 PLAIN = (tyro.conf.AvoidSubcommands,)  # flags are of the kind of value that a setting has: another preset has another

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.progress import Progress
 
-from .. import report
-from ..errors import unknown
+from ..pages import report
 from ..scenes.pretrain import Pretrain, pretrain
+from ..system.errors import unknown
 from .options import parse, set_threads
 
 WORLDS = ("scenes",)

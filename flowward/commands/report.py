@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from .. import report
+from ..pages import report
 from .options import parse
 
 

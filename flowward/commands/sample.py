@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .. import images
-from ..errors import positive
-from ..evaluate import draw
+from ..evaluation import images
+from ..evaluation.evaluate import draw
 from ..models.loading import Loading
-from ..pictures import refuse_broken
+from ..process.rollout import Sampler
 from ..prompts import prompt_of
-from ..rollout import Sampler
+from ..prompts.pictures import refuse_broken
+from ..system.errors import positive
 from .options import parse, policy_of, remark_on_guidance, said, warn_of_guidance
 
 

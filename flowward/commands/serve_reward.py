@@ -48,11 +48,11 @@ def run(words: list[str]) -> int:
     try:
         import uvicorn
 
-        from ..rewards import server
+        from ..rewards.service import server
     except ImportError as error:
         raise ValueError("serving a reward needs fastapi and uvicorn: pip install 'flowward[server]'") from error
     from .. import rewards
-    from ..rewards.asking import is_loopback
+    from ..system.asking import is_loopback
 
     listener = _listen(chosen.host, chosen.port)  # before a model is loaded for minutes
     if token is None and not is_loopback(chosen.host):

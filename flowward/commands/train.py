@@ -12,16 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import config, distributed, fit, models, outcome, prompts, report, rewards
+from .. import models, prompts, rewards
 from ..algorithms import ALGORITHMS
-from ..datasets import Exemplars, Preferences
-from ..evaluate import Evaluator, load_rewards
-from ..folder import RunFolder, read_yaml
-from ..leakage import leak
-from ..log import TrainProgress
-from ..models.policy import Policy
-from ..presets import published
-from ..trainer import Trainer
+from ..algorithms.presets import published
+from ..evaluation import outcome
+from ..evaluation.evaluate import Evaluator, load_rewards
+from ..evaluation.leakage import leak
+from ..pages import report
+from ..process.policy import Policy
+from ..system import distributed
+from ..training import config, fit
+from ..training.datasets import Exemplars, Preferences
+from ..training.folder import RunFolder, read_yaml
+from ..training.log import TrainProgress
+from ..training.trainer import Trainer
 from .options import given as given_flag
 from .options import parse, set_threads, take
 

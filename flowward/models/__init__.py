@@ -6,12 +6,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import unknown
+from ..system.errors import unknown
 from .loading import Loading
 
 if TYPE_CHECKING:
-    from ..precision import Wish
-    from .policy import Policy
+    from ..process.policy import Policy
+    from ..system.precision import Wish
 
 BUILT_IN = ("scenes",)
 LORA_FILE = "pytorch_lora_weights.safetensors"  # what diffusers' load_lora_weights looks for in a folder
@@ -66,7 +66,7 @@ def load(
         raise ValueError(unknown("model", name_or_path, BUILT_IN) + what)
     if chosen := [each.name for each in fields(Loading) if getattr(loading, each.name) != each.default]:
         raise ValueError(f"the built-in model leaves no choice of {' and '.join(chosen)}: leave it out")
-    from ..precision import resolve
+    from ..system.precision import resolve
     from .scenes import SHIPPED, ScenesPolicy
 
     return ScenesPolicy(name_or_path, SHIPPED if built_in else folder, lora_rank, resolve(precision), seed)

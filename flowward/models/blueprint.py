@@ -20,13 +20,13 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
-from ..precision import Wish, resolve
+from ..process.policy import Condition
 from ..prompts import Prompt
+from ..system.precision import Wish, resolve
 from . import hub
 from .diffusers import DiffusersPolicy, index, prepared, shaped
 from .families import Family
 from .loading import Loading
-from .policy import Condition
 
 BLOCK = 64  # weights that share a scale in 4 bits, of bitsandbytes
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)

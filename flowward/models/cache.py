@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..pictures import digest
 from ..prompts import Prompt
+from ..prompts.pictures import digest
 
 
 class PromptCache:

@@ -17,17 +17,18 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from .. import memory
-from ..errors import unknown
-from ..precision import Precision, Wish, autocast, resolve
+from ..process.policy import Condition, Policy, Velocity
 from ..prompts import Edit, Prompt
+from ..system import memory
+from ..system.errors import unknown
+from ..system.precision import Precision, Wish, autocast, resolve
 from . import hub
 from .cache import PromptCache, address
 from .families import FAMILIES, Family
 from .loading import Loading
-from .policy import Condition, Policy, Velocity
+from .lora import LoRA
 from .text_encoders import TextEncoders, digest, files
-from .weights import Full, LoRA
+from .weights import Full
 
 CACHE = Path(os.environ.get("FLOWWARD_CACHE", "~/.cache/flowward")).expanduser() / "prompts"
 NOTHING = "\0"  # the address of the absence of a prompt

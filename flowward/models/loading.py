@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from ..errors import positive
+from ..system.errors import positive
 
 MODEL = ("size", "frames", "text_tokens", "revision", "variant", "quantise")  # choices that make another model
 

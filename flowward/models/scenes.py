@@ -13,12 +13,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..precision import Precision, autocast
+from ..process.policy import Condition, Policy
 from ..prompts import Prompt, text_of
 from ..scenes.network import LATENT_CHANNELS, LATENT_SIZE, Networks
 from ..scenes.render import SIZE
-from .policy import Condition, Policy
-from .weights import Full, LoRA
+from ..system.precision import Precision, autocast
+from .lora import LoRA
+from .weights import Full
 
 SHIPPED = Path(str(files("flowward.scenes") / "weights"))
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .. import memory
+from ..system import memory
 from . import hub
 
 FIRST = 8  # numbers of each tensor, which stand for it

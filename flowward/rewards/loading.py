@@ -18,19 +18,19 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
 
-from ..errors import unknown
-from .aesthetic import Aesthetic
-from .clip import CLIPScore, PickScore
-from .diversity import Diversity
-from .geneval import GenEval, StrictGenEval
-from .hps import HPSv2
-from .imagereward import ImageReward
-from .jpeg import Compressible, Incompressible
-from .judge import Judge
-from .ocr import OCR, StrictOCR
-from .remote import Remote
+from ..system.errors import unknown
+from .images.aesthetic import Aesthetic
+from .images.clip import CLIPScore, PickScore
+from .images.diversity import Diversity
+from .images.hps import HPSv2
+from .images.imagereward import ImageReward
+from .images.jpeg import Compressible, Incompressible
+from .images.scenes import Balance, Scenes, Soft, Strict
+from .judges.judge import Judge
+from .objects.geneval import GenEval, StrictGenEval
 from .reward import Reward, refuse, score
-from .scenes import Balance, Scenes, Soft, Strict
+from .service.remote import Remote
+from .text.ocr import OCR, StrictOCR
 
 REWARDS: dict[str, Callable[..., Reward]] = {
     "scenes": Scenes,

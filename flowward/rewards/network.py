@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import positive
+from ..system.errors import positive
 from .reward import RewardError
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]

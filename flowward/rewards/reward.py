@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from ..system.asking import ServiceError
 
 Metadata = Sequence[Mapping[str, Any]] | None
 """What a prompt set says of each prompt beside its text, one mapping per image; None where it says nothing"""
@@ -54,6 +57,15 @@ def gives_verdicts(reward: Reward) -> bool:
 
 class RewardError(RuntimeError):
     """A reward failed, or returned something that is not one finite number per image."""
+
+
+@contextmanager
+def served() -> Iterator[None]:
+    """A server's refusal or silence, inside, is the failure of the reward that asked it."""
+    try:
+        yield
+    except ServiceError as error:
+        raise RewardError(str(error)) from error
 
 
 def subjects(prompts: Sequence[str], metadata: Metadata = None) -> list[str]:

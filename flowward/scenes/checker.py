@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
-from .grammar import COLOURS, PALETTE, SHAPES, Request, Thing
+from ..prompts.scenes import COLOURS, PALETTE, SHAPES, Request, Thing
 from .render import SIZE, silhouette
 
 CONTRAST = 0.15  # RGB distance from the paper that counts as foreground, and from its own colour as another colour

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .grammar import MAX_WORDS, vocabulary
+from ..prompts.scenes import MAX_WORDS, vocabulary
 from .render import SIZE
 
 WIDTH = 128

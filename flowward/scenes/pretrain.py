@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .. import checkpoint, strict_json
-from ..precision import autocast, native
-from ..streams import generator
-from .grammar import CATEGORIES, prompts, split
+from ..prompts.scenes import CATEGORIES, prompts, split
+from ..system import checkpoint, strict_json
+from ..system.precision import autocast, native
+from ..system.streams import generator
 from .network import Networks
 from .render import misread, render
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .grammar import COLOURS, PALETTE, SHAPES, Request, Thing
+from ..prompts.scenes import COLOURS, PALETTE, SHAPES, Request, Thing
 
 SIZE = 32
 MAX_OBJECTS = 4

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..algorithms import ALGORITHMS
-from ..errors import unknown
-from ..models.policy import Policy
-from ..trainer import Algorithm
+from ..algorithms.algorithm import Algorithm
+from ..process.policy import Policy
+from ..system.errors import unknown
 from . import generic, laws, population
 from .check import Check, guarded
 from .population import Distance

@@ -10,11 +10,11 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from ..flow import interpolate, mean
-from ..models.policy import Condition, Models
-from ..points import Points
-from ..streams import generator
-from ..trainer import Algorithm
+from ..algorithms.algorithm import Algorithm
+from ..learning.points import Points
+from ..process.flow import interpolate, mean
+from ..process.policy import Condition, Models
+from ..system.streams import generator
 
 Equation = Callable[[Tensor], Tensor]  # the policy's velocities [B, ...] -> the loss of each point [B]
 T = TypeVar("T")

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.policy import Condition, Models
-from ..oracle import Gaussian, as_velocity
-from ..rollout import Rollout
-from ..streams import Noise
-from ..trainer import Algorithm
+from ..algorithms.algorithm import Algorithm
+from ..process.noise import Noise
+from ..process.policy import Condition, Models
+from ..process.rollout import Rollout
 from . import kinds
 from .check import EXACT, Check, compared, equation, guarded, number, real, slope
+from .oracle import Gaussian, as_velocity
 
 PROMPTS, SHAPE = 5, (2, 4)
 WORLD = as_velocity(Gaussian(torch.zeros(8), 0.25 * torch.eye(8)))

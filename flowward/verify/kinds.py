@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..flow import over
-from ..models.policy import Condition
-from ..moves import Moves
-from ..oracle import Discrete, covariance_with_velocity
-from ..points import Points
-from ..rollout import Rollout
-from ..trainer import Algorithm
+from ..algorithms.algorithm import Algorithm
+from ..learning.moves import Moves
+from ..learning.points import Points
+from ..process.flow import over
+from ..process.policy import Condition
+from ..process.rollout import Rollout
 from .check import real
+from .oracle import Discrete, covariance_with_velocity
 
 Case = tuple[Any, Tensor, Tensor]  # points, the policy's velocities and those of its anchors
 

@@ -16,15 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .. import objectives
-from ..algorithms import AdvantageFlow, FlowAWR
+from ..algorithms import AdvantageFlow, FlowAWR, objectives
 from ..algorithms.fdfo import log_ratio
-from ..credit import group_mean
-from ..flow import mean, over
-from ..oracle import Linear
-from ..terms import group_sum, matching
+from ..learning.credit import group_mean
+from ..learning.terms import group_sum, matching
+from ..process.flow import mean, over
 from . import reverse
 from .check import Check, Equation, Setting, compared, differences, number, real, rests, slope
+from .oracle import Linear
 
 Kind = Callable[..., Any]  # an algorithm's class
 AF, AWR, NFT, AWM = "2605.26013", "2606.30376", "2509.16117", "2509.25050"

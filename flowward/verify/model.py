@@ -14,17 +14,18 @@ from PIL import Image
 from torch import Tensor
 
 from ..algorithms import AdvantageFlow, FlowGRPO
-from ..export import lora
+from ..export.weights import lora
+from ..learning.points import Renoise
 from ..models.diffusers import DiffusersPolicy
-from ..models.weights import LoRA
-from ..plans import Chain
-from ..points import Renoise
+from ..models.lora import LoRA
+from ..process.noise import Noise
+from ..process.plans import Chain
+from ..process.rollout import Sampler
+from ..process.solvers import euler
 from ..prompts import Edit, Prompt, of, prompt_of, source_of, text_of
-from ..rollout import Sampler
-from ..run import Run
-from ..solvers import euler
-from ..streams import Noise, numpy_generator
-from ..trainer import Trainer
+from ..system.streams import numpy_generator
+from ..training.run import Run
+from ..training.trainer import Trainer
 from .check import Check, compared, number
 
 TEXTS = ("a red circle", "a photo of two green squares on the left of a dog", "a", "three blue cats")

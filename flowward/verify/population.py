@@ -19,19 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import objectives
-from ..models.policy import Condition
-from ..oracle import (
-    Affine,
-    Discrete,
-    chi_square_tilt,
-    covariance_with_velocity,
-    kl_tilt,
-    weight_given_noisy,
-)
-from ..points import Points, Renoise
-from ..trainer import Algorithm
+from ..algorithms import objectives
+from ..algorithms.algorithm import Algorithm
+from ..learning.points import Points, Renoise
+from ..process.policy import Condition
 from .check import Check, Equation, compared, equation, number, real, slope
+from .oracle import Affine, Discrete, chi_square_tilt, covariance_with_velocity, kl_tilt, weight_given_noisy
 
 GAMMA = 1.1
 Loss = Callable[[Points, Tensor], Equation]  # points and the old velocities there

@@ -17,16 +17,16 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from ..algorithms import FlowGRPO
-from ..credit import ZScore
-from ..flow import grid, mean, over
-from ..laws import LAWS as STEPS
-from ..laws import excess
-from ..models.policy import Condition
-from ..moves import RandomSteps
-from ..plans import Branches, Chain
-from ..rollout import Drawn
-from ..streams import Noise
-from ..windows import Window
+from ..learning.credit import ZScore
+from ..learning.moves import RandomSteps
+from ..process.flow import grid, mean, over
+from ..process.laws import LAWS as STEPS
+from ..process.laws import excess
+from ..process.noise import Noise
+from ..process.plans import Branches, Chain
+from ..process.policy import Condition
+from ..process.rollout import Drawn
+from ..process.windows import Window
 from .check import Check, compared, differences, equation, number, real, slope
 from .generic import SHAPE, WORLD, Subject, linear
 

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .. import __version__, strict_json
+from .. import __version__
+from ..system import strict_json
 from . import Report
 from .check import Check
 
@@ -124,7 +125,7 @@ def to_dict(report: Report) -> dict[str, Any]:
 
 def html(report: Report) -> str:
     """The page, with everything in it."""
-    from ..page import page, table, text
+    from ..pages.page import page, table, text
 
     groups = _by_algorithm(report.checks)
     overview = [[name, f"{len(checks)}", _count(checks).split(", ")[1]] for name, checks in groups]

@@ -12,8 +12,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from ...pictures import picture
 from ...prompts import Edit
+from ...prompts.pictures import picture
 
 Guidance = Literal["classifier-free", "embedded", "none"]
 

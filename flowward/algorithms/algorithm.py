@@ -1,0 +1,52 @@
+"""What the loop asks of an algorithm: a value of four parts, rollout, credit, points and one equation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..learning.credit import Piece
+from ..learning.points import PointSet
+from ..learning.snapshots import Decay
+from ..process.policy import Models
+from ..process.rollout import Rollout, Sampling
+from ..system.streams import Key
+
+
+class Algorithm(Protocol):
+    """What the loop asks of an algorithm; see algorithms/advantageflow.py for one."""
+
+    @property
+    def behaviour(self) -> str: ...  # the weights that are sampled from
+    @property
+    def rollout(self) -> Sampling: ...
+    @property
+    def copies(self) -> Mapping[str, Decay]: ...  # copies of the policy that it uses, and how each follows
+    @property
+    def guidance(self) -> float: ...  # of the policy that is trained; 1: none
+    @property
+    def skips_silent(self) -> bool: ...  # points whose advantages are all 0 have no gradient
+    @property
+    def anchors(self) -> Mapping[str, float]: ...  # velocities needed beside the policy's, and the guidance of each
+    @property
+    def credit(self) -> Piece: ...
+    @property
+    def points(self) -> Callable[[Rollout, Key], PointSet]: ...
+    def loss(self, models: Models, points: Any) -> tuple[Tensor, dict[str, Tensor]]: ...  # a Batch of its `points`
+
+
+PARTS = ("behaviour", "rollout", "copies", "guidance", "skips_silent", "anchors", "credit", "points", "loss")
+
+
+def refuse_incomplete(algorithm: object) -> None:
+    """Raises ValueError for what is no algorithm: a name, a class, or a value that lacks some of the parts."""
+    if isinstance(algorithm, str | type):
+        name = algorithm if isinstance(algorithm, str) else algorithm.__name__
+        raise ValueError(f"an algorithm is a value, such as AdvantageFlow(gamma=1.1), not the name or the class {name}")
+    if missing := [name for name in PARTS if not hasattr(algorithm, name)]:
+        raise ValueError(
+            f"{type(algorithm).__name__} is not an algorithm: it has no {', '.join(missing)} "
+            "(see flowward/algorithms/algorithm.py)"
+        )

@@ -1,0 +1,25 @@
+"""The equations as functions on plain tensors, each from its algorithm's file."""
+
+from ..learning.terms import clipped_ratio
+from .advantageflow import advantageflow
+from .awm import awm
+from .crd import crd
+from .dgpo import dgpo
+from .diffusion_nft import diffusion_nft
+from .dpo import dpo
+from .fdfo import fdfo
+from .flowawr import flowawr
+from .policy_gradient import policy_gradient
+
+__all__ = [
+    "advantageflow",
+    "awm",
+    "clipped_ratio",
+    "crd",
+    "dgpo",
+    "diffusion_nft",
+    "dpo",
+    "fdfo",
+    "flowawr",
+    "policy_gradient",
+]

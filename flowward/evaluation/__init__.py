@@ -1,0 +1,1 @@
+"""Measuring models: scores with intervals, comparisons, and what a number depends on."""

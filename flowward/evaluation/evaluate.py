@@ -1,0 +1,328 @@
+"""A number with everything that it depends on beside it: prompts, seeds, solver, steps, guidance, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, Literal
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from .. import rewards as reward_table
+from ..process.noise import Noise
+from ..process.policy import Policy
+from ..process.rollout import Sampler
+from ..prompts import Edit, Prompt, PromptSet, refuse_others, source_of
+from ..rewards import Explains, Metadata, Reward, RewardError
+from ..rewards.scoring import agreement
+from ..system import distributed, memory
+from .images import labelled_grid, thumbnails
+from .measurement import Measurement
+from .provenance import described, hash_of, versions
+from .statistics import interval
+
+__all__ = ["Evaluation", "Evaluator", "draw", "evaluate", "explain", "interval", "load_rewards", "measure", "settings"]
+
+
+class NotFinite(RewardError):
+    """The samples of a model are not: nothing can be said of them, though a reward may give them a number."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured, and how. Two numbers may be compared when these agree."""
+
+    prompts: str = "scenes-held-out"
+    """built-in prompt set, file, or data set (hf:owner/name); held-out:FILE for a twentieth of it"""
+    rewards: tuple[str, ...] = ("scenes-strict", "balance")
+    """scores to report; the first is the headline"""
+    guard: tuple[str, ...] = ()
+    """rewards that are watched, never the headline: a sentence says where one falls while the headline rises"""
+    reward_options: tuple[str, ...] = ()
+    """of rewards that have any, each name.option=value"""
+    images: int = 1200
+    """spread evenly over the categories of the prompts"""
+    images_per_prompt: int | None = None
+    """as many of every prompt, in place of --images"""
+    seed: int = 1234
+    weights: Literal["policy", "ema"] = "policy"
+    """`ema` is the running average of the policy"""
+    batch: int | None = None
+    """images drawn at once, which does not change them (None: as many as make two megapixels, at most 200)"""
+    sampler: Sampler = field(default_factory=lambda: Sampler(grid="model"))
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise ValueError(f"an evaluation needs at least 1 image, not {self.images}")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"at least 1 image is drawn at once, not {self.batch}: raise the batch")
+        if self.images_per_prompt is not None and self.images_per_prompt < 1:
+            raise ValueError(f"an evaluation needs at least 1 image per prompt, not {self.images_per_prompt}")
+        if aimed := [name for name in self.guard if name in self.rewards[:1]]:
+            raise ValueError(f"'{aimed[0]}' is the headline, so it cannot be a guard: name another one")
+        if self.seed < 0:
+            raise ValueError(f"the seed of an evaluation must not be negative, it is {self.seed}")
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Everything that is measured, the headline first."""
+        return tuple(dict.fromkeys((*self.rewards, *self.guard)))
+
+    def unlike(self, guidance: float) -> str | None:
+        """That a run's samples have another guidance than these."""
+        if guidance == (own := self.sampler.guidance):
+            return None
+        return f"images are drawn with guidance {guidance:g} in training, and measured with {own:g}"
+
+    def chosen(self, prompts: PromptSet) -> list[int]:
+        """The prompt of each image, as indices.
+
+        Raises:
+            ValueError: these are no set of prompts.
+        """
+        refuse_others(prompts)
+        if self.images_per_prompt is None:
+            return prompts.spread(self.images)
+        return [index for index in range(len(prompts)) for _ in range(self.images_per_prompt)]
+
+
+def load_rewards(names: Sequence[str], options: Sequence[str] = ()) -> dict[str, Reward]:
+    """Rewards by name, or `name=weight`; `options` as `rewards.load` takes them.
+
+    Raises:
+        ValueError: see `rewards.load`.
+    """
+    bare = {name: reward_table.weighted(name)[0] for name in names}
+    strays = [option for option in options if reward_table.owner(option) not in bare.values()]
+    if strays or not names:
+        reward_table.load(names, strays)  # which says what is wrong
+    return {
+        name: reward_table.load([name], [option for option in options if reward_table.owner(option) == own])
+        for name, own in bare.items()
+    }
+
+
+def settings(
+    policy: Policy, prompts: PromptSet, evaluation: Evaluation, rewards: Mapping[str, Reward]
+) -> dict[str, Any]:
+    """Everything that the numbers of an evaluation depend on, for JSON."""
+    sampler = evaluation.sampler.bound(policy.times)
+    frames = {"latent_frames": policy.latent_shape[1]} if len(policy.latent_shape) == 4 else {}
+    known = ("family", "base", "weights")
+    return {
+        "weights": evaluation.weights,
+        "precision": policy.precision,
+        "solver": sampler.solver,
+        "steps": sampler.steps,
+        **({"times": list(sampler.own)} if sampler.own else {"shift": sampler.shift}),
+        "grid": sampler.grid,
+        **({"tau": sampler.tau} if sampler.solver == "sa" else {}),
+        "guidance": None if sampler.guidance == 1 else sampler.guidance,
+        "seed": evaluation.seed,
+        "prompts": prompts.name,
+        "prompts_sha256": hash_of(prompts),
+        "images": len(evaluation.chosen(prompts)),
+        "image_size": list(policy.image_size),
+        **frames,
+        "model": {"name": policy.name, **{key: policy.identity[key] for key in known if key in policy.identity}},
+        "rewards": {name: described(reward) for name, reward in rewards.items()},
+        "guard": [name for name in evaluation.guard if name in rewards],
+        "versions": versions(),
+    }
+
+
+def draw(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    sampler: Sampler,
+    seed: int,
+    weights: str = "policy",
+    batch: int | None = None,
+) -> Tensor:
+    """One image per prompt, [N, 3, H, W] on the CPU; image k depends on (seed, k) and its prompt alone.
+
+    Raises:
+        NotFinite: samples are not.
+    """
+    with policy.weights.still(weights), agreement():
+        mine = [images for _, images in _batches(policy, prompts, sampler, seed, weights, batch)]
+    return _of_all(mine)
+
+
+def _of_all(mine: Sequence[Tensor]) -> Tensor:
+    """Parts of this process and of all others, in their order."""
+    return torch.cat(distributed.everyone(torch.cat([*mine]) if mine else torch.empty(0)))
+
+
+def at_once(policy: Policy) -> int:
+    """Images, or videos, of two megapixels in all; a video counts by the frames of its latents."""
+    frames = policy.latent_shape[1] if len(policy.latent_shape) == 4 else 1
+    return min(200, max(1, 2**21 // (prod(policy.image_size) * frames)))
+
+
+def _batches(
+    policy: Policy, prompts: Sequence[Prompt], sampler: Sampler, seed: int, weights: str, batch: int | None
+) -> Iterator[tuple[list[int], Tensor]]:
+    """The numbers of some images, and those images, until this process has drawn its share."""
+    sampler, unique = sampler.bound(policy.times), list(dict.fromkeys(prompts))
+    condition, number = policy.encode(unique), {prompt: k for k, prompt in enumerate(unique)}
+    row = torch.tensor([number[prompt] for prompt in prompts])
+    velocity = policy.under(weights, sampler.guidance)
+    mine = distributed.share(torch.arange(len(prompts)))
+    for part in mine.split(batch or at_once(policy)) if len(mine) else ():  # there may be fewer images than processes
+        numbers = part.tolist()
+        keys = tuple(("evaluation", seed, number) for number in numbers)
+        height, width = policy.image_size
+        what = (
+            f"with images of {height} x {width}, {len(part)} of them drawn at once: lower --batch (of a training "
+            "--evaluation.batch), or use --vae-tiling"
+        )
+        with memory.explained(what):
+            drawn = sampler(velocity, condition[row[part]], Noise(policy.latent_shape, keys, policy.device))
+            if not drawn.x0.isfinite().all():
+                raise NotFinite(
+                    f"the samples of {policy.name} are not finite: its weights have blown up, or are too large for "
+                    f"{policy.precision}"
+                )
+            images = policy.decode(drawn.x0).cpu()
+        yield numbers, images
+
+
+def measure(
+    policy: Policy,
+    prompts: PromptSet,
+    evaluation: Evaluation,
+    rewards: Mapping[str, Reward] | None = None,
+    pictures: bool = False,
+    advance: Callable[[int], object] = lambda images: None,
+) -> Measurement:
+    """Draw every image once and score it with every reward.
+
+    Only one batch of images is held at a time, unless a reward compares the images of a prompt.
+
+    Args:
+        pictures: keep a thumbnail of each image.
+        advance: called with the size of each finished batch.
+
+    Raises:
+        ValueError: a reward is unknown, or the model cannot read a prompt.
+        RewardError: a reward failed, or samples are not finite (NotFinite).
+    """
+    rewards = rewards or load_rewards(evaluation.scores, evaluation.reward_options)
+    chosen = evaluation.chosen(prompts)
+    texts, asked = [prompts.texts[i] for i in chosen], [prompts[i] for i in chosen]
+    kept: list[bytes] = []
+    scores: dict[str, list[Tensor]] = {name: [] for name in rewards}
+    batches = _batches(policy, asked, evaluation.sampler, evaluation.seed, evaluation.weights, evaluation.batch)
+    compare = [name for name, reward in rewards.items() if getattr(reward, "compares", False)]
+    held: list[Tensor] = []
+    with policy.weights.still(evaluation.weights), agreement():
+        for numbers, images in batches:
+            part = [chosen[number] for number in numbers]
+            own = [prompts.texts[i] for i in part]
+            for name in rewards.keys() - compare:
+                scores[name].append(reward_table.score(name, rewards[name], images, own, prompts.about(part)))
+            held += [images] if compare else []
+            kept += thumbnails(images) if pictures else []
+            advance(len(images))
+    if compare:
+        every = _of_all(held)
+        with agreement():
+            for name in compare:
+                scores[name].append(reward_table.score(name, rewards[name], every, texts, prompts.about(chosen)))
+    joined = {name: torch.cat(parts) if name in compare else _of_all(parts) for name, parts in scores.items()}
+    judged = [name for name, reward in rewards.items() if reward_table.gives_verdicts(reward)]
+    return Measurement(
+        policy.name,
+        settings(policy, prompts, evaluation, rewards),
+        tuple(texts),
+        tuple(prompts.categories[i] for i in chosen),
+        joined,
+        frozenset(name for name in judged if ((joined[name] == 0) | (joined[name] == 1)).all()),
+        tuple(kept),
+        sources=tuple(map(source_of, asked)) if prompts.sources else (),
+    )
+
+
+def evaluate(
+    policy: Policy, prompts: PromptSet, evaluation: Evaluation, rewards: Mapping[str, Reward] | None = None
+) -> dict[str, Any]:
+    """Scores overall and per category, with 95 % intervals, beside the settings that they were measured with.
+
+    `low` and `high` speak of other noise for these prompts, `over_prompts` of other prompts (docs/evaluation.md).
+    """
+    return measure(policy, prompts, evaluation, rewards).summary()
+
+
+def explain(reward: Reward, images: Tensor, texts: Sequence[str], metadata: Metadata = None) -> list[str | None]:
+    """What a reward has to say of each image ('' where nothing is wrong); None where it cannot say.
+
+    A video is right where all its frames are; otherwise the first that is not says why.
+
+    Raises:
+        RewardError: it raised, or said something else than one text per image.
+    """
+    if not isinstance(reward, Explains):
+        return [None] * len(texts)
+    if images.ndim == 5 and not getattr(reward, "takes_videos", False):
+        frames = [explain(reward, each, texts, metadata) for each in images.unbind(1)]
+        return [next(filter(None, own), "") for own in zip(*frames, strict=True)]
+    try:
+        said = list(reward.explain(images, texts, metadata))
+    except Exception as error:  # a user's class may fail in any way
+        kind = type(reward).__qualname__
+        raise RewardError(f"reward {kind} cannot explain its scores: {type(error).__name__}: {error}") from error
+    if len(said) != len(texts) or not all(isinstance(each, str) for each in said):
+        raise RewardError(f"reward {type(reward).__qualname__} must explain each of {len(texts)} images by a text")
+    return list(said)
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Measures one policy, always in the same way."""
+
+    policy: Policy
+    evaluation: Evaluation
+    prompts: PromptSet
+    pictures: int = 24
+    """in the sample grid"""
+    rewards: Mapping[str, Reward] = field(default_factory=dict)
+    """those of the evaluation, loaded once, as some hold networks (default: they are loaded here)"""
+
+    def __post_init__(self) -> None:
+        if not self.rewards:
+            found = load_rewards(self.evaluation.scores, self.evaluation.reward_options)
+            object.__setattr__(self, "rewards", found)
+
+    @property
+    def told(self) -> Evaluation:
+        """What is measured, with the prompts and rewards that are: those of Python need not be what it names."""
+        own = tuple(name for name in self.rewards if name not in self.evaluation.guard)
+        return replace(self.evaluation, prompts=self.prompts.name, rewards=own)
+
+    def refuse(self) -> None:
+        """Raises ValueError where the model or a reward cannot read a prompt."""
+        refuse_others(self.prompts)
+        self.policy.refuse(list(self.prompts))
+        for reward in self.rewards.values():
+            reward_table.refuse(reward, self.prompts.texts, self.prompts.about(range(len(self.prompts))))
+
+    def measure(self) -> Measurement:
+        return measure(self.policy, self.prompts, self.evaluation, self.rewards)
+
+    def scores(self) -> dict[str, Any]:
+        return self.measure().summary()
+
+    def grid(self) -> Image:
+        """The same prompts and seeds each time, with the verdict of the first reward on each picture."""
+        chosen = self.prompts.spread(self.pictures)
+        texts, asked = [self.prompts.texts[i] for i in chosen], [self.prompts[i] for i in chosen]
+        how = self.evaluation
+        images = draw(self.policy, asked, how.sampler, how.seed, how.weights, how.batch)
+        with agreement():
+            marks = explain(next(iter(self.rewards.values())), images, texts, self.prompts.about(chosen))
+        sources = [each.source for each in asked if isinstance(each, Edit)]
+        return labelled_grid(images, texts, marks, columns=4, sources=sources)

@@ -1,0 +1,166 @@
+"""What was measured on one model: the score of every image, and their means with intervals; also as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..prompts import Prompt, prompt_of, source_of, text_of
+from ..system import strict_json
+from .statistics import bootstrap, bounds, interval
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The scores of N images of one model. Image k of every model starts from the same noise."""
+
+    name: str  # of the model
+    settings: dict[str, Any]  # everything that the scores depend on
+    texts: tuple[str, ...]  # N prompts
+    categories: tuple[str, ...]  # N, of the prompts
+    scores: dict[str, Tensor]  # each [N] float32; the first is the headline
+    verdicts: frozenset[str]  # the scores that are 0 or 1
+    pictures: tuple[bytes, ...] = ()  # N small PNG or JPEG files, where they were kept
+    sources: tuple[Path | None, ...] = ()  # N images that were edited, of which one text may have many; or none at all
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def headline(self) -> str:
+        return next(iter(self.scores))
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """Scores that were watched, not aimed at."""
+        return tuple(name for name in self.settings.get("guard", ()) if name in self.scores)
+
+    @property
+    def prompt(self) -> NDArray[np.int64]:
+        """[N] a number per distinct prompt."""
+        return numbered(self.prompts)
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """[N] what tells the prompts apart."""
+        return [prompt_of(*each) for each in zip(self.texts, self.sources or [None] * len(self), strict=True)]
+
+    def rows(self) -> dict[str, NDArray[np.int64]]:
+        """The images of each category."""
+        own = np.array(self.categories)
+        return {name: np.flatnonzero(own == name) for name in dict.fromkeys(self.categories)}
+
+    def summary(self) -> dict[str, Any]:
+        """The settings, and under `scores` each mean with its intervals, overall and per category.
+
+        `low` and `high` speak of other noise for these prompts, `over_prompts` of other prompts (None where there are
+        fewer than two, or all verdicts agree); see docs/evaluation.md.
+        """
+        over = _over_prompts(self.scores, self.prompt, numbered(self.categories))
+        parts = {
+            category: _over_prompts({name: own[at] for name, own in self.scores.items()}, self.prompt[at])
+            for category, at in self.rows().items()
+        }
+        scores = {}
+        for name, own in self.scores.items():
+            verdicts = name in self.verdicts
+            categories = {
+                category: {**interval(own[at], verdicts), **parts[category][name]}
+                for category, at in self.rows().items()
+            }
+            overall = {**interval(own, verdicts), **over[name]}
+            scores[name] = {"verdicts": verdicts, "overall": overall, "categories": categories}
+            for each in (overall, *categories.values()):
+                if verdicts and each["mean"] in (0, 1):  # resampling shows no spread, which does not mean that none is
+                    each["over_prompts"] = None
+        return {**self.settings, "scores": scores}
+
+
+def numbered(names: Sequence[Hashable]) -> NDArray[np.int64]:
+    """A number per distinct name, in the order in which they come."""
+    number = {name: k for k, name in enumerate(dict.fromkeys(names))}
+    return np.array([number[name] for name in names])
+
+
+def _over_prompts(
+    scores: dict[str, Tensor], prompt: NDArray[np.int64], strata: NDArray[np.int64] | None = None
+) -> dict[str, dict[str, Any]]:
+    prompts = len(np.unique(prompt))
+    if prompts < 2:
+        return {name: {"over_prompts": None, "prompts": prompts} for name in scores}
+    means = bootstrap(torch.stack(list(scores.values()), 1).numpy(), prompt, strata)
+    return {name: {"over_prompts": list(bounds(means[:, k])), "prompts": prompts} for k, name in enumerate(scores)}
+
+
+def to_json(found: Sequence[Measurement], differences: Sequence[dict[str, Any]] = ()) -> str:
+    """Measurements of the same prompts as JSON. Scores of images are one string each, float32 to the last bit."""
+    first = found[0]
+    category = dict(zip(first.prompts, first.categories, strict=True))
+    said = {
+        "texts": [text_of(prompt) for prompt in category],
+        **({"sources": [str(source_of(prompt) or "") for prompt in category]} if first.sources else {}),
+        "categories": list(category.values()),
+        "prompt_of_image": " ".join(map(str, first.prompt)),
+        "models": {
+            each.name: {**each.summary(), "per_image": {name: packed(own) for name, own in each.scores.items()}}
+            for each in found
+        },
+        "differences": list(differences),
+    }
+    return strict_json.dumps(said, 2) + "\n"
+
+
+def read(path: Path) -> list[Measurement]:
+    """The measurements in a file of `to_json`, without pictures.
+
+    Raises:
+        ValueError: it cannot be read, or is something else.
+    """
+    try:
+        said = strict_json.loads(path.read_text("utf-8"))
+        order = [int(number) for number in said["prompt_of_image"].split()]
+        texts = tuple(said["texts"][k] for k in order)
+        categories = tuple(said["categories"][k] for k in order)
+        own = said.get("sources")
+        sources = tuple(Path(own[k]) if own[k] else None for k in order) if own else ()
+        return [replace(_read(name, own, texts, categories), sources=sources) for name, own in said["models"].items()]
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {path}") from error
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{path} is not what `flowward eval --json` writes, or is damaged") from error
+
+
+def _read(name: str, said: dict[str, Any], texts: tuple[str, ...], categories: tuple[str, ...]) -> Measurement:
+    settings = {key: value for key, value in said.items() if key not in ("scores", "per_image")}
+    scores = {key: unpacked(own) for key, own in said["per_image"].items()}
+    verdicts = frozenset(key for key, own in said["scores"].items() if own["verdicts"])
+    if not scores or said["model"]["name"] is None or any(len(own) != len(texts) for own in scores.values()):
+        raise ValueError("scores and images differ in number")
+    return Measurement(name, settings, texts, categories, scores, verdicts)
+
+
+def packed(scores: Tensor) -> str:
+    """Numbers [N] as text, the shortest that gives the same float32 again."""
+    return " ".join(str(number).removesuffix(".0") for number in scores.float().numpy())
+
+
+def unpacked(text: str) -> Tensor:
+    return torch.tensor([float(number) for number in text.split()], dtype=torch.float32)
+
+
+def told_apart(found: Sequence[tuple[str, Measurement]]) -> list[Measurement]:
+    """(where it comes from, measurement): models of one name get their origin before it, or a number."""
+    names = [each.name for _, each in found]
+    wished = [f"{origin}: {each.name}" if names.count(each.name) > 1 else each.name for origin, each in found]
+    unique = [f"{name} ({wished[:k].count(name) + 1})" if name in wished[:k] else name for k, name in enumerate(wished)]
+    return [
+        replace(each, name=name, settings={**each.settings, "model": {**each.settings["model"], "name": name}})
+        for (_, each), name in zip(found, unique, strict=True)
+    ]

@@ -1,0 +1,119 @@
+"""What a number depends on, written down beside it, and whether two numbers may be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from .. import __version__
+from ..prompts import PromptSet
+from ..prompts.pictures import digest
+
+LIBRARIES = ("torch", "diffusers", "transformers")
+# What is compared, or is looked at in another way; everything else must agree.
+OWN = ("scores", "model", "weights", "versions", "prompts", "prompts_sha256", "rewards", "guard")
+PLACES = (  # where and how fast a reward is computed, not what it says
+    "device", "batch", "batch_size", "offload", "threads",
+    "concurrency", "timeout", "patience", "cache", "key_variable",
+)  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Of flowward and of the libraries that its numbers come from."""
+    found = {"flowward": __version__}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # installed without metadata
+            continue
+    return found
+
+
+def hash_of(prompts: PromptSet) -> str:
+    """A short SHA-256 of texts, categories and metadata, in their order: which prompts are drawn follows from these.
+
+    Where there are sources, of what is in these files too, wherever they are.
+    """
+    described: list[Any] = [prompts.texts, prompts.categories, [dict(about) for about in prompts.metadata]]
+    if prompts.sources:
+        described.append([source and digest(source) for source in prompts.sources])
+    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def described(thing: object) -> dict[str, Any]:
+    """The kind of a reward, its options where it has any (no secrets: those with `repr=False`), and its `identity`."""
+    kind = thing if hasattr(thing, "__qualname__") else type(thing)
+    shown = [each.name for each in fields(thing) if each.repr] if is_dataclass(thing) else []
+    options = {name: _plain(getattr(thing, name)) for name in shown}
+    own = getattr(thing, "identity", None)
+    known = {key: _plain(value) for key, value in own.items()} if isinstance(own, Mapping) else {}
+    return {"kind": f"{_lasting(kind.__module__)}.{getattr(kind, '__qualname__', '')}", **options, **known}
+
+
+def _lasting(module: str) -> str:
+    """A module's name without the rooms between its wing and its file: a file may change rooms, a number stays itself."""
+    if not module.startswith("flowward."):
+        return module
+    package, wing, *rooms = module.split(".")
+    return ".".join([package, wing, *rooms[-1:]])
+
+
+def same_scores(reward: object) -> str:
+    """A text that rewards share which give the same scores, wherever and however fast they are computed."""
+    known = {key: value for key, value in described(reward).items() if key not in PLACES}
+    return json.dumps(known, sort_keys=True, default=str)
+
+
+def _plain(value: Any) -> Any:
+    """For JSON."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, Sequence | set | frozenset):
+        return [_plain(each) for each in value]
+    # of other objects the text may hold an address, which differs every time
+    return described(value) if is_dataclass(value) or " at 0x" in str(value) else str(value)
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What forbids to compare two evaluations, each as 'steps (10 and 20)'; empty where nothing does.
+
+    Models and weights are what is compared. The times of a model's own grid belong to the model.
+    """
+    own = (*OWN, "times") if one.get("grid") == other.get("grid") == "model" else OWN
+    found = [
+        f"{key} ({_said(one.get(key))} and {_said(other.get(key))})"
+        for key in dict.fromkeys([*one, *other])
+        if key not in own and one.get(key) != other.get(key)
+    ]
+    if one.get("prompts_sha256") != other.get("prompts_sha256"):
+        names = [str(each.get("prompts")) for each in (one, other)]
+        same = f"two versions of {names[0]}" if names[0] == names[1] else " and ".join(names)
+        found.append(f"prompts ({same})")
+    for name, mine in one.get("rewards", {}).items():
+        theirs = other.get("rewards", {}).get(name, mine)
+        found += [
+            f"{key} of reward {name} ({_said(mine.get(key))} and {_said(theirs.get(key))})"
+            for key in dict.fromkeys([*mine, *theirs])
+            if key not in PLACES and mine.get(key) != theirs.get(key)
+        ]
+    return found
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def other_versions(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Libraries in which two evaluations differ, each as 'torch (2.13.0 and 2.14.0)'."""
+    mine, theirs = one.get("versions", {}), other.get("versions", {})
+    return [
+        f"{name} ({_said(mine.get(name))} and {_said(theirs.get(name))})"
+        for name in dict.fromkeys([*mine, *theirs])
+        if mine.get(name) != theirs.get(name)
+    ]

@@ -1,0 +1,131 @@
+"""How sure a mean is, over other noise and over other prompts, and whether two models differ.
+
+Scores come with the prompt that each was drawn for. Images of one prompt are alike, so they are no independent evidence
+of what other prompts would give: there the prompts are what is counted, not the images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ..system.streams import numpy_generator
+
+Z95 = 1.959964
+LEVEL = 0.05  # of every test; intervals hold 1 - LEVEL
+RESAMPLES = 10_000
+BLOCK = 1000  # resamples made at a time: what bounds the memory
+
+Floats = NDArray[np.float64]
+
+
+def interval(scores: Tensor, verdicts: bool = False) -> dict[str, float | int | None]:
+    """Mean and 95 % interval of scores [n]: Wilson's for verdicts 0/1, the normal one otherwise.
+
+    The kind of reward decides which: graded scores may happen to be all 0 or 1. A single one of those bounds nothing,
+    so `low` and `high` are then None.
+    """
+    n, mean = len(scores), scores.double().mean().item()
+    if verdicts and ((scores == 0) | (scores == 1)).all():
+        middle = (mean + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+        half = Z95 * math.sqrt(mean * (1 - mean) / n + Z95**2 / (4 * n * n)) / (1 + Z95**2 / n)
+    elif n > 1:
+        middle, half = mean, Z95 * scores.double().std().item() / math.sqrt(n)
+    else:
+        return {"mean": mean, "low": None, "high": None, "n": n}
+    return {"mean": mean, "low": middle - half, "high": middle + half, "n": n}
+
+
+def bootstrap(
+    scores: ArrayLike,
+    prompts: ArrayLike,
+    strata: ArrayLike | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Floats:
+    """Means [R, K] of scores [N, K] (or [N]) over resampled prompts, each with all its images, the same for all K.
+
+    Prompts are drawn within their stratum, as an evaluation fixes how many images each category has. Of n prompts n - 1
+    are drawn and count n / (n - 1) each: the variance is then the unbiased one, and not too small by (n - 1) / n
+    (Rao and Wu, 1988, Journal of the American Statistical Association 83:231). A stratum with a single prompt, which
+    shows no spread, joins another.
+
+    Args:
+        scores: one row per image.
+        prompts: N numbers; images with the same number are of one prompt.
+        strata: N numbers, the same for all images of a prompt; None: one stratum.
+
+    Raises:
+        ValueError: there are fewer than two prompts.
+    """
+    _, first, row = np.unique(np.asarray(prompts), return_index=True, return_inverse=True)
+    values = np.asarray(scores, np.float64).reshape(len(row), -1)
+    if len(first) < 2:
+        raise ValueError("one prompt says nothing of other prompts: an interval over prompts needs two")
+    totals = np.zeros((len(first), values.shape[1] + 1))  # of each prompt; the last column counts its images
+    np.add.at(totals, row, np.column_stack([values, np.ones(len(values))]))
+    groups = _groups(np.zeros(len(first), int) if strata is None else np.asarray(strata)[first])
+    totals, rng = totals[np.concatenate(groups)], numpy_generator("bootstrap", seed)
+    blocks = []
+    for start in range(0, resamples, BLOCK):
+        size = min(BLOCK, resamples - start)
+        counts = np.concatenate([_counts(rng, len(members), size) for members in groups], 1)
+        blocks.append(counts @ totals)
+    means = np.concatenate(blocks)
+    return np.asarray(means[:, :-1] / means[:, -1:])
+
+
+def _groups(strata: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The prompts of each stratum, at least two together."""
+    members = [np.flatnonzero(strata == own) for own in np.unique(strata)]
+    groups = [each for each in members if len(each) > 1]
+    if single := [each for each in members if len(each) == 1]:
+        alone = np.concatenate(single)
+        groups = [*groups, alone] if len(alone) > 1 else [*groups[:-1], np.concatenate([groups[-1], alone])]
+    return groups
+
+
+def _counts(rng: np.random.Generator, n: int, size: int) -> Floats:
+    """How much each of n prompts counts in `size` resamples, [size, n]; every row adds up to n."""
+    drawn = rng.integers(0, n, (size, n - 1)) + n * np.arange(size)[:, None]
+    return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64) * (n / (n - 1))
+
+
+def bounds(means: Floats) -> tuple[float, float]:
+    """The 95 % percentile interval of resampled means [R]."""
+    low, high = np.quantile(means, [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)
+
+
+def p_value(means: Floats, prompts: int) -> float:
+    """Of the hypothesis that a mean difference is 0, two-sided, from its resampled values [R].
+
+    It inverts the percentile interval, counting what was measured as one more resample. It is never below 2^(1 - n)
+    with n prompts, the least that as many tosses of a coin can say: five prompts prove nothing.
+    """
+    below, above = int((means <= 0).sum()), int((means >= 0).sum())
+    p = 2 * (1 + min(below, above)) / (1 + len(means))
+    return min(1.0, max(p, 2.0 ** (1 - prompts)))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The exact test of McNemar (1947, Psychometrika 12:153): p of so many pairs that went from 0 to 1 and from 1 to 0.
+
+    Where both models are equally good, each pair that differs is a toss of a fair coin.
+    """
+    from scipy.stats import binomtest
+
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values that hold for all of a family together (Holm, 1979, Scandinavian Journal of Statistics 6:65)."""
+    adjusted, largest = [0.0] * len(p), 0.0
+    for rank, k in enumerate(sorted(range(len(p)), key=lambda k: p[k])):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[k]))
+        adjusted[k] = largest
+    return adjusted

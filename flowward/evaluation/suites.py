@@ -1,0 +1,54 @@
+"""Evaluations with a name: prompts, rewards (the first is the headline) and how many images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..system.errors import unknown
+from .evaluate import Evaluation
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is measured; how images are drawn stays with the user. The first reward is the headline."""
+
+    prompts: str
+    rewards: tuple[str, ...]
+    images: int = Evaluation.images
+    """spread evenly over the categories, so that the mean is that of the categories"""
+    images_per_prompt: int | None = None
+    """as many of every prompt, in place of `images`"""
+
+    def of(self, evaluation: Evaluation) -> Evaluation:
+        """An evaluation with this suite's prompts, rewards and numbers."""
+        return replace(
+            evaluation,
+            prompts=self.prompts,
+            rewards=self.rewards,
+            images=self.images,
+            images_per_prompt=self.images_per_prompt,
+        )
+
+
+SUITES = {
+    "scenes": Suite("scenes-held-out", ("scenes-strict", "balance")),
+    "geneval": Suite("geneval-held-out", ("geneval-strict",)),  # the six tasks of arXiv:2310.11513 weigh the same
+    "ocr": Suite("ocr-held-out", ("ocr",)),
+    # few prompts, so several images of each; preference models agree so little that one alone says not enough
+    "drawbench": Suite("drawbench-style", ("pickscore", "clipscore", "hpsv2", "aesthetic"), images_per_prompt=4),
+}
+
+
+def load(name_or_path: str) -> Suite:
+    """A suite by name, or one of a file of prompts, to which the user names rewards.
+
+    Raises:
+        ValueError: there is no such suite or file.
+    """
+    if name_or_path in SUITES:
+        return SUITES[name_or_path]
+    path = Path(name_or_path)
+    if not path.suffix and not path.exists() and ":" not in name_or_path:
+        raise ValueError(unknown("suite", name_or_path, SUITES) + " (or name a file of prompts)")
+    return Suite(name_or_path, ())

@@ -1,0 +1,137 @@
+"""The model card of exported weights: what they are, what was measured, and the run's curves and pictures."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..evaluation import outcome
+from ..evaluation.outcome import Measure
+from ..models import is_pipeline
+from ..process.policy import Policy
+from ..training.folder import RunFolder
+
+WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 28  # of a curve, and the room for its numbers, in pixels
+
+
+def write(
+    run: RunFolder, folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence[str], command: str = ""
+) -> Path:
+    """README.md with its pictures, beside exported weights in `folder`; `files` are their names."""
+    lines = run.lines()
+    evaluations = outcome.of(lines)
+    head = {
+        "base_model": about["base_model"],
+        "library_name": "diffusers",
+        "tags": ["flowward", "reinforcement-learning", *(["lora"] if "lora_rank" in about else [])],
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+        f"# {Path(str(about['base_model'])).name}, post-trained with {about['algorithm']}\n",
+        f"{outcome.sentence(evaluations)}\n",
+        *(f"{line[0].upper()}{line[1:]}.\n" for line in outcome.remarks(lines)),
+        _use(folder, policy, about, files),
+        "## How it was trained\n",
+        _table(["setting", "value"], [[name.replace("_", " "), _plain(value)] for name, value in about.items()]),
+    ]
+    if evaluations:
+        parts += ["## What was measured\n", *(_scores(measure) for measure in Measure.every(evaluations))]
+        parts.append(f"Measured with {outcome.settings(evaluations[-1][1])}; 95 % intervals.\n")
+    if rewards := [(line["iteration"], line["reward"]) for line in lines if line.get("reward") is not None]:
+        (folder / "reward.svg").write_text(curve(rewards, "reward in training"), "utf-8")
+        parts.append("![reward in training, over iterations](reward.svg)\n")
+    parts += _pictures(run, folder)
+    if command:
+        parts.append(f"## Again\n\n```\n{command}\n```\n")
+    card = folder / "README.md"
+    card.write_text("\n".join(parts), "utf-8")
+    return card
+
+
+def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence[str]) -> str:
+    told = "steps" in about and "guidance" in about  # an algorithm of one's own need not say how it samples
+    if not is_pipeline(about["base_model"]):  # flowward's own, which diffusers does not know
+        how = f" --steps {about['steps']} --guidance {about['guidance']}  # as in training" if told else ""
+        return f'```sh\nflowward sample this/folder "PROMPT"{how}\n```\n'
+    call = ""
+    if told:
+        given = {"num_inference_steps": about["steps"], **policy.arguments(about["guidance"])}
+        how = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        call = f"pipe({'image, ' * policy.edits}prompt, {how})  # as its samples were drawn in training\n"
+    loading = {
+        "pytorch_lora_weights.safetensors": 'pipe.load_lora_weights("this/folder")',
+        "transformer": 'pipe.transformer = type(pipe.transformer).from_pretrained("this/folder/transformer")',
+    }
+    chosen = "\n".join(loading[name] for name in files[:1])
+    if (folder / "transformer_2").is_dir():  # a pipeline of two
+        again = {
+            "pytorch_lora_weights.safetensors": (
+                'pipe.load_lora_weights("this/folder/transformer_2", load_into_transformer_2=True)'
+            ),
+            "transformer": 'pipe.transformer_2 = type(pipe.transformer_2).from_pretrained("this/folder/transformer_2")',
+        }
+        chosen += "\n" + again[files[0]]
+    which = "".join(f', {name}="{about[name]}"' for name in ("revision", "variant") if name in about)
+    return (
+        "```python\nfrom diffusers import DiffusionPipeline\n\n"
+        f'pipe = DiffusionPipeline.from_pretrained("{about["base_model"]}"{which})\n{chosen}\n{call}```\n'
+    )
+
+
+def _scores(measure: Measure) -> str:
+    rows = [measure.row("overall", measure.overall)]
+    rows += [measure.row(name, scores) for name, scores in measure.categories.items()]
+    several = len(measure.overall) > 1
+    head = [measure.label, "before", *(["after", "change", "intervals overlap"] if several else []), "images"]
+    return _table(head, rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _pictures(run: RunFolder, folder: Path) -> list[str]:
+    """The first and the last grid of samples."""
+    grids = sorted((run.path / "samples").glob("*.png"))
+    named = {"before.png": grids[:1], "after.png": grids[1:][-1:]}
+    found = []
+    for name, grid in named.items():
+        for path in grid:
+            shutil.copyfile(path, folder / name)
+            found.append(f"![the same prompts and noise, {name.removesuffix('.png')} training]({name})\n")
+    return found
+
+
+def curve(points: Sequence[tuple[float, float]], title: str) -> str:
+    """A line as SVG, with the ends of its axes."""
+    xs, ys = zip(*points, strict=True)
+    (left, right), (low, high) = (min(xs), max(xs)), (min(ys), max(ys))
+
+    def place(x: float, y: float) -> str:
+        across = LEFT + (WIDTH - LEFT - 8) * (x - left) / ((right - left) or 1)
+        down = HEIGHT - BOTTOM - (HEIGHT - BOTTOM - 24) * (y - low) / ((high - low) or 1)
+        return f"{across:.1f},{down:.1f}"
+
+    line = " ".join(place(x, y) for x, y in points)
+    style = "font-family='sans-serif' font-size='12' fill='#656b74'"
+    labels = [
+        (LEFT, 14, "start", title),
+        (LEFT - 6, HEIGHT - BOTTOM, "end", f"{low:.3g}"),
+        (LEFT - 6, 28, "end", f"{high:.3g}"),
+        (LEFT, HEIGHT - 8, "start", f"iteration {left:g}"),
+        (WIDTH - 8, HEIGHT - 8, "end", f"{right:g}"),
+    ]
+    texts = "".join(f"<text x='{x}' y='{y}' text-anchor='{end}' {style}>{said}</text>" for x, y, end, said in labels)
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {HEIGHT}' width='{WIDTH}' height='{HEIGHT}'>"
+        f"<polyline points='{line}' fill='none' stroke='#2f6fbb' stroke-width='2'/>{texts}</svg>\n"
+    )

@@ -1,0 +1,164 @@
+"""What `flowward export` wrote, read back: what it was made from, and the model that it stands for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .. import models
+from ..evaluation.outcome import counted
+from ..models.loading import MODEL, Loading
+from ..models.lora import LoRA
+from ..process.policy import Policy
+from ..system import strict_json
+from ..system.precision import Wish
+
+FACTS = "flowward.json"  # beside merged weights
+
+
+def merged(name: str) -> Path | None:
+    """The folder of merged weights that a name stands for (it, or the transformer in it); None for anything else."""
+    path = Path(name)
+    folder = path.parent if path.name == "transformer" else path
+    return folder if (folder / FACTS).is_file() and (folder / "transformer").is_dir() else None
+
+
+def facts(name: str) -> dict[str, Any]:
+    """What an export says of itself, be it adapters or merged weights: base model, algorithm, reward, iterations ...
+
+    It is empty for everything else.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    if file := models.adapters(name):
+        return read(file)
+    if not (folder := merged(name)):
+        return {}
+    try:
+        found = strict_json.loads((folder / FACTS).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder / FACTS} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{folder / FACTS} does not hold a mapping")
+    return found
+
+
+def sentence(facts: dict[str, Any]) -> str:
+    """made from BASE by ALGORITHM for ocr, 50 iterations, weights ema"""
+    reward = facts.get("reward") or []
+    parts = [
+        f"made from {facts.get('base_model', 'an unnamed model')}",
+        f" by {facts['algorithm']}" if facts.get("algorithm") else "",
+        f" for {' + '.join([reward] if isinstance(reward, str) else map(str, reward))}" if reward else "",
+        f", {counted(facts['iterations'], 'iteration')}" if "iterations" in facts else "",
+        f", weights {facts['weights']}" if "weights" in facts else "",
+    ]
+    return "".join(parts)
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What `export.lora` wrote beside the weights; empty for files of others."""
+    found: dict[str, Any] = strict_json.loads(_header(file).get("flowward", "{}"))
+    return found
+
+
+def _header(file: Path) -> dict[str, str]:
+    """Raises ValueError where it is no safetensors file."""
+    try:
+        with safe_open(file, "pt") as opened:
+            return dict(opened.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+def load(name: str, precision: Wish = "auto", loading: Loading | None = None) -> Policy | None:
+    """The model that an export's folder or file stands for; None where it is no export.
+
+    Raises:
+        ValueError: it is damaged or not from here, or its base model is not the one that it was trained on.
+    """
+    if file := models.adapters(name):
+        policy = _with_adapters(file, precision, loading)
+    elif folder := merged(name):
+        policy = _with_weights(folder, facts(name), precision, loading)
+    else:
+        return None
+    policy.name = name
+    return policy
+
+
+def _with_adapters(file: Path, precision: Wish, loading: Loading | None) -> Policy:
+    """The base model that is named in the header of `file`, with these adapters as its policy."""
+    about, header = read(file), _header(file)
+    _refuse_nameless(about, file)
+    tensors = {key.removeprefix("transformer."): tensor for key, tensor in load_file(file).items()}
+    if (other := file.parent / "transformer_2" / file.name).is_file():  # a pipeline of two
+        tensors = {f"transformer.{key}": tensor for key, tensor in tensors.items()}
+        tensors |= {key.replace("transformer.", "transformer_2.", 1): each for key, each in load_file(other).items()}
+    ranks = {tensor.shape[0] for key, tensor in tensors.items() if ".lora_A." in key}
+    if len(ranks) != 1:
+        raise ValueError(f"{file} does not hold adapters of one rank")
+    policy = _base(about, ranks.pop(), precision, loading)
+    alpha = json.loads(header.get("lora_adapter_metadata", "{}")).get("transformer.lora_alpha")
+    assert isinstance(policy.weights, LoRA)
+    if alpha not in (None, policy.weights.config.lora_alpha):
+        raise ValueError(f"the adapters of {file} have lora_alpha {alpha}, not twice their rank")
+    policy.weights.load("policy", tensors)
+    return policy
+
+
+def _with_weights(folder: Path, about: dict[str, Any], precision: Wish, loading: Loading | None) -> Policy:
+    """The base model of merged weights, with them in the place of its own."""
+    _refuse_nameless(about, folder / FACTS)
+    policy = _base(about, None, precision, loading)
+    for name, part in transformers(policy).items():
+        try:
+            tensors: dict[str, Tensor] = {}
+            for file in (folder / name).glob("*.safetensors"):  # a large one is stored in several
+                tensors |= load_file(file)
+            part.load_state_dict(tensors)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(f"{folder / name} does not hold the weights of {about['base_model']}: {said}") from error
+    return policy
+
+
+def transformers(policy: Policy) -> dict[str, nn.Module]:
+    """The networks that are trained, by the names of their folders."""
+    from ..models.diffusers import DiffusersPolicy
+
+    if isinstance(policy, DiffusersPolicy):
+        return policy.family.transformers
+    with policy.weights.network("policy") as network:
+        return {"transformer": network}
+
+
+def _base(about: dict[str, Any], rank: int | None, precision: Wish, loading: Loading | None) -> Policy:
+    """At the size and with the text of the training, where nothing else is asked for.
+
+    Raises:
+        ValueError: it is another model than the one that was trained.
+    """
+    loading = loading or Loading()
+    kept = [name for name in MODEL if name != "quantise" and getattr(loading, name) is None]
+    given = {name: about[name] for name in kept if about.get(name) is not None}
+    if "size" in given:
+        given["size"] = tuple(given["size"])
+    policy = models.load(about["base_model"], rank, precision, loading=replace(loading, **given))
+    same = about.get("base") in (None, policy.identity["base"])
+    rounded = about.get("quantise") or loading.quantise or loading.variant not in (None, about.get("variant"))
+    if not same and not rounded:
+        raise ValueError(f"this was trained on another model than the one that is {about['base_model']} now")
+    return policy
+
+
+def _refuse_nameless(about: dict[str, Any], file: Path) -> None:
+    if "base_model" not in about:
+        raise ValueError(f"{file} does not name its base model: it is not what `flowward export` writes")

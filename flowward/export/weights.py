@@ -1,0 +1,99 @@
+"""Trained weights as files that diffusers loads, which say where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .. import __version__
+from ..models import LORA_FILE
+from ..models.diffusers import DiffusersPolicy
+from ..models.lora import LoRA
+from ..process.policy import Policy
+from ..system import strict_json
+from ..training.folder import RunFolder
+from .exported import FACTS, transformers
+
+
+def lora(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None) -> Path:
+    """Write the adapters of `policy` as `pipeline.load_lora_weights(folder)` reads them.
+
+    `about` goes into the header of the file, as JSON under the key `flowward`.
+
+    Raises:
+        ValueError: all weights were trained.
+        OSError: it cannot be written.
+    """
+    trained = policy.weights
+    if not isinstance(trained, LoRA):
+        raise ValueError("all weights of this model were trained, so there is no LoRA to export")
+    pipe: Any = diffusers.StableDiffusion3Pipeline
+    if isinstance(policy, DiffusersPolicy):
+        pipe = type(policy.family.pipe)
+    described = strict_json.dumps({"version": __version__, **(about or {})})
+    for name, tensors in _by_component(policy, trained.export("policy")).items():
+        _write(pipe, folder if name == "transformer" else folder / name, tensors, trained, described)
+    return folder / LORA_FILE
+
+
+def _by_component(policy: Policy, tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Those of each transformer of a pipeline; where there are two, names begin with their component's."""
+    names = list(policy.family.transformers) if isinstance(policy, DiffusersPolicy) else ["transformer"]
+    if len(names) == 1:
+        return {names[0]: tensors}
+    return {
+        name: {
+            key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")
+        } for name in names
+    }  # fmt: skip
+
+
+def _write(pipe: Any, folder: Path, tensors: dict[str, Tensor], trained: LoRA, described: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    pipe.save_lora_weights(
+        folder,
+        transformer_lora_layers=tensors,
+        transformer_lora_adapter_metadata=trained.config.to_dict(),
+    )
+    file = folder / LORA_FILE
+    with safe_open(file, "pt") as opened:
+        header = opened.metadata() or {}
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (it is not a mapping)
+    partial = folder / f".{LORA_FILE}.partial"
+    save_file(tensors, partial, {**header, "flowward": described})
+    partial.replace(file)
+
+
+def stored(network: nn.Module) -> str:
+    """What its weights are held in: float32, bfloat16 ..."""
+    return str(next(network.parameters()).dtype).removeprefix("torch.")
+
+
+def merged(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None) -> Path:
+    """Write the whole transformer (or both), adapters merged into it; the policy cannot be trained any more.
+
+    Weights are added up in float32, and rounded once, to what the model is held in. bf16 keeps 8 bits of them: it loses
+    what an adapter adds to a weight below 1/512 of it, which the adapters by themselves do not.
+
+    `about` goes into flowward.json beside it, as the files of diffusers do not say what they were made from, and in
+    what precision they are.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with policy.weights.network("policy") as network:
+        if isinstance(policy.weights, LoRA):
+            network.fuse_lora(adapter_names=["policy"])
+            network.unload_lora()
+    parts = transformers(policy)
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)  # type: ignore[operator]
+    said = {"version": __version__, **(about or {}), "dtype": stored(parts["transformer"])}
+    RunFolder(folder).write_text(FACTS, strict_json.dumps(said, 2) + "\n")
+    return folder / "transformer"

@@ -1,0 +1,136 @@
+"""Points of the reverse process: states that a rollout passed, and the random steps it took from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..process.rollout import Rollout, Steps
+from ..system.errors import one_of
+from ..system.streams import Key
+from .credit import ZScore
+from .points import Batch
+
+Weight = Literal["even", "noise", "per-time"]
+Views = Literal["sum", "mean", "restandardised"]
+
+
+@dataclass(frozen=True)
+class Moves(Batch):
+    """B states with up to C random steps x_s = P x_t + Q v + sigma z from each; those of a state share one forward."""
+
+    z: Tensor  # [B, C, ...]
+    advantage: Tensor  # [B, C] float64
+    weight: Tensor  # [B, C] float64, of the loss of a step; 0 where a state has fewer than C
+    step: Tensor  # [B] number of the step in its grid
+    q: Tensor  # [B] float64, and so are the next two
+    sigma: Tensor
+    length: Tensor  # [B] t - s
+
+
+@dataclass(frozen=True)
+class Walked:
+    """State number i, with its steps; states of one root go into the same optimiser step."""
+
+    steps: Steps  # those of the rollout, or some of them
+    rollout: Rollout
+    weight: Tensor  # [S] of each step of the grid
+    advantage: Tensor  # [R, C]
+
+    indivisible = 1
+
+    @property
+    def unit(self) -> int:
+        return self.steps.per_root
+
+    def __len__(self) -> int:
+        return len(self.advantage)
+
+    def take(self, numbers: Tensor) -> Moves:
+        """States are gathered for these points alone."""
+        steps, device = self.steps, self.rollout.x0.device
+        number, sample = steps.number[numbers], steps.sample[numbers]
+        t, s, q, sigma = steps.table[number].unbind(1)
+        there = sample[:, :, 0] >= 0
+        even = len(steps.sample) / int((steps.sample[:, :, 0] >= 0).sum())  # so that every step counts once
+        return Moves(
+            x_t=steps.x[numbers].to(device),
+            t=t.float().to(device),
+            condition=self.rollout.condition[self.rollout.group[sample[:, 0, 0]]],
+            z=steps.z[numbers].to(device),
+            advantage=self.advantage[numbers].to(device),
+            weight=(self.weight[number][:, None] * there * even).to(device),
+            step=number.to(device),
+            q=q.to(device),
+            sigma=sigma.to(device),
+            length=(t - s).to(device),
+            known={"old": steps.v[numbers].to(device)},
+        )
+
+
+@dataclass(frozen=True)
+class RandomSteps:
+    """Every random step of the rollout (reverse-process policy gradients)."""
+
+    weight: Weight = "even"
+    """of the steps: `noise` by sigma over its mean (TempFlow-GRPO), `per-time` by 1 / (t - s) (GRPO-Guard)"""
+    views: Views = "sum"
+    """how advantages of several samples of one step are put together (G2RPO)"""
+    extremes: int | None = None
+    """train on so many images of each prompt, half of them the best and half the worst (DanceGRPO, for video: 8)"""
+
+    def __post_init__(self) -> None:
+        one_of("weight of steps", self.weight, get_args(Weight))
+        one_of("way to put views together", self.views, get_args(Views))
+        if self.extremes is not None and (self.extremes < 2 or self.extremes % 2):
+            raise ValueError(
+                f"the images to train on are as many of the best as of the worst: {self.extremes} is no even number "
+                "from 2 on"
+            )
+
+    def __call__(self, rollout: Rollout, key: Key) -> Walked:
+        """Raises ValueError where no step of the rollout was random, or a prompt has too few images."""
+        steps = rollout.steps
+        if steps is None:
+            raise ValueError("this algorithm trains on random steps, but samples of this kind have none")
+        if self.extremes is not None:
+            steps = steps[self._ends(rollout, steps)]
+        return Walked(steps, rollout, self._weights(steps.table), self._advantages(rollout, steps))
+
+    def _ends(self, rollout: Rollout, steps: Steps) -> Tensor:
+        """The numbers of the steps that came to the images to train on, in order."""
+        members, half = rollout.by_group(), (self.extremes or 0) // 2
+        if members.shape[1] < 2 * half:
+            raise ValueError(f"{2 * half} images of each prompt are to be trained on, and there are {members.shape[1]}")
+        if steps.sample.shape[1:] != (1, 1):
+            raise ValueError("only where every image has a way of its own can some be left out: extremes must be None")
+        order = members.gather(1, rollout.advantage[members].argsort(dim=1, descending=True, stable=True))
+        kept = torch.cat([order[:, :half], order[:, order.shape[1] - half :]], 1)
+        return torch.isin(steps.sample[:, 0, 0], kept).nonzero().flatten()
+
+    def _weights(self, table: Tensor) -> Tensor:
+        """[S], of each step of the grid."""
+        t, s, _, sigma = table.unbind(1)
+        match self.weight:
+            case "even":
+                return torch.ones_like(t)
+            case "noise":
+                return sigma / sigma.nanmean()
+            case "per-time":
+                return 1 / (t - s)
+
+    def _advantages(self, rollout: Rollout, steps: Steps) -> Tensor:
+        """[R, C]: those of the samples that came of each step, put together."""
+        each = rollout.advantage[steps.sample] * (steps.sample >= 0)
+        if self.views == "mean":
+            return each.mean(2)
+        total = each.sum(2)
+        if self.views == "restandardised":  # over the steps that the samples of the first view are compared with
+            first = steps.sample[:, :, 0]
+            rivals = torch.stack([rollout.cohort[first], steps.number[:, None].expand_as(first)], 2)
+            there = first >= 0
+            total[there] = ZScore("group")(total[there], rivals[there].unique(dim=0, return_inverse=True)[1])
+        return total

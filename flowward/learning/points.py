@@ -1,0 +1,269 @@
+"""What a loss is evaluated on: noised samples or visited states, with all that the equation needs beside them.
+
+A set of points exists only when asked: point number i is made when a minibatch takes it. Time and noise of a point
+depend on its number alone, so it is the same point in whichever minibatch it lands. `unit` consecutive points go into
+the same optimiser step (those of an image, or images that are compared), `indivisible` into the same call of the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from ..process.flow import interpolate, noise
+from ..process.policy import Condition
+from ..process.rollout import Rollout
+from ..process.times import Times
+from ..system.streams import Key, generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows that a loss is evaluated on. Tensors are [B, ...]; everything else belongs to the whole."""
+
+    x_t: Tensor  # [B, ...]
+    t: Tensor  # [B] in [0, 1]
+    condition: Condition  # B rows
+    known: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)  # velocities that need no evaluation
+    fresh: bool = field(default=False, kw_only=True)  # the policy is still what drew the samples
+    same: frozenset[str] = field(default=frozenset(), kw_only=True)  # copies that are what the policy is now
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def __getitem__(self, rows: slice | Tensor) -> Self:
+        def part(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: tensor[rows] for name, tensor in value.items()}
+            return value[rows] if isinstance(value, Tensor | Condition) else value
+
+        return type(self)(**{each.name: part(getattr(self, each.name)) for each in fields(self)})
+
+    def split(self, size: int) -> Iterator[Self]:
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def knowing(self, known: Mapping[str, Tensor]) -> Self:
+        return replace(self, known={**self.known, **known})
+
+
+@dataclass(frozen=True)
+class Points(Batch):
+    """A minibatch of training points: noised samples, or visited states of pairs."""
+
+    x0: Tensor  # [B, ...] finished sample
+    eps: Tensor  # [B, ...] the noise in x_t
+    advantage: Tensor  # [B] float32
+    group: Tensor  # [B] number of the unit that a point belongs to
+    exemplar: Tensor  # [B] bool: the sample is a given image
+    delta: Tensor | None = None  # [B, ...] half the difference to the other sample of its pair
+
+
+class PointSet(Protocol):
+    """The points of an iteration."""
+
+    @property
+    def unit(self) -> int: ...  # so many consecutive points are shuffled as one
+    @property
+    def indivisible(self) -> int: ...  # so many consecutive points are compared by the loss
+    def __len__(self) -> int: ...
+    def take(self, numbers: Tensor) -> Batch: ...  # the points with these numbers [B]
+
+
+def _renoised(rollout: Rollout, sample: Tensor, t: Tensor, eps: Tensor, group: Tensor) -> Points:
+    x0 = rollout.x0[sample]
+    given = torch.zeros(len(sample), dtype=torch.bool) if rollout.exemplar is None else rollout.exemplar[sample]
+    return Points(
+        x_t=interpolate(x0, eps.to(x0.device), t.to(x0.device)),
+        t=t.to(x0.device),
+        x0=x0,
+        eps=eps.to(x0.device),
+        advantage=rollout.advantage[sample].float().to(x0.device),
+        condition=rollout.condition[rollout.group[sample]],
+        group=group.to(x0.device),
+        exemplar=given.to(x0.device),
+    )
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The times and the noise of numbered draws; each draw's are its own."""
+
+    rollout: Rollout
+    draws: int  # that share one call of the time law
+    times: Times
+    key: Key
+
+    def at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """t [B] and eps [B, ...] of draws `numbers`; repeated numbers give the same again."""
+        word, *rest = self.key
+        shape = self.rollout.x0.shape[1:]
+        together: dict[int, Tensor] = {}
+        noises: dict[int, Tensor] = {}
+        t = []
+        for number in numbers.tolist():
+            owner, which = divmod(number, self.draws)
+            if owner not in together:
+                stream = generator(f"{word} times", *rest, owner)
+                together[owner] = self.times(self.draws, self.rollout.levels, stream)
+            if number not in noises:
+                noises[number] = torch.randn(shape, generator=generator(*self.key, number))
+            t.append(together[owner][which])
+        return torch.stack(t), torch.stack([noises[number] for number in numbers.tolist()])
+
+
+@dataclass(frozen=True)
+class Renoised:
+    """Number i is sample i // unit, noised for the (i % unit)th time."""
+
+    rollout: Rollout
+    unit: int
+    noising: Draws
+
+    indivisible = 1
+
+    def __len__(self) -> int:
+        return len(self.rollout) * self.unit
+
+    def take(self, numbers: Tensor) -> Points:
+        sample = numbers // self.unit
+        return _renoised(self.rollout, sample, *self.noising.at(numbers), sample)
+
+
+@dataclass(frozen=True)
+class Renoise:
+    """Forward-process points: re-noise each finished sample at fresh times with fresh noise."""
+
+    per_image: int = 2
+    """points per image and update"""
+    times: Times = field(default_factory=Times)
+
+    def __post_init__(self) -> None:
+        if self.per_image < 1:
+            raise ValueError(f"every image needs at least 1 training point, not {self.per_image}")
+
+    def __call__(self, rollout: Rollout, key: Key) -> Renoised:
+        """Raises ValueError where the sampler's grid is too coarse for the law of times."""
+        self.times.refuse(self.per_image, len(rollout.levels))
+        return Renoised(rollout, self.per_image, Draws(rollout, self.per_image, self.times, key))
+
+
+@dataclass(frozen=True)
+class Together:
+    """`members` [P, K] are compared, `draws` times each: number i is member i % K in draw i // K.
+
+    All members of a draw have the same time and noise, so that only the images differ.
+    """
+
+    rollout: Rollout
+    members: Tensor
+    draws: int
+    noising: Draws
+
+    @property
+    def unit(self) -> int:
+        return self.members.shape[1]
+
+    @property
+    def indivisible(self) -> int:
+        return self.unit
+
+    def __len__(self) -> int:
+        return self.members.numel() * self.draws
+
+    def take(self, numbers: Tensor) -> Points:
+        draw, member = numbers // self.unit, numbers % self.unit
+        sample = self.members[draw // self.draws, member]
+        return _renoised(self.rollout, sample, *self.noising.at(draw), draw)
+
+
+@dataclass(frozen=True)
+class RenoiseGroups:
+    """Whole prompt groups at a time (DGPO, CRD)."""
+
+    draws: int = 2
+    """times and noises per group"""
+    times: Times = field(default_factory=Times)
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"every group needs at least 1 draw, not {self.draws}")
+
+    def __call__(self, rollout: Rollout, key: Key) -> Together:
+        """Raises ValueError where groups differ in size, or the grid is too coarse for the law of times."""
+        self.times.refuse(self.draws, len(rollout.levels))
+        return Together(rollout, rollout.by_group(), self.draws, Draws(rollout, self.draws, self.times, key))
+
+
+@dataclass(frozen=True)
+class RenoisePairs:
+    """The best and the worst sample of each group (DPO)."""
+
+    draws: int = 2
+    """times and noises per pair"""
+    times: Times = field(default_factory=Times)
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"every pair needs at least 1 draw, not {self.draws}")
+
+    def __call__(self, rollout: Rollout, key: Key) -> Together:
+        """Raises ValueError where groups differ in size, or the grid is too coarse for the law of times."""
+        self.times.refuse(self.draws, len(rollout.levels))
+        members = rollout.by_group()
+        advantage = rollout.advantage[members]
+        ends = torch.stack([advantage.argmax(1), advantage.argmin(1)], 1)
+        return Together(rollout, members.gather(1, ends), self.draws, Draws(rollout, self.draws, self.times, key))
+
+
+@dataclass(frozen=True)
+class VisitedStates:
+    """Number i is state i % S of sample i // S, with the velocity that was recorded there."""
+
+    rollout: Rollout
+    partner: Tensor  # [N] number of the other sample of each one's pair
+
+    unit = indivisible = 1
+
+    def __len__(self) -> int:
+        return len(self.rollout) * len(self.rollout.levels)
+
+    def take(self, numbers: Tensor) -> Points:
+        """States are gathered for these points alone: all of an epoch at once would not fit for large models."""
+        rollout = self.rollout
+        if rollout.states is None or rollout.velocities is None:
+            raise ValueError("this algorithm trains on the states that its samples passed, and given images have none")
+        sample, level = numbers // len(rollout.levels), numbers % len(rollout.levels)
+        device = rollout.x0.device
+        x_t, v = rollout.states[sample, level].to(device), rollout.velocities[sample, level].to(device)
+        t = rollout.levels[level].float().to(device)
+        return Points(
+            x_t=x_t,
+            t=t,
+            x0=rollout.x0[sample],
+            eps=noise(x_t, t, v),
+            advantage=rollout.advantage[sample].float().to(device),
+            condition=rollout.condition[rollout.group[sample]],
+            group=rollout.group[sample].to(device),
+            exemplar=torch.zeros(len(sample), dtype=torch.bool, device=device),
+            delta=(rollout.x0[sample] - rollout.x0[self.partner[sample]]) / 2,
+            known={"old": v},
+        )
+
+
+@dataclass(frozen=True)
+class Visited:
+    """Every state that paired samples passed through (FDFO)."""
+
+    def __call__(self, rollout: Rollout, key: Key) -> VisitedStates:
+        """Raises ValueError where a group is not a pair."""
+        members = rollout.by_group()
+        if members.shape[1] != 2:
+            raise ValueError(f"samples are compared in pairs: group_size must be 2, not {members.shape[1]}")
+        partner = torch.empty(len(rollout), dtype=torch.long)
+        partner[members] = members.flip(1)
+        return VisitedStates(rollout, partner)

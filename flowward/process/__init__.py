@@ -1,0 +1,1 @@
+"""The generative process: times, solvers, noise schedules, and how samples are drawn from a velocity."""

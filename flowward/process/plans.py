@@ -1,0 +1,230 @@
+"""What the trajectory tree of an iteration is: trajectories with random steps in a window, or a trunk with branches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import get_args
+
+import numpy as np
+import torch
+
+from ..system.errors import finite, one_of
+from ..system.streams import generator
+from .flow import TimeGrid, shifted
+from .laws import LAWS, LawName, excess
+from .solvers import dpm2, euler
+from .trees import Cohorts, Segment, Tree
+from .windows import Window
+
+
+@dataclass(frozen=True)
+class Chain(TimeGrid):
+    """Trajectories that do not branch: random steps in a window, the ODE before it and after it."""
+
+    law: LawName = "flow-sde"
+    """of the random steps"""
+    noise: float = 0.7
+    """its strength: a, eta or scale"""
+    window: Window = field(default_factory=Window)
+    """the random steps; the last step of the grid has no noise to learn from, and never is one"""
+    share: float = 1.0
+    """of the random steps that are trained on, drawn for each sample (DanceGRPO: 0.6)"""
+    shared_start: bool = False
+    """all samples of a prompt start from the same noise"""
+    tail: float | None = None
+    """after the window, this share of the remaining steps by DPM-Solver++(2M) on a coarser grid (Flash; None: all)"""
+    guidance: float = 1.0
+
+    leaves = breadth = 1
+
+    def __post_init__(self) -> None:
+        one_of("law of random steps", self.law, LAWS)
+        LAWS[self.law](self.noise)  # refuses what it cannot do
+        finite(self, "guidance")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"the share of steps to train on must lie in (0, 1], not {self.share}")
+        if self.tail is not None and not 0 < self.tail <= 1:
+            raise ValueError(f"the share of steps after the window must lie in (0, 1], not {self.tail}")
+        super().__post_init__()
+        self.window.positions(self.steps)
+        if self.known:
+            self.at(0, 0)  # refuses what it cannot do
+
+    @property
+    def random(self) -> list[int]:
+        """The steps that are random in some iteration."""
+        starts, size = self.window.positions(self.steps)
+        return sorted({step for start in starts for step in range(start, start + size)})
+
+    def remarks(self) -> list[str]:
+        """How much noise the random steps leave."""
+        return noise_remarks(self)
+
+    def after(self, stop: int) -> tuple[float, ...]:
+        """The times from step `stop` to 0. A coarser grid is even in unshifted time, and always ends at 0.
+
+        Of a grid that is a list of times, it is even in their numbers. The paper counts
+        max(1, int((steps - last) * tail)) points after the last random step, both ends included.
+        """
+        if self.tail is None:
+            return self.times[stop:]
+        many = max(1, int((self.steps - stop + 1) * self.tail) - 1)
+        if self.own is not None:
+            places = np.linspace(stop, self.steps, many + 1)
+            return tuple(np.interp(places, range(self.steps + 1), self.own).tolist())
+        top = self.times[stop]
+        even = torch.linspace(top / (self.shift - (self.shift - 1) * top), 0, many + 1, dtype=torch.float64)
+        return (top, *shifted(even, self.shift).tolist()[1:])
+
+    def at(self, seed: int, iteration: int) -> Tree:
+        """The tree of an iteration.
+
+        Raises:
+            ValueError: the window does not fit, or a step in it has no noise.
+        """
+        random = self.window.steps(self.steps, seed, iteration)
+        times, segments = self.times, []
+        if random.start:
+            segments.append(Segment(-1, times[: random.start + 1]))
+        law = LAWS[self.law](self.noise)
+        segments.append(Segment(len(segments) - 1, times[random.start : random.stop + 1], random.start, law=law))
+        rest = self.after(random.stop)
+        segments.append(Segment(len(segments) - 1, rest, random.stop, solver=dpm2 if self.tail else euler, leaf=True))
+        return Tree(tuple(segments), self.shared_start, self.share, guidance=self.guidance)
+
+
+@dataclass(frozen=True)
+class Branches(TimeGrid):
+    """A trunk along the ODE, from which random steps branch off; every child then follows the ODE to its sample.
+
+    With several strides a child is finished once on each thinned grid, and has as many samples.
+    """
+
+    law: LawName = "flow-sde"
+    noise: float = 0.7
+    low: int = 0
+    """first step with a branch"""
+    high: int | None = None
+    """first step without (None: the last step)"""
+    one: bool = False
+    """a branch at one of these steps alone, drawn for every iteration, instead of at all"""
+    fanout: int = 6
+    """children per branch"""
+    length: int = 1
+    """random steps of a branch"""
+    strides: tuple[int, ...] = (1,)
+    """steps of the grid per step on the way from a child to its samples"""
+    cohorts: Cohorts = "root"
+    """samples that are compared: all of a `prompt`, those of a `branch` of it, or of a branch of one `root`"""
+    shared_start: bool = False
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        one_of("law of random steps", self.law, LAWS)
+        LAWS[self.law](self.noise)  # refuses what it cannot do
+        one_of("kind of cohort", self.cohorts, get_args(Cohorts))
+        finite(self, "guidance")
+        if self.fanout < 2 or self.length < 1:
+            raise ValueError(f"a branch needs 2 children and 1 step at least, not {self.fanout} and {self.length}")
+        if not self.strides or min(self.strides) < 1:
+            raise ValueError(f"strides must be at least 1, not {self.strides}")
+        super().__post_init__()
+        self.places(0, 0)
+        if self.known:
+            self.at(0, 0)
+
+    @property
+    def leaves(self) -> int:
+        """Samples per root."""
+        return len(self.places(0, 0)) * self.fanout * len(self.strides)
+
+    @property
+    def breadth(self) -> int:
+        """Those of a root that the network is asked about at once: the children of one branch on one grid."""
+        return self.fanout
+
+    @property
+    def random(self) -> list[int]:
+        """The steps that are random in some iteration."""
+        starts = replace(self, one=False).places(0, 0)
+        return sorted({step for start in starts for step in range(start, start + self.length)})
+
+    def remarks(self) -> list[str]:
+        """How much noise the random steps leave."""
+        return noise_remarks(self)
+
+    def places(self, seed: int, iteration: int) -> list[int]:
+        """The steps where a branch starts."""
+        last = self.steps - self.length  # the last step is never random
+        high = last if self.high is None else self.high
+        if not 0 <= self.low < high <= last:
+            raise ValueError(
+                f"branches of {self.length} random steps can start at steps 0 to {last - 1} of {self.steps}, "
+                f"not at {self.low} to {high - 1}"
+            )
+        if not self.one:
+            return list(range(self.low, high))
+        return [self.low + int(torch.randint(high - self.low, (1,), generator=generator("branch", seed, iteration)))]
+
+    def at(self, seed: int, iteration: int) -> Tree:
+        """The tree of an iteration.
+
+        Raises:
+            ValueError: a branch would reach the last step, or a step in it has no noise.
+        """
+        times = self.times
+        law, segments, trunk, here = LAWS[self.law](self.noise), list[Segment](), -1, 0
+        for place in self.places(seed, iteration):
+            if place > here:
+                segments.append(Segment(trunk, times[here : place + 1], here))
+                trunk, here = len(segments) - 1, place
+            end = place + self.length
+            segments.append(Segment(trunk, times[place : end + 1], place, self.fanout, law, branch=place + 1))
+            child = len(segments) - 1
+            for stride in self.strides:
+                way = [end, *range(end + 1, self.steps, stride)]
+                way = [number for number in way if number + stride <= self.steps or number == end]
+                segments.append(Segment(child, (*(times[n] for n in way), 0.0), end, leaf=True))
+        return Tree(tuple(segments), self.shared_start, cohorts=self.cohorts, guidance=self.guidance)
+
+
+NOISY = 1.2  # excess noise that deserves a warning
+NARROW = 0.8  # of the densities' gradient in one of three or more steps: so does this
+
+
+def excess_noise(rollout: Chain | Branches) -> list[tuple[int, float]]:
+    """(step, sqrt(c^2 + sigma^2) / s) of every step that may be random: 1 is as much noise as its level calls for."""
+    times, law = rollout.times, LAWS[rollout.law](rollout.noise)
+    pairs = list(pairwise(times))
+    return [(number, excess(law, *pairs[number], times[1])) for number in rollout.random]
+
+
+def narrowest(rollout: Chain | Branches) -> tuple[int, float]:
+    """The random step whose density has the largest gradient, |Q| / sigma, and its share of that of all of them."""
+    times, law = rollout.times, LAWS[rollout.law](rollout.noise)
+    numbers = [law.coefficients(times[number], times[number + 1], times[1]) for number in rollout.random]
+    pulls = [abs(q) / sigma for _, q, sigma in numbers]
+    most = max(pulls)
+    return rollout.random[pulls.index(most)], most / sum(pulls)
+
+
+def noise_remarks(rollout: Chain | Branches) -> list[str]:
+    """How much noise each random step leaves, and warnings where it is too much, or too little to learn from others."""
+    found = excess_noise(rollout)
+    listed = ", ".join(f"{number}: {value:.3g}" for number, value in found)
+    lines = [f"noise after each random step, over what its level calls for: {listed}"]
+    if bad := [number for number, value in found if value > NOISY]:
+        steps = f"steps {', '.join(map(str, bad))} leave" if len(bad) > 1 else f"step {bad[0]} leaves"
+        lines.append(
+            f"{steps} more noise than later steps can take away, so the images that are scored are noisier than the "
+            "model's: keep late steps out of the random ones, or use --algorithm.rollout.law ddim or cps together with "
+            "--algorithm.ratio cps"
+        )
+    number, share = narrowest(rollout)
+    if len(found) > 2 and share > NARROW:
+        lines.append(
+            f"step {number} has so little noise that {share:.0%} of the gradient of all steps' densities is its own: "
+            "keep it out of the random ones, or use --algorithm.ratio cps or guard, or --algorithm.points.weight noise"
+        )
+    return lines

@@ -1,0 +1,203 @@
+"""What every model looks like to the rest of the library: a velocity in flowward's convention."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..prompts import Edit, Prompt
+from ..system.precision import Precision
+from .flow import grid
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Encoded prompts: named tensors [N, ...], one row per prompt."""
+
+    tensors: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, index: Tensor | slice) -> Condition:
+        return Condition({name: tensor[index] for name, tensor in self.tensors.items()})
+
+    def cat(self, other: Condition) -> Condition:
+        """The rows of both; shorter text is padded with zeros."""
+        return Condition({name: _stacked(tensor, other.tensors[name]) for name, tensor in self.tensors.items()})
+
+
+def _stacked(a: Tensor, b: Tensor) -> Tensor:
+    if a.ndim > 1 and a.shape[1] != b.shape[1]:
+        longest = max(a.shape[1], b.shape[1])
+        a, b = (
+            torch.cat([each, each.new_zeros(len(each), longest - each.shape[1], *each.shape[2:])], 1) for each in (a, b)
+        )
+    return torch.cat([a, b])
+
+
+Velocity = Callable[[Tensor, Tensor, Condition], Tensor]  # x [B, ...], t [B], condition of B rows -> v [B, ...]
+
+
+class Weights(Protocol):
+    """`policy`, its named copies, and `reference`; models/weights.py has two kinds."""
+
+    kind: str  # for checkpoints: weights of one kind cannot be read as another
+
+    def add(self, name: str) -> None: ...  # make the copy `name` of `policy` as it is now
+    def network(self, name: str) -> AbstractContextManager[Any]: ...  # the network with these weights active
+    def still(self, name: str) -> AbstractContextManager[None]: ...  # only these weights are used, without gradients
+    def tensors(self, name: str) -> dict[str, Tensor]: ...  # the live tensors of `policy` or of a copy
+    def follow(self, name: str, decay: float) -> None: ...  # copy <- decay * copy + (1 - decay) * policy
+    def same(self, name: str) -> bool: ...  # whether a copy is what the policy is now, bit by bit
+    def load(self, name: str, values: dict[str, Tensor]) -> None: ...  # overwrite `policy` or a copy
+
+
+class Policy(ABC):
+    """A flow model with the weights that training needs: `policy`, its named copies, and `reference`."""
+
+    name: str  # what `load` was asked for
+    identity: dict[str, Any]  # what a checkpoint must agree with: architecture, kind of weights, rank
+    latent_shape: tuple[int, ...]  # of one sample
+    image_size: tuple[int, int]  # height and width of a decoded sample
+    weights: Weights
+    precision: Precision
+    device: torch.device
+    loading: Any = None  # the options that it was loaded with (models.loading.Loading), if there were any
+    edits: bool = False  # every prompt comes with an image, of which another one is made
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[Prompt]) -> Condition:
+        """Encode prompts, one row each (call it once per distinct prompt).
+
+        Raises:
+            ValueError: the model cannot read a prompt.
+        """
+
+    def unlike(self, identity: Mapping[str, Any]) -> list[str]:
+        """In what a checkpoint's identity differs from this model's; what an older one lacks is not compared."""
+        if not identity:
+            return ["identity"]
+        return [key for key, value in identity.items() if self.identity.get(key) != value]
+
+    def prepare(self, prompts: Sequence[Prompt]) -> None:
+        """Make ready to encode these prompts, and only these, many times."""
+        return
+
+    def empty(self) -> Condition:
+        """One row for the absence of a prompt."""
+        return self.encode([""])
+
+    def blank(self) -> Callable[[Condition], Condition]:
+        """What takes the prompts off the rows of a condition; of edits it leaves the source."""
+        empty = self.empty()
+        return lambda condition: empty[torch.zeros(len(condition), dtype=torch.long)]
+
+    def times(self, steps: int) -> tuple[float, ...]:
+        """The model's own grid of times, [steps + 1] from 1 to 0."""
+        return tuple(grid(steps, 1.0, "linear").tolist())
+
+    def refuse(self, prompts: Sequence[Prompt]) -> None:
+        """Raises ValueError where the model cannot read a prompt; cheap, so that a run can ask before it begins."""
+        for prompt in prompts:
+            if isinstance(prompt, Edit) and not self.edits:
+                raise ValueError(
+                    f"{self.name} makes images from text alone, and '{prompt.text}' is for the image {prompt.source}: "
+                    "take a model that edits images, or prompts without a source"
+                )
+            if self.edits and not isinstance(prompt, Edit):
+                raise ValueError(
+                    f"{self.name} edits images, and '{prompt}' comes with none: name a source for every prompt"
+                )
+
+    @abstractmethod
+    def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
+        """v = E[eps - x0 | x_t], float32 [B, ...], from x [B, ...] and t [B] in [0, 1], under the named weights.
+
+        Gradients flow for `policy` (unless the caller forbids them) and never for the others.
+        """
+
+    @abstractmethod
+    def decode(self, x0: Tensor) -> Tensor:
+        """Finished samples [B, ...] to images, float32 [B, 3, H, W] in [0, 1]."""
+
+    @abstractmethod
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Images float32 [B, 3, H, W] in [0, 1], on any device, to samples [B, ...]; videos are [B, F, 3, H, W].
+
+        It is what `decode` undoes, up to its loss.
+        """
+
+    def under(self, weights: str, guidance: float = 1.0) -> Velocity:
+        """The velocity under one set of weights, as a plain function.
+
+        With classifier-free guidance (Ho and Salimans, 2022, arXiv:2207.12598) it is v_0 + guidance (v - v_0), v_0 the
+        velocity without a prompt, or what `guided` makes of the two, at twice the work.
+        """
+        if guidance == 1:
+            return lambda x, t, condition: self.velocity(x, t, condition, weights)
+        blank = self.blank()
+
+        def guided(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            both = condition.cat(blank(condition))
+            v, v_0 = self.velocity(torch.cat([x, x]), torch.cat([t, t]), both, weights).chunk(2)
+            return self.guided(v, v_0, guidance)
+
+        return guided
+
+    def evaluations(self, guidance: float) -> int:
+        """Of the network that a step takes."""
+        return 1 if guidance == 1 else 2
+
+    def remark(self, guidance: float) -> str | None:
+        """What is to be known of samples at this scale, where the model was made for another."""
+        return None
+
+    def arguments(self, scale: float) -> dict[str, Any]:
+        """Of the model's own pipeline, for samples of this size with a scale of guidance."""
+        return {"guidance_scale": scale}
+
+    def guided(self, v: Tensor, v_0: Tensor, scale: float) -> Tensor:
+        """The velocities with and without a prompt, put together; 1 is the first, 0 the second."""
+        return v_0 + scale * (v - v_0)
+
+
+class Evaluable(Protocol):
+    """Where a velocity is wanted; see points.Points."""
+
+    @property
+    def x_t(self) -> Tensor: ...
+    @property
+    def t(self) -> Tensor: ...
+    @property
+    def condition(self) -> Condition: ...
+    @property
+    def known(self) -> Mapping[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Models:
+    """The velocities that a loss may ask for. `old` and `reference` never carry gradients."""
+
+    policy: Velocity
+    old: Velocity
+    reference: Velocity
+
+    @classmethod
+    def of(cls, policy: Policy, guidance: Mapping[str, float] | None = None) -> Models:
+        """Those of a policy; `guidance` by name, where it is not 1."""
+        scales = guidance or {}
+        return cls(*(policy.under(name, scales.get(name, 1.0)) for name in ("policy", "old", "reference")))
+
+    def at(self, name: str, points: Evaluable) -> Tensor:
+        """v [B, ...] at training points: as it is known already, or evaluated now."""
+        if name in points.known:
+            return points.known[name]
+        velocity: Velocity = getattr(self, name)
+        return velocity(points.x_t, points.t, points.condition)

@@ -1,0 +1,233 @@
+"""Trajectory trees: how the samples of a root share their way, where they part, and which steps are trained on.
+
+A tree is a list of segments. Each starts where its parent ends, may fan out there, and goes down its own times, either
+along the ODE or by random steps of a law. A state that several segments leave from is evaluated once. What it takes to
+score a random step is kept: the state, the velocity there, and the noise of every child.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..system.streams import Key, generator
+from .laws import Law
+from .noise import Noise
+from .policy import Condition, Velocity
+from .rollout import Drawn, Steps
+from .solvers import Solver, euler
+
+Cohorts = Literal["prompt", "branch", "root"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of every trajectory that passes the end of `parent`."""
+
+    parent: int
+    """number of an earlier segment; -1: the root"""
+    times: tuple[float, ...]
+    """[n + 1], decreasing, from where the parent ends"""
+    first: int = 0
+    """number of its first step in the tree's grid"""
+    fanout: int = 1
+    """children per trajectory"""
+    law: Law | None = None
+    """of its random steps (None: it follows the ODE)"""
+    solver: Solver = euler
+    """of the ODE"""
+    branch: int = 0
+    """name of its noise: a child's is the same whichever other branches there are"""
+    leaf: bool = False
+    """it ends in samples"""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Segments, and how the samples at their ends are compared. Those of a root are consecutive, leaf after leaf.
+
+    Raises:
+        ValueError: a segment does not start where its parent ends; children of one state that would all be the same; a
+            random step without noise.
+    """
+
+    segments: tuple[Segment, ...]
+    shared_start: bool = False
+    """all roots of a prompt start from the same noise"""
+    share: float = 1.0
+    """of the random steps of a root that are trained on, drawn for each root"""
+    cohorts: Cohorts = "prompt"
+    """samples that are compared: all of a `prompt`, or those of a `branch` of it, or of a branch of one `root`"""
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        for number, segment in enumerate(self.segments):
+            if not -1 <= segment.parent < number:
+                raise ValueError(f"segment {number} comes before its parent, {segment.parent}")
+            start = self.segments[segment.parent].times[-1] if segment.parent >= 0 else 1.0
+            if segment.times[0] != start:
+                raise ValueError(
+                    f"segment {number} starts at {segment.times[0]:.4g}, where its parent ends at {start:.4g}"
+                )
+            if segment.law is None and segment.fanout > 1:
+                raise ValueError(
+                    "children that follow the ODE from one state are the same: fan out where noise is added"
+                )
+            for t, s in pairwise(segment.times):
+                if segment.law is not None and self.coefficients(segment.law, t, s)[2] == 0:
+                    raise ValueError(f"the step from {t:.4g} to {s:.4g} has no noise, so no density to train on")
+
+    def coefficients(self, law: Law, t: float, s: float) -> tuple[float, float, float]:
+        """(P, Q, sigma) of a step of this tree."""
+        return law.coefficients(t, s, self.segments[0].times[1])
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """Trajectories per root at the end of each segment."""
+        rows: list[int] = []
+        for segment in self.segments:
+            rows.append((rows[segment.parent] if segment.parent >= 0 else 1) * segment.fanout)
+        return rows
+
+    @property
+    def leaves(self) -> int:
+        """Samples per root."""
+        return sum(rows for rows, segment in zip(self.rows, self.segments, strict=True) if segment.leaf)
+
+    def descendants(self, number: int) -> Tensor:
+        """The samples that come of each trajectory at the end of a segment, [rows, views], counted within the root.
+
+        Raises:
+            ValueError: a trajectory fans out again below, so that it has no sample of its own.
+        """
+        views, before = [], 0
+        for end, segment in enumerate(self.segments):
+            if not segment.leaf:
+                continue
+            above = end
+            while above > number:
+                above = self.segments[above].parent
+            if above == number:
+                if self.rows[end] != self.rows[number]:
+                    raise ValueError("a step that is trained on may not branch again below")
+                views.append(before + torch.arange(self.rows[end]))
+            before += self.rows[end]
+        return torch.stack(views, 1)
+
+    @torch.no_grad()
+    def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn:
+        """B samples, one per row of `condition` and key of `noise`; B is a multiple of `leaves`."""
+        of, prompts = noise.roots(self.leaves), condition[torch.arange(0, len(noise.keys), self.leaves)]
+        roots = len(prompts)
+
+        def ask(x: Tensor, t: float) -> Tensor:
+            rows = torch.arange(roots).repeat_interleave(len(x) // roots)
+            return velocity(x, torch.full((len(x),), t, device=x.device), prompts[rows])
+
+        ends = {-1: of.start(None if self.shared_start else 1)}
+        asked: dict[int, Tensor] = {}  # the velocity where several segments start
+        kept: list[dict[str, Tensor]] = []
+        for number, segment in enumerate(self.segments):
+            x = ends[segment.parent]
+            if segment.parent not in asked:
+                asked[segment.parent] = ask(x, segment.times[0])
+            v = asked[segment.parent]
+            if segment.law is None:
+                ends[number] = segment.solver(_known(ask, v, segment.times[0]), x, segment.times, of.step)
+                continue
+            samples, fan = self.descendants(number), segment.fanout
+            for step, (t, s) in enumerate(pairwise(segment.times), start=segment.first):
+                if step > segment.first:
+                    v, fan = ask(x, t), 1
+                p, q, sigma = self.coefficients(segment.law, t, s)
+                z = of.branch(segment.branch, self.rows[number], step)
+                kept.append(_record(roots, fan, x, v, z, samples, step))
+                x = (p * x + q * v).repeat_interleave(fan, 0) + sigma * z
+            ends[number] = x
+        leaves = [ends[number] for number, segment in enumerate(self.segments) if segment.leaf]
+        x0 = torch.cat([leaf.unflatten(0, (roots, -1)) for leaf in leaves], 1).flatten(0, 1)
+        return Drawn(x0, steps=self._steps(kept, of) if kept else None, cohort=self._cohort(of))
+
+    def _steps(self, kept: list[dict[str, Tensor]], of: Noise) -> Steps:
+        """The random steps of each root one after another, or its share of them."""
+        widest = max(record["z"].shape[2] for record in kept)
+        padded = [_widened(record, widest) for record in kept]
+        found = {name: torch.cat([record[name] for record in padded], 1) for name in padded[0]}
+        roots, count = found["number"].shape
+        if self.share < 1:
+            chosen = torch.stack([_choose(count, max(1, round(self.share * count)), key) for key in of.keys])
+            found = {name: value[torch.arange(roots)[:, None], chosen] for name, value in found.items()}
+            count = chosen.shape[1]
+        first = torch.arange(roots).view(-1, 1, 1, 1) * self.leaves
+        found["sample"] = torch.where(found["sample"] < 0, -1, found["sample"] + first)
+        return Steps(**{name: value.flatten(0, 1) for name, value in found.items()}, table=self.table, per_root=count)
+
+    @property
+    def table(self) -> Tensor:
+        """[S, 4] float64: t, s, Q and sigma of each random step, by its number; NaN elsewhere."""
+        rows: dict[int, tuple[float, ...]] = {}
+        for segment in self.segments:
+            if segment.law is not None:
+                for step, (t, s) in enumerate(pairwise(segment.times), start=segment.first):
+                    rows[step] = (t, s, *self.coefficients(segment.law, t, s)[1:])
+        table = torch.full((max(rows) + 1, 4), torch.nan, dtype=torch.float64)
+        table[list(rows)] = torch.tensor(list(rows.values()), dtype=torch.float64)
+        return table
+
+    def _cohort(self, of: Noise) -> Tensor:
+        """Samples of a prompt with equal numbers are compared, [B]."""
+        ends = [number for number, segment in enumerate(self.segments) if segment.leaf]
+        branch = torch.cat([torch.full((self.rows[end],), end) for end in ends]).repeat(len(of.keys))
+        root = torch.tensor([int(key[-1]) for key in of.keys]).repeat_interleave(self.leaves)
+        match self.cohorts:
+            case "prompt":
+                return torch.zeros_like(branch)
+            case "branch":
+                return branch
+            case "root":
+                return root * len(self.segments) + branch
+
+
+Ask = Callable[[Tensor, float], Tensor]
+
+
+def _known(ask: Ask, v: Tensor, top: float) -> Ask:
+    """`ask`, knowing the answer at the first time."""
+    return lambda x, t: v if t == top else ask(x, t)
+
+
+def _record(roots: int, fan: int, x: Tensor, v: Tensor, z: Tensor, sample: Tensor, number: int) -> dict[str, Tensor]:
+    """A random step of all roots: [roots, states, ...], and [roots, states, children, ...] for z and sample.
+
+    On the CPU: the states of an epoch are too many for most devices.
+    """
+    x, v, z = (each.cpu() for each in (x, v, z))
+    x = x.unflatten(0, (roots, -1))
+    return {
+        "x": x,
+        "v": v.unflatten(0, (roots, -1)),
+        "z": z.unflatten(0, (roots, -1, fan)),
+        "sample": sample.unflatten(0, (-1, fan)).expand(roots, -1, -1, -1),
+        "number": torch.full(x.shape[:2], number),
+    }
+
+
+def _widened(record: dict[str, Tensor], children: int) -> dict[str, Tensor]:
+    """With room for so many children of each state; those that are not there have sample -1."""
+    z, sample = record["z"], record["sample"]
+    more = children - z.shape[2]
+    room = z.new_zeros(*z.shape[:2], more, *z.shape[3:])
+    return {**record, "z": torch.cat([z, room], 2), "sample": pad(sample, (0, 0, 0, more), value=-1)}
+
+
+def _choose(count: int, many: int, key: Key) -> Tensor:
+    """`many` of `count`, in order: a pure function of the root."""
+    _, *rest = key
+    return torch.randperm(count, generator=generator("share", *rest))[:many].sort().values

@@ -1,0 +1,1 @@
+"""Rewards on the look of an image."""

@@ -1,0 +1,79 @@
+"""Rewards of the built-in world. They look only at pixels and at the text of the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...prompts.scenes import parse
+from ...scenes.checker import Verdict, check
+
+
+def verdicts(images: Tensor, prompts: Sequence[str]) -> list[Verdict]:
+    """The checker's findings on images [B, 3, 32, 32] in [0, 1].
+
+    Raises:
+        ValueError: a prompt is not a sentence of the scenes world, or the images have another shape.
+    """
+    return check(images.float().cpu().numpy(), [parse(prompt).request for prompt in prompts])
+
+
+class _OfPrompts:
+    """What rewards that read the prompt have in common."""
+
+    def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
+        """Raises ValueError where a prompt is not a sentence of the scenes world."""
+        for prompt in prompts:
+            parse(prompt)
+
+
+class Strict(_OfPrompts):
+    """1 if everything the prompt asks for is there and nothing else, otherwise 0 (GenEval's verdict, made exact)."""
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+        return torch.tensor([float(verdict.strict) for verdict in verdicts(images, prompts)])
+
+    def explain(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> list[str]:
+        """What is wrong with each picture, in words; empty where nothing is."""
+        return [verdict.reason for verdict in verdicts(images, prompts)]
+
+
+class Soft(_OfPrompts):
+    """How much of the prompt holds, in [0, 1]: the checker's soft score."""
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+        return torch.tensor([verdict.soft for verdict in verdicts(images, prompts)], dtype=torch.float32)
+
+
+class Scenes(_OfPrompts):
+    """The mean of the strict verdict and the soft score: partial credit for signal, and the verdict as the goal."""
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+        found = verdicts(images, prompts)
+        return torch.tensor([0.5 * verdict.strict + 0.5 * verdict.soft for verdict in found], dtype=torch.float32)
+
+
+class Balance:
+    """Composition, continuous in [0, 1]: is the visual weight centred?
+
+    exp(-(d / 0.3)^2), d the distance of the centre of mass of whatever differs from the paper from the centre of the
+    picture, in half widths. It knows nothing of prompts, so it can be traded against them, or watched for drift.
+    A blank picture scores 0, and so does one with NaN or infinity.
+    """
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+        finite = images.isfinite().flatten(1).all(1).cpu().numpy()
+        x = images.float().nan_to_num(0).clamp(0, 1).cpu().numpy()
+        border = np.concatenate([x[:, :, 0], x[:, :, -1], x[:, :, :, 0], x[:, :, :, -1]], 2)
+        weight = np.linalg.norm(x - np.median(border, 2)[:, :, None, None], axis=1)
+        weight = np.where(weight > 0.1, weight, 0)
+        total = weight.sum((1, 2))
+        height, width = weight.shape[1:]
+        dx = (weight * np.linspace(-1, 1, width)).sum((1, 2)) / np.maximum(total, 1e-6)
+        dy = (weight * np.linspace(-1, 1, height)[:, None]).sum((1, 2)) / np.maximum(total, 1e-6)
+        score = np.where(finite & (total > 0), np.exp(-(dx**2 + dy**2) / 0.3**2), 0.0)
+        return torch.from_numpy(score.astype(np.float32))

@@ -1,0 +1,249 @@
+"""A vision-language model as a reward, behind any server that speaks OpenAI's chat completions (vLLM, SGLang, hosted).
+
+The judge sees images of 8 bits per channel, as PNG. Scores lie in [0, 1].
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...prompts.pictures import picture
+from ...system.asking import Declined, Server, ServiceError, Unavailable
+from ...system.errors import not_negative, positive, unknown
+from ...system.jobs import work
+from ..reward import Metadata, RewardError, served, subjects
+from ..service.wire import not_finite, png, to_uint8
+from . import template as templates
+from .answers import Answers
+from .reading import Unreadable
+
+HOT = 0.7  # temperature of a second try: at 0 it would give the same answer
+AGAIN = 60.0  # seconds between two sentences about what is waited for
+
+
+@dataclass(frozen=True)
+class _Question:
+    prompt: str
+    messages: list[tuple[str, list[str | None]]]  # None: the next image
+    images: tuple[Tensor, ...]  # [3, H, W]; one, or two to compare, and perhaps what was edited
+    key: str  # hash of all that the answer depends on
+
+
+@dataclass
+class Judge:
+    """What a vision-language model says of each image, or which of two images of the same prompt it prefers.
+
+    A template that compares makes the score the win rate against the other images of the prompt in the call (a tie is
+    half a win, and so are equal images; Pref-GRPO, arXiv:2508.20751). Which of a pair is shown first follows from
+    their hashes, so a preference for the first place is spread evenly and scores do not depend on the order of images.
+
+    No image is scored by default: an answer that cannot be read is asked for again, a server that does not answer is
+    waited for, and after that the call fails. Safe to call from several threads.
+
+    Raises:
+        ValueError: no judge answers, it refuses the key, has no such model, or an option cannot be.
+    """
+
+    in_background: ClassVar[bool] = True
+
+    model: str = ""
+    """as the server names it; may be left out where it has only one"""
+    server: str = "http://127.0.0.1:8000/v1"
+    """base address of an OpenAI-compatible server"""
+    template: str = "yes-no"
+    """a shipped one (unified-reward, unified-reward-pairwise, yes-no, json-score, edit), or the path of your own"""
+    key_variable: str = "OPENAI_API_KEY"
+    """environment variable with the API key, where the server wants one"""
+    concurrency: int = 16
+    """questions at once"""
+    timeout: float = 120.0
+    """seconds for one answer"""
+    patience: float = 600.0
+    """seconds without any answer after which a call fails"""
+    max_retries: int = 3
+    """of a question whose answer cannot be read"""
+    cache: str | Path | None = None
+    """folder for answers, so that no question is paid for twice"""
+
+    def __post_init__(self) -> None:
+        positive(self, "concurrency", "timeout", "patience")
+        not_negative(self, "max_retries")
+        self._template = templates.load(self.template)
+        self._answers = Answers(Path(self.cache)) if self.cache else None
+        key = os.environ.get(self.key_variable) or None
+        self._server = Server(self.server, self.timeout, key, again=AGAIN)
+        self._model = self._meet()
+
+    def _meet(self) -> str:
+        """The model that is asked."""
+        try:
+            found = self._server.call("GET", "/models", timeout=min(self.timeout, 10.0))
+            listed = [each["id"] for each in found["data"]]
+        except Unavailable as error:
+            raise ValueError(f"no judge answers ({error}); start one, for example: vllm serve MODEL") from error
+        except Declined as error:
+            denied = error.status in (401, 403)
+            hint = f"the key comes from {self.key_variable}" if denied else "the address usually ends in /v1"
+            raise ValueError(f"{error} ({hint})") from error
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{self.server} answers, but not as an OpenAI-compatible server does") from error
+        if not self.model and len(listed) != 1:
+            raise ValueError(f"name the model of the judge; {self.server} has {', '.join(listed) or 'none'}")
+        if self.model and self.model not in listed:
+            raise ValueError(unknown("model of the judge", self.model, listed))
+        return self.model or listed[0]
+
+    @property
+    def compares(self) -> bool:
+        """Whether a score depends on the other images of its prompt in the call."""
+        return self._template.images == 2
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The model that is asked, named or not, and what is in the template."""
+        return {"model": self._model, "template_sha256": self._template.identity[:16]}
+
+    def refuse(self, prompts: Sequence[str], metadata: Metadata = None) -> None:
+        """Raises ValueError, naming the first prompt of which the template wants to know more than there is."""
+        for prompt, about in zip(prompts, metadata or [{}] * len(prompts), strict=True):
+            try:
+                messages = self._template.filled(prompt, about)
+            except RewardError as error:
+                raise ValueError(str(error)) from error
+            for source in (part for _, parts in messages for part in parts if isinstance(part, Path)):
+                if not source.is_file():
+                    raise ValueError(f"the prompt '{prompt}' has its source at {source}, where the judge finds none")
+
+    @served()
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
+        """Scores [B] in [0, 1] of images [B, 3, H, W].
+
+        Raises:
+            RewardError: an image is not finite, a prompt has a single image where images are compared, an answer could
+                not be read after `max_retries`, or nobody answered for `patience` seconds.
+        """
+        if bad := not_finite(images):
+            raise RewardError(f"an image of '{prompts[bad[0]]}' holds NaN or infinity, which no judge can look at")
+        shown, about = to_uint8(images), metadata or [{}] * len(images)
+        digests = [_digest(image) for image in shown]
+        if self.compares:
+            return self._win_rates(shown, digests, prompts, about)
+        rows = range(len(images))
+        return torch.tensor(self._asked([self._question(shown, digests, prompts, about, (i,)) for i in rows]))
+
+    def _win_rates(
+        self, images: Tensor, digests: list[str], prompts: Sequence[str], about: Sequence[Mapping[str, Any]]
+    ) -> Tensor:
+        groups: defaultdict[str, list[int]] = defaultdict(list)
+        own = subjects(prompts, about)
+        for index, subject in enumerate(own):
+            groups[subject].append(index)
+        for members in groups.values():
+            if len(members) == 1:
+                raise RewardError(
+                    f"'{prompts[members[0]]}' has one image in this call, and a win rate needs more to compare"
+                )
+        pairs = [pair for members in groups.values() for pair in combinations(members, 2)]
+        unlike = [(i, j) if digests[i] < digests[j] else (j, i) for i, j in pairs if digests[i] != digests[j]]
+        answers = self._asked([self._question(images, digests, prompts, about, pair) for pair in unlike])
+        won = dict(zip(unlike, answers, strict=True))
+        wins = torch.zeros(len(images), dtype=torch.float64)
+        for first, second in pairs:
+            score = won.get((first, second), 0.5) if (second, first) not in won else 1 - won[second, first]
+            wins[first] += score
+            wins[second] += 1 - score
+        rivals = torch.tensor([len(groups[subject]) - 1 for subject in own])
+        return (wins / rivals).float()
+
+    def _question(
+        self,
+        images: Tensor,
+        digests: list[str],
+        prompts: Sequence[str],
+        about: Sequence[Mapping[str, Any]],
+        rows: tuple[int, ...],
+    ) -> _Question:
+        prompt = prompts[rows[0]]
+        filled = self._template.filled(prompt, about[rows[0]])
+        messages = [(role, [part if isinstance(part, str) else None for part in parts]) for role, parts in filled]
+        shown, judged = [], iter(rows)
+        for part in (each for _, parts in filled for each in parts if not isinstance(each, str)):
+            size = images.shape[-2], images.shape[-1]
+            shown.append(to_uint8(picture(part, size)) if isinstance(part, Path) else images[next(judged)])
+        seen = [digests[row] for row in rows] if len(shown) == len(rows) else [_digest(image) for image in shown]
+        depends = [self._model, self._template.identity, messages, seen]
+        key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()
+        return _Question(prompt, messages, tuple(shown), key)
+
+    def _asked(self, questions: list[_Question]) -> list[float]:
+        doers = [self._answer] * self.concurrency
+        return work(doers, questions, self.patience, lambda question: f"judging '{question.prompt}'")
+
+    def _answer(self, question: _Question) -> float:
+        """Raises Unavailable where the server is to be waited for, RewardError where nothing can be read."""
+        if self._answers and (known := self._answers.get(question.key)) is not None:
+            return known
+        body = self._body(question)
+        why = ""
+        for attempt in range(1 + self.max_retries):
+            if attempt:
+                body |= {"temperature": max(HOT, body.get("temperature", 1.0)), "seed": attempt}
+            try:
+                answer = self._server.ask("POST", "/chat/completions", json=body)
+                score = self._template.read.read(choice := _choice(answer))
+            except Unreadable as error:
+                why = str(error)
+            except (RewardError, ServiceError) as error:
+                raise RewardError(f"judging '{question.prompt}': {error}") from error
+            else:
+                self._keep(question.key, score, choice)
+                return score
+        raise RewardError(
+            f"judging '{question.prompt}': no answer of {self._model} could be read in {1 + self.max_retries} tries; "
+            f"the last: {why}"
+        )
+
+    def _keep(self, key: str, score: float, choice: Mapping[str, Any]) -> None:
+        if self._answers:
+            self._answers.put(key, score, choice.get("message"))
+
+    def _body(self, question: _Question) -> dict[str, Any]:
+        urls = iter(["data:image/png;base64," + base64.b64encode(png(image)).decode() for image in question.images])
+        messages = []
+        for role, parts in question.messages:  # templates of some models take a list only where there are images
+            content = [_part(part, urls) for part in parts] if None in parts else "\n".join(map(str, parts))
+            messages.append({"role": role, "content": content})
+        return {"model": self._model, "messages": messages, **self._template.request, **self._template.read.request()}
+
+
+def _part(part: str | None, urls: Any) -> dict[str, Any]:
+    if part is not None:
+        return {"type": "text", "text": part}
+    return {"type": "image_url", "image_url": {"url": next(urls)}}
+
+
+def _digest(image: Tensor) -> str:
+    """Of the pixels that the judge sees, however they are packed."""
+    return hashlib.sha256(json.dumps(list(image.shape)).encode() + image.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _choice(answer: Any) -> Mapping[str, Any]:
+    try:
+        choice = answer["choices"][0]
+        if isinstance(choice, dict) and isinstance(choice.get("message", {}), dict):
+            return choice
+    except (KeyError, IndexError, TypeError):
+        pass
+    raise Unreadable(f"it holds no choices: {str(answer)[:200]}")

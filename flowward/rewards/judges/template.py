@@ -1,0 +1,113 @@
+"""What a judge is asked, and how a number is read from what it answers: one YAML file each, shipped in templates/.
+
+source:    where the question comes from
+messages:  role and text; {image} stands for an image (twice: two images are compared), {prompt} for the prompt,
+           {source} for the image that was edited, and {anything} else for that entry of the prompt's metadata
+request:   further fields of the request, such as temperature and max_tokens
+read:      kind, and what that kind needs: number, winner, yes-no or json, the classes of reading.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError, with_config
+
+from ...system.errors import unknown
+from ..reward import RewardError
+from .reading import STRICT, Json, Number, Winner, YesNo
+
+SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "templates").glob("*.yaml"))}
+Part = str | Path | None
+"""of a message: text, the file of an image, or the place of the image that is judged"""
+
+PLACE = re.compile(r"\{(\w+)\}")
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Message:
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Template:
+    """A question with a way to read its answers."""
+
+    messages: tuple[Message, ...]
+    read: Annotated[Number | Winner | YesNo | Json, Field(discriminator="kind")]
+    request: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        wanted = 2 if isinstance(self.read, Winner) else 1
+        if self.images != wanted:
+            raise ValueError(f"it asks for {wanted} x {{image}} in its messages, and there are {self.images}")
+
+    @property
+    def images(self) -> int:
+        """How many are shown at once."""
+        return sum(PLACE.findall(message.text).count("image") for message in self.messages)
+
+    @property
+    def identity(self) -> str:
+        """Changes with whatever may change an answer or its reading."""
+        content = {key: value for key, value in asdict(self).items() if key != "source"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def filled(self, prompt: str, about: Mapping[str, Any]) -> list[tuple[str, list[Part]]]:
+        """(role, parts) of each message.
+
+        Raises:
+            RewardError: the metadata lacks something that the template names.
+        """
+        return [(message.role, _parts(message.text, {**about, "prompt": prompt})) for message in self.messages]
+
+
+def _parts(text: str, values: Mapping[str, Any]) -> list[Part]:
+    parts: list[Part] = [""]
+    for number, piece in enumerate(PLACE.split(text)):  # by turns text and names; what is filled in is not split again
+        if number % 2 and piece == "image":
+            parts += [None, ""]
+            continue
+        if number % 2 and piece not in values:
+            raise RewardError(
+                f"the judge's template asks for {{{piece}}}, which the metadata of '{values['prompt']}' lacks"
+            )
+        if number % 2 and piece == "source":
+            parts += [Path(values[piece]), ""]
+            continue
+        parts[-1] = f"{parts[-1]}{values[piece] if number % 2 else piece}"
+    stripped = [part.strip() if isinstance(part, str) else part for part in parts]
+    return [part for part in stripped if part != ""]
+
+
+def load(name: str) -> Template:
+    """A shipped template by name, or one of your own by its path.
+
+    Raises:
+        ValueError: there is none, or it is not what a template must be.
+    """
+    path = SHIPPED.get(name, Path(name))
+    if not path.is_file():
+        raise ValueError(f"there is no template at {path}" if path.suffix else unknown("template", name, SHIPPED))
+    try:
+        template: Template = TypeAdapter(Template).validate_python(yaml.safe_load(path.read_text("utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"template {path} is no YAML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(
+            f"template {path}{f', {where}' if where else ''}: {first['msg'].removeprefix('Value error, ')}"
+        ) from error
+    return template

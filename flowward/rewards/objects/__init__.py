@@ -1,0 +1,1 @@
+"""Rewards on the objects in an image (GenEval)."""

@@ -1,0 +1,110 @@
+"""The scores of an iteration's images, as they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from ..system import distributed
+from . import Metadata, Reward, RewardError, score
+
+AT_ONCE = 4  # parts of an iteration that one reward may be asked about at the same time
+
+
+class Scoring:
+    """What each reward gives each of N images.
+
+    A reward that mostly waits for others (`in_background = True`: a server, a judge) is asked as soon as the images of
+    a prompt are complete, while the next ones are drawn. The others are asked at the end, about all images at once.
+
+    Args:
+        rewards: (name, reward) of each.
+        texts, metadata: of the N images that will come, in their order.
+        unit: consecutive images that must be seen together, because a reward may compare those of a prompt.
+    """
+
+    def __init__(
+        self, rewards: Sequence[tuple[str, Reward]], texts: Sequence[str], metadata: Metadata = None, unit: int = 1
+    ):
+        self.rewards, self.texts, self.metadata, self.unit = rewards, texts, metadata, unit
+        self._waiting = [getattr(reward, "in_background", False) for _, reward in rewards]
+        self._held: list[Tensor] = []  # of a prompt that is not complete
+        self._asked = 0  # images that rewards in the background know of
+        self._answers: dict[str, list[Future[Tensor]]] = {}
+        self._threads = ThreadPoolExecutor(AT_ONCE * sum(self._waiting)) if any(self._waiting) else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._threads:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def add(self, images: Tensor) -> None:
+        """The next images [B, 3, H, W] or [B, F, 3, H, W]."""
+        if not self._threads:
+            return
+        self._held.append(images)
+        whole = sum(len(part) for part in self._held) // self.unit * self.unit
+        if whole:
+            held = torch.cat(self._held)
+            self._held = [held[whole:]]
+            for (name, reward), waits in zip(self.rewards, self._waiting, strict=True):
+                if waits:
+                    future = self._threads.submit(self._score, name, reward, held[:whole], self._asked)
+                    self._answers.setdefault(name, []).append(future)
+            self._asked += whole
+
+    def result(self, images: Tensor) -> Tensor:
+        """The scores [N, R] of all images, which have been added before.
+
+        Raises:
+            RewardError: a reward failed.
+        """
+        columns = []
+        for (name, reward), waits in zip(self.rewards, self._waiting, strict=True):
+            if waits:
+                columns.append(torch.cat([answer.result() for answer in self._answers[name]]))
+            else:
+                columns.append(self._score(name, reward, images, 0))
+        return torch.stack(columns, 1)
+
+    def _score(self, name: str, reward: Reward, images: Tensor, first: int) -> Tensor:
+        rows = slice(first, first + len(images))
+        about = self.metadata[rows] if self.metadata else None
+        return score(name, reward, images, self.texts[rows], about)
+
+
+@contextmanager
+def agreement() -> Iterator[None]:
+    """Inside, each process asks rewards about images of its own; afterwards none of them has failed in any.
+
+    Raises:
+        RewardError: one has; all processes raise it.
+    """
+    failure = None
+    try:
+        yield
+    except RewardError as error:
+        failure = error
+    if said := distributed.messages(str(failure) if failure else None):
+        raise failure or RewardError(said[0])
+
+
+def agreed(scored: Callable[[], Tensor]) -> Tensor:
+    """The scores of all processes, [N, R], from a function that gives those of this one.
+
+    Raises:
+        RewardError: a reward failed in one of them; all of them raise it.
+    """
+    with agreement():
+        mine = scored()
+    return torch.cat(distributed.everyone(mine))

@@ -1,0 +1,1 @@
+"""Rewards on the text in an image."""

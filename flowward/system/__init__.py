@@ -1,0 +1,1 @@
+"""What everything stands on: processes, files, precision, memory, random streams, other people's servers, errors."""

@@ -1,0 +1,175 @@
+"""Asking a server: what passes and what does not, and what is said while it is waited for."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+import threading
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+CONNECT = 10.0  # seconds in which a server must take a connection
+LATER = frozenset({408, 425, 429})  # statuses by which a server asks to be asked again; so do those from 500 but one:
+NEVER = 501  # it does not know how
+
+
+class ServiceError(RuntimeError):
+    """A server that this program depends on refused, or did not answer for too long."""
+
+
+class Unavailable(Exception):
+    """Worth another try. `pause`: the seconds after which the server asked for it."""
+
+    def __init__(self, why: str, pause: float = 0.0):
+        super().__init__(why)
+        self.pause = pause
+
+
+class Declined(ServiceError):
+    """A server's own refusal, which no waiting will change, with its HTTP status."""
+
+    def __init__(self, status: int, sentence: str):
+        super().__init__(sentence)
+        self.status = status
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_token(token: str | None) -> None:
+    """Raises ValueError, which does not show it, where a header cannot carry a token (a newline of its file, say)."""
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token and token):
+        raise ValueError("the token must be printable ASCII without spaces around it, and not empty")
+
+
+class Server:
+    """One address: asks it, tells what passes from what does not, and says on stderr when it is waited for."""
+
+    def __init__(self, address: str, timeout: float, token: str | None, again: float = float("inf")):
+        """`again`: seconds after which an outage that goes on, or another one, is said again.
+
+        Raises:
+            ValueError: there can be no such address or token, or httpx2 is not installed.
+        """
+        try:
+            import httpx2
+        except ImportError as error:
+            raise ValueError("asking a server needs httpx2: pip install 'flowward[rewards]'") from error
+        try:
+            parts = urlsplit(address)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and bool(httpx2.URL(address))
+        except (ValueError, httpx2.InvalidURL):
+            usable = False
+        if not usable:
+            raise ValueError(f"'{address}' is no address of a server: write it as http://host:port")
+        self.address, self.timeout, self.again = address.rstrip("/"), timeout, again
+        self._since: float | None = None
+        self._said = -float("inf")
+        self._lock = threading.Lock()
+        self._errors = (httpx2.TransportError, httpx2.DecodingError)
+        check_token(token)
+        self._client = httpx2.Client(
+            headers={} if token is None else {"Authorization": f"Bearer {token}"},
+            timeout=self._limits(timeout),
+            limits=httpx2.Limits(max_connections=None),
+            verify=parts.scheme == "https",  # certificates take a while to load; no redirect leads to any
+            trust_env=not is_loopback(parts.hostname or ""),  # a proxy cannot know what this machine is to itself
+        )
+
+    @staticmethod
+    def _limits(timeout: float) -> Any:
+        from httpx2 import Timeout
+
+        return Timeout(timeout, connect=min(timeout, CONNECT))
+
+    def ask(self, method: str, path: str, own_failures: bool = False, **body: Any) -> Any:
+        """The same as `call`, for those who will ask again: says on stderr that somebody is waited for."""
+        try:
+            found = self.call(method, path, own_failures, **body)
+        except Unavailable as error:
+            self._begins(str(error))
+            raise
+        self._ends()
+        return found
+
+    def call(
+        self, method: str, path: str, own_failures: bool = False, timeout: float | None = None, **body: Any
+    ) -> Any:
+        """The JSON of an answer. With `own_failures` a 500 that comes with a sentence (`detail`) is an answer, too.
+
+        Raises:
+            Unavailable: nobody answered, or what passes: too many requests, an error of the server, broken JSON.
+            Declined: the server refused; its sentence.
+        """
+        timeout = timeout or self.timeout
+        try:
+            answer = self._client.request(method, self.address + path, timeout=self._limits(timeout), **body)
+        except self._errors as error:
+            raise Unavailable(f"{self.address}: {self._silence(error, timeout)}") from error
+        try:
+            found, broken = answer.json(), None
+        except (ValueError, RecursionError) as error:
+            found, broken = None, error
+        if answer.status_code == 200:
+            if broken is not None:
+                raise Unavailable(f"{self.address}: the answer is no JSON") from broken
+            return found
+        sentence = (
+            f"{self.address} answered {answer.status_code}: {_sentence(found) or ' '.join(answer.text.split())[:200]}"
+        )
+        own = own_failures and answer.status_code == 500 and bool(_sentence(found))
+        broken_down = answer.status_code >= 500 and answer.status_code != NEVER and not own
+        if answer.status_code in LATER or broken_down:
+            raise Unavailable(sentence, _pause(answer.headers.get("retry-after", "")))
+        raise Declined(answer.status_code, sentence)
+
+    @staticmethod
+    def _silence(error: Exception, timeout: float) -> str:
+        kind = type(error).__name__
+        if "Timeout" not in kind:
+            return str(error).strip() or kind
+        return (
+            f"no connection within {min(timeout, CONNECT):g} s"
+            if "Connect" in kind
+            else f"no answer within {timeout:g} s"
+        )
+
+    def _begins(self, why: str) -> None:
+        with self._lock:
+            now = time.monotonic()
+            new, self._since = self._since is None, self._since or now
+            if now - self._said < self.again and not (new and self.again == float("inf")):
+                return
+            self._said = now
+        print(f"flowward: waiting for {' '.join(why.split())}", file=sys.stderr, flush=True)
+
+    def _ends(self) -> None:
+        with self._lock:
+            since, self._since = self._since, None
+            if since is None or self._said < since:
+                return
+        print(f"flowward: {self.address} answers after {time.monotonic() - since:.0f} s", file=sys.stderr, flush=True)
+
+
+def _sentence(found: Any) -> str:
+    """What a JSON error says: FastAPI's `detail`, or the `message` of an OpenAI-compatible server."""
+    for key in ("detail", "error", "message"):
+        if isinstance(found, dict) and key in found:
+            return found[key] if isinstance(found[key], str) else _sentence(found[key]) or str(found[key])[:200]
+    return ""
+
+
+def _pause(text: str) -> float:
+    """Seconds of a Retry-After header, which may be a date; 0 where there is none."""
+    try:
+        seconds = float(text) if text[:1].isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, OverflowError, TypeError):
+        return 0.0
+    return max(0.0, min(seconds, 1e9))

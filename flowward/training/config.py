@@ -1,0 +1,206 @@
+"""The configuration of a run: the dataclass is the config, for the command line and for config.yaml alike."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from pydantic import TypeAdapter, ValidationError
+
+from .. import prompts as prompt_table
+from ..algorithms import ALGORITHMS
+from ..algorithms.algorithm import Algorithm
+from ..algorithms.presets import PRESETS
+from ..evaluation.evaluate import Evaluation
+from ..models.loading import Loading
+from ..process.policy import Policy
+from ..prompts import PromptSet
+from ..rewards import REWARDS, Reward, Sum
+from ..system.errors import unknown
+from ..system.precision import Wish
+from .run import Run
+
+DEFAULT_ALGORITHM = "advantageflow"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Post-train a flow model with online reinforcement learning."""
+
+    model: str = "scenes"
+    """built-in model, the folder of a pretrained one, or owner/name of a diffusers pipeline on the hub"""
+    reward: tuple[str, ...] = ("scenes",)
+    """rewards, each a name or name=weight; several are added up"""
+    reward_options: tuple[str, ...] = ()
+    """of rewards that have any, each name.option=value"""
+    prompts: str = "scenes"
+    """built-in prompt set, a file (one prompt per line, .jsonl, .parquet), or a data set (hf:owner/name)"""
+    prompt_weights: tuple[str, ...] = ()
+    """name=weight for categories of the prompts that are to be drawn more often than the others (or never: 0)"""
+    preferences: Path | None = None
+    """train on these pairs instead of own samples: JSON lines with prompt, chosen, rejected (names of images)"""
+    exemplars: Path | None = None
+    """images that replace samples of some groups: JSON lines with prompt, image"""
+    exemplar_share: float = 1 / 6
+    """of the groups that have exemplars"""
+    exemplars_per_group: int = 4
+    loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
+    lora_rank: int | None = None
+    """train LoRA adapters of this rank; None trains all weights"""
+    precision: Wish = "auto"
+    """of the networks (auto: bf16 where the processor has it); solver states and losses are float32 either way"""
+    threads: int | None = None
+    """CPU threads (default: torch's choice)"""
+    run: Annotated[Run, tyro.conf.OmitArgPrefixes] = field(default_factory=Run)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    algorithm: Any = None
+
+
+def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
+    """Settings with the fields of one algorithm, and a preset's values as their defaults.
+
+    Images are measured with the guidance that samples have in training.
+
+    Raises:
+        ValueError: there is no such algorithm or preset.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(unknown("algorithm", algorithm, ALGORITHMS))
+    if preset not in PRESETS[algorithm]:
+        raise ValueError(unknown(f"preset of {algorithm}", preset, PRESETS[algorithm]))
+    chosen = PRESETS[algorithm][preset]
+    run = replace(Run(), **chosen.run)
+    changed: list[tuple[str, Any, Any]] = [
+        ("algorithm", ALGORITHMS[algorithm], field(default=chosen.algorithm)),
+        ("run", Annotated[Run, tyro.conf.OmitArgPrefixes], field(default=run)),
+        ("evaluation", Evaluation, field(default=_alike(Evaluation(), chosen.algorithm))),
+    ]
+    changed += [(name, Settings.__annotations__[name], field(default=value)) for name, value in chosen.settings.items()]
+    made = make_dataclass("Train", changed, bases=(Settings,), frozen=True)
+    made.__doc__ = Settings.__doc__
+    return made
+
+
+def _alike(how: Evaluation, algorithm: Algorithm) -> Evaluation:
+    return replace(how, sampler=replace(how.sampler, guidance=algorithm.rollout.guidance))
+
+
+def measured_alike(settings: Settings) -> Settings:
+    """With the guidance of training in the evaluation: what is measured is what is trained."""
+    return replace(settings, evaluation=_alike(settings.evaluation, settings.algorithm))
+
+
+def to_dict(settings: Settings) -> dict[str, Any]:
+    """For YAML; the algorithm's name stands beside its fields."""
+    name = next(name for name, kind in ALGORITHMS.items() if kind is type(settings.algorithm))
+    found: dict[str, Any] = TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    return {**found, "algorithm": {"name": name, **found["algorithm"]}}
+
+
+def of_python(
+    algorithm: Algorithm,
+    policy: Policy,
+    reward: Reward,
+    prompts: PromptSet,
+    run: Run,
+    evaluation: Evaluation | None = None,
+) -> dict[str, Any]:
+    """The same for a run that was started from Python, whose parts need not have names.
+
+    Those that have none cannot be written down: an algorithm is told as text, a reward and prompts are None.
+    """
+    lora = policy.weights.kind.removeprefix("lora-")
+    settings = Settings(
+        model=policy.name,
+        lora_rank=int(lora) if lora.isdigit() else None,
+        precision=policy.precision,
+        loading=policy.loading or Loading(),
+        run=run,
+        evaluation=evaluation or Evaluation(),
+    )
+    found: dict[str, Any] = TypeAdapter(Settings).dump_python(settings, mode="json")
+    even = replace(prompts, weights={})
+    built_in = prompts.name in prompt_table.BUILT_IN and prompt_table.load(prompts.name) == even
+    named = {
+        "reward": _names(reward),
+        "prompts": prompts.name if built_in else None,
+        "prompt_weights": [f"{name}={weight}" for name, weight in prompts.weights.items()],
+    }
+    return {**found, **named, "algorithm": _described(algorithm)}
+
+
+def _described(algorithm: Algorithm) -> dict[str, Any] | str:
+    """An algorithm's name and fields, or text where they would not give the same algorithm again."""
+    name = next((name for name, kind in ALGORITHMS.items() if kind is type(algorithm)), None)
+    if name:
+        with suppress(ValueError), warnings.catch_warnings(action="ignore"):  # of fields that hold code
+            own = {"name": name, **TypeAdapter(type(algorithm)).dump_python(algorithm, mode="json")}
+            if from_dict({"algorithm": own}).algorithm == algorithm:
+                return own
+    return repr(algorithm)
+
+
+def _names(reward: Reward) -> list[str] | None:
+    """As `rewards.load` takes them; None for a reward that is not built in."""
+    known: dict[Any, str] = {kind: name for name, kind in REWARDS.items()}
+    terms = [(weight, each) for _, weight, each in reward.terms] if isinstance(reward, Sum) else [(1.0, reward)]
+    names = [known.get(type(each)) for _, each in terms]
+    if None in names:
+        return None
+    return [f"{name}={weight}" if weight != 1 else f"{name}" for name, (weight, _) in zip(names, terms, strict=True)]
+
+
+def from_dict(given: dict[str, Any]) -> Settings:
+    """From YAML. What it leaves out is as in a preset of the algorithm: `preset` beside its name, or that of scenes.
+
+    The guidance of an evaluation is that of the rollout where it is left out.
+
+    Raises:
+        ValueError: something is unknown or of the wrong type; it says where.
+    """
+    own = given.get("algorithm") or {}
+    if not isinstance(own, dict):
+        raise ValueError(
+            f"config: algorithm must be a mapping with a name and settings, not '{own}'; one of your own is for Python"
+        )
+    own = dict(own)
+    kind = settings_type(str(own.pop("name", DEFAULT_ALGORITHM)), str(own.pop("preset", "scenes")))
+    preset: dict[str, Any] = TypeAdapter(kind).dump_python(kind(), mode="json")
+    whole = _over(preset, {**given, "algorithm": own})
+    try:
+        settings = TypeAdapter(kind).validate_python(whole)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"config: {where or 'setting'}: {first['msg'].removeprefix('Value error, ')}") from error
+    _refuse_unknown(whole, TypeAdapter(kind).dump_python(settings, mode="json"), "")
+    return settings if names_guidance(given) else measured_alike(settings)
+
+
+def names_guidance(given: Mapping[str, Any]) -> bool:
+    """Whether YAML that `from_dict` takes says with which guidance images are measured."""
+    return "guidance" in ((given.get("evaluation") or {}).get("sampler") or {})
+
+
+def _over(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """`base` with what is given in its place, key by key; a mapping with keys of its own is another kind of value."""
+    found = dict(base)
+    for key, value in given.items():
+        known = base.get(key)
+        if isinstance(value, dict) and isinstance(known, dict) and value.keys() <= known.keys():
+            value = _over(known, value)
+        found[key] = value
+    return found
+
+
+def _refuse_unknown(given: dict[str, Any], known: dict[str, Any], where: str) -> None:
+    for key, value in given.items():
+        if key not in known:
+            raise ValueError("config: " + unknown("setting", f"{where}{key}", [where + name for name in known]))
+        if isinstance(value, dict) and isinstance(known[key], dict):
+            _refuse_unknown(value, known[key], f"{where}{key}.")

@@ -1,0 +1,191 @@
+"""Images from files instead of the policy: preference pairs, and exemplars that are grafted into groups."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import prompts
+from ..learning.points import PointSet
+from ..process.policy import Condition, Policy
+from ..process.rollout import Drawn, Rollout
+from ..prompts import SOURCE, Prompt, PromptSet, prompt_of
+from ..prompts.pictures import picture, refuse_broken
+from ..system.streams import Key, numpy_generator
+
+
+def read(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
+    """Lines of a JSON-lines file, each an object with these text fields, and a source where the model edits images.
+
+    Names of images are relative to the file.
+
+    Raises:
+        ValueError: the file is missing or empty, or a line is not such an object, or names what is not a whole image.
+    """
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    rows = []
+    whole: set[str] = set()  # images that have been looked at
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} of {path} is not JSON: {error.msg}") from error
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in fields):
+            raise ValueError(f"line {number} of {path} needs the texts {', '.join(fields)}")
+        named = [*fields, *([SOURCE] if isinstance(row.get(SOURCE), str) else [])]
+        for file in [row[name] for name in named if name != "prompt" and row[name] not in whole]:
+            if not (path.parent / file).is_file():
+                raise ValueError(f"line {number} of {path} names an image that is not there: {file}")
+            refuse_broken(path.parent / file)
+            whole.add(file)
+        rows.append({name: row[name] if name == "prompt" else str(path.parent / row[name]) for name in named})
+    if not rows:
+        raise ValueError(f"{path} holds no line")
+    return rows
+
+
+def _prompt(row: Mapping[str, str]) -> Prompt:
+    """As prompt files have it."""
+    return prompt_of(row["prompt"], Path(os.path.abspath(row[SOURCE])) if SOURCE in row else None)
+
+
+def _refuse_videos(policy: Policy) -> None:
+    if len(policy.latent_shape) > 3:
+        raise ValueError(f"{policy.name} makes videos, and preferences and exemplars are for models that make images")
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Pairs of images for a prompt, the better one first; they take the place of the policy's own samples."""
+
+    prompts: PromptSet
+    pairs: dict[Prompt, list[tuple[str, str]]]  # prompt -> (chosen, rejected)
+
+    @classmethod
+    def load(cls, path: Path) -> Preferences:
+        """From JSON lines with `prompt`, `chosen` and `rejected`, and `source` where the model edits images.
+
+        Raises:
+            ValueError: see `read`.
+        """
+        pairs: dict[Prompt, list[tuple[str, str]]] = defaultdict(list)
+        for row in read(path, ("prompt", "chosen", "rejected")):
+            pairs[_prompt(row)].append((row["chosen"], row["rejected"]))
+        return cls(prompts.of(path.name, list(pairs)), dict(pairs))
+
+    def refuse(self, points: Callable[[Rollout, Key], PointSet], levels: Tensor) -> None:
+        """Raises ValueError where an algorithm's points are made of what given images lack: a way that led to them."""
+        pair = Rollout.of([Drawn(torch.zeros(2, 1))], Condition({"": torch.zeros(1)}), torch.zeros(2).long(), levels)
+        points(pair, ("",)).take(torch.arange(2))
+
+    def reward(self, images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+        """1 for each chosen image and 0 for each rejected one, in the order in which `collect` gives them."""
+        return (torch.arange(len(images)) % 2 == 0).float()
+
+    def pair(self, prompt: Prompt, key: tuple[int, int, int]) -> tuple[str, str]:
+        """The files of one pair for a prompt; key: seed, iteration and the prompt's number in it."""
+        mine = self.pairs[prompt]
+        return mine[int(numpy_generator("pair", *key).integers(len(mine)))]
+
+    def collector(
+        self, policy: Policy, seed: int
+    ) -> Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]:
+        """In the place of a trainer's own samples (see trainer.Collect).
+
+        Raises:
+            ValueError: the model makes videos.
+        """
+        _refuse_videos(policy)
+
+        def collect(
+            asked: Sequence[Prompt], _: Condition, index: int, numbers: Tensor
+        ) -> Iterator[tuple[Drawn, Tensor]]:
+            files = [self.pair(asked[n // 2], (seed, index, n // 2))[n % 2] for n in numbers.tolist()]
+            images = torch.stack([picture(file, policy.image_size) for file in files])
+            yield Drawn(policy.encode_images(images)), images
+
+        return collect
+
+
+@dataclass(frozen=True)
+class Exemplars:
+    """Given images that replace some samples of some groups: what the policy never draws, it cannot be rewarded for.
+
+    As FlowAWR's GraftOOD (arXiv:2606.30376): an exemplar's advantage is 1, and it does not count in its group's.
+    """
+
+    images: dict[Prompt, list[str]]  # prompt -> files
+    share: float = 1 / 6  # of the groups that have exemplars
+    count: int = 4  # samples replaced in such a group
+
+    @classmethod
+    def load(cls, path: Path, share: float = 1 / 6, count: int = 4) -> Exemplars:
+        """From JSON lines with `prompt` and `image`, and `source` where the model edits images.
+
+        Raises:
+            ValueError: see `read`; or share is not in (0, 1], or count is below 1.
+        """
+        if not 0 < share <= 1 or count < 1:
+            raise ValueError(f"exemplars need a share in (0, 1] and a count of 1 or more, not {share} and {count}")
+        images: dict[Prompt, list[str]] = defaultdict(list)
+        for row in read(path, ("prompt", "image")):
+            images[_prompt(row)].append(row["image"])
+        return cls(dict(images), share, count)
+
+    def refuse(self, asked: Iterable[Prompt], group_size: int) -> None:
+        """Raises ValueError where exemplars leave too little of a group, or are for prompts that never come."""
+        self._refuse_small(group_size)
+        known = set(asked)
+        if others := [prompt for prompt in self.images if prompt not in known]:
+            raise ValueError(
+                f"{len(others)} of {len(self.images)} prompts with exemplars are not trained on, "
+                f"the first of them '{others[0]}'"
+            )
+
+    def _refuse_small(self, group_size: int) -> None:
+        if self.count > group_size - 2:
+            raise ValueError(f"{self.count} exemplars leave less than 2 samples in groups of {group_size}")
+
+    def graft(self, policy: Policy, rollout: Rollout, asked: Sequence[Prompt], key: tuple[int, int]) -> Rollout:
+        """The rollout with exemplars in it; key: seed and iteration.
+
+        Raises:
+            ValueError: groups are too small to keep two samples of their own.
+        """
+        members = rollout.by_group()
+        self._refuse_small(members.shape[1])
+        x0, given = rollout.x0.clone(), torch.zeros(len(rollout), dtype=torch.bool)
+        for number, prompt in enumerate(asked):
+            stream = numpy_generator("graft", *key, number)
+            if prompt not in self.images or stream.random() >= self.share:
+                continue
+            files = stream.choice(self.images[prompt], self.count, replace=len(self.images[prompt]) < self.count)
+            rows = members[number, -self.count :]
+            pictures = torch.stack([picture(str(name), policy.image_size) for name in files])
+            x0[rows] = policy.encode_images(pictures).to(x0)
+            given[rows] = True
+        return replace(rollout, x0=x0, exemplar=given)
+
+    def grafter(self, policy: Policy, seed: int) -> Callable[[Rollout, Sequence[Prompt], int], Rollout]:
+        """`graft` as a trainer calls it: rollout, prompts, iteration.
+
+        Raises:
+            ValueError: the model makes videos.
+        """
+        _refuse_videos(policy)
+        return lambda rollout, asked, index: self.graft(policy, rollout, asked, (seed, index))

@@ -1,0 +1,143 @@
+"""What a run says on the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from ..evaluation.outcome import Measure, settings, without_figures
+from .metrics import Step
+from .run import Run
+
+if TYPE_CHECKING:
+    from ..evaluation.comparison import Difference
+
+
+WIDE = 80  # columns of a terminal that has room for the last score beside the reward
+
+
+class TrainProgress:
+    """A progress bar with the reward and the last score; a plain line per iteration where there is no terminal."""
+
+    def __init__(self, run: Run, first: int, where: Path):
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._run, self._first, self._started = run, first, time.perf_counter()
+        self._bar = Progress(
+            BarColumn(),  # the one that gives way in a narrow terminal
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            TextColumn("ETA"),
+            TimeRemainingColumn(elapsed_when_finished=False, table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("training", total=run.iterations, completed=first, figures="")
+        self._score = ""
+        self._first_evaluation: dict[str, Any] | None = None
+        self._said: set[str] = set()
+        self._console.print(f"run folder: {where}")
+
+    def __enter__(self) -> TrainProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text)
+
+    def show(self, step: Step) -> None:
+        """One finished iteration."""
+        if step.evaluation:
+            self.say(f"iteration {step.index}: {headline(step.evaluation)}")
+            if self._console.width >= WIDE:
+                measure = Measure.every([(step.index, step.evaluation)])[0]
+                self._score = f"{measure.name} {measure.number(measure.overall[0][1]['mean'])}"
+        if not step.metrics:
+            return
+        figures = f"reward {step.metrics['reward']:.3f}"
+        if not self._console.is_terminal:
+            left = (time.perf_counter() - self._started) / max(1, step.index - self._first)
+            left *= self._run.iterations - step.index
+            seconds = sum(step.seconds.values())
+            self.say(
+                f"[{step.index}/{self._run.iterations}] {figures}  gradient {step.metrics['gradient_norm']:.2f}  "
+                f"{seconds:.1f} s  ETA {left / 60:.1f} min"
+            )
+        for line in step.health:
+            kind = without_figures(line)  # the same complaint with others is said once
+            if kind not in self._said:
+                self._said.add(kind)
+                self.say(f"  health, iteration {step.index}: {line}")
+        self._bar.update(self._task, completed=step.index, figures=f"{figures}  {self._score}".strip())
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int], object]]:
+    """A bar for so many images, where there is a terminal; the yielded function moves it on."""
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda images: bar.advance(task, images)
+
+
+def headline(evaluation: dict[str, Any]) -> str:
+    """'scenes-strict 45.1 % [41.2, 49.0] on scenes-held-out'."""
+    measure = Measure.every([(0, evaluation)])[0]
+    return f"{measure.name} {measure.interval(measure.overall[0][1])} on {evaluation['prompts']}"
+
+
+def table(found: Mapping[str, dict[str, Any]], changes: Sequence[Difference] = ()) -> None:
+    """Evaluations side by side, a row per category and a column per model; then differences, and the settings."""
+    console = Console(highlight=False)
+    first = next(iter(found.values()))
+    for name in dict.fromkeys(score for result in found.values() for score in result["scores"]):
+        own = {model: result["scores"][name] for model, result in found.items() if name in result["scores"]}
+        measure = Measure.of(name, list(enumerate(found.values())))
+        grid = Table(title=name + " (guard)" * (name in first.get("guard", ())), title_justify="left")
+        categories = list(next(iter(own.values()))["categories"])
+        scores = [each for score in own.values() for each in (score["overall"], *score["categories"].values())]
+        wide = max(map(len, (*categories, "(other prompts)"))) + len(own) * max(
+            3 + len(measure.interval(each)) for each in scores
+        )
+        below = "\n[" if wide + 4 > console.width else " ["  # an interval is never broken within
+        grid.add_column("category")
+        for model in own:
+            grid.add_column(model, justify="right", overflow="fold")
+        grid.add_row("overall", *[measure.interval(score["overall"]).replace(" [", below) for score in own.values()])
+        over = [measure.over_prompts(score["overall"]) for score in own.values()]
+        grid.add_row("(other prompts)", *over, style="dim", end_section=True)
+        for category in categories:
+            cells = [measure.interval(score["categories"][category]) for score in own.values()]
+            grid.add_row(category, *[cell.replace(" [", below) for cell in cells])
+        console.print(grid)
+    for before, after in dict.fromkeys((each.before, each.after) for each in changes):
+        _differences(console, found, [each for each in changes if (each.before, each.after) == (before, after)])
+    console.print(f"measured with {settings(first)}", soft_wrap=True)
+
+
+def _differences(console: Console, found: Mapping[str, dict[str, Any]], changes: Sequence[Difference]) -> None:
+    """One pair of models: every score overall, and the headline by category."""
+    before, after = changes[0].before, changes[0].after
+    console.print(f"{after} against {before}, image by image, with 95 % intervals over prompts", soft_wrap=True)
+    grid = Table()
+    for name in ("", "difference", "p", "significant"):
+        grid.add_column(name, justify="right" if name in ("difference", "p") else "left")
+    evaluations = [(0, found[before]), (1, found[after])]
+    for each in changes:
+        if each.category is None or each.score == changes[0].score:
+            size = Measure.of(each.score, evaluations).difference(each.mean, each.low, each.high)
+            verdict = "yes" if each.significant else "no"
+            first_category = each.category is None and each.score == changes[-1].score
+            grid.add_row(each.category or each.score, size, each.p_said, verdict, end_section=first_category)
+    console.print(grid)

@@ -1,0 +1,102 @@
+"""What is told of an iteration: its figures, how long its parts took, and its line of metrics.jsonl."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..learning.credit import group_max
+from ..process.rollout import Rollout
+from ..prompts import Prompt
+from ..system import distributed
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished iteration."""
+
+    index: int  # counts from 1
+    metrics: dict[str, float]
+    health: list[str]  # plain sentences; usually none
+    seconds: dict[str, float]
+    evaluation: dict[str, Any] | None = None  # what `evaluate` says, where it was time to ask
+
+    def line(self, images: int) -> dict[str, Any]:
+        """As metrics.jsonl holds it; so many `images` have been trained on."""
+        line = {"iteration": self.index, "images": images, **self.metrics, "health": self.health}
+        line["seconds"] = {**self.seconds, "total": sum(self.seconds.values())}
+        return line | ({"evaluation": self.evaluation} if self.evaluation else {})
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> Step:
+        """From its line, without its evaluation."""
+        others = ("iteration", "images", "health", "seconds", "evaluation")
+        metrics = {name: value for name, value in line.items() if name not in others}
+        seconds = {name: value for name, value in line["seconds"].items() if name != "total"}
+        return cls(line["iteration"], metrics, line["health"], seconds)
+
+
+def describe(rollout: Rollout, prompts: Sequence[Prompt]) -> dict[str, float]:
+    """What can be said of a rollout before training on it: of its samples, not of images that were given."""
+    own = rollout.own
+    reward = rollout.reward[own].double()
+    silent = group_max(rollout.advantage[own].abs(), rollout.cohort[own]) < 1e-9
+    return {
+        "reward": reward.mean().item(),
+        "reward_std": reward.std().item(),
+        "zero_variance": silent.double().mean().item(),  # share of images in groups that teach nothing
+        "latent_rms": rollout.x0[own.to(rollout.x0.device)].square().mean().sqrt().item(),
+        "duplicate_prompts": len(prompts) - len(set(prompts)),
+    }
+
+
+class Tally:
+    """What a loss tells of its points, gathered over microbatches and processes.
+
+    A figure [B] is averaged over the points that it concerns, which may be some of them alone; of one whose name ends
+    in `_min` or `_max` the least or the largest value is kept.
+    """
+
+    def __init__(self) -> None:
+        self._totals: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, float] = defaultdict(float)
+        self._lowest: dict[str, float] = {}
+        self._highest: dict[str, float] = {}
+
+    def add(self, figures: Mapping[str, Tensor]) -> None:
+        for name, value in figures.items():
+            if name.endswith("_min"):
+                self._lowest[name] = min(self._lowest.get(name, float("inf")), value.min().item())
+            elif name.endswith("_max"):
+                self._highest[name] = max(self._highest.get(name, float("-inf")), value.max().item())
+            else:
+                self._totals[name] += value.sum().item()
+                self._counts[name] += len(value)
+
+    def means(self, points: int) -> dict[str, float]:
+        """That of the loss is over so many points: it is 0 for those that were left out."""
+        totals, counts = distributed.merged(self._totals), distributed.merged(self._counts)
+        counts["loss"] = points
+        return {name: total / counts[name] for name, total in totals.items()}
+
+    def extremes(self) -> dict[str, float]:
+        return distributed.merged(self._lowest, min) | distributed.merged(self._highest, max)
+
+
+class Clock:
+    """Adds up the seconds spent under each name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

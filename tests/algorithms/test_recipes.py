@@ -1,0 +1,85 @@
+"""Every recipe builds, at its own size, and takes a step on a tiny pipeline of its family."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_policies import policy
+from tiny_runs import bright, points_of_a_group, snapshot
+
+from flowward import prompts, rewards
+from flowward.algorithms import ALGORITHMS
+from flowward.algorithms.presets import PRESETS
+from flowward.process.policy import Policy
+from flowward.training import config
+from flowward.training.folder import read_yaml
+from flowward.training.run import Run
+from flowward.training.trainer import Trainer
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+PIPELINES = {
+    "sd3.5-medium": "StableDiffusion3Pipeline",
+    "flux.1-dev": "FluxPipeline",
+    "flux.2-klein": "Flux2KleinPipeline",
+    "qwen-image": "QwenImagePipeline",
+    "wan2.1-1.3b": "WanPipeline",
+}
+every = pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+TEXTS = ("a cat", "two dog on the left")
+
+
+def read(path: Path) -> Any:
+    return config.from_dict(read_yaml(path))
+
+
+def shortened(settings: Any, one: Policy) -> Run:
+    """One update of the fewest images that belong together, all its points in one pass."""
+    bound = replace(settings.algorithm, rollout=settings.algorithm.rollout.bound(one.times))
+    settings = replace(settings, algorithm=bound)
+    leaves = settings.algorithm.rollout.leaves
+    few = max(leaves, min(settings.run.group_size, 4 - 4 % leaves))
+    run = replace(settings.run, group_size=few, images_per_update=2 * few, updates_per_iteration=1, rollout_batch=few)
+    points = points_of_a_group(replace(settings, run=run))
+    return replace(run, microbatch=2 * len(points), warmup=0)
+
+
+@every
+def test_a_recipe_takes_a_step(path: Path) -> None:
+    """And what it takes changes the adapters alone, which a full-size batch of the same settings could divide."""
+    settings = read(path)
+    one = policy(PIPELINES[path.parent.name], settings.lora_rank and 2, text_tokens=16)  # as long as its texts
+    texts = prompts.of("two", TEXTS)
+    Trainer(settings.algorithm, one, bright, prompts.of("many", [f"{n}" for n in range(64)]), settings.run)
+    trainer = Trainer(settings.algorithm, one, bright, texts, shortened(settings, one))
+    before = snapshot(one)
+    metrics = trainer.step().metrics
+    assert torch.tensor([value for value in metrics.values()]).isfinite().all()
+    assert metrics["gradient_norm"] > 0
+    assert any(not torch.equal(before[name], tensor) for name, tensor in snapshot(one).items())
+
+
+@every
+def test_what_a_recipe_names_is_there(path: Path) -> None:
+    """Rewards, prompts and sizes; memory is found out on the card, and a comment says how to start it."""
+    settings = read(path)
+    names = [rewards.weighted(item)[0] for item in (*settings.reward, *settings.evaluation.rewards)]
+    assert set(names) <= rewards.REWARDS.keys()
+    for name in (settings.prompts, settings.evaluation.prompts):
+        assert name.startswith("hf:") or len(prompts.load(name)) > 50
+    assert settings.run.memory == "auto" and settings.lora_rank
+    assert settings.evaluation.sampler.guidance == settings.algorithm.rollout.guidance
+    assert f"flowward train --config recipes/{path.parent.name}/{path.name}" in path.read_text()
+
+
+def test_there_is_a_recipe_for_every_algorithm_and_published_reward() -> None:
+    """On Stable Diffusion 3.5 Medium: a recipe for each preset that was published for it."""
+    named = [read_yaml(path)["algorithm"] for path in RECIPES if path.parent.name == "sd3.5-medium"]
+    assert {each["name"] for each in named} == ALGORITHMS.keys()
+    used = {(each["name"], each["preset"]) for each in named}
+    published = {(name, preset) for name in PRESETS for preset in PRESETS[name] if preset != "scenes"}
+    elsewhere = {"flux", "flux-frozen", "hunyuan-video", "video", "mix_grpo", "paper-large", "paper-adaptive"}
+    assert {pair for pair in published if pair[1] not in elsewhere} <= used

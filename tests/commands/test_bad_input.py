@@ -1,0 +1,238 @@
+"""What a user gets wrong ends in one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from program import BUDGET, Refused
+from tiny_runs import equal, snapshot, trainer
+
+from flowward import models
+from flowward.cli import main
+from flowward.system.memory import OutOfMemory
+from flowward.training.folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("trian", "unknown command 'trian'; did you mean 'train'?"),
+        ("train --algorithm advantageflw", "unknown algorithm 'advantageflw'; did you mean 'advantageflow'?"),
+        ("train --algorithm=nft", "unknown algorithm 'nft'; known: advantageflow"),
+        ("train --algoritm awm", "unknown option '--algoritm'; did you mean '--algorithm'?"),
+        ("train --resme=x", "unknown option '--resme'; did you mean '--resume'?"),
+        ("eval scenes --siute ocr", "unknown option '--siute'; did you mean '--suite'?"),
+        ("bench --algoritm awm", "unknown option '--algoritm'; did you mean '--algorithm'?"),
+        ("algorithms advantage", "unknown algorithm 'advantage'; did you mean 'advantageflow'?"),
+        ("train --model scnes", "unknown model 'scnes'; did you mean 'scenes'?"),
+        ("eval scnes", "unknown model 'scnes'; did you mean 'scenes'?"),
+        ("sample scnes 'a circle'", "unknown model 'scnes'; did you mean 'scenes'?"),
+        ("train --reward scenes-sft", "unknown reward 'scenes-sft'; did you mean 'scenes-soft'?"),
+        ("train --reward mine.py", "name the function or class in it as well: mine.py:NAME"),
+        ("train --reward scenes=much", "weight of reward 'scenes' must be a number, not 'much'"),
+        ("train --reward scenes=nan", "weight of reward 'scenes' must be a number, not 'nan'"),
+        ("train --reward", "name at least one reward"),
+        ("train --evaluation.rewards scene-strict", "unknown reward 'scene-strict'; did you mean 'scenes-strict'?"),
+        ("train --prompts scene", "unknown prompt set 'scene'; did you mean 'scenes'?"),
+        ("train --evaluation.prompts scenes-heldout", "did you mean 'scenes-held-out'?"),
+        ("bench overhed", "unknown measure 'overhed'; did you mean 'overhead'?"),
+        ("pretrain moon", "unknown world 'moon'; known: scenes"),
+        ("train --group-size 1", "group_size is 1, but advantages compare images of one prompt"),
+        ("train --images-per-update 7 --group-size 4", "7 images per update x 1 updates = 7 images an iteration"),
+        ("train --seed -1", "must not be negative"),
+        ("train --learning-rate nan", "learning_rate must be a positive number, not nan"),
+        ("train --ema-decay 2", "a share in [0, 1) of itself, not 2.0"),
+        ("train --algorithm.gamma 0.5", "no minimum: at A = -1 its curvature A + gamma + lam is -0.499. Raise gamma"),
+        ("train --algorithm.gamma nan", "gamma must be a finite number, not nan"),
+        ("train --algorithm.credit.clip 0", "clip must be a positive number, not 0.0"),
+        ("train --algorithm.points.times.low 2", "times need 0 <= low < high <= 1, not low = 2.0"),
+        ("train --algorithm.rollout.steps 0", "a sampler needs 1 to 1000 steps, not 0"),
+        ("train --algorithm.rollout.steps 99999999999999", "a sampler needs 1 to 1000 steps, not 99999999999999"),
+        ("eval scenes --steps 1001", "a sampler needs 1 to 1000 steps, not 1001"),
+        ("train --threads 0", "threads must be at least 1, not 0"),
+        ("train --threads -1", "threads must be at least 1, not -1"),
+        ("bench --threads 0", "threads must be at least 1, not 0"),
+        ("bench overhead --repeats 0", "repeats must be at least 1, not 0"),
+        ("pretrain scenes --output x --threads -1", "threads must be at least 1, not -1"),
+        ("train --evaluation.images 0", "needs at least 1 image, not 0"),
+        ("train --evaluation.seed -5", "must not be negative, it is -5"),
+        ("eval --seed -5", "must not be negative, it is -5"),
+        ("sample scenes 'a circle' --seed -5", "must not be negative, it is -5"),
+        ("train --algorithm advantageflow --resume x", "--algorithm, --config and --resume exclude each other"),
+        ("train --config", "--config needs a value"),
+        ("train --config missing.yaml", "cannot read missing.yaml: No such file or directory"),
+        ("train --resume missing", "missing is not a run folder"),
+        ("report", "name at least one run folder"),
+        ("eval", "name at least one model or run"),
+        ("sample scenes", "name at least one prompt"),
+        ("sample scenes 'a circle' --count 0", "draw at least one image"),
+        ("sample scenes 'a circle' --steps 0", "a sampler needs 1 to 1000 steps, not 0"),
+        ("sample scenes 'a circle' --output x.txt", "give --output a name that ends in .png, not x.txt"),
+        ("sample scenes 'a circle' --output x", "give --output a name that ends in .png, not x"),
+    ],
+)
+def test_words_that_mean_nothing(refused: Refused, words: str, said: str) -> None:
+    assert said in refused(*shlex.split(words))
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("train --iterations many", "--iterations"),
+        ("train --iteration 3", "Unrecognized options: --iteration"),
+        ("train --algorithm advantageflow --algorithm.lam x", "could not convert string to float"),
+        ("train --precision fp8", "invalid choice 'fp8'"),
+        ("train --learning-rate", "--learning-rate"),
+        ("eval scenes --weights new", "invalid choice 'new'"),
+        ("report --port 1", "--port"),
+    ],
+)
+def test_flags_that_do_not_exist(capsys: pytest.CaptureFixture[str], words: str, said: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(shlex.split(words))
+    assert end.value.code == 2
+    err = capsys.readouterr().err
+    assert said in err and "Traceback" not in err
+
+
+def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["train", "--debug", "--group-size", "1"], ["--debug", "trian"]):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("Traceback") and "ValueError" in said
+        assert said.splitlines()[-1].startswith("flowward: ")
+
+
+def test_a_run_is_no_model_to_train(refused: Refused) -> None:
+    RunFolder.create(Path("first"), {"model": "scenes"})
+    assert "train goes on with it by --resume first" in refused("train", "--model", "first")
+
+
+def test_bugs_keep_their_traceback(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("expected scalar type Half")
+
+    monkeypatch.setattr(models, "load", broken)
+    with pytest.raises(RuntimeError, match="Half"):
+        main(["eval", tiny])
+
+
+def test_an_interrupt_before_training_is_no_traceback(
+    interruptible: None, tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(models, "load", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    assert main(["eval", tiny]) == 130
+    assert capsys.readouterr().err == "flowward: interrupted\n"
+
+
+def test_too_little_memory_says_what_would_help(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = trainer(tiny)
+    before = snapshot(one.policy)
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ):
+
+        def full(*_: Any, error: Exception = error, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(one.algorithm.__class__, "loss", full)
+        with pytest.raises(OutOfMemory, match=r"out of memory with images of 32 x 32, .* lower --rollout-batch"):
+            one.step()
+    assert equal(before, snapshot(one.policy))
+
+
+# Prompts
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "there is no prompt file at"),
+        (b"", "holds no prompt"),
+        (b"\n  \n\n", "holds no prompt"),
+        ("a circle\na café".encode("latin-1"), "is not UTF-8 text (byte 14)"),
+        (b"a circle\n\ntwo rings\n a circle \n", "holds 'a circle' twice, in lines 1 and 4"),
+    ],
+)
+def test_prompt_files(refused: Refused, tiny: str, tmp_path: Path, content: bytes | None, said: str) -> None:
+    file = tmp_path / "prompts.txt"
+    if content is not None:
+        file.write_bytes(content)
+    sentence = refused("train", "--model", tiny, "--prompts", file)
+    assert said in sentence and str(file) in sentence
+    assert said in refused("eval", tiny, "--prompts", file)
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a green zebra", "the built-in model does not know the word 'zebra' (prompt 'a green zebra')"),
+        ("a circle " * 5, "has 10 words; the built-in model reads 8"),
+        ("circle a", "'circle a' is not a prompt of the scenes world; the nearest one is"),
+    ],
+)
+def test_prompts_that_the_model_or_the_reward_cannot_read(refused: Refused, tiny: str, text: str, said: str) -> None:
+    Path("prompts.txt").write_text(text)
+    how = [*BUDGET, "--model", tiny, "--prompts", "prompts.txt"]
+    assert said in refused("train", *how, "--output", "run", "--reward", "scenes-soft")
+    assert not Path("run").exists()  # found before the run begins
+    if "nearest" not in said:
+        assert said in refused("sample", tiny, text)
+
+
+# Config files
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"modell": "scenes"}, "config: unknown setting 'modell'; did you mean 'model'?"),
+        ({3: 4}, "config: "),
+        ({"run": {"iteration": 3}}, "config: unknown setting 'run.iteration'; did you mean 'run.iterations'?"),
+        ({"algorithm": {"gama": 2}}, "config: unknown setting 'algorithm.gama'; did you mean 'algorithm.gamma'?"),
+        ({"algorithm": {"name": "nft"}}, "unknown algorithm 'nft'"),
+        ({"algorithm": "advantageflow"}, "config: algorithm must be a mapping"),
+        ({"algorithm": {"gamma": 0.5}}, "config: algorithm: this loss has no minimum"),
+        ({"run": {"iterations": "many"}}, "config: run.iterations: "),
+        ({"run": {"group_size": 1}}, "config: run: group_size is 1"),
+        ({"run": 3}, "config: run: "),
+        ({"precision": "fp8"}, "config: precision: "),
+        ({"reward": "scenes"}, "config: reward: "),
+        ({"evaluation": {"sampler": {"step": 2}}}, "'evaluation.sampler.step'; did you mean"),
+    ],
+)
+def test_config_files(refused: Refused, changes: dict[Any, Any], said: str) -> None:
+    Path("config.yaml").write_text(yaml.safe_dump(changes))
+    assert said in refused("train", "--config", "config.yaml")
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "model: [scenes\nrun: }", "", "\x00", "just words"])
+def test_files_that_are_no_config(refused: Refused, text: str) -> None:
+    Path("config.yaml").write_text(text)
+    assert "config.yaml" in refused("train", "--config", "config.yaml")
+
+
+def test_a_run_of_an_algorithm_of_ones_own_goes_on_in_python(refused: Refused, tiny: str) -> None:
+    RunFolder.create(Path("run"), {"model": tiny, "algorithm": "Mine()"})
+    assert refused("train", "--resume", "run") == (
+        "config: algorithm must be a mapping with a name and settings, not 'Mine()'; one of your own is for Python"
+    )
+
+
+def test_the_sentence_is_one_even_where_the_cause_speaks_in_many(refused: Refused) -> None:
+    Path("config.yaml").write_text("model: [scenes\nrun: }")
+    assert "line 2" in refused("train", "--config", "config.yaml")

@@ -1,0 +1,83 @@
+"""What the pages tell their reader to type is taken as it stands, and where they point to there is something."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+from tiny_runs import TEXTS
+
+import flowward
+from flowward import models, prompts
+from flowward.commands import eval as evaluation
+from flowward.commands import export, sample, serve_reward, train, verify
+from flowward.commands.options import parse, take
+from flowward.rewards.judges.judge import Judge
+from flowward.rewards.service.remote import Remote
+from flowward.training.trainer import Trainer
+
+FENCED = re.MULTILINE | re.DOTALL
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "flowward").rglob("*.md"))]
+KINDS: dict[str, Callable[[list[str]], Any]] = {
+    "train": lambda words: train.chosen(take(words, "processes")[1]),
+    "memory": lambda words: train.chosen([*words, "--reward", "jpeg-compressibility"], "memory"),
+    "sample": lambda words: parse(sample.Sample, words, "sample"),
+    "eval": lambda words: parse(evaluation.Evaluate, take(words, "suite")[1], "eval"),
+    "export": lambda words: parse(export.Export, words, "export"),
+    "verify": lambda words: tyro.cli(verify.Verify, args=words),
+    "serve-reward": lambda words: tyro.cli(serve_reward.ServeReward, args=words),
+}
+
+
+def blocks(*kinds: str) -> list[tuple[str, str]]:
+    """(page, text) of the fenced blocks of these kinds."""
+    found = [
+        (page.name, *block)
+        for page in PAGES
+        for block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text("utf-8"), FENCED)
+    ]
+    return [(name, text) for name, kind, text in found if kind in kinds]
+
+
+def commands() -> list[list[str]]:
+    """The words of every call of flowward; dots stand for more of them."""
+    lines = "\n".join(text for _, text in blocks("", "sh")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("flowward ")]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_on_a_page_has_its_options(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+    more = ["--reward", "jpeg-compressibility"] if "..." in words and "--reward" not in words else []
+    if words[0] in KINDS and "--resume" not in words:
+        KINDS[words[0]]([word for word in words[1:] if word != "..."] + more)
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("python"), ids=[page for page, _ in blocks("python")])
+def test_every_block_of_python_on_a_page_runs(
+    page: str, code: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowward.models.scenes.SHIPPED", Path(tiny))
+    monkeypatch.setattr(Remote, "_meet", lambda remote: {})  # nobody is there
+    monkeypatch.setattr(Judge, "_meet", lambda judge: "")
+    made: list[Trainer] = []
+    monkeypatch.setattr(flowward, "train", lambda *parts: made.append(Trainer(*parts)) or [], raising=False)
+    monkeypatch.chdir(tmp_path)
+    policy = models.load(tiny)
+    given = {"base": policy, "trained": policy, "prompts": prompts.of("mine", TEXTS)}
+    exec(code.replace("images=600", "images=5"), given)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        assert (page.parent / link).exists(), link

@@ -1,0 +1,47 @@
+"""What is installed: extras that live with any torch, and everything that a wheel has to hold."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+
+import flowward
+
+ROOT = Path(__file__).parents[2]
+
+
+def needed(name: str, known: set[str]) -> set[str]:
+    """Every requirement of a package and of what it needs, as far as it is installed and not behind an extra."""
+    found: set[str] = set()
+    try:
+        lines = [line for line in requires(name) or [] if "extra ==" not in line]
+    except PackageNotFoundError:
+        return found
+    for line in lines:
+        found.add(line)
+        other = re.split(r"[^\w.-]", line, maxsplit=1)[0].lower()
+        if other not in known:
+            found |= needed(other, known | {other})
+            known.add(other)
+    return found
+
+
+@pytest.mark.parametrize("extra", ["data", "rewards", "server"])
+def test_no_extra_pins_what_others_need(extra: str) -> None:
+    """Nothing that comes with it fixes the version of torch, numpy or transformers."""
+    own = [line for line in requires("flowward") or [] if f'extra == "{extra}"' in line.replace("'", '"')]
+    assert own
+    everything = {line for each in own for line in needed(re.split(r"[^\w.-]", each, maxsplit=1)[0], set())}
+    pins = [line for line in everything if re.match(r"(torch|numpy|transformers)\b[^;]*==", line)]
+    assert not pins
+
+
+def test_what_is_no_module_is_in_the_package() -> None:
+    """Weights, templates and pages lie under flowward/, of which a wheel takes every file that git does not ignore."""
+    package = Path(flowward.__file__).parent
+    assert list((package / "rewards" / "templates").glob("*.yaml"))
+    assert (package / "py.typed").is_file() and (package / "report.html.in").is_file()
+    assert 'packages = ["flowward"]' in (ROOT / "pyproject.toml").read_text()

@@ -1,0 +1,227 @@
+"""Judges: every image gets the number that the model meant, whatever happens on the way, or none gets any."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from judges import IMAGES, LEVELS, PROMPTS, honest, judged, says, seen
+from local_servers import Answer, free_port, reply, scripted
+from torch import Tensor
+
+from flowward import rewards
+from flowward.rewards import RewardError
+from flowward.rewards.judges.answers import Answers
+from flowward.rewards.judges.judge import Judge
+
+pytestmark = pytest.mark.usefixtures("hasty")
+
+# What happens on the way
+
+
+def test_every_score_arrives_through_what_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    injected: list[Any] = [
+        reply({"error": {"message": "rate limit"}}, 429, **{"Retry-After": "0.01"}), reply({}, 500), None,
+        reply(b"{broken"), reply({"detail": "overloaded"}, 503), "slow", reply({"choices": []}), says("what?"),
+        says(None), reply({"error": "x"}, 500), None, says('{"score": 12, "reason": "too good"}'),
+    ]  # fmt: skip
+    lock = threading.Lock()
+
+    def flaky(request: dict[str, Any]) -> Answer | None:
+        with lock:
+            trouble = injected.pop(0) if injected else "fine"
+        if trouble == "slow":
+            time.sleep(0.8)
+        return honest(request) if trouble in ("fine", "slow") else trouble
+
+    with judged(flaky) as (at, requests):
+        judge = Judge(server=at, template="json-score", timeout=0.4, patience=30, concurrency=3, max_retries=5)
+        assert torch.allclose(judge(IMAGES, PROMPTS), LEVELS, atol=1e-6)
+    assert len(requests) >= 6 + 12 - 1 and not injected
+    hot = [request for request in requests if "seed" in request]
+    assert len(hot) >= 4 and all(request["temperature"] == 0.7 for request in hot)
+    assert capsys.readouterr().err.count("waiting for") == 1  # one sentence a minute
+
+
+def test_retry_after_is_honoured_as_seconds_and_as_a_date() -> None:
+    def soon() -> str:
+        return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 3))
+
+    for header, least in ((lambda: "0.5", 0.5), (soon, 1.0)):
+        tries = []
+
+        def busy(request: dict[str, Any], header: Any = header, tries: list[float] = tries) -> Answer:
+            tries.append(time.monotonic())
+            return honest(request) if len(tries) > 1 else reply({}, 429, **{"Retry-After": header()})
+
+        with judged(busy) as (at, _):
+            Judge(server=at)(IMAGES[:1], PROMPTS[:1])
+        assert least <= tries[1] - tries[0] < 8
+
+
+def test_a_server_that_is_restarted_in_the_middle() -> None:
+    port, found = free_port(), list[Tensor]()
+    stop = threading.Event()
+
+    def until(request: dict[str, Any]) -> Answer | None:
+        if len(requests) > 2:
+            stop.set()
+            return None
+        return honest(request)
+
+    with judged(until, port) as (at, requests):
+        judge = Judge(server=at, concurrency=2, patience=30)
+        thread = threading.Thread(target=lambda: found.append(judge(IMAGES, PROMPTS)))
+        thread.start()
+        assert stop.wait(30)
+    time.sleep(0.2)
+    with judged(port=port):
+        thread.join()
+    assert torch.allclose(found[0], LEVELS, atol=1e-5)
+
+
+def test_patience_ends_with_the_prompt_and_the_last_failure() -> None:
+    with judged(lambda request: reply({"error": {"message": "out of memory"}}, 500)) as (at, _):
+        judge = Judge(server=at, patience=0.3)
+        with pytest.raises(RewardError, match=r"judging 'a \w+ cube': gave up after .* 0.3 s; .* 500: out of memory"):
+            judge(IMAGES, PROMPTS)
+
+
+def test_one_question_that_is_never_answered_ends_the_call() -> None:
+    def poisoned(request: dict[str, Any]) -> Answer:
+        return reply({}, 500) if "blue" in seen(request)[1] else honest(request)
+
+    with judged(poisoned) as (at, _), pytest.raises(RewardError, match=r"judging 'a blue cube': gave up"):
+        Judge(server=at, patience=0.3)(IMAGES, PROMPTS)
+
+
+def test_what_cannot_be_read_ends_in_a_sentence_after_some_tries() -> None:
+    with judged(lambda request: says("I would rather not.")) as (at, requests):
+        judge = Judge(server=at, template="json-score", max_retries=2)
+        with pytest.raises(RewardError, match=r"judging 'a red cube': no answer of vlm .* in 3 tries; .*rather not"):
+            judge(IMAGES[:1], PROMPTS[:1])
+        assert [request.get("seed") for request in requests] == [None, 1, 2]
+
+
+def test_a_refusal_is_told_at_once() -> None:
+    with judged(lambda request: reply({"error": {"message": "image too small"}}, 400)) as (at, requests):
+        with pytest.raises(RewardError, match=r"judging 'a red cube': .*/v1 answered 400: image too small"):
+            Judge(server=at)(IMAGES[:1], PROMPTS[:1])
+        assert len(requests) == 1
+        with pytest.raises(RewardError, match="'a green cube' holds NaN"):
+            Judge(server=at)(IMAGES.where(LEVELS.view(-1, 1, 1, 1) != LEVELS[1], torch.nan), PROMPTS)
+
+
+def test_questions_run_at_once_and_no_more_than_allowed() -> None:
+    busy, most, lock = [0], [0], threading.Lock()
+
+    def slow(request: dict[str, Any]) -> Answer:
+        with lock:
+            busy[0] += 1
+            most[0] = max(most[0], busy[0])
+        time.sleep(0.1)
+        with lock:
+            busy[0] -= 1
+        return honest(request)
+
+    with judged(slow) as (at, _):
+        Judge(server=at, concurrency=3)(IMAGES, PROMPTS)
+    assert most == [3]
+
+
+# Meeting a judge
+
+
+def test_a_judge_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MY_KEY", "sesame")
+    with judged() as (at, requests):
+        options = [f"judge.server={at}", "judge.model=vlm", "judge.template=json-score", "judge.key_variable=MY_KEY"]
+        judge = rewards.load(["judge"], [*options, f"judge.cache={tmp_path}", "judge.concurrency=2"])
+        assert isinstance(judge, Judge) and judge.in_background and Path(judge.cache or "") == tmp_path
+        assert judge(IMAGES, PROMPTS) == pytest.approx(LEVELS, abs=1e-6)
+        assert {request["key"] for request in requests} == {"Bearer sesame"} and "sesame" not in repr(judge)
+        for wrong, sentence in (
+            ("model=vml", "did you mean 'vlm'"), ("template=yes", "did you mean 'yes-no'"), ("timeout=0", "timeout"),
+            ("max_retries=-1", "max_retries"), ("colour=red", "colour"), (f"cache={__file__}", "cannot be kept"),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=sentence):
+                rewards.load(["judge"], [options[0], f"judge.{wrong}"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (reply({"error": {"message": "no key"}}, 401), "401: no key .*comes from OPENAI_API_KEY"),
+        (reply({}, 404), "404.*ends in /v1"),
+        (reply({"models": []}), "not as an OpenAI-compatible server"),
+        (reply({"data": [{"id": "a"}, {"id": "b"}]}), "name the model of the judge; .* has a, b"),
+        (reply(b"<html>"), "no judge answers .*no JSON"),
+    ],
+)
+def test_who_answers_is_no_judge(answer: Answer, sentence: str) -> None:
+    with scripted(lambda *_: answer) as at, pytest.raises(ValueError, match=sentence):
+        Judge(server=at)
+
+
+def test_nobody_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=r"no judge answers .*refused.*vllm serve"):
+        Judge(server=f"http://127.0.0.1:{free_port()}/v1")
+    assert not capsys.readouterr().err
+
+
+# Answers that are kept
+
+
+def test_no_question_is_paid_for_twice(tmp_path: Path) -> None:
+    with judged() as (at, requests):
+        judge = Judge(server=at, template="json-score", cache=tmp_path)
+        first = judge(IMAGES, PROMPTS)
+        assert len(requests) == 6
+        again = Judge(server=at, template="json-score", cache=tmp_path)
+        order = [3, 1, 4, 0]
+        assert torch.equal(again(IMAGES[order], [PROMPTS[i] for i in order]), first[order])
+        assert len(requests) == 6
+        again(IMAGES[:1] + 0.4 / 255, PROMPTS[:1])  # the same 8 bits
+        assert len(requests) == 6
+        changed = (IMAGES[:1] + 1 / 255, PROMPTS[:1]), (IMAGES[:1], ["a red cone"]), (IMAGES[:1, :, :4], PROMPTS[:1])
+        for count, (image, prompt) in enumerate(changed, 7):
+            again(image, prompt)
+            assert len(requests) == count
+        Judge(server=at, template="yes-no", cache=tmp_path)(IMAGES[:1], PROMPTS[:1])
+        assert len(requests) == 10
+
+
+def test_damaged_answers_are_asked_for_again(tmp_path: Path) -> None:
+    with judged() as (at, requests):
+        judge = Judge(server=at, template="json-score", cache=tmp_path)
+        first = judge(IMAGES, PROMPTS)
+        files = sorted(tmp_path.rglob("*.json"))
+        assert len(files) == 6 and not list(tmp_path.rglob("*.part"))
+        for path, content in zip(files, ["", '{"score": 0.', "[]", '{"score": "1"}', '{"score": NaN}'], strict=False):
+            path.write_text(content)
+        assert torch.equal(judge(IMAGES, PROMPTS), first) and len(requests) == 6 + 5
+        assert torch.equal(judge(IMAGES, PROMPTS), first) and len(requests) == 6 + 5
+
+
+def test_an_interrupted_write_leaves_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            answers.put("abcd", 0.5, None)
+    assert answers.get("abcd") is None
+    answers.put("abcd", 0.5, None)
+    assert answers.get("abcd") == 0.5
+
+
+def test_a_full_disk_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    answers = Answers(tmp_path)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    for _ in range(3):
+        answers.put("abcd", 0.5, None)
+    assert capsys.readouterr().err.count("No space left") == 1

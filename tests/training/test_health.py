@@ -1,0 +1,202 @@
+"""Every rule trips where it should, in words with the numbers, and is silent otherwise."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from flowward.evaluation.hacking import Change, hacked
+from flowward.training import log
+from flowward.training.health import WINDOW, Health
+from flowward.training.log import TrainProgress
+from flowward.training.metrics import Step
+from flowward.training.run import Run
+
+WELL = {
+    "reward": 0.52,
+    "reward_std": 0.3,
+    "zero_variance": 0.1,
+    "latent_rms": 1.0,
+    "duplicate_prompts": 0,
+    "distance": 0.02,
+    "residual": 1.0,
+    "curvature_min": 0.1,
+    "gradient_norm": 0.5,
+    "loss": 0.0,
+}
+
+
+def after(*earlier: dict[str, float]) -> Health:
+    """A health that has seen these iterations, each well but for what is given."""
+    health = Health()
+    for changes in earlier:
+        health.check({**WELL, **changes})
+    return health
+
+
+def test_a_healthy_run_is_silent() -> None:
+    health = Health()
+    assert all(health.check(WELL) == [] for _ in range(50))
+
+
+@pytest.mark.parametrize(
+    ("health", "changes", "expected"),
+    [
+        (
+            Health(),
+            {"reward": 0.25, "reward_std": 0.0, "zero_variance": 1.0},
+            "every image got the reward 0.25: there is nothing to learn from",
+        ),
+        (
+            Health(),
+            {"zero_variance": 0.625},
+            "62% of the groups have equal rewards and teach nothing: use a softer reward, larger groups, or prompts "
+            "that are neither solved nor hopeless",
+        ),
+        (
+            Health(),
+            {"distance": 0.3},
+            "the policy has left its old copy far behind (mean(d^2) = 0.3): lower the learning rate, or let the old "
+            "policy follow faster",
+        ),
+        (
+            Health(),
+            {"curvature_min": -0.9},
+            "the loss of some points has no minimum (curvature -0.9), because some advantages are very low: set gamma "
+            "to 1-A or raise it, or add rewards up before they are compared (--mix rewards)",
+        ),
+        (
+            Health(),
+            {"curvature_min": 0.01},
+            "the flattest point has curvature 0.01: single bad samples can push very far; raise gamma",
+        ),
+        (
+            after({}),
+            {"latent_rms": 1.2},
+            "finished latents are 20% larger than at the start: images drift in brightness or contrast; look at the "
+            "samples",
+        ),
+        (
+            after({}),
+            {"latent_rms": 0.8},
+            "finished latents are 20% smaller than at the start: images drift in brightness or contrast; look at the "
+            "samples",
+        ),
+        (
+            after({"residual": 0.4}),
+            {"residual": 0.8},
+            "the velocity fits the policy's own samples 2.0 times worse than at the start: lower the learning rate, or "
+            "raise the weight of the reference model",
+        ),
+        (
+            Health(),
+            {"first_ratio_in_clips_max": 0.18},
+            "before the first update a ratio is already off 1 by 0.18 of the clip: the network answers differently in "
+            "sampling and in training; give both the same batch size (--rollout-batch, --microbatch) and --precision "
+            "float32",
+        ),
+        (
+            after(*[{}] * 5),
+            {"gradient_norm": 3.0},
+            "the gradient norm jumped to 3 (recently 0.5): it was clipped; if this goes on, lower the learning rate",
+        ),
+        (
+            Health(),
+            {"duplicate_prompts": 3},
+            "3 prompts came twice in one iteration, counting double: a category was used up and began anew, or "
+            "there are fewer prompts than groups",
+        ),
+    ],
+)
+def test_a_rule_trips_alone(health: Health, changes: dict[str, float], expected: str) -> None:
+    assert health.check({**WELL, **changes}) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("health", "changes"),
+    [
+        (Health(), {"zero_variance": 0.5}),
+        (Health(), {"distance": 0.25}),
+        (Health(), {"curvature_min": 0.05}),
+        (Health(), {"first_ratio_in_clips_max": 0.1}),
+        (after({}), {"latent_rms": 1.149}),
+        (after({"residual": 0.4}), {"residual": 0.599}),
+        (after({}), {"latent_rms": 0.851}),
+        (after(*[{}] * 5), {"gradient_norm": 2.5}),
+        (after(*[{}] * 4), {"gradient_norm": 9.0}),  # too early to say
+    ],
+)
+def test_a_rule_has_a_threshold(health: Health, changes: dict[str, float]) -> None:
+    assert health.check({**WELL, **changes}) == []
+
+
+def test_several_rules_may_trip_at_once() -> None:
+    assert len(after({}).check({**WELL, "latent_rms": 2.0, "distance": 1.0, "duplicate_prompts": 1})) == 3
+
+
+def test_an_algorithm_without_these_figures_is_not_judged_by_them() -> None:
+    assert Health().check({k: v for k, v in WELL.items() if k not in ("distance", "residual", "curvature_min")}) == []
+
+
+def test_drift_is_measured_from_the_first_iteration() -> None:
+    health = after({"latent_rms": 1.0}, *[{"latent_rms": 1.1}] * 50)
+    assert len(health.check({**WELL, "latent_rms": 1.16})) == 1
+
+
+def test_the_gradient_is_compared_with_recent_ones() -> None:
+    health = after(*[{"gradient_norm": 9.0}] * 20, *[{}] * WINDOW)
+    assert health.norms == [0.5] * WINDOW
+    assert len(health.check({**WELL, "gradient_norm": 3.0})) == 1
+
+
+def test_what_it_remembers_can_be_saved() -> None:
+    one, other = after({"latent_rms": 2.0}, *[{}] * 30), Health()
+    other.load_state_dict(one.state_dict())
+    assert other == one
+    assert other.norms is not one.norms
+
+
+def test_the_terminal_says_the_same_complaint_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The numbers change from iteration to iteration, and count for nothing."""
+    health = after({}, *[{}] * 5)
+    with TrainProgress(Run(), 0, Path("run")) as progress:
+        for index in range(1, 5):
+            bad = {"zero_variance": 0.6 + index / 50, "latent_rms": 1.3 + index / 7, "duplicate_prompts": 8 + index}
+            metrics = {**WELL, **bad, "gradient_norm": 10.0**index}
+            lines = health.check(metrics)
+            assert len(lines) == 4
+            progress.show(Step(index, metrics, lines, {"train": 1.0}))
+    said = capsys.readouterr().out
+    assert said.count("health, iteration 1:") == 4
+    assert said.count("health, ") == 4
+
+
+def test_two_guards_are_two_complaints(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their sentences begin alike."""
+    rose = Change("scenes-strict", 0.2, 0.1, 0.3)
+    fell = [hacked(rose, Change(name, -0.2, -0.3, -0.1)) or "" for name in ("balance", "aesthetic")]
+    with TrainProgress(Run(), 0, Path("run")) as progress:
+        for index in (1, 2):
+            progress.show(Step(index, {"reward": 0.5, "gradient_norm": 0.1}, fell, {"train": 1.0}))
+    said = capsys.readouterr().out
+    assert said.count("while balance fell") == said.count("while aesthetic fell") == 1
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_the_bar_says_how_far_the_run_is(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the width: the figures beside it do not push the count and the time out."""
+    said = io.StringIO()
+    made = partial(Console, file=said, width=width, force_terminal=True, color_system=None)
+    monkeypatch.setattr(log, "Console", made)
+    overall = {"mean": 0.451, "low": 0.412, "high": 0.49, "n": 1200}
+    scores = {"scenes-strict": {"overall": overall, "categories": {}}}
+    with TrainProgress(Run(iterations=500), 0, Path("run")) as progress:
+        progress.show(Step(0, {}, [], {}, {"scores": scores, "prompts": "scenes-held-out"}))
+        progress.show(Step(123, {"reward": 0.543, "gradient_norm": 0.1}, [], {"train": 1.0}))
+    bar = said.getvalue().split("\r")[-1]
+    assert "123/500 0:00:00 ETA" in bar and "reward 0.5" in bar
+    assert ("scenes-strict 45.1 %" in bar) == (width >= 80)
