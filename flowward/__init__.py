@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from .learning import credit
     from .models import load
     from .process import flow
+    from .training.assembly import train
     from .training.run import Run
-    from .training.trainer import train
 
 __version__ = "0.1.0"
 
-_HOME = {"ALGORITHMS": "algorithms", "load": "models", "Run": "training.run", "train": "training.trainer"}
+_HOME = {"ALGORITHMS": "algorithms", "load": "models", "Run": "training.run", "train": "training.assembly"}
 _MODULES = {
     "credit": "learning.credit",
     "flow": "process.flow",

@@ -66,7 +66,7 @@ def _foreseen(error: Exception) -> bool:
     from .rewards import RewardError
     from .system.distributed import Deserted
     from .system.memory import OutOfMemory
-    from .training.trainer import TrainingError
+    from .training.loop import TrainingError
 
     return isinstance(error, (Deserted, OutOfMemory, RewardError, TrainingError))
 

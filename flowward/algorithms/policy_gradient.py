@@ -14,7 +14,6 @@ sample; the ratio of two densities is rho^D, which is why clips are as small as 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import log1p
 from typing import Literal, get_args
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor
 from ..learning.credit import ZScore
 from ..learning.moves import Moves, RandomSteps
 from ..learning.snapshots import Decay
+from ..learning.terms import clipped_ratio, log_bounds
 from ..process.flow import mean, wide
 from ..process.plans import Branches, Chain
 from ..process.policy import Models
@@ -69,11 +69,6 @@ def log_ratio(v: Tensor, v_old: Tensor, z: Tensor, q: Tensor, sigma: Tensor, rat
     delta = (wide(v) - wide(v_old)).flatten(1)
     along = (wide(z).flatten(2) * delta[:, None]).mean(2, dtype=torch.float64)
     return alpha[:, None] * along - (gamma * delta.square().mean(1, dtype=torch.float64))[:, None]
-
-
-def bounds(clip: float) -> tuple[float, float]:
-    """log(1 - clip) and log(1 + clip)."""
-    return log1p(-min(clip, 1 - 1e-12)), log1p(clip)
 
 
 def divergence_scale(kind: Divergence, q: Tensor, sigma: Tensor, length: Tensor) -> Tensor:
@@ -123,10 +118,7 @@ def policy_gradient(
     """
     a = advantage.double().clamp(-advantage_clip, advantage_clip)
     w = torch.full_like(a, 1 / a.shape[1]) if weight is None else weight
-    each = log_ratio(v, v_old.detach(), z, q, sigma, ratio)
-    low, high = bounds(clip)  # in logarithms: 1 + 2e-6 has 4 bits left in float32
-    rho = torch.where(a < 0, each.clamp_min(low), each.clamp_max(high)).exp()  # beyond the clip it cannot overflow
-    loss = (w * -a * rho).sum(1)
+    loss = clipped_ratio(log_ratio(v, v_old.detach(), z, q, sigma, ratio), w * a, clip).sum(1)
     if v_ref is not None:
         omega = divergence_scale(divergence, q.double(), sigma.double(), length.double())
         loss = loss + beta * omega * mean((wide(v) - wide(v_ref)).double() ** 2)
@@ -201,7 +193,7 @@ class PolicyGradient:
         if points.fresh:
             apart = log_ratio(v.detach(), recorded, points.z, q, sigma, self.ratio)
             watched["first_ratio_max"] = (apart.abs() * (points.weight > 0)).amax(1)
-            watched["first_ratio_in_clips_max"] = watched["first_ratio_max"] / bounds(self.clip)[1]
+            watched["first_ratio_in_clips_max"] = watched["first_ratio_max"] / log_bounds(self.clip)[1]
         return loss, watched
 
     def watched(self, v: Tensor, v_old: Tensor, v_ref: Tensor | None, points: Moves) -> dict[str, Tensor]:
@@ -210,7 +202,7 @@ class PolicyGradient:
         each = log_ratio(v, v_old, points.z, q, sigma, self.ratio)
         there, a = points.weight > 0, points.advantage.clamp(-self.advantage_clip, self.advantage_clip)
         alpha, _ = ratio_scales(self.ratio, q, sigma, v[0].numel())
-        low, high = bounds(self.clip)
+        low, high = log_bounds(self.clip)
         push = ((points.weight * a).to(v.dtype)[..., None] * points.z.flatten(2)).sum(1)
         found = {
             "log_ratio": (each * there).sum(1) / there.sum(1),

@@ -14,7 +14,7 @@ from ..models import blueprint
 from ..rewards.images.jpeg import Compressible
 from ..system.footprint import Counter, counted
 from ..training import fit
-from ..training.trainer import Trainer
+from ..training.assembly import Parts
 from . import train
 from .options import given
 
@@ -45,7 +45,7 @@ def run(words: list[str]) -> int:
         print(", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in _weights(policy.family.pipe).items()))
         policy.prepare([fit.longest(texts)])
         run = replace(settings.run, memory=settings.run.memory or "auto")  # batches are to be found
-        trainer = Trainer(settings.algorithm, policy, Compressible(), texts, run)
+        trainer = Parts(settings.algorithm, policy, Compressible(), texts).trainer(run)
         moments = fit.moments_of(trainer)
         taken = {
             "rollout_batch": _law(counter, lambda n: fit.sample(trainer, n), trainer.rollout.leaves, moments),

@@ -12,20 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import models, prompts, rewards
-from ..algorithms import ALGORITHMS
+from .. import models, rewards
 from ..algorithms.presets import published
 from ..evaluation import outcome
-from ..evaluation.evaluate import Evaluator, load_rewards
-from ..evaluation.leakage import leak
 from ..pages import report
-from ..process.policy import Policy
 from ..system import distributed
-from ..training import config, fit
-from ..training.datasets import Exemplars, Preferences
+from ..training import config
+from ..training.assembly import Assembly, assembled
 from ..training.folder import RunFolder, read_yaml
 from ..training.log import TrainProgress
-from ..training.trainer import Trainer
 from .options import given as given_flag
 from .options import parse, set_threads, take
 
@@ -124,71 +119,15 @@ def _settings(given: dict[str, Any], named: set[str]) -> config.Settings:
 
 def _train(settings: Any, resume: bool, command: str) -> int:
     set_threads(settings.threads)
-    run = settings.run
-    reward: Any = rewards.load(settings.reward, settings.reward_options)
-    texts = prompts.load(settings.prompts).weighted(settings.prompt_weights)
-    held_out = prompts.load(settings.evaluation.prompts)
-    how = settings.evaluation
-    watched = {rewards.weighted(name)[0] for name in how.scores}
-    shared = [each for each in settings.reward_options if rewards.owner(each) in watched]
-    measured = load_rewards(how.scores, [*shared, *how.reward_options])
-    policy = models.load(settings.model, settings.lora_rank, settings.precision, run.seed, settings.loading)
-    settings = replace(settings, precision=policy.precision)  # the run goes on in the one that it began with
-    collect = graft = None
-    if settings.preferences:
-        if run.group_size != 2:
-            raise ValueError(f"preferences come in pairs: give --group-size 2, not {run.group_size}")
-        given = Preferences.load(settings.preferences)
-        levels = settings.algorithm.rollout.bound(policy.times).levels
-        given.refuse(settings.algorithm.points, levels)
-        reward, texts = given.reward, given.prompts
-        collect = given.collector(policy, run.seed)
-    if settings.exemplars:
-        if not getattr(settings.algorithm, "takes_exemplars", False):
-            known = [name for name, kind in ALGORITHMS.items() if getattr(kind, "takes_exemplars", False)]
-            raise ValueError(f"exemplars are for {', '.join(known)}: the other algorithms have no rule for them")
-        others = Exemplars.load(settings.exemplars, settings.exemplar_share, settings.exemplars_per_group)
-        others.refuse(texts, run.group_size)
-        graft = others.grafter(policy, run.seed)
-    for each in (texts, held_out):
-        try:
-            policy.refuse(list(each))
-        except ValueError as error:
-            raise ValueError(f"prompts {each.name}: {error}") from error
-    with distributed.first():  # it fills the cache on disk, which the others read
-        policy.prepare([*texts, *held_out])
-    rewards.refuse(reward, texts.texts, texts.about(range(len(texts))))
-    for own in measured.values():
-        rewards.refuse(own, held_out.texts, held_out.about(range(len(held_out))))
-    trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
-    if limit := fit.limit(run.memory, policy.device):
-        run, said = fit.fitted(trainer, limit)
-        print(said)
-        least = distributed.merged({"sampled": run.rollout_batch, "trained": run.microbatch}, min)
-        run = replace(run, rollout_batch=int(least["sampled"]), microbatch=int(least["trained"]))
-        settings = replace(settings, run=run)
-        trainer = Trainer(settings.algorithm, policy, reward, texts, run, collect, graft)
-    if resume and (state := RunFolder.open(run.output).state(*trainer.state_dict())):
-        trainer.load_state_dict(state)
-    stopped, evaluator = False, Evaluator(policy, settings.evaluation, held_out, rewards=measured)
-    sources = ("" if settings.preferences else settings.prompts, how.prompts)
-    warnings = [leaked] if (leaked := leak(texts, held_out, how.chosen(held_out), sources)) else []
-    drawn = settings.algorithm.rollout.guidance
-    if not settings.preferences and (unlike := how.unlike(drawn)):
-        warnings.append(f"{unlike} (--evaluation.sampler.guidance {drawn:g} for the same)")
+    made = assembled(settings, resume)
+    run, trainer, stopped = made.settings.run, made.trainer, False
     with (
-        _folder(run.output, config.to_dict(settings), trainer, resume) as folder,
+        made.folder(resume) as folder,
         TrainProgress(run, trainer.iteration, run.output) as progress,
         _stop_signals() as asked,
     ):
-        done = trainer.iteration
-        begins = f"going on after iteration {done}" if done else f"measuring on {held_out.name} first"
-        progress.say(f"model {policy.name}, {len(texts)} prompts; {begins}")
-        for remark in [*trainer.rollout.remarks(), *([] if settings.preferences else _of_guidance(policy, drawn))]:
-            progress.say(remark)
-        for warning in warnings:
-            progress.say(f"warning: {warning}")
-        with closing(trainer.steps(evaluator, folder, warnings)) as steps:
+        _begin(made, progress)
+        with closing(trainer.steps(made.evaluator, folder, made.warnings)) as steps:
             for step in steps:
                 progress.show(step)
                 if distributed.any_of(asked()):
@@ -206,27 +145,15 @@ def _train(settings: Any, resume: bool, command: str) -> int:
     return 130 if stopped else 0
 
 
-def _of_guidance(policy: Policy, guidance: float) -> list[str]:
-    """What the scale that images are drawn with costs, and where it is not what the model was made for."""
-    lines = [f"{remark} (--algorithm.rollout.guidance)"] if (remark := policy.remark(guidance)) else []
-    if (many := policy.evaluations(guidance)) > 1:
-        lines.append(f"guidance {guidance:g} asks the network {many} times for every step: with the prompt and without")
-    return lines
-
-
-@contextmanager
-def _folder(path: Path, settings: dict[str, Any], trainer: Trainer, resume: bool) -> Iterator[RunFolder | None]:
-    """A new one, or that of a run that goes on, without what came after its checkpoint; None if it is for another
-    process to write."""
-    if distributed.rank():
-        yield None
-        return
-    folder = RunFolder.open(path) if resume else RunFolder.create(path, settings)
-    with folder.held():
-        if resume:
-            folder.forget_after(trainer.iteration - (trainer.iteration == 0))
-            folder.write_config(settings)
-        yield folder
+def _begin(made: Assembly, progress: TrainProgress) -> None:
+    """What is worth knowing before the first iteration."""
+    done, trainer = made.trainer.iteration, made.trainer
+    begins = f"going on after iteration {done}" if done else f"measuring on {made.evaluator.prompts.name} first"
+    progress.say(f"model {trainer.policy.name}, {len(trainer.prompts)} prompts; {begins}")
+    for note in made.notes:
+        progress.say(note)
+    for warning in made.warnings:
+        progress.say(f"warning: {warning}")
 
 
 @contextmanager

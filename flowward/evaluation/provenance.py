@@ -55,7 +55,7 @@ def described(thing: object) -> dict[str, Any]:
 
 
 def _lasting(module: str) -> str:
-    """A module's name without the rooms between its wing and its file: a file may change rooms, a number stays itself."""
+    """A module's name without the rooms between wing and file: a reward that changes rooms stays comparable."""
     if not module.startswith("flowward."):
         return module
     package, wing, *rooms = module.split(".")

@@ -12,7 +12,7 @@ from ..process.rollout import Rollout, Steps
 from ..system.errors import one_of
 from ..system.streams import Key
 from .credit import ZScore
-from .points import Batch
+from .points import Batch, even_units
 
 Weight = Literal["even", "noise", "per-time"]
 Views = Literal["sum", "mean", "restandardised"]
@@ -48,6 +48,9 @@ class Walked:
 
     def __len__(self) -> int:
         return len(self.advantage)
+
+    def units(self) -> list[Tensor]:
+        return even_units(len(self), self.unit)
 
     def take(self, numbers: Tensor) -> Moves:
         """States are gathered for these points alone."""

@@ -1,13 +1,13 @@
 """What a loss is evaluated on: noised samples or visited states, with all that the equation needs beside them.
 
 A set of points exists only when asked: point number i is made when a minibatch takes it. Time and noise of a point
-depend on its number alone, so it is the same point in whichever minibatch it lands. `unit` consecutive points go into
-the same optimiser step (those of an image, or images that are compared), `indivisible` into the same call of the loss.
+depend on its number alone, so it is the same point in whichever minibatch it lands. The points of a unit go into the
+same optimiser step (those of an image, or images that are compared), `indivisible` ones into the same call of the loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, Self
 
@@ -22,18 +22,15 @@ from ..system.streams import Key, generator
 
 
 @dataclass(frozen=True)
-class Batch:
+class Rows:
     """B rows that a loss is evaluated on. Tensors are [B, ...]; everything else belongs to the whole."""
 
-    x_t: Tensor  # [B, ...]
-    t: Tensor  # [B] in [0, 1]
-    condition: Condition  # B rows
     known: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)  # velocities that need no evaluation
     fresh: bool = field(default=False, kw_only=True)  # the policy is still what drew the samples
     same: frozenset[str] = field(default=frozenset(), kw_only=True)  # copies that are what the policy is now
 
     def __len__(self) -> int:
-        return len(self.t)
+        return next(len(value) for each in fields(self) if isinstance(value := getattr(self, each.name), Tensor))
 
     def __getitem__(self, rows: slice | Tensor) -> Self:
         def part(value: Any) -> Any:
@@ -52,6 +49,15 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Batch(Rows):
+    """Rows at which a velocity is asked for."""
+
+    x_t: Tensor  # [B, ...]
+    t: Tensor  # [B] in [0, 1]
+    condition: Condition  # B rows
+
+
+@dataclass(frozen=True)
 class Points(Batch):
     """A minibatch of training points: noised samples, or visited states of pairs."""
 
@@ -66,12 +72,16 @@ class Points(Batch):
 class PointSet(Protocol):
     """The points of an iteration."""
 
-    @property
-    def unit(self) -> int: ...  # so many consecutive points are shuffled as one
+    def units(self) -> Sequence[Tensor]: ...  # the numbers of the points that are shuffled as one, unit by unit
     @property
     def indivisible(self) -> int: ...  # so many consecutive points are compared by the loss
     def __len__(self) -> int: ...
-    def take(self, numbers: Tensor) -> Batch: ...  # the points with these numbers [B]
+    def take(self, numbers: Tensor) -> Rows: ...  # the points with these numbers [B]
+
+
+def even_units(count: int, size: int) -> list[Tensor]:
+    """The numbers of so many points, in units of `size` consecutive ones."""
+    return list(torch.arange(count).split(size))
 
 
 def _renoised(rollout: Rollout, sample: Tensor, t: Tensor, eps: Tensor, group: Tensor) -> Points:
@@ -129,6 +139,9 @@ class Renoised:
     def __len__(self) -> int:
         return len(self.rollout) * self.unit
 
+    def units(self) -> list[Tensor]:
+        return even_units(len(self), self.unit)
+
     def take(self, numbers: Tensor) -> Points:
         sample = numbers // self.unit
         return _renoised(self.rollout, sample, *self.noising.at(numbers), sample)
@@ -174,6 +187,9 @@ class Together:
 
     def __len__(self) -> int:
         return self.members.numel() * self.draws
+
+    def units(self) -> list[Tensor]:
+        return even_units(len(self), self.unit)
 
     def take(self, numbers: Tensor) -> Points:
         draw, member = numbers // self.unit, numbers % self.unit
@@ -231,6 +247,9 @@ class VisitedStates:
 
     def __len__(self) -> int:
         return len(self.rollout) * len(self.rollout.levels)
+
+    def units(self) -> list[Tensor]:
+        return even_units(len(self), self.unit)
 
     def take(self, numbers: Tensor) -> Points:
         """States are gathered for these points alone: all of an epoch at once would not fit for large models."""

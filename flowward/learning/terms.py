@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log1p
+
 import torch
 from torch import Tensor
 
@@ -28,10 +30,21 @@ def matching(v: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
     return mean((v - (eps - x0)) ** 2)
 
 
-def clipped_ratio(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """max(-A rho, -A clip(rho, 1 - clip, 1 + clip)) with rho = exp(log_ratio), [B] (PPO; Schulman et al., 2017)."""
-    ratio = log_ratio.exp()
-    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip))
+def log_bounds(low: float, high: float | None = None) -> tuple[float, float]:
+    """log(1 - low) and log(1 + high), between which a log ratio counts; `high` is `low` unless given."""
+    return log1p(-min(low, 1 - 1e-12)), log1p(low if high is None else high)
+
+
+def clipped_ratio(log_ratio: Tensor, advantage: Tensor, low: float, high: float | None = None) -> Tensor:
+    """max(-A rho, -A clip(rho, 1 - low, 1 + high)) with rho = exp(log_ratio): PPO's surrogate, of any shape.
+
+    The ratio is clipped in logarithms, so that a ratio beyond the clip cannot overflow, and so that a clip of 2e-6,
+    of which 1 + 2e-6 keeps 4 bits in float32, stays exact. `high` is `low` unless given (Schulman et al., 2017,
+    arXiv:1707.06347, Eq. 7; asymmetric: DAPO, arXiv:2503.14476).
+    """
+    lowest, highest = log_bounds(low, high)
+    rho = torch.where(advantage < 0, log_ratio.clamp_min(lowest), log_ratio.clamp_max(highest)).exp()
+    return -advantage * rho
 
 
 def group_sum(values: Tensor, group: Tensor) -> Tensor:

@@ -27,6 +27,13 @@ def positive(owner: object, *names: str) -> None:
             raise ValueError(f"{name} must be a positive number, not {getattr(owner, name)}")
 
 
+def at_least_one(owner: object, *names: str) -> None:
+    """Raises ValueError where one of these numbers is below 1."""
+    for name in names:
+        if getattr(owner, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(owner, name)}")
+
+
 def not_negative(owner: object, *names: str) -> None:
     """Raises ValueError where one of these numbers is negative or not finite."""
     for name in names:

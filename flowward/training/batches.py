@@ -72,7 +72,7 @@ def _blank(rollout: Sampling, run: Run) -> Rollout:
 def _per_update(points: PointSet, run: Run) -> int:
     """From the points of one group."""
     count = len(points) * run.groups
-    units = count // points.unit
+    units = len(points.units()) * run.groups
     if units % run.updates_per_iteration:
         raise ValueError(
             f"{units} images or groups to train on cannot be split evenly over {run.updates_per_iteration} updates"

@@ -93,7 +93,7 @@ class Preferences:
         pair = Rollout.of([Drawn(torch.zeros(2, 1))], Condition({"": torch.zeros(1)}), torch.zeros(2).long(), levels)
         points(pair, ("",)).take(torch.arange(2))
 
-    def reward(self, images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+    def reward(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         """1 for each chosen image and 0 for each rejected one, in the order in which `collect` gives them."""
         return (torch.arange(len(images)) % 2 == 0).float()
 

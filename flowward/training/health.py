@@ -29,9 +29,9 @@ class Health:
     def check(self, m: Mapping[str, float]) -> list[str]:
         """The lines that an iteration's metrics call for; usually none."""
         lines = []
-        if m["reward_std"] < 1e-6:
+        if m.get("reward_std", 1.0) < 1e-6:
             lines.append(f"every image got the reward {m['reward']:.3g}: there is nothing to learn from")
-        elif m["zero_variance"] > NO_SIGNAL:
+        elif m.get("zero_variance", 0.0) > NO_SIGNAL:
             lines.append(
                 f"{m['zero_variance']:.0%} of the groups have equal rewards and teach nothing: "
                 "use a softer reward, larger groups, or prompts that are neither solved nor hopeless"
@@ -52,8 +52,8 @@ class Health:
                 "raise gamma"
             )
         if self.first_rms is None:
-            self.first_rms = m["latent_rms"]
-        drift = m["latent_rms"] / self.first_rms - 1
+            self.first_rms = m.get("latent_rms")
+        drift = m["latent_rms"] / self.first_rms - 1 if self.first_rms and "latent_rms" in m else 0.0
         if abs(drift) > DRIFT:
             lines.append(
                 f"finished latents are {abs(drift):.0%} {'larger' if drift > 0 else 'smaller'} than at the start: "
@@ -79,7 +79,7 @@ class Health:
                 "it was clipped; if this goes on, lower the learning rate"
             )
         self.norms = [*self.norms, m["gradient_norm"]][-WINDOW:]
-        if many := int(m["duplicate_prompts"]):
+        if many := int(m.get("duplicate_prompts", 0)):
             lines.append(
                 f"{many} prompt{'s' * (many > 1)} came twice in one iteration, counting double: a category was used up "
                 "and began anew, or there are fewer prompts than groups"

@@ -42,15 +42,23 @@ class Step:
         return cls(line["iteration"], metrics, line["health"], seconds)
 
 
-def describe(rollout: Rollout, prompts: Sequence[Prompt]) -> dict[str, float]:
-    """What can be said of a rollout before training on it: of its samples, not of images that were given."""
-    own = rollout.own
-    reward = rollout.reward[own].double()
-    silent = group_max(rollout.advantage[own].abs(), rollout.cohort[own]) < 1e-9
+def scored(reward: Tensor, advantage: Tensor, cohort: Tensor) -> dict[str, float]:
+    """Figures of samples that have rewards: reward, advantage and the number of those that each is compared with, [N].
+
+    `zero_variance` is the share of samples in groups that teach nothing.
+    """
+    reward, silent = reward.double(), group_max(advantage.abs(), cohort) < 1e-9
     return {
         "reward": reward.mean().item(),
         "reward_std": reward.std().item(),
-        "zero_variance": silent.double().mean().item(),  # share of images in groups that teach nothing
+        "zero_variance": silent.double().mean().item(),
+    }
+
+
+def describe(rollout: Rollout, prompts: Sequence[Prompt]) -> dict[str, float]:
+    """Figures of a rollout before training on it: of its own samples, not of images that were given."""
+    own = rollout.own
+    return scored(rollout.reward[own], rollout.advantage[own], rollout.cohort[own]) | {
         "latent_rms": rollout.x0[own.to(rollout.x0.device)].square().mean().sqrt().item(),
         "duplicate_prompts": len(prompts) - len(set(prompts)),
     }

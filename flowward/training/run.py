@@ -1,4 +1,4 @@
-"""How much of what a run does."""
+"""Settings of the training loop: those of every training (Training), and those that count images (Run)."""
 
 from __future__ import annotations
 
@@ -10,77 +10,74 @@ from typing import Literal, get_args
 from ..learning.mixing import MIXES, MixName
 from ..learning.optimisers import OPTIMISERS, OptimiserName
 from ..learning.snapshots import WarmDecay
-from ..system.errors import not_negative, one_of, positive
+from ..system.errors import at_least_one, not_negative, one_of, positive
 
 Schedule = Literal["constant", "cosine"]
 
 
 @dataclass(frozen=True)
-class Run:
-    """How much of what. Batches and accumulation follow from it; what does not divide is refused."""
+class Training:
+    """What every training has, whatever a sample is. Gradient accumulation follows from it."""
 
     output: Path | None = None
-    """run folder (None: in Python nothing is kept, and `flowward train` makes one in runs/)"""
+    """run folder (none: nothing is kept in Python, and `flowward train` makes one in runs/)"""
     iterations: int = 50
-    images_per_update: int = 288
-    """images behind one optimiser step"""
+    """rollouts, each followed by its optimiser steps"""
     group_size: int = 12
-    """images per prompt"""
+    """samples per prompt, which are compared with each other"""
     mix: MixName = "rewards"
-    """of several rewards: add them up and compare images by the sum, compare by each and add up the `advantages`,
-    divide that by its spread (`gdpo`), or compare by which images dominate which (`pareto`)"""
-    reward_buffer: int = 0
-    """images of a prompt are also compared with its last ones of earlier iterations, up to so many in all (DDPO: 32)"""
+    """combine several rewards: add `rewards`, add `advantages`, the same over their spread (`gdpo`), or `pareto`"""
     updates_per_iteration: int = 1
     """optimiser steps per rollout"""
     microbatch: int = 144
     """training points per forward and backward pass"""
-    rollout_batch: int = 288
-    """images sampled at once"""
     memory: float | Literal["auto"] | None = None
-    """GB of CUDA memory (auto: nine tenths of what there is): rollout_batch and microbatch are then the largest that
-    stay within it; None, and auto without a CUDA device, leave them as they are"""
+    """choose the largest batches within this many GB of CUDA memory (auto: 90 % of the card; none: leave them)"""
     optimiser: OptimiserName = "adamw"
-    """`adamw8bit` keeps Adam's moments in 8 bits, a quarter of their memory (bitsandbytes)"""
+    """`adamw8bit` stores Adam's moments in 8 bits, a quarter of their memory (bitsandbytes)"""
     learning_rate: float = 5e-4
+    """peak learning rate"""
     warmup: int = 10
-    """optimiser steps over which the learning rate rises: Adam's first steps are long, and blind"""
+    """linear warm-up, in optimiser steps"""
     schedule: Schedule = "constant"
-    """of the learning rate after the warm-up: `cosine` falls to 0 at the last step, for long runs"""
+    """learning rate after the warm-up: `constant`, or `cosine` down to 0 at the last step"""
     weight_decay: float = 0.0
+    """AdamW's weight decay"""
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's betas"""
     gradient_clip: float = 1.0
     """largest global gradient norm"""
     curriculum: int = 0
-    """turns for which a prompt rests whose images all earned the same in its last two (0: none rests)"""
+    """skip a prompt for N turns if all its samples got equal rewards twice (0: off)"""
     seed: int = 0
+    """random seed; equal seeds give equal runs"""
     ema_decay: float = 0.9
-    """of the running average of the policy that can be evaluated; shorter at first"""
+    """decay of the EMA copy of the policy, which can be evaluated; shorter at first"""
     evaluate_every: int = 25
     """iterations between evaluations (0: only before and after)"""
     checkpoint_every: int = 25
+    """iterations between checkpoints"""
 
     def __post_init__(self) -> None:
         if self.output is not None:  # from Python it may be a text
             object.__setattr__(self, "output", Path(self.output))
-        if self.group_size < 2 and not (self.group_size == 1 and self.reward_buffer):
-            raise ValueError(
-                f"group_size is {self.group_size}, but advantages compare images of one prompt: use at least 2"
-            )
-        for name in ("images_per_update", "updates_per_iteration", "microbatch", "rollout_batch", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        not_negative(self, "iterations", "warmup", "seed", "reward_buffer", "curriculum")
+        at_least_one(self, "updates_per_iteration", "microbatch", "checkpoint_every")
+        not_negative(self, "iterations", "warmup", "seed", "curriculum")
         one_of("mix of rewards", self.mix, MIXES)
         one_of("optimiser", self.optimiser, OPTIMISERS)
         one_of("schedule of the learning rate", self.schedule, get_args(Schedule))
         positive(self, "learning_rate", "gradient_clip", *(["memory"] if isinstance(self.memory, float | int) else []))
         WarmDecay(self.ema_decay)  # refuses what is not a share
-        if self.images % self.group_size:
-            raise ValueError(
-                f"{self.images_per_update} images per update x {self.updates_per_iteration} updates = {self.images} "
-                f"images an iteration, which groups of {self.group_size} do not divide"
-            )
+
+    @property
+    def samples(self) -> int:
+        """Samples per iteration."""
+        raise NotImplementedError
+
+    @property
+    def groups(self) -> int:
+        """Prompts per iteration."""
+        return self.samples // self.group_size
 
     def rate(self, number: int) -> float:
         """The learning rate of optimiser step `number`, counted from 0."""
@@ -90,12 +87,50 @@ class Run:
         done = number / (self.iterations * self.updates_per_iteration)
         return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
 
+
+@dataclass(frozen=True)
+class Run(Training):
+    """Settings of the training loop for images. Gradient accumulation follows; uneven numbers are refused."""
+
+    images_per_update: int = 288
+    """images per optimiser step"""
+    rollout_batch: int = 288
+    """images sampled at once"""
+    reward_buffer: int = 0
+    """compare images with the last N rewards of their prompt too (DDPO: 32; 0: off)"""
+
+    def __post_init__(self) -> None:
+        if self.group_size < 2 and not (self.group_size == 1 and self.reward_buffer):
+            raise ValueError(
+                f"group_size is {self.group_size}, but advantages compare images of one prompt: use at least 2"
+            )
+        super().__post_init__()
+        at_least_one(self, "images_per_update", "rollout_batch")
+        not_negative(self, "reward_buffer")
+        if self.images % self.group_size:
+            near = _near_divisors(self.images, self.group_size)
+            what = f"try --group-size {_either(near)}" if near else "use more --images-per-update"
+            raise ValueError(
+                f"{self.images} images per iteration cannot be split into groups of {self.group_size}; {what}"
+            )
+
     @property
     def images(self) -> int:
         """Images per iteration."""
         return self.images_per_update * self.updates_per_iteration
 
     @property
-    def groups(self) -> int:
-        """Prompts per iteration."""
-        return self.images // self.group_size
+    def samples(self) -> int:
+        """The same: a sample is an image."""
+        return self.images
+
+
+def _near_divisors(total: int, wanted: int, most: int = 3) -> list[int]:
+    """The divisors of `total` next to a number, from 2 on, rising."""
+    found = [size for size in range(2, total + 1) if total % size == 0]
+    return sorted(sorted(found, key=lambda size: abs(size - wanted))[:most])
+
+
+def _either(numbers: list[int]) -> str:
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} or {last}" if first else last

@@ -1,15 +1,13 @@
-"""The loop. It names no algorithm, no model and no reward.
+"""Training on images: the loop, fed by a flow model, rewards of images and sets of prompts.
 
-One iteration: draw prompts, sample a group of images for each from the behaviour policy, score them, turn scores into
-advantages, and take the stated number of optimiser steps on the algorithm's training points. Everything random is a
-pure function of (seed, iteration, ...), so there is no generator to save, and several processes can share the work.
+One iteration: choose prompts, sample a group of images for each from the behaviour policy, score them, turn scores into
+advantages, and hand the algorithm's training points to the loop.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,26 +16,21 @@ from torch import Tensor
 
 from ..algorithms.algorithm import Algorithm, refuse_incomplete
 from ..evaluation.evaluate import Evaluator, NotFinite
-from ..evaluation.leakage import leak
 from ..evaluation.provenance import same_scores
 from ..learning.mixing import MIXES, RewardBuffer, each_reward
-from ..learning.optimisers import OPTIMISERS, undone_if_it_fails
-from ..learning.points import Batch, PointSet
-from ..learning.snapshots import WarmDecay
 from ..process.noise import Noise
 from ..process.policy import Condition, Models, Policy
 from ..process.rollout import Drawn, Rollout
 from ..prompts import Prompt, PromptSet, refuse_others
-from ..rewards import Reward, RewardError, refuse, terms
+from ..rewards import Reward, RewardError, terms
 from ..rewards.scoring import Scoring, agreed
-from ..system import distributed, memory
-from ..system.streams import generator
+from ..system import distributed
 from .batches import counted
-from .curriculum import Curriculum, InTurn, Order
+from .curriculum import Choice, Curriculum, InTurn, Order
 from .folder import RunFolder
 from .guards import Watch
-from .health import Health
-from .metrics import Clock, Step, Tally, describe
+from .loop import Gathered, Loop, TrainingError
+from .metrics import Clock, Step, describe
 from .run import Run
 
 Collect = Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]
@@ -50,12 +43,11 @@ def _as_it_is(rollout: Rollout, prompts: Sequence[Prompt], index: int) -> Rollou
     return rollout
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the weights are those of the last good step."""
+class Trainer(Loop[Evaluator]):
+    """The loop over images of a flow model."""
 
-
-class Trainer:
-    """The state of a run, and one method per stage of an iteration."""
+    run: Run
+    models: Models
 
     def __init__(
         self,
@@ -75,88 +67,36 @@ class Trainer:
         """
         refuse_incomplete(algorithm)
         refuse_others(prompts)
-        self.algorithm, self.policy, self.reward, self.prompts, self.run = algorithm, policy, reward, prompts, run
+        super().__init__(algorithm, policy, run)
+        self.policy, self.reward, self.prompts = policy, reward, prompts
         self.rollout = algorithm.rollout.bound(policy.times)
         self.collect, self.graft = collect or self.draw, graft or _as_it_is
-        for name in algorithm.copies:
-            policy.weights.add(name)
-        policy.weights.add("ema")
-        if "reference" in algorithm.anchors:
-            policy.weights.add("reference")
         self.models = Models.of(policy, {"policy": algorithm.guidance, **algorithm.anchors})
-        self.parameters = list(policy.weights.tensors("policy").values())
-        self.optimiser = OPTIMISERS[run.optimiser](
-            self.parameters, run.learning_rate, betas=run.betas, weight_decay=run.weight_decay
-        )
-        self.health = Health()
         self.buffer = RewardBuffer(run.reward_buffer, [same_scores(each) for _, _, each in terms(reward)])
         self.order: Order = InTurn(prompts, run.seed)
         if run.curriculum:
             self.order = Curriculum(prompts, run.seed, rest=run.curriculum)
-        self.iteration = 0  # finished iterations
-        self.sound = True  # worth saving: the state of a finished iteration, whose samples are finite
+        self.watch: Watch | None = None  # of guards, from the first evaluation on
         counts = counted(algorithm, self.rollout, run)
         self.points_per_update, self.indivisible = counts.per_update, counts.indivisible
 
     @property
-    def rows(self) -> int:
+    def block(self) -> int:  # type: ignore[override]
         """Samples that the network sees at once without a gradient: fewer than are drawn together from a tree."""
         return self.run.rollout_batch // self.rollout.leaves * self.rollout.breadth
 
-    def _group(self) -> Tensor:
-        return torch.arange(self.run.groups).repeat_interleave(self.run.group_size)
-
-    def steps(
-        self, evaluator: Evaluator | None = None, folder: RunFolder | None = None, remarks: Sequence[str] = ()
-    ) -> Generator[Step]:
-        """Go on to the end of the run, measuring, logging and saving on the way.
-
-        The health of the first evaluation is `remarks`, what is to be known of the whole run.
-
-        Leaving the loop early (break, or an exception) saves a checkpoint, unless the weights give no finite samples or
-        the last iteration has changed some of them only.
-        """
-        run, saved, self.watch = self.run, self.iteration, Watch(folder.path if folder else None)
-        before = [line for line in folder.lines() if line["iteration"] == self.iteration] if folder else []
-        seen = before[0]["images"] if before else self.iteration * run.images  # which another run may have begun
-        try:
-            if self.iteration == 0 and evaluator:
-                yield self._finish(Step(0, {}, [*remarks], {}), 0, evaluator, folder)
-            elif evaluator and self._due and distributed.any_of(bool(before) and "evaluation" not in before[0]):
-                step = Step.of(before[0]) if before else Step(self.iteration, {}, [], {})
-                step = self._measured(step, evaluator, folder)  # this was cut short
-                if folder:
-                    folder.amend(step.line(seen))
-                yield step
-            while self.iteration < run.iterations:
-                step = self.step()
-                seen += run.images
-                step = self._finish(step, seen, evaluator if self._due else None, folder)
-                if folder and (step.index == run.iterations or step.index % run.checkpoint_every == 0):
-                    folder.save(step.index, self.state_dict())
-                    saved = step.index
-                yield step
-        finally:
-            if folder and self.iteration > saved and self.sound:
-                folder.save(self.iteration, self.state_dict())
-
     @property
-    def _due(self) -> bool:
-        """Whether it is time to measure."""
-        every = self.run.evaluate_every
-        return self.iteration == self.run.iterations or (every > 0 and self.iteration % every == 0)
+    def size(self) -> str:
+        """Batches and image size, and what takes less memory."""
+        run, (height, width) = self.run, self.policy.image_size
+        return (
+            f"with images of {height} x {width}, {run.rollout_batch} of them sampled at once and {run.microbatch} "
+            "points per forward and backward pass: lower --rollout-batch and --microbatch, or use "
+            "--gradient-checkpointing or --vae-tiling"
+        )
 
-    def _finish(self, step: Step, seen: int, evaluator: Evaluator | None, folder: RunFolder | None) -> Step:
-        """Measure, if it is time to, and log; `seen` images have been trained on."""
-        try:
-            if evaluator:
-                step = self._measured(step, evaluator, folder)
-        finally:  # a measurement that fails leaves the iteration as it is
-            if folder:
-                folder.append(step.line(seen))
-        return step
-
-    def _measured(self, step: Step, evaluator: Evaluator, folder: RunFolder | None) -> Step:
+    def measured(self, step: Step, evaluator: Evaluator, folder: RunFolder | None) -> Step:
+        """The step with the scores of the present weights; a grid of images goes into the folder."""
         started = time.perf_counter()
         try:
             measured, grid = evaluator.measure(), evaluator.grid()
@@ -165,30 +105,19 @@ class Trainer:
             raise
         if folder:
             folder.save_sample(step.index, grid)
+        if self.watch is None:
+            self.watch = Watch(folder.path if folder else None)
         health = [*step.health, *self.watch.look(step.index, measured)]
         seconds = {**step.seconds, "evaluate": time.perf_counter() - started}
         return replace(step, evaluation=measured.summary(), health=health, seconds=seconds)
 
-    def step(self) -> Step:
-        """One iteration. If it fails, the state is still that of the last one, or `sound` is False (see `update`).
+    def gather(self, index: int, clock: Clock) -> Gathered:
+        """A group of scored images for each prompt of the iteration, and the points that the algorithm makes of them.
 
         Raises:
-            RewardError: the reward does not do what it should.
-            TrainingError: samples or gradients are not finite.
-            OutOfMemory: there was none left.
+            RewardError: the reward failed.
+            TrainingError: samples are not finite.
         """
-        run, (height, width) = self.run, self.policy.image_size
-        what = (
-            f"with images of {height} x {width}, {run.rollout_batch} of them sampled at once and {run.microbatch} "
-            "points per forward and backward pass: lower --rollout-batch and --microbatch, or use "
-            "--gradient-checkpointing or --vae-tiling"
-        )
-        with memory.explained(what):
-            return self._step()
-
-    def _step(self) -> Step:
-        clock = Clock()
-        index = self.iteration
         choice = self.order.choose(index, self.run.groups)
         prompts = [self.prompts[i] for i in choice.indices]
         with self._scoring(choice.indices) as scoring:
@@ -200,23 +129,17 @@ class Trainer:
                 rewards = agreed(lambda: scoring.result(images))
                 rollout = self.credit(rollout, rewards, prompts)
         with clock("train"):
-            names, own = [name for name, _, _ in terms(self.reward)], rollout.own
+            own, names = rollout.own, [name for name, _, _ in terms(self.reward)]
             metrics = describe(rollout, prompts) | each_reward(names, rewards[own], rollout.group[own])
-            if rollout.advantage.any():
-                metrics |= self.learn(self.algorithm.points(rollout, ("points", self.run.seed, index)))
-            else:  # Adam would turn the rounding errors of a gradient that is 0 into steps of full length
-                metrics |= {"loss": 0.0, "gradient_norm": 0.0}
-            self.sound = False  # until all of this is done
-            taken = (index + 1) * self.run.updates_per_iteration
-            for name, decay in self.algorithm.copies.items():
-                self.policy.weights.follow(name, decay(taken))
-            self.policy.weights.follow("ema", WarmDecay(self.run.ema_decay)(taken))
-            self.buffer.add(rewards[own], rollout.group[own], prompts)
-            self.order.see(choice, rewards[own], rollout.group[own])
-            metrics |= self.order.told(choice)
-            said = self.health.check(metrics)
-            self.iteration, self.sound = index + 1, True
-        return Step(self.iteration, metrics, said, clock.seconds)
+            key = ("points", self.run.seed, index)
+            points = self.algorithm.points(rollout, key) if rollout.advantage.any() else None
+        return Gathered(points, metrics, lambda: self._keep(choice, prompts, rewards[own], rollout.group[own]))
+
+    def _keep(self, choice: Choice, prompts: Sequence[Prompt], rewards: Tensor, group: Tensor) -> dict[str, float]:
+        """Remember rewards, and which prompts had nothing to compare; figures of the curriculum."""
+        self.buffer.add(rewards, group, prompts)
+        self.order.see(choice, rewards, group)
+        return self.order.told(choice)
 
     def _refuse_infinite(self, rollout: Rollout) -> None:
         self.sound = bool(rollout.x0.isfinite().all())
@@ -254,7 +177,7 @@ class Trainer:
         for rows in numbers.split(run.rollout_batch):
             keys = tuple(("noise", run.seed, index, n // run.group_size, n % run.group_size) for n in rows.tolist())
             drawn = draw(velocity, condition[group[rows]], Noise(policy.latent_shape, keys, policy.device))
-            yield drawn, torch.cat([policy.decode(part).cpu() for part in drawn.x0.split(self.rows)])
+            yield drawn, torch.cat([policy.decode(part).cpu() for part in drawn.x0.split(self.block)])
 
     def _scoring(self, chosen: Sequence[int]) -> Scoring:
         """Of the images that this process will make for these prompts."""
@@ -276,99 +199,18 @@ class Trainer:
         advantage[own] = mixed[: int(own.sum())]
         return replace(rollout, reward=(rewards * weights).sum(1).float(), advantage=advantage)
 
-    def learn(self, points: PointSet) -> dict[str, float]:
-        """The optimiser steps of one iteration, over units of points in random order, each point used once.
-
-        An exception takes back those that were taken, where there are several.
-        """
-        run = self.run
-        order = torch.randperm(len(points) // points.unit, generator=generator("order", run.seed, self.iteration))
-        tally = Tally()
-        norms: list[float] = []
-        # with a single update nothing has been changed before it, and copies of all weights would be wasted
-        with undone_if_it_fails(self.parameters if run.updates_per_iteration > 1 else (), self.optimiser):
-            for number, units in enumerate(order.chunk(run.updates_per_iteration)):
-                numbers = (units[:, None] * points.unit + torch.arange(points.unit)).flatten()
-                mine, first = distributed.share(numbers, points.indivisible), number == 0
-                same = self._same() if first else ()
-                for part in self.batches(points, mine, first and self.algorithm.behaviour == "policy", same):
-                    loss, metrics = self.algorithm.loss(self.models, part)
-                    (loss.sum() / len(numbers)).backward()
-                    tally.add({"loss": loss.detach(), **metrics})
-                norms.append(self.update(self.iteration * run.updates_per_iteration + number))
-            norm = {"gradient_norm": sum(norms) / len(norms)}
-            return tally.means(len(order) * points.unit) | norm | tally.extremes()
-
-    def _same(self) -> tuple[str, ...]:
-        """Anchors that have the policy's velocity, because they are copies that have just become what it is."""
-        how = self.algorithm
-        names = [name for name in how.copies if how.anchors.get(name) == how.guidance]
-        return tuple(name for name in names if self.policy.weights.same(name))
-
-    def batches(
-        self, points: PointSet, numbers: Tensor, fresh: bool = False, same: Sequence[str] = ()
-    ) -> Iterator[Batch]:
-        """Microbatches of the points with these numbers, velocities that carry no gradient evaluated in larger ones.
-
-        Those of the `same` anchors are the policy's, which is then evaluated once for all.
-        """
-        others = [name for name in self.algorithm.anchors if name not in same]
-        block = max(1, self.rows // self.run.microbatch) * self.run.microbatch
-        for part in numbers.split(block) if len(numbers) else ():
-            batch: Any = replace(points.take(part), fresh=fresh)
-            if self.algorithm.skips_silent:
-                batch = batch[(batch.advantage != 0).view(len(batch), -1).any(1)]
-            if not len(batch):
-                continue
-            with torch.no_grad():
-                batch = batch.knowing({name: self._anchor(name, batch) for name in others})
-            for part in batch.split(self.run.microbatch):
-                if same:
-                    v = self.models.at("policy", part)
-                    part = part.knowing({"policy": v, **dict.fromkeys(same, v.detach())})
-                yield part
-
-    def _anchor(self, name: str, batch: Batch) -> Tensor:
-        with self.policy.weights.still(name):
-            return self.models.at(name, batch)
-
-    def update(self, number: int) -> float:
-        """Add up gradients, clip them, and take optimiser step `number` of the run. Returns their norm before that.
-
-        Raises:
-            TrainingError: the gradient is not finite; no weight has been changed by it.
-        """
-        for tensor in self.parameters:
-            if tensor.grad is None:  # there was nothing to do for this process
-                tensor.grad = torch.zeros_like(tensor)
-        distributed.add_up([tensor.grad for tensor in self.parameters if tensor.grad is not None])
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.run.gradient_clip).item()
-        if not norm < float("inf"):
-            self.optimiser.zero_grad()
-            raise TrainingError(
-                f"the gradient of iteration {self.iteration + 1} is not finite, so training stopped before the weights "
-                "were changed by it; lower the learning rate, or try --precision float32"
-            )
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.run.rate(number)
-        # a stop in this step, or another process that ends: the only update is not taken back (see `learn`)
-        self.sound = self.run.updates_per_iteration > 1
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        return norm
+    def _group(self) -> Tensor:
+        """The number of each image's prompt, [N]."""
+        return torch.arange(self.run.groups).repeat_interleave(self.run.group_size)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on."""
-        names = ["policy", *self.algorithm.copies, "ema"]
-        return {
-            "identity": self.policy.identity,
-            "iteration": self.iteration,
-            "weights": {name: self.policy.weights.tensors(name) for name in names},
-            "optimiser": self.optimiser.state_dict(),
-            "health": self.health.state_dict(),
-            "rewards": self.buffer.state_dict(),
-            **({"curriculum": state} if (state := self.order.state_dict()) else {}),
-        }
+        curriculum = self.order.state_dict()
+        return (
+            super().state_dict()
+            | {"rewards": self.buffer.state_dict()}
+            | ({"curriculum": curriculum} if curriculum else {})
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`.
@@ -376,52 +218,6 @@ class Trainer:
         Raises:
             ValueError: it belongs to another model, or to an algorithm with other copies.
         """
-        if other := self.policy.unlike(state.get("identity") or {}):
-            raise ValueError(f"this checkpoint belongs to another model: its {', '.join(other)} differs")
-        for name in ["policy", *self.algorithm.copies, "ema"]:
-            if name not in state["weights"]:
-                raise ValueError(f"this checkpoint has no '{name}' weights: it was written by another algorithm")
-            self.policy.weights.load(name, state["weights"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
-        for group in self.optimiser.param_groups:  # as this run has them, if it was resumed with others
-            group["weight_decay"], group["betas"] = self.run.weight_decay, self.run.betas
-        self.health.load_state_dict(state["health"])
+        super().load_state_dict(state)
         self.buffer.load_state_dict(state["rewards"])
         self.order.load_state_dict(state.get("curriculum", {}))
-        self.iteration = state["iteration"]
-
-
-def train(
-    algorithm: Algorithm,
-    policy: Policy,
-    reward: Reward,
-    prompts: PromptSet,
-    run: Run,
-    evaluator: Evaluator | None = None,
-) -> Iterator[Step]:
-    """Train, yielding every finished iteration; with an evaluator, step 0 is the base model's evaluation.
-
-    Its `health` says where prompts are in both sets, and where guidance differs: an evaluation has its own.
-
-    Raises:
-        ValueError: what was asked for does not fit together, the model or a reward cannot read a prompt, or the folder
-            `run.output` holds something already.
-        RewardError, TrainingError: the run cannot go on.
-        OSError: the run folder cannot be written.
-    """
-    trainer = Trainer(algorithm, policy, reward, prompts, run)
-    policy.refuse(list(prompts))
-    refuse(reward, prompts.texts, prompts.about(range(len(prompts))))
-    if evaluator:
-        evaluator.refuse()
-    from . import config  # here, because it knows what a Run is
-
-    how = evaluator.told if evaluator else None
-    described = config.of_python(algorithm, policy, reward, prompts, run, how)
-    folder = RunFolder.create(run.output, described) if run.output else None
-    remarks: list[str | None] = []
-    if evaluator and how:
-        shared = leak(prompts, evaluator.prompts, how.chosen(evaluator.prompts))
-        remarks = [shared, how.unlike(algorithm.rollout.guidance)]
-    with folder.held() if folder else nullcontext():
-        yield from trainer.steps(evaluator, folder, [remark for remark in remarks if remark])

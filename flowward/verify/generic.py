@@ -33,7 +33,7 @@ class Subject:
     algorithm: Algorithm
     rollout: Rollout
     points: Any  # a Batch
-    unit: int
+    units: tuple[Tensor, ...]  # numbers of the points that are shuffled as one
     old: Tensor
 
     @classmethod
@@ -58,7 +58,7 @@ class Subject:
         made = algorithm.points(done, ("verify points", 0))
         points = _wide(made.take(torch.arange(len(made))))
         old = points.known.get("old", WORLD(points.x_t, points.t, points.condition))
-        return cls(algorithm, done, points, made.unit, old)
+        return cls(algorithm, done, points, tuple(made.units()), old)
 
     def loss(self, v: Tensor, old: Tensor, reference: Tensor, points: Any = None) -> Tensor:
         points = self.points if points is None else points
@@ -223,7 +223,7 @@ def neighbours(subject: Subject) -> Iterator[Check]:
     points, old = subject.points, subject.old
     v, reference = old + real(*old.shape) / 10, old + real(*old.shape, seed=1) / 10
     together = subject.loss(v, old, reference)
-    rows = torch.cat([torch.arange(subject.unit) + number * subject.unit for number in (2, 0)])
+    rows = torch.cat([subject.units[number] for number in (2, 0)])
     apart = subject.loss(v[rows], old[rows], reference[rows], points[rows])
     yield compared("loss of a unit, alone and among others", SOURCE, apart, together[rows], EXACT)
 

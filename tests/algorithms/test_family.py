@@ -128,7 +128,7 @@ def test_no_batch_is_larger_than_what_the_rollout_needs(tiny: str, name: str) ->
     one.policy.velocity, one.policy.decode = answered, seen  # type: ignore[method-assign]
     one.sample([TEXTS[number % 4] for number in range(one.run.groups)], 0)
     rows = max(asked)
-    assert max(decoded) == rows == one.rows == 8 // algorithm.rollout.leaves * algorithm.rollout.breadth
+    assert max(decoded) == rows == one.block == 8 // algorithm.rollout.leaves * algorithm.rollout.breadth
     assert sum(decoded) == IMAGES
     one.step()
     assert max(asked) <= max(rows, *trained)

@@ -49,7 +49,10 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         ("bench overhed", "unknown measure 'overhed'; did you mean 'overhead'?"),
         ("pretrain moon", "unknown world 'moon'; known: scenes"),
         ("train --group-size 1", "group_size is 1, but advantages compare images of one prompt"),
-        ("train --images-per-update 7 --group-size 4", "7 images per update x 1 updates = 7 images an iteration"),
+        (
+            "train --images-per-update 7 --group-size 4",
+            "7 images per iteration cannot be split into groups of 4; try --group-size 7",
+        ),
         ("train --seed -1", "must not be negative"),
         ("train --learning-rate nan", "learning_rate must be a positive number, not nan"),
         ("train --ema-decay 2", "a share in [0, 1) of itself, not 2.0"),

@@ -89,7 +89,7 @@ def blown_up_in_the_last(folder: str) -> dict[str, Any]:
         broken = replace(how, sampler=NoNumbers(2)) if distributed.rank() == PROCESSES - 1 else how
         there = replace(evaluator, evaluation=broken)
         try:
-            one._measured(Step(1, {}, [], {}), there if what == "measure" else Whole(evaluator, there), None)
+            one.measured(Step(1, {}, [], {}), there if what == "measure" else Whole(evaluator, there), None)
         except RewardError as error:
             found[what] = [one.sound, str(error)]
     return found

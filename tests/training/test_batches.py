@@ -17,8 +17,14 @@ from flowward.learning.points import Renoise
     [
         ({"group_size": 1}, "group_size is 1"),
         ({"group_size": 0}, "group_size is 0"),
-        ({"images_per_update": 10}, "10 images per update x 1 updates = 10 .* groups of 4 do not divide"),
-        ({"images_per_update": 6, "updates_per_iteration": 3}, "6 images per update x 3 updates = 18 .* groups of 4"),
+        (
+            {"images_per_update": 10},
+            "10 images per iteration cannot .* groups of 4; try --group-size 2, 5 or 10",
+        ),
+        (
+            {"images_per_update": 6, "updates_per_iteration": 3},
+            "18 images .* groups of 4; try --group-size 2, 3 or 6",
+        ),
         ({"images_per_update": 0}, "images_per_update must be at least 1, not 0"),
         ({"updates_per_iteration": 0}, "updates_per_iteration must be at least 1, not 0"),
         ({"schedule": "linear"}, "unknown schedule of the learning rate 'linear'"),

@@ -1,0 +1,281 @@
+"""The loop. It names no algorithm, model or reward, and knows no picture.
+
+One iteration: gather training points (a subclass draws samples and scores them), take the stated number of optimiser
+steps on them, let the copies of the policy follow, check the run's health. Everything random is a pure function of
+(seed, iteration, ...), so there is no generator to save, and several processes can share the work.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..algorithms.algorithm import Algorithm
+from ..learning.optimisers import OPTIMISERS, undone_if_it_fails
+from ..learning.points import PointSet, Rows
+from ..learning.snapshots import WarmDecay
+from ..process.policy import Weights
+from ..system import distributed, memory
+from ..system.streams import generator
+from .folder import RunFolder
+from .health import Health
+from .metrics import Clock, Step, Tally
+from .run import Training
+
+Measures = TypeVar("Measures")
+"""what measures a model, for `measured`"""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the weights are those of the last good step."""
+
+
+class Model(Protocol):
+    """What is trained, as the loop sees it."""
+
+    weights: Weights
+    identity: dict[str, Any]  # what a checkpoint must agree with
+
+    def unlike(self, identity: Mapping[str, Any]) -> list[str]: ...  # in what a checkpoint's identity differs
+
+
+class Answers(Protocol):
+    """What a loss may ask the policy and its copies; process.policy.Models is one."""
+
+    def at(self, name: str, points: Any) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What an iteration has to learn from."""
+
+    points: PointSet | None  # None: all samples are equally good, there is nothing to learn
+    metrics: dict[str, float]  # figures of the samples
+    keep: Callable[[], dict[str, float]]  # remember the samples, once the iteration has not failed; more figures
+
+
+class Loop(ABC, Generic[Measures]):
+    """The state of a run, and one method per stage of an iteration."""
+
+    models: Any  # Answers; typed by the subclass
+    block: int  # rows that the model sees at once without a gradient
+
+    def __init__(self, algorithm: Algorithm, model: Model, run: Training):
+        self.algorithm, self.model, self.run = algorithm, model, run
+        for name in [*algorithm.copies, "ema", *(["reference"] if "reference" in algorithm.anchors else [])]:
+            model.weights.add(name)
+        self.parameters = list(model.weights.tensors("policy").values())
+        self.optimiser = OPTIMISERS[run.optimiser](
+            self.parameters, run.learning_rate, betas=run.betas, weight_decay=run.weight_decay
+        )
+        self.health = Health()
+        self.iteration = 0  # finished iterations
+        self.sound = True  # worth saving: the state of a finished iteration, whose samples are finite
+
+    @abstractmethod
+    def gather(self, index: int, clock: Clock) -> Gathered:
+        """Draw the samples of an iteration, score them, and make training points of them."""
+
+    @abstractmethod
+    def measured(self, step: Step, evaluator: Measures, folder: RunFolder | None) -> Step:
+        """The step with an evaluation of the present weights."""
+
+    @property
+    @abstractmethod
+    def size(self) -> str:
+        """How large the work is and what makes it smaller, for the message if memory runs out."""
+
+    def steps(
+        self, evaluator: Measures | None = None, folder: RunFolder | None = None, remarks: Sequence[str] = ()
+    ) -> Generator[Step]:
+        """Go on to the end of the run, measuring, logging and saving on the way.
+
+        `remarks`, notes on the whole run, become the health of the first evaluation.
+
+        Leaving the loop early (break, or an exception) saves a checkpoint, unless the weights give no finite samples or
+        the last iteration has changed some of them only.
+        """
+        run, saved = self.run, self.iteration
+        before = [line for line in folder.lines() if line["iteration"] == self.iteration] if folder else []
+        seen = before[0]["images"] if before else self.iteration * run.samples  # which another run may have begun
+        try:
+            if self.iteration == 0 and evaluator:
+                yield self._finish(Step(0, {}, [*remarks], {}), 0, evaluator, folder)
+            elif evaluator and self._due and distributed.any_of(bool(before) and "evaluation" not in before[0]):
+                step = Step.of(before[0]) if before else Step(self.iteration, {}, [], {})
+                step = self.measured(step, evaluator, folder)  # this was cut short
+                if folder:
+                    folder.amend(step.line(seen))
+                yield step
+            while self.iteration < run.iterations:
+                step = self.step()
+                seen += run.samples
+                step = self._finish(step, seen, evaluator if self._due else None, folder)
+                if folder and (step.index == run.iterations or step.index % run.checkpoint_every == 0):
+                    folder.save(step.index, self.state_dict())
+                    saved = step.index
+                yield step
+        finally:
+            if folder and self.iteration > saved and self.sound:
+                folder.save(self.iteration, self.state_dict())
+
+    @property
+    def _due(self) -> bool:
+        """Whether it is time to measure."""
+        every = self.run.evaluate_every
+        return self.iteration == self.run.iterations or (every > 0 and self.iteration % every == 0)
+
+    def _finish(self, step: Step, seen: int, evaluator: Measures | None, folder: RunFolder | None) -> Step:
+        """Measure, if it is time to, and log; `seen` samples have been trained on."""
+        try:
+            if evaluator:
+                step = self.measured(step, evaluator, folder)
+        finally:  # a measurement that fails leaves the iteration as it is
+            if folder:
+                folder.append(step.line(seen))
+        return step
+
+    def step(self) -> Step:
+        """One iteration. If it fails, the state is still that of the last one, or `sound` is False (see `update`).
+
+        Raises:
+            RewardError: the reward failed.
+            TrainingError: samples or gradients are not finite.
+            OutOfMemory: there was none left.
+        """
+        with memory.explained(self.size):
+            return self._step()
+
+    def _step(self) -> Step:
+        clock, index = Clock(), self.iteration
+        gathered = self.gather(index, clock)
+        with clock("train"):
+            if gathered.points is not None:
+                metrics = gathered.metrics | self.learn(gathered.points)
+            else:  # Adam would turn the rounding errors of a gradient that is 0 into steps of full length
+                metrics = gathered.metrics | {"loss": 0.0, "gradient_norm": 0.0}
+            self.sound = False  # until all of this is done
+            taken = (index + 1) * self.run.updates_per_iteration
+            for name, decay in self.algorithm.copies.items():
+                self.model.weights.follow(name, decay(taken))
+            self.model.weights.follow("ema", WarmDecay(self.run.ema_decay)(taken))
+            metrics |= gathered.keep()
+            said = self.health.check(metrics)
+            self.iteration, self.sound = index + 1, True
+        return Step(self.iteration, metrics, said, clock.seconds)
+
+    def learn(self, points: PointSet) -> dict[str, float]:
+        """The optimiser steps of one iteration, over units of points in random order, each point used once.
+
+        An exception takes back those that were taken, if there are several.
+        """
+        run, units = self.run, points.units()
+        order = torch.randperm(len(units), generator=generator("order", run.seed, self.iteration))
+        tally = Tally()
+        norms: list[float] = []
+        # with a single update nothing has been changed before it, and copies of all weights would be wasted
+        with undone_if_it_fails(self.parameters if run.updates_per_iteration > 1 else (), self.optimiser):
+            for number, chosen in enumerate(order.chunk(run.updates_per_iteration)):
+                numbers = torch.cat([units[unit] for unit in chosen.tolist()])
+                mine, first = distributed.share(numbers, points.indivisible), number == 0
+                same = self._same() if first else ()
+                for part in self.batches(points, mine, first and self.algorithm.behaviour == "policy", same):
+                    loss, metrics = self.algorithm.loss(self.models, part)
+                    (loss.sum() / len(numbers)).backward()
+                    tally.add({"loss": loss.detach(), **metrics})
+                norms.append(self.update(self.iteration * run.updates_per_iteration + number))
+            norm = {"gradient_norm": sum(norms) / len(norms)}
+            return tally.means(len(points)) | norm | tally.extremes()
+
+    def _same(self) -> tuple[str, ...]:
+        """Anchors that answer as the policy does, because they are copies that have just become what it is."""
+        how = self.algorithm
+        names = [name for name in how.copies if how.anchors.get(name) == how.guidance]
+        return tuple(name for name in names if self.model.weights.same(name))
+
+    def batches(
+        self, points: PointSet, numbers: Tensor, fresh: bool = False, same: Sequence[str] = ()
+    ) -> Iterator[Any]:
+        """Microbatches of the points with these numbers; answers that carry no gradient are evaluated in larger ones.
+
+        Those of the `same` anchors are the policy's, which is then evaluated once for all.
+        """
+        others = [name for name in self.algorithm.anchors if name not in same]
+        block = max(1, self.block // self.run.microbatch) * self.run.microbatch
+        for part in numbers.split(block) if len(numbers) else ():
+            batch: Any = replace(points.take(part), fresh=fresh)
+            if self.algorithm.skips_silent:
+                batch = batch[(batch.advantage != 0).view(len(batch), -1).any(1)]
+            if not len(batch):
+                continue
+            with torch.no_grad():
+                batch = batch.knowing({name: self._anchor(name, batch) for name in others})
+            for part in batch.split(self.run.microbatch):
+                if same:
+                    v = self.models.at("policy", part)
+                    part = part.knowing({"policy": v, **dict.fromkeys(same, v.detach())})
+                yield part
+
+    def _anchor(self, name: str, batch: Rows) -> Tensor:
+        with self.model.weights.still(name):
+            found: Tensor = self.models.at(name, batch)
+            return found
+
+    def update(self, number: int) -> float:
+        """Add up gradients, clip them, and take optimiser step `number` of the run. Returns their norm before that.
+
+        Raises:
+            TrainingError: the gradient is not finite; no weight has been changed by it.
+        """
+        for tensor in self.parameters:
+            if tensor.grad is None:  # there was nothing to do for this process
+                tensor.grad = torch.zeros_like(tensor)
+        distributed.add_up([tensor.grad for tensor in self.parameters if tensor.grad is not None])
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.run.gradient_clip).item()
+        if not norm < float("inf"):
+            self.optimiser.zero_grad()
+            raise TrainingError(
+                f"the gradient of iteration {self.iteration + 1} is NaN or infinite; training stopped before the "
+                "weights were updated. Lower the learning rate, or try --precision float32"
+            )
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.run.rate(number)
+        # a stop in this step, or another process that ends: the only update is not taken back (see `learn`)
+        self.sound = self.run.updates_per_iteration > 1
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on."""
+        names = ["policy", *self.algorithm.copies, "ema"]
+        return {
+            "identity": self.model.identity,
+            "iteration": self.iteration,
+            "weights": {name: self.model.weights.tensors(name) for name in names},
+            "optimiser": self.optimiser.state_dict(),
+            "health": self.health.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`.
+
+        Raises:
+            ValueError: it belongs to another model, or to an algorithm with other copies.
+        """
+        if other := self.model.unlike(state.get("identity") or {}):
+            raise ValueError(f"this checkpoint belongs to another model: its {', '.join(other)} differs")
+        for name in ["policy", *self.algorithm.copies, "ema"]:
+            if name not in state["weights"]:
+                raise ValueError(f"this checkpoint has no '{name}' weights: it was written by another algorithm")
+            self.model.weights.load(name, state["weights"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for group in self.optimiser.param_groups:  # as this run has them, if it was resumed with others
+            group["weight_decay"], group["betas"] = self.run.weight_decay, self.run.betas
+        self.health.load_state_dict(state["health"])
+        self.iteration = state["iteration"]
