@@ -23,7 +23,7 @@ from flowward.training.trainer import Trainer
 
 FENCED = re.MULTILINE | re.DOTALL
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "flowward").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "flowward").rglob("*.md"))]
 KINDS: dict[str, Callable[[list[str]], Any]] = {
     "train": lambda words: train.chosen(take(words, "processes")[1]),
     "memory": lambda words: train.chosen([*words, "--reward", "jpeg-compressibility"], "memory"),
