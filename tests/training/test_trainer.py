@@ -313,7 +313,7 @@ def test_one_gradient_that_is_not_finite_is_enough(tiny: str) -> None:
     one.step()
     before, moments = snapshot(one.policy), checkpoint._pack(one.optimiser.state_dict(), "", {})
     one.parameters[5].register_hook(lambda gradient: gradient * float("nan"))
-    with pytest.raises(TrainingError, match="gradient .* NaN or infinite"):
+    with pytest.raises(TrainingError, match=r"gradient .* NaN or infinite"):
         one.step()
     assert equal(snapshot(one.policy), before)
     assert checkpoint._pack(one.optimiser.state_dict(), "", {}) == moments
