@@ -1,5 +1,5 @@
 # make demo    train the built-in model and write a report
-# make test    linters, types and tests
+# make test    linters, types, imports and tests
 # make clean   remove the environment and the caches; runs/ stays
 #
 # Variables: PYTHON=python3.12   the interpreter that .venv is made from
@@ -39,6 +39,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '' -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 clean:
