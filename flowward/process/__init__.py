@@ -1,1 +1,1 @@
-"""The generative process: times, solvers, noise schedules, and how samples are drawn from a velocity."""
+"""The generative process: times, solvers, noise schedules, and rollouts that turn a velocity model into samples."""

@@ -1,8 +1,8 @@
-"""The convention, stated once, and everything that follows from it.
+"""The flow-matching convention of this library, and the formulas that follow from it.
 
 t = 1 is noise, t = 0 is data:   x_t = (1 - t) x0 + t eps,   u = eps - x0,   a network predicts v = E[u | x_t].
 Hence x0 = x_t - t v (the clean prediction, `f` in the papers) and eps = x_t + (1 - t) v.
-Times are [B] in [0, 1]; a `mean` runs over all dimensions but the first, so that losses are [B] until the last line.
+Times are [B] in [0, 1]. `mean` averages over all dimensions but the first, so losses stay [B].
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from ..system.errors import one_of
+
 
 def over(a: Tensor, x: Tensor) -> Tensor:
-    """a [B] shaped so that it broadcasts over x [B, ...]."""
+    """Reshape a [B] so that it broadcasts over x [B, ...]."""
     return a.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
 def mean(x: Tensor) -> Tensor:
-    """[B, ...] -> [B]."""
+    """Mean over all dimensions but the first, [B, ...] -> [B]."""
     return x.flatten(1).mean(1)
 
 
 def wide(x: Tensor) -> Tensor:
-    """Half precision becomes float32, in which losses and solver states are kept; float64 stays."""
+    """Convert half precision to float32, used for losses and solver states; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -39,12 +41,12 @@ def interpolate(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
 
 
 def clean(x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
-    """x0 = x_t - t v: what a velocity says the finished sample is."""
+    """x0 = x_t - t v: the clean sample that a velocity predicts."""
     return x_t - over(t, x_t) * v
 
 
 def noise(x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
-    """eps = x_t + (1 - t) v: what a velocity says the noise was."""
+    """eps = x_t + (1 - t) v: the noise that a velocity predicts."""
     return x_t + (1 - over(t, x_t)) * v
 
 
@@ -57,11 +59,11 @@ GridKind = Literal["linear", "sd3"]
 
 
 def grid(steps: int, shift: float = 3.0, kind: GridKind = "sd3") -> Tensor:
-    """The times of a sampler, float64 [steps + 1], decreasing from 1 to 0.
+    """Return the times of a sampler, float64 [steps + 1], decreasing from 1 to 0.
 
-    `linear` shifts `steps + 1` equal intervals. `sd3` is what diffusers' FlowMatchEulerDiscreteScheduler does for
-    Stable Diffusion 3: its smallest training level 0.001 is shifted once when the scheduler is made and once more
-    with the grid, which leaves 0.0089 before 0 at shift 3, whatever the number of steps.
+    `linear` shifts `steps + 1` equally spaced times. `sd3` is the grid of diffusers' FlowMatchEulerDiscreteScheduler
+    for Stable Diffusion 3. That scheduler shifts its smallest training level, 0.001, twice: when it is created and
+    again with the grid. At shift 3 the last time before 0 is therefore 0.0089, whatever the number of steps.
 
     Raises:
         ValueError: steps < 1 or > 1000, a shift that is not positive and finite, or an unknown kind.
@@ -70,8 +72,7 @@ def grid(steps: int, shift: float = 3.0, kind: GridKind = "sd3") -> Tensor:
         raise ValueError(f"a sampler needs 1 to 1000 steps, not {steps}")
     if not 0 < shift < inf:
         raise ValueError(f"the shift of a time grid must be positive and finite, not {shift}")
-    if kind not in get_args(GridKind):
-        raise ValueError(f"a time grid is one of {', '.join(get_args(GridKind))}, not {kind}")
+    one_of("time grid", kind, get_args(GridKind))
     if kind == "linear":
         return shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
     last = shifted(torch.tensor(0.001, dtype=torch.float64), shift).item()
@@ -81,30 +82,29 @@ def grid(steps: int, shift: float = 3.0, kind: GridKind = "sd3") -> Tensor:
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """The times of a sampler, which every way to draw samples begins with."""
+    """The time grid of a sampler. All rollouts share these settings."""
 
     steps: int = 10
-    """network evaluations per sample"""
+    """sampling steps, e.g. 10 network evaluations per sample"""
     shift: float = 3.0
-    """> 1 spends more steps near noise"""
+    """spend more steps near noise (> 1) or near data (< 1)"""
     grid: GridKind | Literal["model"] = "sd3"
-    """how times are spaced: `sd3` is diffusers' grid for Stable Diffusion 3, `model` that of the model's own
-    scheduler, which has a shift of its own"""
+    """spacing of times: `linear`, `sd3` (diffusers' grid for SD3) or `model` (the model's scheduler)"""
     own: tuple[float, ...] | None = field(default=None, kw_only=True)
-    """steps + 1 times from 1 to 0, in place of a grid"""
+    """use these steps + 1 times, from 1 to 0, instead of a grid"""
 
     def __post_init__(self) -> None:
-        grid(self.steps, self.shift)  # refuses what it cannot do
+        grid(self.steps, self.shift)  # raises on invalid settings
         if self.known:
             _ = self.times
         elif self.shift not in (1, type(self).shift):
             raise ValueError(
-                f"the grid of a model has a shift of its own: name another grid to have one of {self.shift}"
+                f"grid `model` brings its own shift; to use shift {self.shift}, choose grid `sd3` or `linear`"
             )
 
     @property
     def known(self) -> bool:
-        """Whether it is clear without a model."""
+        """Whether the times are known without a model."""
         return self.own is not None or self.grid != "model"
 
     @property
@@ -112,24 +112,24 @@ class TimeGrid:
         """[steps + 1], from 1 to 0.
 
         Raises:
-            ValueError: they are none, or not known yet.
+            ValueError: `own` does not decrease from 1 to 0, or the grid is `model` and not bound yet.
         """
         if self.own is not None:
             falls = all(t > s for t, s in pairwise(self.own))
             if len(self.own) != self.steps + 1 or self.own[0] != 1 or self.own[-1] != 0 or not falls:
                 raise ValueError(
-                    f"a grid of {self.steps} steps is {self.steps + 1} times that fall from 1 to 0, not {self.own}"
+                    f"{self.steps} steps need {self.steps + 1} times that decrease from 1 to 0, not {self.own}"
                 )
             return self.own
         if self.grid == "model":
-            raise ValueError("the times of the grid `model` are those of a model: call bound(policy.times) first")
+            raise ValueError("grid `model` reads its times from a model: call bound(policy.times) first")
         return tuple(grid(self.steps, self.shift, self.grid).tolist())
 
     @property
     def levels(self) -> Tensor:
-        """[steps] float64: the times but the last."""
+        """[steps] float64: all times but the last; the network is evaluated here."""
         return torch.tensor(self.times[:-1], dtype=torch.float64)
 
     def bound(self, times: Callable[[int], tuple[float, ...]]) -> Self:
-        """With the model's own times (a function of the number of steps) where they were asked for."""
+        """Fill in the model's own times (a function of the number of steps) if the grid is `model`."""
         return self if self.known else replace(self, own=times(self.steps))

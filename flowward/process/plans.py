@@ -1,4 +1,7 @@
-"""What the trajectory tree of an iteration is: trajectories with random steps in a window, or a trunk with branches."""
+"""Rollout settings with random steps: trajectories with a random window (Chain), or a trunk with branches (Branches).
+
+Each builds the trajectory tree of an iteration (see trees.py).
+"""
 
 from __future__ import annotations
 
@@ -20,51 +23,52 @@ from .windows import Window
 
 @dataclass(frozen=True)
 class Chain(TimeGrid):
-    """Trajectories that do not branch: random steps in a window, the ODE before it and after it."""
+    """Trajectories that do not branch: random steps in a window, ODE steps before and after it."""
 
     law: LawName = "flow-sde"
-    """of the random steps"""
+    """noise schedule of the random steps"""
     noise: float = 0.7
-    """its strength: a, eta or scale"""
+    """noise strength: a, eta or scale of the noise schedule"""
     window: Window = field(default_factory=Window)
-    """the random steps; the last step of the grid has no noise to learn from, and never is one"""
+    """the random steps; the last step of the grid is never random"""
     share: float = 1.0
-    """of the random steps that are trained on, drawn for each sample (DanceGRPO: 0.6)"""
+    """train on this share of the random steps, drawn per sample (DanceGRPO: 0.6)"""
     shared_start: bool = False
-    """all samples of a prompt start from the same noise"""
+    """start all samples of a prompt from the same noise"""
     tail: float | None = None
-    """after the window, this share of the remaining steps by DPM-Solver++(2M) on a coarser grid (Flash; None: all)"""
+    """share of the steps kept after the window, solved by DPM-Solver++(2M) (Flash; None: all)"""
     guidance: float = 1.0
+    """scale of classifier-free guidance (1: off)"""
 
     leaves = breadth = 1
 
     def __post_init__(self) -> None:
-        one_of("law of random steps", self.law, LAWS)
-        LAWS[self.law](self.noise)  # refuses what it cannot do
+        one_of("noise schedule of random steps", self.law, LAWS)
+        LAWS[self.law](self.noise)  # raises on an invalid strength
         finite(self, "guidance")
         if not 0 < self.share <= 1:
-            raise ValueError(f"the share of steps to train on must lie in (0, 1], not {self.share}")
+            raise ValueError(f"share, of the random steps to train on, must lie in (0, 1], not {self.share}")
         if self.tail is not None and not 0 < self.tail <= 1:
-            raise ValueError(f"the share of steps after the window must lie in (0, 1], not {self.tail}")
+            raise ValueError(f"tail, the share of steps after the window, must lie in (0, 1], not {self.tail}")
         super().__post_init__()
         self.window.positions(self.steps)
         if self.known:
-            self.at(0, 0)  # refuses what it cannot do
+            self.at(0, 0)  # raises if a step is impossible
 
     @property
     def random(self) -> list[int]:
-        """The steps that are random in some iteration."""
+        """The steps that are random in at least one iteration."""
         starts, size = self.window.positions(self.steps)
         return sorted({step for start in starts for step in range(start, start + size)})
 
     def remarks(self) -> list[str]:
-        """How much noise the random steps leave."""
+        """Start-up remarks and warnings: how much noise the random steps leave."""
         return noise_remarks(self)
 
     def after(self, stop: int) -> tuple[float, ...]:
-        """The times from step `stop` to 0. A coarser grid is even in unshifted time, and always ends at 0.
+        """The times from step `stop` to 0. With a `tail` they are evenly spaced in unshifted time and end at 0.
 
-        Of a grid that is a list of times, it is even in their numbers. The paper counts
+        If the times are given as a list (`own`), they are evenly spaced in its indices. The paper counts
         max(1, int((steps - last) * tail)) points after the last random step, both ends included.
         """
         if self.tail is None:
@@ -81,7 +85,7 @@ class Chain(TimeGrid):
         """The tree of an iteration.
 
         Raises:
-            ValueError: the window does not fit, or a step in it has no noise.
+            ValueError: the window does not fit, or one of its steps has no noise.
         """
         random = self.window.steps(self.steps, seed, iteration)
         times, segments = self.times, []
@@ -96,37 +100,43 @@ class Chain(TimeGrid):
 
 @dataclass(frozen=True)
 class Branches(TimeGrid):
-    """A trunk along the ODE, from which random steps branch off; every child then follows the ODE to its sample.
+    """An ODE trunk with branches of random steps. Every child then follows the ODE to its sample.
 
-    With several strides a child is finished once on each thinned grid, and has as many samples.
+    With several strides, every child is finished once per stride on a coarser grid and gives one sample each.
     """
 
     law: LawName = "flow-sde"
+    """noise schedule of the random steps"""
     noise: float = 0.7
+    """noise strength: a, eta or scale of the noise schedule"""
     low: int = 0
     """first step with a branch"""
     high: int | None = None
-    """first step without (None: the last step)"""
+    """end of the branching steps, exclusive (None: the last step)"""
     one: bool = False
-    """a branch at one of these steps alone, drawn for every iteration, instead of at all"""
+    """branch at one random step per iteration instead of at all of them"""
     fanout: int = 6
     """children per branch"""
     length: int = 1
-    """random steps of a branch"""
+    """random steps per branch"""
     strides: tuple[int, ...] = (1,)
-    """steps of the grid per step on the way from a child to its samples"""
+    """finish each child once per stride; stride 2 skips every second step"""
     cohorts: Cohorts = "root"
-    """samples that are compared: all of a `prompt`, those of a `branch` of it, or of a branch of one `root`"""
+    """compare samples of the same `prompt`, of the same `branch`, or of one `root`'s branch"""
     shared_start: bool = False
+    """start all samples of a prompt from the same noise"""
     guidance: float = 1.0
+    """scale of classifier-free guidance (1: off)"""
 
     def __post_init__(self) -> None:
-        one_of("law of random steps", self.law, LAWS)
-        LAWS[self.law](self.noise)  # refuses what it cannot do
+        one_of("noise schedule of random steps", self.law, LAWS)
+        LAWS[self.law](self.noise)  # raises on an invalid strength
         one_of("kind of cohort", self.cohorts, get_args(Cohorts))
         finite(self, "guidance")
         if self.fanout < 2 or self.length < 1:
-            raise ValueError(f"a branch needs 2 children and 1 step at least, not {self.fanout} and {self.length}")
+            raise ValueError(
+                f"a branch needs fanout >= 2 and length >= 1, not fanout = {self.fanout} and length = {self.length}"
+            )
         if not self.strides or min(self.strides) < 1:
             raise ValueError(f"strides must be at least 1, not {self.strides}")
         super().__post_init__()
@@ -141,27 +151,31 @@ class Branches(TimeGrid):
 
     @property
     def breadth(self) -> int:
-        """Those of a root that the network is asked about at once: the children of one branch on one grid."""
+        """Samples per root in one forward pass: the children of one branch on one grid."""
         return self.fanout
 
     @property
     def random(self) -> list[int]:
-        """The steps that are random in some iteration."""
+        """The steps that are random in at least one iteration."""
         starts = replace(self, one=False).places(0, 0)
         return sorted({step for start in starts for step in range(start, start + self.length)})
 
     def remarks(self) -> list[str]:
-        """How much noise the random steps leave."""
+        """Start-up remarks and warnings: how much noise the random steps leave."""
         return noise_remarks(self)
 
     def places(self, seed: int, iteration: int) -> list[int]:
-        """The steps where a branch starts."""
+        """The steps at which branches start.
+
+        Raises:
+            ValueError: a branch would start outside the grid or reach the last step.
+        """
         last = self.steps - self.length  # the last step is never random
         high = last if self.high is None else self.high
         if not 0 <= self.low < high <= last:
             raise ValueError(
-                f"branches of {self.length} random steps can start at steps 0 to {last - 1} of {self.steps}, "
-                f"not at {self.low} to {high - 1}"
+                f"branches with length {self.length} can start at steps 0 to {last - 1} of {self.steps}, "
+                f"not at {self.low} to {high - 1}: change low, high or steps"
             )
         if not self.one:
             return list(range(self.low, high))
@@ -171,7 +185,7 @@ class Branches(TimeGrid):
         """The tree of an iteration.
 
         Raises:
-            ValueError: a branch would reach the last step, or a step in it has no noise.
+            ValueError: a branch would reach the last step, or one of its steps has no noise.
         """
         times = self.times
         law, segments, trunk, here = LAWS[self.law](self.noise), list[Segment](), -1, 0
@@ -189,19 +203,19 @@ class Branches(TimeGrid):
         return Tree(tuple(segments), self.shared_start, cohorts=self.cohorts, guidance=self.guidance)
 
 
-NOISY = 1.2  # excess noise that deserves a warning
-NARROW = 0.8  # of the densities' gradient in one of three or more steps: so does this
+NOISY = 1.2  # warn above this excess noise
+NARROW = 0.8  # warn if one of three or more steps has more than this share of the log-probability gradient
 
 
 def excess_noise(rollout: Chain | Branches) -> list[tuple[int, float]]:
-    """(step, sqrt(c^2 + sigma^2) / s) of every step that may be random: 1 is as much noise as its level calls for."""
+    """(step, sqrt(c^2 + sigma^2) / s) of every step that may be random; 1 is the correct amount of noise."""
     times, law = rollout.times, LAWS[rollout.law](rollout.noise)
     pairs = list(pairwise(times))
     return [(number, excess(law, *pairs[number], times[1])) for number in rollout.random]
 
 
 def narrowest(rollout: Chain | Branches) -> tuple[int, float]:
-    """The random step whose density has the largest gradient, |Q| / sigma, and its share of that of all of them."""
+    """The random step with the largest log-probability gradient, |Q| / sigma, and its share of the sum over steps."""
     times, law = rollout.times, LAWS[rollout.law](rollout.noise)
     numbers = [law.coefficients(times[number], times[number + 1], times[1]) for number in rollout.random]
     pulls = [abs(q) / sigma for _, q, sigma in numbers]
@@ -210,21 +224,20 @@ def narrowest(rollout: Chain | Branches) -> tuple[int, float]:
 
 
 def noise_remarks(rollout: Chain | Branches) -> list[str]:
-    """How much noise each random step leaves, and warnings where it is too much, or too little to learn from others."""
+    """How much noise each random step leaves, with warnings if it is too much or if one step dominates the gradient."""
     found = excess_noise(rollout)
     listed = ", ".join(f"{number}: {value:.3g}" for number, value in found)
-    lines = [f"noise after each random step, over what its level calls for: {listed}"]
+    lines = [f"noise after each random step, relative to the correct level (1 is exact): {listed}"]
     if bad := [number for number, value in found if value > NOISY]:
         steps = f"steps {', '.join(map(str, bad))} leave" if len(bad) > 1 else f"step {bad[0]} leaves"
         lines.append(
-            f"{steps} more noise than later steps can take away, so the images that are scored are noisier than the "
-            "model's: keep late steps out of the random ones, or use --algorithm.rollout.law ddim or cps together with "
-            "--algorithm.ratio cps"
+            f"{steps} too much noise for later steps to remove, so the scored images are noisier than the model's own; "
+            "use only early steps as random ones, or --algorithm.rollout.law ddim or cps with --algorithm.ratio cps"
         )
     number, share = narrowest(rollout)
     if len(found) > 2 and share > NARROW:
         lines.append(
-            f"step {number} has so little noise that {share:.0%} of the gradient of all steps' densities is its own: "
-            "keep it out of the random ones, or use --algorithm.ratio cps or guard, or --algorithm.points.weight noise"
+            f"step {number} has so little noise that it makes up {share:.0%} of the gradient of all steps; exclude it "
+            "from the random steps, or use --algorithm.ratio cps or guard, or --algorithm.points.weight noise"
         )
     return lines

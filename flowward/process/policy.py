@@ -1,4 +1,4 @@
-"""What every model looks like to the rest of the library: a velocity in flowward's convention."""
+"""The interface of a model to the rest of the library: it returns velocities in flowward's convention."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Condition:
         return Condition({name: tensor[index] for name, tensor in self.tensors.items()})
 
     def cat(self, other: Condition) -> Condition:
-        """The rows of both; shorter text is padded with zeros."""
+        """Concatenate the rows of both; shorter text is padded with zeros."""
         return Condition({name: _stacked(tensor, other.tensors[name]) for name, tensor in self.tensors.items()})
 
 
@@ -46,99 +46,99 @@ Velocity = Callable[[Tensor, Tensor, Condition], Tensor]  # x [B, ...], t [B], c
 
 
 class Weights(Protocol):
-    """`policy`, its named copies, and `reference`; models/weights.py has two kinds."""
+    """`policy`, its named copies, and `reference`; models/weights.py implements two kinds."""
 
-    kind: str  # for checkpoints: weights of one kind cannot be read as another
+    kind: str  # stored in checkpoints: weights of one kind cannot be loaded as another
 
-    def add(self, name: str) -> None: ...  # make the copy `name` of `policy` as it is now
+    def add(self, name: str) -> None: ...  # copy the current `policy` under this name
     def network(self, name: str) -> AbstractContextManager[Any]: ...  # the network with these weights active
     def still(self, name: str) -> AbstractContextManager[None]: ...  # only these weights are used, without gradients
     def tensors(self, name: str) -> dict[str, Tensor]: ...  # the live tensors of `policy` or of a copy
     def follow(self, name: str, decay: float) -> None: ...  # copy <- decay * copy + (1 - decay) * policy
-    def same(self, name: str) -> bool: ...  # whether a copy is what the policy is now, bit by bit
+    def same(self, name: str) -> bool: ...  # whether a copy equals the current policy bit for bit
     def load(self, name: str, values: dict[str, Tensor]) -> None: ...  # overwrite `policy` or a copy
 
 
 class Policy(ABC):
     """A flow model with the weights that training needs: `policy`, its named copies, and `reference`."""
 
-    name: str  # what `load` was asked for
-    identity: dict[str, Any]  # what a checkpoint must agree with: architecture, kind of weights, rank
+    name: str  # as passed to `load`
+    identity: dict[str, Any]  # must match between model and checkpoint: architecture, kind of weights, rank
     latent_shape: tuple[int, ...]  # of one sample
     image_size: tuple[int, int]  # height and width of a decoded sample
     weights: Weights
     precision: Precision
     device: torch.device
-    loading: Any = None  # the options that it was loaded with (models.loading.Loading), if there were any
-    edits: bool = False  # every prompt comes with an image, of which another one is made
+    loading: Any = None  # the options it was loaded with (models.loading.Loading), if any
+    edits: bool = False  # an editing model: every prompt has a source image
 
     @abstractmethod
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
         """Encode prompts, one row each (call it once per distinct prompt).
 
         Raises:
-            ValueError: the model cannot read a prompt.
+            ValueError: the model cannot encode a prompt.
         """
 
     def unlike(self, identity: Mapping[str, Any]) -> list[str]:
-        """In what a checkpoint's identity differs from this model's; what an older one lacks is not compared."""
+        """Names of the entries in which a checkpoint's identity differs; entries missing in it are not compared."""
         if not identity:
             return ["identity"]
         return [key for key, value in identity.items() if self.identity.get(key) != value]
 
     def prepare(self, prompts: Sequence[Prompt]) -> None:
-        """Make ready to encode these prompts, and only these, many times."""
+        """Prepare to encode these prompts, and no others, many times."""
         return
 
     def empty(self) -> Condition:
-        """One row for the absence of a prompt."""
+        """The encoded empty prompt, one row."""
         return self.encode([""])
 
     def blank(self) -> Callable[[Condition], Condition]:
-        """What takes the prompts off the rows of a condition; of edits it leaves the source."""
+        """Return a function that replaces the prompts of a condition by empty ones; source images stay."""
         empty = self.empty()
         return lambda condition: empty[torch.zeros(len(condition), dtype=torch.long)]
 
     def times(self, steps: int) -> tuple[float, ...]:
-        """The model's own grid of times, [steps + 1] from 1 to 0."""
+        """The model's own time grid, [steps + 1] from 1 to 0."""
         return tuple(grid(steps, 1.0, "linear").tolist())
 
     def refuse(self, prompts: Sequence[Prompt]) -> None:
-        """Raises ValueError where the model cannot read a prompt; cheap, so that a run can ask before it begins."""
+        """Raise ValueError if the model cannot read a prompt; cheap enough to call before a run starts."""
         for prompt in prompts:
             if isinstance(prompt, Edit) and not self.edits:
                 raise ValueError(
-                    f"{self.name} makes images from text alone, and '{prompt.text}' is for the image {prompt.source}: "
-                    "take a model that edits images, or prompts without a source"
+                    f"{self.name} cannot edit images, but '{prompt.text}' has the source image {prompt.source}; "
+                    "use an editing model, or prompts without a source"
                 )
             if self.edits and not isinstance(prompt, Edit):
                 raise ValueError(
-                    f"{self.name} edits images, and '{prompt}' comes with none: name a source for every prompt"
+                    f"{self.name} edits images, but '{prompt}' has no source image; add a `source` to every prompt"
                 )
 
     @abstractmethod
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
         """v = E[eps - x0 | x_t], float32 [B, ...], from x [B, ...] and t [B] in [0, 1], under the named weights.
 
-        Gradients flow for `policy` (unless the caller forbids them) and never for the others.
+        Gradients flow for `policy` (unless the caller disables them) and never for the other weights.
         """
 
     @abstractmethod
     def decode(self, x0: Tensor) -> Tensor:
-        """Finished samples [B, ...] to images, float32 [B, 3, H, W] in [0, 1]."""
+        """Decode finished samples [B, ...] to images, float32 [B, 3, H, W] in [0, 1]."""
 
     @abstractmethod
     def encode_images(self, images: Tensor) -> Tensor:
-        """Images float32 [B, 3, H, W] in [0, 1], on any device, to samples [B, ...]; videos are [B, F, 3, H, W].
+        """Encode images float32 [B, 3, H, W] in [0, 1], on any device, to samples [B, ...].
 
-        It is what `decode` undoes, up to its loss.
+        Videos are [B, F, 3, H, W]. `decode` is the inverse, up to compression loss.
         """
 
     def under(self, weights: str, guidance: float = 1.0) -> Velocity:
         """The velocity under one set of weights, as a plain function.
 
-        With classifier-free guidance (Ho and Salimans, 2022, arXiv:2207.12598) it is v_0 + guidance (v - v_0), v_0 the
-        velocity without a prompt, or what `guided` makes of the two, at twice the work.
+        With classifier-free guidance (Ho and Salimans, 2022, arXiv:2207.12598) it returns `guided(v, v_0, guidance)`,
+        by default v_0 + guidance (v - v_0). v_0 is the velocity without a prompt. This doubles the cost.
         """
         if guidance == 1:
             return lambda x, t, condition: self.velocity(x, t, condition, weights)
@@ -152,24 +152,24 @@ class Policy(ABC):
         return guided
 
     def evaluations(self, guidance: float) -> int:
-        """Of the network that a step takes."""
+        """Network evaluations per sampling step."""
         return 1 if guidance == 1 else 2
 
     def remark(self, guidance: float) -> str | None:
-        """What is to be known of samples at this scale, where the model was made for another."""
+        """A warning if the model was made for another guidance scale."""
         return None
 
     def arguments(self, scale: float) -> dict[str, Any]:
-        """Of the model's own pipeline, for samples of this size with a scale of guidance."""
+        """Arguments of the model's own pipeline for samples of this size at this guidance scale."""
         return {"guidance_scale": scale}
 
     def guided(self, v: Tensor, v_0: Tensor, scale: float) -> Tensor:
-        """The velocities with and without a prompt, put together; 1 is the first, 0 the second."""
+        """Combine the velocities with (v) and without (v_0) a prompt; scale 1 gives v, scale 0 gives v_0."""
         return v_0 + scale * (v - v_0)
 
 
 class Evaluable(Protocol):
-    """Where a velocity is wanted; see points.Points."""
+    """Points at which a velocity is evaluated; see points.Points."""
 
     @property
     def x_t(self) -> Tensor: ...
@@ -183,7 +183,7 @@ class Evaluable(Protocol):
 
 @dataclass(frozen=True)
 class Models:
-    """The velocities that a loss may ask for. `old` and `reference` never carry gradients."""
+    """The velocity functions that a loss may call. `old` and `reference` never carry gradients."""
 
     policy: Velocity
     old: Velocity
@@ -191,12 +191,12 @@ class Models:
 
     @classmethod
     def of(cls, policy: Policy, guidance: Mapping[str, float] | None = None) -> Models:
-        """Those of a policy; `guidance` by name, where it is not 1."""
+        """Build them from a policy; `guidance` maps names to scales other than 1."""
         scales = guidance or {}
         return cls(*(policy.under(name, scales.get(name, 1.0)) for name in ("policy", "old", "reference")))
 
     def at(self, name: str, points: Evaluable) -> Tensor:
-        """v [B, ...] at training points: as it is known already, or evaluated now."""
+        """v [B, ...] at training points: the recorded velocity if there is one, otherwise evaluated now."""
         if name in points.known:
             return points.known[name]
         velocity: Velocity = getattr(self, name)

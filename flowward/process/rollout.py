@@ -1,4 +1,4 @@
-"""Drawing samples: a time grid and a solver, over any velocity."""
+"""Rollouts: samplers (a time grid and a solver for any velocity model), and the samples that they return."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class Steps:
     """Random steps of a rollout: R states with up to C children each, x_s = P x + Q v + sigma z (see laws.py)."""
 
     x: Tensor  # [R, ...] the state
-    v: Tensor  # [R, ...] what the network said there
+    v: Tensor  # [R, ...] the network's velocity there
     z: Tensor  # [R, C, ...] the noise of each child
-    sample: Tensor  # [R, C, V] the samples that came of each child; -1 where a state has fewer than C
-    number: Tensor  # [R] of the step in its grid
-    table: Tensor  # [S, 4] float64: t, s, Q and sigma of each step of the grid; NaN where it is not random
+    sample: Tensor  # [R, C, V] indices of each child's samples; -1 if a state has fewer than C children
+    number: Tensor  # [R] index of the step in the grid
+    table: Tensor  # [S, 4] float64: t, s, Q and sigma of each step of the grid; NaN if it is not random
     per_root: int  # consecutive rows that belong to one root
 
     def __getitem__(self, rows: Tensor) -> Steps:
-        """Some of them: all of a root, or none."""
+        """Select rows; keep all rows of a root or none."""
         x, v, z, sample, number = (each[rows] for each in (self.x, self.v, self.z, self.sample, self.number))
         return replace(self, x=x, v=v, z=z, sample=sample, number=number)
 
     @classmethod
     def cat(cls, parts: Sequence[Steps], samples: Sequence[int]) -> Steps:
-        """Parts of a rollout with so many samples each, put together."""
+        """Concatenate parts of a rollout; `samples` is the number of samples in each."""
         before = [sum(samples[:number]) for number in range(len(samples))]
         sample = [torch.where(part.sample < 0, -1, part.sample + n) for part, n in zip(parts, before, strict=True)]
         x, v, z, number = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "v", "z", "number"))
@@ -46,17 +46,17 @@ class Steps:
 
 @dataclass(frozen=True)
 class Drawn:
-    """B finished samples, and the way there where somebody will train on it."""
+    """B finished samples, and their trajectories if training needs them."""
 
     x0: Tensor  # [B, ...] float32
-    states: Tensor | None = None  # [B, S, ...] where the network was asked
-    velocities: Tensor | None = None  # [B, S, ...] what it answered
+    states: Tensor | None = None  # [B, S, ...] inputs of the network
+    velocities: Tensor | None = None  # [B, S, ...] its outputs
     steps: Steps | None = None
     cohort: Tensor | None = None  # [B] samples of a prompt with equal numbers are compared; None: all
 
     @classmethod
     def cat(cls, parts: Sequence[Drawn]) -> Drawn:
-        """Parts put together."""
+        """Concatenate parts."""
         steps = [part.steps for part in parts if part.steps is not None]
         cohorts = [part.cohort for part in parts if part.cohort is not None]
         states = [part.states for part in parts if part.states is not None]
@@ -77,13 +77,13 @@ class Rollout:
     x0: Tensor  # [N, ...] float32
     condition: Condition  # P rows
     group: Tensor  # [N] row of the sample's prompt in `condition`
-    cohort: Tensor  # [N] number of the samples that its reward is compared with; a part of its group, or all
+    cohort: Tensor  # [N] rewards with equal numbers are compared; a part of the group, or all of it
     reward: Tensor  # [N] float32
     advantage: Tensor  # [N] float64
-    levels: Tensor  # [S] times at which the network was asked
+    levels: Tensor  # [S] times at which the network was evaluated
     states: Tensor | None = None  # [N, S, ...]
     velocities: Tensor | None = None  # [N, S, ...]
-    exemplar: Tensor | None = None  # [N] bool: a given image, not a sample; None where there is none
+    exemplar: Tensor | None = None  # [N] bool: a given image, not a sample; None if there are no such images
     steps: Steps | None = None
 
     def __len__(self) -> int:
@@ -91,12 +91,12 @@ class Rollout:
 
     @property
     def own(self) -> Tensor:
-        """[N] bool: drawn, not given."""
+        """[N] bool: drawn by the policy, not a given image."""
         return torch.ones(len(self), dtype=torch.bool) if self.exemplar is None else ~self.exemplar
 
     @classmethod
     def of(cls, parts: Sequence[Drawn], condition: Condition, group: Tensor, levels: Tensor) -> Rollout:
-        """Parts put together, without rewards yet."""
+        """Combine parts into one rollout; rewards and advantages are 0 for now."""
         drawn = Drawn.cat(parts)
         cohort = torch.zeros(len(group)) if drawn.cohort is None else drawn.cohort
         return cls(
@@ -113,37 +113,39 @@ class Rollout:
         )
 
     def by_group(self) -> Tensor:
-        """The samples of each group, [P, K].
+        """The sample indices of each group, [P, K].
 
         Raises:
-            ValueError: the groups are not all of one size.
+            ValueError: the groups differ in size.
         """
         sizes = self.group.bincount(minlength=len(self.condition))
         if (sizes != sizes[0]).any():
-            raise ValueError(f"groups of {sizes.min()} to {sizes.max()} samples, where all must be of one size")
+            raise ValueError(
+                f"all groups must have the same size, but they have {sizes.min()} to {sizes.max()} samples"
+            )
         return self.group.argsort(stable=True).view(len(sizes), -1)
 
 
 class Draw(Protocol):
-    """How the samples of one iteration are drawn."""
+    """A sampler for one iteration."""
 
     def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn: ...
 
 
 class Sampling(Protocol):
-    """What the loop asks of a way to draw samples."""
+    """The interface of rollout settings to the training loop."""
 
     @property
-    def guidance(self) -> float: ...  # 1: none
+    def guidance(self) -> float: ...  # 1: off
     @property
-    def levels(self) -> Tensor: ...  # [S] times at which the network is asked
+    def levels(self) -> Tensor: ...  # [S] times at which the network is evaluated
     @property
-    def leaves(self) -> int: ...  # samples that are drawn together, from one root
+    def leaves(self) -> int: ...  # samples per root; they are drawn together
     @property
-    def breadth(self) -> int: ...  # of them that the network is asked about at once
-    def at(self, seed: int, iteration: int) -> Draw: ...  # as it is in an iteration
-    def remarks(self) -> list[str]: ...  # sentences that are worth reading before a run begins
-    def bound(self, times: Callable[[int], tuple[float, ...]]) -> Self: ...  # to the model's own times
+    def breadth(self) -> int: ...  # how many of them are in one forward pass
+    def at(self, seed: int, iteration: int) -> Draw: ...  # the sampler of an iteration
+    def remarks(self) -> list[str]: ...  # remarks and warnings to print before a run
+    def bound(self, times: Callable[[int], tuple[float, ...]]) -> Self: ...  # with the model's own times filled in
 
 
 SolverName = Literal["euler", "dpm2", "sa"]
@@ -151,16 +153,18 @@ SolverName = Literal["euler", "dpm2", "sa"]
 
 @dataclass(frozen=True)
 class Sampler(TimeGrid):
-    """From noise at t = 1 to samples at t = 0, along a grid of times."""
+    """Samples from noise at t = 1 to data at t = 0 along a time grid."""
 
     shift: float = 1.0
+    """spend more steps near noise (> 1) or near data (< 1)"""
     grid: GridKind | Literal["model"] = "linear"
+    """spacing of times: `linear`, `sd3` (diffusers' grid for SD3) or `model` (the model's scheduler)"""
     solver: SolverName = "euler"
-    """`euler` and `dpm2` (second order) follow the ODE; `sa` adds noise on the way"""
+    """solver: `euler` and `dpm2` (second order) follow the ODE, `sa` adds noise"""
     tau: float = 0.4
-    """strength of the noise of `sa`"""
+    """noise strength of solver `sa`"""
     guidance: float = 1.0
-    """scale of classifier-free guidance; 1 is none, and half the work"""
+    """scale of classifier-free guidance (1: off, which halves the cost)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -171,16 +175,16 @@ class Sampler(TimeGrid):
     leaves = breadth = 1
 
     def at(self, seed: int, iteration: int) -> Sampler:
-        """The same in every iteration."""
+        """Itself: this sampler is the same in every iteration."""
         return self
 
     def remarks(self) -> list[str]:
-        """None."""
+        """No remarks."""
         return []
 
     @torch.no_grad()
     def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn:
-        """B samples, one per row of `condition` and key of `noise`."""
+        """Draw B samples, one per row of `condition` and key of `noise`."""
         solvers: dict[SolverName, Solver] = {"euler": euler, "dpm2": dpm2, "sa": SA(self.tau)}
 
         def at(x: Tensor, t: float) -> Tensor:
@@ -191,15 +195,18 @@ class Sampler(TimeGrid):
 
 @dataclass(frozen=True)
 class Pairs(TimeGrid):
-    """Two samples from the same start that part ways through churn; every visited state is kept (FDFO).
+    """Pairs of samples from the same initial noise, separated by churn; all visited states are recorded (FDFO).
 
-    Euler steps that overshoot and are noised back, x_s = P x + Q v + sigma z (Karras et al., 2022, arXiv:2206.00364),
-    so that an exact flow keeps its marginals; consecutive samples of a prompt are the two branches of a pair.
+    Euler steps overshoot and are noised back, x_s = P x + Q v + sigma z (Karras et al., 2022, arXiv:2206.00364), so an
+    exact flow keeps its marginals. Two consecutive samples of a prompt form a pair.
     """
 
     steps: int = 40
+    """sampling steps, one network evaluation each"""
     churn: Churn = field(default_factory=Churn)
+    """noise that separates the two samples of a pair"""
     guidance: float = 1.0
+    """scale of classifier-free guidance (1: off)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -208,22 +215,22 @@ class Pairs(TimeGrid):
     leaves = breadth = 2
 
     def at(self, seed: int, iteration: int) -> Pairs:
-        """The same in every iteration."""
+        """Itself: this sampler is the same in every iteration."""
         return self
 
     def remarks(self) -> list[str]:
-        """None."""
+        """No remarks."""
         return []
 
     @torch.no_grad()
     def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn:
-        """B samples, one per row of `condition` and key of `noise`, with their states and velocities."""
+        """Draw B samples, one per row of `condition` and key of `noise`, with their states and velocities."""
         keep, fresh = self.churn.prior()
         x = keep * noise.start(siblings=2) + fresh * noise.step(self.steps)
         states, velocities = [], []
         for number, (t, s) in enumerate(pairwise(self.times)):
             v = velocity(x, torch.full((len(x),), t, device=x.device), condition)
-            states.append(x.cpu())  # an epoch of them is too much for many a device
+            states.append(x.cpu())  # all states of an iteration may not fit on the device
             velocities.append(v.cpu())
             p, q, sigma = self.churn.coefficients(t, s)
             x = p * x + q * v

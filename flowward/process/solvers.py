@@ -1,8 +1,8 @@
-"""From noise to a sample along a list of times, one evaluation of the velocity per step.
+"""Solvers: from noise to a sample along a list of times, with one velocity evaluation per step.
 
-With alpha = 1 - t, sigma = t and lambda = log((1 - t) / t), the solvers of second order work on the data prediction
-m = x - t v and follow how it changes with lambda. lambda is infinite at both ends, so these steps are written out.
-The state is float32, or float64 if x is; coefficients are float64; no argument is edited.
+With alpha = 1 - t, sigma = t and lambda = log((1 - t) / t), second-order solvers extrapolate the data prediction
+m = x - t v in lambda. lambda is infinite at t = 0 and t = 1, so the steps there have their own formulas.
+The state is float32, or float64 if x is. Coefficients are float64. Arguments are not modified.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .flow import wide
 Field = Callable[[Tensor, float], Tensor]
 """x [B, ...] at time t -> v [B, ...]"""
 Noise = Callable[[int], Tensor]
-"""index of a step -> standard normal [B, ...], the same whenever and however often it is asked for"""
+"""index of a step -> standard normal [B, ...]; repeated calls return the same noise"""
 
 
 class Solver(Protocol):
-    """How a sampler goes down its times."""
+    """Integrates a velocity field along a list of times."""
 
     def __call__(self, field: Field, x: Tensor, times: Sequence[float], noise: Noise) -> Tensor:
         """x [B, ...] at times[0] = 1 -> [B, ...] at times[-1] = 0; `times` decreases."""
@@ -42,7 +42,7 @@ def log_snr(t: float) -> float:
 
 
 def euler(field: Field, x: Tensor, times: Sequence[float], noise: Noise) -> Tensor:
-    """The probability-flow ODE, dx = v dt, to first order."""
+    """Solve the probability-flow ODE, dx = v dt, to first order."""
     x = wide(x)
     for t, s in pairwise(times):
         x = x + (s - t) * field(x, t).to(x.dtype)
@@ -50,10 +50,10 @@ def euler(field: Field, x: Tensor, times: Sequence[float], noise: Noise) -> Tens
 
 
 def dpm2(field: Field, x: Tensor, times: Sequence[float], noise: Noise) -> Tensor:
-    """The same ODE by multistep DPM-Solver++(2M) (Lu et al., 2022, arXiv:2211.01095), DiffusionNFT's sampler.
+    """Solve the same ODE by multistep DPM-Solver++(2M) (Lu et al., 2022, arXiv:2211.01095), DiffusionNFT's sampler.
 
-    The first and the last step are of first order, which is Euler, and so is the second: the line through two data
-    predictions is flat when one of them lies at lambda = -inf. Up to three steps this is Euler throughout.
+    The first, second and last step are Euler steps. In the second, one of the two data predictions lies at
+    lambda = -inf, so the line through them is flat. With up to three steps the result is Euler's.
     """
     x = wide(x)
     before: tuple[float, Tensor] | None = None  # lambda and data prediction one step back, once lambda is finite
@@ -71,33 +71,32 @@ def dpm2(field: Field, x: Tensor, times: Sequence[float], noise: Noise) -> Tenso
 class SA:
     """SA-Solver (Xue et al., 2023, arXiv:2309.05019), AWM's sampler: an SDE with the marginals of the ODE.
 
-    Two-step predictor and two-node corrector, one evaluation per step (PEC), both with the step's one noise. tau scales
-    the SDE's noise: 0 is the ODE, 1 reverses the usual diffusion. It is constant within a step, where with h the
-    step in lambda the solution is
+    Two-step predictor and two-node corrector with one evaluation per step (PEC); both use the same noise. tau scales
+    the SDE's noise: 0 is the ODE, 1 reverses the usual diffusion. It is constant within a step. With h the step in
+    lambda, the solution of a step is
 
         x_s = sigma_s / sigma_t e^{-tau^2 h} x_t + sigma_s sqrt(1 - e^{-2 tau^2 h}) z
               + sigma_s * integral of e^{-tau^2 (lambda_s - lambda)} (1 + tau^2) e^lambda m(lambda) dlambda
 
-    and the integral is exact for m linear in lambda. AWM's code differs in two ways: it rounds the weight of the slope
-    up to alpha_s (1 + tau^2) h^2 / 2 (the paper's appendix D), which agrees to O(h^3), and leaves the first step
-    uncorrected.
+    and the integral is exact for m linear in lambda. AWM's code differs in two ways. Its weight of the slope is
+    alpha_s (1 + tau^2) h^2 / 2 (the paper's appendix D), equal to O(h^3). And it does not correct the first step.
     """
 
     tau: float = 0.4
-    """strength of the noise"""
+    """noise strength"""
     low: float = 0.3
-    """noise is added in steps that end at times from here"""
+    """add noise in steps that end at this time or later"""
     high: float = 0.9
-    """... up to here"""
+    """add noise in steps that end at this time or earlier"""
 
     def __post_init__(self) -> None:
         if not 0 <= self.tau < inf:
-            raise ValueError(f"the noise of SA-Solver must be a finite number, at least 0, not {self.tau}")
+            raise ValueError(f"tau, the noise of SA-Solver, must be a finite number, at least 0, not {self.tau}")
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(f"SA-Solver needs 0 <= low <= high <= 1, not low = {self.low} and high = {self.high}")
 
     def levels(self, times: Sequence[float]) -> list[float]:
-        """The times it really visits: 0.999 instead of 1, and last before 0 the half of the one before.
+        """The times that are evaluated: 0.999 instead of 1, and the last time before 0 is half of the one before it.
 
         Raises:
             ValueError: the second time is 0.999 or more.
@@ -107,7 +106,10 @@ class SA:
             levels[-2] = levels[-3] / 2
         levels[0] = 0.999
         if levels[1] >= levels[0]:
-            raise ValueError(f"SA-Solver starts at 0.999, so the second time must be below that, not {levels[1]}")
+            raise ValueError(
+                f"SA-Solver starts at time 0.999, so the second time must be smaller, not {levels[1]:.6g}; "
+                "use fewer steps or a smaller shift"
+            )
         return levels
 
     def __call__(self, field: Field, x: Tensor, times: Sequence[float], noise: Noise) -> Tensor:
@@ -117,10 +119,10 @@ class SA:
         for step, (t, s) in enumerate(pairwise(levels[:-1])):
             tau = self.tau if self.low <= s <= self.high else 0.0
             h, k = log_snr(s) - log_snr(t), 1 + tau**2
-            flat = s / t * exp(-(tau**2) * h) * x - (1 - s) * expm1(-k * h) * m  # what a constant m gives
+            flat = s / t * exp(-(tau**2) * h) * x - (1 - s) * expm1(-k * h) * m  # the solution for a constant m
             if tau > 0:
                 flat = flat + s * sqrt(-expm1(-2 * tau**2 * h)) * noise(step).to(x)
-            tilt = (1 - s) * (h + expm1(-k * h) / k)  # what a slope of 1 adds
+            tilt = (1 - s) * (h + expm1(-k * h) / k)  # added to it by a slope of 1
             ahead = prediction(field, flat if slope is None else flat + tilt * slope, s)
             m, slope = ahead, (ahead - m) / h
             x = flat + tilt * slope

@@ -1,4 +1,4 @@
-"""How the times of training points are drawn."""
+"""Time distributions of training points."""
 
 from __future__ import annotations
 
@@ -13,52 +13,53 @@ from ..system.errors import one_of
 from .flow import shifted
 
 Law = Literal["uniform", "stratified", "logit-normal", "levels", "bins"]
-FLOOR = 0.01  # of logit-normal times: a time of 0 teaches nothing
+FLOOR = 0.01  # smallest logit-normal time: there is nothing to learn at time 0
 
 
 @dataclass(frozen=True)
 class Times:
-    """The times of one image's points, drawn together.
+    """Time distribution of the training points of one image; its times are drawn together.
 
-    `uniform`: independent in [low, high] (AdvantageFlow), then shifted. `stratified`: one in each of as many equal
-    parts of [low, high], then shifted. `logit-normal`: the same of the quantiles of a normal law, through a sigmoid,
-    then shifted (Esser et al., 2024, arXiv:2403.03206). `levels`: distinct levels of the sampler's own grid, of those
-    numbered first to last - 1 (DiffusionNFT: 9 of its 10). `bins`: one level of each of as many equal parts of that
-    range (AWM). Order is random where it could matter.
+    `uniform`: independent in [low, high], then shifted (AdvantageFlow). `stratified`: [low, high] is split into equal
+    parts, with one time in each, then shifted. `logit-normal`: stratified normal quantiles through a sigmoid, then
+    shifted (Esser et al., 2024, arXiv:2403.03206). `levels`: distinct times of the sampler's own grid, with indices
+    first to last - 1 (DiffusionNFT: 9 of its 10). `bins`: that range is split into equal parts, with one time of each
+    (AWM). The order is random if it could matter.
     """
 
     law: Law = "uniform"
+    """time distribution of training points"""
     low: float = 0.0
-    """of `uniform` and `stratified`, before the shift"""
+    """smallest time of `uniform` and `stratified`, before the shift"""
     high: float = 1.0
-    """of the same"""
+    """largest time of `uniform` and `stratified`, before the shift"""
     shift: float = 1.0
-    """> 1 moves times towards noise; for `levels` and `bins` it is that of the sampler's grid"""
+    """move times towards noise (> 1); `levels` and `bins` use the sampler's shift instead"""
     first: int = 0
-    """of `levels` and `bins`"""
+    """first step of the sampler's grid that `levels` and `bins` use"""
     last: int | None = None
-    """of the same; None: to the end of the grid"""
+    """end of the steps that `levels` and `bins` use, exclusive (None: all)"""
 
     def __post_init__(self) -> None:
-        one_of("law of times", self.law, get_args(Law))
+        one_of("time distribution", self.law, get_args(Law))
         if not 0 <= self.low < self.high <= 1:
             raise ValueError(f"times need 0 <= low < high <= 1, not low = {self.low} and high = {self.high}")
         if not 0 < self.shift < inf:
             raise ValueError(f"the shift of times must be positive and finite, not {self.shift}")
         if self.first < 0 or (self.last is not None and self.last <= self.first):
-            raise ValueError(f"levels need 0 <= first < last, not first = {self.first} and last = {self.last}")
+            raise ValueError(f"times need 0 <= first < last, not first = {self.first} and last = {self.last}")
 
     def refuse(self, count: int, levels: int) -> None:
-        """Raises ValueError where `count` times cannot be drawn from a grid of `levels`."""
+        """Raise ValueError if `count` times cannot be drawn from a sampler with this many `levels`."""
         last = levels if self.last is None else self.last
         if self.law in ("levels", "bins") and (last > levels or count > last - self.first):
             raise ValueError(
-                f"{count} distinct times per image cannot be drawn from levels {self.first} to {last - 1} of a sampler "
-                f"with {levels} steps"
+                f"{count} distinct times per image cannot be drawn from steps {self.first} to {last - 1} of a sampler "
+                f"with {levels} steps; use fewer points per image, more steps, or another time distribution"
             )
 
     def __call__(self, count: int, levels: Tensor, generator: torch.Generator) -> Tensor:
-        """float32 [count] in [0, 1]; `levels` [S] are the times at which the sampler asked the network."""
+        """Draw float32 [count] in [0, 1]; `levels` [S] are the times at which the sampler evaluated the network."""
         last = len(levels) if self.last is None else self.last
         if self.law == "levels":
             chosen = torch.randperm(last - self.first, generator=generator)[:count]

@@ -1,8 +1,9 @@
-"""Trajectory trees: how the samples of a root share their way, where they part, and which steps are trained on.
+"""Trajectory trees: which parts of their trajectories the samples of a root share, and which steps are trained on.
 
-A tree is a list of segments. Each starts where its parent ends, may fan out there, and goes down its own times, either
-along the ODE or by random steps of a law. A state that several segments leave from is evaluated once. What it takes to
-score a random step is kept: the state, the velocity there, and the noise of every child.
+A tree is a list of segments. A segment starts at the end of its parent, may fan out there into several children, and
+follows its own times, by the ODE or by random steps of a noise schedule. If several segments start at one state, the
+network is evaluated once. For every random step the log-probability's inputs are recorded: the state, the velocity
+there, and the noise of every child.
 """
 
 from __future__ import annotations
@@ -29,43 +30,44 @@ Cohorts = Literal["prompt", "branch", "root"]
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of every trajectory that passes the end of `parent`."""
+    """A part of every trajectory that continues from the end of `parent`."""
 
     parent: int
-    """number of an earlier segment; -1: the root"""
+    """index of an earlier segment; -1: the root"""
     times: tuple[float, ...]
-    """[n + 1], decreasing, from where the parent ends"""
+    """[n + 1], decreasing; the first is the parent's last"""
     first: int = 0
-    """number of its first step in the tree's grid"""
+    """index of its first step in the tree's grid"""
     fanout: int = 1
     """children per trajectory"""
     law: Law | None = None
-    """of its random steps (None: it follows the ODE)"""
+    """noise schedule of its random steps (None: it follows the ODE)"""
     solver: Solver = euler
-    """of the ODE"""
+    """solver of the ODE"""
     branch: int = 0
-    """name of its noise: a child's is the same whichever other branches there are"""
+    """key of its noise, so that other branches do not change it"""
     leaf: bool = False
-    """it ends in samples"""
+    """whether it ends in samples"""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Segments, and how the samples at their ends are compared. Those of a root are consecutive, leaf after leaf.
+    """Segments, and how their samples are compared. The samples of a root are consecutive, ordered by segment.
 
     Raises:
-        ValueError: a segment does not start where its parent ends; children of one state that would all be the same; a
-            random step without noise.
+        ValueError: a segment does not start at the end of its parent; all children of a state would be equal; a random
+            step has no noise.
     """
 
     segments: tuple[Segment, ...]
     shared_start: bool = False
-    """all roots of a prompt start from the same noise"""
+    """whether all roots of a prompt start from the same noise"""
     share: float = 1.0
-    """of the random steps of a root that are trained on, drawn for each root"""
+    """share of a root's random steps to train on, drawn per root"""
     cohorts: Cohorts = "prompt"
-    """samples that are compared: all of a `prompt`, or those of a `branch` of it, or of a branch of one `root`"""
+    """which samples are compared: of the same `prompt`, the same `branch`, or one `root`'s branch"""
     guidance: float = 1.0
+    """scale of classifier-free guidance (1: off)"""
 
     def __post_init__(self) -> None:
         for number, segment in enumerate(self.segments):
@@ -74,15 +76,19 @@ class Tree:
             start = self.segments[segment.parent].times[-1] if segment.parent >= 0 else 1.0
             if segment.times[0] != start:
                 raise ValueError(
-                    f"segment {number} starts at {segment.times[0]:.4g}, where its parent ends at {start:.4g}"
+                    f"segment {number} starts at {segment.times[0]:.4g}, but its parent ends at {start:.4g}"
                 )
             if segment.law is None and segment.fanout > 1:
                 raise ValueError(
-                    "children that follow the ODE from one state are the same: fan out where noise is added"
+                    f"segment {number} follows the ODE, so its {segment.fanout} children are equal; "
+                    "fan out in a segment with a noise schedule"
                 )
             for t, s in pairwise(segment.times):
                 if segment.law is not None and self.coefficients(segment.law, t, s)[2] == 0:
-                    raise ValueError(f"the step from {t:.4g} to {s:.4g} has no noise, so no density to train on")
+                    raise ValueError(
+                        f"the step from {t:.4g} to {s:.4g} has no noise, so no density to train on; "
+                        "raise the noise or exclude the step"
+                    )
 
     def coefficients(self, law: Law, t: float, s: float) -> tuple[float, float, float]:
         """(P, Q, sigma) of a step of this tree."""
@@ -102,10 +108,10 @@ class Tree:
         return sum(rows for rows, segment in zip(self.rows, self.segments, strict=True) if segment.leaf)
 
     def descendants(self, number: int) -> Tensor:
-        """The samples that come of each trajectory at the end of a segment, [rows, views], counted within the root.
+        """The samples of each trajectory at the end of a segment, [rows, views], numbered within the root.
 
         Raises:
-            ValueError: a trajectory fans out again below, so that it has no sample of its own.
+            ValueError: a trajectory fans out again later, so no sample belongs to it alone.
         """
         views, before = [], 0
         for end, segment in enumerate(self.segments):
@@ -116,14 +122,14 @@ class Tree:
                 above = self.segments[above].parent
             if above == number:
                 if self.rows[end] != self.rows[number]:
-                    raise ValueError("a step that is trained on may not branch again below")
+                    raise ValueError(f"segment {number} is trained on, so no later segment may branch off from it")
                 views.append(before + torch.arange(self.rows[end]))
             before += self.rows[end]
         return torch.stack(views, 1)
 
     @torch.no_grad()
     def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn:
-        """B samples, one per row of `condition` and key of `noise`; B is a multiple of `leaves`."""
+        """Draw B samples, one per row of `condition` and key of `noise`; B is a multiple of `leaves`."""
         of, prompts = noise.roots(self.leaves), condition[torch.arange(0, len(noise.keys), self.leaves)]
         roots = len(prompts)
 
@@ -132,7 +138,7 @@ class Tree:
             return velocity(x, torch.full((len(x),), t, device=x.device), prompts[rows])
 
         ends = {-1: of.start(None if self.shared_start else 1)}
-        asked: dict[int, Tensor] = {}  # the velocity where several segments start
+        asked: dict[int, Tensor] = {}  # velocity at the end of each segment, shared by its children
         kept: list[dict[str, Tensor]] = []
         for number, segment in enumerate(self.segments):
             x = ends[segment.parent]
@@ -156,7 +162,7 @@ class Tree:
         return Drawn(x0, steps=self._steps(kept, of) if kept else None, cohort=self._cohort(of))
 
     def _steps(self, kept: list[dict[str, Tensor]], of: Noise) -> Steps:
-        """The random steps of each root one after another, or its share of them."""
+        """The random steps of each root in order, or a random share of them."""
         widest = max(record["z"].shape[2] for record in kept)
         padded = [_widened(record, widest) for record in kept]
         found = {name: torch.cat([record[name] for record in padded], 1) for name in padded[0]}
@@ -171,7 +177,7 @@ class Tree:
 
     @property
     def table(self) -> Tensor:
-        """[S, 4] float64: t, s, Q and sigma of each random step, by its number; NaN elsewhere."""
+        """[S, 4] float64: t, s, Q and sigma of each random step, by its index; NaN for other steps."""
         rows: dict[int, tuple[float, ...]] = {}
         for segment in self.segments:
             if segment.law is not None:
@@ -182,7 +188,7 @@ class Tree:
         return table
 
     def _cohort(self, of: Noise) -> Tensor:
-        """Samples of a prompt with equal numbers are compared, [B]."""
+        """Cohort numbers, [B]: samples of a prompt with equal numbers are compared."""
         ends = [number for number, segment in enumerate(self.segments) if segment.leaf]
         branch = torch.cat([torch.full((self.rows[end],), end) for end in ends]).repeat(len(of.keys))
         root = torch.tensor([int(key[-1]) for key in of.keys]).repeat_interleave(self.leaves)
@@ -199,14 +205,14 @@ Ask = Callable[[Tensor, float], Tensor]
 
 
 def _known(ask: Ask, v: Tensor, top: float) -> Ask:
-    """`ask`, knowing the answer at the first time."""
+    """`ask`, but with the velocity v already known at time `top`."""
     return lambda x, t: v if t == top else ask(x, t)
 
 
 def _record(roots: int, fan: int, x: Tensor, v: Tensor, z: Tensor, sample: Tensor, number: int) -> dict[str, Tensor]:
     """A random step of all roots: [roots, states, ...], and [roots, states, children, ...] for z and sample.
 
-    On the CPU: the states of an epoch are too many for most devices.
+    Moved to the CPU, because all states of an iteration may not fit on the device.
     """
     x, v, z = (each.cpu() for each in (x, v, z))
     x = x.unflatten(0, (roots, -1))
@@ -220,7 +226,7 @@ def _record(roots: int, fan: int, x: Tensor, v: Tensor, z: Tensor, sample: Tenso
 
 
 def _widened(record: dict[str, Tensor], children: int) -> dict[str, Tensor]:
-    """With room for so many children of each state; those that are not there have sample -1."""
+    """Pad a record to this many children per state; missing children have sample -1."""
     z, sample = record["z"], record["sample"]
     more = children - z.shape[2]
     room = z.new_zeros(*z.shape[:2], more, *z.shape[3:])
@@ -228,6 +234,6 @@ def _widened(record: dict[str, Tensor], children: int) -> dict[str, Tensor]:
 
 
 def _choose(count: int, many: int, key: Key) -> Tensor:
-    """`many` of `count`, in order: a pure function of the root."""
+    """Choose `many` of `count` steps, in order; depends on the root's key alone."""
     _, *rest = key
     return torch.randperm(count, generator=generator("share", *rest))[:many].sort().values

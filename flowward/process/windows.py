@@ -1,4 +1,4 @@
-"""Which steps of a sampler are random, and are trained: a window that moves with the iterations (MixGRPO)."""
+"""The window of random, trained steps in a sampler; it moves during training (MixGRPO)."""
 
 from __future__ import annotations
 
@@ -17,39 +17,43 @@ Order = Literal["progressive", "linear", "exponential", "random", "frozen"]
 
 @dataclass(frozen=True)
 class Window:
-    """Some consecutive steps of a sampler, from a start that depends on the iteration alone.
+    """A range of consecutive steps of a sampler. Its start depends on the iteration alone.
 
-    A position is held for `every` iterations (`progressive`), for a time that falls linearly to 1 (`linear`), or for
-    ceil(every exp(-decay max(0, start - knee))) (`exponential`); then the window moves on by `stride`, and after its
-    last position it returns to the first, or stays. `random` draws a position for every iteration, `frozen` keeps the
-    first. The window never leaves its range, so that it is never empty, and is the same on every rank.
-    (Li et al., 2025, arXiv:2507.21802. Their code lets it run out of the grid, where nothing is trained.)
+    The window keeps a position for `every` iterations (`progressive`), for a number of iterations that decreases
+    linearly to 1 (`linear`), or for ceil(every exp(-decay max(0, start - knee))) iterations (`exponential`). It then
+    moves by `stride`. After its last position it returns to the first, or stays there. `random` draws a position for
+    every iteration, `frozen` keeps the first. The window stays in its range, is never empty, and is the same on every
+    rank. (Li et al., 2025, arXiv:2507.21802. In their code it can leave the grid, and then nothing is trained.)
     """
 
     size: int | None = None
-    """None: all the steps that there are"""
+    """random steps per iteration (None: all)"""
     order: Order = "progressive"
+    """how the window moves: at a constant, linear or exponential pace, randomly, or not"""
     every: int = 25
     """iterations per position"""
     stride: int = 1
+    """steps by which the window moves"""
     low: int = 0
-    """first step that may be in it"""
+    """first step that the window may contain"""
     high: int | None = None
-    """first step beyond it (None: the last step, which has no noise to learn from)"""
+    """end of the window's range, exclusive (None: the last step, which is never random)"""
     knee: int = 13
+    """position from which `exponential` stays shorter"""
     decay: float = 0.1
+    """rate at which `exponential` shortens its stays"""
     roll_back: bool = True
     """return to the first position after the last"""
 
     def __post_init__(self) -> None:
         positive(self, "every", "stride", *(["size"] if self.size is not None else []))
         not_negative(self, "knee", "decay")
-        one_of("order of a window", self.order, get_args(Order))
+        one_of("window order", self.order, get_args(Order))
         if self.low < 0:
-            raise ValueError(f"a window starts at step 0 or later, not {self.low}")
+            raise ValueError(f"low, the first step of the window, must be at least 0, not {self.low}")
 
     def positions(self, steps: int) -> tuple[list[int], int]:
-        """Every start in a sampler of so many steps, in order, and the size.
+        """All starts of the window in a sampler with this many steps, in order, and its size.
 
         Raises:
             ValueError: the window does not fit.
@@ -58,19 +62,19 @@ class Window:
         size = max(1, high - self.low) if self.size is None else self.size
         if high > steps - 1:
             raise ValueError(
-                f"the window reaches to step {high - 1}, but of {steps} steps the last that can be trained is number "
-                f"{steps - 2}"
+                f"the window reaches step {high - 1}, but with {steps} steps the last trainable one is number "
+                f"{steps - 2}; lower high or use more steps"
             )
         if self.low + size > high:
             raise ValueError(
-                f"a window of {size} step{'s' * (size > 1)} does not fit into steps {self.low} to {high - 1} of a "
-                f"sampler with {steps}"
+                f"a window of {size} step{'s' * (size > 1)} does not fit into steps {self.low} to {high - 1} of "
+                f"{steps} sampling steps; use a smaller window or more steps"
             )
         starts = list(range(self.low, high - size + 1, self.stride))
         return (starts[:1] if self.order == "frozen" else starts), size
 
     def holds(self, starts: list[int]) -> list[int]:
-        """Iterations that each position is held for."""
+        """Number of iterations at each position."""
         last = max(1, len(starts) - 1)
         match self.order:
             case "linear":
@@ -81,7 +85,7 @@ class Window:
                 return [self.every] * len(starts)
 
     def steps(self, steps: int, seed: int, iteration: int) -> range:
-        """The window of an iteration (counted from 0) in a sampler of so many steps."""
+        """The window of an iteration (counted from 0) in a sampler with this many steps."""
         starts, size = self.positions(steps)
         if self.order == "random":
             start = starts[int(torch.randint(len(starts), (1,), generator=generator("window", seed, iteration)))]

@@ -241,15 +241,15 @@ def test_times_of_a_grid_of_ones_own() -> None:
 
 @pytest.mark.parametrize("own", [(1.0, 0.0), (0.9, 0.5, 0.0), (1.0, 0.5, 0.1), (1.0, 1.0, 0.0)])
 def test_times_that_are_no_grid_are_refused(own: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="a grid of 2 steps is 3 times that fall from 1 to 0, not"):
+    with pytest.raises(ValueError, match="2 steps need 3 times that decrease from 1 to 0, not"):
         TimeGrid(2, own=own)
 
 
 def test_a_grid_that_waits_for_a_model_has_no_times() -> None:
-    with pytest.raises(ValueError, match="are those of a model"):
+    with pytest.raises(ValueError, match="reads its times from a model"):
         _ = TimeGrid(grid="model").times
 
 
 def test_the_grid_of_a_model_takes_no_other_shift() -> None:
-    with pytest.raises(ValueError, match="has a shift of its own"):
+    with pytest.raises(ValueError, match="brings its own shift"):
         TimeGrid(grid="model", shift=2.0)

@@ -41,28 +41,28 @@ def test_p6_no_step_without_noise_and_never_the_last(name: str) -> None:
         (lambda: Chain(noise=0.0), "the step from 1 to 0.9601 has no noise, so no density to train on"),
         (lambda: Chain(law="ddim", noise=0.0), "has no noise"),
         (lambda: Branches(noise=0.0), "has no noise"),
-        (lambda: Chain(window=Window(high=10)), "window reaches to step 9, but of 10 steps the last .* is number 8"),
+        (lambda: Chain(window=Window(high=10)), "window reaches step 9, but with 10 steps the last .* is number 8"),
         (lambda: Chain(window=Window(4, low=7)), "a window of 4 steps does not fit into steps 7 to 8"),
         (lambda: Chain(3, window=Window(4)), "a window of 4 steps does not fit"),
-        (lambda: Branches(high=10), "branches of 1 random steps can start at steps 0 to 8 of 10, not at 0 to 9"),
+        (lambda: Branches(high=10), "branches with length 1 can start at steps 0 to 8 of 10, not at 0 to 9"),
         (lambda: Branches(low=9), "can start at steps 0 to 8 of 10, not at 9 to 8"),
-        (lambda: Branches(high=9, length=2), "branches of 2 random steps can start at steps 0 to 7 of 10"),
+        (lambda: Branches(high=9, length=2), "branches with length 2 can start at steps 0 to 7 of 10"),
         (lambda: Branches(low=-1), "not at -1 to 8"),
-        (lambda: Branches(fanout=1), "needs 2 children and 1 step at least, not 1 and 1"),
-        (lambda: Branches(length=0), "needs 2 children and 1 step at least, not 6 and 0"),
+        (lambda: Branches(fanout=1), "needs fanout >= 2 and length >= 1, not fanout = 1 and length = 1"),
+        (lambda: Branches(length=0), "needs fanout >= 2 and length >= 1, not fanout = 6 and length = 0"),
         (lambda: Branches(strides=()), "strides must be at least 1"),
         (lambda: Branches(strides=(1, 0)), "strides must be at least 1"),
-        (lambda: Chain(share=0.0), r"share of steps to train on must lie in \(0, 1\], not 0.0"),
-        (lambda: Chain(share=1.1), r"share of steps to train on must lie in \(0, 1\], not 1.1"),
-        (lambda: Chain(tail=0.0), r"share of steps after the window must lie in \(0, 1\], not 0.0"),
-        (lambda: Chain(tail=1.5), r"share of steps after the window must lie in \(0, 1\], not 1.5"),
+        (lambda: Chain(share=0.0), r"share, of the random steps to train on, must lie in \(0, 1\], not 0.0"),
+        (lambda: Chain(share=1.1), r"share, of the random steps to train on, must lie in \(0, 1\], not 1.1"),
+        (lambda: Chain(tail=0.0), r"tail, the share of steps after the window, must lie in \(0, 1\], not 0.0"),
+        (lambda: Chain(tail=1.5), r"tail, the share of steps after the window, must lie in \(0, 1\], not 1.5"),
         (lambda: Chain(0), "a sampler needs 1 to 1000 steps, not 0"),
         (lambda: Branches(0), "a sampler needs 1 to 1000 steps, not 0"),
         (lambda: Chain(1), "a window of 1 step does not fit"),
         (lambda: Chain(law="ddim", noise=1.5), "the noise of DDIM must lie in"),
         (lambda: Chain(grid="model", law="ddim", noise=1.5), "the noise of DDIM must lie in"),
-        (lambda: Chain(law="ddpm"), "unknown law of random steps 'ddpm'; did you mean 'ddim'"),  # type: ignore[arg-type]
-        (lambda: Branches(law="sde"), "unknown law of random steps 'sde'"),  # type: ignore[arg-type]
+        (lambda: Chain(law="ddpm"), "unknown noise schedule of random steps 'ddpm'; did you mean 'ddim'"),  # type: ignore[arg-type]
+        (lambda: Branches(law="sde"), "unknown noise schedule of random steps 'sde'"),  # type: ignore[arg-type]
         (lambda: Branches(cohorts="roots"), "unknown kind of cohort 'roots'; did you mean 'root'"),  # type: ignore[arg-type]
         (lambda: Chain(guidance=math.nan), "guidance must be a finite number, not nan"),
         (lambda: Branches(guidance=math.inf), "guidance must be a finite number, not inf"),
@@ -71,7 +71,7 @@ def test_p6_no_step_without_noise_and_never_the_last(name: str) -> None:
         (lambda: Tree((Segment(0, (1.0, 0.0)),)), "segment 0 comes before its parent, 0"),
         (
             lambda: Tree((Segment(-1, (1.0, 0.0), fanout=2),)),
-            "children that follow the ODE from one state are the same",
+            "segment 0 follows the ODE, so its 2 children are equal",
         ),
     ],
 )
@@ -91,7 +91,7 @@ def test_p6_a_step_that_branches_again_is_refused() -> None:
             Segment(1, (0.5, 0.0), 2, leaf=True),
         )
     )
-    with pytest.raises(ValueError, match="may not branch again below"):
+    with pytest.raises(ValueError, match="no later segment may branch off from it"):
         drawn(tree, size=4)
 
 
@@ -111,12 +111,12 @@ def test_excess_noise_of_every_step() -> None:
 def test_excess_noise_is_told_before_a_run() -> None:
     """Of every step that may be random, in some iteration; with a warning above 1.2."""
     noise, warning = FlowGRPO().rollout.remarks()
-    assert noise.startswith("noise after each random step, over what its level calls for: 0: 1.04, 1: 1.06, 2: 1.03, ")
+    assert noise.startswith("noise after each random step, relative to the correct level (1 is exact): 0: 1.04, 1: 1.06, 2: 1.03, ")
     assert noise.endswith(", 6: 1.07, 7: 1.23, 8: 26.9")
-    assert warning.startswith("steps 7, 8 leave more noise than later steps can take away")
-    assert warning.endswith("--algorithm.rollout.law ddim or cps together with --algorithm.ratio cps")
+    assert warning.startswith("steps 7, 8 leave too much noise for later steps to remove")
+    assert warning.endswith("--algorithm.rollout.law ddim or cps with --algorithm.ratio cps")
     early = Chain(window=Window(2, "random", high=5))
-    assert early.remarks() == ["noise after each random step, over what its level calls for: 0: 1.04, 1: 1.06, 2: "
+    assert early.remarks() == ["noise after each random step, relative to the correct level (1 is exact): 0: 1.04, 1: 1.06, 2: "
                                "1.03, 3: 1.02, 4: 1.03"]  # fmt: skip
     assert [number for number, _ in excess_noise(Branches(one=True, low=1, high=4, length=2))] == [1, 2, 3, 4]
     assert "step 8 leaves" in Branches(low=8).remarks()[1]
@@ -127,7 +127,7 @@ def test_excess_noise_is_told_before_a_run() -> None:
 def test_a_step_that_drowns_the_others_is_told_before_a_run(law: Any, share: int) -> None:
     """Laws that keep the level add next to no noise where it is next to 0 (section 3 of the notes: 8.28 of 9)."""
     _, warning = Chain(law=law, noise=0.5 if law == "ddim" else 0.8).remarks()
-    assert warning.startswith(f"step 8 has so little noise that {share}% of the gradient of all steps' densities is")
+    assert warning.startswith(f"step 8 has so little noise that it makes up {share}% of the gradient")
     early = Chain(law=law, window=Window(2, "random", high=5))
     for quiet in (early, *(ALGORITHMS[name]().rollout for name in FAMILY)):
         assert not any("so little noise" in line for line in quiet.remarks())

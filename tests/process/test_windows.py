@@ -164,7 +164,7 @@ def test_p3_all_steps_but_the_last_without_a_size(order: Order) -> None:
         ({"every": 0}, "every must be a positive number"),
         ({"stride": 0}, "stride must be a positive number"),
         ({"stride": -2}, "stride must be a positive number"),
-        ({"low": -1}, "a window starts at step 0 or later, not -1"),
+        ({"low": -1}, "low, the first step of the window, must be at least 0, not -1"),
     ],
 )
 def test_p3_a_window_that_cannot_be_is_refused(arguments: dict[str, Any], says: str) -> None:
@@ -176,17 +176,17 @@ def test_p3_a_window_that_cannot_be_is_refused(arguments: dict[str, Any], says: 
 @pytest.mark.parametrize(
     ("arguments", "steps", "says"),
     [
-        ({"size": 4}, 4, "a window of 4 steps does not fit into steps 0 to 2 of a sampler with 4"),
-        ({}, 1, "a window of 1 step does not fit into .* of a sampler with 1"),
-        ({"size": 4}, 1, "a window of 4 steps does not fit into .* of a sampler with 1"),
-        ({"size": 4, "low": 6}, 10, "a window of 4 steps does not fit into steps 6 to 8 of a sampler with 10"),
+        ({"size": 4}, 4, "a window of 4 steps does not fit into steps 0 to 2 of 4 sampling steps"),
+        ({}, 1, "a window of 1 step does not fit into .* of 1 sampling steps"),
+        ({"size": 4}, 1, "a window of 4 steps does not fit into .* of 1 sampling steps"),
+        ({"size": 4, "low": 6}, 10, "a window of 4 steps does not fit into steps 6 to 8 of 10 sampling steps"),
         (
             {"size": 4, "low": 3, "high": 6},
             10,
             "a window of 4 steps does not fit into steps 3 to 5",
         ),
         ({"low": 6, "high": 6}, 10, "a window of 1 step does not fit"),
-        ({"high": 10}, 10, "the window reaches to step 9, but of 10 steps the last that can be trained is number 8"),
+        ({"high": 10}, 10, "the window reaches step 9, but with 10 steps the last trainable one is number 8"),
     ],
 )
 def test_p3_a_window_that_does_not_fit_is_refused(
