@@ -1,4 +1,4 @@
-"""Every algorithm is a value of four parts: rollout, credit, points and one equation."""
+"""The algorithms. Each combines four parts: rollout, credit (advantages), training points and one loss equation."""
 
 from .advantageflow import AdvantageFlow
 from .awm import AWM

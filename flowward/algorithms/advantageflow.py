@@ -1,23 +1,23 @@
 """AdvantageFlow (Kveton, Rao, Mukherjee, Singh, Lai, 2026, arXiv:2605.26013).
 
-Fit the samples that beat their group, move away from those that fall behind, and hold on to the policy that drew
-them. With f = x_t - t v the clean prediction, per training point (their Eq. 5):
+Fit the samples that are better than their group, move away from the worse ones, and stay close to the policy that
+drew them. With the clean prediction f = x_t - t v, the loss of a training point is (their Eq. 5):
 
     l = A ||f - x0||^2 + gamma ||f - f_old||^2 + lambda ||f - f_ref||^2
 
-Why this form: for A < 0 the first term alone has no minimum; the second restores convexity exactly when
-A + gamma + lambda > 0, and is a variance-reduced way of writing "fit all samples of the old policy" (E[x0 | x_t] is
-f_old where the old policy is calibrated). For constant gamma and lambda = 0 the population minimiser is the velocity
-of q = (1 + A / gamma) pi_old, one Euler step of length 1 / gamma along the Fisher-Rao gradient. gamma = 1 - A gives
-every point the same curvature 1 + lambda; its minimiser v_old + Cov(A, u | x_t) belongs to no single q.
+Why this form: for A < 0 the first term alone has no minimum. The second makes the loss convex if and only if
+A + gamma + lambda > 0. It replaces "fit all samples of the old policy" with less variance, because E[x0 | x_t] = f_old
+if the old policy is calibrated. For constant gamma and lambda = 0 the population minimiser is the velocity of
+q = (1 + A / gamma) pi_old, one Euler step of length 1 / gamma along the Fisher-Rao gradient. gamma = 1 - A gives every
+point the same curvature 1 + lambda. Its minimiser v_old + Cov(A, u | x_t) is not the velocity of any single q.
 
-It degenerates to plain self-distillation where all A are equal, and stops moving where all groups are solved or
-hopeless (A = 0).
+Limits: if all A are equal, it becomes plain self-distillation. If every group is solved or hopeless (A = 0), it stops
+moving.
 
-`calibration` (not in the paper) realises a part mu of gamma by samples: (A + mu) ||f - x0||^2 + (gamma - mu)
-||f - f_old||^2. For a calibrated old policy that is the same minimiser with more variance. But a small error
-b = E[x0 | x_t] - f_old enters the minimiser as E[A | x_t] b, so where samples are bad it grows from round to round, and
-nothing in Eq. 5 pulls it back; with mu it enters as (E[A | x_t] + mu) b, and is corrected (docs/benchmarks.md).
+`calibration` (not in the paper) fits a part mu of gamma to samples: (A + mu) ||f - x0||^2 + (gamma - mu)
+||f - f_old||^2. If the old policy is calibrated, the minimiser is the same, with more variance. Otherwise there is an
+error b = E[x0 | x_t] - f_old, and the minimiser contains E[A | x_t] b. If samples are bad, this grows in every
+iteration, and Eq. 5 does not correct it. With mu it is (E[A | x_t] + mu) b and is corrected (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ def advantageflow(
     """l = A ||f - x0||^2 + gamma ||f - f_old||^2 + lambda ||f - f_ref||^2, [B].
 
     Args:
-        v, v_old, v_ref, x_t, x0: [B, ...]. v_old and v_ref are constants; each may be None where its coefficient is 0.
+        v, v_old, v_ref, x_t, x0: [B, ...]. v_old and v_ref are constants; each may be None if its coefficient is 0.
         t, advantage: [B].
         gamma, lam: a number or [B].
-        denominator: divide all three terms by mean|f - x0|, detached, at least 1e-5 (float64). It keeps the size of
-            the gradient independent of how noisy a point is, and leaves the minimiser of a point where it is.
-        space: `x0` weights a point by t^2 against `velocity` (which in float32 loses accuracy below t = 1e-3).
+        denominator: divide all three terms by mean|f - x0|, detached, at least 1e-5 (float64). The size of the
+            gradient then does not depend on a point's noise level. The minimiser of a point stays the same.
+        space: the loss in `x0` space is t^2 times that in `velocity` space (inaccurate in float32 below t = 1e-3).
 
     Raises:
         ValueError: an unknown space.
     """
     if space not in ("x0", "velocity"):
-        raise ValueError(f"a loss is taken in x0 or velocity space, not '{space}'")
+        raise ValueError(f"space must be 'x0' or 'velocity', not '{space}'")
     v, x_t, x0 = wide(v), wide(x_t), wide(x0)
     t, advantage = t.to(x_t.dtype), advantage.to(x_t.dtype)
     f = clean(x_t, t, v)
@@ -77,7 +77,7 @@ def advantageflow(
     if v_ref is not None:
         loss = loss + lam * mean((f - clean(x_t, t, wide(v_ref))) ** 2)
     if space == "velocity":
-        loss = loss / t.clamp_min(1e-8) ** 2  # 0 at t = 0, where every prediction is x_t
+        loss = loss / t.clamp_min(1e-8) ** 2  # stays 0 at t = 0, because every prediction there is x_t
     if denominator:
         loss = loss / error_scale(f - x0).to(loss.dtype)
     return loss
@@ -85,18 +85,18 @@ def advantageflow(
 
 @dataclass(frozen=True)
 class AdvantageFlow(Anchored):
-    """The algorithm as a value; the defaults are the vetted setting (docs/benchmarks.md)."""
+    """AdvantageFlow's settings; the defaults are tested (docs/benchmarks.md)."""
 
     gamma: float | Literal["1-A"] = "1-A"
-    """weight of the old policy: a number (the paper's 1.1), or 1-A, which keeps the curvature at 1"""
+    """weight of the old policy: a number (paper: 1.1) or 1-A, which gives curvature 1"""
     lam: float = 1e-3
     """weight of the reference model"""
     denominator: bool = True
-    """divide each point by its own mean absolute error"""
+    """divide the loss of each point by its mean absolute error"""
     calibration: float = 0.0
-    """part of gamma that pulls to the old policy's samples instead of its prediction (ours; for long runs)"""
+    """part of gamma fitted to the old policy's samples (not in the paper; for long runs)"""
     behaviour: Literal["old", "policy"] = "old"
-    """whose samples are scored"""
+    """policy that draws the samples"""
     rollout: Sampler = field(default_factory=Sampler)
     credit: CentredRMS = field(default_factory=CentredRMS)
     points: Renoise = field(default_factory=Renoise)
@@ -108,19 +108,19 @@ class AdvantageFlow(Anchored):
             one_of("gamma", self.gamma, ["1-A"])
         else:
             finite(self, "gamma")
-        lowest = getattr(self.credit, "lowest", 0.0)  # a piece of one's own need not say
+        lowest = getattr(self.credit, "lowest", 0.0)  # optional for a user's own credit
         least = self.curvature(torch.tensor([lowest])).item()
         if not least > 0:
             bounded = isfinite(lowest)
-            mend = f"Raise gamma above {-lowest - self.lam:g}, set" if bounded else "Set"
+            mend = f"raise gamma above {-lowest - self.lam:g}, set" if bounded else "set"
             raise ValueError(
-                f"this loss has no minimum: at A = {lowest:g} its curvature A + gamma + lam is {least:g}. "
-                f"{mend} gamma to 1-A, or {'lower credit.clip' if bounded else 'clip the credit'}"
+                f"this loss has no minimum: at A = {lowest:g} its curvature A + gamma + lam is {least:g}; "
+                f"{mend} gamma to 1-A, or {'lower credit.clip' if bounded else 'clip the advantages'}"
             )
 
     @property
     def held_to(self) -> tuple[str, ...]:
-        """The velocities that the loss needs beside the policy's."""
+        """The velocities that the loss needs besides the policy's."""
         return ("old", "reference") if self.lam > 0 else ("old",)
 
     def _gamma(self, advantage: Tensor) -> Tensor:
@@ -128,11 +128,11 @@ class AdvantageFlow(Anchored):
 
     def curvature(self, advantage: Tensor) -> Tensor:
         """A + gamma + lambda, [B]: half the second derivative of a point's loss."""
-        even = self.gamma == "1-A"  # where advantages are unbounded their sum with gamma would be nan
+        even = self.gamma == "1-A"  # A + (1 - A) would be NaN for A = -inf
         return (torch.ones_like(advantage) if even else advantage + self._gamma(advantage)) + self.lam
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each point [B], and what is worth watching."""
+        """The loss of each point [B], and metrics."""
         v_old = models.at("old", points)
         v_ref = self.reference(models, points)
         v, a = models.at("policy", points), points.advantage

@@ -1,4 +1,4 @@
-"""What algorithms that hold on to an earlier policy have in common."""
+"""Base class of algorithms with an old-policy copy and a reference model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..process.policy import Models
 
 @dataclass(frozen=True)
 class Anchored:
-    """An algorithm with a copy `old` of the policy, and the reference model where its weight `k_ref` is above 0."""
+    """An algorithm with a policy copy `old`, and with the reference model if its weight `k_ref` is above 0."""
 
-    if TYPE_CHECKING:  # fields of each, with values of its own
+    if TYPE_CHECKING:  # every subclass has these fields, with its own defaults
 
         @property
         def old(self) -> Decay: ...
@@ -24,25 +24,25 @@ class Anchored:
         def k_ref(self) -> float: ...
 
     guidance: float = field(default=1.0, kw_only=True)
-    """of the velocities that are trained (1: none), whatever that of the rollout; FLUX.1-dev takes it as an input"""
+    """guidance scale in training (1: off), independent of the rollout's; FLUX.1-dev reads it as input"""
 
     @property
     def copies(self) -> dict[str, Decay]:
-        """The copies of the policy that the loss and the rollout use, and how each follows."""
+        """The policy copies that the loss and the rollout use, with the EMA decay of each."""
         return {"old": self.old}
 
     skips_silent: ClassVar[bool] = False  # a point without advantage still pulls towards `old`
 
     @property
     def held_to(self) -> tuple[str, ...]:
-        """The velocities that the loss needs beside the policy's."""
+        """The velocities that the loss needs besides the policy's."""
         return ("old", "reference") if self.k_ref > 0 else ("old",)
 
     @property
     def anchors(self) -> dict[str, float]:
-        """The velocities that the loss needs beside the policy's, with the guidance of each."""
+        """The velocities that the loss needs besides the policy's, with the guidance scale of each."""
         return dict.fromkeys(self.held_to, self.guidance)
 
     def reference(self, models: Models, points: Points) -> Tensor | None:
-        """The reference's velocity [B, ...], or None where it has no weight and so costs no evaluation."""
+        """The reference model's velocity [B, ...], or None (not evaluated) if its weight is 0."""
         return models.at("reference", points) if "reference" in self.anchors else None

@@ -1,16 +1,16 @@
 """AWM: advantage-weighted matching (Xue et al., 2025, arXiv:2509.25050).
 
-Policy gradient with the flow-matching error as the log-likelihood of a finished sample. With err = ||v - u||^2:
+A policy gradient that uses the flow-matching error as log-likelihood of a finished sample. With err = ||v - u||^2:
 
     log p = -t ((err + 1e-10)^p - (1e-10)^p) / p,    rho = exp(log p - log p_old)
     l = max(-A rho, -A clip(rho)) + k_old ||v - v_ema||^2 + k_ref ||v - v_ref||^2
 
-Why this form: the transitions of a reverse process match the score of a noisy target; matching that of the clean one
-has the same expected direction and less variance. On policy rho = 1 in value and the gradient is -A grad log p, with
-no second forward. A < 0 alone is concave; the tether to the running average makes it convex: `uniform` weighting with
-k_old is AdvantageFlow with gamma = k_old in velocity space.
+Why this form: reverse-process transitions match the score of a noisy target. Matching the score of the clean target
+has the same expected direction and less variance. On policy the value of rho is 1 and the gradient is -A grad log p,
+without a second forward pass. For A < 0 the first term alone is concave; the penalty towards the EMA policy makes the
+loss convex. `uniform` weighting with k_old is AdvantageFlow with gamma = k_old in velocity space.
 
-It degenerates in few dimensions (the power of err concentrates only for large images), and without the tether.
+Limits: it needs many dimensions (the power of err concentrates only for large images) and the penalty.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Weighting = Literal["uniform", "t", "t2", "huber", "ghuber"]
 def log_likelihood(
     v: Tensor, x0: Tensor, eps: Tensor, t: Tensor, weighting: Weighting = "ghuber", power: float = 0.25
 ) -> Tensor:
-    """AWM's stand-in for log p(x0), float64 [B]: -err, -t err, -t^2 err, or a power of err (`huber`: 1/2).
+    """AWM's replacement for log p(x0), float64 [B]: -err, -t err, -t^2 err, or a power of err (`huber`: 1/2).
 
     Raises:
         ValueError: an unknown weighting.
@@ -73,7 +73,7 @@ def awm(
     """max(-A rho, -A clip(rho, 1 -+ clip)) + k_old ||v - v_old||^2 + k_ref ||v - v_ref||^2, [B].
 
     Args:
-        v, v_old, v_ref, eps, x0: [B, ...]; v_old (the running average) and v_ref are constants and may be None.
+        v, v_old, v_ref, eps, x0: [B, ...]; v_old (the EMA policy) and v_ref are constants and may be None.
         t, advantage: [B]; advantages are clipped to +-advantage_clip and divided by it.
         logp_old: [B], `log_likelihood` under the weights that drew the sample; None: on policy, rho = 1.
     """
@@ -86,20 +86,22 @@ def awm(
 
 @dataclass(frozen=True)
 class AWM(Anchored):
-    """The algorithm as a value; the defaults are the released setting at the size of `scenes`."""
+    """AWM's settings; the defaults are the released ones, scaled down to `scenes`."""
 
     weighting: Weighting = "ghuber"
+    """error in the log-likelihood: `uniform`, times t or t2, or a power (`huber`: 1/2)"""
     power: float = 0.25
-    """of the error, for `ghuber`"""
+    """power of the error, for `ghuber`"""
     clip: float = 1.0
-    """of the ratio, which is 1 where the behaviour is `policy`: it binds with `old` alone"""
+    """clip the ratio to 1 +- clip; no effect with behaviour `policy`, whose ratio is 1"""
     advantage_clip: float = 5.0
+    """clip advantages to [-advantage_clip, advantage_clip], then divide by it"""
     k_old: float = 1.0
-    """weight of the running average"""
+    """weight of the EMA policy"""
     k_ref: float = 1e-3
     """weight of the reference model"""
     behaviour: Literal["policy", "old"] = "policy"
-    """whose samples are scored; with `old`, the running average, the ratio corrects for it"""
+    """policy that draws the samples: `policy`, or `old` (EMA; corrected by the ratio)"""
     rollout: Sampler = field(default_factory=lambda: Sampler(solver="sa"))
     credit: ZScore = field(default_factory=ZScore)
     points: Renoise = field(default_factory=lambda: Renoise(2, Times("bins", first=1, last=9)))
@@ -116,16 +118,16 @@ class AWM(Anchored):
 
     @property
     def copies(self) -> dict[str, Decay]:
-        """The copies of the policy that the loss and the rollout use, and how each follows."""
+        """The policy copies that the loss and the rollout use, with the EMA decay of each."""
         return {"old": self.old} if self._old else {}
 
     @property
     def held_to(self) -> tuple[str, ...]:
-        """The velocities that the loss needs beside the policy's."""
+        """The velocities that the loss needs besides the policy's."""
         return ("old",) * self._old + ("reference",) * (self.k_ref > 0)
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each point [B], and what is worth watching."""
+        """The loss of each point [B], and metrics."""
         v_old = models.at("old", points) if self._old else None
         v_ref = self.reference(models, points)
         v, x0, eps, t = models.at("policy", points), points.x0, points.eps, points.t

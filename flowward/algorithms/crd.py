@@ -1,16 +1,16 @@
 """CRD: centred reward distillation (2026, arXiv:2603.14128).
 
-Regress the reward that the policy implies on the reward that was given, both up to a constant per prompt:
+Regress the reward implied by the policy on the measured reward, both up to a constant per prompt:
 
     r_theta = -(m / w - m_old / w_old),  m = ||v - u||^2,  w = mean|v - u| (constants),   y = A / 2c + 1/2
     l = (c / beta) (beta (r_theta - <r_theta>) - (y - <y>))^2 + k_ref ||v - v_ref||^2
 
-with <.> the mean over the prompt's samples. Why this form: the optimum of E[R] - tau KL fixes implied rewards up to
-the prompt's normaliser, and centring removes exactly that. <r_theta> may be a constant: the residuals of a prompt sum
-to 0, so the gradient is the same.
+with <.> the mean over the prompt's samples. Why this form: the optimum of E[R] - tau KL determines implied rewards up
+to a constant per prompt, the normaliser, and centring removes it. <r_theta> may be treated as a constant: the
+residuals of a prompt sum to 0, so the gradient is the same.
 
-It degenerates where a prompt's rewards are equal (it then pulls to `old` in relative terms only), hence the term with
-the reference model; its published weight is large, and against a guided reference.
+Limits: if a prompt's rewards are equal, the loss only constrains differences to `old`. That is why it has a
+reference term. Its published weight is large, and the reference uses guidance.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def crd(
 
     Args:
         v, v_old, v_ref, x0, eps: [B, ...]; v_old and v_ref are constants; v_ref may be None.
-        advantage, group: [B]; all rows of a group are here.
+        advantage, group: [B]; the batch contains all rows of a group.
         denominator: divide each error by its own mean|v - u|, detached, at least 1e-5 (float64).
-        hold: share of k_ref that is kept at y = 0 and grows to all of it at y = 1; None keeps all of it everywhere.
+        hold: share of k_ref at y = 0, rising linearly to all of k_ref at y = 1; None: all of k_ref for any y.
     """
     v, v_old, x0, eps = wide(v), wide(v_old), wide(x0), wide(eps)
     u = eps - x0
@@ -70,20 +70,20 @@ def crd(
 
 @dataclass(frozen=True)
 class CRD(Anchored):
-    """The algorithm as a value; the defaults are the released setting at the size of `scenes`."""
+    """CRD's settings; the defaults are the released ones, scaled down to `scenes`."""
 
     beta: float = 1.0
     """scale of the implied reward"""
     clip: float = 5.0
-    """bound of advantages"""
+    """clip advantages to [-clip, clip]"""
     k_ref: float = 0.1
     """weight of the reference model"""
     hold: float | None = None
     """share of k_ref at the lowest reward (None: all)"""
     reference_guidance: float = 1.0
-    """guidance of the reference model"""
+    """guidance scale of the reference model (1: off)"""
     behaviour: Literal["sampling", "old", "policy"] = "sampling"
-    """whose samples are scored"""
+    """policy or policy copy that draws the samples"""
     rollout: Sampler = field(default_factory=Sampler)
     credit: ZScore = field(default_factory=ZScore)
     points: RenoiseGroups = field(default_factory=lambda: RenoiseGroups(2, Times("levels")))
@@ -94,21 +94,21 @@ class CRD(Anchored):
         positive(self, "beta", "clip")
         not_negative(self, "k_ref")
         if self.hold is not None and not 0 <= self.hold <= 1:
-            raise ValueError(f"hold is a share of k_ref, in [0, 1], not {self.hold}")
+            raise ValueError(f"hold, a share of k_ref, must lie in [0, 1], not {self.hold}")
 
     @property
     def copies(self) -> dict[str, Decay]:
-        """The copies of the policy that the loss and the rollout use, and how each follows."""
+        """The policy copies that the loss and the rollout use, with the EMA decay of each."""
         return {"old": self.old} | ({"sampling": self.sampling} if self.behaviour == "sampling" else {})
 
     @property
     def anchors(self) -> dict[str, float]:
-        """The velocities that the loss needs beside the policy's, with the guidance of each."""
+        """The velocities that the loss needs besides the policy's, with the guidance scale of each."""
         own = {"reference": self.reference_guidance} if self.k_ref > 0 else {}
         return {"old": self.guidance, **own}
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each point [B], and what is worth watching. Whole groups only."""
+        """The loss of each point [B], and metrics. The batch must contain whole groups."""
         v_old = models.at("old", points)
         v_ref = self.reference(models, points)
         v = models.at("policy", points)

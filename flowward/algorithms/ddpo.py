@@ -1,14 +1,15 @@
 """DDPO (Black, Janner, Du, Kostrikov, Levine, 2023, arXiv:2305.13301).
 
-The first of the family: sampling with noise is a decision process whose policy is Gaussian, so the clipped policy
-gradient of PPO applies to every step. DDIM with eta = 1, every step random and trained. Its law is the same on a
-variance-preserving schedule and on a flow's (laws.DDIM). In the paper rewards are compared with what the prompt
-earned in this iteration and the last ones, and with the whole batch until there are 16 of them (`--reward-buffer 32
---algorithm.credit.least 16`, as the presets have it; by default, with the prompt's images of this iteration). The batch
-is then all rewards of its prompts, those of earlier iterations too; in the released code, those of this one. There the
-last step keeps a little noise and is trained; here it has none and is not.
+The first of its family: sampling with noise is a decision process with a Gaussian policy, so PPO's clipped policy
+gradient applies to every step. The sampler is DDIM with eta = 1; all steps are random and trained. The distribution of
+its steps is the same on a variance-preserving schedule and on a flow's (laws.DDIM).
 
-It degenerates where a step has almost no noise: there the gradient of its density outweighs all others.
+The paper compares a reward with the prompt's rewards of this and earlier iterations, or with the whole batch as long
+as there are fewer than 16 of them. The presets do this by `--reward-buffer 32 --algorithm.credit.least 16`; the default
+is to compare within this iteration. With a reward buffer the batch includes rewards of earlier iterations; in the
+released code it does not. There, the last step keeps a little noise and is trained; here it has no noise and is not.
+
+Limits: if a step has almost no noise, the gradient of its density dominates all others.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .policy_gradient import PolicyGradient
 
 @dataclass(frozen=True)
 class DDPO(PolicyGradient):
-    """The algorithm as a value; the defaults are the paper's."""
+    """DDPO's settings; the defaults are the paper's."""
 
     rollout: Chain = field(default_factory=lambda: Chain(50, 1.0, "linear", "ddim", 1.0, guidance=5.0))
     credit: ZScore = field(default_factory=lambda: ZScore("group", 1e-6))

@@ -1,15 +1,15 @@
 """DGPO: direct group preference optimisation (Luo et al., 2025, arXiv:2510.08425).
 
-Prefer the good half of a prompt's samples to the bad half. With m = ||v - u||^2, all samples of a prompt at the same
-time and noise, advantages that sum to 0 over the prompt's K samples:
+Prefer the better samples of a prompt to the worse ones. With m = ||v - u||^2, the same time and noise for all samples
+of a prompt, and advantages that sum to 0 over the prompt's K samples:
 
     s = sum_i A_i beta (m_i - m_i^ref) / K,    l_i = sigmoid(s) A_i m_i + k_ref ||v - v_ref||^2
 
-with sigmoid(s) a constant. Why this form: it is the gradient of -log sigmoid(-s), over beta; because the advantages sum
-to 0, a shift of all implied scores of a prompt, its unknown normaliser, cancels. As in PPO, a sample whose ratio
-exp(m_old - m) has left 1 -+ clip in the direction that it is pushed gives no gradient.
+with sigmoid(s) treated as a constant. Why this form: the gradient is that of -log sigmoid(-s), divided by beta. The
+advantages sum to 0, so a shift of all implied scores of a prompt, its unknown normaliser, cancels. As in PPO, a sample
+gives no gradient once its ratio exp(m_old - m) has left 1 -+ clip in the direction in which it is pushed.
 
-It degenerates to advantage-weighted regression for small beta (sigmoid = 1/2), and stands still once s is very low.
+Limits: for small beta it becomes advantage-weighted regression (sigmoid = 1/2). It stops learning once s is very low.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def dgpo(
     k_ref: float = 0.02,
     advantage_clip: float = 5.0,
 ) -> Tensor:
-    """sigmoid(s_group) A m + k_ref ||v - v_ref||^2, [B], sigmoid(s_group) a constant.
+    """sigmoid(s_group) A m + k_ref ||v - v_ref||^2, [B], with sigmoid(s_group) as a constant.
 
     Args:
-        v, v_old, v_ref, x0, eps: [B, ...]; v_old and v_ref are constants, without v_old nothing is clipped.
-        advantage, group: [B]; rows of one group share time and noise, and all of them are here.
+        v, v_old, v_ref, x0, eps: [B, ...]; v_old and v_ref are constants; without v_old nothing is clipped.
+        advantage, group: [B]; rows of a group share time and noise, and the batch contains all of them.
     """
     v, v_ref, x0, eps = wide(v), wide(v_ref), wide(x0), wide(eps)
     a = advantage.to(v.dtype).clamp(-advantage_clip, advantage_clip)
@@ -65,17 +65,18 @@ def dgpo(
 
 @dataclass(frozen=True)
 class DGPO(Anchored):
-    """The algorithm as a value; the defaults are the released setting at the size of `scenes`."""
+    """DGPO's settings; the defaults are the released ones, scaled down to `scenes`."""
 
     beta: float = 100.0
     """scale of the implied scores"""
     clip: float = 0.01
-    """of the ratio to `old`"""
+    """clip the ratio to `old` to 1 +- clip"""
     k_ref: float = 0.02
     """weight of the reference model"""
     advantage_clip: float = 5.0
+    """clip advantages to [-advantage_clip, advantage_clip]"""
     behaviour: Literal["old", "policy"] = "old"
-    """whose samples are scored"""
+    """policy that draws the samples"""
     rollout: Sampler = field(default_factory=lambda: Sampler(solver="dpm2"))
     credit: ZScore = field(default_factory=ZScore)
     points: RenoiseGroups = field(default_factory=lambda: RenoiseGroups(2, Times("levels", last=7)))
@@ -87,11 +88,11 @@ class DGPO(Anchored):
 
     @property
     def held_to(self) -> tuple[str, ...]:
-        """The velocities that the loss needs beside the policy's."""
+        """The velocities that the loss needs besides the policy's."""
         return ("old", "reference")
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each point [B], and what is worth watching. Whole groups only."""
+        """The loss of each point [B], and metrics. The batch must contain whole groups."""
         v_old, v_ref = models.at("old", points), models.at("reference", points)
         v = models.at("policy", points)
         loss = dgpo(

@@ -1,16 +1,16 @@
 """DiffusionNFT: negative-aware fine-tuning (Zheng et al., 2025, arXiv:2509.16117).
 
-Train one policy to fit good samples, and its mirror image about the old policy to fit bad ones:
+Train the policy to fit good samples, and its reflection at the old policy to fit bad samples:
 
     v+ = v_old + beta (v - v_old),    v- = v_old - beta (v - v_old),    f+- = x_t - t v+-
     l = (c / beta) [ r ||f+ - x0||^2 / w+ + (1 - r) ||f- - x0||^2 / w- ] + k_ref ||v - v_ref||^2
 
-with r = A / 2c + 1/2 in [0, 1] and w+- = mean|f+- - x0|, constants. Why this form: the second branch gives bad samples
-a convex term. Without the w, beta = 1 is AdvantageFlow with gamma = 1 - A and A = 2r - 1, and 1 / beta is the gain of
-the target. On policy the gradient does not depend on beta.
+with r = A / 2c + 1/2 in [0, 1] and w+- = mean|f+- - x0| as constants. Why this form: the second branch gives bad
+samples a convex term. Without w, beta = 1 is AdvantageFlow with gamma = 1 - A and A = 2r - 1, and 1 / beta is the gain
+of the target. On policy the gradient does not depend on beta.
 
-It degenerates to pure self-distillation where all r are 1/2, and while `old` is `policy` it is plain advantage-weighted
-regression divided by a point's own error.
+Limits: if all r are 1/2, it becomes pure self-distillation. As long as `old` equals `policy`, it is plain
+advantage-weighted regression divided by each point's own error.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MODES = {
 
 
 def optimality(advantage: Tensor, clip: float = 5.0, mode: Mode = "all") -> Tensor:
-    """r in [0, 1], [B]: advantages clipped to [-clip, clip], treated as `mode` says, and mapped linearly.
+    """r in [0, 1], [B]: advantages clipped to [-clip, clip], transformed by `mode`, and mapped linearly.
 
     Raises:
         ValueError: an unknown mode.
@@ -72,7 +72,7 @@ def diffusion_nft(
     Args:
         v, v_old, v_ref, x_t, x0: [B, ...]. v_old and v_ref are constants; v_ref may be None.
         t, advantage: [B].
-        clip: c, the bound of advantages.
+        clip: c; advantages are clipped to [-c, c].
         denominator: divide each branch by its own mean|f - x0|, detached, at least 1e-5 (float64).
     """
     v, v_old, x_t, x0 = wide(v), wide(v_old), wide(x_t), wide(x0)
@@ -88,18 +88,18 @@ def diffusion_nft(
 
 @dataclass(frozen=True)
 class DiffusionNFT(Anchored):
-    """The algorithm as a value; the defaults are the released setting at the size of `scenes`."""
+    """DiffusionNFT's settings; the defaults are the released ones, scaled down to `scenes`."""
 
     beta: float = 1.0
-    """curvature; 1 / beta is the gain of the target"""
+    """curvature of the loss; 1 / beta is the gain of the target"""
     clip: float = 5.0
-    """bound of advantages"""
+    """clip advantages to [-clip, clip]"""
     mode: Mode = "all"
-    """which advantages count, and how"""
+    """use `all` advantages, only `positive` or `negative` ones, `one-hot` (0, 1) or their `sign`"""
     k_ref: float = 1e-4
     """weight of the reference model, in velocity space"""
     behaviour: Literal["old", "policy"] = "old"
-    """whose samples are scored"""
+    """policy that draws the samples"""
     rollout: Sampler = field(default_factory=lambda: Sampler(solver="dpm2"))
     credit: ZScore = field(default_factory=ZScore)
     points: Renoise = field(default_factory=lambda: Renoise(2, Times("levels")))
@@ -111,7 +111,7 @@ class DiffusionNFT(Anchored):
         not_negative(self, "k_ref")
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each point [B], and what is worth watching."""
+        """The loss of each point [B], and metrics."""
         v_old = models.at("old", points)
         v_ref = self.reference(models, points)
         v = models.at("policy", points)

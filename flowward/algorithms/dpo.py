@@ -1,14 +1,15 @@
 """Diffusion-DPO, online (Wallace et al., 2023, arXiv:2311.12908).
 
-Prefer the best sample of a prompt to the worst, both noised at the same time with the same noise. m = ||v - u||^2:
+Prefer the best sample (w) of a prompt to the worst (l), with the same time and noise for both. With m = ||v - u||^2:
 
     l = -log sigmoid( -(beta / 2) [(m_w - m_w^old) - (m_l - m_l^old)] )
 
-Why this form: it is the likelihood of a preference under the rewards that the policy implies against a fixed model,
-here a copy of the policy that is renewed now and then (online DPO) or never (`old.every` beyond the end of the run).
+Why this form: it is the negative log-likelihood of the preference, under the rewards that the policy implies relative
+to a fixed model. Here this model is a copy of the policy. It is updated from time to time (online DPO), or never if
+`old.every` exceeds the length of the run.
 
-It degenerates where it can lower both errors' difference by making the worse sample worse without end, so the learning
-rate is small; pairs with equal rewards give nothing.
+Limits: the loss can also decrease by making the worse sample ever worse, so the learning rate must be small. Pairs
+with equal rewards give no gradient.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ from .anchored import Anchored
 def dpo(
     v: Tensor, v_ref: Tensor, x0: Tensor, eps: Tensor, advantage: Tensor, group: Tensor, beta: float = 100.0
 ) -> Tensor:
-    """-log sigmoid(-(beta / 2) sum over the pair of sign(A) (m - m_ref)), [B]: each row has its pair's loss.
+    """-log sigmoid(-(beta / 2) sum over the pair of sign(A) (m - m_ref)), [B]: each row has the loss of its pair.
 
     Args:
         v, v_ref, x0, eps: [B, ...]; v_ref is a constant.
-        advantage, group: [B]; a group is a pair, and both rows are here. Its better row has A > 0, its worse A < 0.
+        advantage, group: [B]; a group is a pair, and the batch contains both rows: the better with A > 0, the worse
+            with A < 0.
     """
     v, v_ref, x0, eps = wide(v), wide(v_ref), wide(x0), wide(eps)
     worse = advantage.to(v.dtype).sign() * (matching(v, x0, eps) - matching(v_ref, x0, eps))
@@ -47,12 +49,12 @@ def dpo(
 
 @dataclass(frozen=True)
 class DPO(Anchored):
-    """The algorithm as a value; the defaults are the released setting at the size of `scenes`."""
+    """Online DPO's settings; the defaults are the released ones, scaled down to `scenes`."""
 
     beta: float = 100.0
-    """strength of the pull to `old`"""
+    """strength of the regularisation towards `old`"""
     behaviour: Literal["policy", "old"] = "policy"
-    """whose samples are compared"""
+    """policy that draws the samples"""
     rollout: Sampler = field(default_factory=Sampler)
     credit: BestAndWorst = field(default_factory=BestAndWorst)
     points: RenoisePairs = field(default_factory=lambda: RenoisePairs(12, Times("logit-normal")))
@@ -64,7 +66,7 @@ class DPO(Anchored):
         positive(self, "beta")
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each point [B], and what is worth watching. Whole pairs only."""
+        """The loss of each point [B], and metrics. The batch must contain whole pairs."""
         v_old, v = models.at("old", points), models.at("policy", points)
         loss = dpo(v, v_old, points.x0, points.eps, points.advantage, points.group, self.beta)
         return loss, departure(v, v_old, points.x0, points.eps)

@@ -1,18 +1,18 @@
 """FlowAWR: advantage-weighted regression of the velocity (Fu et al., 2026, arXiv:2606.30376).
 
-Regress on the old policy's prediction, moved towards each sample by its advantage. Per point, with A = w - 1 and w the
-exponential tilt exp(R / tau) over its group mean:
+Regress on the old policy's prediction, moved towards each sample in proportion to its advantage. Per point, with
+A = w - 1 and w the exponential tilt exp(R / tau) over its group mean:
 
     target = v_old + A (u - v_old),    l = ||v - target||^2
 
-Why this form: the policy that maximises E[R] - tau KL(. || old) is the tilt w pi_old, and its velocity differs from
-v_old by Cov(w, u | x_t) / E[w | x_t]. Regression on the target gives the covariance without the quotient, so it
-overshoots where noisy points already look good. `exact` is AdvantageFlow's quadratic with gamma = 1 and A = w - 1: its
-minimiser is the tilted velocity itself. `released` is what the authors' code does (x0 space, divided by a point's own
-error), `velocity` what the paper states.
+Why this form: the policy that maximises E[R] - tau KL(. || old) is the tilt w pi_old. Its velocity differs from v_old
+by Cov(w, u | x_t) / E[w | x_t]. Regression on the target gives the covariance without the quotient, so it overshoots
+at noisy points that already look good. There are three forms. `exact` is AdvantageFlow's quadratic with gamma = 1 and
+A = w - 1, and its minimiser is the tilted velocity itself. `released` is the authors' code (x0 space, divided by a
+point's own error). `velocity` is the equation of the paper.
 
-It degenerates where the tilt is dominated by one sample (a gain of K - 1, hence the clip) and stops moving where all
-groups are solved or hopeless (A = 0).
+Limits: one sample can dominate the tilt (a gain of K - 1, hence the clip). If every group is solved or hopeless
+(A = 0), it stops moving.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def flowawr(
         t, advantage: [B]; k_ref: a number or [B].
         form: `velocity` is the line above; `released` multiplies its first term by t^2 / max(mean|f - x0|, 1e-5);
             `exact` replaces it by A ||f - x0||^2 + ||f - f_old||^2.
-        eps: [B, ...]; without it u is (x_t - x0) / t, which in float32 loses accuracy below t = 1e-3.
+        eps: [B, ...]; without it u is (x_t - x0) / t, which is inaccurate in float32 below t = 1e-3.
 
     Raises:
         ValueError: an unknown form.
@@ -78,13 +78,14 @@ def flowawr(
 
 @dataclass(frozen=True)
 class FlowAWR(Anchored):
-    """The algorithm as a value; the defaults are the released setting at the size of `scenes`."""
+    """FlowAWR's settings; the defaults are the released ones, scaled down to `scenes`."""
 
     form: Form = "released"
+    """loss as in the authors' code (`released`), the paper (`velocity`), or with an `exact` minimiser"""
     k_ref: float = 1e-4
     """weight of the reference model, in velocity space"""
     behaviour: Literal["old", "policy"] = "old"
-    """whose samples are scored"""
+    """policy that draws the samples"""
     rollout: Sampler = field(default_factory=lambda: Sampler(solver="dpm2"))
     credit: Softmax = field(default_factory=Softmax)
     points: Renoise = field(default_factory=lambda: Renoise(2, Times("levels")))
@@ -95,19 +96,19 @@ class FlowAWR(Anchored):
     def __post_init__(self) -> None:
         one_of("form", self.form, get_args(Form))
         not_negative(self, "k_ref")
-        lowest = getattr(self.credit, "lowest", -1)  # a piece of one's own need not say
+        lowest = getattr(self.credit, "lowest", -1)  # optional for a user's own credit
         if self.form == "exact" and lowest < -1:
             raise ValueError(
-                f"the exact form needs a tilt, A >= -1, and credit goes down to {lowest:g}: "
+                f"form `exact` needs advantages A >= -1, but the credit allows A = {lowest:g}; "
                 "set credit.gate to none or form to released"
             )
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each point [B], and what is worth watching. Exemplars are not held to the reference."""
+        """The loss of each point [B], and metrics. Exemplars have no reference term."""
         v_old = models.at("old", points)
         v_ref = self.reference(models, points)
         v, a = models.at("policy", points), points.advantage
-        k_ref = torch.where(points.exemplar, 0.0, self.k_ref)  # they come from elsewhere
+        k_ref = torch.where(points.exemplar, 0.0, self.k_ref)  # exemplars are not samples of the model
         loss = flowawr(v, v_old, v_ref, points.x_t, points.t, points.x0, a, k_ref, self.form, points.eps)
         flattest = {"curvature_min": 1 + a} if self.form == "exact" else {}
         return loss, {**departure(v, v_old, points.x0, points.eps), **flattest}

@@ -1,11 +1,11 @@
 """G2RPO, Granular-GRPO (Zhou et al., 2025, arXiv:2510.01982).
 
-One ODE trunk per prompt; at each of the first steps children branch off by one random step, and each is finished on
-several grids, thinned by different strides. The advantages of a child's samples are put together, so that a step is
-judged at several granularities. All children of a state share one forward.
+There is one ODE trunk per prompt. At each of the first steps, children branch off by one random step, and each is
+finished on several grids with different strides. The advantages of a child's samples are combined, so a step is
+evaluated at several granularities. All children of a state share one forward pass.
 
-The paper adds the advantages of views up, which are then no longer of variance 1 (`points.views restandardised` makes
-them so). It degenerates where a thinned grid is too coarse for a sample that can be scored.
+The paper adds up the advantages of the views, so their variance is no longer 1 (`points.views restandardised` restores
+it). Limits: if a grid is too coarse, its samples cannot be scored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .policy_gradient import PolicyGradient
 
 @dataclass(frozen=True)
 class G2RPO(PolicyGradient):
-    """The algorithm as a value; the defaults are the paper's for FLUX."""
+    """G2RPO's settings; the defaults are the paper's for FLUX."""
 
     rollout: Branches = field(
         default_factory=lambda: Branches(

@@ -1,11 +1,12 @@
 """GRPO-Guard (Wang et al., 2025, arXiv:2510.22319).
 
-The expectation of Flow-GRPO's log ratio is below 0, by an amount that differs from step to step, so the clip holds
-back the steps that go wrong and lets pass those that go right. Here the ratio is the shift of the mean along the noise
-alone, Q mean(z d), whose expectation is 0 at every step; and the loss of a step is divided by its length, so that
-all steps pull alike. (The released code subtracts the bias of the whole batch from each sample; this is by sample.)
+The expectation of Flow-GRPO's log ratio is below 0, by an amount that differs between steps. So the clip acts on
+negative and positive advantages unequally. Here the log ratio is only the shift of the mean along the noise,
+Q mean(z d). Its expectation is 0 at every step. The loss of a step is divided by the step's length, so that the
+gradients of all steps are equally large. (The released code subtracts the bias of the whole batch from each sample;
+here it is subtracted per sample.)
 
-Its clip is smaller than the others', and not portable.
+Its clip is smaller than in the other algorithms, and cannot be transferred to them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .policy_gradient import PolicyGradient, Ratio
 
 @dataclass(frozen=True)
 class GRPOGuard(PolicyGradient):
-    """The algorithm as a value; the defaults are the paper's for GenEval."""
+    """GRPO-Guard's settings; the defaults are the paper's for GenEval."""
 
     rollout: Chain = field(default_factory=lambda: Chain(guidance=4.5))
     credit: ZScore = field(default_factory=lambda: ZScore("group"))

@@ -1,9 +1,10 @@
 """MixGRPO (Li, Cui, Huang, Ma, Fan, Yang, Zhong, 2025, arXiv:2507.21802).
 
-Random steps in a window alone, which moves from noise to data as training goes on; the ODE elsewhere. Less to train on,
-and a reward that depends on fewer random numbers. `mix_grpo_flash` also shortens the way after the window.
+Only the steps in a window are random; all others follow the ODE. During training the window moves from noise to data.
+There are fewer steps to train, and the reward depends on fewer random numbers. `mix_grpo_flash` also uses fewer steps
+after the window.
 
-It degenerates where the window has left the levels that matter to the reward: see windows.Window for its schedules.
+Limits: the window can leave the times that matter to the reward (see windows.Window for its schedules).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .policy_gradient import PolicyGradient
 
 @dataclass(frozen=True)
 class MixGRPO(PolicyGradient):
-    """The algorithm as a value; the defaults are the paper's for FLUX."""
+    """MixGRPO's settings; the defaults are the paper's for FLUX."""
 
     rollout: Chain = field(
         default_factory=lambda: Chain(25, 3.0, "linear", window=Window(4, high=23), shared_start=True)

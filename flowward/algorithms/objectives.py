@@ -1,4 +1,4 @@
-"""The equations as functions on plain tensors, each from its algorithm's file."""
+"""All loss equations as functions of plain tensors, each imported from its algorithm's file."""
 
 from ..learning.terms import clipped_ratio
 from .advantageflow import advantageflow

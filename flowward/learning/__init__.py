@@ -1,1 +1,1 @@
-"""From rewards to training points: advantages, points, copies of the policy, terms of losses, optimisers."""
+"""From rewards to training points: advantages, training points, policy copies, loss terms, optimisers."""

@@ -1,6 +1,6 @@
-"""Rewards to advantages. Each piece maps (values [B], group [B]) -> [B]; a recipe is a chain of pieces.
+"""From rewards to advantages. Each piece maps (values [B], group [B]) -> [B]; pieces can be chained.
 
-`group` names the prompt group of each sample: any integers, in any order. Arithmetic is float64.
+`group` is the group number of each sample: any integers, in any order. Arithmetic is float64.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ def group_std(values: Tensor, group: Tensor, ddof: int = 0) -> Tensor:
 
 
 def group_size(group: Tensor) -> Tensor:
-    """How many samples are in each sample's group, [B]."""
+    """The number of samples in each sample's group, [B]."""
     _, index, size = group.unique(return_inverse=True, return_counts=True)
     return size[index]
 
 
 def center(values: Tensor, group: Tensor) -> Tensor:
-    """Subtract the mean of the group. Groups whose values are all equal give exactly 0."""
-    above = values + group_max(-values, group)  # over the group's lowest: equal values stay equal whatever their size
+    """Subtract the mean of the group. If all values of a group are equal, the result is exactly 0."""
+    above = values + group_max(-values, group)  # minus the group's minimum, so that equal values give 0
     return above - group_mean(above, group)
 
 
 def scale_by_rms(floor: float = 1e-8) -> Piece:
-    """Divide by the root mean square over the whole batch; a batch without any signal gives 0."""
+    """Divide by the root mean square over the whole batch; a batch of zeros stays 0."""
 
     def scale(values: Tensor, group: Tensor) -> Tensor:
         return values / values.square().mean().sqrt().clamp_min(floor)
@@ -89,22 +89,24 @@ class CentredRMS:
     """A = clip((R - mean_group R) / Z, -clip, clip), Z the RMS of the centred rewards over the batch.
 
     AdvantageFlow's advantage (arXiv:2605.26013). Unlike a standard deviation of raw rewards, Z does not grow with
-    differences *between* prompts. A batch in which every group is all right or all wrong gives A = 0.
+    differences *between* prompts. If the rewards of every group are equal, A = 0.
     """
 
     clip: float = 1.0
+    """clip advantages to [-clip, clip]"""
     floor: float = 1e-8
+    """smallest Z to divide by"""
 
     def __post_init__(self) -> None:
         positive(self, "clip", "floor")
 
     def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
-        """rewards [B], group [B] -> advantages float64 [B]."""
+        """Map rewards [B] and group [B] to advantages, float64 [B]."""
         return chain(center, scale_by_rms(self.floor), clip(self.clip))(rewards, group)
 
     @property
     def lowest(self) -> float:
-        """The smallest advantage that this can give."""
+        """The smallest possible advantage."""
         return -self.clip
 
 
@@ -112,27 +114,29 @@ class CentredRMS:
 class ZScore:
     """A = (R - mean_group R) / (std + floor), unclipped.
 
-    `pooled` takes the standard deviation of all raw rewards, as DiffusionNFT, AWM and FlowAWR do: it grows with
-    differences between prompts, and shrinks every advantage. `group` takes that of each group.
+    `pooled` divides by the standard deviation of all raw rewards, as DiffusionNFT, AWM and FlowAWR do. It grows with
+    differences between prompts, which shrinks every advantage. `group` divides by the group's standard deviation.
     """
 
     spread: Spread = "pooled"
+    """divide by the standard deviation of all rewards (`pooled`) or of the `group`"""
     floor: float = 1e-4
+    """added to the standard deviation"""
     ddof: int = 0
-    """the standard deviation divides by n - ddof: 0 (numpy's) or 1 (torch's)"""
+    """divide the variance by n - ddof: 0 (as numpy) or 1 (as torch)"""
     least: int = 1
-    """groups with fewer rewards are compared with the whole batch, remembered ones included (DDPO: 16)"""
+    """compare groups with fewer rewards with the whole batch and reward buffer (DDPO: 16)"""
 
     def __post_init__(self) -> None:
         one_of("spread of rewards", self.spread, get_args(Spread))
         positive(self, "floor", "least")
         if self.ddof not in (0, 1):
-            raise ValueError(f"ddof is 0 or 1, not {self.ddof}")
+            raise ValueError(f"ddof must be 0 or 1, not {self.ddof}")
 
-    lowest = -inf  # the smallest advantage that this can give
+    lowest = -inf  # the smallest possible advantage
 
     def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
-        """rewards [B], group [B] -> advantages float64 [B]."""
+        """Map rewards [B] and group [B] to advantages, float64 [B]."""
         r = rewards.double()
         std = group_std(r, group, self.ddof) if self.spread == "group" else r.std(correction=self.ddof)
         alone = center(r, group) / (std + self.floor)
@@ -144,22 +148,24 @@ class ZScore:
 
 @dataclass(frozen=True)
 class Softmax:
-    """A = K softmax_group(z / temperature) - 1, z the z-score: how much the exponential tilt weighs a sample.
+    """A = K softmax_group(z / temperature) - 1, z the z-score: a sample's weight under the exponential tilt, minus 1.
 
     FlowAWR's advantage (arXiv:2606.30376): exp(R / tau) over its group mean, minus 1, with tau the spread of rewards.
-    It sums to 0 over a group and lies in [-1, K - 1] before it is clipped at the end.
-    With a gate, for rewards that a rule gives (0 or 1), softmax - 1 / K is divided by its standard deviation over the
-    group (the released code) or the whole batch instead of being multiplied by K: within a group it is then a z-score.
+    Before the final clip it sums to 0 over a group and lies in [-1, K - 1].
+    A gate is for rule-based rewards (0 or 1). Then softmax - 1 / K is not multiplied by K but divided by its standard
+    deviation over the group (the released code) or the whole batch. With `group` it is a z-score within the group.
     """
 
     temperature: float = 1.0
+    """temperature of the softmax"""
     spread: Spread = "pooled"
-    """of the z-score; see ZScore"""
+    """compute z with the standard deviation of all rewards (`pooled`) or of the `group`"""
     score_clip: float = 5.0
-    """of z"""
+    """clip z to [-score_clip, score_clip]"""
     clip: float = 3.0
-    """of the result"""
+    """clip advantages to [-clip, clip]"""
     gate: Gate = "none"
+    """for 0/1 rewards: divide by the standard deviation over the `group` or `batch`"""
     floor: float = 0.01
     """smallest standard deviation that a gate divides by"""
 
@@ -169,7 +175,7 @@ class Softmax:
         positive(self, "temperature", "score_clip", "clip", "floor")
 
     def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
-        """rewards [B], group [B] -> advantages float64 [B]."""
+        """Map rewards [B] and group [B] to advantages, float64 [B]."""
         z = ZScore(self.spread)(rewards, group).clamp(-self.score_clip, self.score_clip)
         z = z / self.temperature
         tilt = (z - group_max(z, group)).exp()
@@ -183,25 +189,25 @@ class Softmax:
 
     @property
     def lowest(self) -> float:
-        """The smallest advantage that this can give."""
+        """The smallest possible advantage."""
         return -self.clip if self.gate != "none" else -min(1.0, self.clip)
 
 
 @dataclass(frozen=True)
 class HalfDifference:
-    """A = (R - R of the other sample of the pair) / 2, nothing normalised or clipped (FDFO, arXiv:2603.12893)."""
+    """A = (R - R of the other sample of the pair) / 2, neither normalised nor clipped (FDFO, arXiv:2603.12893)."""
 
     def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
-        """rewards [B], group [B] of pairs -> advantages float64 [B]."""
+        """Map rewards [B] and group [B], where groups are pairs, to advantages, float64 [B]."""
         return center(rewards.double(), group)
 
 
 @dataclass(frozen=True)
 class BestAndWorst:
-    """1 for the best sample of a group, -1 for the worst, 0 for the others, and for groups whose rewards are equal."""
+    """A = 1 for the best sample of a group, -1 for the worst, 0 for the others. Equal rewards in a group give 0."""
 
     def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
-        """rewards [B], group [B] -> advantages float64 [B]."""
+        """Map rewards [B] and group [B] to advantages, float64 [B]."""
         out = torch.zeros(len(rewards), dtype=torch.float64)
         for name in group.unique():
             mine = (group == name).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""Several rewards to one advantage, and rewards that are remembered: what stands around a credit (credit.py)."""
+"""Combine several rewards into one advantage, and remember earlier rewards per prompt (reward buffer)."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ MixName = Literal["rewards", "advantages", "gdpo", "pareto"]
 
 
 def rewards_first(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor) -> Tensor:
-    """Add up the weighted rewards, then compare: a reward counts by its spread as well as by its weight."""
+    """Add up the weighted rewards, then compute advantages: a reward's spread matters as well as its weight."""
     return credit((rewards.double() * weights.double()).sum(1), group)
 
 
 def advantages_first(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor) -> Tensor:
-    """Compare by each reward, then add up the weighted advantages: only the weights count (MixGRPO, arXiv:2507.21802).
+    """Compute an advantage per reward, then add them up by weight; spreads do not matter (MixGRPO, arXiv:2507.21802).
 
-    With R rewards the sum no longer has the spread that the credit gives one. MixGRPO's weights sum to 1.
+    The sum of R advantages has another spread than a single one. MixGRPO's weights sum to 1.
     """
     each = [weight * credit(column, group) for weight, column in zip(weights.double(), rewards.T, strict=True)]
     return torch.stack(each).sum(0)
 
 
 def gdpo(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor, floor: float = 1e-4) -> Tensor:
-    """The same over its standard deviation in the batch (GDPO, Liu et al., 2026, arXiv:2601.05242).
+    """`advantages_first`, divided by its standard deviation over the batch (GDPO, Liu et al., 2026, arXiv:2601.05242).
 
-    Its mean is not subtracted: that of each group is 0 already, and so groups without variance keep exactly 0.
+    The mean is not subtracted: every group's mean is 0 already, so groups without variance stay exactly 0.
     """
     total = advantages_first(credit, rewards, weights, group)
     return total / (total.std(correction=0) + floor)
 
 
 def pareto(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor) -> Tensor:
-    """Compare by dominance: the share of its group that an image dominates, less the share that dominates it.
+    """Score an image by the share of its group that it dominates, minus the share that dominates it.
 
-    One image dominates another that it beats by one reward at least, and that beats it by none (as in Parrot, Lee et
-    al., 2024, arXiv:2401.05675). Only the signs of the weights count, and a weight of 0 leaves a reward out.
+    An image dominates another if it is better in at least one reward and worse in none (as in Parrot, Lee et al.,
+    2024, arXiv:2401.05675). Only the signs of the weights matter, and weight 0 excludes a reward.
     """
     values = (rewards.double() * weights.sign().double())[:, weights != 0]
     found = torch.zeros(len(values), dtype=torch.float64)
@@ -58,9 +58,9 @@ def pareto(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor) -> Te
 
 
 def correlations(rewards: Tensor, group: Tensor) -> Tensor:
-    """Of each pair of rewards over images of the same group, [R, R]; 0 where one of them never differs.
+    """Correlation of each pair of rewards within groups, [R, R]; 0 if one of them is constant in every group.
 
-    Negative: what one reward asks for costs the other.
+    A negative value means that the two rewards conflict.
     """
     values = rewards.double()
     counts = torch.bincount(group).double()
@@ -71,7 +71,7 @@ def correlations(rewards: Tensor, group: Tensor) -> Tensor:
 
 
 def each_reward(names: Sequence[str], rewards: Tensor, group: Tensor) -> dict[str, float]:
-    """The mean of each of R rewards [B, R], and how each two go together within groups; nothing where there is one."""
+    """Metrics: the mean of each of R rewards [B, R] and the correlation of each pair; empty if there is only one."""
     if len(names) == 1:
         return {}
     together = correlations(rewards, group)
@@ -89,10 +89,10 @@ MIXES: dict[MixName, Mix] = {
 
 
 class RewardBuffer:
-    """The last rewards that each prompt earned, over iterations (DDPO, arXiv:2305.13301). A size of 0 keeps none.
+    """The latest rewards of each prompt over iterations (DDPO, arXiv:2305.13301). Size 0 keeps none.
 
-    A run that goes on with other rewards begins anew: what others gave is not to be compared with. `kinds` tells them
-    apart, a text for each (see `provenance.same_scores`).
+    If a run is resumed with other rewards, the buffer starts empty, because their values cannot be compared. `kinds`
+    identifies the rewards, one text each (see `provenance.same_scores`).
     """
 
     def __init__(self, size: int, kinds: Sequence[str] = ()):
@@ -102,9 +102,9 @@ class RewardBuffer:
     def beside(
         self, rewards: Tensor, cohort: Tensor, group: Tensor, prompts: Sequence[Prompt]
     ) -> tuple[Tensor, Tensor]:
-        """New rewards [B, R] and the numbers of what each is compared with [B]; then the remembered ones, [B + M] each.
+        """Append remembered rewards: new rewards [B, R] and their cohort numbers [B] become [B + M, R] and [B + M].
 
-        A prompt has `size` rewards with the new ones, at most. One that comes twice is one prompt.
+        With the new ones, a prompt has at most `size` rewards. Equal prompts share one buffer.
         """
         if not self.size:
             return rewards, cohort

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter, 2017, arXiv:1711.05101), with its moments in 32 bits or in 8; and steps taken back."""
+"""AdamW (Loshchilov and Hutter, 2017, arXiv:1711.05101) with 32-bit or 8-bit moments, and undoing failed steps."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ OptimiserName = Literal["adamw", "adamw8bit"]
 
 
 def adamw8bit(parameters: Sequence[Tensor], rate: float, **options: Any) -> torch.optim.Optimizer:
-    """Moments in 8 bits, block by block (Dettmers et al., 2021, arXiv:2110.02861), by bitsandbytes: 2 bytes per weight
-    in the place of 8. Tensors of fewer than 4,096 numbers keep 32 bits.
+    """AdamW by bitsandbytes with block-wise 8-bit moments (Dettmers et al., 2021, arXiv:2110.02861).
+
+    It needs 2 bytes per weight instead of 8. Tensors with fewer than 4,096 numbers keep 32-bit moments.
 
     Raises:
         ValueError: bitsandbytes is missing.
@@ -23,7 +24,7 @@ def adamw8bit(parameters: Sequence[Tensor], rate: float, **options: Any) -> torc
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
-        raise ValueError(f"adamw8bit needs a package: pip install 'flowward[quantise]' ({error})") from error
+        raise ValueError(f"adamw8bit needs bitsandbytes: pip install 'flowward[quantise]' ({error})") from error
     made: torch.optim.Optimizer = AdamW8bit(parameters, rate, **options)
     return made
 
@@ -36,7 +37,10 @@ OPTIMISERS: dict[OptimiserName, Callable[..., torch.optim.Optimizer]] = {
 
 @contextmanager
 def undone_if_it_fails(parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer) -> Iterator[None]:
-    """An exception inside takes back all steps on these parameters, and gradients; without any it costs nothing."""
+    """If an exception is raised inside, undo all steps on these parameters and clear gradients.
+
+    Costs nothing without parameters.
+    """
     weights = [tensor.detach().clone() for tensor in parameters]
     state = deepcopy(optimiser.state_dict()) if weights else {}
     try:

@@ -1,4 +1,4 @@
-"""Copies that follow the policy: copy <- decay(step) * copy + (1 - decay(step)) * policy."""
+"""How copies of the policy (old policy, EMA) are updated: copy <- decay(step) * copy + (1 - decay(step)) * policy."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from ..system.errors import not_negative
 
 @dataclass(frozen=True)
 class Decay:
-    """The share of itself that a copy keeps when it follows after an iteration; `step` counts optimiser steps.
+    """EMA decay of a copy, which is updated after iterations. `step` counts optimiser steps.
 
-    Constant, or rising to it: min(retention, first + slope * max(0, step - start)). 0 copies the policy.
+    The decay is `retention`, or rises to it: min(retention, first + slope * max(0, step - start)). Decay 0 copies the
+    policy.
     """
 
     retention: float = 0.9
+    """EMA decay of the copy (final value if it rises)"""
     slope: float | None = None
-    """rise per optimiser step (None: constant from the beginning)"""
+    """increase of the decay per optimiser step (None: constant)"""
     start: int = 0
-    """step from which it rises"""
+    """optimiser step at which the decay starts to rise"""
     first: float = 0.0
-    """share before it rises"""
+    """decay before it rises"""
     every: int = 1
-    """optimiser steps between two updates of the copy (a multiple of the updates per iteration)"""
+    """update the copy every N optimiser steps (a multiple of the updates per iteration)"""
 
     def __post_init__(self) -> None:
-        for share in (self.retention, self.first):
+        for name, share in (("retention", self.retention), ("first", self.first)):
             if not 0 <= share < 1:
-                raise ValueError(f"a copy must keep a share in [0, 1) of itself, not {share}")
+                raise ValueError(f"{name}, the EMA decay of a copy, must lie in [0, 1), not {share}")
         not_negative(self, "start", *(["slope"] if self.slope is not None else []))
         if self.every < 1:
-            raise ValueError(f"a copy follows every 1 or more steps, not {self.every}")
+            raise ValueError(f"every, the optimiser steps between updates of a copy, must be >= 1, not {self.every}")
 
     def __call__(self, step: int) -> float:
         if step % self.every:
@@ -42,13 +44,14 @@ class Decay:
 
 @dataclass(frozen=True)
 class WarmDecay:
-    """min((1 + step) / (10 + step), limit): short memory at first, for a copy that is evaluated."""
+    """EMA decay min((1 + step) / (10 + step), limit) with a warm-up, for the copy that is evaluated."""
 
     limit: float = 0.9
+    """largest EMA decay"""
 
     def __post_init__(self) -> None:
         if not 0 <= self.limit < 1:
-            raise ValueError(f"a copy must keep a share in [0, 1) of itself, not {self.limit}")
+            raise ValueError(f"the EMA decay must lie in [0, 1), not {self.limit}")
 
     def __call__(self, step: int) -> float:
         return min((1 + step) / (10 + step), self.limit)

@@ -163,13 +163,13 @@ def test_17_negative_curvature_diverges(gamma: float, end: float) -> None:
 )
 def test_17_a_loss_without_minimum_is_refused(setting: dict[str, Any]) -> None:
     """In a sentence that names the curvature and what would mend it."""
-    with pytest.raises(ValueError, match=r"no minimum.*A \+ gamma \+ lam.*Raise gamma above.*1-A.*credit\.clip"):
+    with pytest.raises(ValueError, match=r"no minimum.*A \+ gamma \+ lam.*raise gamma above.*1-A.*credit\.clip"):
         AdvantageFlow(**setting)
 
 
 def test_17_a_credit_without_bound_is_refused() -> None:
     """One of one's own need not say how low it goes."""
-    with pytest.raises(ValueError, match=r"no minimum: at A = -inf.*Set gamma to 1-A, or clip the credit"):
+    with pytest.raises(ValueError, match=r"no minimum: at A = -inf.*set gamma to 1-A, or clip the advantages"):
         AdvantageFlow(gamma=1.1, credit=ZScore())  # type: ignore[arg-type]
     AdvantageFlow(credit=ZScore())  # type: ignore[arg-type]
     AdvantageFlow(gamma=1.1, credit=chain(ZScore(), clip(1.0)))  # type: ignore[arg-type]
@@ -179,7 +179,7 @@ def test_17_a_credit_without_bound_is_refused() -> None:
 
 
 def test_17_the_mend_that_the_refusal_names_works() -> None:
-    with pytest.raises(ValueError, match=r"Raise gamma above 0\.999, "):
+    with pytest.raises(ValueError, match=r"raise gamma above 0\.999, "):
         AdvantageFlow(gamma=0.5)
     AdvantageFlow(gamma=0.9991)
     AdvantageFlow(gamma="1-A", credit=CentredRMS(5.0), lam=0.0)

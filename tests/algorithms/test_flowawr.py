@@ -167,7 +167,7 @@ def test_the_exact_form_needs_a_tilt() -> None:
     FlowAWR("exact")
     FlowAWR("released", credit=Softmax(gate="group"))
     FlowAWR("exact", credit=Softmax(gate="group", clip=0.9))
-    with pytest.raises(ValueError, match=r"tilt, A >= -1.*goes down to -3.*gate"):
+    with pytest.raises(ValueError, match=r"A >= -1.*allows A = -3.*gate"):
         FlowAWR("exact", credit=Softmax(gate="group"))
     with pytest.raises(ValueError, match="k_ref must not be negative"):
         FlowAWR(k_ref=-1e-4)

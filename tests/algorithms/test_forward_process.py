@@ -310,7 +310,7 @@ def test_forward_11_old_policies_follow_on_schedule() -> None:
     ids=str,
 )
 def test_forward_11_what_is_no_schedule_is_refused(setting: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"must not be negative|must keep a share|follows every 1 or more"):
+    with pytest.raises(ValueError, match=r"must not be negative|must lie in \[0, 1\)|must be >= 1"):
         Decay(**setting)
 
 

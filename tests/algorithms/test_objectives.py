@@ -262,7 +262,7 @@ def test_an_unknown_name_is_not_taken_for_another(ask: Callable[[], object]) -> 
 
 def test_the_share_of_a_reference_is_one() -> None:
     for hold in (-0.1, 1.1, math.nan):
-        with pytest.raises(ValueError, match=r"hold is a share of k_ref, in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"hold, a share of k_ref, must lie in \[0, 1\]"):
             CRD(hold=hold)
 
 

@@ -208,7 +208,7 @@ def test_a1_one_sample_over_n_minus_one_is_no_division_by_zero() -> None:
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ({"ddof": 2}, "ddof is 0 or 1, not 2"),
+        ({"ddof": 2}, "ddof must be 0 or 1, not 2"),
         ({"floor": 0.0}, "floor must be"),
         ({"spread": "groups"}, "unknown spread of rewards 'groups'; did you mean 'group'"),
     ],

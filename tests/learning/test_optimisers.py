@@ -49,7 +49,7 @@ def test_a_run_in_8_bits_resumes_as_if_it_had_never_stopped(tiny: str, tmp_path:
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_what_is_not_installed_is_said_in_a_sentence(tiny: str) -> None:
-    with pytest.raises(ValueError, match=r"adamw8bit needs a package: pip install 'flowward\[quantise\]'"):
+    with pytest.raises(ValueError, match=r"adamw8bit needs bitsandbytes: pip install 'flowward\[quantise\]'"):
         trainer(tiny, reward=bright, optimiser="adamw8bit")
 
 

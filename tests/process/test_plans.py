@@ -111,13 +111,13 @@ def test_excess_noise_of_every_step() -> None:
 def test_excess_noise_is_told_before_a_run() -> None:
     """Of every step that may be random, in some iteration; with a warning above 1.2."""
     noise, warning = FlowGRPO().rollout.remarks()
-    assert noise.startswith("noise after each random step, relative to the correct level (1 is exact): 0: 1.04, 1: 1.06, 2: 1.03, ")
+    start = "noise after each random step, relative to the correct level (1 is exact): 0: 1.04, 1: 1.06, 2: 1.03, "
+    assert noise.startswith(start)
     assert noise.endswith(", 6: 1.07, 7: 1.23, 8: 26.9")
     assert warning.startswith("steps 7, 8 leave too much noise for later steps to remove")
     assert warning.endswith("--algorithm.rollout.law ddim or cps with --algorithm.ratio cps")
     early = Chain(window=Window(2, "random", high=5))
-    assert early.remarks() == ["noise after each random step, relative to the correct level (1 is exact): 0: 1.04, 1: 1.06, 2: "
-                               "1.03, 3: 1.02, 4: 1.03"]  # fmt: skip
+    assert early.remarks() == [start + "3: 1.02, 4: 1.03"]
     assert [number for number, _ in excess_noise(Branches(one=True, low=1, high=4, length=2))] == [1, 2, 3, 4]
     assert "step 8 leaves" in Branches(low=8).remarks()[1]
     assert Sampler().remarks() == Pairs().remarks() == []
