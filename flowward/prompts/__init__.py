@@ -1,10 +1,10 @@
-"""Prompts: what a prompt is, and where sets of them come from. `load` reads a name, a file or a data set.
+"""Prompts and prompt sets. `load` reads a built-in set, a file or a Hugging Face data set.
 
-prompt.py: a prompt, and a set of prompts. given.py: sets from texts of your own. loading.py: the table of names.
-scenes.py: the language of the built-in world. geneval.py: objects, counts, colours, places, with the metadata that the
-`geneval` rewards read. ocr.py: signs, posters and labels, with the text to show. drawbench.py: a small set in the
-categories of DrawBench. picks.py: which of many combinations a set takes, the same on every machine.
-files.py: text, JSON lines, Parquet, and data sets of the Hugging Face hub. pictures.py: image files.
+prompt.py: a prompt, and a set of prompts. given.py: sets from your own texts. loading.py: the table of names.
+scenes.py: the language of the built-in world. geneval.py: objects, counts, colours and positions, with the metadata
+for the `geneval` rewards. ocr.py: signs, posters and labels, with the text to show. drawbench.py: a small set in the
+categories of DrawBench. picks.py: reproducible pseudo-random choices. files.py: text files, JSON lines, Parquet and
+Hugging Face data sets. pictures.py: image files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""A small set to look at, in the manner of DrawBench (Saharia et al., 2022, arXiv:2205.11487): prompts of our own.
+"""A small set for visual inspection, in the style of DrawBench (Saharia et al., 2022, arXiv:2205.11487).
 
-It says what a model finds hard, by category. Nothing in it can be checked by rules, except the quoted texts of `text`.
+The prompts are our own. They show by category what a model finds hard. Only the quoted texts in the category `text`
+can be checked automatically.
 """
 
 from __future__ import annotations

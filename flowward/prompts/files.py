@@ -1,8 +1,8 @@
 """Prompts from text files, JSON lines, Parquet files, and data sets of the Hugging Face hub.
 
-Rows of the last three are mappings: the text stands under `prompt` (or `text`, or `caption`), the category under
-`category` (or `tag`, as in GenEval's file), the metadata under `metadata`, or they are all the other keys. In
-files, not on the hub, `source` names an image to edit, relative to the file.
+Rows of the last three are mappings. The text is under `prompt` (or `text`, or `caption`), the category under
+`category` (or `tag`, as in GenEval's file), and the metadata under `metadata`. Without `metadata`, all other keys are
+the metadata. In files, but not in data sets of the hub, `source` is the path of an image to edit, relative to the file.
 """
 
 from __future__ import annotations
@@ -19,44 +19,46 @@ from .given import of
 from .pictures import refuse_broken
 from .prompt import SOURCE, Prompt, PromptSet, prompt_of, source_of, text_of
 
-Row = tuple[int, Mapping[str, Any]]  # the number of its line or row, and what it says
+Row = tuple[int, Mapping[str, Any]]  # the number of the line or row, and its content
 TEXT = ("prompt", "text", "caption")
 CATEGORY = ("category", "tag")
 NAMES = " or ".join(f"'{name}'" for name in TEXT)
 
 
 def text_file(path: Path) -> PromptSet:
-    """A UTF-8 file with one prompt per line; empty lines are skipped.
+    """Read a UTF-8 file with one prompt per line; empty lines are skipped.
 
     Raises:
-        ValueError: the file is empty, not UTF-8, or holds a prompt twice.
+        ValueError: the file is empty, not UTF-8, or contains a prompt twice.
     """
     numbered = list(_lines(path))
     if not numbered:
-        raise ValueError(f"prompt file {path} holds no prompt")
+        raise ValueError(f"prompt file {path} contains no prompt")
     first: dict[str, int] = {}
     for number, text in numbered:
         if text in first:
-            raise ValueError(f"prompt file {path} holds '{text}' twice, in lines {first[text]} and {number}")
+            raise ValueError(
+                f"prompt file {path} contains '{text}' twice, in lines {first[text]} and {number}; remove one of them"
+            )
         first[text] = number
     return of(path.name, list(first))
 
 
 def json_lines(path: Path) -> PromptSet:
-    """One mapping per line.
+    """Read a file with one JSON mapping per line.
 
     Raises:
-        ValueError: a line is no mapping with a text, or its source no image; or there is none.
+        ValueError: a line is not a mapping with a text, its source is not an image, or there is no line.
     """
     return collected(path.name, f"prompt file {path}", "line", _parsed(path), path.parent)
 
 
 def parquet(path: Path) -> PromptSet:
-    """One prompt per row; columns with binary data, such as images, are not read.
+    """Read a Parquet file with one prompt per row; columns with binary data, such as images, are skipped.
 
     Raises:
-        ValueError: pyarrow is not installed, the file is no Parquet file, it has no column with texts, or a source is
-            no image.
+        ValueError: pyarrow is not installed, the file is not Parquet, it has no column with texts, or a source is not
+            an image.
     """
     what = f"prompt file {path}"
     try:
@@ -65,44 +67,44 @@ def parquet(path: Path) -> PromptSet:
         raise ValueError(f"{what} needs pyarrow: pip install 'flowward[data]'") from error
     try:
         table = reader.read_table(path, columns=_readable(reader.read_schema(path)))
-    except Exception as error:  # of a package that is not ours
-        raise ValueError(f"{what} is no Parquet file that can be read: {_said(error)}") from error
+    except Exception as error:  # pyarrow raises many kinds
+        raise ValueError(f"{what} cannot be read as Parquet: {_first_line(error)}") from error
     return _of_table(path.name, what, table, path.parent)
 
 
 def hub(name: str) -> PromptSet:
-    """`owner/name`, or `owner/name:split` (default `train`); of a local folder as well. No code of it is executed.
+    """Load `owner/name` or `owner/name:split` (default `train`), also from a local folder. Its code is not executed.
 
     Raises:
-        ValueError: datasets is not installed, there is no such data set or split, or it has no column with texts.
+        ValueError: datasets is not installed, the data set or split does not exist, or it has no column with texts.
     """
     where, _, split = name.partition(":")
     if not where:
-        raise ValueError("name a data set of the hub, or a folder of one: hf:owner/name")
+        raise ValueError("no data set after 'hf:'; write hf:owner/name or hf:folder")
     try:
         from datasets import load_dataset
     except ImportError as error:
         raise ValueError(f"data set {where} needs the package datasets: pip install 'flowward[data]'") from error
     try:
         found = load_dataset(where, split=split or "train")
-    except Exception as error:  # the hub, the network, the files: they fail in many ways
-        raise ValueError(f"data set {where} cannot be loaded: {_said(error)}") from error
+    except Exception as error:  # the hub, the network or the files may fail
+        raise ValueError(f"data set {where} cannot be loaded: {_first_line(error)}") from error
     table = found.data.table
     return _of_table(name, f"data set {name}", table.select(_readable(table.schema)))
 
 
 def collected(name: str, what: str, unit: str, rows: Iterable[Row], folder: Path | None = None) -> PromptSet:
-    """A set from rows. A prompt that comes again is merged with its first row, and that is said on standard error.
+    """Build a set from rows. Repeated prompts keep their first row; a note about them is printed on standard error.
 
     Args:
-        folder: that sources are relative to; None: a `source` is metadata like any other.
+        folder: sources are relative to it; None: a `source` is ordinary metadata.
 
     Raises:
-        ValueError: a row has no text, or a category or metadata of another kind, or a source that is no image; or there
-            is no row. The message names `what` and the number of its `unit` (line, row).
+        ValueError: a row has no text, a category or metadata of a wrong type, or a source that is not an image; or
+            there is no row. The message contains `what` and the number of the `unit` (line, row).
     """
     first: dict[Prompt, tuple[str, Mapping[str, Any]]] = {}
-    look = cache(refuse_broken)  # at each image once
+    look = cache(refuse_broken)  # check each image once
     total = 0
     for number, row in rows:
         total += 1
@@ -114,9 +116,9 @@ def collected(name: str, what: str, unit: str, rows: Iterable[Row], folder: Path
             raise ValueError(f"{what}, {unit} {number}: {error}") from error
         first.setdefault(prompt, (category, about))
     if not first:
-        raise ValueError(f"{what} holds no prompt")
+        raise ValueError(f"{what} contains no prompt")
     if total > len(first):
-        print(f"flowward: {what}: {total - len(first)} of {total} prompts came before, and are merged", file=sys.stderr)
+        print(f"flowward: {what}: dropped {total - len(first)} of {total} prompts as duplicates", file=sys.stderr)
     categories, metadata = zip(*first.values(), strict=True)
     sources = tuple(source_of(prompt) for prompt in first)
     return PromptSet(
@@ -132,7 +134,7 @@ def _split(row: Mapping[str, Any], folder: Path | None) -> tuple[Prompt, str, Ma
     """Prompt, category and metadata of a row."""
     key = next((key for key in TEXT if key in row), None)
     if key is None:
-        raise ValueError(f"there is no {NAMES}")
+        raise ValueError(f"no key {NAMES}")
     text, category = row[key], next((row[name] for name in CATEGORY if row.get(name) is not None), "all")
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"'{key}' must be text, not {text!r}")
@@ -155,8 +157,8 @@ def _source(row: Mapping[str, Any], folder: Path) -> Path | None:
     path = Path(os.path.abspath(folder / name)) if isinstance(name, str) and name else None
     if path is None or not path.is_file():
         raise ValueError(
-            f"'{SOURCE}' must name an image to edit, and there is none at {path or repr(name)} "
-            "(what is no image belongs under 'metadata')"
+            f"'{SOURCE}' must be the path of an image to edit, but there is no file {path or repr(name)} "
+            "(put other data under 'metadata')"
         )
     return path
 
@@ -176,7 +178,7 @@ def _parsed(path: Path) -> Iterator[Row]:
         except json.JSONDecodeError as error:
             raise ValueError(f"prompt file {path}, line {number}: not JSON ({error.msg})") from error
         if not isinstance(row, dict):
-            raise ValueError(f"prompt file {path}, line {number}: not a mapping, but {line[:40]}")
+            raise ValueError(f"prompt file {path}, line {number}: not a JSON object: {line[:40]}")
         yield number, row
 
 
@@ -187,23 +189,23 @@ def _of_table(name: str, what: str, table: Any, folder: Path | None = None) -> P
 
 
 def _readable(schema: Any) -> list[str]:
-    """The columns without binary data."""
+    """Names of the columns without binary data."""
     return [field.name for field in schema if not _binary(field.type)]
 
 
 def _binary(kind: Any) -> bool:
-    return "binary" in str(kind)  # of the column, or of anything in it
+    return "binary" in str(kind)  # the column's type, or a type nested in it
 
 
-def _said(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def _not_text(path: Path) -> PromptSet:
-    """Raises ValueError: line by line its punctuation and headings would become prompts, which nobody notices."""
+    """Raise ValueError: read as text, its headings and punctuation would silently become prompts."""
     raise ValueError(
-        f"prompt file {path}: {path.suffix} is not read; write one prompt per line (.txt), JSON lines (.jsonl) or "
-        "Parquet (.parquet)"
+        f"prompt file {path}: {path.suffix} files are not supported; use one prompt per line (.txt), "
+        "JSON lines (.jsonl) or Parquet (.parquet)"
     )
 
 
@@ -213,4 +215,4 @@ READERS: Mapping[str, Callable[[Path], PromptSet]] = {
     ".parquet": parquet,
     **dict.fromkeys((".json", ".csv", ".tsv", ".yaml", ".yml"), _not_text),
 }
-"""by the ending of the name; any other file is text"""
+"""readers by file extension; any other file is read as text"""

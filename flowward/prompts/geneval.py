@@ -1,7 +1,7 @@
-"""Prompts of GenEval's six categories, with the metadata that say what a picture of them must hold.
+"""Prompts of GenEval's six categories, with metadata that describe the required content of an image.
 
-The categories, their names and the form of the metadata are those of Ghosh et al., 2023 (arXiv:2310.11513), so its
-own file of prompts and these are read by the same rewards. The prompts are made here, from the 80 classes of COCO.
+Categories, their names and the format of the metadata are those of Ghosh et al., 2023 (arXiv:2310.11513). The same
+rewards can therefore read GenEval's own prompt file. These prompts are generated from the 80 classes of COCO.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _WORDS = (
     "oven toaster sink refrigerator book clock vase scissors teddy_bear hair_drier toothbrush"
 )
 CLASSES = tuple(name.replace("_", " ") for name in _WORDS.split())
-"""COCO's 80 objects in COCO's order, under the names that GenEval gives them"""
+"""COCO's 80 objects in COCO's order, with GenEval's names"""
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
 NUMBERS = {2: "two", 3: "three", 4: "four"}
-PAIRED = ("skis", "scissors")  # "a skis" is no English
+PAIRED = ("skis", "scissors")  # "a skis" is not English
 PLURALS = {"person": "people", "sheep": "sheep", "knife": "knives", "computer mouse": "computer mice"}
 
 Metadata = dict[str, Any]
@@ -53,16 +53,19 @@ def several(name: str, count: int) -> str:
 
 @dataclass(frozen=True)
 class Category:
-    """All prompts of one kind, numbered: those that mean the same have one number, so they never come apart."""
+    """All prompts of one category, numbered.
+
+    Prompts with the same meaning share a number, so they are on the same side of the split.
+    """
 
     name: str
     size: int
-    make: Callable[[int], list[Prompt]]  # a number -> the prompts with one meaning, one or two of them
-    train: int  # how many numbers the training set has
-    held_out: int
+    make: Callable[[int], list[Prompt]]  # a number -> its one or two prompts with the same meaning
+    train: int  # size of the training set
+    held_out: int  # size of the held-out set
 
     def prompts(self, held_out: bool) -> Iterator[Prompt]:
-        """One prompt of each number that the set has."""
+        """One prompt for each number in the set."""
         chosen = picks(f"geneval {self.name}", self.size, self.held_out + self.train)
         for place in chosen[: self.held_out] if held_out else chosen[self.held_out :]:
             same = self.make(place)
@@ -79,7 +82,7 @@ def _clause(name: str, colour: str = "") -> Metadata:
 
 
 def _pair(place: int, kinds: int) -> tuple[int, int, int]:
-    """(a, b, rest) with a < b below `kinds`: pairs without order, and what is left of the number."""
+    """Decode a number into an unordered pair a < b below `kinds` and the rest: (a, b, rest)."""
     rest, place = divmod(place, kinds * (kinds - 1) // 2)
     b = (1 + math.isqrt(1 + 8 * place)) // 2  # the pairs below b are b (b - 1) / 2
     return place - b * (b - 1) // 2, b, rest
@@ -102,7 +105,7 @@ def _counting(place: int) -> list[Prompt]:
     return [(several(name, count), about)]
 
 
-COLOURED = CLASSES[1:]  # no person has a colour
+COLOURED = CLASSES[1:]  # all but `person`
 
 
 def _colours(place: int) -> list[Prompt]:
@@ -111,7 +114,7 @@ def _colours(place: int) -> list[Prompt]:
 
 
 def _position(place: int) -> list[Prompt]:
-    """'A left of B' and 'B right of A' are one meaning. The object that is placed comes second, as GenEval has it."""
+    """'A left of B' and 'B right of A' mean the same. As in GenEval, the metadata list the positioned object second."""
     a, b, rest = _pair(place, len(CLASSES))
     relation = RELATIONS[rest]
     mirrored = RELATIONS[rest ^ 1]
@@ -144,7 +147,7 @@ CATEGORIES = (
 
 @cache
 def made(held_out: bool) -> PromptSet:
-    """`geneval` (4546 prompts) or `geneval-held-out` (464). What means the same is in one of them alone."""
+    """`geneval` (4546 prompts) or `geneval-held-out` (464). Prompts with the same meaning are never in both."""
     rows: list[tuple[str, str, Mapping[str, Any]]] = [
         (text, kind.name, about) for kind in CATEGORIES for text, about in kind.prompts(held_out)
     ]

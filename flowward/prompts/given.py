@@ -1,4 +1,4 @@
-"""Sets of prompts that somebody hands over, from Python or from a text file."""
+"""Prompt sets from a list of prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .scenes import prompts
 
 
 def of(name: str, given: Sequence[Prompt]) -> PromptSet:
-    """A set from prompts; texts of the scenes world keep their categories."""
+    """Build a set from distinct prompts; texts of the built-in world keep their categories."""
     known, texts, sources = prompts(), [text_of(each) for each in given], tuple(source_of(each) for each in given)
     categories = tuple(known[t].request.category if t in known else "all" for t in texts)
     return PromptSet(name, tuple(texts), categories, sources=sources if any(sources) else ())

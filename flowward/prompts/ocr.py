@@ -1,7 +1,7 @@
-"""Prompts for pictures with text in them, each with the text as metadata `text` (the task of Flow-GRPO's OCR reward).
+"""Prompts for images that contain text, with the text as metadata `text` (the task of Flow-GRPO's OCR reward).
 
-A text is in the training set or in the held-out one, never in both: a policy that has learned to write the words of
-one is measured on words that it was never rewarded for. Six categories: where the text stands.
+A text is in the training set or in the held-out set, never in both. So a policy is evaluated on words for which it was
+never rewarded. The six categories are the places of the text: signs, posters, labels and so on.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ TRAIN, HELD_OUT = 600, 60  # texts of each category
 
 
 def _phrase(place: int) -> str:
-    """A text by its number: the notices first, then pairs of words, most of them with a third.
+    """The text with this number: notices first, then pairs of words, most of them with a third word.
 
-    A pair has one third word alone, so no text of one set begins another one of the other.
+    The third word is fixed per pair, so no text of one set is the beginning of a text of the other.
     """
     if place < len(NOTICES):
         return NOTICES[place]

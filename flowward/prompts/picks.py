@@ -1,4 +1,4 @@
-"""Choices that follow from a hash of text, so they are the same on every machine, for every version of numpy."""
+"""Pseudo-random choices from a hash of text: the same on every machine and for every version of numpy."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterator
 
 
 def number(text: str) -> int:
-    """A fixed number in [0, 2^64) for a text, as good as drawn by chance."""
+    """A fixed pseudo-random number in [0, 2^64) for a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def picks(name: str, size: int, count: int) -> list[int]:
-    """`count` different numbers below `size`, in an order that looks random; a longer list begins with a shorter one.
+    """`count` different numbers below `size`, in pseudo-random order; a longer list starts with the shorter one.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: count > size.
     """
     if count > size:
-        raise ValueError(f"{name}: there are {size} to choose from, not {count}")
+        raise ValueError(f"{name}: cannot choose {count} different numbers out of {size}")
     return list(_distinct(name, size, count))
 
 

@@ -1,4 +1,4 @@
-"""Images from files."""
+"""Read, check and hash image files."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from torch import Tensor
 
 
 def refuse_broken(path: Path) -> None:
-    """Raises ValueError where a file is missing, no image, or was cut short: before a run, not in it."""
+    """Raise ValueError if a file is missing, not an image, or truncated; called before a run starts."""
     _refuse_missing(path)
     try:
         with Image.open(path) as image:
-            if image.format == "PNG":  # its checksums tell, at a fraction of the time
+            if image.format == "PNG":  # check its checksums, which is much faster than decoding
                 image.verify()
             else:
-                image.draft("RGB", (1, 1))  # a JPEG is decoded at an eighth of its size
+                image.draft("RGB", (1, 1))  # decode a JPEG at an eighth of its size
                 image.load()
-    except Exception as error:  # Pillow's readers fail in many ways
+    except Exception as error:  # Pillow raises many kinds
         raise ValueError(f"{path} is not an image that can be read: {error}") from error
 
 
 def picture(path: str | Path, size: tuple[int, int]) -> Tensor:
-    """An image file, scaled and cropped to (height, width), float32 [3, H, W] in [0, 1].
+    """Read an image file, rotated by its EXIF tag, resized and centre-cropped: float32 [3, H, W] in [0, 1].
+
+    Args:
+        size: (height, width).
 
     Raises:
-        ValueError: there is none.
+        ValueError: the file is missing or not an image.
     """
     _refuse_missing(Path(path))
     try:
@@ -47,10 +50,10 @@ def _refuse_missing(path: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    """A hash of what is in a file, 64 hexadecimal digits; a file is read again only after it has changed.
+    """SHA-256 of a file's content, 64 hexadecimal digits; a file is read again only after it has changed.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     now = path.stat()
     return _digest(path, now.st_mtime_ns, now.st_size)

@@ -1,4 +1,4 @@
-"""What a prompt is, and sets of prompts. Which prompts an iteration uses is a pure function of (seed, iteration)."""
+"""Prompts and prompt sets. The prompts of an iteration depend on (seed, iteration) alone."""
 
 from __future__ import annotations
 
@@ -16,61 +16,60 @@ from ..system.streams import numpy_generator
 
 @dataclass(frozen=True)
 class Edit:
-    """What to do with an image."""
+    """An instruction to edit an image."""
 
     text: str
-    source: Path  # of the image
+    source: Path  # the image to edit
 
     def __str__(self) -> str:
-        """Unlike that of any other edit."""
+        """Text and source, unique among edits."""
         return f"{self.text} [{self.source}]"
 
 
-SOURCE = "source"  # of an image to edit, in files and in metadata
+SOURCE = "source"  # key of the path of an image to edit, in files and in metadata
 
 Prompt = str | Edit
-"""what a model makes one image from: a text or, where it edits images, an Edit; `str` of it tells it from all others"""
+"""input of a model for one image: a text, or an Edit for editing models; its `str` is unique"""
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Distinct prompts, each in a category (one category where nobody cares).
+    """Distinct prompts, each in a category (`all` by default).
 
-    Rewards, pages and logs see texts. Models see prompts, `set[i]`: one text may come with many
-    sources.
+    Rewards, pages and logs use texts. Models use prompts, `set[i]`, because one text can have several source images.
     """
 
     name: str
     texts: tuple[str, ...]
     categories: tuple[str, ...]  # one per text
-    weights: Mapping[str, int] = field(default_factory=dict)  # turns of a category in each round, where it is not 1
-    metadata: tuple[Mapping[str, Any], ...] = ()  # one per text, for rewards that need more than it; or none at all
-    sources: tuple[Path | None, ...] = ()  # one per text: the image that it edits, if any; or none at all
+    weights: Mapping[str, int] = field(default_factory=dict)  # sampling weights of categories, if not 1
+    metadata: tuple[Mapping[str, Any], ...] = ()  # for rewards, one per text; or empty
+    sources: tuple[Path | None, ...] = ()  # images to edit or None, one per text; or empty
 
     def __post_init__(self) -> None:
         assert len(self.texts) == len(self.categories)
         assert len(self.metadata) in (0, len(self.texts))
         assert len(self.sources) in (0, len(self.texts))
         if not self.texts:
-            raise ValueError(f"'{self.name}' holds no prompt")
+            raise ValueError(f"'{self.name}' contains no prompt")
         for name, weight in self.weights.items():
             if name not in self._members:
-                raise ValueError(unknown("category of prompts", name, self._members))
+                raise ValueError(unknown("prompt category", name, self._members))
             if weight < 0:
-                raise ValueError(f"the weight of a category must be a whole number, at least 0, not {weight}")
+                raise ValueError(f"the weight of category '{name}' must be a whole number, at least 0, not {weight}")
         if not self._round():
-            raise ValueError("every category of these prompts has the weight 0: there is nothing to train on")
+            raise ValueError("all prompt categories have weight 0, so there is nothing to train on; raise one of them")
 
     @cached_property
     def _members(self) -> dict[str, list[int]]:
-        """Of each category, in the order in which they first come: where its texts are."""
+        """Indices of the texts of each category; categories are in order of first appearance."""
         found: dict[str, list[int]] = {}
         for i, name in enumerate(self.categories):
             found.setdefault(name, []).append(i)
         return found
 
     def _round(self) -> list[tuple[str, int]]:
-        """(category, which of its turns) in a round: all once, then those with a second turn, and so on."""
+        """(category, number of its turn) in a round: every category once, then those with weight >= 2, and so on."""
         each = {name: self.weights.get(name, 1) for name in self._members}
         return [(name, turn) for turn in range(max(each.values(), default=0)) for name in each if turn < each[name]]
 
@@ -84,21 +83,21 @@ class PromptSet:
         return (self[index] for index in range(len(self)))
 
     def weighted(self, given: Sequence[str]) -> PromptSet:
-        """The same with weights, each `category=weight`.
+        """A copy with sampling weights of categories, each written `category=weight`.
 
         Raises:
-            ValueError: no such category, or a weight that is not a whole number.
+            ValueError: a category is unknown, or a weight is not a whole number.
         """
         weights = {}
         for item in given:
             name, _, weight = item.partition("=")
             if not weight.isdecimal():
-                raise ValueError(f"'{item}' is no weight of a category: write it as {name or 'name'}=2")
+                raise ValueError(f"'{item}' is not a category weight; write category=number, e.g. {name or 'name'}=2")
             weights[name] = int(weight)
         return replace(self, weights=weights)
 
     def about(self, indices: Sequence[int]) -> list[Mapping[str, Any]] | None:
-        """The metadata of these prompts, the path of a `source` among it; None where the set has none."""
+        """The metadata of these prompts, including the path of a `source`; None if the set has no metadata."""
         known = [self.metadata[i] for i in indices] if self.metadata else None
         if not self.sources:
             return known
@@ -109,19 +108,17 @@ class PromptSet:
         ]
 
     def draw(self, seed: int, iteration: int, count: int) -> list[int]:
-        """The prompts of one iteration, as `count` indices: categories take turns, each runs through its own texts.
+        """The prompts of one iteration, as `count` indices: categories take turns, each going through its own texts.
 
-        A category of weight w has w turns in a round.
-
-        Every category is shuffled anew whenever it has been used up, so over many iterations the texts of a category
-        are used equally often, and no text comes twice before all others have come once.
+        A category with weight w has w turns in a round. When all texts of a category have been used, they are shuffled
+        again. So all texts of a category are used equally often, and none comes twice before all others have come once.
         """
         return list(islice(self.walk(seed, iteration * count), count))
 
     def walk(self, seed: int, start: int = 0) -> Iterator[int]:
-        """All prompts that are ever drawn, one after the other, from number `start` on: `draw` cuts this in pieces."""
+        """The endless sequence of drawn prompts, from number `start` on; `draw` returns pieces of it."""
         order, rank = self._round(), {name: place for place, name in enumerate(self._members)}
-        shuffled: dict[str, tuple[int, list[int]]] = {}  # of each category: its present round, in order
+        shuffled: dict[str, tuple[int, list[int]]] = {}  # category -> current epoch and its shuffled texts
         for number in numbers(start):
             name, turn = order[number % len(order)]
             mine = self._members[name]
@@ -133,7 +130,7 @@ class PromptSet:
             yield mine[shuffled[name][1][position]]
 
     def spread(self, count: int) -> list[int]:
-        """`count` fixed indices for evaluation: categories take turns, each evenly through its own texts, repeating."""
+        """`count` fixed indices for evaluation: categories take turns, each with evenly spaced texts of its own."""
         members, order = self._members, list(self._members)
         quota = {c: count // len(order) + (rank < count % len(order)) for rank, c in enumerate(order)}
         chosen = {c: [members[c][k * len(members[c]) // n if n < len(members[c]) else k % len(members[c])]
@@ -142,21 +139,23 @@ class PromptSet:
 
 
 def prompt_of(text: str, source: Path | None) -> Prompt:
-    """A text alone, or what to do with an image."""
+    """The text itself, or an Edit if there is a source image."""
     return text if source is None else Edit(text, source)
 
 
 def refuse_others(given: object) -> None:
-    """Raises ValueError where something is no set of prompts, though it may stand for one."""
+    """Raise ValueError if something is not a PromptSet, e.g. only a list or the name of a file."""
     if isinstance(given, PromptSet):
         return
     load = "flowward.prompts.load(name or file)"
-    raise ValueError(f"prompts are a set, as {load} or flowward.prompts.of(name, texts) makes one, not {given!r:.60}")
+    raise ValueError(f"prompts must be a PromptSet from {load} or flowward.prompts.of(name, texts), not {given!r:.60}")
 
 
 def text_of(prompt: Prompt) -> str:
+    """The text of a prompt."""
     return prompt if isinstance(prompt, str) else prompt.text
 
 
 def source_of(prompt: Prompt) -> Path | None:
+    """The image that a prompt edits, if any."""
     return None if isinstance(prompt, str) else prompt.source

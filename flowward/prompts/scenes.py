@@ -1,9 +1,9 @@
-"""The language of the built-in world: what a prompt may ask for, and how it may say it.
+"""The language of the built-in world: the possible contents of a prompt, and their phrasings.
 
-A *request* is the content of a prompt (which objects, how many, what colour, in which relation); a *prompt* is one of
-several phrasings of it. The six categories are those of GenEval (Ghosh et al., 2023, arXiv:2310.11513). The split
-into train and held-out is by content: no phrasing of a held-out request is ever trained on, so a held-out score
-measures composition and not memory. (A single object has only six contents; there the unit is content and phrasing.)
+A *request* is the content of a prompt: which objects, how many, their colours and relation. A *prompt* is one of
+several phrasings of it. The six categories are those of GenEval (Ghosh et al., 2023, arXiv:2310.11513). The split into
+training and held-out prompts is by content: no phrasing of a held-out request is trained on. So a held-out score
+measures composition and not memory. (Single objects have only six contents, so they are split by phrasing as well.)
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _PHRASINGS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Thing:
-    """`count` objects of one shape; `colour` is None where the prompt leaves it open."""
+    """`count` objects of one shape; `colour` is None if the prompt does not specify it."""
 
     shape: str
     colour: str | None = None
@@ -56,20 +56,22 @@ class Thing:
 
 @dataclass(frozen=True)
 class Request:
-    """What must hold in the picture: exactly these things, and things[0] stands `relation` things[1]."""
+    """The required content of a picture: exactly these things, with things[0] `relation` things[1]."""
 
     category: str
     things: tuple[Thing, ...]
-    relation: str | None = None  # "left of" or "above"; the other two are written the other way round
+    relation: str | None = None  # "left of" or "above"; "right of" and "below" are stored with things swapped
 
     @property
     def count(self) -> int:
-        """How many objects the picture must hold."""
+        """Number of objects in the picture."""
         return sum(thing.count for thing in self.things)
 
 
 @dataclass(frozen=True)
 class Prompt:
+    """A sentence of the language, its meaning, and its side of the split."""
+
     text: str
     request: Request
     held_out: bool
@@ -115,7 +117,7 @@ def _with_article(thing: Thing) -> str:
 
 
 def _texts(request: Request) -> Iterator[str]:
-    """Every phrasing of a request."""
+    """All phrasings of a request."""
     if request.category in ("single_object", "counting", "colors"):
         for phrase in _PHRASINGS[request.category]:
             yield phrase.format(_noun(request.things[0]), a=_with_article(request.things[0]))
@@ -133,10 +135,10 @@ def _texts(request: Request) -> Iterator[str]:
 
 
 def _unit(request: Request) -> str:
-    """What is held out together: requests of a category that differ only in which thing is where, or of which colour.
+    """A key shared by requests that are held out together: equal up to swapping positions or colours.
 
     If only "a ring left of a cross" were trained on, a model could learn where to put rings and crosses without reading
-    "left", and the held-out "a cross left of a ring" would measure that shortcut.
+    "left". The held-out "a cross left of a ring" would then measure that shortcut.
     """
     shapes = sorted((thing.shape, thing.count) for thing in request.things)
     colours = sorted(thing.colour or "" for thing in request.things)
@@ -150,7 +152,7 @@ def _rank(key: str) -> str:
 
 @cache
 def prompts() -> dict[str, Prompt]:
-    """The whole language: text -> Prompt, in a fixed order (category by category)."""
+    """All sentences of the language: text -> Prompt, in a fixed order (category by category)."""
     found: dict[str, Prompt] = {}
     requests = list(_requests())
     for category in CATEGORIES:
@@ -168,14 +170,14 @@ def prompts() -> dict[str, Prompt]:
 
 @cache
 def split(held_out: bool, category: str | None = None) -> tuple[str, ...]:
-    """The texts of one side of the split, all categories or one."""
+    """The texts of one side of the split, of all categories or one."""
     return tuple(
         p.text for p in prompts().values() if p.held_out == held_out and category in (None, p.request.category)
     )
 
 
 def made(held_out: bool) -> PromptSet:
-    """One side of the split, as a set of prompts."""
+    """One side of the split, as a PromptSet."""
     mine = [prompt for prompt in prompts().values() if prompt.held_out == held_out]
     name = "scenes-held-out" if held_out else "scenes"
     return PromptSet(name, tuple(p.text for p in mine), tuple(p.request.category for p in mine))
@@ -185,7 +187,7 @@ def parse(text: str) -> Prompt:
     """The meaning of a prompt.
 
     Raises:
-        ValueError: the text is not a sentence of this language (the message names the nearest one).
+        ValueError: the text is not a sentence of this language; the message contains the nearest one.
     """
     key = " ".join(text.lower().split())
     found = prompts()
@@ -197,7 +199,7 @@ def parse(text: str) -> Prompt:
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """Every word of the language, sorted; the text encoder's ids start at 1 (0 is padding)."""
+    """All words of the language, sorted; the text encoder's ids start at 1 (0 is padding)."""
     return tuple(sorted({word for text in prompts() for word in text.split()}))
 
 

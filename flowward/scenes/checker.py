@@ -1,19 +1,18 @@
-"""Looks at a picture and says what is in it; then whether a request holds. It sees pixels and nothing else.
+"""The automatic checker: finds the objects in a picture, then checks a request. It sees only the pixels.
 
-1. The paper is the median of the border; what stands out from it is foreground.
-2. Foreground falls into 4-connected components. A bridge one pixel wide does not join two of them (the tips of two
-   diamonds may meet), unless it is one pixel long as well: then they touch, and resemble nothing. Specks under
-   MIN_AREA pixels are ignored.
-3. A component's colour is the palette entry nearest to its strongest pixels. How much of each pixel it covers follows
-   by projection on that colour. Its shape is the silhouette (of the component's area, at its centroid) with the best
-   soft overlap (intersection over union). The renderer's own silhouettes are used, so drawing and recognising cannot
-   drift apart.
+1. The paper colour is the median of the border. Pixels that differ from it are foreground.
+2. The foreground is split into 4-connected components. A bridge one pixel wide does not join two of them (the tips of
+   two diamonds may meet). If it is also one pixel long, the two touch and are not recognised as any shape. Specks
+   under MIN_AREA pixels are ignored.
+3. A component's colour is the palette entry nearest to its strongest pixels. Projection on that colour gives the
+   coverage of each pixel. The shape is the silhouette (with the component's area and centroid) with the largest soft
+   intersection over union. The silhouettes are the renderer's own, so drawing and recognition always agree.
 4. A component is an *object* if that overlap is at least MIN_OVERLAP, its colour is near a palette entry, and it has
    no second colour.
 
-Strict verdict: the objects are exactly those asked for, there is nothing else in the picture, the relation holds.
-Soft score in [0, 1]: best assignment of what was found to what was asked for, each pair scored by shape and colour,
-over the larger of the two counts; half of it hangs on the relation where there is one.
+Strict verdict: the objects are exactly the requested ones, there is nothing else in the picture, and the relation
+holds. Soft score in [0, 1]: found and requested objects are assigned to each other; each pair is scored by shape and
+colour; the sum is divided by the larger of the two counts. If there is a relation, it determines half of the score.
 """
 
 from __future__ import annotations
@@ -29,21 +28,21 @@ from scipy.optimize import linear_sum_assignment
 from ..prompts.scenes import COLOURS, PALETTE, SHAPES, Request, Thing
 from .render import SIZE, silhouette
 
-CONTRAST = 0.15  # RGB distance from the paper that counts as foreground, and from its own colour as another colour
-PALE = 0.30  # RGB distance from the paper that is no soft edge but paint: the palest paint, pink, is 0.34 from it
+CONTRAST = 0.15  # smallest RGB distance from the paper to be foreground, and from its own colour to be another colour
+PALE = 0.30  # at this RGB distance from the paper a pixel is paint, not a soft edge (pink, the palest paint: 0.34)
 EDGE = 0.40  # below PALE, a pixel with less than this share of the strongest contrast within 2 pixels is a soft edge
-BORDER_SPREAD = 0.05  # a border that varies more than this (mean absolute deviation) is not paper
-MIN_AREA = 6  # pixels; less is a speck
-MIN_OBJECT = 24  # covered pixels; the smallest thing drawn covers 40, less resembles nothing
-MAX_COMPONENTS = 8  # more is noise
-COLOUR_REACH = 0.28  # RGB distance from a palette entry up to which a colour still is that entry
-STEEPNESS = 1.35  # of edges, before shapes are compared: undoes a blur of about half a pixel
-MIN_OVERLAP = 0.82  # with a silhouette, to be an object: drawn 0.9 and more, blurred by 0.7 px 0.82 and more
-NO_OVERLAP = 0.70  # at or below this a component resembles nothing
-MIN_ROUND = 0.72  # smallest over largest moment of inertia: drawn 0.8 and more, two merged objects 0.7 at most
+BORDER_SPREAD = 0.05  # a border with a larger mean absolute deviation is not paper
+MIN_AREA = 6  # pixels; smaller components are specks
+MIN_OBJECT = 24  # covered pixels; smaller components have no shape (the smallest drawn object covers 40)
+MAX_COMPONENTS = 8  # with more components, the picture is noise
+COLOUR_REACH = 0.28  # largest RGB distance from a palette entry to be that colour
+STEEPNESS = 1.35  # sharpens edges before shapes are compared: undoes a blur of about half a pixel
+MIN_OVERLAP = 0.82  # smallest overlap with a silhouette to be an object (drawn: 0.9 or more; blurred by 0.7 px: 0.82)
+NO_OVERLAP = 0.70  # with at most this overlap, a component has no shape
+MIN_ROUND = 0.72  # smallest over largest moment of inertia (drawn: 0.8 or more; two merged objects: at most 0.7)
 MIN_OFFSET = 4.0  # pixels between centres, for a relation
-CHUNK = 256  # pictures looked at together; more would leave the processor's cache
-_REACH = 10  # half-width of the window in which a component is compared; holds the largest object and a margin
+CHUNK = 256  # pictures per chunk; more would not fit into the processor's cache
+_REACH = 10  # half-width of a component's window in pixels; fits the largest object and a margin
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -62,29 +61,29 @@ class Found:
     y: float
     area: float  # covered pixels
     overlap: float  # with the best silhouette, in [0, 1]
-    unclear: str  # "shape" or "colour" where it resembles none closely enough, otherwise empty
-    shape_score: NDArray[np.floating]  # [shapes] in [0, 1]: how much it looks like each
-    colour_score: NDArray[np.floating]  # [colours] in [0, 1]
+    unclear: str  # "shape" or "colour" if it matches none closely enough, otherwise empty
+    shape_score: NDArray[np.floating]  # [shapes] in [0, 1]: similarity to each shape
+    colour_score: NDArray[np.floating]  # [colours] in [0, 1]: similarity to each colour
 
     @property
     def is_object(self) -> bool:
-        """Whether it is one of the shapes in one of the colours; otherwise it is merely something."""
+        """Whether it clearly has one of the shapes and one of the colours."""
         return not self.unclear
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the checker says of one picture and one request."""
+    """The checker's result for one picture and one request."""
 
     strict: bool
     soft: float
     found: tuple[Found, ...]
-    reason: str  # empty if strict; otherwise the first thing that is wrong, in words
+    reason: str  # empty if strict; otherwise the first error, in words
 
 
 @cache
 def _unit_area(shape: str) -> tuple[float, float]:
-    """Area of a shape of radius 1, and how far its centroid lies below its centre."""
+    """Area of a shape of radius 1, and the distance of its centroid below its centre."""
     n = 400
     axis = (((np.arange(n) + 0.5) / n - 0.5) * 240).astype(np.float32)
     dx, dy = np.broadcast_to(axis[None, None, :], (1, n, n)), np.broadcast_to(axis[None, :, None], (1, n, n))
@@ -98,21 +97,22 @@ _DROP = np.array([_unit_area(name)[1] for name in SHAPES], np.float32)
 
 
 def look(images: Array) -> list[tuple[Found, ...] | None]:
-    """What is in each picture of a batch [B, 3, SIZE, SIZE] in [0, 1]; None where nothing can be told apart from paper.
+    """Find the components of each picture in a batch [B, 3, SIZE, SIZE] in [0, 1]; None if a picture is unreadable.
 
-    Values outside [0, 1] are clipped, as on a screen. A picture with NaN or infinity is None.
+    A picture is unreadable if its border is not paper, if it has too many components, or if it contains NaN or
+    infinity. Values outside [0, 1] are clipped, as on a screen.
 
     Raises:
         ValueError: the batch has another shape.
     """
     images = np.asarray(images, np.float32)
     if images.ndim != 4 or images.shape[1:] != (3, SIZE, SIZE):
-        raise ValueError(f"the checker reads pictures of shape [B, 3, {SIZE}, {SIZE}], not {list(images.shape)}")
+        raise ValueError(f"the checker needs pictures of shape [B, 3, {SIZE}, {SIZE}], not {list(images.shape)}")
     return [found for start in range(0, len(images), CHUNK) for found in _look(images[start : start + CHUNK])]
 
 
 def _look(images: Array) -> list[tuple[Found, ...] | None]:
-    """`look` for one chunk, all components of all its pictures at once."""
+    """`look` for one chunk, with all components of all its pictures at once."""
     finite = np.all(np.isfinite(images), axis=(1, 2, 3))
     images = np.clip(np.where(finite[:, None, None, None], images, 0), 0, 1)
     paper, calm = _paper(images)
@@ -136,7 +136,7 @@ def _look(images: Array) -> list[tuple[Found, ...] | None]:
 
 
 def _paper(images: Array) -> tuple[Array, Mask]:
-    """The colour of the paper [B, 3], and whether the border is calm enough to be paper [B]."""
+    """The colour of the paper [B, 3], and whether the border is uniform enough to be paper [B]."""
     border = np.concatenate([images[:, :, 0], images[:, :, -1], images[:, :, 1:-1, 0], images[:, :, 1:-1, -1]], 2)
     paper = np.median(border, 2)
     return paper, np.abs(border - paper[:, :, None]).mean((1, 2)) < BORDER_SPREAD
@@ -145,8 +145,8 @@ def _paper(images: Array) -> tuple[Array, Mask]:
 def _components(contrast: Array) -> tuple[NDArray[np.int32], Mask]:
     """Labels [B, H, W] of the components, 0 for paper and soft edges; and whether component i touches another.
 
-    Whatever a 2 x 2 square cannot reach is too thin to join two bodies, but they touch if a single pixel of it is next
-    to both. If there is enough of it away from every body (a scribble), it is a component itself.
+    Bodies consist of 2 x 2 squares. Thinner foreground does not join two bodies, but they touch if one of its pixels
+    is next to both. Thin foreground away from every body (a scribble) is a component itself.
     """
     nearby = ndimage.maximum_filter(contrast, (1, 5, 5))
     foreground = contrast > np.clip(EDGE * nearby, CONTRAST, PALE)
@@ -174,10 +174,10 @@ class _Regions:
 
     delta: Array  # [N, W, W, 3] colour minus paper
     contrast: Array  # [N, W, W] its length
-    mine: Mask  # [N, W, W] the component
-    reach: Mask  # [N, W, W] the component and the pixels that its soft edge may touch
+    mine: Mask  # [N, W, W] pixels of the component
+    reach: Mask  # [N, W, W] the component and the pixels of its soft edge
     corner: NDArray[np.int64]  # [N, 2] x, y of the window
-    too_big: Mask  # [N] does not fit into the window
+    too_big: Mask  # [N] whether the component does not fit into the window
 
     @classmethod
     def cut(
@@ -189,6 +189,7 @@ class _Regions:
         picture: NDArray[np.int64],
         boxes: list[tuple[slice, slice, slice]],
     ) -> _Regions:
+        """Cut out the windows of the components `kept`, each in its `picture` and box."""
         span = np.array([[[b[2].start, b[2].stop], [b[1].start, b[1].stop]] for b in boxes])  # [N, (x, y), (from, to)]
         corner = span.sum(2) // 2 - _REACH
         side = np.arange(2 * _REACH + 1) + _REACH  # in coordinates of the padded pictures
@@ -206,13 +207,13 @@ class _Regions:
 
 
 def _describe(region: _Regions, paper: Array, touching: Mask) -> list[Found]:
-    """Colour, cover, place and shape of N components at once."""
+    """Colour, coverage, position and shape of N components at once."""
     strength = region.contrast * region.mine
     core = (strength >= 0.85 * strength.max((1, 2), keepdims=True)).astype(np.float32)
     paint = np.einsum("nhwc,nhw->nc", region.delta, core) / core.sum((1, 2))[:, None]  # [N, 3] minus paper
     distance = np.linalg.norm((paint + paper)[:, None] - _PALETTE, axis=2)  # [N, colours]
     nearest = distance.argmin(1)
-    # a thin shape that is blurred never reaches its full colour; measured in the true one it keeps its area
+    # a thin, blurred shape never reaches its full colour; relative to the palette colour its area is still right
     full = np.where(distance.min(1)[:, None] < COLOUR_REACH, _PALETTE[nearest] - paper, paint)
     cover = np.clip((_share(region.delta, full) - 0.5) * STEEPNESS + 0.5, 0, 1) * region.reach
 
@@ -246,15 +247,16 @@ def _describe(region: _Regions, paper: Array, touching: Mask) -> list[Found]:
 
 
 def _share(delta: Array, paint: Array) -> Array:
-    """How much of each pixel [N, W, W] is paint [N, 3], in [0, 1]; everything is relative to the paper."""
+    """Share of paint [N, 3] in each pixel [N, W, W], in [0, 1]; colours are relative to the paper."""
     power = np.maximum((paint**2).sum(1), 1e-3)
     return np.clip((delta @ (paint / power[:, None])[:, None, :, None])[..., 0], 0, 1)
 
 
 def _mottled(region: _Regions, paint: Array) -> Mask:
-    """Whether a component [N] holds more than a speck of another colour than its own, paint [N, 3].
+    """Whether a component [N] contains more than a speck of a colour other than its own, paint [N, 3].
 
-    A pixel between paper and paint is soft edge; one that is off the line between them by CONTRAST is another colour.
+    A pixel on the line between paper and paint is a soft edge. At distance CONTRAST from that line it is another
+    colour.
     """
     share = _share(region.delta, paint)
     off = region.delta - share[..., None] * paint[:, None, None]
@@ -262,7 +264,7 @@ def _mottled(region: _Regions, paint: Array) -> Mask:
 
 
 def _roundness(cover: Array, dx: Array, dy: Array) -> Array:
-    """Smallest over largest moment of inertia [N]: 1 where no direction stands out, small where it is long."""
+    """Smallest over largest moment of inertia [N]: 1 for a round component, small for a long one."""
     xx, yy = np.einsum("nhw,nw->n", cover, dx**2), np.einsum("nhw,nh->n", cover, dy**2)
     xy = np.einsum("nhw,nw,nh->n", cover, dx, dy)
     spread = np.hypot(xx - yy, 2 * xy)
@@ -270,7 +272,7 @@ def _roundness(cover: Array, dx: Array, dy: Array) -> Array:
 
 
 def _overlap(index: int, cover: Array, dx: Array, dy: Array, area: Array) -> Array:
-    """Intersection over union [N] of a cover [N, W, W] with the silhouette of its area at its centroid."""
+    """Intersection over union [N] of a cover [N, W, W] with the silhouette of the same area and centroid."""
     radius = np.sqrt(area / _AREA[index]).astype(np.float32)
     dy = dy + _DROP[index] * radius[:, None]
     across, down = np.broadcast_to(dx[:, None, :], cover.shape), np.broadcast_to(dy[:, :, None], cover.shape)
@@ -284,9 +286,9 @@ def _softmax(x: Array) -> Array:
 
 
 def _relation_margin(a: Found, b: Found, relation: str) -> float:
-    """How clearly `a relation b` holds, in pixels: 0 at the limit, negative where it does not.
+    """How clearly `a relation b` holds, in pixels: 0 at the limit, negative if it does not hold.
 
-    As in GenEval the offset must be large enough, and not mainly along the other axis.
+    As in GenEval, the offset must be large enough, and not mainly along the other axis.
     """
     dx, dy = b.x - a.x, b.y - a.y
     along, across = (dx, abs(dy)) if relation == "left of" else (dy, abs(dx))
@@ -294,9 +296,9 @@ def _relation_margin(a: Found, b: Found, relation: str) -> float:
 
 
 def judge(found: tuple[Found, ...] | None, request: Request) -> Verdict:
-    """Whether what `look` found is what `request` asks for."""
+    """Check the components that `look` found against a request."""
     if found is None:
-        return Verdict(False, 0.0, (), "nothing can be made out")
+        return Verdict(False, 0.0, (), "the picture is unreadable")
     if not found:
         return Verdict(False, 0.0, (), "the picture is empty")
     wanted = [replace(thing, count=1) for thing in request.things for _ in range(thing.count)]
@@ -307,23 +309,23 @@ def judge(found: tuple[Found, ...] | None, request: Request) -> Verdict:
     if request.relation:
         both = len(columns) == 2
         margin = _relation_margin(found[columns[0]], found[columns[1]], request.relation) if both else -np.inf
-        # at the limit half of the relation holds, 4 pixels further all of it
+        # the factor is 0.75 at the limit and 1 from a margin of 4 pixels on
         soft *= 0.5 + 0.5 * float(np.clip(0.5 + margin / 8, 0, 1))
     reason = _complaint(found, request, margin)
     return Verdict(not reason, soft, found, reason)
 
 
 def _likeness(found: Found, wanted: Thing) -> float:
-    """How far one object is what was asked for, in [0, 1]: the right shape earns half, its colour the other half."""
+    """Similarity of a found and a requested object, in [0, 1]: half for the right shape, half for its colour."""
     colour = found.colour_score[COLOURS.index(wanted.colour)] if wanted.colour else 1.0
     return float(found.shape_score[SHAPES.index(wanted.shape)] * (0.5 + 0.5 * colour))
 
 
 def _complaint(found: tuple[Found, ...], request: Request, margin: float) -> str:
-    """The first thing that is wrong, in words; empty if all of the request holds and nothing is extra."""
+    """The first error, in words; empty if the picture matches the request exactly."""
     for each in found:
         if not each.is_object:
-            return f"something has no clear {each.unclear}"
+            return f"an object has no clear {each.unclear}"
     if len(found) != request.count:
         return f"{len(found)} object{'s' * (len(found) > 1)} instead of {request.count}"
     extra, missing = list(found), []
@@ -347,11 +349,11 @@ def _complaint(found: tuple[Found, ...], request: Request, margin: float) -> str
 
 
 def check(images: Array, requests: list[Request]) -> list[Verdict]:
-    """Verdicts on pictures [B, 3, SIZE, SIZE] in [0, 1], one request each.
+    """Check pictures [B, 3, SIZE, SIZE] in [0, 1] against one request each.
 
     Raises:
         ValueError: the numbers of pictures and requests differ, or the pictures have another shape.
     """
     if len(images) != len(requests):
-        raise ValueError(f"{len(images)} pictures, but {len(requests)} requests")
+        raise ValueError(f"{len(images)} pictures need as many requests, not {len(requests)}")
     return [judge(found, request) for found, request in zip(look(images), requests, strict=True)]

@@ -23,9 +23,9 @@ LATENT_SIZE = SIZE // 4
 
 
 class WordEncoder(nn.Module):
-    """Words to vectors: a learned table, a learned position, and a pooled vector that keeps the word order.
+    """Text encoder: learned word and position embeddings, and a pooled vector that depends on word order.
 
-    SD3's joint attention lets words read each other and the picture, so the encoder itself can stay this small.
+    In SD3's joint attention, words attend to each other and to the picture. So the encoder itself can be this small.
     """
 
     def __init__(self, words: tuple[str, ...], width: int = WIDTH, length: int = MAX_WORDS):
@@ -37,7 +37,7 @@ class WordEncoder(nn.Module):
         self.pool = nn.Sequential(nn.Linear(length * width, width), nn.SiLU(), nn.Linear(width, width))
 
     def tokenize(self, prompts: list[str]) -> Tensor:
-        """[B, length] word ids, padded with 0.
+        """Convert prompts to word ids [B, length], padded with 0.
 
         Raises:
             ValueError: a word is not in the vocabulary, or the prompt is too long.
@@ -48,7 +48,9 @@ class WordEncoder(nn.Module):
             if unknown := [word for word in words if word not in self.ids]:
                 raise ValueError(f"the built-in model does not know the word '{unknown[0]}' (prompt '{prompt}')")
             if len(words) > self.length:
-                raise ValueError(f"prompt '{prompt}' has {len(words)} words; the built-in model reads {self.length}")
+                raise ValueError(
+                    f"prompt '{prompt}' has {len(words)} words; the built-in model reads at most {self.length}"
+                )
             rows.append([self.ids[word] for word in words] + [0] * (self.length - len(words)))
         return torch.tensor(rows, dtype=torch.long)
 
@@ -59,6 +61,7 @@ class WordEncoder(nn.Module):
 
 
 def new_transformer() -> SD3Transformer2DModel:
+    """A transformer with random weights."""
     return SD3Transformer2DModel(
         sample_size=LATENT_SIZE,
         patch_size=2,
@@ -76,6 +79,7 @@ def new_transformer() -> SD3Transformer2DModel:
 
 
 def new_autoencoder() -> AutoencoderKL:
+    """An autoencoder with random weights."""
     return AutoencoderKL(
         sample_size=SIZE,
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -92,18 +96,20 @@ def new_autoencoder() -> AutoencoderKL:
 
 @dataclass
 class Networks:
+    """The three networks of the built-in model."""
+
     transformer: SD3Transformer2DModel
     autoencoder: AutoencoderKL
     text_encoder: WordEncoder
 
     @classmethod
     def new(cls) -> Networks:
-        """Fresh random weights from torch's global generator."""
+        """Networks with random weights from torch's global generator."""
         return cls(new_transformer(), new_autoencoder(), WordEncoder(vocabulary()))
 
     @classmethod
     def load(cls, folder: Path) -> Networks:
-        """Read a folder that `save` wrote, as float32."""
+        """Load a folder written by `save`, as float32."""
         config = json.loads((folder / "text_encoder" / "config.json").read_text())
         text_encoder = WordEncoder(tuple(config["words"]), config["width"], config["length"])
         weights = load_file(folder / "text_encoder" / "model.safetensors")
@@ -117,7 +123,7 @@ class Networks:
         )
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write the three networks, rounded to `dtype`; this object keeps its own precision."""
+        """Save the three networks, rounded to `dtype`; this object keeps its own precision."""
         for name, network in (("transformer", new_transformer()), ("vae", new_autoencoder())):
             source = self.transformer if name == "transformer" else self.autoencoder
             network.register_to_config(**source.config)
@@ -129,5 +135,5 @@ class Networks:
         save_file({k: v.to(dtype).contiguous() for k, v in encoder.state_dict().items()}, path / "model.safetensors")
         config = {"words": encoder.words, "width": encoder.table.embedding_dim, "length": encoder.length}
         (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        for file in folder.rglob("*.safetensors"):  # which are written for their owner alone
+        for file in folder.rglob("*.safetensors"):  # safetensors makes files readable for their owner only
             file.chmod((path / "config.json").stat().st_mode)

@@ -1,8 +1,8 @@
-"""Trains the built-in base model from nothing: first the autoencoder, then the flow on its latents.
+"""Train the built-in base model from scratch: first the autoencoder, then the flow on its latents.
 
-Every batch is a pure function of (seed, stage, step), so a run that was stopped and one that was not end with the
-same weights. Like captions from the web, `caption_errors` of the captions are wrong in one respect: a base that has
-learned to follow its prompts most of the time is what reinforcement learning starts from.
+Every batch depends on (seed, stage, step) alone, so an interrupted and resumed run ends with the same weights. A share
+`caption_errors` of the captions is wrong in one respect, like captions from the web. The base model then follows its
+prompts most of the time, but not always, and reinforcement learning can improve it.
 """
 
 from __future__ import annotations
@@ -25,44 +25,51 @@ from ..system.streams import generator
 from .network import Networks
 from .render import misread, render
 
-_AUTOENCODER, _FLOW, _SCALE = 0, 1, 2  # names of random streams
+_AUTOENCODER, _FLOW, _SCALE = 0, 1, 2  # keys of random streams
 
 
 @dataclass(frozen=True)
 class Pretrain:
-    """How the shipped base model was made."""
+    """Settings for pretraining; the defaults made the shipped base model."""
 
     output: Path
-    """folder for the state, the log and the finished model"""
+    """folder for the checkpoints, the log and the finished model"""
     seed: int = 0
+    """random seed"""
     autoencoder_steps: int = 2400
+    """training steps of the autoencoder"""
     autoencoder_batch: int = 64
+    """batch size of the autoencoder"""
     autoencoder_learning_rate: float = 2e-3
+    """learning rate of the autoencoder (AdamW)"""
     kl: float = 3e-4
-    """weight of the autoencoder's KL term (per latent number, against squared error per pixel)"""
+    """weight of the autoencoder's KL per latent number, relative to squared error per pixel"""
     steps: int = 7000
-    """of the flow's schedule"""
+    """training steps in the flow's learning-rate schedule"""
     stop: int = 5000
-    """where it is cut short: a base that follows half of its prompts leaves something to learn"""
+    """stop the flow at this step, so that half of its prompts are left to learn"""
     batch: int = 128
+    """batch size of the flow"""
     learning_rate: float = 1e-3
-    """AdamW's, for everything but the matrices of the transformer blocks"""
+    """learning rate of AdamW, for all weights but the matrices of the transformer blocks"""
     matrix_learning_rate: float = 3e-3
-    """Muon's, for the matrices; it needs half the steps of AdamW here (docs/scenes.md)"""
+    """learning rate of Muon, for those matrices (half of AdamW's steps; docs/scenes.md)"""
     ema: float = 0.999
+    """EMA decay of the flow's weights"""
     caption_errors: float = 0.15
     """share of pictures that differ from their caption in one respect"""
     caption_dropout: float = 0.1
-    """share of empty captions, so that classifier-free guidance is possible"""
+    """share of empty captions, needed for classifier-free guidance"""
     views: int = 4
-    """times that a rendered and encoded picture is used, each time with fresh noise"""
+    """use each rendered and encoded picture N times, each time with fresh noise"""
     save_every: int = 500
+    """save a checkpoint every N steps"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
 
 
 def pictures(count: int, errors: float, rng: np.random.Generator) -> tuple[list[str], Tensor]:
-    """Training pairs: `count` captions, the categories in equal shares, and pictures [count, 3, H, W] in [-1, 1]."""
+    """Training pairs: `count` captions, equally many per category, and pictures [count, 3, H, W] in [-1, 1]."""
     texts, requests = [], []
     for index in range(count):
         choices = split(False, CATEGORIES[index % len(CATEGORIES)])
@@ -74,6 +81,7 @@ def pictures(count: int, errors: float, rng: np.random.Generator) -> tuple[list[
 
 
 def autoencoder_loss(networks: Networks, config: Pretrain, step: int) -> tuple[Tensor, dict[str, float]]:
+    """Reconstruction error plus weighted KL of one batch, and metrics."""
     rng = np.random.default_rng((config.seed, _AUTOENCODER, step))
     _, x = pictures(config.autoencoder_batch, 0.5, rng)
     with autocast(native()):
@@ -87,7 +95,7 @@ def autoencoder_loss(networks: Networks, config: Pretrain, step: int) -> tuple[T
 
 @torch.no_grad()
 def set_scale(networks: Networks, config: Pretrain) -> None:
-    """Measure the latents once and store shift and scale where SD3 keeps them, in the autoencoder's config."""
+    """Measure shift and scale of the latents, and store them in the autoencoder's config as SD3 does."""
     _, x = pictures(1024, config.caption_errors, np.random.default_rng((config.seed, _SCALE)))
     z = networks.autoencoder.encode(x).latent_dist.mean
     networks.autoencoder.register_to_config(shift_factor=z.mean().item(), scaling_factor=1 / z.std().item())
@@ -95,7 +103,7 @@ def set_scale(networks: Networks, config: Pretrain) -> None:
 
 @dataclass
 class Latents:
-    """A window over the endless stream of encoded pictures: batches from fresh shards, a picture used `views` times."""
+    """Endless batches of encoded pictures, drawn from shards; a picture is used `views` times on average."""
 
     networks: Networks
     config: Pretrain
@@ -106,6 +114,7 @@ class Latents:
 
     @torch.no_grad()
     def batch(self, step: int) -> tuple[list[str], Tensor]:
+        """Captions and latents of one training step."""
         config, vae = self.config, self.networks.autoencoder
         shard = step // self.steps_per_shard
         if shard != self.shard:
@@ -152,9 +161,9 @@ def fit(
     optimisers: list[torch.optim.Optimizer],
     ema: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
-    """One stage: `stop` of `steps` steps on `loss(step)`, going on where a stopped run left its state.
+    """Train one stage: `stop` of `steps` steps on `loss(step)`, resuming from a checkpoint if there is one.
 
-    Yields a line every 20 steps. At the end `module` holds the average of its weights (`ema`).
+    Yields a log line every 20 steps. At the end, `module` has the EMA of its weights (decay `ema`).
     """
     path = config.output / f"{name}.safetensors"
     groups = [group for optimiser in optimisers for group in optimiser.param_groups]
@@ -209,7 +218,7 @@ def _muon_and_adam(module: nn.Module, config: Pretrain) -> list[torch.optim.Opti
 
 
 def pretrain(config: Pretrain) -> Iterator[dict[str, Any]]:
-    """Train both stages; yields log lines, appends them to log.jsonl, and leaves the model in `output`/model."""
+    """Train both stages, yielding log lines; they are also written to log.jsonl, and the model to `output`/model."""
     config.output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     networks = Networks.new()

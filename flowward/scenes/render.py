@@ -1,7 +1,7 @@
-"""Draws scenes. One anti-aliased silhouette per shape, used twice: here to draw, in the checker to recognise.
+"""Draw scenes. Every shape has one anti-aliased silhouette, used here for drawing and in the checker for recognition.
 
-Coordinates are pixels, x to the right and y down, pixel centres at +0.5. An object of radius r fits in the square of
-half-width 1.15 r around its centre.
+Coordinates are in pixels, x to the right and y down, with pixel centres at +0.5. An object of radius r fits into the
+square of half-width 1.15 r around its centre.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ..prompts.scenes import COLOURS, PALETTE, SHAPES, Request, Thing
 
 SIZE = 32
 MAX_OBJECTS = 4
-RADIUS = {1: (4.5, 7.0), 2: (4.5, 6.5), 3: (4.3, 5.5), 4: (4.2, 5.0)}  # by the number of objects
+RADIUS = {1: (4.5, 7.0), 2: (4.5, 6.5), 3: (4.3, 5.5), 4: (4.2, 5.0)}  # range in pixels, by number of objects
 BACKGROUND = (0.80, 0.95)  # brightness
 TINT = np.array([1.0, 0.99, 0.96])  # of the paper
-GAP = 2.0  # clear pixels between two objects, and 1 to the border
+GAP = 2.0  # empty pixels between two objects; the distance to the border is 1
 _INNER_RING = 0.5
 _ARM = 0.36  # half-width of a cross's arm
 
@@ -26,7 +26,7 @@ Array = NDArray[np.float32]
 
 
 def silhouette(shape: NDArray[np.int64], dx: Array, dy: Array, radius: Array) -> Array:
-    """How much of each pixel a shape covers, in [0, 1].
+    """Share of each pixel covered by a shape, [N, H, W] in [0, 1].
 
     Args:
         shape: [N] indices into SHAPES.
@@ -62,7 +62,7 @@ def silhouette(shape: NDArray[np.int64], dx: Array, dy: Array, radius: Array) ->
 class Layout:
     """A batch of scenes as numbers: B pictures of at most MAX_OBJECTS objects."""
 
-    shape: NDArray[np.int64]  # [B, M] index into SHAPES, -1 where there is no object
+    shape: NDArray[np.int64]  # [B, M] index into SHAPES, -1 for no object
     colour: NDArray[np.int64]  # [B, M] index into COLOURS
     centre: Array  # [B, M, 2] x, y in pixels
     radius: Array  # [B, M]
@@ -70,7 +70,7 @@ class Layout:
 
 
 def concrete(request: Request, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """The objects of one picture of a request as (shape, colour) indices; open colours are drawn, one per thing."""
+    """The objects of a request as (shape, colour) indices; an unspecified colour is drawn, one per thing."""
     objects: list[tuple[int, int]] = []
     for thing in request.things:
         colour = COLOURS.index(thing.colour) if thing.colour else int(rng.integers(len(COLOURS)))
@@ -79,10 +79,10 @@ def concrete(request: Request, rng: np.random.Generator) -> list[tuple[int, int]
 
 
 def misread(request: Request, rng: np.random.Generator) -> Request:
-    """A request that differs in one respect: what a careless caption of a picture looks like.
+    """Change a request in one respect, as in a wrong caption.
 
-    One of, uniformly among those that apply: another shape, another colour, one object more or fewer, the relation
-    the other way round.
+    The change is drawn uniformly among the applicable ones: another shape, another colour, one object more or fewer,
+    or the reversed relation.
     """
     things = list(request.things)
     which = int(rng.integers(len(things)))
@@ -155,7 +155,7 @@ def layouts(requests: list[Request], rng: np.random.Generator) -> Layout:
 
 
 def draw(layout: Layout) -> Array:
-    """Pictures [B, 3, SIZE, SIZE] in [0, 1]."""
+    """Draw pictures [B, 3, SIZE, SIZE] in [0, 1]."""
     axis = np.arange(SIZE, dtype=np.float32) + 0.5
     picture = (layout.background[:, None] * TINT[None]).astype(np.float32)[:, :, None, None]
     picture = np.broadcast_to(picture, (len(layout.background), 3, SIZE, SIZE)).copy()
@@ -176,7 +176,7 @@ def draw(layout: Layout) -> Array:
 
 
 def render(requests: list[Request], rng: np.random.Generator) -> Array:
-    """Random pictures [B, 3, SIZE, SIZE] in [0, 1] of requests."""
+    """Draw random pictures [B, 3, SIZE, SIZE] in [0, 1] of requests."""
     return draw(layouts(requests, rng))
 
 

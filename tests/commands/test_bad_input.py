@@ -55,8 +55,8 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         ),
         ("train --seed -1", "must not be negative"),
         ("train --learning-rate nan", "learning_rate must be a positive number, not nan"),
-        ("train --ema-decay 2", "a share in [0, 1) of itself, not 2.0"),
-        ("train --algorithm.gamma 0.5", "no minimum: at A = -1 its curvature A + gamma + lam is -0.499. Raise gamma"),
+        ("train --ema-decay 2", "the EMA decay must lie in [0, 1), not 2.0"),
+        ("train --algorithm.gamma 0.5", "no minimum: at A = -1 its curvature A + gamma + lam is -0.499; raise gamma"),
         ("train --algorithm.gamma nan", "gamma must be a finite number, not nan"),
         ("train --algorithm.credit.clip 0", "clip must be a positive number, not 0.0"),
         ("train --algorithm.points.times.low 2", "times need 0 <= low < high <= 1, not low = 2.0"),
@@ -164,10 +164,10 @@ def test_too_little_memory_says_what_would_help(tiny: str, monkeypatch: pytest.M
     ("content", "said"),
     [
         (None, "there is no prompt file at"),
-        (b"", "holds no prompt"),
-        (b"\n  \n\n", "holds no prompt"),
+        (b"", "contains no prompt"),
+        (b"\n  \n\n", "contains no prompt"),
         ("a circle\na café".encode("latin-1"), "is not UTF-8 text (byte 14)"),
-        (b"a circle\n\ntwo rings\n a circle \n", "holds 'a circle' twice, in lines 1 and 4"),
+        (b"a circle\n\ntwo rings\n a circle \n", "contains 'a circle' twice, in lines 1 and 4"),
     ],
 )
 def test_prompt_files(refused: Refused, tiny: str, tmp_path: Path, content: bytes | None, said: str) -> None:
@@ -184,7 +184,7 @@ def test_prompt_files(refused: Refused, tiny: str, tmp_path: Path, content: byte
     ("text", "said"),
     [
         ("a green zebra", "the built-in model does not know the word 'zebra' (prompt 'a green zebra')"),
-        ("a circle " * 5, "has 10 words; the built-in model reads 8"),
+        ("a circle " * 5, "has 10 words; the built-in model reads at most 8"),
         ("circle a", "'circle a' is not a prompt of the scenes world; the nearest one is"),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_text_with_two_sources_is_two_prompts(edits: PromptSet, tmp_path: Path
 def test_the_same_text_and_source_is_one_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again = {"prompt": "a red cat", "source": "sub/../a.png"}
     assert len(prompts.load(str(written(tmp_path, [*LINES, again])))) == 3
-    assert "1 of 4 prompts came before" in capsys.readouterr().err
+    assert "dropped 1 of 4 prompts as duplicates" in capsys.readouterr().err
 
 
 def test_columns_of_parquet_hold_sources_too(tmp_path: Path, edits: PromptSet) -> None:
@@ -100,11 +100,11 @@ def test_columns_of_parquet_hold_sources_too(tmp_path: Path, edits: PromptSet) -
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("gone.png", "line 2: 'source' must name an image to edit, and there is none at .*gone.png"),
+        ("gone.png", "line 2: 'source' must be the path of an image to edit, but there is no file .*gone.png"),
         ("edits.jsonl", "line 2: .*edits.jsonl is not an image that can be read"),
-        ("sub", "line 2: 'source' must name an image"),
-        ("", "line 2: 'source' must name an image"),
-        (7, "line 2: 'source' must name an image to edit, and there is none at 7"),
+        ("sub", "line 2: 'source' must be the path of an image"),
+        ("", "line 2: 'source' must be the path of an image"),
+        (7, "line 2: 'source' must be the path of an image to edit, but there is no file 7"),
     ],
 )
 def test_a_source_that_is_no_image_is_named_with_its_line(tmp_path: Path, source: Any, says: str) -> None:
@@ -152,12 +152,12 @@ def test_who_edits_and_who_does_not(tiny: str, edits: PromptSet) -> None:
     for one in (scenes, sd3):
         for ask in (one.refuse, one.encode):
             with pytest.raises(
-                ValueError, match=r"from text alone, and 'a red cat' is for the image .*a\.png"
+                ValueError, match=r"cannot edit images, but 'a red cat' has the source image .*a\.png"
             ) as error:
                 ask(list(edits))
             assert "\n" not in str(error.value)
     for ask in (kontext.refuse, kontext.encode):
-        with pytest.raises(ValueError, match="edits images, and 'a cat' comes with none"):
+        with pytest.raises(ValueError, match="edits images, but 'a cat' has no source image"):
             ask([edits[0], "a cat"])
     kontext.refuse(list(edits))
     sd3.refuse(["a cat"])
@@ -376,9 +376,9 @@ def test_train_sample_and_eval(
     assert "pipe(image, prompt, num_inference_steps=1" in (run / "export" / "README.md").read_text()
 
     assert main(["sample", saved, "a red cat", *loading, "--output", str(tmp_path / "x.png")]) == 2
-    assert "edits images, and 'a red cat' comes with none" in capsys.readouterr().err
+    assert "edits images, but 'a red cat' has no source image" in capsys.readouterr().err
     assert main([*words, "--evaluation.prompts", "scenes-held-out", "--output", str(tmp_path / "other")]) == 2
-    assert re.search("prompts scenes-held-out: .* edits images, and '.*' comes with none", capsys.readouterr().err)
+    assert re.search("prompts scenes-held-out: .* edits images, but '.*' has no source image", capsys.readouterr().err)
     (tmp_path / "a.png").write_text("no image")
     assert main(["sample", str(run), "a", *source, "--output", str(tmp_path / "x.png")]) == 2
     assert "a.png is not an image that can be read" in capsys.readouterr().err
@@ -390,15 +390,15 @@ def test_train_sample_and_eval(
 def test_the_built_in_world_has_no_sources(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = str(written(tmp_path, [{"prompt": "a circle", "source": "a.png"}]))
     assert main(["train", "--model", tiny, "--prompts", texts, "--output", str(tmp_path / "run")]) == 2
-    assert "makes images from text alone, and 'a circle' is for the image" in capsys.readouterr().err
+    assert "cannot edit images, but 'a circle' has the source image" in capsys.readouterr().err
     assert main(["eval", tiny, "--prompts", texts, "--rewards", "balance"]) == 2
-    assert "makes images from text alone" in capsys.readouterr().err
+    assert "cannot edit images" in capsys.readouterr().err
 
 
 def test_verify_holds_a_model_that_edits_to_its_pipeline(saved: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "--model", saved, "--size", "32", "32", "--device", "cpu"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "another source of" in said and "16 laws, all hold" in said
+    assert "changing the source of" in said and "16 laws, all hold" in said
 
 
 def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,10 +74,10 @@ def test_a_category_of_weight_w_has_w_turns_in_a_round() -> None:
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        (["w=2"], "unknown category of prompts 'w'"),
-        (["x"], "'x' is no weight of a category: write it as x=2"),
-        (["x=-1"], "'x=-1' is no weight"),
-        (["x=1.5"], "'x=1.5' is no weight"),
+        (["w=2"], "unknown prompt category 'w'"),
+        (["x"], "'x' is not a category weight; write category=number, e.g. x=2"),
+        (["x=-1"], "'x=-1' is not a category weight"),
+        (["x=1.5"], "'x=1.5' is not a category weight"),
         (["x=0", "y=0", "z=0"], "nothing to train on"),
     ],
 )
@@ -188,20 +188,20 @@ def test_json_lines_that_come_again_are_merged(tmp_path: Path, capsys: pytest.Ca
     file.write_text("".join(json.dumps({"prompt": text, "n": n}) + "\n" for n, text in enumerate("abab")))
     found = prompts.load(str(file))
     assert found.texts == ("a", "b") and found.metadata == ({"n": 0}, {"n": 1})
-    assert "2 of 4 prompts came before, and are merged" in capsys.readouterr().err
+    assert "dropped 2 of 4 prompts as duplicates" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
         ('{"prompt": "a"}\n{"prompt": "b"', "mine.jsonl, line 2: not JSON"),
-        ('{"prompt": "a"}\n\n["b"]', "mine.jsonl, line 3: not a mapping, but ["),
-        ('{"promt": "a"}', "line 1: there is no 'prompt' or 'text' or 'caption'"),
+        ('{"prompt": "a"}\n\n["b"]', "mine.jsonl, line 3: not a JSON object: ["),
+        ('{"promt": "a"}', "line 1: no key 'prompt' or 'text' or 'caption'"),
         ('{"prompt": 3}', "line 1: 'prompt' must be text, not 3"),
         ('{"prompt": " "}', "line 1: 'prompt' must be text, not ' '"),
         ('{"prompt": "a", "metadata": "b"}', "line 1: 'metadata' must be a mapping, not 'b'"),
         ('{"prompt": "a", "category": 1}', "line 1: the category must be text, not 1"),
-        ("\n \n", "mine.jsonl holds no prompt"),
+        ("\n \n", "mine.jsonl contains no prompt"),
         ("\udcff", "mine.jsonl is not UTF-8 text (byte 0)"),
     ],
 )
@@ -237,7 +237,7 @@ def test_parquet_columns_are_metadata(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="row 2: 'text' must be text, not None"):
         prompts.load(table(tmp_path / "hole.parquet", {"text": ["a", None]}))
     (tmp_path / "not.parquet").write_text("a cat")
-    with pytest.raises(ValueError, match=r"not.parquet is no Parquet file that can be read: "):
+    with pytest.raises(ValueError, match=r"not.parquet cannot be read as Parquet: "):
         prompts.load(str(tmp_path / "not.parquet"))
 
 
@@ -294,7 +294,7 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
         with contextlib.suppress(ValueError):
             parts.append(prompts.load(f"{part}:{file}"))
     assert len(parts) == 1  # the other one is empty
-    with pytest.raises(ValueError, match="only files and data sets are split: 'ocr' is built in, with 'ocr-held-out'"):
+    with pytest.raises(ValueError, match="'ocr' is built in and cannot be split: use 'ocr' and 'ocr-held-out'"):
         prompts.load("held-out:ocr")
     with pytest.raises(ValueError, match=r"there is no prompt file at other.txt"):
         prompts.load("held-out:other.txt")
@@ -407,7 +407,7 @@ def test_every_prompt_of_ocr_quotes_its_text(name: str) -> None:
 )
 def test_tables_and_lists_are_not_taken_for_lines_of_text(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=r"\.\w+ is not read; write one prompt per line"):
+    with pytest.raises(ValueError, match=r"\.\w+ files are not supported; use one prompt per line"):
         prompts.load(str(tmp_path / name))
 
 

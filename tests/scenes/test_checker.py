@@ -145,7 +145,7 @@ def test_a_picture_without_paper_or_with_too_much_in_it_cannot_be_made_out() -> 
         for column in range(4, 28, 4):
             crowd[:, row : row + 3, column : column + 3] = 0.1
     for picture in (two_papers, crowd):
-        assert verdict(picture, "a red circle").reason == "nothing can be made out"
+        assert verdict(picture, "a red circle").reason == "the picture is unreadable"
 
 
 def test_something_extra_that_is_no_object_is_refused() -> None:
@@ -158,7 +158,7 @@ def test_something_extra_that_is_no_object_is_refused() -> None:
     grey[:, 20:28, 20:28] = 0.5
     for spoilt, reason in ((line, "shape"), (bar, "shape"), (corner, "shape"), (grey, "colour")):
         result = verdict(spoilt, "a red circle")
-        assert not result.strict and result.reason == f"something has no clear {reason}"
+        assert not result.strict and result.reason == f"an object has no clear {reason}"
         assert result.soft < 0.6
     tail = picture.copy()
     tail[:, 9, 14:26] = picture[:, 9, 9, None]  # a scribble that grows out of the circle
@@ -219,7 +219,7 @@ def test_soft_score_stays_in_the_unit_interval_whatever_the_picture() -> None:
 def test_a_blank_picture_scores_nothing(value: float) -> None:
     result = verdict(np.full((3, SIZE, SIZE), value, np.float32), "a circle")
     assert (result.strict, result.soft) == (False, 0.0)
-    assert result.reason in ("the picture is empty", "nothing can be made out")
+    assert result.reason in ("the picture is empty", "the picture is unreadable")
 
 
 @pytest.mark.parametrize("strength", [0.01, 0.03, 0.05, 0.07, 0.1, 0.2, 0.5, 2.0])
@@ -253,7 +253,7 @@ def test_one_bad_pixel_spoils_its_picture_only() -> None:
     pictures[4, 0, 5, 5] = 1e30  # a number like any other: it is shown as 1, a speck
     results = check(pictures, [parse("a circle").request] * 5)
     assert [v.strict for v in results] == [True, False, False, False, True]
-    assert [v.soft for v in results[1:4]] == [0, 0, 0] and results[1].reason == "nothing can be made out"
+    assert [v.soft for v in results[1:4]] == [0, 0, 0] and results[1].reason == "the picture is unreadable"
 
 
 def merged(count: int, same: bool, rng: np.random.Generator) -> tuple[Array, list[Request], list[Request]]:
@@ -365,5 +365,5 @@ def test_an_empty_batch_and_wrong_shapes() -> None:
     assert check(np.zeros((0, 3, SIZE, SIZE), np.float32), []) == []
     with pytest.raises(ValueError, match=r"\[B, 3, 32, 32\], not \[2, 3, 64, 64\]"):
         look(np.zeros((2, 3, 64, 64), np.float32))
-    with pytest.raises(ValueError, match="2 pictures, but 1 requests"):
+    with pytest.raises(ValueError, match="2 pictures need as many requests, not 1"):
         check(np.zeros((2, 3, SIZE, SIZE), np.float32), [parse("a circle").request])

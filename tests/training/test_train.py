@@ -69,7 +69,10 @@ def test_a_loop_over_train(tiny: str, tmp_path: Path) -> None:
         ({"reward": Brightness(1.0)}, r"reward 'Brightness' must take .* and takes \(images: "),
         ({"reward": 3}, "is called with images, prompts and metadata, which int cannot be"),
         ({"reward": rewards.load("scenes-soft")}, "'any text' is not a prompt of the scenes world"),
-        ({"prompts": "scenes"}, r"prompts are a set, as flowward.prompts.load\(name or file\) .* not 'scenes'"),
+        (
+            {"prompts": "scenes"},
+            r"prompts must be a PromptSet from flowward.prompts.load\(.*\) .* not 'scenes'",
+        ),
         ({"prompts": list(TEXTS)}, r"flowward.prompts.of\(name, texts\) makes one, not \['a circle'"),
     ],
 )
@@ -91,7 +94,7 @@ def test_prompts_and_rewards_of_an_evaluation_are_asked_before_the_run(tiny: str
     for held_out, scored, said in (
         (prompts.of("strange", ["hello"]), {}, "does not know the word 'hello'"),
         (texts, {"mine": Brightness}, "is a class"),
-        ("scenes-held-out", {}, "prompts are a set"),
+        ("scenes-held-out", {}, "prompts must be a PromptSet"),
     ):
         evaluator = Evaluator(policy, how, held_out, rewards=scored)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=said):
