@@ -1,4 +1,4 @@
-"""Algorithms held to what is known about them: gradients, equivalences, minimisers, exact optima of closed worlds."""
+"""Correctness checks with known answers: gradients, equivalences, minimisers and exact optima of small worlds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from . import generic, laws, population
 from .check import Check, guarded
 from .population import Distance
 
-PARTS = ("behaviour", "rollout", "credit", "points", "copies", "guidance", "anchors", "loss")  # of trainer.Algorithm
+PARTS = ("behaviour", "rollout", "credit", "points", "copies", "guidance", "anchors", "loss")  # of algorithm.Algorithm
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that was checked."""
+    """The results of all checks."""
 
     checks: list[Check]
     distances: list[Distance]
@@ -35,13 +35,13 @@ class Report:
 
     @property
     def sentence(self) -> str:
-        """'212 laws, all hold.'"""
+        """A summary, e.g. '212 laws, all hold.'"""
         many = f"{len(self.checks)} law{'s' * (len(self.checks) > 1)}"
         return f"{many}, {f'{len(self.failures)} of them broken' if self.failures else 'all hold'}."
 
 
 def verify(names: Sequence[str] = tuple(ALGORITHMS), others: Mapping[str, Algorithm] | None = None) -> Report:
-    """All laws of the algorithms with these names; of `others`, those of the protocol and the distance from the optima.
+    """Check all laws of the named algorithms; for `others`, the protocol and the distance from the exact optima.
 
     Raises:
         ValueError: a name is unknown.
@@ -61,7 +61,7 @@ def verify(names: Sequence[str] = tuple(ALGORITHMS), others: Mapping[str, Algori
                 checks.append(replace(found, algorithm=name))
     for name, algorithm in (others or {}).items():
         checks += _generic(name, algorithm)
-        for found in guarded(population.own(name, algorithm), "its minimiser over all samples can be found", ""):
+        for found in guarded(population.own(name, algorithm), "its minimiser over all samples can be computed", ""):
             if isinstance(found, Distance):
                 distances.append(found)
             else:
@@ -70,16 +70,16 @@ def verify(names: Sequence[str] = tuple(ALGORITHMS), others: Mapping[str, Algori
 
 
 def verify_model(policy: Policy) -> Report:
-    """All that flowward assumes of a model (see model.py). Its adapters are taken off.
+    """Compare a model with its own diffusers pipeline (see model.py). Its adapters are removed.
 
     Raises:
-        ValueError: it is not one of diffusers' with adapters.
+        ValueError: it is not a diffusers model with adapters.
     """
     from ..models.diffusers import DiffusersPolicy
     from . import model  # here, because it imports diffusers
 
     if not isinstance(policy, DiffusersPolicy):
-        raise ValueError(f"{policy.name} is no pipeline of diffusers, which it could be held to")
+        raise ValueError(f"{policy.name} is not a diffusers pipeline, so there is nothing to compare it with")
     started = time.perf_counter()
     checks = list(model.laws(policy))
     return Report(checks, [], time.perf_counter() - started)
@@ -90,27 +90,27 @@ def _generic(name: str, algorithm: Algorithm) -> list[Check]:
 
 
 def _own(name: str) -> Iterator[Check | Distance]:
-    """What follows from an algorithm's equation."""
+    """Laws that follow from an algorithm's equation."""
     kind = ALGORITHMS[name]
-    yield from guarded(laws.LAWS[name](kind), "the laws of its equation can be tried", "")
-    yield from guarded(population.laws(name, kind), "its minimiser over all samples can be found", "")
-    yield from guarded(population.gains(name, kind), "its gain after one exact fit can be found", "")
+    yield from guarded(laws.LAWS[name](kind), "the laws of its equation can be computed", "")
+    yield from guarded(population.laws(name, kind), "its minimiser over all samples can be computed", "")
+    yield from guarded(population.gains(name, kind), "its gain after one exact fit can be computed", "")
 
 
 def load(path: str) -> Algorithm:
-    """A user's algorithm from `package.module:Class` or `package.module:object`; the current folder is searched, too.
+    """Import a user's algorithm, `package.module:Class` or `package.module:object`, also from the current folder.
 
     Raises:
-        ValueError: it cannot be imported or made, or it is no algorithm.
+        ValueError: it cannot be imported or created, or it is not an algorithm.
     """
     module, _, name = path.partition(":")
     if not module or not name:
-        raise ValueError(f"an algorithm of your own is named package.module:Class, not '{path}'")
+        raise ValueError(f"name your algorithm as package.module:Class, not '{path}'")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
         found: Any = import_module(module)
-    except Exception as error:  # whatever the module does
+    except Exception as error:  # the module may raise anything
         raise ValueError(f"'{module}' cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(found, name):
         known = [key for key, value in vars(found).items() if isinstance(value, type)]
@@ -118,10 +118,12 @@ def load(path: str) -> Algorithm:
     found = getattr(found, name)
     try:
         algorithm = found() if isinstance(found, type) else found
-    except Exception as error:  # whatever the class does
-        raise ValueError(f"{path} cannot be made without arguments: {type(error).__name__}: {error}") from error
+    except Exception as error:  # the class may raise anything
+        raise ValueError(f"{path} cannot be created without arguments: {type(error).__name__}: {error}") from error
     if missing := [part for part in PARTS if not hasattr(algorithm, part)]:
-        raise ValueError(f"{path} is no algorithm: it has no {', '.join(missing)} (see flowward/trainer.py, Algorithm)")
+        raise ValueError(
+            f"{path} is not an algorithm: it has no {', '.join(missing)} (see flowward/algorithms/algorithm.py)"
+        )
     checked: Algorithm = algorithm
     return checked
 

@@ -1,11 +1,11 @@
-"""One law, checked, and the small setting in which losses are compared with formulas: float64, a few points."""
+"""Checks of laws, and the small float64 setting with a few points in which losses are compared with formulas."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,13 +17,14 @@ from ..process.policy import Condition, Models
 from ..system.streams import generator
 
 Equation = Callable[[Tensor], Tensor]  # the policy's velocities [B, ...] -> the loss of each point [B]
+Kind = Callable[..., Any]  # an algorithm's class
 T = TypeVar("T")
-EXACT = 1e-11  # float64 arithmetic in another order, relative
+EXACT = 1e-11  # relative tolerance for float64 rounding
 
 
 @dataclass(frozen=True)
 class Check:
-    """A law in plain words, and whether it holds: `error <= tolerance`."""
+    """A law in words, and whether it holds: `error <= tolerance`."""
 
     law: str
     source: str
@@ -31,28 +32,29 @@ class Check:
     measured: float
     error: float
     tolerance: float
-    remark: str = ""  # what kind of failure it is
+    remark: str = ""  # what is wrong, if it does not hold
     algorithm: str = ""
-    part: Literal["protocol", "equation"] = "equation"  # of the program, or of the algorithm's paper
+    part: Literal["protocol", "equation"] = "equation"  # law of the program, or of the algorithm's paper
 
     @property
     def holds(self) -> bool:
-        return self.error <= self.tolerance  # not for nan
+        """Whether the error is within the tolerance (never if it is NaN)."""
+        return self.error <= self.tolerance
 
 
 def number(law: str, source: str, measured: float, expected: float, tolerance: float, remark: str = "") -> Check:
-    """Two numbers; the error is their difference. `remark` is said where the law does not hold."""
+    """Compare two numbers; the error is their difference. `remark` is reported if the law does not hold."""
     check = Check(law, source, expected, measured, abs(measured - expected), tolerance)
     if not math.isfinite(measured):
         remark = "not finite"
-    return check if check.holds else replace(check, remark=remark or "another number")
+    return check if check.holds else replace(check, remark=remark or "wrong value")
 
 
 def compared(law: str, source: str, found: Tensor, expected: Tensor, tolerance: float = EXACT) -> Check:
-    """Two tensors; the error is the largest difference relative to the largest expected value.
+    """Compare two tensors; the error is the largest difference relative to the largest expected value.
 
-    They are shown as lengths (RMS) along what was expected: a sign error shows as a minus. Against 0 the largest
-    value that was found is shown, and is the error.
+    Both are reported as lengths (RMS) along the expected tensor, so a wrong sign gives a negative number. If 0 is
+    expected, the largest measured value is reported, and is the error.
     """
     found, expected = found.detach().double().flatten(), expected.detach().double().flatten()
     largest, length = expected.abs().max().item(), expected.square().mean().sqrt().item()
@@ -68,14 +70,15 @@ def _difference(found: Tensor, ratio: float, expected: Tensor) -> str:
     if not found.isfinite().all():
         return "not finite"
     if not found.any():
-        return "0"
+        return "all values are 0"
     cosine = ratio * (expected.norm() / found.norm()).item()
     if abs(cosine) < 1 - 1e-6:
-        return "wrong sign, roughly" if cosine < -0.9 else f"another direction (cosine {cosine:.3g})"
+        return "wrong sign, roughly" if cosine < -0.9 else f"wrong direction (cosine {cosine:.3g})"
     return f"{'wrong sign' if ratio < 0 else 'wrong size'}, {ratio:.3g} times"
 
 
 def real(*shape: int, seed: int = 0) -> Tensor:
+    """Reproducible standard normal numbers, float64."""
     return torch.randn(shape, generator=generator("verify", seed), dtype=torch.float64)
 
 
@@ -86,7 +89,7 @@ def slope(equation: Equation, v: Tensor) -> Tensor:
 
 
 def equation(algorithm: Algorithm, points: Points, old: Tensor, reference: Tensor) -> Equation:
-    """An algorithm's loss of these points as a function of the policy's velocities."""
+    """An algorithm's loss at these points as a function of the policy's velocities."""
 
     def loss(v: Tensor) -> Tensor:
         return algorithm.loss(Models(lambda *_: v, lambda *_: old, lambda *_: reference), points)[0]
@@ -105,7 +108,7 @@ class Setting:
 
     @classmethod
     def random(cls, scale: float = 1.0, on_policy: bool = False, group: int = 4) -> Setting:
-        """Advantages are spread over [-scale, scale]; on policy all velocities are equal."""
+        """A random setting with advantages in [-scale, scale]; on policy, all velocities are equal."""
         v, old, reference, x0, eps, delta = real(6, 8, 2, 3)
         t = torch.tensor([0.05, 0.95, 0.2, 0.8, 1.0, 0.5, 0.35, 0.65], dtype=torch.float64)
         advantage = scale * torch.tensor([-7.0, 5.0, -1.0, 3.0, 7.0, -5.0, 2.0, -3.0], dtype=torch.float64) / 7
@@ -136,7 +139,7 @@ class Setting:
 
 
 def differences(law: str, loss: Equation, v: Tensor, step: float = 1e-5) -> Check:
-    """Autograd against central differences of the summed loss, along eight random directions."""
+    """Compare autograd with central differences of the summed loss, along eight random directions."""
     gradient, found, expected = slope(loss, v), [], []
     for seed in range(8):
         way = real(*v.shape, seed=seed)
@@ -147,7 +150,7 @@ def differences(law: str, loss: Equation, v: Tensor, step: float = 1e-5) -> Chec
 
 
 def rests(law: str, source: str, loss: Equation, best: Tensor, tolerance: float = 1e-10) -> Check:
-    """The gradient of every point vanishes at `best`, and around it the loss rises in all of 20 random directions."""
+    """The gradient of every point is 0 at `best`, and the loss rises from there in all of 20 random directions."""
     check = compared(law, source, slope(loss, best), torch.zeros_like(best), tolerance)
     up = []
     for seed in range(20):
@@ -155,12 +158,14 @@ def rests(law: str, source: str, loss: Equation, best: Tensor, tolerance: float 
         up.append(mean(slope(loss, best + away) * away) > 0)
     share = torch.stack(up).double().mean().item()
     return (
-        check if share == 1 else replace(check, error=math.inf, remark=f"the loss rises in {share:.0%} of directions")
+        check
+        if share == 1
+        else replace(check, error=math.inf, remark=f"not a minimum: the loss rises in {share:.0%} of directions")
     )
 
 
 def guarded(checks: Iterator[T], law: str, source: str) -> Iterator[T | Check]:
-    """A law that cannot even be tried has failed, and the exception is its remark."""
+    """Turn an exception into a failed check of `law`, with the exception as its remark."""
     try:
         yield from checks
     except Exception as error:  # a user's class may fail in any way

@@ -1,6 +1,6 @@
-"""Laws that follow from the protocol alone, so that they hold for any algorithm, a user's own included.
+"""The laws of the protocol. They hold for every algorithm, including a user's own.
 
-Points are made by the algorithm's own rollout, credit and points, from a Gaussian world whose velocity is known.
+The algorithm's own rollout, credit and points produce the training points, in a Gaussian world with known velocity.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..process.policy import Condition, Models
 from ..process.rollout import Rollout
 from . import kinds
 from .check import EXACT, Check, compared, equation, guarded, number, real, slope
-from .oracle import Gaussian, as_velocity
+from .worlds import Gaussian, as_velocity
 
 PROMPTS, SHAPE = 5, (2, 4)
 WORLD = as_velocity(Gaussian(torch.zeros(8), 0.25 * torch.eye(8)))
@@ -28,7 +28,7 @@ SOURCE = "protocol"
 
 @dataclass(frozen=True)
 class Subject:
-    """An algorithm, a rollout in groups with its points in float64, and the old velocity at them."""
+    """An algorithm, a rollout in groups, its training points in float64, and the old velocity there."""
 
     algorithm: Algorithm
     rollout: Rollout
@@ -38,16 +38,16 @@ class Subject:
 
     @classmethod
     def first(cls, algorithm: Algorithm) -> Subject:
-        """In groups of four samples, of two, or of those that come of one root."""
+        """With groups of at least four samples, or of two if that fails; groups contain whole roots."""
         leaves = algorithm.rollout.leaves
         try:
             return cls.of(algorithm, -(-4 // leaves) * leaves, linear)
-        except Exception:  # a user's class may fail in any way; if it was not the size, it fails again
+        except Exception:  # a user's class may raise anything; if the group size was not the reason, it fails again
             return cls.of(algorithm, -(-2 // leaves) * leaves, linear)
 
     @classmethod
     def of(cls, algorithm: Algorithm, group_size: int, reward: Callable[[Rollout], Tensor]) -> Subject:
-        """Raises ValueError where the algorithm does not take groups of this size."""
+        """With groups of this size; raises ValueError if the algorithm does not support them."""
         group = torch.arange(PROMPTS).repeat_interleave(group_size)
         condition = Condition({"id": torch.arange(float(PROMPTS))})
         noise = Noise(SHAPE, tuple(("verify", g, k % group_size) for k, g in enumerate(group.tolist())))
@@ -61,16 +61,17 @@ class Subject:
         return cls(algorithm, done, points, tuple(made.units()), old)
 
     def loss(self, v: Tensor, old: Tensor, reference: Tensor, points: Any = None) -> Tensor:
+        """The loss of each point with these velocities of policy, old policy and reference."""
         points = self.points if points is None else points
         return equation(self.algorithm, _with_old(points, old), old, reference)(v)
 
     def slope(self, points: Any = None) -> Tensor:
-        """On policy, where policy, old and reference agree."""
+        """The gradient on policy, with equal velocities of policy, old policy and reference."""
         return slope(lambda v: self.loss(v, self.old, self.old, points), self.old)
 
 
 def _wide(points: Any) -> Any:
-    """In float64."""
+    """Convert all floating-point tensors to float64."""
     values = {each.name: getattr(points, each.name) for each in fields(points)}
     numbers: dict[str, Any] = {
         name: v.double() for name, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()
@@ -79,21 +80,21 @@ def _wide(points: Any) -> Any:
 
 
 def _with_old(points: Any, old: Tensor) -> Any:
-    """A recorded velocity of the old policy is the one that a case wants."""
+    """Replace a recorded velocity of the old policy, if there is one."""
     return points.knowing({"old": old}) if "old" in points.known else points
 
 
 def linear(rollout: Rollout) -> Tensor:
-    """R = the sum of a sample's elements."""
+    """The reward R = sum of a sample's elements."""
     return rollout.x0.flatten(1).sum(1)
 
 
 def laws(algorithm: Algorithm) -> Iterator[Check]:
-    """All of them. Groups are of four samples, or of two where the algorithm takes no others (it compares pairs)."""
+    """Check all laws of the protocol."""
     try:
         subject = Subject.first(algorithm)
-    except Exception as error:  # a user's class may fail in any way
-        law, said = "rollout, credit and points go together", f"{type(error).__name__}: {error}"
+    except Exception as error:  # a user's class may raise anything
+        law, said = "rollout, credit and points work together", f"{type(error).__name__}: {error}"
         yield Check(law, SOURCE, math.nan, math.nan, math.inf, 0.0, said)
         return
     for law_of in LAWS:
@@ -101,14 +102,14 @@ def laws(algorithm: Algorithm) -> Iterator[Check]:
 
 
 def shapes(subject: Subject) -> Iterator[Check]:
-    """One loss per point, and watched numbers of all points or some, without gradient."""
+    """One loss per point, and metrics of all or some points, without gradient."""
     v, old = subject.old.clone().requires_grad_(), subject.old
     points = _with_old(subject.points, old)
     loss, watched = subject.algorithm.loss(Models(lambda *_: v, lambda *_: old, lambda *_: old), points)
     wrong = [name for name, values in watched.items() if values.requires_grad]
     wrong += [name for name, values in watched.items() if values.ndim != 1 or len(values) > len(points)]
     wrong += [] if loss.shape == points.t.shape else [f"the loss has shape {list(loss.shape)}"]
-    law = "exceptions to: one loss per point, watched numbers too, and those without gradient"
+    law = "exceptions to: one loss per point; metrics per point and without gradient"
     yield number(law, SOURCE, len(wrong), 0, 0, ", ".join(wrong))
 
 
@@ -121,11 +122,11 @@ def finite(subject: Subject) -> Iterator[Check]:
             loss = subject.loss(v, anchor, anchor, case)
             bad += int((~loss.isfinite()).sum() + (~torch.autograd.grad(loss.sum(), v)[0].isfinite()).sum())
         law = f"values of loss and gradient that are not finite, {where}"
-        yield number(law, SOURCE, bad, 0, 0, "nan or infinite")
+        yield number(law, SOURCE, bad, 0, 0, "NaN or infinite")
 
 
 def evaluations(subject: Subject) -> Iterator[Check]:
-    """Each velocity is asked for once per point, and only if it is declared."""
+    """Each velocity is evaluated once per point, and only if it is declared."""
     algorithm, points = subject.algorithm, subject.points
     declared = set(algorithm.anchors)
     calls: list[tuple[str, int, bool]] = []
@@ -142,51 +143,51 @@ def evaluations(subject: Subject) -> Iterator[Check]:
     algorithm.loss(models, points)
     policy = [(rows, graded) for name, rows, graded in calls if name == "policy"]
     graded = sum(rows for rows, graded in policy if graded) / len(points)
-    yield number("evaluations of the policy per point, with gradient", SOURCE, graded, 1, 0, "work that is not needed")
+    law, remark = "evaluations of the policy per point, with gradient", "exactly one evaluation is needed"
+    yield number(law, SOURCE, graded, 1, 0, remark)
     more = sum(rows for rows, graded in policy if not graded)
     undeclared = more + sum(rows for name, rows, _ in calls if name not in {"policy", *declared})
     others = sorted({name for name, _, _ in calls} - {"policy", *declared})
     law = f"evaluations per point beyond those declared: policy{''.join(f', {name}' for name in sorted(declared))}"
-    yield number(law, SOURCE, undeclared / len(points), 0, 0, f"asks for {', '.join(others) or 'the policy, twice'}")
+    yield number(law, SOURCE, undeclared / len(points), 0, 0, f"evaluates {', '.join(others) or 'the policy twice'}")
     calls.clear()
     algorithm.loss(models, points.knowing(dict.fromkeys(declared, subject.old)))
     again = sum(rows for name, rows, _ in calls if name != "policy") / len(points)
-    yield number(
-        "evaluations per point of anchors that are known already", SOURCE, again, 0, 0, "use models.at(name, points)"
-    )
+    law = "evaluations per point of anchors with known velocities"
+    yield number(law, SOURCE, again, 0, 0, "use models.at(name, points)")
 
 
 def kept(subject: Subject) -> Iterator[Check]:
-    """Every copy that the rollout or the loss uses is kept."""
+    """Every policy copy that the rollout or the loss uses is declared in `copies`."""
     algorithm = subject.algorithm
     used = {algorithm.behaviour, *algorithm.anchors} - {"policy", "reference"}
     missing = sorted(used - set(algorithm.copies)) + sorted(set(algorithm.anchors) - {"old", "reference"})
-    law = "copies that rollout or loss use and `copies` lacks"
+    law = "copies that rollout or loss use but `copies` does not declare"
     yield number(law, SOURCE, len(missing), 0, 0, ", ".join(missing))
 
 
 def credit(subject: Subject) -> Iterator[Check]:
-    """The best of the samples that are compared has a larger advantage than the worst."""
+    """Among compared samples, the best has a larger advantage than the worst."""
     done = subject.rollout
     right = []
     for cohort in done.cohort.unique():
         reward, advantage = done.reward[done.cohort == cohort], done.advantage[done.cohort == cohort]
         right.append((advantage[reward.argmax()] - advantage[reward.argmin()]).sign().item())
-    remark = "wrong sign: credit rewards the worse samples" if max(right) < 0 else "not all prompts"
+    remark = "wrong sign: credit rewards the worse samples" if max(right) < 0 else "not for all prompts"
     law = "credit: sign of A(best) - A(worst) of a prompt"
     yield number(law, SOURCE, sum(right) / len(right), 1, 0, remark)
 
 
 def ownership(subject: Subject) -> Iterator[Check]:
-    """A point has the advantage of its own sample, and a difference that goes from the other sample to its own."""
+    """A point has the advantage of its own sample; `delta` points from the other sample of the pair to its own."""
     right, what = kinds.owned(subject.points, subject.rollout)
-    remark = "wrong sign: another sample's" if max(right) < 0 else "not all prompts"
-    law = f"sign of Cov(A, reward of the {what}) at points times that of samples"
+    remark = "wrong sign: advantages of another sample" if max(right) < 0 else "not for all prompts"
+    law = f"sign of Cov(A, reward of the {what}) at points, times its sign over samples"
     yield number(law, SOURCE, sum(right) / len(right), 1, 0, remark)
 
 
 def nothing_to_learn(subject: Subject) -> Iterator[Check]:
-    """Without a difference in reward there is no advantage and no gradient."""
+    """If rewards are equal, advantages and gradients are 0."""
     size = int(subject.rollout.group.bincount()[0])
     for what, values in (
         ("all rewards equal", torch.full((PROMPTS,), 0.1)),
@@ -199,7 +200,7 @@ def nothing_to_learn(subject: Subject) -> Iterator[Check]:
 
 
 def direction(subject: Subject) -> Iterator[Check]:
-    """A step down the loss moves each point's clean prediction to the sample if A > 0, away from it if A < 0."""
+    """A step down the loss moves the clean prediction towards the sample if A > 0, and away from it if A < 0."""
     way, what = kinds.towards(subject.points, subject.old)
     signs = (-subject.slope() * way).flatten(1).sum(1).sign()[way.flatten(1).abs().amax(1) > 1e-6]
     remark = "wrong sign: moves away from better samples" if (signs < 0).all() else f"at {(signs < 1).sum()} points"
@@ -208,28 +209,28 @@ def direction(subject: Subject) -> Iterator[Check]:
 
 
 def covariance(subject: Subject) -> Iterator[Check]:
-    """On policy the gradient, averaged over all that may be behind a state, points along that of E[R]."""
+    """On policy, the gradient averaged over the posterior at a state is parallel to the gradient of E[R]."""
     all_of_it = kinds.population(subject.points, subject.algorithm)
     gradient = slope(equation(subject.algorithm, all_of_it.points, all_of_it.old, all_of_it.old), all_of_it.old)
     found = torch.zeros_like(all_of_it.along).index_add_(0, all_of_it.at, gradient * all_of_it.weight[:, None])
     cosine = torch.cosine_similarity(found, all_of_it.along).min().item()
-    law = f"on policy, cosine of the expected gradient with {all_of_it.name}, least of 5"
-    remark = "wrong sign: against the reward" if cosine < 0 else "another direction"
+    law = f"on policy, cosine of the expected gradient with {all_of_it.name}, smallest of 5"
+    remark = "wrong sign: against the reward" if cosine < 0 else "wrong direction"
     yield number(law, "derived 1", cosine, 1, 0.02, remark)
 
 
 def neighbours(subject: Subject) -> Iterator[Check]:
-    """The loss of a unit is the same alone and among others."""
+    """The loss of a unit does not depend on the rest of the batch."""
     points, old = subject.points, subject.old
     v, reference = old + real(*old.shape) / 10, old + real(*old.shape, seed=1) / 10
     together = subject.loss(v, old, reference)
     rows = torch.cat([subject.units[number] for number in (2, 0)])
     apart = subject.loss(v[rows], old[rows], reference[rows], points[rows])
-    yield compared("loss of a unit, alone and among others", SOURCE, apart, together[rows], EXACT)
+    yield compared("loss of a unit, alone and in a larger batch", SOURCE, apart, together[rows], EXACT)
 
 
 def reach(subject: Subject) -> Iterator[Check]:
-    """The gradient reaches the weights of the policy, and those of no anchor."""
+    """The gradient reaches the weights of the policy, but not those of the anchors."""
     weights = {name: torch.ones((), dtype=torch.float64, requires_grad=True) for name in ("policy", "old", "reference")}
 
     def under(name: str) -> Callable[..., Tensor]:
@@ -243,9 +244,8 @@ def reach(subject: Subject) -> Iterator[Check]:
     gradients: Sequence[Tensor | None] = torch.autograd.grad(loss.sum(), list(weights.values()), allow_unused=True)
     policy, *anchors = (0.0 if gradient is None else gradient.abs().item() for gradient in gradients)
     yield number("gradient on the weights of anchors", SOURCE, sum(anchors), 0, 0, "an anchor is trained")
-    yield number(
-        "gradient on the weights of the policy is there", SOURCE, float(policy > 0), 1, 0, "nothing is trained"
-    )
+    law = "gradient on the weights of the policy is not 0 (1: yes)"
+    yield number(law, SOURCE, float(policy > 0), 1, 0, "nothing is trained")
 
 
 LAWS = (

@@ -1,4 +1,4 @@
-"""What the laws of the protocol ask of training points, for noised samples and for random steps."""
+"""Parts of the laws of the protocol that depend on the kind of training points: noised samples or random steps."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ..process.flow import over
 from ..process.policy import Condition
 from ..process.rollout import Rollout
 from .check import real
-from .oracle import Discrete, covariance_with_velocity
+from .worlds import Discrete, covariance_with_velocity
 
 Case = tuple[Any, Tensor, Tensor]  # points, the policy's velocities and those of its anchors
 
 
 @singledispatch
 def ends(points: Any) -> dict[str, Any]:
-    """The same points where something may become infinite."""
-    raise TypeError(f"no laws are known for training points of the kind {type(points).__name__}")
+    """The same points in extreme cases, where values may become infinite."""
+    raise TypeError(f"there are no laws for training points of type {type(points).__name__}; use Points or Moves")
 
 
 @ends.register
@@ -47,7 +47,7 @@ def _(points: Moves) -> dict[str, Any]:
 
 @singledispatch
 def cases(points: Any, old: Tensor) -> list[Case]:
-    """On policy, off it, and where something that a loss may divide by is 0."""
+    """Cases on policy, off policy, and with zeros that a loss may divide by."""
     raise NotImplementedError
 
 
@@ -73,13 +73,13 @@ def _(points: Moves, old: Tensor) -> list[Case]:
 
 @singledispatch
 def towards(points: Any, old: Tensor) -> tuple[Tensor, str]:
-    """Where the policy's velocity has to go for better samples [B, ...], times how good they are; and its name."""
+    """The direction in which the velocity must change for better samples [B, ...], times A; and its name."""
     raise NotImplementedError
 
 
 @towards.register
 def _(points: Points, old: Tensor) -> tuple[Tensor, str]:
-    """The clean prediction goes to the sample; lower v moves the end of a trajectory up."""
+    """The clean prediction moves towards the sample; a lower v moves the end of a trajectory up."""
     if points.delta is None:
         way, name = points.eps - points.x0 - old, "u - v_old"
     else:
@@ -89,14 +89,14 @@ def _(points: Points, old: Tensor) -> tuple[Tensor, str]:
 
 @towards.register
 def _(points: Moves, old: Tensor) -> tuple[Tensor, str]:
-    """The mean of x_s, which moves by Q times the change of v, goes along the noise that led to the sample."""
+    """The mean of x_s moves by Q times the change of v; it must move along the noise that led to the sample."""
     share = (points.weight * points.advantage)[(...,) + (None,) * (old.ndim - 1)]
     return over(points.q, old) * (share * points.z).sum(1), "Q z"
 
 
 @singledispatch
 def owned(points: Any, done: Rollout) -> tuple[list[float], str]:
-    """Signs that are 1 where a point has the advantage of its own sample, R being a sample's sum; and whose sum."""
+    """Signs that are 1 if a point has the advantage of its own sample, for R = sum of a sample; and what is summed."""
     raise NotImplementedError
 
 
@@ -106,7 +106,7 @@ def _covariance(a: Tensor, b: Tensor) -> Tensor:
 
 @owned.register
 def _(points: Points, done: Rollout) -> tuple[list[float], str]:
-    """Prompt by prompt; a wrong credit is no concern of this law."""
+    """Per prompt. A wrong sign of the credit does not matter here."""
     value = (points.x0 if points.delta is None else points.delta).flatten(1).sum(1)  # R, or half a difference of R
     signs = []
     for prompt in done.group.unique():
@@ -118,7 +118,7 @@ def _(points: Points, done: Rollout) -> tuple[list[float], str]:
 
 @owned.register
 def _(points: Moves, done: Rollout) -> tuple[list[float], str]:
-    """Over all prompts: a step's noise is a part of what its sample's sum is made of."""
+    """Over all prompts: the noise of a step is one part of its sample's sum."""
     there = points.weight > 0
     value = points.z.flatten(2).sum(2)[there]
     given = _covariance(done.advantage, done.reward)
@@ -127,42 +127,41 @@ def _(points: Moves, done: Rollout) -> tuple[list[float], str]:
 
 @dataclass(frozen=True)
 class Population:
-    """All that may be behind five states: points, how likely each is, and what the mean gradient should be along."""
+    """The posterior at five states: points, their probabilities, and the expected direction of the mean gradient."""
 
     points: Any
     old: Tensor
-    weight: Tensor  # [B]
+    weight: Tensor  # [B] probability
     at: Tensor  # [B] state that a point belongs to
-    along: Tensor  # [5, D]
+    along: Tensor  # [5, D] expected direction
     name: str
 
 
 @singledispatch
 def population(points: Any, algorithm: Algorithm) -> Population:
-    """Atoms in all pairs, weighed by their exact probability.
+    """All pairs of atoms, weighted by their exact probability.
 
-    Rewards of 0 and 1 make every centred credit of a pair proportional to the difference of its rewards, so what
-    follows holds for any of them; atoms that are equally far from each other do the same for losses that divide by a
-    pair's distance.
+    With rewards 0 and 1, every centred credit of a pair is proportional to the difference of its rewards, so the law
+    does not depend on the credit. All atoms have equal distances, so losses may divide by the distance of a pair.
     """
     raise NotImplementedError
 
 
 def _atoms() -> tuple[Tensor, Tensor]:
-    """[16, 16] and their rewards."""
+    """16 atoms [16, 16] at equal distances, and their rewards [16]."""
     signs = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
     return reduce(torch.kron, [signs] * 4), (torch.arange(16) % 5 < 2).double()
 
 
 @population.register
 def _(points: Points, algorithm: Algorithm) -> Population:
-    """Atoms of x0, close enough for all to be behind a noisy point."""
+    """Atoms of x0, so close to each other that all have some probability at a noisy point."""
     atoms, won = _atoms()
     world = Discrete(atoms / 4, 1 + torch.arange(16) % 3)
     t = torch.tensor([0.6, 0.7, 0.8, 0.9, 1.0], dtype=torch.float64)
     noisy = real(5, 16, seed=2)
     pairs = torch.combinations(torch.arange(16))
-    weight = world.posterior(noisy, t).weights[:, pairs].prod(2).repeat_interleave(2)  # of every row
+    weight = world.posterior(noisy, t).weights[:, pairs].prod(2).repeat_interleave(2)  # one per row
     sample, at = pairs.flatten().repeat(5), torch.arange(5).repeat_interleave(2 * len(pairs))
     group = torch.arange(len(sample)) // 2
     x_t, x0 = noisy[at], world.atoms[sample]

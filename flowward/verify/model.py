@@ -1,4 +1,4 @@
-"""A model of diffusers held to its own pipeline: the same samples, the same adapters, and nothing else touched."""
+"""Compare a diffusers model with its own pipeline: same samples, same adapters, and no other weights changed."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from .check import Check, compared, number
 
 TEXTS = ("a red circle", "a photo of two green squares on the left of a dog", "a", "three blue cats")
 STEPS = 4
-PIPELINE = "its pipeline in diffusers"
-TOLERANCE = 1e-4  # of latents, in float32
+PIPELINE = "its diffusers pipeline"
+TOLERANCE = 1e-4  # relative, of float32 latents
 
 
 def laws(policy: DiffusersPolicy, guidance: float = 3.5) -> Iterator[Check]:
-    """Everything that flowward assumes of a model. The policy must have adapters, and ends with none.
+    """Check everything that flowward assumes about a model. The policy needs adapters; they are removed at the end.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has no adapters.
     """
     if not isinstance(policy.weights, LoRA):
-        raise ValueError("a model is verified with adapters: give it a lora_rank")
+        raise ValueError("verification needs LoRA adapters: load the model with a lora_rank")
     name = type(policy.family.pipe).__name__
     with tempfile.TemporaryDirectory() as folder:
         asked: Sequence[Prompt] = edits(TEXTS, Path(folder)) if policy.edits else TEXTS
@@ -50,7 +50,7 @@ def laws(policy: DiffusersPolicy, guidance: float = 3.5) -> Iterator[Check]:
 
 
 def edits(texts: Sequence[str], folder: Path) -> list[Edit]:
-    """Each text with an image that is drawn into a folder; they differ in shape."""
+    """Each text with a random image, saved to a folder; the images differ in size."""
     found = []
     for k, text in enumerate(texts):
         pixels = numpy_generator("verify", k).integers(0, 256, (48 + 8 * k, 64, 3), dtype="uint8")
@@ -68,7 +68,7 @@ def _start(policy: DiffusersPolicy, prompts: Sequence[Prompt]) -> Tensor:
 def drawn(
     policy: DiffusersPolicy, prompts: Sequence[Prompt], x: Tensor, guidance: float, weights: str = "policy"
 ) -> Tensor:
-    """Euler on the model's own grid."""
+    """Samples by Euler steps on the model's own time grid."""
     velocity, condition = policy.under(weights, guidance), policy.encode(list(prompts))
 
     def field(x: Tensor, t: float) -> Tensor:
@@ -83,16 +83,15 @@ def _samples(policy: DiffusersPolicy, guidance: float, prompts: Sequence[Prompt]
     for scale in scales:
         found = drawn(policy, prompts, x, scale, "reference")
         expected = policy.family.reference(list(prompts), x, STEPS, scale)
-        law = f"samples by Euler on its own grid, guidance {scale:g}"
+        law = f"samples by Euler steps on its own time grid, guidance {scale:g}"
         yield compared(law, PIPELINE, found, expected, TOLERANCE)
     one = torch.cat([drawn(policy, prompts[k : k + 1], x[k : k + 1], scale, "reference") for k in range(len(prompts))])
-    yield compared(f"{len(prompts)} batches of 1 are one batch of {len(prompts)}", "", one, found, TOLERANCE)
+    yield compared(f"{len(prompts)} batches of 1 equal one batch of {len(prompts)}", "", one, found, TOLERANCE)
     t, condition = torch.full((len(x),), 0.5, device=x.device), policy.encode(list(prompts))
     with torch.no_grad():
         first, second = (policy.velocity(x, t, condition) for _ in range(2))
-    yield number(
-        "a velocity that is asked for twice, largest difference", "", (first - second).abs().max().item(), 0, 0
-    )
+    law = "largest difference between two evaluations of a velocity"
+    yield number(law, "", (first - second).abs().max().item(), 0, 0)
     others = {"prompt": list(reversed(prompts))}
     if policy.edits:
         shifted = map(source_of, [*prompts[1:], prompts[0]])
@@ -102,12 +101,12 @@ def _samples(policy: DiffusersPolicy, guidance: float, prompts: Sequence[Prompt]
     for what, other in others.items():
         with torch.no_grad():
             moved = (policy.velocity(x, t, policy.encode(other)) - first).abs().max().item()
-        yield number(f"another {what} gives another velocity (1: yes)", "", float(moved > 0), 1, 0)
+        yield number(f"changing the {what} changes the velocity (1: yes)", "", float(moved > 0), 1, 0)
     images = policy.decode(found)
     outside = float((images < 0).sum() + (images > 1).sum() + (~images.isfinite()).sum())
     yield number("values of decoded images outside [0, 1]", "", outside, 0, 0)
     back = policy.encode_images(images)
-    yield number("an image's samples have the shape of samples (1: yes)", "", float(back.shape == x.shape), 1, 0)
+    yield number("encoded images have the shape of samples (1: yes)", "", float(back.shape == x.shape), 1, 0)
 
 
 def _bright(images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
@@ -131,10 +130,10 @@ def _training(policy: DiffusersPolicy, prompts: Sequence[Prompt]) -> Iterator[Ch
             key for key, tensor in _state(policy).items() if key in before and not torch.equal(tensor, before[key])
         }
         name, adapters = type(algorithm).__name__, {key for key in changed if ".lora_" in key}
-        yield number(f"an iteration of {name}: base weights that changed", "", len(changed - adapters), 0, 0)
-        yield number(f"an iteration of {name}: its adapters changed (1: yes)", "", float(bool(adapters)), 1, 0)
+        yield number(f"after an iteration of {name}: base weights that changed", "", len(changed - adapters), 0, 0)
+        yield number(f"after an iteration of {name}: adapters changed (1: yes)", "", float(bool(adapters)), 1, 0)
         norm = step.metrics["gradient_norm"]
-        yield number(f"an iteration of {name}: its gradient is not 0 (1: yes)", "", float(norm > 0), 1, 0)
+        yield number(f"in an iteration of {name}: gradient is not 0 (1: yes)", "", float(norm > 0), 1, 0)
 
 
 def _state(policy: DiffusersPolicy) -> dict[str, Tensor]:
@@ -145,16 +144,16 @@ def _state(policy: DiffusersPolicy) -> dict[str, Tensor]:
 
 
 def _export(policy: DiffusersPolicy, guidance: float, prompts: Sequence[Prompt]) -> Iterator[Check]:
-    """Adapters that were trained here, read by the pipeline. They are taken off on the way."""
+    """Export the trained adapters and load them with the pipeline. The policy's own adapters are removed."""
     scale = 1.0 if policy.family.guidance == "none" else guidance
     pipe, x = policy.family.pipe, _start(policy, prompts)
     before, found = drawn(policy, prompts, x, scale, "reference"), drawn(policy, prompts, x, scale)
     yield number("trained adapters change samples (1: yes)", "", float((found - before).abs().max() > 0), 1, 0)
     with tempfile.TemporaryDirectory() as folder:
         lora(policy, Path(folder))
-        with warnings.catch_warnings(action="ignore"):  # that the active one goes
+        with warnings.catch_warnings(action="ignore"):  # peft warns about deleting the active adapter
             policy.family.network.delete_adapters(list(policy.family.network.peft_config))
         policy.family.load_lora(Path(folder))
         expected = policy.family.reference(list(prompts), x, STEPS, scale)
         pipe.unload_lora_weights()
-    yield compared("samples under exported adapters, loaded by load_lora_weights", PIPELINE, found, expected, TOLERANCE)
+    yield compared("samples with exported adapters, loaded by load_lora_weights", PIPELINE, found, expected, TOLERANCE)

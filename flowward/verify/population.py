@@ -1,11 +1,11 @@
-"""What a loss tends to when it is minimised over all velocity fields: solved exactly, against exact optima.
+"""The minimiser of a loss over all velocity fields, computed exactly and compared with exact optima.
 
-At a fixed noisy point the loss is averaged over every x0 that may be behind it, with its posterior probability, and the
-velocity at which the mean gradient vanishes is found by Newton's method. The optima are velocities of tilted laws: of
-the maximiser of E[R] - tau KL (`kl`), and of E[R] - gamma/2 chi^2 (`chi_square`). All methods are set to the same
-first-order gain 1 / GAMMA of E[v - v_old] over Cov(R, u | x_t), so that their distances from the optima compare.
+At a fixed noisy point, the loss is averaged over all possible x0 with their posterior probabilities. Newton's method
+finds the velocity at which the mean gradient is 0. The optima are velocities of tilted worlds: the maximisers of
+E[R] - tau KL (`kl`) and of E[R] - gamma/2 chi^2 (`chi_square`). All methods have the same first-order gain 1 / GAMMA of
+E[v - v_old] over Cov(R, u | x_t), so their distances from the optima can be compared.
 
-Losses that compare the samples of a prompt couple velocities at different points and have no such minimiser.
+Losses that compare the samples of a prompt couple velocities at different points. They have no such minimiser.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from ..algorithms.algorithm import Algorithm
 from ..learning.points import Points, Renoise
 from ..process.policy import Condition
 from .check import Check, Equation, compared, equation, number, real, slope
-from .oracle import Affine, Discrete, chi_square_tilt, covariance_with_velocity, kl_tilt, weight_given_noisy
+from .worlds import Affine, Discrete, chi_square_tilt, covariance_with_velocity, kl_tilt, weight_given_noisy
 
 GAMMA = 1.1
-Loss = Callable[[Points, Tensor], Equation]  # points and the old velocities there
-Advantage = Callable[[Tensor], Tensor]  # of samples
+Loss = Callable[[Points, Tensor], Equation]  # (points, old velocities there) -> equation
+Advantage = Callable[[Tensor], Tensor]  # samples -> advantages
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far from an exact optimum a method ends: RMS over that of the optimum's own step v* - v_old."""
+    """Distance of a method's minimiser from each exact optimum v*: RMS, relative to the RMS of v* - v_old."""
 
     algorithm: str
     method: str
@@ -57,7 +57,7 @@ class Fields:
     given: Tensor  # [Z, 1] E[R | x_t]
 
     def points(self, advantage: Tensor) -> tuple[Points, Tensor]:
-        """Every atom behind every noisy point [Z * K], and its posterior probability."""
+        """All atoms at all noisy points [Z * K], and their posterior probabilities."""
         z, k = len(self.x), len(self.world.atoms)
         at, atom = torch.arange(z).repeat_interleave(k), torch.arange(k).repeat(z)
         p = self.world.posterior(self.x, self.t).weights.flatten()
@@ -65,7 +65,7 @@ class Fields:
 
 
 def behind(x_t: Tensor, t: Tensor, x0: Tensor, advantage: Tensor) -> Points:
-    """Points from where they are and the samples that they may have come from."""
+    """Training points from noisy points x_t and possible samples x0."""
     nothing = torch.zeros(len(t), dtype=torch.long)
     eps = (x_t - (1 - t)[:, None] * x0) / t[:, None]
     return Points(x_t, t, Condition({"id": nothing}), x0, eps, advantage, nothing, nothing.bool())
@@ -73,6 +73,7 @@ def behind(x_t: Tensor, t: Tensor, x0: Tensor, advantage: Tensor) -> Points:
 
 @cache
 def fields() -> Fields:
+    """The world, noisy points and exact velocities that all methods are compared in."""
     world = Discrete(real(200, 8) / 2, real(200, seed=1).exp())
     direction = real(8, seed=2) / 2
     raw = Affine(lambda x: (x @ direction).sin(), 1.0, 0.0)
@@ -89,10 +90,10 @@ def fields() -> Fields:
 
 
 def minimiser(loss: Loss, advantage: Tensor) -> Tensor:
-    """Where the mean gradient vanishes and the loss rises on all sides, [Z, D]; nan where there is no such place.
+    """The velocity at which the mean gradient is 0 and the loss rises in all directions, [Z, D]; NaN if there is none.
 
-    Newton's method from the old velocity, with a Jacobian from differences of the gradient: detached factors of a loss
-    follow v, but autograd does not see them.
+    Newton's method from the old velocity. The Jacobian uses differences of the gradient, because detached factors of a
+    loss depend on v, but autograd ignores them.
     """
     f = fields()
     points, p = f.points(advantage)
@@ -128,19 +129,19 @@ def _bare_nft(beta: float, clip: float = 1.0) -> Loss:
 
 @dataclass(frozen=True)
 class Method:
-    """A loss, its advantages of the atoms, and the field that it should tend to where that has a closed form."""
+    """A loss, the advantages of the atoms, and the expected minimiser if it has a closed form."""
 
     name: str
     loss: Loss
     advantage: Tensor
     law: str = ""
-    field: Tensor | Callable[[Tensor], Tensor] | None = None  # the latter: of the minimiser itself
+    field: Tensor | Callable[[Tensor], Tensor] | None = None  # expected minimiser, or a function of the found one
     source: str = "derived 4"
-    listed: bool = True  # its distance from the optima is worth knowing
+    listed: bool = True  # whether its distance from the optima is printed
 
 
 def _weighted(advantage: Tensor, curvature: Tensor) -> Callable[[Tensor], Tensor]:
-    """v_old + E[A e / m | x_t] / E[c / m | x_t], m = mean|u - v|: the denominator is another weight of a sample."""
+    """v_old + E[A e / m | x_t] / E[c / m | x_t], m = mean|u - v|: the denominator acts as a weight of the sample."""
 
     def field(v: Tensor) -> Tensor:
         f = fields()
@@ -156,7 +157,7 @@ def _weighted(advantage: Tensor, curvature: Tensor) -> Callable[[Tensor], Tensor
 
 
 def methods(name: str, kind: Callable[..., Any]) -> list[Method]:
-    """Those of an algorithm, all with the same first-order gain."""
+    """The methods of an algorithm, all with the same first-order gain."""
     f = fields()
     r = f.reward(f.world.atoms)
     tilt = (r / GAMMA).exp()
@@ -173,7 +174,7 @@ def methods(name: str, kind: Callable[..., Any]) -> list[Method]:
             Method("1-A, bare", _of(kind, **bare), r / GAMMA, "v_old + Cov(A, u | x_t)", plain),
             Method("1-A, lam 0", _of(kind, lam=0.0), r / GAMMA, weighted, _weighted(r / GAMMA, one)),
             Method("gamma 1.1, lam 0.4, bare", _of(kind, gamma=GAMMA, lam=0.4, denominator=False), r,
-                   "shares gamma + E[A | x_t] and lam of the chi^2 tilt's velocity and v_ref",
+                   "mean of the chi^2 tilt's velocity and v_ref with weights gamma + E[A | x_t] and lam",
                    f.old + (quotient - f.old) * (GAMMA + f.given) / (GAMMA + 0.4 + f.given), listed=False),
         ]  # fmt: skip
     if name == "flowawr":
@@ -192,14 +193,14 @@ def methods(name: str, kind: Callable[..., Any]) -> list[Method]:
         tether = {"k_old": GAMMA, "k_ref": 0.0}
         return [
             Method("uniform, tether 1.1", _of(kind, weighting="uniform", **tether), 5 * r,
-                   "tether k: the velocity of the chi^2 tilt with gamma = k, exactly", f.chi_square),
+                   "the velocity of the chi^2 tilt with gamma = tether, exactly", f.chi_square),
             Method("ghuber, tether 1.1", _of(kind, **tether), 5 * r),
         ]  # fmt: skip
     return []
 
 
 def laws(name: str, kind: Callable[..., Any]) -> Iterator[Check | Distance]:
-    """Each closed form, and the distance of every method from both optima."""
+    """Check each closed form, and measure the distance of every method from both optima."""
     f = fields()
     for method in methods(name, kind):
         found = minimiser(method.loss, method.advantage)
@@ -212,7 +213,7 @@ def laws(name: str, kind: Callable[..., Any]) -> Iterator[Check | Distance]:
 
 
 def own(name: str, algorithm: Algorithm) -> Iterator[Distance]:
-    """How far from the optima a user's loss ends, at advantages of at most 1, where each point has its own loss."""
+    """Distance of a user's loss from the optima, for advantages of at most 1, if each point has its own loss."""
     if isinstance(algorithm.points, Renoise):
         f = fields()
         found = minimiser(lambda points, old: equation(algorithm, points, old, old), f.reward(f.world.atoms))
@@ -223,14 +224,14 @@ def _apart(v: Tensor, optimum: Tensor) -> float:
     return ((v - optimum).square().mean() / (optimum - fields().old).square().mean()).sqrt().item()
 
 
-# One exact fit in one dimension: pi_old = N(0, 1), R = x, advantages in units of its standard deviation.
+# One exact fit in one dimension: pi_old = N(0, 1), R = x, advantages in units of the standard deviation.
 
 
 def transport(loss: Loss, advantage: Advantage, steps: int = 50) -> tuple[float, float]:
-    """Mean and standard deviation after the ODE through the field that minimises the loss.
+    """Mean and standard deviation of samples drawn with the ODE of the field that minimises the loss.
 
-    The field is exact: the posterior N((1-t) x / S, t^2 / S), S = (1-t)^2 + t^2, is summed up on a grid, and the
-    gradient of a quadratic is linear in v, so that two of them find its root. Starts are on a grid, too.
+    The field is exact. Expectations under the posterior N((1-t) x / S, t^2 / S), S = (1-t)^2 + t^2, are sums on a grid.
+    The gradient of a quadratic loss is linear in v, so two evaluations determine its root. Initial noise is on a grid.
     """
 
     def grid(end: float, count: int) -> tuple[Tensor, Tensor]:
@@ -247,7 +248,7 @@ def transport(loss: Loss, advantage: Advantage, steps: int = 50) -> tuple[float,
         error = loss(behind(x_t, time, x0, advantage(x0[:, 0])), old)
         at = [slope(error, torch.full_like(x0, v)).view(len(x), -1) @ p for v in (0.0, 1.0)]
         rise = at[1] - at[0]
-        return -at[0] / rise.where(rise > 0, math.nan)  # a maximum is not what is looked for
+        return -at[0] / rise.where(rise > 0, math.nan)  # NaN at a maximum
 
     for k in range(steps):
         t = 1 - k * h
@@ -258,7 +259,7 @@ def transport(loss: Loss, advantage: Advantage, steps: int = 50) -> tuple[float,
 
 @dataclass(frozen=True)
 class Gain:
-    """A method, and where N(0, 1) goes under R = x."""
+    """A method, and the expected mean and standard deviation after one exact fit of N(0, 1) with R = x."""
 
     name: str
     loss: Loss
@@ -268,8 +269,8 @@ class Gain:
 
 
 def _gains(name: str, kind: Callable[..., Any]) -> list[Gain]:
-    """What to expect: the KL tilt is N(1, 1). The chi^2 tilt (1 + A / gamma) p has the mean Cov(A, R) / gamma and, as A
-    is odd, E[x^2] = 1. Where no law is reached, four digits of the ODE through v_old - t / S E[grad A | x_t] (Stein).
+    """Expected gains. The KL tilt is N(1, 1). The chi^2 tilt (1 + A / gamma) p has the mean Cov(A, R) / gamma and, as A
+    is odd, E[x^2] = 1. For the others, four digits from the ODE of v_old - t / S E[grad A | x_t] (Stein).
     """
 
     def one(x: Tensor) -> Tensor:
@@ -302,8 +303,8 @@ def _gains(name: str, kind: Callable[..., Any]) -> list[Gain]:
 
 
 def gains(name: str, kind: Callable[..., Any]) -> Iterator[Check]:
-    """Mean and standard deviation after one exact fit."""
+    """Check mean and standard deviation after one exact fit."""
     for gain in _gains(name, kind):
         mean, deviation = transport(gain.loss, gain.advantage)
         yield number(f"{gain.name}: mean of N(0, 1) after one exact fit, R = x", "derived 5", mean, gain.mean, 1e-4)
-        yield number(f"{gain.name}: its standard deviation", "derived 5", deviation, gain.deviation, 1e-4)
+        yield number(f"{gain.name}: standard deviation after that fit", "derived 5", deviation, gain.deviation, 1e-4)

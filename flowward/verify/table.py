@@ -1,4 +1,4 @@
-"""A report as a table: in the terminal, as one page, as JSON."""
+"""Print a report as a table, or write it as an HTML page and as JSON."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from . import Report
 from .check import Check
 
 HEAD = ("law", "source", "expected", "measured", "error", "tolerance", "")
-DISTANCES = "How far each loss ends from the exact optimum v*, relative to |v* - v_old|"
+DISTANCES = "Distance of each loss's minimiser from the exact optimum v*, relative to |v* - v_old|"
 NOTE = (
-    "One discrete world; all are set to the first-order gain 1 / 1.1 (that of ghuber falls with the error). Bare: "
-    "without the denominators that a point's own error makes."
+    "Measured in one world of 200 atoms. All methods have the same first-order gain, 1 / 1.1 (with ghuber it decreases "
+    "with the error). Bare: not divided by a point's own error."
 )
 _STYLE = """<style>
 .laws { table-layout: fixed; width: 100%; min-width: 56rem; }
@@ -38,7 +38,7 @@ _STYLE = """<style>
 
 
 def figure(value: float, digits: int = 4) -> str:
-    """A few digits; nothing for nan."""
+    """A few digits; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:.{digits}g}"
 
 
@@ -58,7 +58,7 @@ def _count(checks: list[Check]) -> str:
 
 
 def show(report: Report, full: bool = False, console: Console | None = None) -> None:
-    """Print it. Laws of the protocol that hold share a line, unless they are all there is, or `full`."""
+    """Print a report. Laws of the protocol that hold share one line, unless `full` or there are no other laws."""
     if console is None:
         console = Console(highlight=False)
         if not console.is_terminal:
@@ -92,7 +92,7 @@ def show(report: Report, full: bool = False, console: Console | None = None) -> 
         console.print(grid)
     console.print(f"\n{report.sentence} ({report.seconds:.1f} s)")
     if any(check.part == "equation" for check in report.checks):
-        console.print("Sources are arXiv numbers, derivations in docs/verify.md, and the protocol of all algorithms.")
+        console.print("Source: an arXiv number, a derivation in docs/verify.md, or the protocol of all algorithms.")
 
 
 def _distance(value: float) -> str:
@@ -100,10 +100,10 @@ def _distance(value: float) -> str:
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """verify.html and verify.json.
+    """Write verify.html and verify.json.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: the files cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     page, data = folder / "verify.html", folder / "verify.json"
@@ -113,7 +113,7 @@ def write(report: Report, folder: Path) -> list[Path]:
 
 
 def to_dict(report: Report) -> dict[str, Any]:
-    """For JSON."""
+    """The report as plain data for JSON."""
     return {
         "version": __version__,
         "holds": not report.failures,
@@ -124,25 +124,25 @@ def to_dict(report: Report) -> dict[str, Any]:
 
 
 def html(report: Report) -> str:
-    """The page, with everything in it."""
+    """The report as a self-contained HTML page."""
     from ..pages.page import page, table, text
 
     groups = _by_algorithm(report.checks)
     overview = [[name, f"{len(checks)}", _count(checks).split(", ")[1]] for name, checks in groups]
     parts = [
         _STYLE,
-        "<h1>Algorithms against what is known about them</h1>",
+        "<h1>Correctness checks with known answers</h1>",
         f"<p class=quiet>flowward {__version__}, {report.seconds:.1f} s</p>",
         f"<p class=result>{text(report.sentence)}</p>",
         table(["algorithm", "laws", "verdict"], overview),
-        "<p>Each law compares what an algorithm does with a formula that was derived without its code, in float64. "
-        "Where tensors are compared, expected and measured are lengths along what was expected (so a wrong sign shows "
-        "as a minus), and the error is the largest difference relative to the largest value. A source is an arXiv "
-        "number, a derivation in docs/verify.md, or the protocol that every algorithm keeps.</p>",
+        "<p>Each law compares an algorithm's code with a formula that was derived without this code, in float64. "
+        "For tensors, expected and measured are lengths along the expected tensor, so a wrong sign gives a negative "
+        "number. The error is the largest difference relative to the largest value. The source is an arXiv number, a "
+        "derivation in docs/verify.md, or the protocol of all algorithms.</p>",
     ]
     if report.failures:
         broken = [[check.algorithm, check.law, check.remark] for check in report.failures]
-        parts.append("<h2>Broken</h2>" + table(["algorithm", "law", "how"], broken, left=3))
+        parts.append("<h2>Broken</h2>" + table(["algorithm", "law", "what is wrong"], broken, left=3))
     if report.distances:
         rows = [[row.algorithm, row.method, _distance(row.kl), _distance(row.chi_square)] for row in report.distances]
         parts.append(f"<h2>Which methods are exact</h2><p>{text(DISTANCES)}. {text(NOTE)}</p>")
@@ -154,7 +154,7 @@ def html(report: Report) -> str:
         if own:
             parts.append(_laws(own))
             closed = all(check.holds for check in protocol)
-            summary = f"The protocol that every algorithm keeps: {_count(protocol)}"
+            summary = f"The protocol of all algorithms: {_count(protocol)}"
             parts.append(f"<details{'' if closed else ' open'}><summary>{summary}</summary>{_laws(protocol)}</details>")
         else:
             parts.append(_laws(protocol))

@@ -20,7 +20,7 @@ from flowward.system.streams import generator
 from flowward.training.config import settings_type
 from flowward.training.run import Run
 from flowward.training.trainer import Trainer
-from flowward.verify.oracle import Mixture
+from flowward.verify.worlds import Mixture
 
 DIMENSIONS, MODES = 16, 8  # two informative dimensions, in which the modes lie on a ring
 RATES = {"fdfo": 1e-3, "dpo": 1e-3}
