@@ -34,6 +34,12 @@ def samples() -> dict[str, Tensor]:
     return {**tensors, "x_t": interpolate(x0, eps, t), "t": t, "advantage": advantage, "group": group}
 
 
+def on_policy() -> dict[str, Tensor]:
+    """`samples`, with equal velocities of policy, old policy and reference."""
+    s = samples()
+    return {**s, "v": s["v_old"], "v_ref": s["v_old"]}
+
+
 def velocity(s: dict[str, Tensor]) -> Tensor:
     return s["eps"] - s["x0"]
 

@@ -1,38 +1,23 @@
-"""Solvers and step laws, on Gaussian data, where velocity and flow have closed forms."""
+"""Solvers on Gaussian data, where velocity and flow have closed forms."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from math import exp, inf, log, nan, prod, sqrt
+from math import exp, inf, log, nan, sqrt
 
 import pytest
 import torch
+from gaussian_flow import MEAN, flow, gaussian
 from scipy.integrate import quad
 from torch import Tensor
 
 from flowward.process.flow import clean, grid
 from flowward.process.flow import noise as noise_of
-from flowward.process.laws import ODE, Churn, Law
-from flowward.process.solvers import SA, SOLVERS, Field, Noise, Solver, dpm2, euler
+from flowward.process.laws import ODE
+from flowward.process.solvers import SA, SOLVERS, Noise, Solver, dpm2, euler
 
-MEAN = 0.7  # of the data
 START = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
 DETERMINISTIC: dict[str, Solver] = {"euler": euler, "dpm2": dpm2, "sa": SA(tau=0.0)}
-
-
-def variance(t: float, scale: float) -> float:
-    """D(t), of x_t."""
-    return (1 - t) ** 2 * scale**2 + t**2
-
-
-def gaussian(scale: float, mean: float = MEAN) -> Field:
-    """E[eps - x0 | x_t] for x0 ~ N(mean, scale^2) per coordinate."""
-    return lambda x, t: (t - (1 - t) * scale**2) / variance(t, scale) * (x - (1 - t) * mean) - mean
-
-
-def flow(x: Tensor, t: float, s: float, scale: float) -> Tensor:
-    """The same data's exact flow from t to s: (x - (1 - t) MEAN) / sqrt(D(t)) is conserved."""
-    return (1 - s) * MEAN + sqrt(variance(s, scale) / variance(t, scale)) * (x - (1 - t) * MEAN)
 
 
 def silent(step: int) -> Tensor:
@@ -351,89 +336,3 @@ def test_sa_refuses_what_it_cannot_do(arguments: tuple[float, ...]) -> None:
 def test_sa_refuses_a_second_time_above_its_first() -> None:
     with pytest.raises(ValueError, match=r"0\.999"):
         SA()(gaussian(0.4), START, [1.0, 0.9995, 0.5, 0.0], silent)
-
-
-# Laws
-
-LEVELS = [1.0, 0.96, 0.7, 0.3, 0.0089, 0.0]
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.0025, 0.1, 1.0])
-def test_forward_03_churn_algebra(gamma: float) -> None:
-    """What is left of the signal is 1 - s, both noises together are s, and EDM's levels differ by 1 + gamma."""
-    for t, s in pairwise(LEVELS):
-        p, q, sigma = Churn(gamma).coefficients(t, s)
-        signal, old = p * (1 - t) - q, p * t + q  # of x0 and eps, where x = (1 - t) x0 + t eps and v = eps - x0
-        assert signal == pytest.approx(1 - s, abs=1e-15)
-        assert old == pytest.approx(s / (1 + gamma), abs=1e-15)
-        assert old**2 + sigma**2 == pytest.approx(s**2, abs=1e-15)
-        r = t + q / p  # where the Euler step ends
-        assert (1 - r) / (1 + gamma * r) == pytest.approx(1 - s, abs=1e-14)
-        assert s / (1 - s) == pytest.approx((1 + gamma) * r / (1 - r), abs=1e-13)
-        assert sigma == pytest.approx(s * sqrt(1 - (1 + gamma) ** -2), abs=1e-15)
-
-
-def test_forward_03_churn_of_the_prior() -> None:
-    """0.0706 of fresh noise at FDFO's churn, and N(0, I) remains."""
-    factor, sigma = Churn().prior()
-    assert factor**2 + sigma**2 == pytest.approx(1, abs=1e-15)
-    assert sigma == pytest.approx(0.0706, abs=5e-5)
-    assert factor == 1 / 1.0025
-
-
-@pytest.mark.parametrize(("scale", "correlation"), [(0.5, 0.8489), (1.0, 0.8665), (2.0, 0.8896)])
-def test_forward_04_churn_marginal(scale: float, correlation: float) -> None:
-    """With the exact flow for Euler, 40 churned levels keep mean and std, and pairs end as correlated as predicted."""
-    law, times = Churn(), grid(40).tolist()
-    factor, sigma = law.prior()
-    mean, var, cov = torch.zeros(1).double(), factor**2 + sigma**2, factor**2
-    kept = [factor**2]
-    for t, s in pairwise(times):
-        p, q, sigma = law.coefficients(t, s)
-        r = t + q / p
-        mean = p * flow(mean, t, r, scale)
-        gain = p**2 * variance(r, scale) / variance(t, scale)
-        var, cov = gain * var + sigma**2, gain * cov
-        assert mean.item() == pytest.approx((1 - s) * MEAN, abs=1e-12)
-        assert var == pytest.approx(variance(s, scale), abs=1e-12)
-        kept.append(1 - sigma**2 / variance(s, scale))
-    assert sqrt(var) == pytest.approx(scale, abs=1e-12)
-    assert cov / var == pytest.approx(prod(kept), abs=1e-12)
-    assert cov / var == pytest.approx(correlation, abs=5e-5)
-
-
-def test_churned_euler_makes_the_pairs_of_the_notes() -> None:
-    """Steps as FDFO takes them: Euler narrows the data to 0.954, but keeps the correlation and relative difference."""
-    rng, law, times = torch.Generator().manual_seed(0), Churn(), grid(40).tolist()
-    noise = [torch.randn(20_000, 1, generator=rng, dtype=torch.float64) for _ in range(83)]
-    start, pair = noise.pop(), []
-    for _ in range(2):
-        factor, sigma = law.prior()
-        x = factor * start + sigma * noise.pop()
-        for t, s in pairwise(times):
-            p, q, sigma = law.coefficients(t, s)
-            x = p * x + q * gaussian(1.0)(x, t) + sigma * noise.pop()
-        pair.append(x)
-    std = torch.cat(pair).std().item()
-    assert std == pytest.approx(0.954, abs=0.015)
-    assert torch.corrcoef(torch.cat(pair, 1).T)[0, 1].item() == pytest.approx(0.867, abs=0.01)
-    assert ((pair[0] - pair[1]) / 2).std().item() / std == pytest.approx(0.258, abs=0.008)
-
-
-@pytest.mark.parametrize("law", [ODE(), Churn(), Churn(1.0)])
-def test_the_last_step_adds_no_noise(law: Law) -> None:
-    """s = 0 lands on the clean prediction."""
-    assert law.coefficients(0.3, 0.0) == (1.0, -0.3, 0.0)
-    assert law.coefficients(1.0, 0.0, first=0.9) == (1.0, -1.0, 0.0)
-
-
-def test_churn_by_nothing_is_the_ode() -> None:
-    for t, s in pairwise(LEVELS):
-        assert Churn(0.0).coefficients(t, s) == ODE().coefficients(t, s)
-    assert Churn(0.0).prior() == (1.0, 0.0)
-
-
-@pytest.mark.parametrize("gamma", [-0.0025, nan, inf])
-def test_churn_refuses_what_it_cannot_do(gamma: float) -> None:
-    with pytest.raises(ValueError, match=r"churn gamma must be .* at least 0"):
-        Churn(gamma)
