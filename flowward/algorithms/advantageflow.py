@@ -94,7 +94,7 @@ class AdvantageFlow(Anchored):
     denominator: bool = True
     """divide the loss of each point by its mean absolute error"""
     calibration: float = 0.0
-    """part of gamma fitted to the old policy's samples (not in the paper; for long runs)"""
+    """part of gamma fitted to the old policy's samples (ours; for long runs)"""
     behaviour: Literal["old", "policy"] = "old"
     """policy that draws the samples"""
     rollout: Sampler = field(default_factory=Sampler)

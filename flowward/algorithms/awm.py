@@ -93,7 +93,7 @@ class AWM(Anchored):
     power: float = 0.25
     """power of the error, for `ghuber`"""
     clip: float = 1.0
-    """clip the ratio to 1 +- clip; no effect with behaviour `policy`, whose ratio is 1"""
+    """clip the ratio to 1 +- clip (behaviour `policy`: no effect, the ratio is 1)"""
     advantage_clip: float = 5.0
     """clip advantages to [-advantage_clip, advantage_clip], then divide by it"""
     k_old: float = 1.0

@@ -4,10 +4,11 @@ The first of its family: sampling with noise is a decision process with a Gaussi
 gradient applies to every step. The sampler is DDIM with eta = 1; all steps are random and trained. The distribution of
 its steps is the same on a variance-preserving schedule and on a flow's (laws.DDIM).
 
-The paper compares a reward with the prompt's rewards of this and earlier iterations, or with the whole batch as long
-as there are fewer than 16 of them. The presets do this by `--reward-buffer 32 --algorithm.credit.least 16`; the default
-is to compare within this iteration. With a reward buffer the batch includes rewards of earlier iterations; in the
-released code it does not. There, the last step keeps a little noise and is trained; here it has no noise and is not.
+The paper compares a reward with the prompt's rewards of this and earlier iterations. As long as there are fewer than
+16 of them, it compares with the whole batch. The presets do this by `--reward-buffer 32 --algorithm.credit.least 16`;
+the default is to compare within this iteration. With a reward buffer the batch includes rewards of earlier iterations;
+in the released code it does not. There, the last step keeps a little noise and is trained; here it has no noise and is
+not.
 
 Limits: if a step has almost no noise, the gradient of its density dominates all others.
 """

@@ -6,7 +6,7 @@ rewards. Few steps are enough for training (10, compared with 40 for sampling). 
 code, whose divergence omits a factor of t - s.
 
 Limits: steps with little noise. At the end of the SD3 grid, one step leaves 27 times the correct amount of noise
-(`laws.excess`), and the gradient of its density is 26 times that of the first step.
+(`laws.excess`). The gradient of its density is 26 times that of the first step.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Trajectory trees: which parts of their trajectories the samples of a root share, and which steps are trained on.
 
-A tree is a list of segments. A segment starts at the end of its parent, may fan out there into several children, and
-follows its own times, by the ODE or by random steps of a noise schedule. If several segments start at one state, the
-network is evaluated once. For every random step the log-probability's inputs are recorded: the state, the velocity
+A tree is a list of segments. A segment starts at the end of its parent and may fan out there into several children.
+It follows its own times, by the ODE or by random steps of a noise schedule. If several segments start at one state,
+the network is evaluated once. For every random step the log-probability's inputs are recorded: the state, the velocity
 there, and the noise of every child.
 """
 

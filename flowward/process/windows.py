@@ -19,9 +19,9 @@ Order = Literal["progressive", "linear", "exponential", "random", "frozen"]
 class Window:
     """A range of consecutive steps of a sampler. Its start depends on the iteration alone.
 
-    The window keeps a position for `every` iterations (`progressive`), for a number of iterations that decreases
-    linearly to 1 (`linear`), or for ceil(every exp(-decay max(0, start - knee))) iterations (`exponential`). It then
-    moves by `stride`. After its last position it returns to the first, or stays there. `random` draws a position for
+    The window stays at a position for `every` iterations (`progressive`). With `linear`, this number decreases
+    linearly to 1. With `exponential`, it is ceil(every exp(-decay max(0, start - knee))). The window then moves by
+    `stride`. After its last position it returns to the first, or stays there. `random` draws a position for
     every iteration, `frozen` keeps the first. The window stays in its range, is never empty, and is the same on every
     rank. (Li et al., 2025, arXiv:2507.21802. In their code it can leave the grid, and then nothing is trained.)
     """

@@ -47,7 +47,7 @@ class Pretrain:
     steps: int = 7000
     """training steps in the flow's learning-rate schedule"""
     stop: int = 5000
-    """stop the flow at this step, so that half of its prompts are left to learn"""
+    """stop the flow at this step, with half of its prompts left to learn"""
     batch: int = 128
     """batch size of the flow"""
     learning_rate: float = 1e-3
