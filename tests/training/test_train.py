@@ -73,7 +73,7 @@ def test_a_loop_over_train(tiny: str, tmp_path: Path) -> None:
             {"prompts": "scenes"},
             r"prompts must be a PromptSet from flowward.prompts.load\(.*\) .* not 'scenes'",
         ),
-        ({"prompts": list(TEXTS)}, r"flowward.prompts.of\(name, texts\) makes one, not \['a circle'"),
+        ({"prompts": list(TEXTS)}, r"flowward.prompts.of\(name, texts\), not \['a circle'"),
     ],
 )
 def test_what_is_none_of_the_parts_is_refused_in_a_sentence(

@@ -177,10 +177,9 @@ def test_differences_that_point_to_the_other_sample() -> None:
     wrong = FDFO()
 
     class Swapped:
-        unit = 1
-
         def __init__(self, rollout: Any, key: Any):
             self.right = FDFO().points(rollout, key)
+            self.units = self.right.units
 
         def __len__(self) -> int:
             return len(self.right)
