@@ -85,7 +85,7 @@ class TimeGrid:
     """The time grid of a sampler. All rollouts share these settings."""
 
     steps: int = 10
-    """sampling steps, e.g. 10 network evaluations per sample"""
+    """sampling steps, one network evaluation each"""
     shift: float = 3.0
     """spend more steps near noise (> 1) or near data (< 1)"""
     grid: GridKind | Literal["model"] = "sd3"
