@@ -40,13 +40,13 @@ class Algorithm(Protocol):
 PARTS = ("behaviour", "rollout", "copies", "guidance", "skips_silent", "anchors", "credit", "points", "loss")
 
 
-def refuse_incomplete(algorithm: object) -> None:
-    """Raises ValueError for what is no algorithm: a name, a class, or a value that lacks some of the parts."""
+def refuse_incomplete(algorithm: object, called: str | None = None) -> None:
+    """Raises ValueError if this is a name, a class, or a value without some of the parts; `called` is its name."""
     if isinstance(algorithm, str | type):
         name = algorithm if isinstance(algorithm, str) else algorithm.__name__
         raise ValueError(f"an algorithm is a value, such as AdvantageFlow(gamma=1.1), not the name or the class {name}")
     if missing := [name for name in PARTS if not hasattr(algorithm, name)]:
         raise ValueError(
-            f"{type(algorithm).__name__} is not an algorithm: it has no {', '.join(missing)} "
+            f"{called or type(algorithm).__name__} is not an algorithm: it has no {', '.join(missing)} "
             "(see flowward/algorithms/algorithm.py)"
         )

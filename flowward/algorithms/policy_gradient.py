@@ -51,7 +51,7 @@ def ratio_scales(ratio: Ratio, q: Tensor, sigma: Tensor, elements: int) -> tuple
         ValueError: a step has no noise.
     """
     if (sigma <= 0).any():
-        raise ValueError("a step without noise has no density, so no ratio")
+        raise ValueError("a step without noise has no density, so it has no ratio")
     match ratio:
         case "gaussian":
             return q / sigma, q**2 / (2 * sigma**2)
@@ -127,20 +127,21 @@ def policy_gradient(
 
 @dataclass(frozen=True)
 class PolicyGradient:
-    """A reverse-process algorithm as a value: any law, tree, ratio, weight and divergence go together."""
+    """A reverse-process algorithm as a value: noise schedule, tree, ratio, weight and divergence combine freely."""
 
     rollout: Chain | Branches = field(default_factory=Chain)
     credit: ZScore = field(default_factory=lambda: ZScore("group"))
     points: RandomSteps = field(default_factory=RandomSteps)
     ratio: Ratio = "gaussian"
-    """of the densities of a step under the policy and under what drew it"""
+    """ratio of a step's densities under the policy and the rollout (see `ratio_scales`)"""
     clip: float = 1e-4
-    """of the ratio, in its own units: not portable between ratios"""
+    """clip the ratio to 1 +/- this; units differ between ratios"""
     advantage_clip: float = 5.0
+    """clip advantages to +/- this"""
     beta: float = 0.0
-    """weight of the divergence from the reference model"""
+    """weight of the divergence from the reference model (0: none)"""
     divergence: Divergence = "exact"
-    """its units: not portable either"""
+    """units of that divergence; beta is not portable between them"""
 
     behaviour = "policy"
 
@@ -152,8 +153,7 @@ class PolicyGradient:
         low, high = CLIPS[self.ratio]
         if not low <= self.clip <= high:
             raise ValueError(
-                f"a clip of {self.clip:g} belongs to another ratio than '{self.ratio}', whose clips lie between "
-                f"{low:g} and {high:g}"
+                f"clip {self.clip:g} does not fit the ratio '{self.ratio}'; its clips lie between {low:g} and {high:g}"
             )
 
     @property

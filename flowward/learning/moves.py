@@ -79,26 +79,26 @@ class RandomSteps:
     """Every random step of the rollout (reverse-process policy gradients)."""
 
     weight: Weight = "even"
-    """of the steps: `noise` by sigma over its mean (TempFlow-GRPO), `per-time` by 1 / (t - s) (GRPO-Guard)"""
+    """weight steps by sigma over its mean (`noise`, TempFlow-GRPO) or by 1 / (t - s) (`per-time`, GRPO-Guard)"""
     views: Views = "sum"
-    """how advantages of several samples of one step are put together (G2RPO)"""
+    """combine the advantages of several samples of one step (G2RPO)"""
     extremes: int | None = None
-    """train on so many images of each prompt, half of them the best and half the worst (DanceGRPO, for video: 8)"""
+    """train on N images per prompt only, the best and the worst half (DanceGRPO for video: 8)"""
 
     def __post_init__(self) -> None:
-        one_of("weight of steps", self.weight, get_args(Weight))
-        one_of("way to put views together", self.views, get_args(Views))
+        one_of("step weight", self.weight, get_args(Weight))
+        one_of("way to combine views", self.views, get_args(Views))
         if self.extremes is not None and (self.extremes < 2 or self.extremes % 2):
             raise ValueError(
-                f"the images to train on are as many of the best as of the worst: {self.extremes} is no even number "
-                "from 2 on"
+                f"extremes counts the best and the worst images, equally many: it must be even and at least 2, "
+                f"not {self.extremes}"
             )
 
     def __call__(self, rollout: Rollout, key: Key) -> Walked:
         """Raises ValueError where no step of the rollout was random, or a prompt has too few images."""
         steps = rollout.steps
         if steps is None:
-            raise ValueError("this algorithm trains on random steps, but samples of this kind have none")
+            raise ValueError("this algorithm trains on random steps, but this rollout has no random steps")
         if self.extremes is not None:
             steps = steps[self._ends(rollout, steps)]
         return Walked(steps, rollout, self._weights(steps.table), self._advantages(rollout, steps))
@@ -107,9 +107,9 @@ class RandomSteps:
         """The numbers of the steps that came to the images to train on, in order."""
         members, half = rollout.by_group(), (self.extremes or 0) // 2
         if members.shape[1] < 2 * half:
-            raise ValueError(f"{2 * half} images of each prompt are to be trained on, and there are {members.shape[1]}")
+            raise ValueError(f"extremes asks for {2 * half} images per prompt, but a group has only {members.shape[1]}")
         if steps.sample.shape[1:] != (1, 1):
-            raise ValueError("only where every image has a way of its own can some be left out: extremes must be None")
+            raise ValueError("images of a tree share steps, so none can be left out: leave extremes at none")
         order = members.gather(1, rollout.advantage[members].argsort(dim=1, descending=True, stable=True))
         kept = torch.cat([order[:, :half], order[:, order.shape[1] - half :]], 1)
         return torch.isin(steps.sample[:, 0, 0], kept).nonzero().flatten()

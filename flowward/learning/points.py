@@ -152,15 +152,15 @@ class Renoise:
     """Forward-process points: re-noise each finished sample at fresh times with fresh noise."""
 
     per_image: int = 2
-    """points per image and update"""
+    """training points per image and update"""
     times: Times = field(default_factory=Times)
 
     def __post_init__(self) -> None:
         if self.per_image < 1:
-            raise ValueError(f"every image needs at least 1 training point, not {self.per_image}")
+            raise ValueError(f"per_image must be at least 1 training point, not {self.per_image}")
 
     def __call__(self, rollout: Rollout, key: Key) -> Renoised:
-        """Raises ValueError where the sampler's grid is too coarse for the law of times."""
+        """Raises ValueError if the sampler's grid is too coarse for the time distribution."""
         self.times.refuse(self.per_image, len(rollout.levels))
         return Renoised(rollout, self.per_image, Draws(rollout, self.per_image, self.times, key))
 
@@ -202,15 +202,15 @@ class RenoiseGroups:
     """Whole prompt groups at a time (DGPO, CRD)."""
 
     draws: int = 2
-    """times and noises per group"""
+    """draw so many times and noises per group"""
     times: Times = field(default_factory=Times)
 
     def __post_init__(self) -> None:
         if self.draws < 1:
-            raise ValueError(f"every group needs at least 1 draw, not {self.draws}")
+            raise ValueError(f"draws must be at least 1 per group, not {self.draws}")
 
     def __call__(self, rollout: Rollout, key: Key) -> Together:
-        """Raises ValueError where groups differ in size, or the grid is too coarse for the law of times."""
+        """Raises ValueError if groups differ in size, or the grid is too coarse for the time distribution."""
         self.times.refuse(self.draws, len(rollout.levels))
         return Together(rollout, rollout.by_group(), self.draws, Draws(rollout, self.draws, self.times, key))
 
@@ -220,15 +220,15 @@ class RenoisePairs:
     """The best and the worst sample of each group (DPO)."""
 
     draws: int = 2
-    """times and noises per pair"""
+    """draw so many times and noises per pair"""
     times: Times = field(default_factory=Times)
 
     def __post_init__(self) -> None:
         if self.draws < 1:
-            raise ValueError(f"every pair needs at least 1 draw, not {self.draws}")
+            raise ValueError(f"draws must be at least 1 per pair, not {self.draws}")
 
     def __call__(self, rollout: Rollout, key: Key) -> Together:
-        """Raises ValueError where groups differ in size, or the grid is too coarse for the law of times."""
+        """Raises ValueError if groups differ in size, or the grid is too coarse for the time distribution."""
         self.times.refuse(self.draws, len(rollout.levels))
         members = rollout.by_group()
         advantage = rollout.advantage[members]
@@ -255,7 +255,7 @@ class VisitedStates:
         """States are gathered for these points alone: all of an epoch at once would not fit for large models."""
         rollout = self.rollout
         if rollout.states is None or rollout.velocities is None:
-            raise ValueError("this algorithm trains on the states that its samples passed, and given images have none")
+            raise ValueError("this algorithm trains on visited states, and images from files have none")
         sample, level = numbers // len(rollout.levels), numbers % len(rollout.levels)
         device = rollout.x0.device
         x_t, v = rollout.states[sample, level].to(device), rollout.velocities[sample, level].to(device)
@@ -279,7 +279,7 @@ class Visited:
     """Every state that paired samples passed through (FDFO)."""
 
     def __call__(self, rollout: Rollout, key: Key) -> VisitedStates:
-        """Raises ValueError where a group is not a pair."""
+        """Raises ValueError if a group is not a pair."""
         members = rollout.by_group()
         if members.shape[1] != 2:
             raise ValueError(f"samples are compared in pairs: group_size must be 2, not {members.shape[1]}")

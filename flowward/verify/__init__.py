@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..algorithms import ALGORITHMS
-from ..algorithms.algorithm import Algorithm
+from ..algorithms.algorithm import Algorithm, refuse_incomplete
 from ..process.policy import Policy
 from ..system.errors import unknown
 from . import generic, laws, population
 from .check import Check, guarded
 from .population import Distance
-
-PARTS = ("behaviour", "rollout", "credit", "points", "copies", "guidance", "anchors", "loss")  # of algorithm.Algorithm
 
 
 @dataclass(frozen=True)
@@ -120,10 +118,7 @@ def load(path: str) -> Algorithm:
         algorithm = found() if isinstance(found, type) else found
     except Exception as error:  # the class may raise anything
         raise ValueError(f"{path} cannot be created without arguments: {type(error).__name__}: {error}") from error
-    if missing := [part for part in PARTS if not hasattr(algorithm, part)]:
-        raise ValueError(
-            f"{path} is not an algorithm: it has no {', '.join(missing)} (see flowward/algorithms/algorithm.py)"
-        )
+    refuse_incomplete(algorithm, path)
     checked: Algorithm = algorithm
     return checked
 

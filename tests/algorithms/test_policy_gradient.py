@@ -136,13 +136,13 @@ def test_a3_steps_without_advantage_keep_their_place(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: GRPOGuard(clip=1e-4), "a clip of 0.0001 belongs to another ratio than 'guard'"),
+        (lambda: GRPOGuard(clip=1e-4), "clip 0.0001 does not fit the ratio 'guard'"),
         (
             lambda: FlowGRPO(clip=0.2),
-            "a clip of 0.2 belongs to another ratio than 'gaussian', .* between 1e-07 and 0.01",
+            "clip 0.2 does not fit the ratio 'gaussian'; its clips lie between 1e-07 and 0.01",
         ),
-        (lambda: FlowGRPO(ratio="sum"), "a clip of 0.0001 belongs to another ratio than 'sum'"),
-        (lambda: FlowGRPOFast(ratio="guard", clip=1e-3), "belongs to another ratio than 'guard'"),
+        (lambda: FlowGRPO(ratio="sum"), "clip 0.0001 does not fit the ratio 'sum'"),
+        (lambda: FlowGRPOFast(ratio="guard", clip=1e-3), "does not fit the ratio 'guard'"),
         (lambda: FlowGRPO(clip=0.0), "clip must be a positive number"),
         (lambda: FlowGRPO(clip=-1e-4), "clip must be a positive number"),
         (lambda: FlowGRPO(advantage_clip=0.0), "advantage_clip must be a positive number"),
@@ -150,8 +150,8 @@ def test_a3_steps_without_advantage_keep_their_place(name: str) -> None:
         (lambda: FlowGRPO(beta=math.nan), "beta must not be negative"),
         (lambda: FlowGRPO(ratio="gausian"), "unknown ratio 'gausian'; did you mean 'gaussian'"),
         (lambda: FlowGRPO(divergence="KL"), "unknown divergence 'KL'"),
-        (lambda: RandomSteps("noisy"), "unknown weight of steps 'noisy'; did you mean 'noise'"),
-        (lambda: RandomSteps(views="min"), "unknown way to put views together 'min'"),
+        (lambda: RandomSteps("noisy"), "unknown step weight 'noisy'; did you mean 'noise'"),
+        (lambda: RandomSteps(views="min"), "unknown way to combine views 'min'"),
     ],
 )
 def test_bad_settings_are_refused_in_a_sentence(make: Callable[[], Any], says: str) -> None:

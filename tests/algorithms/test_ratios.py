@@ -83,7 +83,7 @@ def test_l2_a_step_without_noise_has_no_ratio(ratio: Ratio) -> None:
     case = Case.random()
     silent = case.sigma.clone()
     silent[3] = 0
-    with pytest.raises(ValueError, match="a step without noise has no density, so no ratio"):
+    with pytest.raises(ValueError, match="a step without noise has no density, so it has no ratio"):
         replace(case, sigma=silent).loss(ratio=ratio)
 
 

@@ -245,10 +245,10 @@ def test_among_equal_advantages_the_choice_is_the_first_and_the_last() -> None:
 @pytest.mark.parametrize(
     ("many", "how", "size", "said"),
     [
-        (3, FlowGRPO(), 6, "3 is no even number from 2 on"),
-        (0, FlowGRPO(), 6, "0 is no even number from 2 on"),
-        (8, FlowGRPO(rollout=Chain(4)), 6, "8 images of each prompt are to be trained on, and there are 6"),
-        (2, TempFlowGRPO(rollout=Branches(4, fanout=2)), 6, "only where every image has a way of its own"),
+        (3, FlowGRPO(), 6, "must be even and at least 2, not 3"),
+        (0, FlowGRPO(), 6, "must be even and at least 2, not 0"),
+        (8, FlowGRPO(rollout=Chain(4)), 6, "extremes asks for 8 images per prompt, but a group has only 6"),
+        (2, TempFlowGRPO(rollout=Branches(4, fanout=2)), 6, "images of a tree share steps"),
     ],
 )
 def test_extremes_that_there_are_not_are_refused(many: int, how: Any, size: int, said: str) -> None:

@@ -79,7 +79,7 @@ def test_p1_without_random_steps_a_tree_is_the_ode() -> None:
     with pytest.raises(ValueError, match="size must be a positive number"):
         Window(0)
     done = rollout(FlowGRPO(), size=4)
-    with pytest.raises(ValueError, match="trains on random steps, but samples of this kind have none"):
+    with pytest.raises(ValueError, match="trains on random steps, but this rollout has no random steps"):
         RandomSteps()(replace(done, steps=None), ("points",))
 
 

@@ -136,8 +136,8 @@ def test_pairs_need_groups_of_two(refused: Callable[[str], str], pairs: Path) ->
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--algorithm fdfo", "trains on the states that its samples passed, and given images have none"),
-        ("--algorithm flow_grpo", "trains on random steps, but samples of this kind have none"),
+        ("--algorithm fdfo", "trains on visited states, and images from files have none"),
+        ("--algorithm flow_grpo", "trains on random steps, but this rollout has no random steps"),
         ("--algorithm dpo --reward scenes", "bring prompts and a reward of their own: leave out --reward"),
         ("--algorithm dpo --prompts=scenes", "bring prompts and a reward of their own: leave out --prompts"),
     ],

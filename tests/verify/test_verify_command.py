@@ -73,7 +73,7 @@ def test_an_algorithm_of_ones_own(own: str, capsys: pytest.CaptureFixture[str]) 
         ("{own}_bad:Right", "cannot be imported: ZeroDivisionError"),
         ("{own}:Rihgt", "unknown class 'Rihgt'; did you mean 'Right'?"),
         ("{own}:Needy", "cannot be created without arguments: TypeError"),
-        ("{own}:Bare", "is not an algorithm: it has no behaviour, rollout, points, copies, guidance, anchors, loss"),
+        ("{own}:Bare", "is not an algorithm: it has no behaviour, rollout, copies, guidance, skips_silent, anchors"),
     ],
 )
 def test_a_bad_import_path_is_one_sentence(
