@@ -52,9 +52,9 @@ def load(
     """
     loading, folder = loading or Loading(), Path(name_or_path)
     if is_pipeline(name_or_path):
-        from . import diffusers
+        from . import pipelines
 
-        return diffusers.load(name_or_path, lora_rank, precision, seed, loading)
+        return pipelines.load(name_or_path, lora_rank, precision, seed, loading)
     built_in = name_or_path == "scenes"
     if not built_in and not (folder / "text_encoder" / "config.json").is_file():
         if (folder / "config.yaml").is_file():

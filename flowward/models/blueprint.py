@@ -24,9 +24,10 @@ from ..process.policy import Condition
 from ..prompts import Prompt
 from ..system.precision import Wish, resolve
 from . import hub
-from .diffusers import DiffusersPolicy, index, prepared, shaped
+from .diffusers import DiffusersPolicy
 from .families import Family
 from .loading import Loading
+from .pipelines import index, prepared, shaped
 
 BLOCK = 64  # weights that share a scale in 4 bits, of bitsandbytes
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
@@ -52,7 +53,7 @@ class Blueprint(DiffusersPolicy):
 
 
 def load(name_or_path: str, lora_rank: int | None, precision: Wish, loading: Loading) -> Blueprint:
-    """As `models.diffusers.load` on a CUDA device, reading nothing but configurations and tokenizers.
+    """As `models.pipelines.load` on a CUDA device, reading nothing but configurations and tokenizers.
 
     Raises:
         ValueError: it cannot be found or read, or is of no known family.

@@ -1,41 +1,32 @@
-"""Models that diffusers runs, from a folder or the hub, as a Policy."""
+"""A diffusers pipeline as a Policy. To load one see pipelines.py; what differs between models is in families/."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from huggingface_hub import hf_hub_download
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..process.policy import Condition, Policy, Velocity
 from ..prompts import Edit, Prompt
 from ..system import memory
-from ..system.errors import unknown
-from ..system.precision import Precision, Wish, autocast, resolve
-from . import hub
+from ..system.precision import Precision, autocast
 from .cache import PromptCache, address
-from .families import FAMILIES, Family
-from .loading import Loading
+from .families import Family
 from .lora import LoRA
-from .text_encoders import TextEncoders, digest, files
+from .text_encoders import TextEncoders, digest
 from .weights import Full
 
 CACHE = Path(os.environ.get("FLOWWARD_CACHE", "~/.cache/flowward")).expanduser() / "prompts"
 NOTHING = "\0"  # the address of the absence of a prompt
 EMPTY = "empty_"  # begins the names of what an edit is without its text
 ENCODED_AT_ONCE = 32
-COMPILER = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch has it
-GRAPHS = 64  # that torch may keep of a compiled block
 
 
 class DiffusersPolicy(Policy):
@@ -251,174 +242,3 @@ def spelling(tokenizer: Any) -> list[Any]:
     """What a tokenizer makes of a sentence, and how: a changed vocabulary or chat template is seen in it."""
     said = tokenizer("A photo of 12 red foxes, seen from above; it says 'naïve'.")["input_ids"]
     return [len(tokenizer), tokenizer.model_max_length, tokenizer.padding_side, tokenizer.chat_template, said]
-
-
-def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, loading: Loading) -> DiffusersPolicy:
-    """A pipeline by the name of its folder or its id on the hub. No code comes from there, and no pickle.
-
-    Raises:
-        ValueError: it cannot be found or read, or is of no known family; there is no such device.
-    """
-    hub.quiet()
-    if not sys.stderr.isatty():
-        diffusers.logging.disable_progress_bar()
-    found = index(name_or_path, loading.revision)
-    kind = found["_class_name"]
-    if loading.quantise and (lora_rank is None or loading.merge_lora):
-        raise ValueError("quantised weights are frozen: train LoRA adapters (--lora-rank), and do not merge them")
-    transformers = [name for name in ("transformer", "transformer_2") if found.get(name, [None])[0]]
-    device = hub.device(loading.device)
-    chosen = resolve(precision, device)
-    stored = torch.bfloat16 if chosen == "bf16" and device != "cpu" else torch.float32
-    trained = torch.float32 if lora_rank is None else stored  # bf16 would round an optimiser's small steps away
-    quantised = _quantised(loading.quantise, transformers, device)
-    pipeline = getattr(diffusers, kind)
-    with hub.explained(name_or_path), hub.whole():
-        folder = Path(name_or_path)
-        if not folder.is_dir():
-            here = pipeline.download(
-                name_or_path, revision=loading.revision, variant=loading.variant, use_safetensors=True
-            )
-            folder = Path(here)
-        read_late = [name for name in found if name.startswith("text_encoder")]
-        names = tuple(name for name in read_late if files(folder / name, loading.variant))
-        pipe = pipeline.from_pretrained(
-            folder,
-            variant=loading.variant,
-            dtype={"default": stored, **dict.fromkeys(transformers, trained)},
-            use_safetensors=True,
-            quantization_config=quantised,
-            **dict.fromkeys(names),
-        )
-        _refuse_holes(pipe)
-    with memory.explained(f"with the whole of {name_or_path} on {device}: --quantise makes its transformer smaller"):
-        pipe = pipe.to(device)
-    family = shaped(pipe, loading)
-    if loading.merge_lora and pipe.transformer.dtype != torch.float32:
-        kept = str(pipe.transformer.dtype).removeprefix("torch.")
-        raise ValueError(
-            f"the weights are in {kept}, in which a merged adapter would be rounded away: leave out --merge-lora, or "
-            "use --precision float32"
-        )
-    prepared(family, loading)
-    unread = TextEncoders(name_or_path, pipeline, folder, names, loading.variant, stored, device) if names else None
-    policy = DiffusersPolicy(name_or_path, family, lora_rank, chosen, seed, unread)
-    policy.loading = loading
-    if isinstance(policy.weights, LoRA):
-        policy.weights.merge = loading.merge_lora
-    return policy
-
-
-def _refuse_holes(pipe: Any) -> None:
-    """Raises ValueError where a file of diffusers lacks weights; what transformers reads, `hub.whole` looks after."""
-    for part, network in pipe.components.items():
-        tensors = network.named_parameters() if isinstance(network, torch.nn.Module) else ()
-        if missing := [name for name, tensor in tensors if tensor.is_meta]:
-            raise ValueError(f"the files of its {part} lack {missing[0]} ({len(missing)} weights in all)")
-
-
-def shaped(pipe: Any, loading: Loading) -> Family:
-    """The family of a pipeline, for samples of the size that is asked for.
-
-    Raises:
-        ValueError: there are none of that size.
-    """
-    given: dict[str, Any] = {"text_tokens": loading.text_tokens}
-    if loading.size:
-        given["height"], given["width"] = loading.size
-    if loading.frames:
-        given["frames"] = loading.frames
-    return FAMILIES[type(pipe).__name__](pipe, **given)
-
-
-def prepared(family: Family, loading: Loading) -> None:
-    """What diffusers offers for memory and speed.
-
-    Raises:
-        ValueError: it does not offer it for this model, or here.
-    """
-    transformers = list(family.transformers.values())
-    wanted = {
-        "gradient checkpointing": (loading.gradient_checkpointing, transformers, "enable_gradient_checkpointing"),
-        "VAE slicing": (loading.vae_slicing, [family.pipe.vae], "enable_slicing"),
-        "VAE tiling": (loading.vae_tiling, [family.pipe.vae], "enable_tiling"),
-    }
-    for what, (asked, parts, method) in wanted.items():
-        for part in parts if asked else ():
-            try:
-                getattr(part, method)()
-            except (AttributeError, ValueError, NotImplementedError) as error:
-                raise ValueError(f"{type(part).__name__} knows no {what}: leave it out") from error
-    if loading.compile_blocks and not shutil.which(COMPILER):
-        raise ValueError(
-            f"compiling blocks takes a C++ compiler, and there is no {COMPILER}: install it, or leave it out"
-        )
-    for transformer in transformers if loading.compile_blocks else ():
-        compile_blocks(transformer)
-    for transformer in transformers if loading.attention else ():
-        try:
-            transformer.set_attention_backend(loading.attention)
-        except (ValueError, RuntimeError, ImportError) as error:
-            raise ValueError(f"attention '{loading.attention}': {' '.join(str(error).split())[:200]}") from error
-
-
-def compile_blocks(transformer: torch.nn.Module, backend: str = "inductor") -> None:
-    """Compile every block that the transformer stacks, so that one graph serves all of a kind.
-
-    There is a graph for each kind of block, with gradients and without, under each set of adapters: more than torch
-    would keep.
-    """
-    torch._dynamo.config.recompile_limit = GRAPHS
-    for stack in transformer.children():
-        for block in stack if isinstance(stack, torch.nn.ModuleList) else ():
-            block.compile(backend=backend)
-
-
-def _quantised(how: str | None, components: Sequence[str], device: str) -> Any:
-    """What diffusers calls it, for these components of a pipeline.
-
-    Raises:
-        ValueError: the package that does it is missing, or cannot do it on this device.
-    """
-    try:
-        match how:
-            case None:
-                return None
-            case "int8":
-                from torchao.quantization import Int8WeightOnlyConfig
-
-                config: Any = diffusers.TorchAoConfig(Int8WeightOnlyConfig())
-            case _:
-                import bitsandbytes  # noqa: F401
-
-                if device == "cpu":
-                    raise ValueError("4 bits need a CUDA device: use --quantise int8, or leave it out")
-                config = diffusers.BitsAndBytesConfig(
-                    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-                )
-    except ImportError as error:
-        raise ValueError(f"--quantise {how} needs a package: pip install 'flowward[quantise]' ({error})") from error
-    return diffusers.PipelineQuantizationConfig(quant_mapping={name: config for name in components})
-
-
-def index(name_or_path: str, revision: str | None) -> dict[str, Any]:
-    """The class and the components of a pipeline, read before anything large is.
-
-    Raises:
-        ValueError: it cannot be read, is of no family that is known here, or needs a package that is missing.
-    """
-    file = Path(name_or_path) / "model_index.json"
-    if not file.is_file():
-        with hub.explained(name_or_path):
-            file = Path(hf_hub_download(name_or_path, "model_index.json", revision=revision))
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} does not hold a mapping")
-    if (kind := str(found.get("_class_name"))) not in FAMILIES:
-        raise ValueError(f"{name_or_path}: " + unknown("pipeline", kind, FAMILIES))
-    if missing := [package for package in FAMILIES[kind].needs if not find_spec(package)]:
-        raise ValueError(f"{name_or_path} needs the package {missing[0]}: pip install {missing[0]}")
-    return found

@@ -18,7 +18,7 @@ from tiny_runs import close
 from torch import Tensor
 
 from flowward import models
-from flowward.models import diffusers
+from flowward.models import hub
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.lora import Adapted, LoRA
 from flowward.verify import model
@@ -102,7 +102,7 @@ def test_all_weights_are_trained_in_float32_and_adapters_leave_the_base_in_half_
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU in bf16: an optimiser's small steps would be rounded away in bf16 weights."""
-    monkeypatch.setattr(diffusers.hub, "device", lambda wish: torch.device("cpu"))  # not the word, so like another one
+    monkeypatch.setattr(hub, "device", lambda wish: torch.device("cpu"))  # not the word, so like another one
     for rank, expected in ((None, torch.float32), (2, torch.bfloat16)):
         one = models.load(str(saved), rank, "bf16", loading=SMALL)
         assert isinstance(one, DiffusersPolicy)
