@@ -24,15 +24,15 @@ from .text_encoders import TextEncoders, digest
 from .weights import Full
 
 CACHE = Path(os.environ.get("FLOWWARD_CACHE", "~/.cache/flowward")).expanduser() / "prompts"
-NOTHING = "\0"  # the address of the absence of a prompt
-EMPTY = "empty_"  # begins the names of what an edit is without its text
+NOTHING = "\0"  # cache key of the empty prompt
+EMPTY = "empty_"  # prefix for the tensors of an edit without its text
 ENCODED_AT_ONCE = 32
 
 
 class DiffusersPolicy(Policy):
-    """A pipeline of diffusers. Everything that differs between models is in its family.
+    """A diffusers pipeline. Everything that differs between models is in its family.
 
-    Its text encoders may be `unread`: they are then read when a prompt has to be encoded that the cache does not have.
+    Text encoders may be `unread`: they are loaded when a prompt that is not in the cache must be encoded.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class DiffusersPolicy(Policy):
 
     @torch.no_grad()
     def prepare(self, prompts: Sequence[Prompt], folder: Path | None = None) -> None:
-        """Encode prompts that no run on this machine has encoded yet into a cache on disk; then let text encoders go.
+        """Encode new prompts into the cache on disk, then free the text encoders.
 
-        Where there is nothing to encode, text encoders that are not read yet never are.
+        If all prompts are in the cache, text encoders are not loaded at all.
 
         Raises:
             ValueError: the cache is damaged, or the text encoders cannot be read.
-            OSError: it cannot be written.
+            OSError: the cache cannot be written.
         """
         family, dtype = self.family, torch.bfloat16 if self.precision == "bf16" else torch.float32
         made_by = json.dumps(
@@ -101,7 +101,7 @@ class DiffusersPolicy(Policy):
             self.read_text_encoders()
         for start in range(0, len(rest), ENCODED_AT_ONCE):
             part = rest[start : start + ENCODED_AT_ONCE]
-            with memory.explained(f"with prompts encoded {len(part)} at once, beside the whole model"):
+            with memory.explained(f"while encoding {len(part)} prompts at once next to the whole model"):
                 cache.add(part, family.encode(part))
         self._cache = cache
         self._let_go()
@@ -112,16 +112,16 @@ class DiffusersPolicy(Policy):
             setattr(pipe, name, None)
 
     def read_text_encoders(self) -> None:
-        """Have the pipeline hold them.
+        """Load the text encoders into the pipeline, if it does not have them.
 
         Raises:
-            ValueError: they cannot be read, or were let go and came from no file.
+            ValueError: they cannot be read, or they were freed and have no files.
         """
         pipe = self.family.pipe
         if any(part is not None for name, part in pipe.components.items() if name.startswith("text_encoder")):
             return
         if not self._unread:
-            raise ValueError("the text encoders have been let go: prepare all prompts at once")
+            raise ValueError("the text encoders have been freed; prepare all prompts in one call")
         self._unread.read_into(pipe)
 
     @torch.no_grad()
@@ -137,11 +137,11 @@ class DiffusersPolicy(Policy):
             self.read_text_encoders()
             return self.family.encode(list(prompts))
         if missing := self._cache.missing(prompts):
-            raise ValueError(f"the text encoders have been let go, and '{missing[0]}' was not encoded before")
+            raise ValueError(f"the text encoders have been freed, but '{missing[0]}' is not encoded; prepare it first")
         return self._cache.rows(prompts)
 
     def _without_text(self, prompts: Sequence[Prompt]) -> list[Edit]:
-        """Of edits, where guidance asks for it: what is left of each, which another source makes another."""
+        """Edits without their text, one per source, for classifier-free guidance; other prompts give none."""
         if self.family.guidance != "classifier-free":
             return []
         return [Edit(self.family.nothing, prompt.source) for prompt in prompts if isinstance(prompt, Edit)]
@@ -175,10 +175,10 @@ class DiffusersPolicy(Policy):
             return self.family.velocity(network, x, t, condition.tensors, guidance).float()
 
     def under(self, weights: str, guidance: float = 1.0) -> Velocity:
-        """As the model has it: classifier-free guidance, guidance as an input of the network, or none.
+        """Velocities with the guidance of this model: classifier-free, an input of the network, or none.
 
         Raises:
-            ValueError: the model was distilled without guidance, and a scale was asked for.
+            ValueError: the model was distilled without guidance, and the scale is not 1.
         """
         match self.family.guidance:
             case "classifier-free":
@@ -188,8 +188,8 @@ class DiffusersPolicy(Policy):
             case "none":
                 if guidance != 1:
                     raise ValueError(
-                        f"{self.name} was distilled and knows no guidance: leave the scale at 1 "
-                        "(--guidance 1, of a training --algorithm.rollout.guidance 1)"
+                        f"{self.name} is distilled and has no guidance; leave the scale at 1 "
+                        "(--guidance 1, or --algorithm.rollout.guidance 1 in training)"
                     )
                 return super().under(weights)
 
@@ -200,7 +200,7 @@ class DiffusersPolicy(Policy):
         usual = self.family.published
         if self.family.guidance != "embedded" or usual in (None, guidance):
             return None
-        return f"{self.name} takes guidance as an input, and was published at {usual:g}: this is {guidance:g}"
+        return f"{self.name} was published with guidance {usual:g}; you use {guidance:g}"
 
     def arguments(self, scale: float) -> dict[str, Any]:
         return {**self.family.sized_by(), **self.family.guided_by(scale)}
@@ -216,7 +216,7 @@ class DiffusersPolicy(Policy):
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
-        """One by one, as an autoencoder takes much memory, and they may be all of an iteration's."""
+        """Encode images one by one: an autoencoder needs much memory, and there may be a whole iteration of them."""
         with self._cast():
             found = [self.family.encode_images(image.to(self.device).float() * 2 - 1) for image in images.split(1)]
         return torch.cat(found).float()
@@ -226,19 +226,19 @@ class DiffusersPolicy(Policy):
 
 
 def fingerprint(network: torch.nn.Module) -> str:
-    """The digest of a network's weights (see text_encoders.py): the same in whatever precision they are held."""
+    """The digest of a network's weights (see text_encoders.py), the same in every precision."""
     state = network.state_dict()
     return digest((name, tuple(tensor.shape), _plain(tensor)) for name, tensor in state.items())
 
 
 def _plain(tensor: Any) -> Tensor:
-    """torchao's 8 bits are tensors of a class of their own."""
+    """torchao stores 8-bit weights in a tensor subclass."""
     same, eights = tensor, is_traceable_wrapper_subclass(tensor)
     plain: Tensor = same.dequantize() if eights else same
     return plain
 
 
 def spelling(tokenizer: Any) -> list[Any]:
-    """What a tokenizer makes of a sentence, and how: a changed vocabulary or chat template is seen in it."""
+    """What a tokenizer does to a test sentence, to detect a changed vocabulary or chat template."""
     said = tokenizer("A photo of 12 red foxes, seen from above; it says 'naïve'.")["input_ids"]
     return [len(tokenizer), tokenizer.model_max_length, tokenizer.padding_side, tokenizer.chat_template, said]

@@ -30,10 +30,10 @@ GRAPHS = 64  # compiled graphs that torch may keep per block
 
 
 def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, loading: Loading) -> DiffusersPolicy:
-    """A pipeline by the name of its folder or its id on the hub. No code comes from there, and no pickle.
+    """Load a pipeline by its folder or hub id. It runs no code and reads no pickle from there.
 
     Raises:
-        ValueError: it cannot be found or read, or is of no known family; there is no such device.
+        ValueError: it cannot be found or read, or its family or the device is unknown.
     """
     hub.quiet()
     if not sys.stderr.isatty():
@@ -41,12 +41,12 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
     found = index(name_or_path, loading.revision)
     kind = found["_class_name"]
     if loading.quantise and (lora_rank is None or loading.merge_lora):
-        raise ValueError("quantised weights are frozen: train LoRA adapters (--lora-rank), and do not merge them")
+        raise ValueError("quantised weights are frozen; train LoRA adapters (--lora-rank), without --merge-lora")
     transformers = [name for name in ("transformer", "transformer_2") if found.get(name, [None])[0]]
     device = hub.device(loading.device)
     chosen = resolve(precision, device)
     stored = torch.bfloat16 if chosen == "bf16" and device != "cpu" else torch.float32
-    trained = torch.float32 if lora_rank is None else stored  # bf16 would round an optimiser's small steps away
+    trained = torch.float32 if lora_rank is None else stored  # bf16 would lose small optimiser steps
     quantised = _quantised(loading.quantise, transformers, device)
     pipeline = getattr(diffusers, kind)
     with hub.explained(name_or_path), hub.whole():
@@ -67,13 +67,13 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
             **dict.fromkeys(names),
         )
         _refuse_holes(pipe)
-    with memory.explained(f"with the whole of {name_or_path} on {device}: --quantise makes its transformer smaller"):
+    with memory.explained(f"while moving {name_or_path} to {device}; --quantise makes its transformer smaller"):
         pipe = pipe.to(device)
     family = shaped(pipe, loading)
     if loading.merge_lora and pipe.transformer.dtype != torch.float32:
         kept = str(pipe.transformer.dtype).removeprefix("torch.")
         raise ValueError(
-            f"the weights are in {kept}, in which a merged adapter would be rounded away: leave out --merge-lora, or "
+            f"the weights are in {kept}, too coarse for a merged adapter; leave out --merge-lora, or "
             "use --precision float32"
         )
     prepared(family, loading)
@@ -86,18 +86,20 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
 
 
 def _refuse_holes(pipe: Any) -> None:
-    """Raises ValueError where a file of diffusers lacks weights; what transformers reads, `hub.whole` looks after."""
+    """Raise ValueError if diffusers files lack weights (`hub.whole` checks those of transformers)."""
     for part, network in pipe.components.items():
         tensors = network.named_parameters() if isinstance(network, torch.nn.Module) else ()
         if missing := [name for name, tensor in tensors if tensor.is_meta]:
-            raise ValueError(f"the files of its {part} lack {missing[0]} ({len(missing)} weights in all)")
+            raise ValueError(
+                f"the files of its {part} lack {len(missing)} weights, such as {missing[0]}; download them again"
+            )
 
 
 def shaped(pipe: Any, loading: Loading) -> Family:
-    """The family of a pipeline, for samples of the size that is asked for.
+    """The family of a pipeline, set up for the requested size.
 
     Raises:
-        ValueError: there are none of that size.
+        ValueError: the model does not support this size.
     """
     given: dict[str, Any] = {"text_tokens": loading.text_tokens}
     if loading.size:
@@ -108,10 +110,10 @@ def shaped(pipe: Any, loading: Loading) -> Family:
 
 
 def prepared(family: Family, loading: Loading) -> None:
-    """What diffusers offers for memory and speed.
+    """Switch on the requested memory and speed options of diffusers.
 
     Raises:
-        ValueError: it does not offer it for this model, or here.
+        ValueError: this model or this machine does not support one of them.
     """
     transformers = list(family.transformers.values())
     wanted = {
@@ -124,10 +126,10 @@ def prepared(family: Family, loading: Loading) -> None:
             try:
                 getattr(part, method)()
             except (AttributeError, ValueError, NotImplementedError) as error:
-                raise ValueError(f"{type(part).__name__} knows no {what}: leave it out") from error
+                raise ValueError(f"{type(part).__name__} does not support {what}; leave out the option") from error
     if loading.compile_blocks and not shutil.which(COMPILER):
         raise ValueError(
-            f"compiling blocks takes a C++ compiler, and there is no {COMPILER}: install it, or leave it out"
+            f"--compile-blocks needs a C++ compiler, but {COMPILER} is missing; install it, or leave out the option"
         )
     for transformer in transformers if loading.compile_blocks else ():
         compile_blocks(transformer)
@@ -135,14 +137,16 @@ def prepared(family: Family, loading: Loading) -> None:
         try:
             transformer.set_attention_backend(loading.attention)
         except (ValueError, RuntimeError, ImportError) as error:
-            raise ValueError(f"attention '{loading.attention}': {' '.join(str(error).split())[:200]}") from error
+            raise ValueError(
+                f"cannot use attention '{loading.attention}': {' '.join(str(error).split())[:200]}"
+            ) from error
 
 
 def compile_blocks(transformer: torch.nn.Module, backend: str = "inductor") -> None:
-    """Compile every block that the transformer stacks, so that one graph serves all of a kind.
+    """Compile each repeated block of the transformer, so that blocks of one kind share a graph.
 
-    There is a graph for each kind of block, with gradients and without, under each set of adapters: more than torch
-    would keep.
+    There is one graph per kind of block and set of adapters, with and without gradients. This is more than torch
+    keeps by default.
     """
     torch._dynamo.config.recompile_limit = GRAPHS
     for stack in transformer.children():
@@ -151,10 +155,10 @@ def compile_blocks(transformer: torch.nn.Module, backend: str = "inductor") -> N
 
 
 def _quantised(how: str | None, components: Sequence[str], device: str) -> Any:
-    """What diffusers calls it, for these components of a pipeline.
+    """The diffusers settings to quantise these components of a pipeline; None if not asked for.
 
     Raises:
-        ValueError: the package that does it is missing, or cannot do it on this device.
+        ValueError: a package is missing, or does not support this device.
     """
     try:
         match how:
@@ -168,7 +172,7 @@ def _quantised(how: str | None, components: Sequence[str], device: str) -> Any:
                 import bitsandbytes  # noqa: F401
 
                 if device == "cpu":
-                    raise ValueError("4 bits need a CUDA device: use --quantise int8, or leave it out")
+                    raise ValueError("--quantise nf4 needs a CUDA device; use --quantise int8, or leave it out")
                 config = diffusers.BitsAndBytesConfig(
                     load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
                 )
@@ -178,10 +182,10 @@ def _quantised(how: str | None, components: Sequence[str], device: str) -> Any:
 
 
 def index(name_or_path: str, revision: str | None) -> dict[str, Any]:
-    """The class and the components of a pipeline, read before anything large is.
+    """Read the class and components of a pipeline, before loading anything large.
 
     Raises:
-        ValueError: it cannot be read, is of no family that is known here, or needs a package that is missing.
+        ValueError: it cannot be read, its family is unknown, or a package that it needs is missing.
     """
     file = Path(name_or_path) / "model_index.json"
     if not file.is_file():
@@ -192,7 +196,7 @@ def index(name_or_path: str, revision: str | None) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{file} does not hold a mapping")
+        raise ValueError(f"{file} is not a JSON object")
     if (kind := str(found.get("_class_name"))) not in FAMILIES:
         raise ValueError(f"{name_or_path}: " + unknown("pipeline", kind, FAMILIES))
     if missing := [package for package in FAMILIES[kind].needs if not find_spec(package)]:

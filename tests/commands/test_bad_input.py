@@ -120,7 +120,7 @@ def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]
 
 def test_a_run_is_no_model_to_train(refused: Refused) -> None:
     RunFolder.create(Path("first"), {"model": "scenes"})
-    assert "train goes on with it by --resume first" in refused("train", "--model", "first")
+    assert "continue its training with --resume first" in refused("train", "--model", "first")
 
 
 def test_bugs_keep_their_traceback(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
