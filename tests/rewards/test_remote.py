@@ -160,7 +160,7 @@ def test_nobody_answers(capsys: pytest.CaptureFixture[str]) -> None:
         rewards.load([at])
     assert not capsys.readouterr().err
     for wrong in ("http://", "http://host:port", "ftp://host"):
-        with pytest.raises(ValueError, match="no address of a server"):
+        with pytest.raises(ValueError, match="is not a server address"):
             Remote(wrong)
 
 

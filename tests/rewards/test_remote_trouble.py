@@ -55,7 +55,7 @@ def test_a_restart_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         thread.join()
     assert torch.equal(found[0], first)
     err = capsys.readouterr().err
-    assert err.count(f"waiting for {at}") == 1 and err.count(f"{at} answers after") == 1
+    assert err.count(f"waiting for {at}") == 1 and err.count(f"{at} answers again after") == 1
 
 
 def test_what_passes_is_waited_for_and_every_chunk_arrives() -> None:
@@ -95,7 +95,7 @@ def test_retry_after_is_honoured_and_pauses_grow() -> None:
     with scripted(respond) as at:
         assert Remote(at)(IMAGES[:1], PROMPTS[:1]).tolist() == [1]
         assert tries[1] - tries[0] >= 0.4
-        with pytest.raises(RewardError, match=r"scoring 'prompt 0': gave up .* 0.2 s; .* answered 429: \{\}.* pause"):
+        with pytest.raises(RewardError, match=r"scoring 'prompt 0': gave up .* 0.2 s .* answered 429: \{\}.* pause"):
             Remote(at, patience=0.2)(IMAGES[:1], PROMPTS[:1])
 
 
@@ -103,7 +103,7 @@ def test_patience_ends_in_a_sentence() -> None:
     with served(Service("weighted", Weighted())) as at:
         remote = Remote(at, patience=0.3)
     started = time.monotonic()
-    with pytest.raises(RewardError, match=rf"scoring 'prompt 0': gave up after a patience of 0.3 s; {at}: .*refused"):
+    with pytest.raises(RewardError, match=rf"scoring 'prompt 0': gave up after 0.3 s .*; {at}: .*refused"):
         remote(IMAGES, PROMPTS)
     assert 0.25 < time.monotonic() - started < 30  # and not after the minutes that it has by itself
 
