@@ -74,7 +74,7 @@ def serve(scorer, name, host="127.0.0.1", port=8000, token=None, takes_videos=Fa
             given = self.headers.get("Authorization", "")
             if token is None or hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
                 return True
-            self.reply(401, {"detail": "this server asks for its token"})
+            self.reply(401, {"detail": "the token is missing or wrong; send it as Authorization: Bearer TOKEN"})
             return False
 
         def do_GET(self):
@@ -92,9 +92,9 @@ def serve(scorer, name, host="127.0.0.1", port=8000, token=None, takes_videos=Fa
             if not self.allowed():
                 return None
             if self.headers.get("Content-Type") != "application/x-safetensors":
-                return self.reply(415, {"detail": "the body must be application/x-safetensors"})
+                return self.reply(415, {"detail": "the content type must be application/x-safetensors"})
             if size > 1.1 * LIMIT:
-                return self.reply(413, {"detail": f"a call may hold at most {LIMIT} bytes"})
+                return self.reply(413, {"detail": f"a call may contain at most {LIMIT} bytes"})
             try:
                 call = read(self.rfile.read(size))
             except Exception as error:

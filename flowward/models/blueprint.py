@@ -1,7 +1,7 @@
-"""A model of diffusers without its weights: built from its configuration, to count the memory that it would take.
+"""A diffusers model without its weights, built from its configuration, to estimate its memory.
 
-Weights are fake tensors (torch's FakeTensorMode): they have a shape, a precision and a device, and no numbers. What is
-computed with them is fake as well; everything else is as real as in a run, and so is the code that runs.
+Weights are fake tensors (torch's FakeTensorMode): they have a shape, dtype and device, but no values. Results computed
+from them are fake too. The rest is real: the same code runs as in training.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ from ..process.policy import Condition
 from ..prompts import Prompt
 from ..system.precision import Wish, resolve
 from . import hub
-from .diffusers import DiffusersPolicy, index, prepared, shaped
+from .diffusers import DiffusersPolicy
 from .families import Family
 from .loading import Loading
+from .pipelines import index, prepared, shaped
 
-BLOCK = 64  # weights that share a scale in 4 bits, of bitsandbytes
+BLOCK = 64  # 4-bit weights per scale in bitsandbytes
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
 
 
 class Blueprint(DiffusersPolicy):
-    """A policy whose velocities, images and gradients have no numbers."""
+    """A policy of fake tensors: its velocities, images and gradients have no values."""
 
     def _fingerprint(self, network: nn.Module) -> str:
         return "no weights"
 
     def prepare(self, prompts: Sequence[Prompt], folder: Path | None = None) -> None:
-        """Read these prompts; then let text encoders go, so that they do not count."""
+        """Encode these prompts, then free the text encoders, so that they are not counted."""
         self._read = {prompt: self.family.encode([prompt]) for prompt in [*prompts, *self._without_text(prompts)]}
         self._nothing = {} if self.edits else self.family.empty()
         self._let_go()
@@ -52,10 +53,10 @@ class Blueprint(DiffusersPolicy):
 
 
 def load(name_or_path: str, lora_rank: int | None, precision: Wish, loading: Loading) -> Blueprint:
-    """As `models.diffusers.load` on a CUDA device, reading nothing but configurations and tokenizers.
+    """Like `models.pipelines.load` on a CUDA device, but reads only configurations and tokenizers.
 
     Raises:
-        ValueError: it cannot be found or read, or is of no known family.
+        ValueError: it cannot be found or read, or its family is unknown.
     """
     hub.quiet()
     chosen = resolve(precision, "cuda")
@@ -74,7 +75,7 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, loading: Loa
             if trained and loading.quantise:
                 _pack(part, PACKED[loading.quantise])
             _without_numbers(part, torch.float32 if trained and lora_rank is None else stored)
-            if key.startswith("text_encoder"):  # lengths of texts are read from what they say
+            if key.startswith("text_encoder"):  # the length of a text is computed from their values
                 part.register_forward_hook(_zeros)
     family: Family = shaped(pipe, loading)
     prepared(family, loading)
@@ -82,7 +83,7 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, loading: Loa
 
 
 def _component(where: str, key: str, value: Any, revision: str | None) -> Any:
-    """A part of a pipeline, by what its index says of it; networks without weights."""
+    """A component of a pipeline, from its entry in the index; networks get no weights."""
     if not isinstance(value, list) or value[0] is None:
         return value if not isinstance(value, list) else None
     library, name = value
@@ -95,7 +96,7 @@ def _component(where: str, key: str, value: Any, revision: str | None) -> Any:
 
 
 def _without_numbers(network: nn.Module, dtype: torch.dtype) -> None:
-    """Fake parameters in the place of those on the meta device, in this precision if they are of floating point."""
+    """Replace parameters on the meta device by fake ones; floating-point ones get this dtype."""
     for module in network.modules():
         for name, held in module._parameters.items():
             if held is not None:
@@ -109,7 +110,7 @@ def _zeros(network: nn.Module, given: Any, found: Any) -> Any:
 
 
 class EightBits(nn.Linear):
-    """As torchao's: a scale per row, and weights that are bf16 for as long as they are needed."""
+    """An 8-bit layer like torchao's: one scale per row; weights become bf16 only for the product."""
 
     def __init__(self, plain: nn.Linear):
         super().__init__(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
@@ -121,7 +122,7 @@ class EightBits(nn.Linear):
 
 
 class FourBits(nn.Linear):
-    """As those of bitsandbytes: two weights a byte and a scale per block; the backward pass unpacks them again."""
+    """A 4-bit layer like that of bitsandbytes: two weights per byte, a scale per block; backward unpacks again."""
 
     def __init__(self, plain: nn.Linear):
         super().__init__(plain.in_features, plain.out_features, plain.bias is not None, device="meta")

@@ -1,4 +1,4 @@
-"""Encoded prompts on disk, so that every prompt is encoded once and the text encoders can go."""
+"""Cache of encoded prompts on disk: each prompt is encoded once, then the text encoders can be freed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from ..prompts.pictures import digest
 
 
 class PromptCache:
-    """A folder of safetensors files, each with the tensors of some prompts, which are read from it one by one.
+    """A folder of safetensors files with encoded prompts; prompts are read one by one.
 
-    A prompt is addressed by a hash of itself, its source by what is in that file; what it was encoded by is part of the
-    folder's name. A file appears whole or not at all, and what it holds stands in its header, so that there is
-    no index to fall out of step.
-    Tensors with a `mask` are stored as long as their text, and padded with zeros to the longest that is asked for.
+    The key is a hash of the prompt's text and of the content of its source image. The folder's name identifies the
+    encoder. Files are written atomically, and their headers list their content, so there is no index to become stale.
+    Tensors with a `mask` are stored at the length of their text, and padded with zeros when read together.
 
     Raises:
         ValueError: a file in the folder is damaged.
@@ -40,21 +39,21 @@ class PromptCache:
             with safe_open(path, "pt") as opened:
                 names = list(opened.keys())
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is damaged: remove it, and its prompts are encoded again") from error
+            raise ValueError(f"{path} is damaged; remove it, then its prompts are encoded again") from error
         self._places |= {name.partition(".")[0]: path for name in names}
 
     def __len__(self) -> int:
         return len(self._places)
 
     def missing(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """Those that are not in it, each once."""
+        """The prompts that are not in the cache, each once."""
         return [prompt for prompt in dict.fromkeys(prompts) if address(prompt) not in self._places]
 
     def add(self, prompts: Sequence[Prompt], tensors: Mapping[str, Tensor]) -> None:
-        """Encoded prompts, a row each.
+        """Store encoded prompts, one row each.
 
         Raises:
-            OSError: they cannot be written; nothing is left behind.
+            OSError: the file cannot be written; no partial file is left.
         """
         mask, found = tensors.get("mask"), {}
         for row, prompt in enumerate(prompts):
@@ -73,7 +72,7 @@ class PromptCache:
         self._learn(path)
 
     def rows(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-        """Named tensors [N, ...], float32; only what is asked for is read.
+        """Named tensors [N, ...] of these prompts, float32; reads nothing else.
 
         Raises:
             KeyError: a prompt is missing.
@@ -94,6 +93,6 @@ class PromptCache:
 
 
 def address(prompt: Prompt) -> str:
-    """40 hexadecimal digits."""
+    """The cache key of a prompt: 40 hexadecimal digits."""
     whole = prompt if isinstance(prompt, str) else f"{digest(prompt.source)} {prompt.text}"
     return hashlib.sha256(whole.encode()).hexdigest()[:40]

@@ -1,47 +1,38 @@
-"""Models that diffusers runs, from a folder or the hub, as a Policy."""
+"""A diffusers pipeline as a Policy. To load one see pipelines.py; what differs between models is in families/."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from huggingface_hub import hf_hub_download
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..process.policy import Condition, Policy, Velocity
 from ..prompts import Edit, Prompt
 from ..system import memory
-from ..system.errors import unknown
-from ..system.precision import Precision, Wish, autocast, resolve
-from . import hub
+from ..system.precision import Precision, autocast
 from .cache import PromptCache, address
-from .families import FAMILIES, Family
-from .loading import Loading
+from .families import Family
 from .lora import LoRA
-from .text_encoders import TextEncoders, digest, files
+from .text_encoders import TextEncoders, digest
 from .weights import Full
 
 CACHE = Path(os.environ.get("FLOWWARD_CACHE", "~/.cache/flowward")).expanduser() / "prompts"
-NOTHING = "\0"  # the address of the absence of a prompt
-EMPTY = "empty_"  # begins the names of what an edit is without its text
+NOTHING = "\0"  # cache key of the empty prompt
+EMPTY = "empty_"  # prefix for the tensors of an edit without its text
 ENCODED_AT_ONCE = 32
-COMPILER = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch has it
-GRAPHS = 64  # that torch may keep of a compiled block
 
 
 class DiffusersPolicy(Policy):
-    """A pipeline of diffusers. Everything that differs between models is in its family.
+    """A diffusers pipeline. Everything that differs between models is in its family.
 
-    Its text encoders may be `unread`: they are then read when a prompt has to be encoded that the cache does not have.
+    Text encoders may be `unread`: they are loaded when a prompt that is not in the cache must be encoded.
     """
 
     def __init__(
@@ -89,13 +80,13 @@ class DiffusersPolicy(Policy):
 
     @torch.no_grad()
     def prepare(self, prompts: Sequence[Prompt], folder: Path | None = None) -> None:
-        """Encode prompts that no run on this machine has encoded yet into a cache on disk; then let text encoders go.
+        """Encode new prompts into the cache on disk, then free the text encoders.
 
-        Where there is nothing to encode, text encoders that are not read yet never are.
+        If all prompts are in the cache, text encoders are not loaded at all.
 
         Raises:
             ValueError: the cache is damaged, or the text encoders cannot be read.
-            OSError: it cannot be written.
+            OSError: the cache cannot be written.
         """
         family, dtype = self.family, torch.bfloat16 if self.precision == "bf16" else torch.float32
         made_by = json.dumps(
@@ -110,7 +101,7 @@ class DiffusersPolicy(Policy):
             self.read_text_encoders()
         for start in range(0, len(rest), ENCODED_AT_ONCE):
             part = rest[start : start + ENCODED_AT_ONCE]
-            with memory.explained(f"with prompts encoded {len(part)} at once, beside the whole model"):
+            with memory.explained(f"while encoding {len(part)} prompts at once next to the whole model"):
                 cache.add(part, family.encode(part))
         self._cache = cache
         self._let_go()
@@ -121,16 +112,16 @@ class DiffusersPolicy(Policy):
             setattr(pipe, name, None)
 
     def read_text_encoders(self) -> None:
-        """Have the pipeline hold them.
+        """Load the text encoders into the pipeline, if it does not have them.
 
         Raises:
-            ValueError: they cannot be read, or were let go and came from no file.
+            ValueError: they cannot be read, or they were freed and have no files.
         """
         pipe = self.family.pipe
         if any(part is not None for name, part in pipe.components.items() if name.startswith("text_encoder")):
             return
         if not self._unread:
-            raise ValueError("the text encoders have been let go: prepare all prompts at once")
+            raise ValueError("the text encoders have been freed; prepare all prompts in one call")
         self._unread.read_into(pipe)
 
     @torch.no_grad()
@@ -146,11 +137,11 @@ class DiffusersPolicy(Policy):
             self.read_text_encoders()
             return self.family.encode(list(prompts))
         if missing := self._cache.missing(prompts):
-            raise ValueError(f"the text encoders have been let go, and '{missing[0]}' was not encoded before")
+            raise ValueError(f"the text encoders have been freed, but '{missing[0]}' is not encoded; prepare it first")
         return self._cache.rows(prompts)
 
     def _without_text(self, prompts: Sequence[Prompt]) -> list[Edit]:
-        """Of edits, where guidance asks for it: what is left of each, which another source makes another."""
+        """Edits without their text, one per source, for classifier-free guidance; other prompts give none."""
         if self.family.guidance != "classifier-free":
             return []
         return [Edit(self.family.nothing, prompt.source) for prompt in prompts if isinstance(prompt, Edit)]
@@ -184,10 +175,10 @@ class DiffusersPolicy(Policy):
             return self.family.velocity(network, x, t, condition.tensors, guidance).float()
 
     def under(self, weights: str, guidance: float = 1.0) -> Velocity:
-        """As the model has it: classifier-free guidance, guidance as an input of the network, or none.
+        """Velocities with the guidance of this model: classifier-free, an input of the network, or none.
 
         Raises:
-            ValueError: the model was distilled without guidance, and a scale was asked for.
+            ValueError: the model was distilled without guidance, and the scale is not 1.
         """
         match self.family.guidance:
             case "classifier-free":
@@ -197,8 +188,8 @@ class DiffusersPolicy(Policy):
             case "none":
                 if guidance != 1:
                     raise ValueError(
-                        f"{self.name} was distilled and knows no guidance: leave the scale at 1 "
-                        "(--guidance 1, of a training --algorithm.rollout.guidance 1)"
+                        f"{self.name} is distilled and has no guidance; leave the scale at 1 "
+                        "(--guidance 1, or --algorithm.rollout.guidance 1 in training)"
                     )
                 return super().under(weights)
 
@@ -209,7 +200,7 @@ class DiffusersPolicy(Policy):
         usual = self.family.published
         if self.family.guidance != "embedded" or usual in (None, guidance):
             return None
-        return f"{self.name} takes guidance as an input, and was published at {usual:g}: this is {guidance:g}"
+        return f"{self.name} was published with guidance {usual:g}; you use {guidance:g}"
 
     def arguments(self, scale: float) -> dict[str, Any]:
         return {**self.family.sized_by(), **self.family.guided_by(scale)}
@@ -225,7 +216,7 @@ class DiffusersPolicy(Policy):
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
-        """One by one, as an autoencoder takes much memory, and they may be all of an iteration's."""
+        """Encode images one by one: an autoencoder needs much memory, and there may be a whole iteration of them."""
         with self._cast():
             found = [self.family.encode_images(image.to(self.device).float() * 2 - 1) for image in images.split(1)]
         return torch.cat(found).float()
@@ -235,190 +226,19 @@ class DiffusersPolicy(Policy):
 
 
 def fingerprint(network: torch.nn.Module) -> str:
-    """The digest of a network's weights (see text_encoders.py): the same in whatever precision they are held."""
+    """The digest of a network's weights (see text_encoders.py), the same in every precision."""
     state = network.state_dict()
     return digest((name, tuple(tensor.shape), _plain(tensor)) for name, tensor in state.items())
 
 
 def _plain(tensor: Any) -> Tensor:
-    """torchao's 8 bits are tensors of a class of their own."""
+    """torchao stores 8-bit weights in a tensor subclass."""
     same, eights = tensor, is_traceable_wrapper_subclass(tensor)
     plain: Tensor = same.dequantize() if eights else same
     return plain
 
 
 def spelling(tokenizer: Any) -> list[Any]:
-    """What a tokenizer makes of a sentence, and how: a changed vocabulary or chat template is seen in it."""
+    """What a tokenizer does to a test sentence, to detect a changed vocabulary or chat template."""
     said = tokenizer("A photo of 12 red foxes, seen from above; it says 'naïve'.")["input_ids"]
     return [len(tokenizer), tokenizer.model_max_length, tokenizer.padding_side, tokenizer.chat_template, said]
-
-
-def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, loading: Loading) -> DiffusersPolicy:
-    """A pipeline by the name of its folder or its id on the hub. No code comes from there, and no pickle.
-
-    Raises:
-        ValueError: it cannot be found or read, or is of no known family; there is no such device.
-    """
-    hub.quiet()
-    if not sys.stderr.isatty():
-        diffusers.logging.disable_progress_bar()
-    found = index(name_or_path, loading.revision)
-    kind = found["_class_name"]
-    if loading.quantise and (lora_rank is None or loading.merge_lora):
-        raise ValueError("quantised weights are frozen: train LoRA adapters (--lora-rank), and do not merge them")
-    transformers = [name for name in ("transformer", "transformer_2") if found.get(name, [None])[0]]
-    device = hub.device(loading.device)
-    chosen = resolve(precision, device)
-    stored = torch.bfloat16 if chosen == "bf16" and device != "cpu" else torch.float32
-    trained = torch.float32 if lora_rank is None else stored  # bf16 would round an optimiser's small steps away
-    quantised = _quantised(loading.quantise, transformers, device)
-    pipeline = getattr(diffusers, kind)
-    with hub.explained(name_or_path), hub.whole():
-        folder = Path(name_or_path)
-        if not folder.is_dir():
-            here = pipeline.download(
-                name_or_path, revision=loading.revision, variant=loading.variant, use_safetensors=True
-            )
-            folder = Path(here)
-        read_late = [name for name in found if name.startswith("text_encoder")]
-        names = tuple(name for name in read_late if files(folder / name, loading.variant))
-        pipe = pipeline.from_pretrained(
-            folder,
-            variant=loading.variant,
-            dtype={"default": stored, **dict.fromkeys(transformers, trained)},
-            use_safetensors=True,
-            quantization_config=quantised,
-            **dict.fromkeys(names),
-        )
-        _refuse_holes(pipe)
-    with memory.explained(f"with the whole of {name_or_path} on {device}: --quantise makes its transformer smaller"):
-        pipe = pipe.to(device)
-    family = shaped(pipe, loading)
-    if loading.merge_lora and pipe.transformer.dtype != torch.float32:
-        kept = str(pipe.transformer.dtype).removeprefix("torch.")
-        raise ValueError(
-            f"the weights are in {kept}, in which a merged adapter would be rounded away: leave out --merge-lora, or "
-            "use --precision float32"
-        )
-    prepared(family, loading)
-    unread = TextEncoders(name_or_path, pipeline, folder, names, loading.variant, stored, device) if names else None
-    policy = DiffusersPolicy(name_or_path, family, lora_rank, chosen, seed, unread)
-    policy.loading = loading
-    if isinstance(policy.weights, LoRA):
-        policy.weights.merge = loading.merge_lora
-    return policy
-
-
-def _refuse_holes(pipe: Any) -> None:
-    """Raises ValueError where a file of diffusers lacks weights; what transformers reads, `hub.whole` looks after."""
-    for part, network in pipe.components.items():
-        tensors = network.named_parameters() if isinstance(network, torch.nn.Module) else ()
-        if missing := [name for name, tensor in tensors if tensor.is_meta]:
-            raise ValueError(f"the files of its {part} lack {missing[0]} ({len(missing)} weights in all)")
-
-
-def shaped(pipe: Any, loading: Loading) -> Family:
-    """The family of a pipeline, for samples of the size that is asked for.
-
-    Raises:
-        ValueError: there are none of that size.
-    """
-    given: dict[str, Any] = {"text_tokens": loading.text_tokens}
-    if loading.size:
-        given["height"], given["width"] = loading.size
-    if loading.frames:
-        given["frames"] = loading.frames
-    return FAMILIES[type(pipe).__name__](pipe, **given)
-
-
-def prepared(family: Family, loading: Loading) -> None:
-    """What diffusers offers for memory and speed.
-
-    Raises:
-        ValueError: it does not offer it for this model, or here.
-    """
-    transformers = list(family.transformers.values())
-    wanted = {
-        "gradient checkpointing": (loading.gradient_checkpointing, transformers, "enable_gradient_checkpointing"),
-        "VAE slicing": (loading.vae_slicing, [family.pipe.vae], "enable_slicing"),
-        "VAE tiling": (loading.vae_tiling, [family.pipe.vae], "enable_tiling"),
-    }
-    for what, (asked, parts, method) in wanted.items():
-        for part in parts if asked else ():
-            try:
-                getattr(part, method)()
-            except (AttributeError, ValueError, NotImplementedError) as error:
-                raise ValueError(f"{type(part).__name__} knows no {what}: leave it out") from error
-    if loading.compile_blocks and not shutil.which(COMPILER):
-        raise ValueError(
-            f"compiling blocks takes a C++ compiler, and there is no {COMPILER}: install it, or leave it out"
-        )
-    for transformer in transformers if loading.compile_blocks else ():
-        compile_blocks(transformer)
-    for transformer in transformers if loading.attention else ():
-        try:
-            transformer.set_attention_backend(loading.attention)
-        except (ValueError, RuntimeError, ImportError) as error:
-            raise ValueError(f"attention '{loading.attention}': {' '.join(str(error).split())[:200]}") from error
-
-
-def compile_blocks(transformer: torch.nn.Module, backend: str = "inductor") -> None:
-    """Compile every block that the transformer stacks, so that one graph serves all of a kind.
-
-    There is a graph for each kind of block, with gradients and without, under each set of adapters: more than torch
-    would keep.
-    """
-    torch._dynamo.config.recompile_limit = GRAPHS
-    for stack in transformer.children():
-        for block in stack if isinstance(stack, torch.nn.ModuleList) else ():
-            block.compile(backend=backend)
-
-
-def _quantised(how: str | None, components: Sequence[str], device: str) -> Any:
-    """What diffusers calls it, for these components of a pipeline.
-
-    Raises:
-        ValueError: the package that does it is missing, or cannot do it on this device.
-    """
-    try:
-        match how:
-            case None:
-                return None
-            case "int8":
-                from torchao.quantization import Int8WeightOnlyConfig
-
-                config: Any = diffusers.TorchAoConfig(Int8WeightOnlyConfig())
-            case _:
-                import bitsandbytes  # noqa: F401
-
-                if device == "cpu":
-                    raise ValueError("4 bits need a CUDA device: use --quantise int8, or leave it out")
-                config = diffusers.BitsAndBytesConfig(
-                    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-                )
-    except ImportError as error:
-        raise ValueError(f"--quantise {how} needs a package: pip install 'flowward[quantise]' ({error})") from error
-    return diffusers.PipelineQuantizationConfig(quant_mapping={name: config for name in components})
-
-
-def index(name_or_path: str, revision: str | None) -> dict[str, Any]:
-    """The class and the components of a pipeline, read before anything large is.
-
-    Raises:
-        ValueError: it cannot be read, is of no family that is known here, or needs a package that is missing.
-    """
-    file = Path(name_or_path) / "model_index.json"
-    if not file.is_file():
-        with hub.explained(name_or_path):
-            file = Path(hf_hub_download(name_or_path, "model_index.json", revision=revision))
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} does not hold a mapping")
-    if (kind := str(found.get("_class_name"))) not in FAMILIES:
-        raise ValueError(f"{name_or_path}: " + unknown("pipeline", kind, FAMILIES))
-    if missing := [package for package in FAMILIES[kind].needs if not find_spec(package)]:
-        raise ValueError(f"{name_or_path} needs the package {missing[0]}: pip install {missing[0]}")
-    return found

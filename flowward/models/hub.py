@@ -1,4 +1,4 @@
-"""What comes from folders or the hub: finding files, choosing a device, and one sentence for whatever goes wrong."""
+"""Folders and the hub: find files, choose a device, and explain every failure in one sentence."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-UNREADABLE = (TypeError, KeyError, AttributeError, ImportError)  # of readers that meet what they do not expect
+UNREADABLE = (TypeError, KeyError, AttributeError, ImportError)  # raised by readers on unexpected content
 
 
 def device(wish: str) -> str:
-    """`auto` is a CUDA device where there is one, otherwise the CPU.
+    """The device to use; `auto` is a CUDA device if there is one, otherwise the CPU.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: this machine has no such device.
     """
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if wish == "auto" else wish
     try:
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"there is no device '{chosen}' here: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"this machine has no device '{chosen}': {str(error).splitlines()[0]}") from error
     return chosen
 
 
 def file(where: str, name: str, revision: str | None = None) -> Path:
-    """The file `name` of a folder or of a repository on the hub; or `where` itself, where that is a file.
+    """The file `name` of a folder or hub repository; `where` itself if it is a file.
 
     Raises:
-        ValueError: there is none, or it cannot be had.
+        ValueError: there is no such file, or it cannot be downloaded.
     """
     path = Path(where)
     if path.is_file():
         return path
     if path.is_dir():
         if not (path / name).is_file():
-            raise ValueError(f"there is no file {name} in {path}")
+            raise ValueError(f"{path} has no file {name}")
         return path / name
     with explained(where):
         return Path(hf_hub_download(where, name, revision=revision))
 
 
 def quiet() -> None:
-    """No remarks of transformers on parts of a model that are not used; progress bars on a terminal alone."""
+    """Silence transformers: no warnings about unused weights, and progress bars only on a terminal."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -66,9 +66,9 @@ def quiet() -> None:
 
 @contextmanager
 def whole() -> Iterator[None]:
-    """Inside, transformers reads no network whose files lack weights: it would leave them random, with a remark.
+    """Inside, transformers rejects files with missing weights; by default it only warns and keeps random ones.
 
-    The head that makes words of hidden states may be missing: nobody asks a text encoder for words.
+    The language-model head may be missing, because text encoders do not use it.
 
     Raises:
         ValueError: weights are missing.
@@ -80,7 +80,9 @@ def whole() -> Iterator[None]:
     def checked(cls: Any, *args: Any, **kwargs: Any) -> Any:
         network, report = plain.__func__(cls, *args, **{**kwargs, "output_loading_info": True})
         if missing := sorted(name for name in report["missing_keys"] if not name.startswith("lm_head.")):
-            raise ValueError(f"the files of a {cls.__name__} lack {missing[0]} ({len(missing)} weights in all)")
+            raise ValueError(
+                f"the files of {cls.__name__} lack {len(missing)} weights, such as {missing[0]}; download them again"
+            )
         return network
 
     PreTrainedModel.from_pretrained = classmethod(checked)
@@ -92,10 +94,10 @@ def whole() -> Iterator[None]:
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """What the hub, diffusers and transformers raise, in a sentence.
+    """Inside, errors of the hub, diffusers and transformers become one sentence.
 
     Raises:
-        ValueError: anything went wrong.
+        ValueError: in place of any of these errors.
     """
     try:
         yield
@@ -113,21 +115,21 @@ def explained(name: str) -> Iterator[None]:
 
 
 def _sentence(name: str, error: Exception) -> str:
-    for cause in (error, error.__cause__):  # transformers raises the hub's errors as the cause of others
+    for cause in (error, error.__cause__):  # transformers wraps the hub's errors in its own
         match cause:
             case GatedRepoError():
                 return (
-                    f"{name} is gated: accept its licence on its page, and log in with a token that may read it "
+                    f"{name} is gated; accept its licence on its hub page, then log in with a token that has access "
                     "(hf auth login)"
                 )
             case RevisionNotFoundError():
-                return f"{name} has no such revision on the hub"
+                return f"{name} has no such revision on the hub; check the branch, tag or commit"
             case RepositoryNotFoundError():
                 return (
-                    f"there is no model {name} on the hub, or it is private: then log in with a token that may read it "
-                    "(hf auth login)"
+                    f"the hub has no model {name}, or it is private; check the name, or log in with a token that has "
+                    "access (hf auth login)"
                 )
             case HFValidationError():
-                return f"there is no folder {name}, and no model on the hub can have such a name"
-    kind = f"{type(error).__name__}: " if isinstance(error, UNREADABLE) else ""  # whose text alone says little
+                return f"there is no folder {name}, and it is not a valid hub id; write owner/name"
+    kind = f"{type(error).__name__}: " if isinstance(error, UNREADABLE) else ""  # their text alone is not clear
     return f"the model {name} cannot be read: {kind}{' '.join(str(error).split())[:300]}"

@@ -1,4 +1,4 @@
-"""How a model is loaded."""
+"""Options for loading a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any, Literal
 
 from ..system.errors import positive
 
-MODEL = ("size", "frames", "text_tokens", "revision", "variant", "quantise")  # choices that make another model
+MODEL = (
+    "size",
+    "frames",
+    "text_tokens",
+    "revision",
+    "variant",
+    "quantise",
+)  # these define the model
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,12 @@ class Loading:
     """add adapters to the weights for the time of a rollout: faster, for float32 weights"""
 
     def of_run(self, name: str, trained: Loading, said: Collection[str] = ()) -> Loading:
-        """What the run `name` was trained with, by the means (device, memory, speed) that are asked for here.
+        """The options that the run `name` was trained with, with the device, memory and speed options given here.
 
-        Asked for is what is not the default, and what was `said` though it is.
+        An option counts as given if it differs from its default or is listed in `said`.
 
         Raises:
-            ValueError: another model, or another size, is asked for.
+            ValueError: a given option would make a different model or size.
         """
         asked = {
             each.name: getattr(self, each.name)
@@ -57,7 +64,7 @@ class Loading:
         }
         if other := [key for key in MODEL if key in asked and asked[key] != getattr(trained, key)]:
             before, now = (_said(getattr(each, other[0])) for each in (trained, self))
-            raise ValueError(f"{name} is loaded as it was trained, with {other[0]} {before}, not {now}: leave it out")
+            raise ValueError(f"{name} was trained with {other[0]} {before}, not {now}; leave out the option")
         return replace(trained, **{"device": self.device, **asked})
 
     def __post_init__(self) -> None:
@@ -66,4 +73,4 @@ class Loading:
 
 def _said(value: Any) -> str:
     many = value if isinstance(value, tuple) else [value]
-    return "as the model has it" if value is None else " ".join(map(str, many))
+    return "the model's own" if value is None else " ".join(map(str, many))

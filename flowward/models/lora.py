@@ -16,14 +16,14 @@ from .weights import Weights
 
 # both streams of a joint-attention block, the targets of every published SD3 and FLUX run
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-ADAPTER = "policy"  # peft's name for the one that its layers hold
+ADAPTER = "policy"  # peft's name for the adapter in its layers
 
 
 class Adapted(lora.Linear):
-    """y = W x + scale B A x: peft's layer without what these adapters never ask of it.
+    """y = W x + scale B A x: peft's layer without the features that these adapters do not use.
 
-    peft copies the input to the adapter's precision and looks for dropout, variants and merged weights at every call:
-    as much time as the products themselves. Under autocast the products choose their precision anyway.
+    At every call peft casts the input to the adapter's dtype and checks for dropout, variants and merged weights. That
+    takes as long as the matrix products. Under autocast the products choose their dtype anyway.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -43,7 +43,7 @@ class Adapted(lora.Linear):
         return a.weight, b.weight, self.scaling[name]
 
     def _cheaper_as_a_sum(self, rank: int) -> bool:
-        """Whether (W + scale B A) x takes less work, where many more tokens than `rank` pass: its gradient needs
+        """Whether (W + scale B A) x costs less, if there are many more tokens than `rank`. Its gradient needs
         2 in out operations per token, the adapter forward and backward 6 rank (in + out). In half precision the sum
         would lose small adapters.
         """
@@ -55,13 +55,11 @@ class Adapted(lora.Linear):
 class LoRA(Weights):
     """Low-rank adapters on a frozen network (Hu et al., 2021, arXiv:2106.09685): peft's, which hold the policy.
 
-    A copy is a set of tensors that takes the place of the policy's for as long as it is asked for; the layers stay what
-    they are, so one compiled graph serves all of them. `reference` is the network with its adapters off, so it costs no
-    memory.
+    A copy is a set of tensors that replaces the policy's while it is used. The layers stay the same, so one compiled
+    graph serves all copies. `reference` is the network with its adapters off, so it costs no memory.
 
-    With `merge` a rollout adds the adapters to the weights beneath them for as long as it lasts, which saves two small
-    products per layer and step, and takes a copy of those layers. Not for weights in half precision: a small change
-    would be rounded away.
+    With `merge` a rollout adds the adapters to the base weights until it ends. This saves two small products per layer
+    and step, and needs a copy of those layers. Do not use it with half-precision weights: small changes would be lost.
     """
 
     merge = False
@@ -70,10 +68,10 @@ class LoRA(Weights):
         self, network: Any, rank: int, alpha: int | None = None, targets: tuple[str, ...] = ATTENTION, seed: int = 0
     ):
         if rank < 1:
-            raise ValueError(f"the rank of a LoRA must be at least 1, not {rank}")
+            raise ValueError(f"the LoRA rank must be at least 1, not {rank}")
         self.kind = f"lora-{rank}"
         self._network = network.requires_grad_(False)
-        self._held: str | None = None  # what `still` holds the network at
+        self._held: str | None = None  # the weights that `still` fixed
         self.config = LoraConfig(
             r=rank,
             lora_alpha=2 * rank if alpha is None else alpha,
@@ -82,7 +80,7 @@ class LoRA(Weights):
         )
         self.config._register_custom_module({nn.Linear: Adapted})
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # the same adapter in every process, whatever was drawn before
+            torch.manual_seed(seed)  # the same adapter in every process, for any earlier use of random numbers
             network.add_adapter(self.config, ADAPTER)
         marker = f".{ADAPTER}."
         names = [name for name, _ in network.named_parameters() if ".lora_" in name and marker in name]
@@ -90,13 +88,13 @@ class LoRA(Weights):
             name.replace(marker, "."): network.get_submodule(name.removesuffix(".weight")) for name in names
         }
         for place in self._places.values():
-            place.float()  # whatever the network is stored in: bf16 would round an optimiser's small steps away
+            place.float()  # for any dtype of the network: bf16 would lose small optimiser steps
         self._tensors = {"policy": {key: place.weight for key, place in self._places.items()}}
 
     def add(self, name: str) -> None:
         if name == "reference":
             return
-        # They could take gradients and never do: torch chooses kernels by that, and graphs are compiled for it.
+        # They require gradients but never get any: torch chooses kernels and compiles graphs by this flag.
         mine = self._tensors["policy"]
         self._tensors[name] = {key: nn.Parameter(tensor.detach().clone()) for key, tensor in mine.items()}
 
@@ -122,7 +120,7 @@ class LoRA(Weights):
                         layer.weight = nn.Parameter(merged, requires_grad=False)
             with self._without_adapters():
                 yield
-        finally:  # the very tensors that were there: nothing is subtracted again
+        finally:  # put back the original tensors, without subtracting
             for layer, weight in before:
                 layer.weight = weight
 
@@ -149,7 +147,7 @@ class LoRA(Weights):
     @contextmanager
     def network(self, name: str) -> Iterator[nn.Module]:
         if self._held not in (None, name):
-            raise RuntimeError(f"the network is held at '{self._held}', and cannot be '{name}' now")
+            raise RuntimeError(f"the network is fixed to '{self._held}' during this rollout; '{name}' cannot be used")
         if name in ("policy", self._held):
             yield self._network
             return
@@ -160,6 +158,6 @@ class LoRA(Weights):
         return dict(self._tensors[name])
 
     def export(self, name: str) -> dict[str, Tensor]:
-        """An adapter under the names that diffusers and peft load."""
+        """The adapter's tensors, under the names that diffusers and peft load."""
         with self.network(name):
             return get_peft_model_state_dict(self._network, adapter_name=ADAPTER)

@@ -25,7 +25,7 @@ SHIPPED = Path(str(files("flowward.scenes") / "weights"))
 
 
 class ScenesPolicy(Policy):
-    """Scenes as a Policy. Latents are [B, 4, 8, 8], images [B, 3, 32, 32]."""
+    """The built-in model as a Policy. Latents are [B, 4, 8, 8], images [B, 3, 32, 32]."""
 
     latent_shape = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
     image_size = (SIZE, SIZE)
@@ -35,12 +35,12 @@ class ScenesPolicy(Policy):
         try:
             networks = Networks.load(folder)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ValueError(f"the model in {folder} cannot be read: {error}") from error
+            raise ValueError(f"cannot read the model in {folder}: {error}") from error
         self.name, self.precision = name, precision
         self._text_encoder = networks.text_encoder.requires_grad_(False)
         self._autoencoder = networks.autoencoder.requires_grad_(False)
         transformer = networks.transformer
-        described = json.loads(transformer.to_json_string())  # "_" stands before a path and a version
+        described = json.loads(transformer.to_json_string())  # keys with "_" are a path and a version
         architecture = {key: value for key, value in described.items() if not key.startswith("_")}
         base = (folder / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
         self.identity = {"family": "scenes", "base": hashlib.sha256(base).hexdigest()[:16], "transformer": architecture}
@@ -61,8 +61,8 @@ class ScenesPolicy(Policy):
 
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
         gradients = torch.is_grad_enabled() and weights == "policy"
-        # Plain matrix products: at 24 tokens the CPU's fused attention makes a training step 1.5 times slower
-        # (docs/benchmarks.md). In rollouts too, so that equal weights give equal velocities to the last bit.
+        # Plain matrix products: with 24 tokens, fused attention on the CPU makes a training step 1.5 times slower
+        # (docs/benchmarks.md). Rollouts use them too, so that equal weights give bit-identical velocities.
         attention = sdpa_kernel(SDPBackend.MATH)
         with torch.set_grad_enabled(gradients), self._cast(), attention, self.weights.network(weights) as network:
             words, pooled = condition.tensors["words"], condition.tensors["pooled"]

@@ -1,4 +1,4 @@
-"""The networks that read prompts, left in their files until a prompt has to be read: they can be half of a model."""
+"""Text encoders, not loaded until a prompt must be encoded: they can be half of a model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor
 from ..system import memory
 from . import hub
 
-FIRST = 8  # numbers of each tensor, which stand for it
+FIRST = 8  # values of each tensor in the digest
 
 
 def digest(tensors: Iterator[tuple[str, tuple[int, ...], Tensor]]) -> str:
-    """A short hash of a network: of every tensor's name, shape and first numbers, so that it takes no time.
+    """A short, fast hash of a network, from the name, shape and first values of every tensor.
 
-    It is the same in whatever precision they are held.
+    It is the same in every precision.
     """
     found = hashlib.sha256()
     for name, shape, first in tensors:
@@ -31,14 +31,14 @@ def digest(tensors: Iterator[tuple[str, tuple[int, ...], Tensor]]) -> str:
 
 @dataclass(frozen=True)
 class TextEncoders:
-    """Those of a pipeline in a folder.
+    """The text encoders of a pipeline in a folder.
 
     Args:
-        model: the name that the pipeline was asked for by.
-        kind: its class.
-        names: of the text encoders among its components.
-        variant: of the files of weights, such as fp16.
-        dtype, device: that they will have.
+        model: the name or path that the user gave.
+        kind: the class of the pipeline.
+        names: the component names of the text encoders.
+        variant: of the weight files, such as fp16.
+        dtype, device: for the loaded encoders.
     """
 
     model: str
@@ -50,7 +50,7 @@ class TextEncoders:
     device: str
 
     def fingerprints(self) -> list[str]:
-        """Of each, from its files: which of them holds a tensor does not matter.
+        """The digest of each, from its files; it does not depend on how tensors are split over files.
 
         Raises:
             ValueError: a file is damaged.
@@ -58,7 +58,7 @@ class TextEncoders:
         return [digest(self._tensors(name)) for name in self.names]
 
     def configs(self) -> list[str]:
-        """What each is built by."""
+        """The configuration of each, as JSON."""
         return [(self.folder / name / "config.json").read_text("utf-8") for name in self.names]
 
     def _tensors(self, component: str) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
@@ -68,20 +68,20 @@ class TextEncoders:
                 with safe_open(file, "pt") as opened:
                     places |= dict.fromkeys(opened.keys(), file)
             except SafetensorError as error:
-                raise ValueError(f"{file} is damaged: {error}") from error
+                raise ValueError(f"{file} is damaged; download it again ({error})") from error
         for name, file in sorted(places.items()):
             with safe_open(file, "pt") as opened:
                 part = opened.get_slice(name)
                 shape = tuple(part.get_shape())
-                few = (*[slice(1)] * (len(shape) - 1), slice(FIRST))  # of the first row of each dimension
+                few = (*[slice(1)] * (len(shape) - 1), slice(FIRST))  # the first row in every dimension
                 yield name, shape, part[few] if shape else opened.get_tensor(name)
 
     def read_into(self, pipe: Any) -> None:
-        """Have the pipeline hold them, and its tokenizers if it has let them go; all else that it has stays.
+        """Load them into the pipeline, and its tokenizers if they were freed; other components stay.
 
         Raises:
             ValueError: they cannot be read.
-            OutOfMemory: there is no room for them.
+            OutOfMemory: the device has too little memory.
         """
         there = {name: part for name, part in pipe.components.items() if part is not None}
         with hub.explained(self.model), hub.whole():
@@ -91,13 +91,15 @@ class TextEncoders:
         for name, part in whole.components.items():
             if name not in there and part is not None:
                 setattr(pipe, name, part)
-        with memory.explained(f"with the text encoders of {self.model} on {self.device}, beside its other networks"):
+        with memory.explained(
+            f"while moving the text encoders of {self.model} to {self.device}, next to its other networks"
+        ):
             for name in self.names:
                 getattr(pipe, name).requires_grad_(False).eval().to(self.device)
 
 
 def files(folder: Path, variant: str | None) -> list[Path]:
-    """The weights of a network; others of another variant may lie beside them."""
+    """The weight files of a network in this variant; files of other variants are skipped."""
     every = sorted(folder.glob("*.safetensors"))
     own = [file for file in every if variant and f".{variant}" in file.name]
     return own or [file for file in every if file.name.count(".") == 1]

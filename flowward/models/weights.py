@@ -1,4 +1,4 @@
-"""The weights that training needs, as whole copies of a network (here), or as LoRA adapters on one of them (lora.py).
+"""The weights that training needs, as whole copies of a network (here) or as LoRA adapters (lora.py).
 
 `policy` is trained; named copies (`old`, `ema`) follow it; `reference` is the network as it was loaded.
 """
@@ -15,26 +15,26 @@ from torch import Tensor, nn
 
 
 class Weights(ABC):
-    """`policy`, its named copies, and `reference`."""
+    """The trained weights (`policy`), their named copies, and `reference`."""
 
-    kind: str  # for checkpoints: weights of one kind cannot be read as another
+    kind: str  # for checkpoints: weights of one kind cannot be loaded as another
 
     @abstractmethod
     def add(self, name: str) -> None:
-        """Make the copy `name` of `policy` as it is now (and `reference`, before any training)."""
+        """Copy the current `policy` under this name (`reference`: call it before any training)."""
 
     @abstractmethod
     def network(self, name: str) -> AbstractContextManager[nn.Module]:
-        """The network with the named weights active, for as long as the context lasts."""
+        """The network with the named weights active, until the context ends."""
 
     @contextmanager
     def still(self, name: str) -> Iterator[None]:
-        """For as long as it lasts the named weights are the only ones used, do not change, and carry no gradient."""
+        """Until the context ends, only the named weights are used; they do not change and get no gradient."""
         yield
 
     @abstractmethod
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The live trainable tensors of `policy` or of a copy: the same keys, in the same order, for each."""
+        """The live trainable tensors of `policy` or a copy; all have the same keys in the same order."""
 
     @torch.no_grad()
     def follow(self, name: str, decay: float) -> None:
@@ -44,7 +44,7 @@ class Weights(ABC):
             tensor.lerp_(source[key], 1 - decay)
 
     def same(self, name: str) -> bool:
-        """Whether a copy is what the policy is now, bit by bit."""
+        """Whether a copy is bit-identical to the current policy."""
         mine = self.tensors("policy")
         return all(torch.equal(tensor, mine[key]) for key, tensor in self.tensors(name).items())
 
@@ -53,7 +53,7 @@ class Weights(ABC):
         """Overwrite `policy` or a copy.
 
         Raises:
-            ValueError: the names or shapes are not those of this model.
+            ValueError: the names or shapes do not match this model.
         """
         mine = self.tensors(name)
         if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in values.items()}:
@@ -69,12 +69,12 @@ def _difference(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
         if key not in mine:
             return f"'{key}' is not part of this model"
         if mine[key].shape != theirs[key].shape:
-            return f"'{key}' has shape {list(theirs[key].shape)}, here it is {list(mine[key].shape)}"
-    return "they agree"
+            return f"'{key}' has shape {list(theirs[key].shape)}, but this model needs {list(mine[key].shape)}"
+    return "no difference found"
 
 
 class Full(Weights):
-    """All weights are trained; a copy is a second network."""
+    """Full fine-tuning: all weights are trained, and a copy is a second network."""
 
     kind = "full"
 

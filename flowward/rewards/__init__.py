@@ -1,6 +1,6 @@
-"""Rewards: reward(images, prompts, metadata=None) -> one number per image. Anything with that call will do.
+"""Rewards: reward(images, prompts, metadata=None) -> one number per image. Any callable like this is a reward.
 
-A video gets the mean of what its frames get, unless the reward says that it takes videos (`takes_videos = True`).
+The score of a video is the mean over its frames, unless the reward has `takes_videos = True`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From what a user writes to a reward: a name, a package's entry point, `module:function`, a file, or an address."""
+"""Make a reward from its name, a package's entry point, `module:function`, a file, or a server address."""
 
 from __future__ import annotations
 
@@ -52,24 +52,24 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "ocr": OCR,
     "ocr-strict": StrictOCR,
 }
-ENTRY_POINTS = "flowward.rewards"  # the group under which a package offers rewards
+ENTRY_POINTS = "flowward.rewards"  # entry-point group for rewards of other packages
 
 
 @dataclass(frozen=True)
 class Sum:
-    """A weighted sum of rewards, each of which is called as it wants to be."""
+    """A weighted sum of rewards."""
 
-    takes_videos: ClassVar[bool] = True  # whole: what each term makes of its frames is its own matter
+    takes_videos: ClassVar[bool] = True  # each term gets the whole video and handles frames itself
 
     terms: tuple[tuple[str, float, Reward], ...]  # (name, weight, reward)
 
     @property
     def compares(self) -> bool:
-        """Whether the score of an image depends on the others of the call, by any of the terms."""
+        """Whether any term makes the score of an image depend on other images in the call."""
         return any(getattr(reward, "compares", False) for _, _, reward in self.terms)
 
     def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
-        """Raises ValueError, naming the first prompt that a term does not understand."""
+        """Raise ValueError that names the first prompt that a term does not understand."""
         for _, _, reward in self.terms:
             refuse(reward, prompts, metadata)
 
@@ -79,47 +79,49 @@ class Sum:
 
 
 def terms(reward: Reward) -> tuple[tuple[str, float, Reward], ...]:
-    """(name, weight, reward) of each part of a weighted sum; of any other reward, itself."""
+    """(name, weight, reward) of each term of a weighted sum; any other reward is its own only term."""
     return reward.terms if isinstance(reward, Sum) else ((_name(reward), 1.0, reward),)
 
 
 def _name(reward: Reward) -> str:
-    """As it is asked for; of one that is not built in, that of its function or class."""
+    """The name of a built-in reward; for others, that of the function or class."""
     own = getattr(reward, "__name__", type(reward).__qualname__)
     return next((name for name, kind in REWARDS.items() if kind is type(reward)), own)
 
 
 def load(spec: str | Sequence[str], options: Sequence[str] = ()) -> Reward:
-    """A reward from its name (a text or a list of one), or a weighted sum from several `name=weight`.
+    """Load a reward by name (a string or a list with one), or a weighted sum from several `name=weight`.
 
-    A name is one of REWARDS, one that an installed package offers, `package.module:function`, the same of a file
-    (`path/to/file.py:function`), or the address of a reward server (several joined by commas). Options are
-    `name.field=value`, for rewards that are dataclasses.
+    A name is one of REWARDS, a reward of an installed package, `package.module:function`, `path/to/file.py:function`,
+    or the address of a reward server (several joined by commas). Options are `name.field=value`, for rewards that are
+    dataclasses.
 
     Raises:
-        ValueError: a name is unknown or cannot be loaded, a weight is not a number, or there is no such option.
+        ValueError: a name is unknown or cannot be loaded, a weight is not a number, or an option does not exist.
     """
-    spec = [spec] if isinstance(spec, str) else spec  # which is a sequence of letters, too
+    spec = [spec] if isinstance(spec, str) else spec  # a string is a sequence, too
     asked = _options(options)
     names = [weighted(item)[0] for item in spec]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"reward '{twice}' is named twice: add its weights up")
+        raise ValueError(f"reward '{twice}' is named twice; name it once, with the sum of its weights")
     found = [(name, weight, make(name, asked.pop(name, {}))) for name, weight in map(weighted, spec)]
     if not found:
         raise ValueError("name at least one reward")
     if asked:
-        raise ValueError(f"these are options of '{next(iter(asked))}', which is not among the rewards")
+        raise ValueError(
+            f"there are options for reward '{next(iter(asked))}', but it is not used; add the reward or remove them"
+        )
     return found[0][2] if len(found) == 1 and found[0][1] == 1 else Sum(tuple(found))
 
 
 def weighted(item: str) -> tuple[str, float]:
-    """A name, and its weight.
+    """Split `name=weight`; the default weight is 1.
 
     Raises:
         ValueError: the weight is not a number.
     """
     name, equals, weight = item.rpartition("=")
-    if not equals or (_is_address(item) and "?" in name):  # the = of a query is none of ours
+    if not equals or (_is_address(item) and "?" in name):  # this = belongs to the query of the address
         return item, 1.0
     try:
         factor = float(weight or 1)
@@ -131,7 +133,7 @@ def weighted(item: str) -> tuple[str, float]:
 
 
 def owner(option: str) -> str:
-    """The reward of an option `name.field=value`."""
+    """The reward that an option `name.field=value` belongs to."""
     return option.partition("=")[0].rpartition(".")[0]
 
 
@@ -141,13 +143,13 @@ def _options(given: Sequence[str]) -> dict[str, dict[str, str]]:
         where, equals, value = item.partition("=")
         name, dot, key = where.rpartition(".")
         if not (equals and dot and name):
-            raise ValueError(f"'{item}' is no option of a reward: write it as reward.option=value")
+            raise ValueError(f"'{item}' is not a reward option; write it as reward.option=value")
         found[name][key] = value
     return dict(found)
 
 
 def make(name: str, options: Mapping[str, str] | None = None) -> Reward:
-    """A reward from its name and options.
+    """Make a reward from its name and options.
 
     Raises:
         ValueError: see `load`.
@@ -159,8 +161,8 @@ def make(name: str, options: Mapping[str, str] | None = None) -> Reward:
         return _of_kind(name, kind, options or {})
     except ValueError:
         raise
-    except Exception as error:  # a class of the user's own may fail in any way
-        raise ValueError(f"reward '{name}' cannot be made: {type(error).__name__}: {error}") from error
+    except Exception as error:  # a user's class may fail in any way
+        raise ValueError(f"cannot make reward '{name}': {type(error).__name__}: {error}") from error
 
 
 def _of_kind(name: str, kind: Any, options: Mapping[str, str]) -> Reward:
@@ -185,10 +187,10 @@ def _made(name: str, kind: type, options: Mapping[str, str]) -> Reward:
 
 
 def find(name: str) -> Any:
-    """The class or function behind a name.
+    """The class or function of a reward name.
 
     Raises:
-        ValueError: there is none, or it cannot be imported.
+        ValueError: the name is unknown, or it cannot be imported.
     """
     if name in REWARDS:
         return REWARDS[name]
@@ -197,14 +199,14 @@ def find(name: str) -> Any:
     if ":" in name:
         return _own(name)
     if name.endswith(".py"):
-        raise ValueError(f"name the function or class in it as well: {name}:NAME")
+        raise ValueError(f"give the function or class in {name} as well; write {name}:NAME")
     offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name not in offered:
         raise ValueError(unknown("reward", name, [*REWARDS, *offered]))
     try:
         return offered[name].load()
-    except Exception as error:  # of a package that is not ours
-        raise ValueError(f"reward '{name}' cannot be imported: {type(error).__name__}: {error}") from error
+    except Exception as error:  # another package may fail in any way
+        raise ValueError(f"cannot import reward '{name}': {type(error).__name__}: {error}") from error
 
 
 def _is_address(name: str) -> bool:
@@ -217,16 +219,16 @@ def _own(name: str) -> Any:
     try:
         module = _of_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except Exception as error:  # a user's file may fail in any way
-        raise ValueError(f"reward '{name}' cannot be imported: {type(error).__name__}: {error}") from error
+        raise ValueError(f"cannot import reward '{name}': {type(error).__name__}: {error}") from error
     if not callable(found := getattr(module, attribute, None)):
         raise ValueError(f"reward '{name}': {where} has no function '{attribute}'")
     return found
 
 
 def _of_file(path: Path) -> ModuleType:
-    """A file, run anew. It is a module by its whole name (`mine.py`): no import means that one, whatever it is called.
+    """Run a file as a new module, registered under its file name (`mine.py`), which no import can clash with.
 
-    Where annotations are texts (`from __future__ import annotations`), a dataclass is looked up among the modules.
+    It must be registered: dataclasses with string annotations (`from __future__ import annotations`) look it up.
     """
     spec = importlib.util.spec_from_file_location(path.name, path)
     assert spec and spec.loader

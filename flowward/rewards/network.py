@@ -1,4 +1,4 @@
-"""What rewards with a network share: where it runs, images as its processor makes them, and prompts seen before."""
+"""Shared by rewards with a network: its device, image preprocessing, and a cache of prompt embeddings."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from .reward import RewardError
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 Shared = TypeVar("Shared")
-Place = tuple[str, torch.dtype, bool]  # device, precision, and whether the weights leave it between uses
-REMEMBERED = 4096  # embeddings of prompts: 16 MB at width 1024
+Place = tuple[str, torch.dtype, bool]  # device, dtype, and whether weights are offloaded between uses
+REMEMBERED = 4096  # prompt embeddings in the cache: 16 MB at width 1024
 _shared: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
 
 
 @dataclass
 class NetworkReward:
-    """Settings of a reward that runs a network. Subclasses load it in `__post_init__`, before a run begins."""
+    """Settings of a reward with a network. Subclasses load it in `__post_init__`, before a run starts."""
 
     model: str
-    """id on the hub, or a folder"""
+    """load the network from this hub id or folder"""
     device: str = "auto"
-    """auto: a CUDA device where there is one"""
+    """run the network on this device (auto: CUDA if there is one, else the CPU)"""
     dtype: Dtype = "auto"
-    """of the weights; auto: float16 on CUDA, as the published scores were made, float32 elsewhere"""
+    """store weights in this dtype (auto: float16 on CUDA, like published scores; else float32)"""
     batch: int = 32
-    """images or prompts at once; it does not change scores beyond rounding"""
+    """process this many images or prompts at once; changes scores only by rounding"""
     offload: bool = False
-    """keep the weights on the CPU between uses"""
+    """keep weights on the CPU between uses"""
 
     def __post_init__(self) -> None:
         positive(self, "batch")
 
     def place(self) -> Place:
-        """Device, precision and whether the weights leave it between uses.
+        """The device, the dtype, and whether weights are offloaded between uses.
 
         Raises:
-            ValueError: there is no such device.
+            ValueError: this machine has no such device.
         """
         from ..models import hub
 
@@ -54,15 +54,17 @@ class NetworkReward:
         return device, getattr(torch, auto if self.dtype == "auto" else self.dtype), self.offload
 
     def expect(self, images: Tensor, prompts: Sequence[str], dimensions: int = 4) -> None:
-        """Raises RewardError unless images are [B, 3, H, W] (or [B, F, 3, H, W]) with one prompt each."""
+        """Raise RewardError unless images are [B, 3, H, W] (or [B, F, 3, H, W]) with one prompt each."""
         if images.ndim != dimensions or images.shape[-3] != 3 or not images.numel():
-            raise RewardError(f"{type(self).__name__} scores images [B, 3, H, W], not {list(images.shape)}")
+            raise RewardError(f"{type(self).__name__} needs images of shape [B, 3, H, W], not {list(images.shape)}")
         if len(prompts) != len(images):
-            raise RewardError(f"{type(self).__name__} was given {len(images)} images and {len(prompts)} prompts")
+            raise RewardError(
+                f"{type(self).__name__} needs one prompt per image, not {len(prompts)} for {len(images)} images"
+            )
 
 
 def shared(key: Hashable, make: Callable[[], Shared]) -> Shared:
-    """One object for all rewards that ask for the same, as long as one of them lives: weights are held once."""
+    """One object per key, shared by all rewards while any of them exists, so that weights are stored once."""
     found: Shared | None = _shared.get(key)
     if found is None:
         found = _shared[key] = make()
@@ -70,7 +72,7 @@ def shared(key: Hashable, make: Callable[[], Shared]) -> Shared:
 
 
 class Resident:
-    """A frozen network on its device; one that is offloaded is there only while it is used."""
+    """A frozen network on its device; with `offload`, only while it is used."""
 
     def __init__(self, network: nn.Module, device: str, dtype: torch.dtype, offload: bool):
         home = "cpu" if offload else device
@@ -82,7 +84,7 @@ class Resident:
         """The network on its device, without gradients.
 
         Raises:
-            RewardError: the memory of the device is full.
+            RewardError: the device is out of memory.
         """
         try:
             if self.offload:
@@ -91,7 +93,7 @@ class Resident:
                 yield self.network
         except torch.OutOfMemoryError as error:
             raise RewardError(
-                f"{type(self.network).__name__} does not fit into the memory of {self.device}: lower the reward's "
+                f"{type(self.network).__name__} does not fit into the memory of {self.device}; lower the reward's "
                 "batch, or set offload=true"
             ) from error
         finally:
@@ -101,28 +103,28 @@ class Resident:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Images [B, 3, H, W] in [0, 1] as a network wants them: resized, cropped or padded, normalised.
+    """Preprocess images [B, 3, H, W] in [0, 1] for a network: resize, crop or pad, normalise.
 
-    It follows a processor of transformers on 8-bit images to 1.2 of 255 levels, and to a third of one on average: PIL
-    rounds to whole levels after each direction, this does not. Like PIL it goes first along the width, then along the
-    height, and cuts off what a bicubic kernel adds beyond black and white after each: in one step, images with hard
-    edges would differ by 20 levels. Newer Pillows begin with
-    the height where that saves work, mostly with tall images; there hard edges, and only these, differ as much.
+    The result agrees with a transformers processor on 8-bit images to 1.2 of 255 levels, and to a third of a level on
+    average. The difference: PIL rounds to whole levels after each direction. Like PIL, this resizes along the width,
+    then along the height, and clamps to [0, 1] after each. In one step, hard edges would differ by 20 levels. Newer
+    Pillow versions start with the height if that saves work, mostly for tall images. There hard edges, and only these,
+    differ as much.
     """
 
-    size: tuple[int, int]  # height and width that come out
+    size: tuple[int, int]  # height and width of the result
     mean: tuple[float, ...]
     std: tuple[float, ...]
     mode: Literal["bicubic", "bilinear"] = "bicubic"
-    fit: Literal["crop", "stretch", "pad"] = "crop"  # what happens to images of another shape
-    shortest: int | None = None  # edge before a crop, where that is not the larger one of `size`
+    fit: Literal["crop", "stretch", "pad"] = "crop"  # for images of another aspect ratio
+    shortest: int | None = None  # shorter edge before the crop (None: the larger one of `size`)
 
     @classmethod
     def of(cls, processor: Any) -> Preprocess:
-        """What a processor of transformers does.
+        """The same steps as a transformers processor.
 
         Raises:
-            ValueError: it does something else than to resize, crop and normalise.
+            ValueError: the processor has steps other than resizing, cropping and normalising.
         """
         config = processor.to_dict()
         size, crop = dict(config.get("size") or {}), dict(config.get("crop_size") or {})
@@ -131,7 +133,7 @@ class Preprocess:
         known = all(config.get(step, True) for step in ("do_resize", "do_rescale", "do_normalize"))
         known = known and abs(255 * config.get("rescale_factor", 1 / 255) - 1) < 1e-6
         if not known or config.get("do_pad") or config.get("resample") not in mode:
-            raise ValueError(f"{type(processor).__name__} prepares images in a way that is not known here")
+            raise ValueError(f"{type(processor).__name__} has image preprocessing that flowward does not support")
         normal = tuple(config["image_mean"]), tuple(config["image_std"])
         how = mode[config["resample"]]
         shortest = size.get("shortest_edge")
@@ -139,7 +141,7 @@ class Preprocess:
             return cls((crop["height"], crop["width"]), *normal, how, "crop", shortest)
         if not crops and size.get("height") and size.get("width"):
             return cls((size["height"], size["width"]), *normal, how, "stretch")
-        raise ValueError(f"{type(processor).__name__} prepares images in a way that is not known here")
+        raise ValueError(f"{type(processor).__name__} has image preprocessing that flowward does not support")
 
     def __call__(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, 3, *size], normalised, float32."""
@@ -172,14 +174,14 @@ class Preprocess:
 
 
 class Embedded:
-    """Embeddings of prompts, each computed once; the oldest of more than `bound` are forgotten."""
+    """A cache of prompt embeddings; if there are more than `bound`, the oldest are removed."""
 
     def __init__(self, embed: Callable[[list[str], int], Tensor], bound: int = REMEMBERED):
         self.embed, self.bound = embed, bound
         self._known: dict[str, Tensor] = {}
 
     def __call__(self, prompts: Sequence[str], batch: int) -> Tensor:
-        """[B, D] of B prompts; those that are new, `batch` at once."""
+        """Embeddings [B, D] of B prompts; new ones are computed `batch` at a time."""
         if missing := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]:
             self._known.update(zip(missing, self.embed(missing, batch), strict=True))
         rows = torch.stack([self._known[prompt] for prompt in prompts])
@@ -189,10 +191,10 @@ class Embedded:
 
 
 def linears(state: Mapping[str, Tensor], name: str) -> nn.Sequential:
-    """Linear layers without activations between them, from `layers.NUMBER.weight` and `.bias`, in float32.
+    """Linear layers without activations, in float32, from `layers.NUMBER.weight` and `.bias`.
 
     Raises:
-        ValueError: these are no such weights.
+        ValueError: the state has no such weights.
     """
     weights = [key for key in state if key.startswith("layers.") and key.endswith(".weight")]
     layers: list[nn.Module] = []
@@ -205,15 +207,15 @@ def linears(state: Mapping[str, Tensor], name: str) -> nn.Sequential:
     except (KeyError, IndexError, ValueError, RuntimeError):
         layers = []
     if not layers:
-        raise ValueError(f"{name} does not hold linear layers (layers.NUMBER.weight and layers.NUMBER.bias)")
+        raise ValueError(f"{name} has no linear layers (layers.NUMBER.weight and layers.NUMBER.bias)")
     return nn.Sequential(*layers)
 
 
 def weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of one written by torch.save (of which no code is run).
+    """Read tensors from a .safetensors or torch.save file, without running code from it.
 
     Raises:
-        ValueError: it is neither, is damaged, or holds something else than tensors.
+        ValueError: the file has another format, is damaged, or contains other objects than tensors.
     """
     import pickle
 
@@ -225,11 +227,11 @@ def weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} is no file of weights, is damaged, or holds more than tensors") from error
+        raise ValueError(f"{path} is not a weight file, is damaged, or contains other objects than tensors") from error
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as weights: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"cannot read weights from {path}: {' '.join(str(error).split())[:200]}") from error
     state = held.get("state_dict", held) if isinstance(held, dict) else {}
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError(f"{path} holds no weights by name")
+        raise ValueError(f"{path} has no named weights; a state dict is needed")
     return tensors

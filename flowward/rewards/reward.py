@@ -1,4 +1,4 @@
-"""What a reward is, and how it is held to its word."""
+"""The interface of a reward, and checks of the scores that it returns."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from torch import Tensor
 from ..system.asking import ServiceError
 
 Metadata = Sequence[Mapping[str, Any]] | None
-"""What a prompt set says of each prompt beside its text, one mapping per image; None where it says nothing"""
+"""the prompt set's metadata, one mapping per image; None if it has none"""
 
 
 class Reward(Protocol):
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         """images float [B, 3, H, W] or [B, F, 3, H, W] in [0, 1], B prompts -> scores [B], higher is better.
 
-        The images are not its own: other rewards score them too, so it must not change them. `metadata` is what the
-        prompt set says of each prompt (see Metadata).
+        A reward must not change the images, because other rewards score them too. `metadata` comes from the prompt
+        set (see Metadata).
 
-        A reward may say more of itself by attributes, which are False where it has none. `takes_videos`: it scores
-        videos as they are. `compares`: a score depends on the other images of the call, which must not be cut.
-        `in_background`: it mostly waits for others (a server, a judge), so it may be called in a thread while the
-        next batch is sampled; it is then safe to call from several threads, and computes nothing to speak of itself.
-        `verdicts`: scores that are all 0 or 1 are verdicts, right or wrong; so are those of one that Explains.
-        `identity`: a mapping for JSON of what scores depend on beside the fields of a dataclass (which model answers,
-        say), written beside every number.
+        Optional attributes describe a reward (default: False).
+        - `takes_videos`: it scores whole videos.
+        - `compares`: a score depends on the other images in the call, so calls must not be split.
+        - `in_background`: it mostly waits for a server or a judge. It may then be called in a thread while the next
+          batch is sampled, so it must be thread-safe and need little computation.
+        - `verdicts`: scores of 0 and 1 mean fail and pass. This is also assumed of a reward that `Explains`.
+        - `identity`: a JSON mapping of what scores depend on besides dataclass fields, such as the model behind a
+          server. It is saved with every result.
         """
         ...
 
 
 @runtime_checkable
 class Explains(Protocol):
-    """A reward that can say what is wrong with an image."""
+    """A reward that can explain what is wrong with an image."""
 
     def explain(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> list[str]: ...
 
@@ -46,22 +47,22 @@ class Reads(Protocol):
     """A reward that understands only some prompts."""
 
     def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
-        """Raises ValueError, naming the first prompt that it does not understand (metadata: see Metadata)."""
+        """Raise ValueError that names the first prompt that the reward does not understand."""
         ...
 
 
 def gives_verdicts(reward: Reward) -> bool:
-    """Whether scores of 0 and 1 are verdicts: it can say what is wrong with an image, so that others are right."""
+    """Whether scores of 0 and 1 mean fail and pass: declared by `verdicts`, or the reward `Explains`."""
     return bool(getattr(reward, "verdicts", isinstance(reward, Explains)))
 
 
 class RewardError(RuntimeError):
-    """A reward failed, or returned something that is not one finite number per image."""
+    """A reward failed, or did not return one finite number per image."""
 
 
 @contextmanager
 def served() -> Iterator[None]:
-    """A server's refusal or silence, inside, is the failure of the reward that asked it."""
+    """Inside, an error of a server becomes a RewardError."""
     try:
         yield
     except ServiceError as error:
@@ -69,16 +70,16 @@ def served() -> Iterator[None]:
 
 
 def subjects(prompts: Sequence[str], metadata: Metadata = None) -> list[str]:
-    """What a reward that `compares` tells the prompts of a call apart by: one text for two sources is two prompts."""
+    """Keys that group images for a reward that `compares`: the prompt with its source image."""
     sources = [about.get("source", "") for about in metadata or [{}] * len(prompts)]
     return [f"{prompt}\0{source}" for prompt, source in zip(prompts, sources, strict=True)]
 
 
 def refuse(reward: Reward, prompts: Sequence[str], metadata: Metadata = None) -> None:
-    """Before a run, not in it.
+    """Check a reward and its prompts before a run.
 
     Raises:
-        ValueError: it is nothing that is called as a reward is, or says that it does not understand a prompt.
+        ValueError: the reward cannot be called like a reward, or does not understand a prompt.
     """
     _refuse_uncallable(reward)
     if isinstance(reward, Reads):
@@ -87,35 +88,36 @@ def refuse(reward: Reward, prompts: Sequence[str], metadata: Metadata = None) ->
 
 def _refuse_uncallable(reward: Any) -> None:
     if isinstance(reward, str):
-        raise ValueError(f"'{reward}' is the name of a reward: flowward.rewards.load('{reward}') makes it")
+        raise ValueError(f"'{reward}' is only the name of a reward; load it with flowward.rewards.load('{reward}')")
     if isinstance(reward, type):
-        raise ValueError(f"reward {reward.__qualname__} is a class: make one of it, {reward.__qualname__}(...)")
+        raise ValueError(f"reward {reward.__qualname__} is a class; make an instance, {reward.__qualname__}(...)")
     name = getattr(reward, "__name__", type(reward).__qualname__)
     if not callable(reward):
-        raise ValueError(f"a reward is called with images, prompts and metadata, which {name} cannot be")
+        raise ValueError(f"{name} is not a reward; a reward is called with (images, prompts, metadata)")
     try:
         signature = inspect.signature(reward)
-    except (TypeError, ValueError):  # of code that is not Python
+    except (TypeError, ValueError):  # code that is not Python has no signature
         return
     try:
         signature.bind(None, None, None)
     except TypeError as error:
         raise ValueError(
-            f"reward '{name}' must take what it is called with, (images, prompts, metadata), and takes {signature}"
+            f"reward '{name}' must accept (images, prompts, metadata), but its signature is {signature}"
         ) from error
 
 
 def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
-    """Call a reward and hold it to its word: float32 [B], finite.
+    """Call a reward and check its scores: float32 [B], finite.
 
-    A video scores the mean of its frames where the reward takes none; one that compares sees those of one time at once.
+    If the reward does not take videos, the score of a video is the mean over its frames. A reward that compares then
+    gets the frames of one time step together.
 
     Raises:
-        RewardError: it raised, changed the images, or returned another shape, NaN or infinity; the message names the
-            reward, and the prompt of the first bad score.
+        RewardError: it raised, changed the images, or returned a wrong shape, NaN or infinity. The message names the
+            reward and the prompt of the first bad score.
     """
     if images.ndim == 5 and not getattr(reward, "takes_videos", False):
-        if getattr(reward, "compares", False):  # the frames of one video are no rivals of each other
+        if getattr(reward, "compares", False):  # frames of one video must not be compared
             return torch.stack([score(name, reward, each, prompts, metadata) for each in images.unbind(1)]).mean(0)
         frames = images.shape[1]
         repeated = [prompt for prompt in prompts for _ in range(frames)]
@@ -132,16 +134,16 @@ def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], met
         scores = torch.as_tensor(found).detach().float().cpu()
     except Exception as error:
         raise RewardError(
-            f"reward '{name}' returned {type(found).__name__}, not one number per image ({error})"
+            f"reward '{name}' must return one number per image, but returned {type(found).__name__} ({error})"
         ) from error
-    if not images.is_inference() and images._version != edits:  # others score the same images, or show them
-        raise RewardError(f"reward '{name}' changes the images that it scores: let it work on images.clone()")
+    if not images.is_inference() and images._version != edits:  # other rewards and pages use the same images
+        raise RewardError(f"reward '{name}' changes the images; let it work on images.clone()")
     if scores.shape != (len(images),):
-        raise RewardError(f"reward '{name}' returned shape {list(scores.shape)} for {len(images)} images")
+        raise RewardError(f"reward '{name}' must return shape [{len(images)}], but returned {list(scores.shape)}")
     bad = (~scores.isfinite()).nonzero().flatten().tolist()
     if bad:
         raise RewardError(
             f"reward '{name}' returned {scores[bad[0]].item()} for {len(bad)} of {len(images)} images, "
-            f"the first with the prompt '{prompts[bad[0]]}'"
+            f"the first for the prompt '{prompts[bad[0]]}'"
         )
     return scores

@@ -1,4 +1,4 @@
-"""The scores of an iteration's images, as they come in."""
+"""Score the images of an iteration, some of them while others are still sampled."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch import Tensor
 from ..system import distributed
 from . import Metadata, Reward, RewardError, score
 
-AT_ONCE = 4  # parts of an iteration that one reward may be asked about at the same time
+AT_ONCE = 4  # simultaneous calls to one reward
 
 
 class Scoring:
-    """What each reward gives each of N images.
+    """Scores of N images by several rewards.
 
-    A reward that mostly waits for others (`in_background = True`: a server, a judge) is asked as soon as the images of
-    a prompt are complete, while the next ones are drawn. The others are asked at the end, about all images at once.
+    A reward with `in_background = True` (a server, a judge) is called as soon as the images of a prompt are complete,
+    while the next ones are sampled. The other rewards are called at the end, with all images at once.
 
     Args:
-        rewards: (name, reward) of each.
-        texts, metadata: of the N images that will come, in their order.
-        unit: consecutive images that must be seen together, because a reward may compare those of a prompt.
+        rewards: (name, reward) pairs.
+        texts, metadata: for the N images, in order.
+        unit: number of consecutive images to score together, because a reward may compare images of a prompt.
     """
 
     def __init__(
@@ -34,8 +34,8 @@ class Scoring:
     ):
         self.rewards, self.texts, self.metadata, self.unit = rewards, texts, metadata, unit
         self._waiting = [getattr(reward, "in_background", False) for _, reward in rewards]
-        self._held: list[Tensor] = []  # of a prompt that is not complete
-        self._asked = 0  # images that rewards in the background know of
+        self._held: list[Tensor] = []  # images of an incomplete prompt
+        self._asked = 0  # images sent to rewards in the background
         self._answers: dict[str, list[Future[Tensor]]] = {}
         self._threads = ThreadPoolExecutor(AT_ONCE * sum(self._waiting)) if any(self._waiting) else None
 
@@ -49,7 +49,7 @@ class Scoring:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     def add(self, images: Tensor) -> None:
-        """The next images [B, 3, H, W] or [B, F, 3, H, W]."""
+        """Add the next images [B, 3, H, W] or [B, F, 3, H, W]."""
         if not self._threads:
             return
         self._held.append(images)
@@ -64,7 +64,7 @@ class Scoring:
             self._asked += whole
 
     def result(self, images: Tensor) -> Tensor:
-        """The scores [N, R] of all images, which have been added before.
+        """The scores [N, R] of all images; each must have been added before.
 
         Raises:
             RewardError: a reward failed.
@@ -85,10 +85,10 @@ class Scoring:
 
 @contextmanager
 def agreement() -> Iterator[None]:
-    """Inside, each process asks rewards about images of its own; afterwards none of them has failed in any.
+    """Inside, each process scores its own images; if one fails, all processes raise.
 
     Raises:
-        RewardError: one has; all processes raise it.
+        RewardError: a reward failed in some process.
     """
     failure = None
     try:
@@ -100,10 +100,10 @@ def agreement() -> Iterator[None]:
 
 
 def agreed(scored: Callable[[], Tensor]) -> Tensor:
-    """The scores of all processes, [N, R], from a function that gives those of this one.
+    """The scores [N, R] of all processes; `scored` computes those of this one.
 
     Raises:
-        RewardError: a reward failed in one of them; all of them raise it.
+        RewardError: a reward failed in some process; all processes raise it.
     """
     with agreement():
         mine = scored()

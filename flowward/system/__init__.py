@@ -1,1 +1,1 @@
-"""What everything stands on: processes, files, precision, memory, random streams, other people's servers, errors."""
+"""The base of all wings: processes, files, precision, memory, random streams, external servers, errors."""

@@ -1,4 +1,4 @@
-"""Asking a server: what passes and what does not, and what is said while it is waited for."""
+"""Requests to a server: which failures are temporary, and what is printed while waiting."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-CONNECT = 10.0  # seconds in which a server must take a connection
-LATER = frozenset({408, 425, 429})  # statuses by which a server asks to be asked again; so do those from 500 but one:
-NEVER = 501  # it does not know how
+CONNECT = 10.0  # seconds to wait for a connection
+LATER = frozenset({408, 425, 429})  # statuses to try again after; so are those from 500 up, except NEVER
+NEVER = 501  # not implemented: trying again does not help
 
 
 class ServiceError(RuntimeError):
-    """A server that this program depends on refused, or did not answer for too long."""
+    """A server that this program needs refused, or did not answer for too long."""
 
 
 class Unavailable(Exception):
-    """Worth another try. `pause`: the seconds after which the server asked for it."""
+    """A temporary failure; try again after `pause` seconds, if the server asked for a pause."""
 
     def __init__(self, why: str, pause: float = 0.0):
         super().__init__(why)
@@ -28,7 +28,7 @@ class Unavailable(Exception):
 
 
 class Declined(ServiceError):
-    """A server's own refusal, which no waiting will change, with its HTTP status."""
+    """A permanent refusal by the server, with its HTTP status."""
 
     def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
@@ -36,7 +36,7 @@ class Declined(ServiceError):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it."""
+    """Whether a host name means this machine, so that no other machine can reach it."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -44,31 +44,31 @@ def is_loopback(host: str) -> bool:
 
 
 def check_token(token: str | None) -> None:
-    """Raises ValueError, which does not show it, where a header cannot carry a token (a newline of its file, say)."""
+    """Raise ValueError, without showing the token, if an HTTP header cannot contain it (such as a newline)."""
     if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token and token):
-        raise ValueError("the token must be printable ASCII without spaces around it, and not empty")
+        raise ValueError("the token must be printable ASCII, not empty, and without spaces at its ends")
 
 
 class Server:
-    """One address: asks it, tells what passes from what does not, and says on stderr when it is waited for."""
+    """A client for one address; it separates temporary from permanent failures, and reports waiting on stderr."""
 
     def __init__(self, address: str, timeout: float, token: str | None, again: float = float("inf")):
-        """`again`: seconds after which an outage that goes on, or another one, is said again.
+        """Check the address and token. `again`: seconds between two reports that the server does not answer.
 
         Raises:
-            ValueError: there can be no such address or token, or httpx2 is not installed.
+            ValueError: the address or token is invalid, or httpx2 is not installed.
         """
         try:
             import httpx2
         except ImportError as error:
-            raise ValueError("asking a server needs httpx2: pip install 'flowward[rewards]'") from error
+            raise ValueError("requests to a server need httpx2; pip install 'flowward[rewards]'") from error
         try:
             parts = urlsplit(address)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and bool(httpx2.URL(address))
         except (ValueError, httpx2.InvalidURL):
             usable = False
         if not usable:
-            raise ValueError(f"'{address}' is no address of a server: write it as http://host:port")
+            raise ValueError(f"'{address}' is not a server address; write it as http://host:port")
         self.address, self.timeout, self.again = address.rstrip("/"), timeout, again
         self._since: float | None = None
         self._said = -float("inf")
@@ -79,8 +79,8 @@ class Server:
             headers={} if token is None else {"Authorization": f"Bearer {token}"},
             timeout=self._limits(timeout),
             limits=httpx2.Limits(max_connections=None),
-            verify=parts.scheme == "https",  # certificates take a while to load; no redirect leads to any
-            trust_env=not is_loopback(parts.hostname or ""),  # a proxy cannot know what this machine is to itself
+            verify=parts.scheme == "https",  # loading certificates takes time, and no redirect is followed
+            trust_env=not is_loopback(parts.hostname or ""),  # a proxy cannot reach this machine's loopback
         )
 
     @staticmethod
@@ -90,7 +90,7 @@ class Server:
         return Timeout(timeout, connect=min(timeout, CONNECT))
 
     def ask(self, method: str, path: str, own_failures: bool = False, **body: Any) -> Any:
-        """The same as `call`, for those who will ask again: says on stderr that somebody is waited for."""
+        """Like `call`, for callers that try again: reports on stderr that the server is not answering."""
         try:
             found = self.call(method, path, own_failures, **body)
         except Unavailable as error:
@@ -102,11 +102,11 @@ class Server:
     def call(
         self, method: str, path: str, own_failures: bool = False, timeout: float | None = None, **body: Any
     ) -> Any:
-        """The JSON of an answer. With `own_failures` a 500 that comes with a sentence (`detail`) is an answer, too.
+        """The JSON of an answer. With `own_failures`, a status 500 with a `detail` sentence counts as a refusal.
 
         Raises:
-            Unavailable: nobody answered, or what passes: too many requests, an error of the server, broken JSON.
-            Declined: the server refused; its sentence.
+            Unavailable: no answer, or a temporary failure: too many requests, a server error, broken JSON.
+            Declined: the server refused; the message is its sentence.
         """
         timeout = timeout or self.timeout
         try:
@@ -119,7 +119,7 @@ class Server:
             found, broken = None, error
         if answer.status_code == 200:
             if broken is not None:
-                raise Unavailable(f"{self.address}: the answer is no JSON") from broken
+                raise Unavailable(f"{self.address}: the answer is not JSON") from broken
             return found
         sentence = (
             f"{self.address} answered {answer.status_code}: {_sentence(found) or ' '.join(answer.text.split())[:200]}"
@@ -155,11 +155,15 @@ class Server:
             since, self._since = self._since, None
             if since is None or self._said < since:
                 return
-        print(f"flowward: {self.address} answers after {time.monotonic() - since:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"flowward: {self.address} answers again after {time.monotonic() - since:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _sentence(found: Any) -> str:
-    """What a JSON error says: FastAPI's `detail`, or the `message` of an OpenAI-compatible server."""
+    """The sentence in a JSON error: FastAPI's `detail`, or the `message` of an OpenAI-compatible server."""
     for key in ("detail", "error", "message"):
         if isinstance(found, dict) and key in found:
             return found[key] if isinstance(found[key], str) else _sentence(found[key]) or str(found[key])[:200]
@@ -167,7 +171,7 @@ def _sentence(found: Any) -> str:
 
 
 def _pause(text: str) -> float:
-    """Seconds of a Retry-After header, which may be a date; 0 where there is none."""
+    """The seconds in a Retry-After header, which may be a date; 0 if there is none."""
     try:
         seconds = float(text) if text[:1].isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
     except (ValueError, OverflowError, TypeError):

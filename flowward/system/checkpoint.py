@@ -1,7 +1,7 @@
-"""State on disk: one safetensors file for any nest of dicts, lists, numbers and tensors, written atomically.
+"""State on disk: nested dicts, lists, numbers and tensors in one safetensors file, written atomically.
 
-Nothing is pickled, so a checkpoint from a stranger cannot run code. A file appears under its name only when it is
-complete: a crash or a full disk leaves the previous one in place.
+Nothing is pickled, so a checkpoint from a stranger cannot run code. A file gets its name only when it is complete:
+after a crash or on a full disk, the previous one is still there.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def save(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         save_file(tensors or {"_": torch.zeros(1)}, partial, {_TREE: tree})
-        mask = os.umask(0)  # which cannot be read without being set
+        mask = os.umask(0)  # the only way to read it is to set it
         os.umask(mask)
-        os.chmod(partial, 0o666 & ~mask)  # safetensors makes files that nobody else may read
-        with open(partial, "rb+") as file:  # Windows syncs only what may be written to
+        os.chmod(partial, 0o666 & ~mask)  # safetensors makes files that only their owner can read
+        with open(partial, "rb+") as file:  # Windows syncs only files opened for writing
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (SafetensorError, OSError) as error:  # safetensors reports a full disk as its own kind of error
@@ -47,7 +47,7 @@ def load(path: Path) -> dict[str, Any]:
     """Read what `save` wrote.
 
     Raises:
-        ValueError: the file is missing, truncated, or not one of ours.
+        ValueError: the file is missing, truncated, or not a flowward checkpoint.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -64,14 +64,14 @@ def load(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: its description of the state cannot be read ({error})") from error
     if not isinstance(state, dict):
-        raise ValueError(f"{path} is damaged: it holds no state")
+        raise ValueError(f"{path} is damaged: it contains no state")
     return state
 
 
 def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """JSON for the shape of the nest; each tensor is moved to `tensors` and leaves its name behind."""
+    """The nested state as JSON; each tensor moves to `tensors`, and its name takes its place."""
     if isinstance(value, torch.Tensor):
-        while name in tensors:  # keys may hold dots, so two paths may read the same
+        while name in tensors:  # keys may contain dots, so two paths can give the same name
             name += "'"
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}

@@ -1,8 +1,8 @@
-"""Several processes, one run: each does a share of the work, and all hold the same weights.
+"""Several processes, one run: each does a share of the work, and all have the same weights.
 
-Images and training points are functions of their number, so which process makes one changes nothing. After the rollout
-every process knows all samples; gradients are added up before each optimiser step. Without other processes all of this
-is the identity. Processes come of `flowward train --processes N`, or of `torchrun`.
+Images and training points depend only on their number, so it does not matter which process makes them. After the
+rollout every process has all samples; gradients are summed before each optimiser step. With one process, all functions
+here do nothing. Processes are started by `flowward train --processes N` or by `torchrun`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=2)  # that one process may wait for another: encoding prompts takes its time
-GRACE = 120.0  # seconds that the others have to save and end when one process has failed
+PATIENCE = timedelta(hours=2)  # one process may wait this long for another, such as for encoding prompts
+GRACE = 120.0  # seconds for the others to save and exit after one process has failed
 
 
 class Deserted(RuntimeError):
@@ -37,15 +37,15 @@ def rank() -> int:
 
 
 def count() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @contextmanager
 def joined() -> Iterator[int]:
-    """Inside, this process is one of those that torchrun started, if it did; yields how many there are.
+    """Inside, this process joins the others if torchrun started it; yields the number of processes.
 
-    All but the first print nothing.
+    Only the first prints.
 
     Raises:
         ValueError: there are more processes than CUDA devices.
@@ -70,21 +70,21 @@ def joined() -> Iterator[int]:
 
 def _refuse_many(processes: int) -> None:
     if processes > (devices := torch.cuda.device_count()):
-        raise ValueError(f"{processes} processes need as many CUDA devices, here are {devices}")
+        raise ValueError(f"{processes} processes need {processes} CUDA devices, but this machine has {devices}")
 
 
 def launch(processes: int, words: Sequence[str]) -> int:
-    """Run `flowward WORDS` in so many processes on this machine. Returns the exit code.
+    """Run `flowward WORDS` in several processes on this machine, and return the exit code.
 
-    What `torchrun` does on one machine, but for signals: they reach every process, and each ends in its own time.
-    (torchrun keeps Ctrl-C from its processes, and kills them 30 seconds after SIGTERM, whatever they are saving.)
+    It does what `torchrun` does on one machine, except for signals: they reach every process, and each exits when it is
+    ready. (torchrun keeps Ctrl-C from its processes, and kills them 30 seconds after SIGTERM, even while they save.)
 
     Raises:
         ValueError: there are too few CUDA devices.
     """
     if torch.cuda.is_available():
         _refuse_many(processes)
-    # where they find each other
+    # the store through which the processes find each other
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     shared = {
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
@@ -93,7 +93,7 @@ def launch(processes: int, words: Sequence[str]) -> int:
         "MASTER_PORT": str(store.port),
         "WORLD_SIZE": str(processes),
         "TORCHELASTIC_RUN_ID": "flowward",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # there is a store: the first process makes none
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store exists: the first process must not make one
     }
     command = [sys.executable, "-m", "flowward", *words]
     ranks: list[Popen[bytes]] = []
@@ -105,10 +105,10 @@ def launch(processes: int, words: Sequence[str]) -> int:
 
 @contextmanager
 def _passed_on(ranks: Sequence[Popen[bytes]]) -> Iterator[None]:
-    """Inside, this process does not end by SIGINT or SIGTERM: it passes them on to these, which know what to do."""
+    """Inside, this process passes SIGINT and SIGTERM on to these processes instead of exiting."""
 
     def pass_on(number: int, frame: object) -> None:
-        for rank in ranks if os.name == "posix" else ():  # elsewhere a console tells them itself
+        for rank in ranks if os.name == "posix" else ():  # on Windows the console sends them itself
             rank.send_signal(number)
 
     before = {name: signal.signal(name, pass_on) for name in (signal.SIGINT, signal.SIGTERM)}
@@ -120,25 +120,25 @@ def _passed_on(ranks: Sequence[Popen[bytes]]) -> Iterator[None]:
 
 
 def _ended(ranks: Sequence[Popen[bytes]]) -> int:
-    """Wait for all of them; once one has failed, no longer than GRACE for the others. Returns the exit code of all."""
+    """Wait for all, but at most GRACE seconds after one has failed. Returns the exit code of the whole."""
     while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
         time.sleep(0.1)
     number, code = next(((n, rank.returncode) for n, rank in enumerate(ranks) if rank.returncode), (0, 0))
-    if code < 0:  # it could not say so itself
-        print(f"flowward: process {number} was ended by signal {-code}", file=sys.stderr)
+    if code < 0:  # it was killed, so it could not print a message itself
+        print(f"flowward: process {number} was killed by signal {-code}", file=sys.stderr)
     deadline = time.monotonic() + GRACE
     for rank in ranks:
         try:
             rank.wait(max(0.0, deadline - time.monotonic()))
-        except TimeoutExpired:  # it waits for the one that has failed
+        except TimeoutExpired:  # it waits for the failed process
             rank.kill()
             rank.wait()
-    return code if code >= 0 else 128 - code  # as a shell tells of a signal
+    return code if code >= 0 else 128 - code  # a shell's exit code for a signal
 
 
 @contextmanager
 def first() -> Iterator[None]:
-    """The first process goes in alone; the others follow when it is done."""
+    """Run the block in the first process alone; the others follow when it is done."""
     if rank() > 0:
         wait()
     yield
@@ -147,7 +147,7 @@ def first() -> Iterator[None]:
 
 
 def wait() -> None:
-    """Until every process is here."""
+    """Wait until every process calls this."""
     if count() > 1:
         with _others():
             dist.barrier()
@@ -158,33 +158,35 @@ def _others() -> Iterator[None]:
     """Inside, this process needs the others.
 
     Raises:
-        Deserted: one is gone; torch says so in several ways, none of which has a type of its own.
+        Deserted: another process has ended; torch reports that as a plain RuntimeError.
     """
     try:
         yield
     except RuntimeError as error:
-        raise Deserted("another process of this run has ended, so the others cannot go on") from error
+        raise Deserted(
+            "another process of this run has ended, so this one cannot continue; see its message above"
+        ) from error
 
 
 def is_news(sentence: str) -> bool:
-    """Whether no process of this run has asked this before; it needs none of them, as some may have ended."""
+    """Whether no process of this run has printed this sentence yet; works even if some have ended."""
     where, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
         store = dist.TCPStore(where, port, timeout=timedelta(seconds=2), wait_for_workers=False)  # type: ignore[attr-defined]
         return bool(store.add(f"said/{sentence}", 1) == 1)
-    except RuntimeError:  # the store has ended: better twice than never
+    except RuntimeError:  # the store is gone: print it twice rather than never
         return True
 
 
 def share(rows: Tensor, unit: int = 1) -> Tensor:
-    """This process's part of rows [n], consecutive, in whole units; the parts differ by one unit at most."""
+    """This process's consecutive part of rows [n], in whole units; parts differ by at most one unit."""
     return rows.view(-1, unit).tensor_split(count())[rank()].flatten()
 
 
 def everyone(value: T) -> list[T]:
-    """What each process holds, in their order: a tensor, or a dataclass of tensors, mappings and other values.
+    """Gather the values of all processes, in order: tensors, or dataclasses of tensors and other values.
 
-    Tensors may differ in their sizes, and stay on their devices; of other values every process has to hold the same.
+    Tensors may have different sizes, and stay on their devices. Other values must be the same in every process.
     """
     if count() == 1:
         return [value]
@@ -205,7 +207,7 @@ def everyone(value: T) -> list[T]:
 
 
 def _told(value: Any) -> list[Any]:
-    """What each process holds, in their order: anything that can be pickled."""
+    """Gather the values of all processes, in order; they must be picklable."""
     found: list[Any] = [None] * count()
     with _others():
         dist.all_gather_object(found, value)
@@ -229,19 +231,19 @@ def _rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
 
 
 def messages(text: str | None) -> list[str]:
-    """What any process has to say, in their order."""
+    """The messages of all processes, in order."""
     if count() == 1:
         return [text] if text else []
     return [each for each in _told(text) if each]
 
 
 def any_of(condition: bool) -> bool:
-    """Whether it holds in any process."""
+    """Whether the condition is true in any process."""
     return bool(messages("yes" if condition else None))
 
 
 def add_up(tensors: Sequence[Tensor]) -> None:
-    """Each becomes its sum over the processes, the same bits in all of them."""
+    """Replace each tensor by its sum over the processes, bit-identical in all of them."""
     if count() > 1:
         with _others():
             for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
@@ -249,7 +251,7 @@ def add_up(tensors: Sequence[Tensor]) -> None:
 
 
 def merged(figures: Mapping[str, float], combine: Any = sum) -> dict[str, float]:
-    """Figures of all processes under their names; a process need not have all of them."""
+    """Combine the metrics of all processes by name; a process may lack some of them."""
     if count() == 1:
         return dict(figures)
     every = _told(dict(figures))

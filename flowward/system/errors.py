@@ -1,4 +1,4 @@
-"""One sentence for what is asked wrongly: a name that is not there, a number that cannot be."""
+"""One sentence for wrong input: an unknown name or an impossible number."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ from math import isfinite
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """'unknown reward 'scens'; did you mean 'scenes'?', or the list where nothing is near."""
+    """'unknown reward 'scens'; did you mean 'scenes'?'; lists the known names if none is similar."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"unknown {kind} '{name}'; " + (f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}")
 
 
 def one_of(kind: str, name: object, known: Iterable[str]) -> None:
-    """Raises ValueError where a name is none of those that are known: types are not looked at when Python runs."""
+    """Raise ValueError if a name is not among the known ones (Python does not check `Literal` types)."""
     if name not in (names := tuple(known)):
         raise ValueError(unknown(kind, str(name), names))
 
 
 def positive(owner: object, *names: str) -> None:
-    """Raises ValueError where one of these numbers is not positive and finite."""
+    """Raise ValueError if one of these attributes is not a positive, finite number."""
     for name in names:
         if not 0 < getattr(owner, name) < float("inf"):
             raise ValueError(f"{name} must be a positive number, not {getattr(owner, name)}")
 
 
 def at_least_one(owner: object, *names: str) -> None:
-    """Raises ValueError where one of these numbers is below 1."""
+    """Raise ValueError if one of these attributes is below 1."""
     for name in names:
         if getattr(owner, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(owner, name)}")
 
 
 def not_negative(owner: object, *names: str) -> None:
-    """Raises ValueError where one of these numbers is negative or not finite."""
+    """Raise ValueError if one of these attributes is negative, NaN or infinite."""
     for name in names:
         if not 0 <= getattr(owner, name) < float("inf"):
             raise ValueError(f"{name} must not be negative, it is {getattr(owner, name)}")
 
 
 def finite(owner: object, *names: str) -> None:
-    """Raises ValueError where one of these numbers is not finite."""
+    """Raise ValueError if one of these attributes is NaN or infinite."""
     for name in names:
         if not isfinite(getattr(owner, name)):
             raise ValueError(f"{name} must be a finite number, not {getattr(owner, name)}")

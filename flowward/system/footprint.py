@@ -1,4 +1,4 @@
-"""The memory that work takes, counted on tensors that need not hold numbers (see models/blueprint.py)."""
+"""Count the memory of a computation; fake tensors without values are enough (see models/blueprint.py)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-ROUNDED = 512  # bytes: CUDA's allocator gives multiples of it
+ROUNDED = 512  # bytes: CUDA's allocator rounds up to multiples of it
 
 
 class Counter(TorchDispatchMode):
-    """Inside, the bytes of all tensors that are made and still there, and the most that there were.
+    """Inside, counts the bytes of all live tensors (`now`) and their maximum (`most`).
 
-    It sees storages, so that views cost nothing, and what autograd keeps for the backward pass. It does not see what
-    kernels take for themselves while they run.
+    It counts storages, so views cost nothing, and tensors that autograd keeps for the backward pass are included. It
+    does not count the workspace of kernels.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Counter(TorchDispatchMode):
         self.now -= size
 
     def peak(self, work: Callable[[], None]) -> float:
-        """Bytes that there were at most during work (see `fit.Peak`)."""
+        """The peak number of bytes during `work` (see `fit.Peak`)."""
         gc.collect()
         self.most = self.now
         work()
@@ -62,7 +62,7 @@ class Counter(TorchDispatchMode):
 
 
 def _places(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Where masks are true: how many there are must be known of tensors without numbers too."""
+    """Boolean masks as index tensors: the number of true values must be known, even for fake tensors."""
     found: list[Tensor | None] = []
     for each in indices:
         found += [each] if each is None or each.dtype != torch.bool else each.nonzero(as_tuple=True)
@@ -71,7 +71,7 @@ def _places(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 @contextmanager
 def counted() -> Iterator[Counter]:
-    """Inside, tensors are counted as they would be on CUDA, whose autocast has norms in float32; the CPU's has not."""
+    """Inside, tensors are counted as on CUDA. There autocast runs norms in float32, on the CPU it does not."""
     with (
         Counter() as counter,
         mock.patch.object(functional, "layer_norm", _in_float32(functional.layer_norm)),

@@ -1,7 +1,7 @@
-"""Work that is shared out to those who may fail for a while.
+"""Share work among workers that may fail temporarily.
 
-Nothing is lost while somebody is waited for: what could not be done goes back to the others, and whoever failed pauses
-before the next try, each time twice as long (with jitter, so that many clients do not come back at once).
+No item is lost: after a failure, the item goes to another worker. The failed worker pauses before its next try, each
+time twice as long (with jitter, so that many clients do not return at once).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 from .asking import ServiceError, Unavailable
 
 FIRST, LONGEST = 0.5, 15.0  # seconds between tries
-JITTER = random.Random()  # of its own: a run's random numbers are none of ours to use
+JITTER = random.Random()  # its own generator, so that the random numbers of a run do not change
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,17 +28,17 @@ def work(
     patience: float,
     name: Callable[[Item], str],
 ) -> list[Result]:
-    """Every item done by some doer, each of which does one at a time, in a thread; results in the order of items.
+    """Process all items; each worker (`doers`) runs in a thread, one item at a time. Results keep the items' order.
 
-    A doer that raises Unavailable pauses, and its item goes to whoever is free. Any other exception ends the work.
+    If a worker raises Unavailable it pauses, and its item goes to a free worker. Any other exception ends the work.
 
     Raises:
-        ServiceError: nothing was done for `patience` seconds after a failure; names an item, and its last failure.
+        ServiceError: no item succeeded for `patience` seconds after a failure; names an item and its last failure.
     """
     jobs: _Jobs[Item, Result] = _Jobs(items, patience, name)
     try:
         for doer in doers[: len(items)]:
-            # Daemons, so that Ctrl-C need not wait for a request that nobody answers.
+            # Daemon threads, so that Ctrl-C does not wait for an unanswered request.
             threading.Thread(target=jobs.serve, args=(doer,), daemon=True).start()
         return jobs.finished()
     finally:
@@ -46,13 +46,13 @@ def work(
 
 
 class _Jobs(Generic[Item, Result]):
-    """Items that wait, are being done, or are done."""
+    """Items that wait, are in work, or are done."""
 
     def __init__(self, items: Sequence[Item], patience: float, name: Callable[[Item], str]):
         self.items, self.patience, self.name = items, patience, name
         self.waiting = deque(range(len(items)))
         self.results: dict[int, Result] = {}
-        self.hopeful = 0  # items in the hands of doers that have not failed since they last did one
+        self.hopeful = 0  # items in work at workers whose last try did not fail
         self.failing_since: float | None = None
         self.error: BaseException | None = None
         self.stopped = False
@@ -75,7 +75,7 @@ class _Jobs(Generic[Item, Result]):
             self.changed.notify_all()
 
     def serve(self, doer: Callable[[Item], Result]) -> None:
-        """The life of one doer."""
+        """The loop of one worker."""
         failures = 0
         while (index := self._take(failures)) is not None:
             try:
@@ -107,7 +107,7 @@ class _Jobs(Generic[Item, Result]):
             self.changed.notify_all()
 
     def _again(self, index: int, why: Unavailable, failures: int) -> None:
-        """Put an item back, and pause; or give up, where nobody has done anything for too long."""
+        """Put an item back and pause; give up if no worker has succeeded for too long."""
         with self.changed:
             self.waiting.append(index)
             self.hopeful -= not failures
@@ -115,10 +115,11 @@ class _Jobs(Generic[Item, Result]):
             left = self.failing_since + self.patience - time.monotonic()
             if not self.hopeful and (left <= 0 or why.pause > left):
                 self.error = self.error or ServiceError(
-                    f"{self.name(self.items[index])}: gave up after a patience of {self.patience:g} s; {why}"
-                    + (f" (asks for a pause of {why.pause:.0f} s)" if why.pause > left > 0 else "")
+                    f"{self.name(self.items[index])}: gave up after {self.patience:g} s "
+                    f"(raise `patience` to wait longer); {why}"
+                    + (f" (the server asks for a pause of {why.pause:.0f} s)" if why.pause > left > 0 else "")
                 )
             self.changed.notify_all()
             pause = min(LONGEST, FIRST * 2 ** min(failures, 20)) * JITTER.uniform(0.5, 1)
-            pause = min(pause, left) if left > 0 else pause  # so that the last try comes when patience ends
+            pause = min(pause, left) if left > 0 else pause  # so that the last try is at the end of patience
             self.changed.wait_for(lambda: self.over, timeout=max(pause, why.pause))

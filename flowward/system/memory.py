@@ -1,4 +1,4 @@
-"""Too little memory, in a sentence."""
+"""Out of memory, in one sentence."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 
 
 class OutOfMemory(RuntimeError):
-    """In this process; others that share a run may have enough."""
+    """This process has too little memory; others of the run may have enough."""
 
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Inside, memory that runs out is 'out of memory ' and what there was no room for.
+    """Inside, errors about memory become the sentence 'out of memory ' followed by `what`.
 
     Raises:
-        OutOfMemory: there was none left, on a GPU or a CPU.
+        OutOfMemory: the GPU or the CPU has no memory left.
     """
     try:
         yield

@@ -1,9 +1,10 @@
-"""Random numbers as pure functions of what they are for.
+"""Random numbers as pure functions of a key.
 
-A stream is named by a word and numbers, such as ("noise", seed, iteration, prompt, sample). Nothing depends on the
-order in which numbers are asked for, so batches, ranks, branches and a resumed run all see the same ones.
+A key is a word and numbers, such as ("noise", seed, iteration, prompt, sample). Nothing depends on the order of calls,
+so batches, ranks, branches and a resumed run all get the same numbers.
 
-One word, one number of parts: numpy's seeding pads with zeros, so ("a", 1) and ("a", 1, 0) would be the same stream.
+Keys with the same word must have the same length: numpy's seeding pads with zeros, so ("a", 1) and ("a", 1, 0) would
+give the same stream.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ def _entropy(key: Key) -> list[int]:
 
 
 def generator(*key: str | int) -> torch.Generator:
-    """A torch generator at the head of the stream `key` (words and non-negative integers)."""
+    """A torch generator at the start of the stream `key` (words and non-negative integers)."""
     state = np.random.SeedSequence(_entropy(key)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
 def numpy_generator(*key: str | int) -> np.random.Generator:
-    """The same for numpy."""
+    """A numpy generator at the start of the stream `key`."""
     return np.random.default_rng(_entropy(key))

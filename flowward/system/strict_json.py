@@ -1,4 +1,4 @@
-"""JSON as every reader takes it: numbers that are not finite, which it has no word for, are null."""
+"""JSON that every reader accepts: NaN and infinity, which standard JSON does not allow, become null."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def dumps(value: Any, indent: int | None = None) -> str:
 
 
 def loads(text: str) -> Any:
-    """What `dumps` wrote, or an older file with Infinity and NaN in it: they are None too."""
+    """Parse JSON from `dumps`, or an older file with Infinity and NaN, which also become None."""
     return json.loads(text, parse_constant=lambda word: None)
 
 

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         ("eval scnes", "unknown model 'scnes'; did you mean 'scenes'?"),
         ("sample scnes 'a circle'", "unknown model 'scnes'; did you mean 'scenes'?"),
         ("train --reward scenes-sft", "unknown reward 'scenes-sft'; did you mean 'scenes-soft'?"),
-        ("train --reward mine.py", "name the function or class in it as well: mine.py:NAME"),
+        ("train --reward mine.py", "give the function or class in mine.py as well; write mine.py:NAME"),
         ("train --reward scenes=much", "weight of reward 'scenes' must be a number, not 'much'"),
         ("train --reward scenes=nan", "weight of reward 'scenes' must be a number, not 'nan'"),
         ("train --reward", "name at least one reward"),
@@ -120,7 +120,7 @@ def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]
 
 def test_a_run_is_no_model_to_train(refused: Refused) -> None:
     RunFolder.create(Path("first"), {"model": "scenes"})
-    assert "train goes on with it by --resume first" in refused("train", "--model", "first")
+    assert "continue its training with --resume first" in refused("train", "--model", "first")
 
 
 def test_bugs_keep_their_traceback(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:

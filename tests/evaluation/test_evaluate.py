@@ -202,9 +202,9 @@ def test_rewards_take_their_options() -> None:
         assert found["sized"] == Sized("large")
         found = load_rewards(["sized=0.5", "balance"], ["sized.model=large"])
         assert [each for _, _, each in rewards.terms(found["sized=0.5"])] == [Sized("large")]
-        with pytest.raises(ValueError, match="options of 'other', which is not among the rewards"):
+        with pytest.raises(ValueError, match="options for reward 'other', but it is not used"):
             load_rewards(["balance"], ["other.model=large"])
-        with pytest.raises(ValueError, match="is no option of a reward"):
+        with pytest.raises(ValueError, match="is not a reward option"):
             load_rewards(["balance"], ["large"])
     finally:
         del rewards.REWARDS["sized"]

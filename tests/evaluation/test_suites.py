@@ -89,7 +89,7 @@ def test_missing_parts_are_named(
     )[2]  # fmt: skip
     monkeypatch.setitem(SUITES, "small", Suite("scenes", ("balanc",)))
     assert "unknown reward 'balanc'; did you mean 'balance'" in measured(capsys, tmp_path, tiny, "--suite", "small")[2]
-    assert "options of 'aesthetic', which is not among the rewards" in measured(
+    assert "options for reward 'aesthetic', but it is not used" in measured(
         capsys, tmp_path, tiny, "--reward-options", "aesthetic.device=cpu"
     )[2]  # fmt: skip
     assert "'scenes-strict' is the headline" in measured(capsys, tmp_path, tiny, "--guard", "scenes-strict")[2]

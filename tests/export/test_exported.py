@@ -161,7 +161,7 @@ def test_a_pipeline_is_exported_with_its_size_and_its_base(
         assert policy_of(name, "policy", Loading(variant="fp16", device="cpu")).image_size == (16, 64)
     capsys.readouterr()
     assert main(["sample", str(run), "a cat", "--size", "32", "32", "--output", str(tmp_path / "a.png")]) == 2
-    assert "is loaded as it was trained, with size 16 64, not 32 32: leave it out" in capsys.readouterr().err
+    assert "was trained with size 16 64, not 32 32; leave out the option" in capsys.readouterr().err
     tiny_pipelines.tiny("StableDiffusion3Pipeline", seed=1).save_pretrained(base, variant=variant)
     with pytest.raises(ValueError, match=f"trained on another model than the one that is {base} now"):
         policy_of(name, "policy")

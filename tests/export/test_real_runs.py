@@ -69,8 +69,8 @@ def test_a_run_is_sampled_as_it_was_trained_with_other_means() -> None:
     fast = replace(trained, attention="native", compile_blocks=True)
     assert asked.of_run("it", fast, undone) == replace(asked, text_tokens=20, compile_blocks=True)
     for other, says in (
-        (Loading(size=(64, 64)), "it is loaded as it was trained, with size 32 64, not 64 64: leave it out"),
-        (Loading(frames=5), "with frames as the model has it, not 5"),
+        (Loading(size=(64, 64)), "it was trained with size 32 64, not 64 64; leave out the option"),
+        (Loading(frames=5), "with frames the model's own, not 5"),
         (Loading(text_tokens=10), "with text_tokens 20, not 10"),
     ):
         with pytest.raises(ValueError, match=says):
@@ -147,11 +147,11 @@ def test_flux_says_so_where_its_guidance_is_not_its_own(
              "--images-per-update", "4", "--group-size", "2", "--microbatch", "4", "--iterations", "1",
              "--evaluate-every", "0", "--algorithm.rollout.guidance", "1"]  # fmt: skip
     assert main([*words, "--output", str(run)]) == 0
-    assert "was published at 3.5: this is 1 (--algorithm.rollout.guidance)" in capsys.readouterr().out
+    assert "was published with guidance 3.5; you use 1 (--algorithm.rollout.guidance)" in capsys.readouterr().out
     for where, guidance, many in ((folder, "1", 1), (folder, "3.5", 0), (run, "1", 0)):
         picture = tmp_path / f"{where.name}-{guidance}.png"
         assert main(["sample", str(where), "a cat", *draw, "--guidance", guidance, "--output", str(picture)]) == 0
-        assert capsys.readouterr().err.count("was published at 3.5") == many
+        assert capsys.readouterr().err.count("was published with guidance 3.5") == many
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

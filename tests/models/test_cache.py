@@ -76,7 +76,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     cache.add(["a cat"], encoded(["a cat"]))
     file = next(tmp_path.iterdir())
     file.write_bytes(file.read_bytes()[:20])
-    with pytest.raises(ValueError, match=f"{file.name} is damaged: remove it"):
+    with pytest.raises(ValueError, match=f"{file.name} is damaged; remove it"):
         PromptCache(tmp_path)
 
 
@@ -109,7 +109,7 @@ def test_a_prepared_policy_says_the_same_without_its_encoders(name: str, tmp_pat
             each.under("policy", guidance)(x, t, each.encode(texts)).detach() for each in (prepared, plain)
         )
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    with pytest.raises(ValueError, match="'a cat' was not encoded before"):
+    with pytest.raises(ValueError, match="'a cat' is not encoded; prepare it first"):
         prepared.encode(["a cat"])
 
 
@@ -196,7 +196,7 @@ def test_a_pipeline_without_files_cannot_read_its_text_encoders_again(tmp_path: 
     one = policy("StableDiffusion3Pipeline")
     one.prepare(["a cat"], tmp_path)
     one.prepare(["a cat"], tmp_path)
-    with pytest.raises(ValueError, match="let go: prepare all prompts at once"):
+    with pytest.raises(ValueError, match="freed; prepare all prompts in one call"):
         one.prepare(["a dog"], tmp_path)
 
 

@@ -10,8 +10,9 @@ from tiny_policies import policy, trained
 from tiny_runs import close
 from torch import Tensor
 
-from flowward.models.diffusers import COMPILER, DiffusersPolicy, compile_blocks
+from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
+from flowward.models.pipelines import COMPILER, compile_blocks
 
 
 def asked(one: DiffusersPolicy) -> Tensor:

@@ -103,7 +103,7 @@ def test_a_copy_is_restored_in_place(tiny: str, rank: int | None) -> None:
     for other, said in (
         ({}, f"'{sorted(values)[0]}' is missing"),
         ({**values, "more": torch.zeros(1)}, "'more' is not part of this model"),
-        ({**values, first: torch.zeros(7)}, f"'{first}' has shape \\[7\\], here it is"),
+        ({**values, first: torch.zeros(7)}, f"'{first}' has shape \\[7\\], but this model needs"),
     ):
         with pytest.raises(ValueError, match=f"belong to another model: {said}"):
             policy.weights.load("policy", other)
@@ -156,7 +156,7 @@ def test_weights_that_stay_are_switched_to_once(tiny: str, name: str, monkeypatc
         first = len(calls)
         assert torch.equal(look(policy, name), apart) and torch.equal(look(policy, name), apart)
         assert first and len(calls) == first
-        with pytest.raises(RuntimeError, match=f"held at '{name}', and cannot be 'policy' now"):
+        with pytest.raises(RuntimeError, match=f"fixed to '{name}' during this rollout; 'policy' cannot be used"):
             look(policy)
     assert not torch.equal(look(policy), apart)
     assert all(tensor.requires_grad for tensor in policy.weights.tensors("policy").values())
@@ -205,7 +205,7 @@ def test_adapters_sit_where_those_of_sd3_sit(tiny: str) -> None:
 
 
 def test_an_adapter_needs_a_rank(tiny: str) -> None:
-    with pytest.raises(ValueError, match="rank of a LoRA must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="LoRA rank must be at least 1, not 0"):
         models.load(tiny, 0)
 
 

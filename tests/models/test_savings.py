@@ -18,7 +18,7 @@ from tiny_runs import close
 from torch import Tensor
 
 from flowward import models
-from flowward.models import diffusers
+from flowward.models import hub
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.lora import Adapted, LoRA
 from flowward.verify import model
@@ -52,7 +52,7 @@ def test_an_attention_that_is_not_there_is_refused(saved: Path) -> None:
 
 def test_compiling_without_a_compiler_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(ValueError, match=r"takes a C\+\+ compiler, and there is no .*: install it, or leave it out"):
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, but .* is missing; install it, or leave out"):
         models.load(str(saved), 2, "float32", loading=replace(SMALL, compile_blocks=True))
 
 
@@ -73,7 +73,7 @@ def test_a_quantised_model_is_nearly_the_same_and_trains_its_adapters(saved: Pat
     ("rank", "how", "missing", "says"),
     [
         (None, {"quantise": "int8"}, "", "train LoRA adapters"),
-        (2, {"quantise": "int8", "merge_lora": True}, "", "do not merge them"),
+        (2, {"quantise": "int8", "merge_lora": True}, "", "without --merge-lora"),
         (
             2,
             {"quantise": "int8"},
@@ -94,7 +94,7 @@ def test_what_cannot_be_quantised_is_refused(
 
 def test_4_bits_are_refused_on_the_cpu(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
-    with pytest.raises(ValueError, match="4 bits need a CUDA device: use --quantise int8"):
+    with pytest.raises(ValueError, match="nf4 needs a CUDA device; use --quantise int8"):
         models.load(str(saved), 2, "float32", loading=replace(SMALL, quantise="nf4"))
 
 
@@ -102,7 +102,7 @@ def test_all_weights_are_trained_in_float32_and_adapters_leave_the_base_in_half_
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU in bf16: an optimiser's small steps would be rounded away in bf16 weights."""
-    monkeypatch.setattr(diffusers.hub, "device", lambda wish: torch.device("cpu"))  # not the word, so like another one
+    monkeypatch.setattr(hub, "device", lambda wish: torch.device("cpu"))  # not the word, so like another one
     for rank, expected in ((None, torch.float32), (2, torch.bfloat16)):
         one = models.load(str(saved), rank, "bf16", loading=SMALL)
         assert isinstance(one, DiffusersPolicy)
@@ -128,7 +128,7 @@ def test_merged_adapters_say_the_same_and_leave_no_trace() -> None:
         with weights.still(name):
             merged = model.drawn(one, texts, x, 1.0, name)
             if name == "old":
-                with pytest.raises(RuntimeError, match="cannot be 'policy' now"):
+                with pytest.raises(RuntimeError, match="'policy' cannot be used"):
                     one.velocity(x, torch.ones(2), one.encode(texts))
         weights.merge = False
         torch.testing.assert_close(merged, apart, rtol=0, atol=1e-5)

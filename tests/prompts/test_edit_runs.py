@@ -121,7 +121,7 @@ def test_a_judge_sees_what_was_edited(edits: PromptSet) -> None:
     with judged(likes) as (at, requests):
         judge = Judge(server=at, template="edit")
         score("judge", judge, IMAGES[:2], edits.texts[:2], edits.about([0, 1]))
-        with pytest.raises(RewardError, match=r"asks for {source}, which the metadata of 'a cat' lacks"):
+        with pytest.raises(RewardError, match=r"needs {source}, but the metadata of 'a cat' has no such entry"):
             judge(IMAGES[:1], ["a cat"])
     shown = sorted([round(255 * mean) for mean in seen(request)[0]] for request in requests)
     assert shown == [[51, 10], [204, 200]]  # the source, and then the result

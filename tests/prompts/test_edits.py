@@ -155,7 +155,7 @@ def test_a_prepared_model_edits_the_same_without_its_encoders(name: str, edits: 
     x, t = torch.randn(3, *plain.latent_shape), torch.tensor([0.3, 0.8, 0.5])
     found, expected = (each.under("policy", 3.0)(x, t, each.encode(list(edits))).detach() for each in (prepared, plain))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    with pytest.raises(ValueError, match="was not encoded before"):
+    with pytest.raises(ValueError, match="is not encoded; prepare it first"):
         prepared.encode([Edit("two dog", tmp_path / "sub" / "b.png")])
 
 

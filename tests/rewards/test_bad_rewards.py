@@ -37,11 +37,11 @@ failures = pytest.mark.parametrize(
     ("then", "said"),
     [
         (raises, "raised KeyError: 'model.bin"),
-        (lambda score: score * float("nan"), "returned nan for 8 of 8 images, the first with the prompt '"),
-        (lambda score: score[:-1], "returned shape [7] for 8 images"),
-        (lambda score: score.mean(), "returned shape [] for 8 images"),
-        (lambda score: ["good"] * 8, "returned list, not one number per image"),
-        (lambda score: None, "returned NoneType, not one number per image"),
+        (lambda score: score * float("nan"), "returned nan for 8 of 8 images, the first for the prompt '"),
+        (lambda score: score[:-1], "must return shape [8], but returned [7]"),
+        (lambda score: score.mean(), "must return shape [8], but returned []"),
+        (lambda score: ["good"] * 8, "must return one number per image, but returned list"),
+        (lambda score: None, "must return one number per image, but returned NoneType"),
     ],
     ids=["raises", "nan", "short", "scalar", "words", "nothing"],
 )
@@ -50,7 +50,7 @@ failures = pytest.mark.parametrize(
 def test_a_reward_that_takes_no_metadata_is_refused_before_the_run(refused: Refused, tiny: str) -> None:
     Path("mine.py").write_text("def bright(images, prompts):\n    return images.mean((1, 2, 3))\n")
     said = refused("train", *BUDGET, "--model", tiny, "--reward", "mine.py:bright", "--output", "run")
-    assert said.startswith("reward 'bright' must take what it is called with, (images, prompts, metadata)")
+    assert said.startswith("reward 'bright' must accept (images, prompts, metadata)")
     assert not Path("run").exists()
 
 
@@ -58,7 +58,7 @@ def test_a_single_reward_is_named_where_it_fails(refused: Refused, tiny: str, mo
     monkeypatch.setattr(rewards.REWARDS["balance"], "__call__", lambda *_: None)
     said = refused("train", *BUDGET, "--model", tiny, "--reward", "balance", "--evaluation.rewards", "scenes-strict",
                    "--output", "run")  # fmt: skip
-    assert said.startswith("reward 'balance' returned NoneType")
+    assert said.startswith("reward 'balance' must return one number per image, but returned NoneType")
 
 
 @failures

@@ -60,7 +60,7 @@ def test_processors_of_any_age_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", [{"do_normalize": False}, {"resample": 1}, {"rescale_factor": 1.0},
                                     {"size": {"shortest_edge": 16}}])  # fmt: skip
 def test_what_is_not_known_is_refused(config: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"CLIPImageProcessor.* prepares images in a way that is not known here"):
+    with pytest.raises(ValueError, match=r"CLIPImageProcessor.* image preprocessing that flowward does not support"):
         Preprocess.of(transformers.CLIPImageProcessorPil(**{**tiny_clip.processor(), **config}))
 
 

@@ -114,9 +114,9 @@ def test_scores_are_held_to_their_word(name: str, clip: str, clip_head: str, ima
     if name != "diversity":  # there an image alone with its prompt scores 0, whatever it is
         with pytest.raises(RewardError, match=f"reward '{name}' returned nan for 1 of 5 .* 'two birds'"):
             rewards.score(name, reward, broken, PROMPTS)
-    with pytest.raises(RewardError, match=r"scores images \[B, 3, H, W\], not \[5, 1, 40, 56\]"):
+    with pytest.raises(RewardError, match=r"needs images of shape \[B, 3, H, W\], not \[5, 1, 40, 56\]"):
         reward(images[:, :1], PROMPTS)
-    with pytest.raises(RewardError, match="was given 5 images and 4 prompts"):
+    with pytest.raises(RewardError, match="one prompt per image, not 4 for 5 images"):
         reward(images, PROMPTS[:4])
 
 
@@ -207,7 +207,7 @@ def test_a_full_device_is_a_sentence(clip: str, images: Tensor, monkeypatch: pyt
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(reward._clip.resident.network, "get_image_features", full)
-    with pytest.raises(RewardError, match="CLIPModel does not fit into the memory of cpu: lower the reward's batch"):
+    with pytest.raises(RewardError, match="CLIPModel does not fit into the memory of cpu; lower the reward's batch"):
         reward(images, PROMPTS)
 
 

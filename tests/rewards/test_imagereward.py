@@ -64,12 +64,12 @@ def test_other_checkpoints_are_refused(folder: str, tmp_path: Path) -> None:
         return str(error.value)
 
     del state["blip.visual_encoder.blocks.1.norm1.bias"]
-    assert "is no checkpoint of ImageReward: " in sentence() and "layer_norm1.bias" in sentence()
+    assert "is not an ImageReward checkpoint: " in sentence() and "layer_norm1.bias" in sentence()
     state["blip.visual_encoder.blocks.1.norm1.bias"] = torch.ones(3)
     assert "size mismatch" in sentence()
     del state["blip.text_encoder.embeddings.word_embeddings.weight"]
-    assert "is no checkpoint of ImageReward" in sentence()
-    with pytest.raises(ValueError, match=r"there is no file other\.pt in "):
+    assert "is not an ImageReward checkpoint" in sentence()
+    with pytest.raises(ValueError, match=r"has no file other\.pt"):
         ImageReward(folder, file="other.pt", tokenizer=folder)
     with pytest.raises(ValueError, match="there is no folder no/where/at/all"):
         ImageReward(folder, tokenizer="no/where/at/all")

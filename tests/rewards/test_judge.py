@@ -88,7 +88,7 @@ def test_a_server_that_is_restarted_in_the_middle() -> None:
 def test_patience_ends_with_the_prompt_and_the_last_failure() -> None:
     with judged(lambda request: reply({"error": {"message": "out of memory"}}, 500)) as (at, _):
         judge = Judge(server=at, patience=0.3)
-        with pytest.raises(RewardError, match=r"judging 'a \w+ cube': gave up after .* 0.3 s; .* 500: out of memory"):
+        with pytest.raises(RewardError, match=r"judging 'a \w+ cube': gave up after 0.3 s .*; .* 500: out of memory"):
             judge(IMAGES, PROMPTS)
 
 
@@ -103,7 +103,7 @@ def test_one_question_that_is_never_answered_ends_the_call() -> None:
 def test_what_cannot_be_read_ends_in_a_sentence_after_some_tries() -> None:
     with judged(lambda request: says("I would rather not.")) as (at, requests):
         judge = Judge(server=at, template="json-score", max_retries=2)
-        with pytest.raises(RewardError, match=r"judging 'a red cube': no answer of vlm .* in 3 tries; .*rather not"):
+        with pytest.raises(RewardError, match=r"'a red cube': cannot parse the answer of vlm in 3 tries; .*rather not"):
             judge(IMAGES[:1], PROMPTS[:1])
         assert [request.get("seed") for request in requests] == [None, 1, 2]
 
@@ -113,7 +113,7 @@ def test_a_refusal_is_told_at_once() -> None:
         with pytest.raises(RewardError, match=r"judging 'a red cube': .*/v1 answered 400: image too small"):
             Judge(server=at)(IMAGES[:1], PROMPTS[:1])
         assert len(requests) == 1
-        with pytest.raises(RewardError, match="'a green cube' holds NaN"):
+        with pytest.raises(RewardError, match="'a green cube' has NaN"):
             Judge(server=at)(IMAGES.where(LEVELS.view(-1, 1, 1, 1) != LEVELS[1], torch.nan), PROMPTS)
 
 
@@ -147,7 +147,7 @@ def test_a_judge_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path
         assert {request["key"] for request in requests} == {"Bearer sesame"} and "sesame" not in repr(judge)
         for wrong, sentence in (
             ("model=vml", "did you mean 'vlm'"), ("template=yes", "did you mean 'yes-no'"), ("timeout=0", "timeout"),
-            ("max_retries=-1", "max_retries"), ("colour=red", "colour"), (f"cache={__file__}", "cannot be kept"),
+            ("max_retries=-1", "max_retries"), ("colour=red", "colour"), (f"cache={__file__}", "cannot store answers"),
         ):  # fmt: skip
             with pytest.raises(ValueError, match=sentence):
                 rewards.load(["judge"], [options[0], f"judge.{wrong}"])
@@ -158,9 +158,9 @@ def test_a_judge_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path
     [
         (reply({"error": {"message": "no key"}}, 401), "401: no key .*comes from OPENAI_API_KEY"),
         (reply({}, 404), "404.*ends in /v1"),
-        (reply({"models": []}), "not as an OpenAI-compatible server"),
-        (reply({"data": [{"id": "a"}, {"id": "b"}]}), "name the model of the judge; .* has a, b"),
-        (reply(b"<html>"), "no judge answers .*no JSON"),
+        (reply({"models": []}), "is not an OpenAI-compatible server"),
+        (reply({"data": [{"id": "a"}, {"id": "b"}]}), "choose a model for the judge; .* has a, b"),
+        (reply(b"<html>"), "no judge answers .*not JSON"),
     ],
 )
 def test_who_answers_is_no_judge(answer: Answer, sentence: str) -> None:

@@ -43,7 +43,7 @@ def test_pairwise_is_the_win_rate_among_the_images_of_a_prompt() -> None:
         assert found.tolist() == [0, 1, 0.5, 1, 0]  # red: 10 < 130 < 250; green: 60 < 200
         assert len(requests) == 3 + 1 and all(len(seen(request)[0]) == 2 for request in requests)
         assert judge.compares and not Judge(server=at, template="yes-no").compares
-        with pytest.raises(RewardError, match="'a blue cube' has one image"):
+        with pytest.raises(RewardError, match="'a blue cube' has only one image"):
             judge(IMAGES, PROMPTS)
 
 
@@ -84,11 +84,11 @@ def test_templates_are_found_by_name_and_path(tmp_path: Path) -> None:
         texts = [part.get("text") for part in requests[0]["messages"][1]["content"]]
         assert texts == ["Look:", None, "Is {prompt} 0 about a red cube? {not this}"]
         assert requests[0]["chat_template_kwargs"] == {"enable_thinking": False}
-        with pytest.raises(RewardError, match=r"asks for \{question\}, which the metadata of 'a red cube' lacks"):
+        with pytest.raises(RewardError, match=r"needs \{question\}, but the metadata of 'a red cube' has no"):
             judge(IMAGES, PROMPTS)
         asked = len(requests)
         judge.refuse(PROMPTS, about)
-        with pytest.raises(ValueError, match=r"asks for \{question\}, which the metadata of 'a red cube' lacks"):
+        with pytest.raises(ValueError, match=r"needs \{question\}, but the metadata of 'a red cube' has no"):
             judge.refuse(PROMPTS)  # before a run, not after its first images
         assert len(requests) == asked
 
@@ -98,7 +98,7 @@ def test_an_edit_needs_its_source_where_the_judge_runs(tmp_path: Path) -> None:
         judge = Judge(server=at, template="edit")
         (tmp_path / "there.png").write_bytes(b"")
         judge.refuse(["make it snowy"], [{"source": str(tmp_path / "there.png")}])
-        with pytest.raises(ValueError, match=r"source at .*gone\.png, where the judge finds none"):
+        with pytest.raises(ValueError, match=r"source image at .*gone\.png, but there is no such file"):
             judge.refuse(["make it snowy"], [{"source": str(tmp_path / "gone.png")}])
 
 
@@ -120,11 +120,11 @@ def test_who_judged_by_which_words_is_beside_a_number(tmp_path: Path) -> None:
     ("change", "sentence"),
     [
         ({"read": {"kind": "vote"}}, "kind|vote"),
-        ({"read": {"kind": "number", "pattern": "(", "scale": [0, 1]}}, "no regular expression"),
+        ({"read": {"kind": "number", "pattern": "(", "scale": [0, 1]}}, "not a regular expression"),
         ({"read": {"kind": "number", "pattern": "1", "scale": [0, 1]}}, "no group"),
-        ({"read": {"kind": "number", "pattern": "(1)", "scale": [1, 1]}}, "to a larger one"),
-        ({"read": {"kind": "winner", "first": "1", "second": "2", "tie": "3"}}, "asks for 2 x"),
-        ({"messages": [{"role": "user", "text": "{prompt}"}]}, "asks for 1 x"),
+        ({"read": {"kind": "number", "pattern": "(1)", "scale": [1, 1]}}, "from a smaller to a larger number"),
+        ({"read": {"kind": "winner", "first": "1", "second": "2", "tie": "3"}}, r"must contain \{image\} 2 times"),
+        ({"messages": [{"role": "user", "text": "{prompt}"}]}, r"must contain \{image\} 1 times"),
         ({"messages": [{"role": "robot", "text": "{image}"}]}, "role"),
         ({"tempreature": 1}, "tempreature"),
         ({"read": {"kind": "yes-no", "yes": ["yes"]}}, "yes"),
@@ -144,7 +144,7 @@ def test_templates_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no template at"):
         template.load(str(tmp_path / "none.yaml"))
     (tmp_path / "own.yaml").write_text("a: [")
-    with pytest.raises(ValueError, match="no YAML"):
+    with pytest.raises(ValueError, match="not YAML"):
         template.load(str(tmp_path / "own.yaml"))
 
 
@@ -220,7 +220,7 @@ def test_json_is_held_to_its_schema() -> None:
 def test_two_judges_with_templates_of_their_own_are_one_mix(tmp_path: Path) -> None:
     """The second one has the name of a class in a file, as docs/remote_rewards.md tells."""
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import dataclass\nfrom flowward.rewards.judge import Judge\n\n"
+        "from dataclasses import dataclass\nfrom flowward.rewards.judges.judge import Judge\n\n"
         '@dataclass\nclass Second(Judge):\n    template: str = "unified-reward"\n'
     )
     second = f"{tmp_path}/mine.py:Second"

@@ -76,7 +76,7 @@ def test_what_is_wanted() -> None:
         ("a sign", {"text": ""}),
         ("x", {"text": 3}),
     ):
-        with pytest.raises(ValueError, match="says no text to show: put it in double quotes, or in metadata 'text'"):
+        with pytest.raises(ValueError, match="has no text to show; put it in double quotes, or in metadata 'text'"):
             wanted(prompt, about)
 
 
@@ -173,9 +173,9 @@ def test_a_prompt_without_text_is_refused(ocr: OCR) -> None:
     rewards.refuse(ocr, ASKED)
     rewards.refuse(ocr, ["a bakery"], [{"text": "Bread"}])
     for reward in (ocr, rewards.load(["ocr", "balance=0.5"])):
-        with pytest.raises(ValueError, match="the prompt 'a bakery' says no text to show"):
+        with pytest.raises(ValueError, match="the prompt 'a bakery' has no text to show"):
             rewards.refuse(reward, [ASKED[0], "a bakery"])
-    with pytest.raises(RewardError, match="the prompt 'a bakery' says no text"):
+    with pytest.raises(RewardError, match="the prompt 'a bakery' has no text"):
         rewards.score("ocr", ocr, IMAGES[:1], ["a bakery"])
 
 
@@ -196,6 +196,6 @@ def test_a_bad_option_is_refused(options: list[str], said: str) -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rapidocr", None)
     with pytest.raises(
-        ValueError, match=r"reward 'ocr': reading text needs rapidocr: pip install 'flowward\[rewards\]'"
+        ValueError, match=r"reward 'ocr': recognising text needs rapidocr; pip install 'flowward\[rewards\]'"
     ):
         rewards.load(["ocr"], ["ocr.side=333"])

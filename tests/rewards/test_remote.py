@@ -160,7 +160,7 @@ def test_nobody_answers(capsys: pytest.CaptureFixture[str]) -> None:
         rewards.load([at])
     assert not capsys.readouterr().err
     for wrong in ("http://", "http://host:port", "ftp://host"):
-        with pytest.raises(ValueError, match="no address of a server"):
+        with pytest.raises(ValueError, match="is not a server address"):
             Remote(wrong)
 
 
@@ -169,7 +169,7 @@ def test_somebody_else_answers(address: str) -> None:
         Remote(at)
     for about in ({}, [], {"reward": "x", "max_batch": "8"}, {"reward": "x", "max_bytes": 0}, {"reward": 1}):
         with scripted(lambda *_, about=about: reply(about)) as at:  # noqa: SIM117
-            with pytest.raises(ValueError, match="is no reward server"):
+            with pytest.raises(ValueError, match="is not a reward server"):
                 Remote(at)
     with scripted(lambda *_: reply({}, 404)) as at, pytest.raises(ValueError, match="is this a reward server"):
         Remote(at)
@@ -190,7 +190,7 @@ def test_the_reward_that_is_served_is_beside_a_number_and_the_token_is_not() -> 
 
 def test_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     with served(Service("weighted", Weighted()), token="right") as at:
-        for token, sentence in ((None, "asks for its token"), ("wrong", "401: this is not the token of this server")):
+        for token, sentence in ((None, "the token is missing"), ("wrong", "401: wrong token for this server")):
             with pytest.raises(ValueError, match=sentence):
                 Remote(at, token=token)
         assert len(Remote(at, token="right")(IMAGES, PROMPTS)) == 7

@@ -148,7 +148,7 @@ def test_a_reward_that_changes_its_images_is_named() -> None:
     def normalises(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
         return images.sub_(0.5).mean((1, 2, 3))
 
-    with pytest.raises(RewardError, match="reward 'mine' changes the images that it scores"):
+    with pytest.raises(RewardError, match="reward 'mine' changes the images"):
         rewards.score("mine", normalises, torch.rand(2, 3, 4, 4), ["a", "b"])
 
 
@@ -205,7 +205,7 @@ def test_a_package_offers_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "entry_points", lambda group: offered)
     images = torch.rand(3, 3, 4, 4)
     assert torch.equal(rewards.load(["brightness"])(images, ["a"] * 3), bright(images, []))
-    with pytest.raises(ValueError, match="reward 'broken' cannot be imported: AttributeError"):
+    with pytest.raises(ValueError, match="cannot import reward 'broken': AttributeError"):
         rewards.load(["broken"])
     with pytest.raises(ValueError, match="unknown reward 'brightnes'; did you mean 'brightness'"):
         rewards.load(["brightnes"])
@@ -215,16 +215,16 @@ def test_a_package_offers_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
     ("spec", "options", "said"),
     [
         ("{file}:blue", [], "has no function 'blue'"),
-        ("nowhere.py:red", [], "cannot be imported: FileNotFoundError"),
-        ("no_such_module:red", [], "cannot be imported: ModuleNotFoundError"),
+        ("nowhere.py:red", [], "cannot import reward 'nowhere.py:red': FileNotFoundError"),
+        ("no_such_module:red", [], "cannot import reward 'no_such_module:red': ModuleNotFoundError"),
         ("{file}:red", ["{file}:red.number=2"], "has no options"),
         ("{file}:Channel", ["{file}:Channel.number=two"], "option number: Input should be a valid integer"),
         ("{file}:Channel", ["{file}:Channel.size=2"], "option size: Unexpected keyword argument"),
-        ("balance", ["pickscore.batch=2"], "options of 'pickscore', which is not among the rewards"),
+        ("balance", ["pickscore.batch=2"], "options for reward 'pickscore', but it is not used"),
         ("balance", ["batch=2"], "write it as reward.option=value"),
         ("{file}:red=high", [], "must be a number, not 'high'"),
-        ("{file}:Absent", [], "cannot be made: FileNotFoundError"),
-        ("{file}:Asks", [], "cannot be made: TypeError"),
+        ("{file}:Absent", [], ":Absent': FileNotFoundError"),
+        ("{file}:Asks", [], ":Asks': TypeError"),
     ],
 )
 def test_what_is_no_reward_is_refused(file: str, spec: str, options: list[str], said: str) -> None:
@@ -235,5 +235,5 @@ def test_what_is_no_reward_is_refused(file: str, spec: str, options: list[str], 
 
 def test_a_reward_is_named_once() -> None:
     """The options of a second one would be those of the first, and so would its numbers in the metrics."""
-    with pytest.raises(ValueError, match="reward 'balance' is named twice: add its weights up"):
+    with pytest.raises(ValueError, match="reward 'balance' is named twice; name it once, with the sum of its weights"):
         rewards.load(["balance=1", "scenes", "balance=0.5"])

@@ -237,7 +237,7 @@ def test_what_cannot_be_shared_is_refused(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert cli.main([*words, "--processes", "2"]) == 2
-    assert "2 processes need as many CUDA devices, here are 1" in capfd.readouterr().err
+    assert "2 processes need 2 CUDA devices, but this machine has 1" in capfd.readouterr().err
     monkeypatch.undo()
     monkeypatch.setattr(distributed, "count", lambda: 3)
     with pytest.raises(ValueError, match="2 prompts an iteration are too few for 3 processes"):
@@ -283,7 +283,7 @@ def test_when_one_process_ends_the_others_may_save(
     shell("[ $RANK = 1 ] && kill -9 $$; sleep 0.3; touch saved.$RANK; exit 2")
     assert distributed.launch(2, ["train"]) == 128 + signal.SIGKILL
     assert (tmp_path / "saved.0").exists()
-    assert capfd.readouterr().err == "flowward: process 1 was ended by signal 9\n"
+    assert capfd.readouterr().err == "flowward: process 1 was killed by signal 9\n"
     shell("[ $RANK = 1 ] && exit 2; exec sleep 60")
     monkeypatch.setattr(distributed, "GRACE", 0.1)
     assert distributed.launch(2, ["train"]) == 2  # the other one hangs, and is not waited for

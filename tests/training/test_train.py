@@ -64,10 +64,10 @@ def test_a_loop_over_train(tiny: str, tmp_path: Path) -> None:
         ({"algorithm": AdvantageFlow}, "such as AdvantageFlow.gamma=1.1., not the name or the class AdvantageFlow"),
         ({"algorithm": "awm"}, "not the name or the class awm"),
         ({"algorithm": Sampler()}, "Sampler is not an algorithm: it has no behaviour, rollout, copies, "),
-        ({"reward": "scenes"}, r"flowward.rewards.load\('scenes'\) makes it"),
-        ({"reward": Brightness}, r"reward Brightness is a class: make one of it, Brightness\(...\)"),
+        ({"reward": "scenes"}, r"load it with flowward.rewards.load\('scenes'\)"),
+        ({"reward": Brightness}, r"reward Brightness is a class; make an instance, Brightness\(...\)"),
         ({"reward": Brightness(1.0)}, r"reward 'Brightness' must take .* and takes \(images: "),
-        ({"reward": 3}, "is called with images, prompts and metadata, which int cannot be"),
+        ({"reward": 3}, "int is not a reward; a reward is called with"),
         ({"reward": rewards.load("scenes-soft")}, "'any text' is not a prompt of the scenes world"),
         (
             {"prompts": "scenes"},

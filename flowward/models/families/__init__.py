@@ -1,4 +1,4 @@
-"""Families of models that diffusers runs, by the class of their pipeline."""
+"""Families of diffusers models, by the class of their pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What flowward has to know of a kind of model that diffusers runs. One subclass per family, one file each."""
+"""What flowward needs to know about a family of diffusers models: one subclass and one file per family."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from ...prompts.pictures import picture
 Guidance = Literal["classifier-free", "embedded", "none"]
 
 JOINT_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-"""Both streams of a joint-attention block: the targets of every published SD3 and FLUX run."""
+"""Both streams of a joint-attention block, the LoRA targets in all published SD3 and FLUX runs."""
 
 
 class Family(ABC):
-    """A diffusers pipeline in flowward's convention, at one size of image or video.
+    """A diffusers pipeline in flowward's convention, at one image or video size.
 
-    Samples [B, *shape] are those of the pipeline's `latents` before they are packed into tokens, so that noise, solver
-    states and losses never meet a packing.
+    Samples [B, *shape] are the pipeline's `latents` before they are packed into tokens. Noise, solver states and losses
+    are never packed.
 
     Args:
-        pipe: the pipeline, whose scheduler is never changed.
+        pipe: the pipeline; its scheduler is never changed.
         height, width: of the finished image, in pixels.
-        frames: of the finished video; images have 1.
-        text_tokens: that a prompt may have (None: as many as the pipeline's own default).
+        frames: of the finished video; 1 for images.
+        text_tokens: maximum per prompt (None: the pipeline's default).
 
     Raises:
-        ValueError: the size is not one that the model can make, or the text longer than its pipeline reads.
+        ValueError: the model does not support this size or text length.
     """
 
     pipelines: ClassVar[tuple[str, ...]]  # classes in model_index.json
     targets: ClassVar[tuple[str, ...]] = JOINT_ATTENTION  # modules that get LoRA adapters
     guidance: ClassVar[Guidance] = "classifier-free"
-    published: ClassVar[float | None] = None  # the scale that a model with embedded guidance is used with
+    published: ClassVar[float | None] = None  # guidance scale in the publication of a model with embedded guidance
     edits: ClassVar[bool] = False  # prompts are Edits, and a condition has a `source` [N, *shape]
-    needs: ClassVar[tuple[str, ...]] = ()  # packages beside those of flowward
+    needs: ClassVar[tuple[str, ...]] = ()  # packages that flowward does not install
     text_tokens: int
-    most_text: ClassVar[int | None] = None  # tokens that the pipeline takes at most, where it says so
-    nothing: ClassVar[str] = ""  # what the model reads in the place of a prompt that is absent
+    most_text: ClassVar[int | None] = None  # token limit of the pipeline, if it has one
+    nothing: ClassVar[str] = ""  # the text used as the empty prompt
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Family(ABC):
             self.text_tokens = text_tokens
         if self.most_text and self.text_tokens > self.most_text:
             raise ValueError(
-                f"{type(pipe).__name__} reads text of at most {self.most_text} tokens, not {self.text_tokens}"
+                f"{type(pipe).__name__} reads at most {self.most_text} text tokens, not {self.text_tokens}"
             )
         for name, value in (("height", self.height), ("width", self.width)):
             if value < 1 or value % self.multiple:
@@ -76,102 +76,102 @@ class Family(ABC):
                     f"pixels, not {value}"
                 )
         if frames != 1 and len(self.shape) == 3:
-            raise ValueError(f"{type(pipe).__name__} makes images, not videos of {frames} frames: leave out the frames")
+            raise ValueError(f"{type(pipe).__name__} makes images, not videos of {frames} frames; leave out the option")
 
     @property
     def side(self) -> int:
-        """Height and width where nothing is said."""
+        """Default height and width, in pixels."""
         side: int = self.pipe.default_sample_size * self.pipe.vae_scale_factor
         return side
 
     @property
     def patch(self) -> int:
-        """Latent pixels along a side per token of the transformer."""
+        """Side of a transformer token, in latent pixels."""
         return 2
 
     @property
     def multiple(self) -> int:
-        """Pixels along a side per token."""
+        """Side of a token, in image pixels; height and width are multiples of it."""
         multiple: int = self.pipe.vae_scale_factor * self.patch
         return multiple
 
     @property
     def places(self) -> int | None:
-        """Tokens along a side that the transformer can tell apart; None where there may be any number."""
+        """Maximum number of tokens along a side (position embeddings); None: no limit."""
         return None
 
     @property
     def transformers(self) -> dict[str, Any]:
-        """What is trained, by the names of the pipeline's components."""
+        """The trained networks, by their component names in the pipeline."""
         return {"transformer": self.pipe.transformer}
 
     @property
     def network(self) -> Any:
-        """All of that as one module, which `velocity` calls."""
+        """The trained networks as one module, for `velocity`."""
         return self.pipe.transformer
 
     def load_lora(self, folder: Path) -> None:
-        """Have the pipeline itself read what was exported to a folder (see export.py)."""
+        """Let the pipeline load a LoRA that was exported to a folder."""
         self.pipe.load_lora_weights(folder)
 
     packed: ClassVar[bool] = False
-    """the transformer takes 2 x 2 latent pixels as one token's channels"""
+    """whether the transformer takes 2 x 2 latent pixels as the channels of one token"""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """Shape of one sample."""
         scale, channels = self.pipe.vae_scale_factor, self.pipe.transformer.config.in_channels
         return (channels // 4 if self.packed else channels, self.height // scale, self.width // scale)
 
     @property
     def tokens(self) -> int:
-        """Tokens of a sample, which the shift of some time grids depends on."""
+        """Number of tokens in a sample; the shift of some time grids depends on it."""
         return (self.height // self.multiple) * (self.width // self.multiple)
 
     @abstractmethod
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
-        """Named tensors [N, ...], a row per prompt; text that is shorter than the longest is padded with zeros.
+        """Named tensors [N, ...], one row per prompt; shorter texts are padded with zeros.
 
-        Prompts are texts, or Edits where the family `edits`.
+        Prompts are texts, or Edits if the family `edits`.
         """
 
     def sources(self, prompts: Sequence[Edit]) -> Tensor:
-        """Images to edit as they are seen, scaled and cropped to the size of the samples: [N, 3, H, W] in [0, 1]."""
+        """Source images, resized and centre-cropped to the size of the samples: [N, 3, H, W] in [0, 1]."""
         return torch.stack([picture(prompt.source, (self.height, self.width)) for prompt in prompts])
 
     def encode_sources(self, prompts: Sequence[Edit]) -> Tensor:
-        """The same as samples [N, *shape]; one by one, as an autoencoder takes much memory."""
+        """Source images as latents [N, *shape]; encoded one by one to save memory."""
         vae = self.pipe.vae
         images = (2 * self.sources(prompts) - 1).to(vae.device, vae.dtype)
         return torch.cat([self.encode_images(image) for image in images.split(1)])
 
     def seen(self, x: Tensor, condition: Mapping[str, Tensor]) -> list[Tensor]:
-        """What the transformer looks at side by side: samples x [B, *shape], and then what is edited."""
+        """The transformer's image inputs: samples x [B, *shape], then the sources of edits."""
         return [x, condition["source"]] if self.edits else [x]
 
     def empty(self) -> dict[str, Tensor]:
-        """The same, one row, for the absence of a prompt (classifier-free guidance)."""
+        """Encode the empty prompt (classifier-free guidance): the tensors of `encode` with one row."""
         return self.encode([self.nothing])
 
     @abstractmethod
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
-        """v [B, ...] at x [B, ...], t [B] in [0, 1]; `guidance` is for models that take it as an input."""
+        """v [B, ...] at x [B, ...], t [B] in [0, 1]; only models with embedded guidance use `guidance`."""
 
     def guided(self, v: Tensor, v_0: Tensor, scale: float) -> Tensor:
-        """Classifier-free guidance as the pipeline does it; 1 is none."""
+        """Classifier-free guidance, as in the pipeline; scale 1 means none."""
         return v_0 + scale * (v - v_0)
 
     def guided_by(self, scale: float) -> dict[str, Any]:
-        """What the pipeline takes for a scale of guidance."""
+        """The pipeline's arguments for a guidance scale."""
         return {"guidance_scale": scale}
 
     def sized_by(self) -> dict[str, Any]:
-        """What the pipeline takes for samples of this size, and text of this length where it is not its default."""
+        """The pipeline's arguments for this size, and for the text length if it is not the default."""
         own = {} if self.text_tokens == type(self).text_tokens else {"max_sequence_length": self.text_tokens}
         return {"height": self.height, "width": self.width, **own}
 
     def mu(self, steps: int) -> float:
-        """What the pipeline gives to a scheduler that shifts by the size of the image: linear in its tokens."""
+        """The shift `mu` for schedulers that depend on image size: linear in the number of tokens."""
         known = self.pipe.scheduler.config
         low, high = known.get("base_image_seq_len", 256), known.get("max_image_seq_len", 4096)
         first, last = known.get("base_shift", 0.5), known.get("max_shift", 1.15)
@@ -179,24 +179,24 @@ class Family(ABC):
         return mu
 
     sigmas: ClassVar[Literal["scheduler", "even"]] = "even"
-    """times before the shift: the scheduler's own, or 1, (N - 1) / N, ... 1 / N"""
+    """times before the shift: the scheduler's own (`scheduler`), or 1, (N - 1) / N, ... 1 / N (`even`)"""
 
     def scheduler(self) -> Any:
-        """A new one like the pipeline's; Euler with its shift, where the pipeline comes with another solver."""
+        """A new scheduler like the pipeline's; if that is not Euler, an Euler one with the same shift."""
         shipped = self.pipe.scheduler
         if type(shipped) is FlowMatchEulerDiscreteScheduler:
             return deepcopy(shipped)
         return FlowMatchEulerDiscreteScheduler(shift=shipped.config.get("flow_shift", 1.0))
 
     def times(self, steps: int) -> tuple[float, ...]:
-        """[steps + 1] from 1 to 0: those of the pipeline's own scheduler.
+        """The [steps + 1] times of the pipeline's own scheduler, from 1 to 0.
 
         Raises:
-            ValueError: it has none for so few.
+            ValueError: the scheduler does not support 1 step.
         """
         scheduler = self.scheduler()
-        if steps == 1 and scheduler.config.get("shift_terminal"):  # one time cannot be the first, 1, and that
-            raise ValueError(f"the scheduler of {type(self.pipe).__name__} has no times for 1 step: take at least 2")
+        if steps == 1 and scheduler.config.get("shift_terminal"):  # one time cannot be 1 and the terminal value
+            raise ValueError(f"the scheduler of {type(self.pipe).__name__} does not support 1 step; use at least 2")
         given: dict[str, Any] = {"mu": self.mu(steps)} if scheduler.config.get("use_dynamic_shifting") else {}
         if self.sigmas == "even":
             scheduler.set_timesteps(sigmas=[1 - number / steps for number in range(steps)], **given)
@@ -205,7 +205,7 @@ class Family(ABC):
         return tuple(scheduler.sigmas.double().tolist())
 
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        """Finished samples by the pipeline itself, from noise x [B, ...]: what everything else here is held to."""
+        """Finished samples by the pipeline itself, from noise x [B, ...]; `flowward verify` compares with them."""
         given = {**self.sized_by(), **self.guided_by(guidance), "latents": x, **more}
         shipped, self.pipe.scheduler = self.pipe.scheduler, self.scheduler()
         try:
@@ -227,7 +227,7 @@ class Family(ABC):
         return image
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """What `decode` undoes, up to its loss."""
+        """Latents of images: the inverse of `decode`, up to the autoencoder's loss."""
         known = self.pipe.vae.config
         z: Tensor = self.pipe.vae.encode(images).latent_dist.mean
         return (z - (known.shift_factor or 0)) * known.scaling_factor
@@ -247,12 +247,12 @@ def pack(x: Tensor) -> Tensor:
 
 
 def unpack(tokens: Tensor, h: int, w: int) -> Tensor:
-    """What `pack` did, undone: [B, C, h, w]."""
+    """The inverse of `pack`: [B, C, h, w]."""
     b, _, c = tokens.shape
     return tokens.view(b, h // 2, w // 2, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c // 4, h, w)
 
 
 def positions(h: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Row and column of each token, [h w] each."""
+    """The row and column of each token, [h w] each."""
     rows, columns = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
     return rows.flatten(), columns.flatten()

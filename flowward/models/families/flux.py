@@ -12,7 +12,7 @@ from .family import Family, Guidance, pack, positions, unpack
 
 
 class Flux(Family):
-    """Latents packed 2 x 2, a shift that grows with the image, guidance as an input of the network (dev) or none."""
+    """Packs latents 2 x 2; its shift grows with the image size; guidance is a network input (dev) or absent."""
 
     pipelines = ("FluxPipeline",)
     guidance: ClassVar[Guidance] = "embedded"
@@ -48,9 +48,9 @@ class Flux(Family):
 
 
 class FluxKontext(Flux):
-    """The tokens of the image to edit follow those of the sample, told apart by the first of their three numbers.
+    """The source's tokens follow those of the sample; the first of their three position ids tells them apart.
 
-    The pipeline chooses a size by the image's shape; here sources are scaled and cropped to that of the samples.
+    The pipeline chooses a size from the source's shape. Here sources are resized and cropped to the samples' size.
     """
 
     pipelines = ("FluxKontextPipeline",)
@@ -69,6 +69,6 @@ class FluxKontext(Flux):
 
 
 def _places(number: int, x: Tensor) -> Tensor:
-    """Of each token of latents [B, C, h, w], [h/2 w/2, 3]: the number of its image, row and column."""
+    """Position ids [h/2 w/2, 3] of the tokens of latents [B, C, h, w]: image number, row and column."""
     rows, columns = positions(x.shape[-2] // 2, x.shape[-1] // 2, x.device)
     return torch.stack([torch.full_like(rows, number), rows, columns], 1).to(x.dtype)

@@ -12,9 +12,9 @@ from .family import Family, pack, positions, unpack
 
 
 class Flux2Klein(Family):
-    """Hidden states of Qwen3 as text; latents of 2 x 2 pixels, normalised by the autoencoder's batch norm.
+    """Text as hidden states of Qwen3; latents of 2 x 2 pixels, normalised by the autoencoder's batch norm.
 
-    The distilled models know no guidance; the base models take the classifier-free one.
+    Distilled models have no guidance; base models use classifier-free guidance.
     """
 
     pipelines = ("Flux2KleinPipeline",)
@@ -30,11 +30,11 @@ class Flux2Klein(Family):
         return (self.pipe.transformer.config.in_channels, self.height // self.multiple, self.width // self.multiple)
 
     def mu(self, steps: int) -> float:
-        """As fitted by the model's authors to the number of tokens and of steps."""
-        many = 0.00016927 * self.tokens + 0.45666666  # of 200 steps
+        """The authors' fit to the number of tokens and steps."""
+        many = 0.00016927 * self.tokens + 0.45666666  # for 200 steps
         if self.tokens > 4300:
             return many
-        few = 8.73809524e-05 * self.tokens + 1.89833333  # of 10
+        few = 8.73809524e-05 * self.tokens + 1.89833333  # for 10 steps
         return many + (many - few) / 190 * (steps - 200)
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:

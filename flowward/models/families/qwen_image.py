@@ -1,4 +1,4 @@
-"""Qwen-Image, and Qwen-Image-Edit since 2509, which edits images."""
+"""Qwen-Image, and Qwen-Image-Edit (2509 and later), which edits images."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .family import Family, pack, statistics, unpack
 
 
 class QwenImage(Family):
-    """Hidden states of Qwen2.5-VL as text, of any length; a video autoencoder on one frame.
+    """Text as hidden states of Qwen2.5-VL, of any length; a video autoencoder applied to one frame.
 
-    Guidance keeps the length of each token's velocity.
+    Guidance keeps the norm of each token's velocity.
     """
 
     pipelines = ("QwenImagePipeline",)
     packed = True
     text_tokens, most_text = 512, 1024
-    nothing = " "  # as the model's authors have it
+    nothing = " "  # as in the authors' code
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         words, mask = self.pipe.encode_prompt(prompts, max_sequence_length=self.text_tokens)
@@ -65,23 +65,23 @@ class QwenImage(Family):
         return ((z - mean) / std)[:, :, 0]
 
 
-READ = 384 * 384  # pixels of an image beside its instruction
+READ = 384 * 384  # pixels of the source that the text encoder sees
 
 
 class QwenImageEdit(QwenImage):
-    """The image to edit is seen twice: read beside the instruction, and as tokens that follow those of the sample.
+    """The source image enters twice: the text encoder sees it with the instruction, the transformer as extra tokens.
 
-    The pipeline shows it at a size of its own, here it is that of the samples; they agree where sides are multiples of
+    The pipeline resizes it to its own size, flowward to that of the samples. They agree if both sides are multiples of
     32.
     """
 
     pipelines = ("QwenImageEditPlusPipeline",)
     edits = True
-    needs = ("torchvision",)  # of the processor in transformers
+    needs = ("torchvision",)  # for the image processor in transformers
 
     def __init__(self, pipe: Any, *size: Any, text_tokens: int | None = None, **more: Any):
         if text_tokens is not None:
-            raise ValueError(f"{type(pipe).__name__} reads text of any length: leave out the number of its tokens")
+            raise ValueError(f"{type(pipe).__name__} reads text of any length; leave out the text tokens option")
         super().__init__(pipe, *size, **more)
 
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ class QwenImageEdit(QwenImage):
         }
 
     def _read(self, text: str, image: Any) -> Tensor:
-        """[tokens, width]; alone, as all images of a call belong to each of its texts."""
+        """[tokens, width] of one prompt; in a joint call every text would see every image."""
         ratio = self.width / self.height
         height, width = (round((READ * each) ** 0.5 / 32) * 32 for each in (1 / ratio, ratio))
         words, _ = self.pipe.encode_prompt([text], image=[self.pipe.image_processor.resize(image, height, width)])
@@ -102,12 +102,12 @@ class QwenImageEdit(QwenImage):
         return row
 
     def _pictures(self, prompts: list[Any]) -> list[Any]:
-        """Of Pillow."""
+        """Source images for Pillow."""
         shown: list[Any] = self.pipe.image_processor.numpy_to_pil(self.sources(prompts).permute(0, 2, 3, 1).numpy())
         return shown
 
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        """One by one, as the pipeline has it, whose constant for the size of what it edits is that of the samples."""
+        """Run the pipeline one prompt at a time, with its constant for the source size set to the samples' size."""
         pipeline: Any = sys.modules[type(self.pipe).__module__]
         found, before = [], pipeline.VAE_IMAGE_SIZE
         pipeline.VAE_IMAGE_SIZE = self.height * self.width

@@ -12,7 +12,7 @@ from .family import Family
 
 
 class Sana(Family):
-    """Linear attention on latents 32 times smaller than the image; Gemma reads the prompt after an instruction."""
+    """Linear attention; latents are 32 times smaller than the image; Gemma encodes the prompt after an instruction."""
 
     pipelines = ("SanaPipeline",)
     targets = ("to_q", "to_k", "to_v", "to_out.0")
@@ -37,7 +37,7 @@ class Sana(Family):
         return {"words": words, "mask": mask.to(words.dtype)}
 
     def empty(self) -> dict[str, Tensor]:
-        """Without the instruction."""
+        """The empty prompt, without the instruction."""
         words, mask, _, _ = self.pipe.encode_prompt([""], False, max_sequence_length=self.text_tokens)
         return {"words": words, "mask": mask.to(words.dtype)}
 
@@ -49,7 +49,7 @@ class Sana(Family):
             timestep=1000 * network.config.timestep_scale * t,
             return_dict=False,
         )[0]
-        return v[:, : x.shape[1]]  # some predict a variance too
+        return v[:, : x.shape[1]]  # some checkpoints also predict a variance
 
     def sized_by(self) -> dict[str, Any]:
         return {**super().sized_by(), "use_resolution_binning": False}

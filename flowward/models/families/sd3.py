@@ -11,7 +11,7 @@ from .family import Family
 
 
 class StableDiffusion3(Family):
-    """Joint attention over the tokens of two CLIP encoders, of T5, and of the image; a shift of 3."""
+    """Joint attention over tokens of two CLIP encoders, T5 and the image; time shift 3."""
 
     pipelines = ("StableDiffusion3Pipeline",)
     text_tokens, most_text = 256, 512

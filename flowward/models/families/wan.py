@@ -14,14 +14,14 @@ from .family import Family, statistics
 
 
 class Experts(torch.nn.Module, PeftAdapterMixin):
-    """Two transformers, one for times from a boundary up and one for those below: to its caller, one (Wan 2.2-A14B)."""
+    """Two transformers as one module: one for times at or above a boundary, one for times below (Wan 2.2-A14B)."""
 
     def __init__(self, high: Any, low: Any, boundary: float):
         super().__init__()
         self.transformer, self.transformer_2, self.boundary = high, low, boundary
 
     def forward(self, x: Tensor, timestep: Tensor, **more: Any) -> tuple[Tensor]:
-        """As each of them takes it: x [B, ...], timestep [B] in [0, 1000], and tensors of B rows."""
+        """Route rows to the two transformers: x [B, ...], timestep [B] in [0, 1000], other tensors with B rows."""
         early, found = timestep >= 1000 * self.boundary, torch.empty_like(x)
         for rows, expert in ((early, self.transformer), (~early, self.transformer_2)):
             if rows.any():
@@ -32,7 +32,7 @@ class Experts(torch.nn.Module, PeftAdapterMixin):
 
 
 class Wan(Family):
-    """Videos of 4 n + 1 frames, whose latents are 4 times shorter and 8 (2.2-5B: 16) times smaller."""
+    """Videos of 4 n + 1 frames; latents are 4 times shorter and 8 (2.2-5B: 16) times smaller."""
 
     pipelines = ("WanPipeline",)
     targets = ("to_q", "to_k", "to_v", "to_out.0")
@@ -44,10 +44,12 @@ class Wan(Family):
         boundary = pipe.config.boundary_ratio
         self._experts = None if boundary is None else Experts(pipe.transformer, pipe.transformer_2, boundary)
         if frames < 1 or (frames - 1) % pipe.vae_scale_factor_temporal:
-            raise ValueError(f"a video has 1 + a multiple of {pipe.vae_scale_factor_temporal} frames, not {frames}")
+            raise ValueError(
+                f"the number of frames must be 1 plus a multiple of {pipe.vae_scale_factor_temporal}, not {frames}"
+            )
         most = 1 + (self.places - 1) * pipe.vae_scale_factor_temporal
         if frames > most:
-            raise ValueError(f"the videos of {type(pipe).__name__} have at most {most} frames, not {frames}")
+            raise ValueError(f"{type(pipe).__name__} makes videos of at most {most} frames, not {frames}")
 
     @property
     def transformers(self) -> dict[str, Any]:

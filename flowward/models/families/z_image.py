@@ -13,9 +13,9 @@ from .family import Family
 
 
 class ZImage(Family):
-    """One stream of image and text tokens; the network takes lists, 1 - t, and answers with -v.
+    """One stream of image and text tokens; the network takes lists and 1 - t, and returns -v.
 
-    The pipeline's guidance scale g adds g (v - v_0): flowward's is 1 + g.
+    The pipeline's guidance scale g adds g (v - v_0); it equals flowward's scale 1 + g.
     """
 
     pipelines = ("ZImagePipeline",)
@@ -23,7 +23,7 @@ class ZImage(Family):
     text_tokens = 512
 
     def __init__(self, pipe: Any, *size: Any, **more: Any):
-        # text has places 1, 2, ... up to a multiple of 32, and the image the next one
+        # text has positions 1, 2, ... up to a multiple of 32; the image gets the next one
         held = pipe.transformer.config.axes_lens[0] - 2
         self.most_text = held - held % SEQ_MULTI_OF  # type: ignore[misc]
         super().__init__(pipe, *size, **more)

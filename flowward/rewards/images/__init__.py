@@ -1,1 +1,1 @@
-"""Rewards on the look of an image."""
+"""Rewards for the look of an image."""

@@ -1,4 +1,4 @@
-"""LAION's aesthetic predictor: what people think of how an image looks, whatever its prompt says."""
+"""LAION's aesthetic predictor: how people rate the look of an image, independent of its prompt."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from . import clip
 
 @dataclass
 class Aesthetic(NetworkReward):
-    """Five linear layers, without activations, on the normalised CLIP L/14 embedding of an image.
+    """Aesthetic rating: five linear layers without activations on the normalised CLIP L/14 embedding of an image.
 
-    Scale: ratings from 1 to 10 (the layers know no bounds); most images score 4 to 7. The prompt is not looked at.
+    Scale: ratings from 1 to 10 (not clamped); most images score 4 to 7. The prompt is not used.
     Schuhmann et al., 2022, arXiv:2210.08402; `sac+logos+ava1-l14-linearMSE.pth` of the repository
-    christophschuhmann/improved-aesthetic-predictor (Apache-2.0), from a copy of it on the hub unless a file is given.
+    christophschuhmann/improved-aesthetic-predictor (Apache-2.0), by default from a copy on the hub.
     """
 
     model: str = "openai/clip-vit-large-patch14"
     processor: str = ""
-    """id or folder of the image processor (empty: that of `model`)"""
+    """load the image processor from this hub id or folder (empty: that of `model`)"""
     head: str = "trl-lib/ddpo-aesthetic-predictor"
-    """id on the hub, a folder, or the file of the linear layers itself"""
+    """load the linear layers from this hub id, folder or file"""
     file: str = "aesthetic-model.pth"
-    """the linear layers in it"""
+    """use this file of `head`"""
 
     def __post_init__(self) -> None:
         from ...models import hub
@@ -39,7 +39,9 @@ class Aesthetic(NetworkReward):
         self._clip = clip.load(self, self.processor)
         given, wanted = self._clip.width, self._layers[0].in_features
         if given != wanted or self._layers[-1].out_features != 1:
-            raise ValueError(f"{path} makes one number of {wanted} features, and {self.model} has {given}")
+            raise ValueError(
+                f"{path} needs {wanted} CLIP features and one output, but {self.model} has {given} features"
+            )
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         self.expect(images, prompts)

@@ -1,4 +1,4 @@
-"""How different the images of a prompt are: to watch a run for collapse, or to reward what keeps it away."""
+"""Diversity of the images of a prompt: to watch a run for mode collapse, or to reward diversity."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from . import clip
 
 @dataclass
 class Diversity(NetworkReward):
-    """How far an image is from the others of its prompt: the mean of 1 - cosine of their CLIP embeddings.
+    """Distance of an image to the others of its prompt: the mean of 1 - cosine of their CLIP embeddings.
 
-    Higher is more diverse. Range [0, 2], in practice 0.05 to 0.4; an image that is alone with its prompt scores 0. The
-    mean over the images of a prompt is their mean pairwise distance. Only images of one call are compared: score all
-    images of a prompt at once, and evaluate several per prompt. Videos are compared frame by frame, at the same time,
-    and the frames averaged. Weights of Radford et al., 2021, arXiv:2103.00020 (MIT). Published guards also use other
-    networks, such as DreamSim or LPIPS; numbers of different networks cannot be compared.
+    Higher is more diverse. Range [0, 2], in practice 0.05 to 0.4; the only image of a prompt scores 0. The mean over
+    the images of a prompt is their mean pairwise distance. Only images of one call are compared: score all images of a
+    prompt at once, and evaluate several per prompt. Videos are compared frame by frame at equal times, then averaged
+    over frames. Weights of Radford et al., 2021, arXiv:2103.00020 (MIT). Published guards also use other networks, such
+    as DreamSim or LPIPS; do not compare numbers of different networks.
     """
 
     takes_videos: ClassVar[bool] = True
@@ -30,7 +30,7 @@ class Diversity(NetworkReward):
 
     model: str = "openai/clip-vit-large-patch14"
     processor: str = ""
-    """id or folder of the image processor (empty: that of `model`)"""
+    """load the image processor from this hub id or folder (empty: that of `model`)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,11 +44,11 @@ class Diversity(NetworkReward):
 
 
 def distances(vectors: Tensor, groups: Sequence[str]) -> Tensor:
-    """1 - cosine of unit vectors [B, D] to the others of their group, on average, [B]; 0 where there are none."""
+    """Mean of 1 - cosine of unit vectors [B, D] to the others of their group, [B]; 0 if there are none."""
     number = {group: at for at, group in enumerate(dict.fromkeys(groups))}
     of = torch.tensor([number[group] for group in groups])
     members = torch.zeros(len(number), vectors.shape[1], dtype=torch.float64).index_add_(0, of, vectors.double())
     others = torch.bincount(of)[of] - 1
-    # Of the sum over a group, an image's own part is 1; so no matrix of pairs is needed.
+    # Subtract the image itself from the sum over its group; so no matrix of pairs is needed.
     alike = (members[of] * vectors).sum(-1) - vectors.double().square().sum(-1)
     return torch.where(others > 0, 1 - alike / others.clamp(min=1), 0.0).float()

@@ -1,4 +1,4 @@
-"""HPSv2.1: human preference as a cosine, from a checkpoint of open_clip run by transformers."""
+"""HPSv2.1: human preference as a cosine. An open_clip checkpoint, run by transformers."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ PROJECTIONS = {"visual.proj": "visual_projection.weight", "text_projection": "te
 
 
 def converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of an open_clip model under the names of transformers' CLIPModel.
+    """Rename the weights of an open_clip model to those of transformers' CLIPModel.
 
-    Both compute the same; open_clip keeps queries, keys and values in one matrix, and projections transposed.
+    Both models are equal; open_clip stores queries, keys and values in one matrix, and projections transposed.
 
     Raises:
-        ValueError: a key is none of an open_clip model.
+        ValueError: a key does not belong to an open_clip model.
     """
     made: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -58,7 +58,7 @@ def _of_tower(key: str, value: Tensor) -> dict[str, Tensor]:
     for old, new in PARTS.items():
         if rest == old or rest.startswith(f"{old}."):
             return {f"{tower}.{new}{rest.removeprefix(old)}": value}
-    raise ValueError(f"'{key}' is no weight of an open_clip model")
+    raise ValueError(f"'{key}' is not a weight of an open_clip model")
 
 
 def _of_block(key: str, name: str, value: Tensor) -> dict[str, Tensor]:
@@ -70,25 +70,25 @@ def _of_block(key: str, name: str, value: Tensor) -> dict[str, Tensor]:
         }
     module, _, kind = name.rpartition(".")
     if module not in BLOCK:
-        raise ValueError(f"'{key}' is no weight of an open_clip model")
+        raise ValueError(f"'{key}' is not a weight of an open_clip model")
     return {f"{BLOCK[module]}.{kind}": value}
 
 
 @dataclass
 class HPSv2(NetworkReward):
-    """Human Preference Score v2.1: the cosine of a CLIP H/14 that was trained on choices between images.
+    """Human Preference Score v2.1: the cosine of a CLIP H/14 trained on human choices between images.
 
     Scale: the cosine, without the logit scale. Range in theory [-1, 1]; images of good models mostly score 0.25 to
-    0.33. Images that are not square are fitted in whole and padded with black, as the authors' code does, not cropped.
+    0.33. Non-square images are padded with black, as in the authors' code, not cropped.
     Wu et al., 2023, arXiv:2306.09341 (Apache-2.0). The checkpoint is a pickle; only tensors are read from it.
     """
 
     model: str = "xswu/HPSv2"
-    """id on the hub, a folder, or the checkpoint itself"""
+    """load from this hub id, folder or checkpoint file"""
     file: str = "HPS_v2.1_compressed.pt"
-    """the checkpoint in it (HPS_v2_compressed.pt is the earlier version)"""
+    """use this checkpoint of it (HPS_v2_compressed.pt: the earlier version)"""
     processor: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-    """id or folder of the architecture, the tokenizer and the image processor"""
+    """load configuration, tokenizer and image processor from this hub id or folder"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""ImageReward: human preference from a BLIP that reads the prompt while it looks, run by transformers."""
+"""ImageReward: human preference from BLIP with cross-attention between prompt and image, run by transformers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..network import NetworkReward, Preprocess, Resident, linears, shared, weights
 
-MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the raw scores, in the authors' release
-TOKENS = 35  # of a prompt that are read
-HEAD = 64  # width of an attention head, in the vision model and in the text model alike
+MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of raw scores, from the authors' release
+TOKENS = 35  # prompts are truncated to this length
+HEAD = 64  # width of an attention head, in both the vision and the text model
 PIXELS = Preprocess(
     (224, 224), (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), "bicubic", "crop"
 )
@@ -34,15 +34,15 @@ BLOCK = {
 
 
 def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights whose names begin so, without the beginning."""
+    """The weights with this prefix in their names, without it."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def vision_of(state: Mapping[str, Tensor]) -> nn.Module:
-    """transformers' BlipVisionModel from the weights of `visual_encoder`; its shape is read from theirs.
+    """transformers' BlipVisionModel from the weights of `visual_encoder`, which also give its sizes.
 
     Raises:
-        KeyError, RuntimeError: they are of something else.
+        KeyError, RuntimeError: the weights belong to another model.
     """
     from transformers import BlipVisionConfig, BlipVisionModel
 
@@ -69,10 +69,10 @@ def vision_of(state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def text_of(state: Mapping[str, Tensor]) -> nn.Module:
-    """transformers' BlipTextModel from the weights of `text_encoder`, which have its names already.
+    """transformers' BlipTextModel from the weights of `text_encoder`, which already have its names.
 
     Raises:
-        KeyError, RuntimeError: they are of something else.
+        KeyError, RuntimeError: the weights belong to another model.
     """
     from transformers import BlipTextConfig, BlipTextModel
 
@@ -91,10 +91,10 @@ def text_of(state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def filled(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """The network with these weights; what it has no use for is left out.
+    """Load weights into the network; extra weights are ignored.
 
     Raises:
-        KeyError, RuntimeError: some are missing, or have another shape.
+        KeyError, RuntimeError: weights are missing, or have another shape.
     """
     if missing := network.load_state_dict(state, strict=False).missing_keys:
         raise KeyError(missing[0])
@@ -102,7 +102,7 @@ def filled(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 class Blip(nn.Module):
-    """Image and prompt to one number: the first token of a text encoder that attends to the patches of the image."""
+    """One number from image and prompt: the first token of a text encoder with attention to image patches."""
 
     def __init__(self, state: Mapping[str, Tensor], name: str):
         super().__init__()
@@ -111,7 +111,7 @@ class Blip(nn.Module):
         self.head = linears(under("mlp.", state), name)
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """pixels [B, 3, H, W], tokens and mask [B, L] -> [B]."""
+        """Scores [B] from pixels [B, 3, H, W], tokens and mask [B, L]."""
         patches = self.vision(pixel_values=pixels).last_hidden_state
         read = self.text(
             input_ids=tokens,
@@ -127,18 +127,17 @@ class Blip(nn.Module):
 class ImageReward(NetworkReward):
     """Human preference for an image given its prompt.
 
-    Scale: normalised so that the authors' images have mean 0 and deviation 1; no bounds, in practice -2.3 to 2.
-    Prompts are cut after 35 tokens. An image and its prompt go through the network together, so prompts are not
-    remembered. Xu et al., 2023, arXiv:2304.05977 (Apache-2.0). The checkpoint is a pickle; only tensors are read from
-    it.
+    Scale: normalised so that the authors' images have mean 0 and standard deviation 1; unbounded, in practice -2.3 to
+    2. Prompts are truncated after 35 tokens. The network processes image and prompt together, so prompts are not
+    cached. Xu et al., 2023, arXiv:2304.05977 (Apache-2.0). The checkpoint is a pickle; only tensors are read from it.
     """
 
     model: str = "zai-org/ImageReward"
-    """id on the hub, a folder, or the checkpoint itself"""
+    """load from this hub id, folder or checkpoint file"""
     file: str = "ImageReward.pt"
-    """the checkpoint in it"""
+    """use this checkpoint of it"""
     tokenizer: str = "google-bert/bert-base-uncased"
-    """id or folder"""
+    """load the tokenizer from this hub id or folder"""
 
     def __post_init__(self) -> None:
         from transformers import AutoTokenizer
@@ -160,7 +159,9 @@ class ImageReward(NetworkReward):
         try:
             network = Blip(state, str(path))
         except (KeyError, RuntimeError) as error:
-            raise ValueError(f"{path} is no checkpoint of ImageReward: {' '.join(str(error).split())[:200]}") from error
+            raise ValueError(
+                f"{path} is not an ImageReward checkpoint: {' '.join(str(error).split())[:200]}"
+            ) from error
         return Resident(network, *place)
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""How large an image is as a JPEG: rewards without weights, for any model (Black et al., 2023, arXiv:2305.13301)."""
+"""JPEG size of an image: rewards without weights, for any model (Black et al., 2023, arXiv:2305.13301)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ QUALITY = 95
 
 
 def kilobytes(images: Tensor) -> Tensor:
-    """Size of each image [B, 3, H, W] as a JPEG of quality 95, in 1000 bytes."""
+    """Size of each image [B, 3, H, W] as a JPEG of quality 95, in kB (1000 bytes)."""
     pixels = (images.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     sizes = []
     for array in pixels:
@@ -25,14 +25,14 @@ def kilobytes(images: Tensor) -> Tensor:
 
 
 class Compressible:
-    """Minus the kilobytes: smooth images. Range (-inf, 0); at 512 px photographs lie near -100."""
+    """Minus the JPEG size in kB: favours smooth images. Range (-inf, 0); photographs at 512 px score about -100."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         return -kilobytes(images)
 
 
 class Incompressible:
-    """The kilobytes: busy images. Range (0, inf)."""
+    """The JPEG size in kB: favours detailed images. Range (0, inf)."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         return kilobytes(images)

@@ -1,4 +1,4 @@
-"""Rewards of the built-in world. They look only at pixels and at the text of the prompt."""
+"""Rewards of the built-in world. They use only the pixels and the text of the prompt."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ def verdicts(images: Tensor, prompts: Sequence[str]) -> list[Verdict]:
 
 
 class _OfPrompts:
-    """What rewards that read the prompt have in common."""
+    """Shared by rewards that read the prompt."""
 
     def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
-        """Raises ValueError where a prompt is not a sentence of the scenes world."""
+        """Raise ValueError if a prompt is not a sentence of the scenes world."""
         for prompt in prompts:
             parse(prompt)
 
 
 class Strict(_OfPrompts):
-    """1 if everything the prompt asks for is there and nothing else, otherwise 0 (GenEval's verdict, made exact)."""
+    """1 if the image shows exactly the objects of the prompt, otherwise 0 (GenEval's verdict, but exact)."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         return torch.tensor([float(verdict.strict) for verdict in verdicts(images, prompts)])
 
     def explain(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> list[str]:
-        """What is wrong with each picture, in words; empty where nothing is."""
+        """The reason why each picture fails; empty if it passes."""
         return [verdict.reason for verdict in verdicts(images, prompts)]
 
 
 class Soft(_OfPrompts):
-    """How much of the prompt holds, in [0, 1]: the checker's soft score."""
+    """The fraction of the prompt that the image shows, in [0, 1]: the checker's soft score."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         return torch.tensor([verdict.soft for verdict in verdicts(images, prompts)], dtype=torch.float32)
 
 
 class Scenes(_OfPrompts):
-    """The mean of the strict verdict and the soft score: partial credit for signal, and the verdict as the goal."""
+    """The mean of `Strict` and `Soft`: partial credit as a learning signal, with the verdict as the goal."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         found = verdicts(images, prompts)
@@ -58,11 +58,11 @@ class Scenes(_OfPrompts):
 
 
 class Balance:
-    """Composition, continuous in [0, 1]: is the visual weight centred?
+    """Composition in [0, 1]: how well the visual weight is centred.
 
-    exp(-(d / 0.3)^2), d the distance of the centre of mass of whatever differs from the paper from the centre of the
-    picture, in half widths. It knows nothing of prompts, so it can be traded against them, or watched for drift.
-    A blank picture scores 0, and so does one with NaN or infinity.
+    exp(-(d / 0.3)^2), with d the distance between the picture's centre and the centre of mass of everything that is not
+    background, in half widths. It ignores the prompt, so it can be a second objective, or show drift. A blank picture
+    scores 0, and so does one with NaN or infinity.
     """
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Answers that were paid for once, on disk: one small JSON file each, under the hash of all that they depend on."""
+"""Cache of judge answers on disk: one small JSON file each, named by a hash of everything it depends on."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from ...system import strict_json
 
 
 class Answers:
-    """A folder of scores. Several processes may use it at once; a file appears whole or not at all."""
+    """A folder of scores. Several processes may use it at once; files are written atomically."""
 
     def __init__(self, folder: Path):
-        """Raises ValueError where the folder cannot be made or written to."""
+        """Raise ValueError if the folder cannot be created or written to."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            raise ValueError(f"answers cannot be kept in {folder}: {error.strerror}") from error
+            raise ValueError(f"cannot store answers in {folder}: {error.strerror}") from error
         self.folder, self.told = folder, False
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"
 
     def get(self, key: str) -> float | None:
-        """The score under a key; None where there is none, or its file is damaged."""
+        """The score for a key; None if there is none, or its file is damaged."""
         try:
             score = json.loads(self._path(key).read_text("utf-8"))["score"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -37,7 +37,7 @@ class Answers:
         return float(score) if type(score) in (int, float) and math.isfinite(score) else None
 
     def put(self, key: str, score: float, answer: object) -> None:
-        """Keep a score, with the answer that it was read from; a disk that takes no more is told, and ends no run."""
+        """Store a score with its answer. If the disk is full, print a warning once and continue."""
         path = self._path(key)
         try:
             path.parent.mkdir(exist_ok=True)
@@ -48,5 +48,8 @@ class Answers:
             os.replace(file.name, path)
         except OSError as error:
             if not self.told:
-                print(f"flowward: answers are not kept in {self.folder}: {error.strerror}", file=sys.stderr)
+                print(
+                    f"flowward: cannot store answers in {self.folder}: {error.strerror}; continuing without",
+                    file=sys.stderr,
+                )
             self.told = True

@@ -1,6 +1,6 @@
-"""A vision-language model as a reward, behind any server that speaks OpenAI's chat completions (vLLM, SGLang, hosted).
+"""A vision-language model as a reward, on any OpenAI-compatible chat server (vLLM, SGLang, hosted).
 
-The judge sees images of 8 bits per channel, as PNG. Scores lie in [0, 1].
+The judge gets images as 8-bit PNG. Scores are in [0, 1].
 """
 
 from __future__ import annotations
@@ -29,53 +29,53 @@ from . import template as templates
 from .answers import Answers
 from .reading import Unreadable
 
-HOT = 0.7  # temperature of a second try: at 0 it would give the same answer
-AGAIN = 60.0  # seconds between two sentences about what is waited for
+HOT = 0.7  # temperature of a retry: at 0 the answer would be the same
+AGAIN = 60.0  # seconds between two messages about waiting
 
 
 @dataclass(frozen=True)
 class _Question:
     prompt: str
     messages: list[tuple[str, list[str | None]]]  # None: the next image
-    images: tuple[Tensor, ...]  # [3, H, W]; one, or two to compare, and perhaps what was edited
-    key: str  # hash of all that the answer depends on
+    images: tuple[Tensor, ...]  # [3, H, W]; one, or two to compare, and sometimes the source image
+    key: str  # hash of everything that the answer depends on
 
 
 @dataclass
 class Judge:
-    """What a vision-language model says of each image, or which of two images of the same prompt it prefers.
+    """Let a vision-language model score each image, or compare two images of the same prompt.
 
-    A template that compares makes the score the win rate against the other images of the prompt in the call (a tie is
-    half a win, and so are equal images; Pref-GRPO, arXiv:2508.20751). Which of a pair is shown first follows from
-    their hashes, so a preference for the first place is spread evenly and scores do not depend on the order of images.
+    With a template that compares, the score is the win rate against the other images of the prompt in the call. A tie
+    counts as half a win, and so do equal images (Pref-GRPO, arXiv:2508.20751). Hashes decide which image of a pair is
+    shown first, so position bias averages out and scores do not depend on the order of images.
 
-    No image is scored by default: an answer that cannot be read is asked for again, a server that does not answer is
-    waited for, and after that the call fails. Safe to call from several threads.
+    There is no default score. An unreadable answer is requested again, and an unavailable server is tried again; after
+    that the call fails. Safe to call from several threads.
 
     Raises:
-        ValueError: no judge answers, it refuses the key, has no such model, or an option cannot be.
+        ValueError: no judge answers, it refuses the key, it does not have the model, or an option is invalid.
     """
 
     in_background: ClassVar[bool] = True
 
     model: str = ""
-    """as the server names it; may be left out where it has only one"""
+    """ask this model of the server (empty: its only one)"""
     server: str = "http://127.0.0.1:8000/v1"
-    """base address of an OpenAI-compatible server"""
+    """use the OpenAI-compatible server at this base address"""
     template: str = "yes-no"
-    """a shipped one (unified-reward, unified-reward-pairwise, yes-no, json-score, edit), or the path of your own"""
+    """use template unified-reward, unified-reward-pairwise, yes-no, json-score, edit, or your file"""
     key_variable: str = "OPENAI_API_KEY"
-    """environment variable with the API key, where the server wants one"""
+    """read the API key from this environment variable, if the server needs one"""
     concurrency: int = 16
-    """questions at once"""
+    """send this many questions at once"""
     timeout: float = 120.0
-    """seconds for one answer"""
+    """wait this many seconds for one answer"""
     patience: float = 600.0
-    """seconds without any answer after which a call fails"""
+    """fail after this many seconds without any answer"""
     max_retries: int = 3
-    """of a question whose answer cannot be read"""
+    """repeat a question this often if the answer cannot be parsed"""
     cache: str | Path | None = None
-    """folder for answers, so that no question is paid for twice"""
+    """store answers in this folder, to avoid paying twice (None: do not)"""
 
     def __post_init__(self) -> None:
         positive(self, "concurrency", "timeout", "patience")
@@ -87,36 +87,36 @@ class Judge:
         self._model = self._meet()
 
     def _meet(self) -> str:
-        """The model that is asked."""
+        """The model to ask, checked against the models of the server."""
         try:
             found = self._server.call("GET", "/models", timeout=min(self.timeout, 10.0))
             listed = [each["id"] for each in found["data"]]
         except Unavailable as error:
-            raise ValueError(f"no judge answers ({error}); start one, for example: vllm serve MODEL") from error
+            raise ValueError(f"no judge answers ({error}); start one, such as: vllm serve MODEL") from error
         except Declined as error:
             denied = error.status in (401, 403)
             hint = f"the key comes from {self.key_variable}" if denied else "the address usually ends in /v1"
             raise ValueError(f"{error} ({hint})") from error
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{self.server} answers, but not as an OpenAI-compatible server does") from error
+            raise ValueError(f"{self.server} is not an OpenAI-compatible server; check the address") from error
         if not self.model and len(listed) != 1:
-            raise ValueError(f"name the model of the judge; {self.server} has {', '.join(listed) or 'none'}")
+            raise ValueError(f"choose a model for the judge; {self.server} has {', '.join(listed) or 'none'}")
         if self.model and self.model not in listed:
-            raise ValueError(unknown("model of the judge", self.model, listed))
+            raise ValueError(unknown("judge model", self.model, listed))
         return self.model or listed[0]
 
     @property
     def compares(self) -> bool:
-        """Whether a score depends on the other images of its prompt in the call."""
+        """Whether a score depends on the other images of the prompt in the call."""
         return self._template.images == 2
 
     @property
     def identity(self) -> dict[str, str]:
-        """The model that is asked, named or not, and what is in the template."""
+        """The model in use (also if it was not named), and a hash of the template."""
         return {"model": self._model, "template_sha256": self._template.identity[:16]}
 
     def refuse(self, prompts: Sequence[str], metadata: Metadata = None) -> None:
-        """Raises ValueError, naming the first prompt of which the template wants to know more than there is."""
+        """Raise ValueError that names the first prompt with too little metadata for the template."""
         for prompt, about in zip(prompts, metadata or [{}] * len(prompts), strict=True):
             try:
                 messages = self._template.filled(prompt, about)
@@ -124,18 +124,20 @@ class Judge:
                 raise ValueError(str(error)) from error
             for source in (part for _, parts in messages for part in parts if isinstance(part, Path)):
                 if not source.is_file():
-                    raise ValueError(f"the prompt '{prompt}' has its source at {source}, where the judge finds none")
+                    raise ValueError(
+                        f"the prompt '{prompt}' has its source image at {source}, but there is no such file"
+                    )
 
     @served()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
         """Scores [B] in [0, 1] of images [B, 3, H, W].
 
         Raises:
-            RewardError: an image is not finite, a prompt has a single image where images are compared, an answer could
-                not be read after `max_retries`, or nobody answered for `patience` seconds.
+            RewardError: an image has NaN or infinity, a comparison has only one image, an answer is still unreadable
+                after `max_retries`, or the server did not answer for `patience` seconds.
         """
         if bad := not_finite(images):
-            raise RewardError(f"an image of '{prompts[bad[0]]}' holds NaN or infinity, which no judge can look at")
+            raise RewardError(f"an image for '{prompts[bad[0]]}' has NaN or infinity, so the judge cannot score it")
         shown, about = to_uint8(images), metadata or [{}] * len(images)
         digests = [_digest(image) for image in shown]
         if self.compares:
@@ -153,7 +155,7 @@ class Judge:
         for members in groups.values():
             if len(members) == 1:
                 raise RewardError(
-                    f"'{prompts[members[0]]}' has one image in this call, and a win rate needs more to compare"
+                    f"'{prompts[members[0]]}' has only one image in this call; a win rate needs at least two"
                 )
         pairs = [pair for members in groups.values() for pair in combinations(members, 2)]
         unlike = [(i, j) if digests[i] < digests[j] else (j, i) for i, j in pairs if digests[i] != digests[j]]
@@ -192,7 +194,7 @@ class Judge:
         return work(doers, questions, self.patience, lambda question: f"judging '{question.prompt}'")
 
     def _answer(self, question: _Question) -> float:
-        """Raises Unavailable where the server is to be waited for, RewardError where nothing can be read."""
+        """Raise Unavailable if the server does not answer, RewardError if the answer cannot be parsed."""
         if self._answers and (known := self._answers.get(question.key)) is not None:
             return known
         body = self._body(question)
@@ -211,7 +213,7 @@ class Judge:
                 self._keep(question.key, score, choice)
                 return score
         raise RewardError(
-            f"judging '{question.prompt}': no answer of {self._model} could be read in {1 + self.max_retries} tries; "
+            f"judging '{question.prompt}': cannot parse the answer of {self._model} in {1 + self.max_retries} tries; "
             f"the last: {why}"
         )
 
@@ -222,7 +224,7 @@ class Judge:
     def _body(self, question: _Question) -> dict[str, Any]:
         urls = iter(["data:image/png;base64," + base64.b64encode(png(image)).decode() for image in question.images])
         messages = []
-        for role, parts in question.messages:  # templates of some models take a list only where there are images
+        for role, parts in question.messages:  # chat templates of some models accept a list only if it has images
             content = [_part(part, urls) for part in parts] if None in parts else "\n".join(map(str, parts))
             messages.append({"role": role, "content": content})
         return {"model": self._model, "messages": messages, **self._template.request, **self._template.read.request()}
@@ -235,7 +237,7 @@ def _part(part: str | None, urls: Any) -> dict[str, Any]:
 
 
 def _digest(image: Tensor) -> str:
-    """Of the pixels that the judge sees, however they are packed."""
+    """Hash of the pixels that the judge sees, independent of their encoding."""
     return hashlib.sha256(json.dumps(list(image.shape)).encode() + image.contiguous().numpy().tobytes()).hexdigest()
 
 
@@ -246,4 +248,4 @@ def _choice(answer: Any) -> Mapping[str, Any]:
             return choice
     except (KeyError, IndexError, TypeError):
         pass
-    raise Unreadable(f"it holds no choices: {str(answer)[:200]}")
+    raise Unreadable(f"it has no choices: {str(answer)[:200]}")

@@ -1,7 +1,7 @@
-"""From what a judge answers to a number: a pattern, a verdict, log-probabilities or JSON.
+"""Turn a judge's answer into a number: by a pattern, a winner, log-probabilities or JSON.
 
-Each reader says what it needs of the request (`request`) and reads one choice of the answer (`read`); what it cannot
-read it does not guess.
+Each reader gives the fields that the request needs (`request`) and parses one choice of the answer (`read`). It never
+guesses an answer that it cannot parse.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ STRICT = ConfigDict(extra="forbid")  # an unknown key in a template is an error
 
 
 class Unreadable(Exception):
-    """An answer from which no number can be read."""
+    """An answer that contains no score."""
 
 
 def _text(choice: Mapping[str, Any]) -> str:
     content = choice.get("message", {}).get("content")
     if not isinstance(content, str) or not content.strip():
-        raise Unreadable(f"it says nothing (finish_reason {choice.get('finish_reason')})")
+        raise Unreadable(f"it is empty (finish_reason {choice.get('finish_reason')})")
     return content
 
 
 def _scaled(value: float, scale: tuple[float, float]) -> float:
-    """To [0, 1]. Raises Unreadable outside of the scale: what a judge meant by it cannot be known."""
+    """Map a value to [0, 1]. Raise Unreadable if it is outside the scale."""
     low, high = scale
     if not low <= value <= high:
         raise Unreadable(f"{value:g} is not between {low:g} and {high:g}")
@@ -39,13 +39,13 @@ def _scaled(value: float, scale: tuple[float, float]) -> float:
 
 def _check(scale: tuple[float, float]) -> None:
     if not (math.isfinite(scale[0]) and scale[0] < scale[1] < math.inf):
-        raise ValueError(f"a scale goes from a number to a larger one, not from {scale[0]:g} to {scale[1]:g}")
+        raise ValueError(f"the scale must go from a smaller to a larger number, not from {scale[0]:g} to {scale[1]:g}")
 
 
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Number:
-    """A number in the text: the last match of a pattern, whose first group it is."""
+    """A number in the text: the first group of the last match of a pattern."""
 
     kind: Literal["number"]
     pattern: str
@@ -54,7 +54,7 @@ class Number:
     def __post_init__(self) -> None:
         _check(self.scale)
         if _compiled(self.pattern).groups < 1:
-            raise ValueError(f"the pattern '{self.pattern}' has no group for the number")
+            raise ValueError(f"the pattern '{self.pattern}' has no group; put the number in parentheses")
 
     def request(self) -> dict[str, Any]:
         return {}
@@ -66,13 +66,13 @@ class Number:
         try:
             return _scaled(float(found[-1] if isinstance(found[-1], str) else found[-1][0]), self.scale)
         except ValueError as error:
-            raise Unreadable(f"'{found[-1]}' is no number") from error
+            raise Unreadable(f"'{found[-1]}' is not a number") from error
 
 
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Winner:
-    """Which of two images is better: the pattern that matches last. 1 for the first image, 0 for the second."""
+    """The better of two images, by the pattern that matches last: 1 for the first image, 0 for the second, tie 0.5."""
 
     kind: Literal["winner"]
     first: str
@@ -104,7 +104,7 @@ class YesNo:
     positive: tuple[str, ...] = ("yes",)
     negative: tuple[str, ...] = ("no",)
     top: int = 20
-    """alternatives of the first token that are looked at; what is not among them counts as 0"""
+    """use this many alternatives of the first token; others count as probability 0"""
 
     def request(self) -> dict[str, Any]:
         return {"max_tokens": 1, "logprobs": True, "top_logprobs": self.top}
@@ -114,7 +114,7 @@ class YesNo:
             first = choice["logprobs"]["content"][0]
             tokens = {each["token"]: float(each["logprob"]) for each in [first, *first["top_logprobs"]]}
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise Unreadable("it comes without the log-probabilities of its first token") from error
+            raise Unreadable("it has no log-probabilities for its first token") from error
         logs = {
             word: [log for token, log in tokens.items() if _bare(token) in set(map(_bare, spellings))]
             for word, spellings in (("yes", self.positive), ("no", self.negative))
@@ -122,7 +122,7 @@ class YesNo:
         largest = max([*logs["yes"], *logs["no"]], default=-math.inf)
         if not math.isfinite(largest):
             raise Unreadable(
-                f"neither {self.positive[0]} nor {self.negative[0]} is among its {len(tokens)} likeliest first tokens"
+                f"neither {self.positive[0]} nor {self.negative[0]} is among its {len(tokens)} most likely first tokens"
             )
         yes, no = (sum(math.exp(log - largest) for log in logs[word]) for word in ("yes", "no"))
         return yes / (yes + no)
@@ -131,7 +131,7 @@ class YesNo:
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Json:
-    """A field of a JSON object, whose schema the server holds the judge to (structured output)."""
+    """A number in a JSON answer; the server enforces the schema (structured output)."""
 
     kind: Literal["json"]
     schema: dict[str, Any]
@@ -157,7 +157,7 @@ class Json:
 
 
 def _bare(token: str) -> str:
-    """Without what tokenizers and people put around a word, in lower case."""
+    """A token in lower case, without surrounding spaces, quotes, punctuation and tokenizer marks."""
     return token.strip(" \n\t\"'`*.,:;!?▁Ġ").lower()
 
 
@@ -165,4 +165,4 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"'{pattern}' is no regular expression: {error}") from error
+        raise ValueError(f"'{pattern}' is not a regular expression: {error}") from error

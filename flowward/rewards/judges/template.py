@@ -1,10 +1,10 @@
-"""What a judge is asked, and how a number is read from what it answers: one YAML file each, shipped in templates/.
+"""Templates for judges: the question, and how to parse the answer. One YAML file each, shipped in templates/.
 
-source:    where the question comes from
-messages:  role and text; {image} stands for an image (twice: two images are compared), {prompt} for the prompt,
-           {source} for the image that was edited, and {anything} else for that entry of the prompt's metadata
-request:   further fields of the request, such as temperature and max_tokens
-read:      kind, and what that kind needs: number, winner, yes-no or json, the classes of reading.py
+source:    the origin of the question
+messages:  role and text. {image} stands for an image (twice: two images are compared), {prompt} for the prompt,
+           {source} for the source image of an edit, and any other {name} for that entry of the prompt's metadata
+request:   more fields of the request, such as temperature and max_tokens
+read:      kind (number, winner, yes-no or json) and its fields; see the classes in reading.py
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .reading import STRICT, Json, Number, Winner, YesNo
 
 SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "templates").glob("*.yaml"))}
 Part = str | Path | None
-"""of a message: text, the file of an image, or the place of the image that is judged"""
+"""part of a message: text, an image file, or (None) the place of a judged image"""
 
 PLACE = re.compile(r"\{(\w+)\}")
 
@@ -41,7 +41,7 @@ class Message:
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Template:
-    """A question with a way to read its answers."""
+    """A question for a judge, with the reader for its answers."""
 
     messages: tuple[Message, ...]
     read: Annotated[Number | Winner | YesNo | Json, Field(discriminator="kind")]
@@ -51,37 +51,37 @@ class Template:
     def __post_init__(self) -> None:
         wanted = 2 if isinstance(self.read, Winner) else 1
         if self.images != wanted:
-            raise ValueError(f"it asks for {wanted} x {{image}} in its messages, and there are {self.images}")
+            raise ValueError(f"its messages must contain {{image}} {wanted} times, not {self.images}")
 
     @property
     def images(self) -> int:
-        """How many are shown at once."""
+        """Number of images in one question."""
         return sum(PLACE.findall(message.text).count("image") for message in self.messages)
 
     @property
     def identity(self) -> str:
-        """Changes with whatever may change an answer or its reading."""
+        """A hash of everything that can change an answer or its score."""
         content = {key: value for key, value in asdict(self).items() if key != "source"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def filled(self, prompt: str, about: Mapping[str, Any]) -> list[tuple[str, list[Part]]]:
-        """(role, parts) of each message.
+        """The messages with prompt and metadata filled in, as (role, parts).
 
         Raises:
-            RewardError: the metadata lacks something that the template names.
+            RewardError: the metadata lacks an entry of the template.
         """
         return [(message.role, _parts(message.text, {**about, "prompt": prompt})) for message in self.messages]
 
 
 def _parts(text: str, values: Mapping[str, Any]) -> list[Part]:
     parts: list[Part] = [""]
-    for number, piece in enumerate(PLACE.split(text)):  # by turns text and names; what is filled in is not split again
+    for number, piece in enumerate(PLACE.split(text)):  # text and names alternate; inserted text is not split again
         if number % 2 and piece == "image":
             parts += [None, ""]
             continue
         if number % 2 and piece not in values:
             raise RewardError(
-                f"the judge's template asks for {{{piece}}}, which the metadata of '{values['prompt']}' lacks"
+                f"the judge's template needs {{{piece}}}, but the metadata of '{values['prompt']}' has no such entry"
             )
         if number % 2 and piece == "source":
             parts += [Path(values[piece]), ""]
@@ -92,10 +92,10 @@ def _parts(text: str, values: Mapping[str, Any]) -> list[Part]:
 
 
 def load(name: str) -> Template:
-    """A shipped template by name, or one of your own by its path.
+    """Load a shipped template by name, or your own by its path.
 
     Raises:
-        ValueError: there is none, or it is not what a template must be.
+        ValueError: there is no such template, or it is invalid.
     """
     path = SHIPPED.get(name, Path(name))
     if not path.is_file():
@@ -103,7 +103,7 @@ def load(name: str) -> Template:
     try:
         template: Template = TypeAdapter(Template).validate_python(yaml.safe_load(path.read_text("utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"template {path} is no YAML: {error}") from error
+        raise ValueError(f"template {path} is not YAML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

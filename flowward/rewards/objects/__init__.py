@@ -1,1 +1,1 @@
-"""Rewards on the objects in an image (GenEval)."""
+"""Rewards for the objects in an image (GenEval)."""

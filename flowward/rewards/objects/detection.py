@@ -1,4 +1,4 @@
-"""Objects and their colours in pictures: Mask2Former for COCO's classes, CLIP for ten colours."""
+"""Detect objects and their colours: Mask2Former for COCO's classes, CLIP for ten colours."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .geneval_rules import Found
 Pixels = NDArray[np.uint8]  # [H, W, 3]
 
 NAMES = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
-"""COCO's own names, where GenEval's are others"""
-GREY = 153  # what lies around an object whose colour is asked for: #999
+"""COCO's class names that differ in GenEval"""
+GREY = 153  # background of an object whose colour is classified: #999
 TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
-SLIM = 8  # a crop is trimmed to this aspect, since only its middle square is looked at
+SLIM = 8  # maximum aspect ratio of a crop, because CLIP sees only its centre square
 
 
 def detector(name: str, place: Place) -> Detector:
-    """Mask2Former from a folder or the hub, one for all rewards that ask for the same.
+    """Load Mask2Former from a folder or the hub, shared by all rewards with the same settings.
 
     Raises:
         ValueError: it cannot be loaded, lacks weights, or does not know COCO's classes.
@@ -45,7 +45,9 @@ def _detector(name: str, place: Place) -> Detector:
         network, report = Mask2FormerForUniversalSegmentation.from_pretrained(name, output_loading_info=True)
         processor = Mask2FormerImageProcessorPil.from_pretrained(name)
     if missing := sorted({key for key, _ in network.named_parameters()} & set(report["missing_keys"])):
-        raise ValueError(f"{name} is not a whole Mask2Former: {missing[0]} is missing ({len(missing)} weights in all)")
+        raise ValueError(
+            f"{name} is an incomplete Mask2Former: {len(missing)} weights are missing, such as {missing[0]}"
+        )
     return Detector(name, Resident(network, *place), processor)
 
 
@@ -62,12 +64,12 @@ class Detector:
         labels = [NAMES.get(label.lower(), label.lower()) for _, label in sorted(known.items())]
         if lacking := sorted(set(CLASSES) - set(labels)):
             raise ValueError(
-                f"detector '{name}' does not know {len(lacking)} of COCO's classes, such as '{lacking[0]}'"
+                f"detector '{name}' lacks {len(lacking)} of COCO's classes, such as '{lacking[0]}'; use a COCO model"
             )
         self.labels = labels
 
     def __call__(self, pictures: Sequence[Pixels], confidence: float) -> list[dict[str, list[Found]]]:
-        """Pictures of one size -> for each, by class, the objects with a score above `confidence`."""
+        """Pictures of one size -> for each, its objects by class, with a score above `confidence`."""
         device, dtype = self.resident.device, self.resident.dtype
         with self.resident.at_work() as network:
             inputs = self.processor(images=list(pictures), input_data_format="channels_last", return_tensors="pt")
@@ -89,10 +91,10 @@ class Detector:
 def instances(
     classes: Tensor, masks: Tensor, size: tuple[int, ...], confidence: float
 ) -> list[tuple[int, float, NDArray[np.bool_]]]:
-    """(class, score, mask [H, W]) of one picture's queries, those with a score above `confidence`, the surest first.
+    """(class, score, mask [H, W]) of one picture's queries with a score above `confidence`, highest first.
 
     Args:
-        classes: logits [Q, C + 1], the last of which says that there is nothing.
+        classes: logits [Q, C + 1]; the last one is for "no object".
         masks: logits [Q, h, w].
         size: H and W.
     """
@@ -114,13 +116,13 @@ def instances(
 
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    """The box around a mask that is not empty: right and bottom are the first column and row after it."""
+    """The box around a non-empty mask; right and bottom are exclusive."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 def cut_out(picture: Pixels, found: Found) -> Image.Image:
-    """An object alone: what is not in its mask is grey, what is not in its box is cut off."""
+    """Cut out an object: crop to its box, with grey outside its mask."""
     shown = picture if found.mask is None else np.where(found.mask[..., None], picture, np.uint8(GREY))
     left, top, right, bottom = (int(edge) for edge in found.box)
     width, height = right - left, bottom - top
@@ -129,13 +131,13 @@ def cut_out(picture: Pixels, found: Found) -> Image.Image:
 
 
 class ColourNamer:
-    """CLIP, zero-shot: which of the ten colours is nearest to an object, given what it is."""
+    """Zero-shot CLIP: the most similar of ten colours, given an object's class."""
 
     def __init__(self, clip: Clip):
         self.clip = clip
 
     def __call__(self, crops: Sequence[Image.Image], names: Sequence[str], batch: int) -> list[str]:
-        """Cut-out objects and their classes -> the colour of each."""
+        """The colour of each cut-out object, given its class."""
         if not crops:
             return []
         pixels = [torch.from_numpy(np.array(crop)).permute(2, 0, 1).float() / 255 for crop in crops]
@@ -145,7 +147,7 @@ class ColourNamer:
         return [COLOURS[index] for index in nearest.tolist()]
 
     def _colours_of(self, name: str, batch: int) -> Tensor:
-        """The directions of the ten colours of a class, [10, D], each the mean over the templates."""
+        """Text embeddings [10, D] of a class in ten colours, averaged over the templates."""
         texts = [template.format(colour=colour, name=name) for colour in COLOURS for template in TEMPLATES]
         words = self.clip.texts(texts, batch).view(len(COLOURS), len(TEMPLATES), -1)
         return functional.normalize(words.mean(1), dim=-1)

@@ -1,4 +1,4 @@
-"""GenEval as a reward: is what the prompt asks for in the picture, in number, colour and place?
+"""GenEval as a reward: does the picture show the objects of the prompt, in number, colour and position?
 
 Ghosh et al., 2023 (arXiv:2310.11513); as a reward in Flow-GRPO (Liu et al., 2025, arXiv:2505.05470).
 """
@@ -22,35 +22,35 @@ from .geneval_rules import Found, Request, coloured, kept, reason, share
 
 @dataclass
 class GenEval(NetworkReward):
-    """The share of a prompt's conditions that hold, in [0, 1] (see `geneval_rules.share`).
+    """The fraction of a prompt's conditions that the picture meets, in [0, 1] (see `geneval_rules.share`).
 
-    Objects are found by Mask2Former, colours named by CLIP. Every prompt needs GenEval's metadata: `tag`, `include`
-    and `exclude`, as the built-in set `geneval` and GenEval's own file have them.
+    Mask2Former finds objects, CLIP names colours. Every prompt needs GenEval's metadata: `tag`, `include` and
+    `exclude`, as in the built-in set `geneval` and in GenEval's own file.
 
-    The thresholds are those of the paper's evaluation: an object counts above 0.3 (0.9 where the tag is `counting`), at
-    most 16 of a class, no boxes are suppressed (an overlap of 1), and a relation needs centres that lie further apart
-    than a tenth of both sizes. They were chosen for the weights that its authors used, MMDetection's Mask2Former with a
-    Swin-S backbone. The weights here are those that its inventors trained, with the same backbone, on the same images
-    (COCO). Scores are near, but not the same: compare them with each other, and set thresholds anew before
-    comparing them with published ones.
+    The thresholds are those of the paper's evaluation. An object counts above 0.3 (0.9 if the tag is `counting`), and
+    at most 16 of a class count. No boxes are suppressed (overlap 1). For a relation, the centres must be further apart
+    than a tenth of both sizes. The authors chose these values for MMDetection's Mask2Former weights with a Swin-S
+    backbone. Here the weights are the original ones of Mask2Former, with the same backbone and the same images (COCO).
+    Scores are close, but not equal: compare them only with each other. Retune the thresholds before a comparison with
+    published scores.
 
     Raises:
         ValueError: a network cannot be loaded, or a setting is out of range.
     """
 
     model: str = "facebook/mask2former-swin-small-coco-instance"
-    """Mask2Former for COCO's instances: id on the hub, or a folder"""
+    """detect objects with this Mask2Former for COCO instances (hub id or folder)"""
     clip: str = "openai/clip-vit-large-patch14"
-    """CLIP, for colours"""
+    """classify colours with this CLIP (hub id or folder)"""
     batch: int = 8
     confidence: float = 0.3
-    """an object counts above this score"""
+    """count objects with a score above this"""
     counting_confidence: float = 0.9
-    """the same where the prompt is about a number of objects"""
+    """count objects with a score above this if the prompt's tag is counting"""
     most: int = 16
-    """objects of a class that count"""
+    """count at most this many objects of a class"""
     overlap: float = 1.0
-    """boxes of a class that overlap by more count once; 1: all count"""
+    """count boxes of a class once if they overlap more than this (1: count all)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,20 +61,20 @@ class GenEval(NetworkReward):
         place = self.place()
         self._find = detector(self.model, place)
         self._name = ColourNamer(clip.of(self.clip, self.clip, place))
-        self._sure = {"counting": self.counting_confidence}  # by tag; `confidence` for the others
+        self._sure = {"counting": self.counting_confidence}  # threshold by tag; `confidence` for the other tags
 
     def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
-        """Raises ValueError, naming the first prompt without GenEval's metadata."""
+        """Raise ValueError that names the first prompt without GenEval metadata."""
         requests(prompts, metadata)
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         return torch.tensor([earned for _, earned in self.judged(images, prompts, metadata)])
 
     def judged(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> list[tuple[str, float]]:
-        """(what is wrong, share of the conditions) of each image [B, 3, H, W] in [0, 1].
+        """(reason for failure, fraction of conditions met) of each image [B, 3, H, W] in [0, 1].
 
         Raises:
-            RewardError: a prompt has no metadata of GenEval.
+            RewardError: a prompt has no GenEval metadata.
         """
         try:
             asked = requests(prompts, metadata)
@@ -95,7 +95,7 @@ class GenEval(NetworkReward):
     def _colours(
         self, pictures: Sequence[Pixels], wanted: Sequence[dict[int, Sequence[Found]]], asked: Sequence[Request]
     ) -> list[dict[int, list[str]]]:
-        """For each picture the colours of the objects of each clause; CLIP sees those of all pictures together."""
+        """The colours of the objects of each clause, per picture; one CLIP call for all pictures."""
         places = [(i, clause, each) for i, own in enumerate(wanted) for clause, all_ in own.items() for each in all_]
         crops = [cut_out(pictures[i], each) for i, _, each in places]
         names = [asked[i].include[clause].name for i, clause, _ in places]
@@ -106,23 +106,23 @@ class GenEval(NetworkReward):
 
 
 class StrictGenEval(GenEval):
-    """GenEval's verdict, 1 or 0: every object is there, at least so many, in its colour and place, none excluded.
+    """GenEval's pass/fail verdict: 1 if all objects are there, in number, colour and position, and none is excluded.
 
-    Settings as those of `geneval`.
+    Settings are those of `geneval`.
     """
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         return torch.tensor([float(not wrong) for wrong, _ in self.judged(images, prompts, metadata)])
 
     def explain(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> list[str]:
-        """What is wrong with each picture, in words; empty where nothing is."""
+        """The reason why each picture fails; empty if it passes."""
         return [wrong for wrong, _ in self.judged(images, prompts, metadata)]
 
 
 def requests(prompts: Sequence[str], metadata: Any = None) -> list[Request]:
-    """What each prompt asks for.
+    """The request of each prompt.
 
     Raises:
-        ValueError: a prompt has no metadata of GenEval; the message names it.
+        ValueError: a prompt has no GenEval metadata; the message names it.
     """
     return [Request.of(*each) for each in zip(prompts, metadata or [None] * len(prompts), strict=True)]

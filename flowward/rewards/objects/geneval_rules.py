@@ -1,8 +1,8 @@
-"""GenEval's rules (Ghosh et al., 2023, arXiv:2310.11513): is what is asked for among the objects that were found?
+"""GenEval's rules (Ghosh et al., 2023, arXiv:2310.11513): do the detected objects satisfy the prompt?
 
-Two judgements. `reason` is the benchmark's verdict: at least so many objects of a class, fewer than what is excluded,
-and colour and place hold for the objects that are surest. `share` is the reward of Flow-GRPO (arXiv:2505.05470): the
-mean over the conditions, where counts must be met exactly before colour and place can earn anything.
+There are two scores. `reason` is the benchmark's pass/fail verdict: enough objects of each class, fewer than the
+excluded number, and the right colour and position for the most confident objects. `share` is the reward of Flow-GRPO
+(arXiv:2505.05470): the mean over the conditions. There colour and position count only if the number is exact.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from ...prompts.geneval import CLASSES, COLOURS, RELATIONS
 
-MARGIN = 0.1  # how far centres must lie apart before there is a relation, in sums of the two widths or heights
-SLANT = 0.5  # the smallest cosine to an axis: 60 degrees
+MARGIN = 0.1  # minimum distance of centres for a relation, as a fraction of the summed widths or heights
+SLANT = 0.5  # minimum cosine to an axis: 60 degrees
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
 class Found:
-    """An object in a picture."""
+    """A detected object."""
 
     box: Box
     score: float
@@ -32,14 +32,14 @@ class Found:
 
 
 Objects = Mapping[str, Sequence[Found]]
-"""by class, the surest first"""
+"""objects by class, most confident first"""
 Colours = Mapping[int, Sequence[str]]
-"""by the number of a clause, those of the objects that `coloured` names"""
+"""colours of the objects from `coloured`, by clause number"""
 
 
 @dataclass(frozen=True)
 class Clause:
-    """So many objects of a class; each of a colour; each in a relation to those of an earlier clause."""
+    """A number of objects of a class, optionally with a colour and a position relative to an earlier clause."""
 
     name: str
     count: int
@@ -48,16 +48,16 @@ class Clause:
 
     @classmethod
     def of(cls, given: Any, earlier: int = 0) -> Clause:
-        """From {"class": ..., "count": ..., "color": ..., "position": [relation, number of a clause]}.
+        """Parse {"class": ..., "count": ..., "color": ..., "position": [relation, number of a clause]}.
 
         Raises:
-            ValueError: it is something else, or the number is not one of the `earlier` clauses.
+            ValueError: it has another form, or the number is not one of the `earlier` clauses.
         """
         if not isinstance(given, Mapping) or given.get("class") not in CLASSES:
-            raise ValueError(f"{given!r} names none of COCO's 80 classes")
+            raise ValueError(f"{given!r} does not name one of COCO's 80 classes")
         count, colour, relation = (given.get(key) for key in ("count", "color", "position"))
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"the count must be a whole number, at least 1, not {count!r}")
+            raise ValueError(f"the count must be an integer of at least 1, not {count!r}")
         if colour is not None and colour not in COLOURS:
             raise ValueError(f"the colour must be one of {', '.join(COLOURS)}, not {colour!r}")
         if relation is None:
@@ -73,33 +73,33 @@ class Clause:
 
 @dataclass(frozen=True)
 class Request:
-    """What a picture must hold, and what it must not."""
+    """The objects that a picture must contain, and those that it must not."""
 
     tag: str
     include: tuple[Clause, ...]
-    exclude: tuple[Clause, ...] = ()  # so many objects of a class, or more, are wrong
+    exclude: tuple[Clause, ...] = ()  # this many objects of a class, or more, are wrong
 
     @classmethod
     def of(cls, prompt: str, about: Any) -> Request:
-        """From the metadata of a prompt.
+        """Parse the metadata of a prompt.
 
         Raises:
-            ValueError: they are not GenEval's; the message names the prompt.
+            ValueError: it is not GenEval metadata; the message names the prompt.
         """
         if not isinstance(about, Mapping) or not about.get("include"):
-            raise ValueError(f"the prompt '{prompt}' has no metadata of GenEval ('tag', 'include', 'exclude')")
+            raise ValueError(f"the prompt '{prompt}' has no GenEval metadata ('tag', 'include', 'exclude')")
         try:
             include = tuple(Clause.of(each, earlier) for earlier, each in enumerate(about["include"]))
             return cls(str(about.get("tag", "")), include, tuple(map(Clause.of, about.get("exclude") or ())))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"the prompt '{prompt}' has other metadata than GenEval's: {error}") from error
+            raise ValueError(f"the prompt '{prompt}' has invalid GenEval metadata: {error}") from error
 
 
 def kept(objects: Objects, confidence: float, most: int = 16, overlap: float = 1.0) -> dict[str, list[Found]]:
-    """The objects that count: surer than `confidence`, at most `most` of a class.
+    """The objects that count: with a score above `confidence`, at most `most` of a class.
 
-    Where overlap is below 1, one whose box overlaps that of a surer one of its class by so much (intersection over
-    union) is dropped.
+    If overlap is below 1, an object is dropped if its box overlaps a more confident one of its class by at least that
+    much (intersection over union).
     """
     chosen: dict[str, list[Found]] = {}
     for name, found in objects.items():
@@ -112,7 +112,7 @@ def kept(objects: Objects, confidence: float, most: int = 16, overlap: float = 1
 
 
 def intersection_over_union(one: Box, other: Box) -> float:
-    """Of two boxes, in [0, 1]; 0 where both are empty."""
+    """Intersection over union of two boxes, in [0, 1]; 0 if both are empty."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     common = max(width, 0) * max(height, 0)
@@ -121,10 +121,10 @@ def intersection_over_union(one: Box, other: Box) -> float:
 
 
 def relations(one: Box, other: Box) -> set[str]:
-    """Where the first box lies, seen from the second: none, one or two of RELATIONS.
+    """The position of the first box relative to the second: none, one or two of RELATIONS.
 
-    The distance of the centres is shortened in x and in y by a tenth of the two widths, and of the two heights. What is
-    left, divided by the whole distance, must be more than a half.
+    The distance of the centres is reduced in x by a tenth of the summed widths, in y by a tenth of the summed heights.
+    The rest, divided by the whole distance, must be more than a half.
     """
     offset = [(one[axis] + one[axis + 2] - other[axis] - other[axis + 2]) / 2 for axis in (0, 1)]
     sizes = [one[axis + 2] - one[axis] + other[axis + 2] - other[axis] for axis in (0, 1)]
@@ -139,7 +139,7 @@ def relations(one: Box, other: Box) -> set[str]:
 
 
 def coloured(request: Request, objects: Objects) -> dict[int, Sequence[Found]]:
-    """The objects whose colours are asked for, by the number of their clause: the surest, as many as are wanted."""
+    """The objects whose colour matters, by clause number: the most confident ones, as many as wanted."""
     return {
         number: objects[clause.name][: clause.count]
         for number, clause in enumerate(request.include)
@@ -148,29 +148,34 @@ def coloured(request: Request, objects: Objects) -> dict[int, Sequence[Found]]:
 
 
 def reason(request: Request, objects: Objects, colours: Colours) -> str:
-    """What is wrong, in words; empty where the benchmark counts the picture as right."""
+    """The reasons why the benchmark fails the picture; empty if it passes."""
     wrong: list[str] = []
     matched: list[Sequence[Found] | None] = []
     for number, clause in enumerate(request.include):
         mine = objects.get(clause.name, ())[: clause.count]
-        problem = _problem(clause, mine, colours.get(number, ()), matched)
+        problem = _problem(request, number, mine, colours.get(number, ()), matched)
         matched.append(None if problem else mine)
         wrong += [problem] if problem else []
     for clause in request.exclude:
         count = len(objects.get(clause.name, ()))
-        wrong += [f"{count} of {clause.name}, not fewer than {clause.count}"] if count >= clause.count else []
+        wrong += [f"{count} {clause.name}, must be fewer than {clause.count}"] if count >= clause.count else []
     return "; ".join(wrong)
 
 
 def _problem(
-    clause: Clause, mine: Sequence[Found], colours: Sequence[str], matched: Sequence[Sequence[Found] | None]
+    request: Request,
+    number: int,
+    mine: Sequence[Found],
+    colours: Sequence[str],
+    matched: Sequence[Sequence[Found] | None],
 ) -> str:
+    clause = request.include[number]
     if len(mine) < clause.count:
         return f"{len(mine)} of {clause.count} {clause.name}" if clause.count > 1 else f"no {clause.name}"
     if clause.colour and list(colours).count(clause.colour) < clause.count:
         return f"{clause.name} is {' and '.join(dict.fromkeys(colours))}, not {clause.colour}"
     if clause.relation and not _placed(mine, matched[clause.relation[1]], clause.relation[0]):
-        return f"{clause.name} is not {clause.relation[0]} what it should be"
+        return f"{clause.name} is not {clause.relation[0]} {request.include[clause.relation[1]].name}"
     return ""
 
 
@@ -179,11 +184,11 @@ def _placed(mine: Iterable[Found], others: Sequence[Found] | None, relation: str
 
 
 def share(request: Request, objects: Objects, colours: Colours) -> float:
-    """How many of the conditions hold, in [0, 1]; 1 only where the benchmark counts the picture as right.
+    """The fraction of the conditions that are met, in [0, 1]; 1 only if the benchmark passes the picture.
 
-    A count earns 1 - |found - wanted| / wanted, at least 0. Where it is exact, a colour earns the share of the objects
-    that have it, and a place 1 where it holds (and its target's conditions hold as well). What is excluded is a
-    condition of its own unless the class is asked for: an exact count excludes all others.
+    A count earns 1 - |found - wanted| / wanted, at least 0. If the count is exact, a colour earns the fraction of
+    objects with that colour. A position earns 1 if it is right and its target meets all its conditions. An exclusion is
+    its own condition, unless its class is also included: then the exact count covers it.
     """
     earned: list[float] = []
     matched: list[Sequence[Found] | None] = []

@@ -1,1 +1,1 @@
-"""Rewards over HTTP: the server, its client, and what they say to each other."""
+"""Rewards over HTTP: the server, its client, and their wire format."""

@@ -1,4 +1,4 @@
-"""A reward that is computed elsewhere: the client of `flowward serve-reward`, or of anything that speaks wire.py."""
+"""A reward on another machine: the client for `flowward serve-reward` and other servers with this wire format."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from ..reward import Metadata, RewardError, served
 from .wire import ENCODINGS, encode
 
 TOKEN = "FLOWWARD_TOKEN"  # environment variable
-UNKNOWN = (404, 405, NEVER)  # what servers answer where there is nothing
-LIMITS = ("max_batch", "max_bytes")  # of a server
+UNKNOWN = (404, 405, NEVER)  # answers for a path that does not exist
+LIMITS = ("max_batch", "max_bytes")  # per call, set by the server
 
 
 @dataclass
 class Remote:
-    """The scores of a reward server, or of several that serve the same reward.
+    """Get scores from a reward server, or from several that serve the same reward.
 
-    A call is cut into chunks, which go to whichever server is free. One that does not answer is waited for, its chunk
-    done by the others meanwhile. Safe to call from several threads.
+    A call is split into chunks, and each goes to a free server. If a server does not answer, the others take over its
+    chunk, and it is tried again. Safe to call from several threads.
 
     Raises:
-        ValueError: no server answers, one refuses the token, they serve different rewards, or an option cannot be.
+        ValueError: no server answers, one refuses the token, they serve different rewards, or an option is invalid.
     """
 
     in_background: ClassVar[bool] = True
 
     address: str
-    """http://host:port, several joined by commas"""
+    """use the reward server at http://host:port (several: joined by commas)"""
     timeout: float = 300.0
-    """seconds for one chunk"""
+    """wait this many seconds for one chunk"""
     patience: float = 600.0
-    """seconds without any answer after which a call fails"""
+    """fail after this many seconds without any answer"""
     batch: int = 64
-    """images in one chunk, at most; the server's own limits hold, too"""
+    """send at most this many images per chunk; the server's limits also apply"""
     encoding: Literal["float32", "float16", "uint8", "png"] = "float32"
-    """of images on the way: float32 is exact; uint8 and png round to 1/255, and are a quarter and less of the size"""
+    """send images in this format: float32 is exact; uint8 and png are smaller, rounded to 1/255"""
     token: str | None = field(default=None, repr=False)
-    """default: environment variable FLOWWARD_TOKEN, which keeps it out of a run's config.yaml"""
+    """send this token (default: environment variable FLOWWARD_TOKEN, not saved in config.yaml)"""
 
     def __post_init__(self) -> None:
         positive(self, "timeout", "patience", "batch")
@@ -58,11 +58,11 @@ class Remote:
         addresses = [part.strip() for part in self.address.split(",") if part.strip()]
         self._servers = [Server(address, self.timeout, token) for address in dict.fromkeys(addresses)]
         if not self._servers:
-            raise ValueError("name the address of a reward server: http://host:port")
+            raise ValueError("the address of the reward server is missing; write it as http://host:port")
         self._about = self._meet()
 
     def _meet(self) -> dict[str, Any]:
-        """What the servers say of themselves; one that is silent may come later, but not all."""
+        """Description of the reward. Servers that do not answer may join later, but at least one must answer."""
         found: dict[str, dict[str, Any]] = {}
         silent = []
         for server in self._servers:
@@ -77,39 +77,42 @@ class Remote:
                 f"flowward serve-reward NAME --port {port}"
             )
         for each in silent:
-            print(f"flowward: {each}; going on with the others", file=sys.stderr)
+            print(f"flowward: {each}; continuing with the other servers", file=sys.stderr)
         names = {about["reward"]: address for address, about in found.items()}
         if len(names) > 1:
-            raise ValueError("different rewards: " + ", ".join(f"{at} serves '{name}'" for name, at in names.items()))
+            raise ValueError(
+                "the servers must serve the same reward, but "
+                + ", ".join(f"{at} serves '{name}'" for name, at in names.items())
+            )
         limits = {key: min(about.get(key, float("inf")) for about in found.values()) for key in LIMITS}
         return {**next(iter(found.values())), **limits}
 
     @property
     def takes_videos(self) -> bool:
-        """Whether the reward that is served does."""
+        """Whether the served reward takes videos."""
         return bool(self._about.get("takes_videos"))
 
     @property
     def compares(self) -> bool:
-        """Whether a score depends on the other images of a call, which then is not cut."""
+        """Whether a score depends on the other images in the call; such a call is not split."""
         return bool(self._about.get("compares"))
 
     @property
     def verdicts(self) -> bool:
-        """Whether scores of 0 and 1 are right and wrong."""
+        """Whether scores of 0 and 1 mean fail and pass."""
         return bool(self._about.get("verdicts"))
 
     @property
     def identity(self) -> dict[str, str]:
-        """The reward that is served."""
+        """The name of the served reward."""
         return {"serves": self._about["reward"]}
 
     def refuse(self, prompts: Sequence[str], metadata: Metadata = None) -> None:
-        """Raises ValueError where the reward that is served does not understand a prompt."""
+        """Raise ValueError if the served reward does not understand a prompt."""
         asked = {"prompts": list(prompts), "metadata": [dict(about) for about in metadata] if metadata else None}
         ask = [partial(_refusal, server) for server in self._servers]
         try:
-            (sentence,) = work(ask, [asked], self.patience, lambda _: "asking whether prompts are understood")
+            (sentence,) = work(ask, [asked], self.patience, lambda _: "checking the prompts")
         except ServiceError as error:
             raise ValueError(str(error)) from error
         if sentence:
@@ -117,10 +120,10 @@ class Remote:
 
     @served()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
-        """Scores [B] of images [B, 3, H, W], or [B, F, 3, H, W] where the reward takes videos.
+        """Scores [B] of images [B, 3, H, W], or [B, F, 3, H, W] if the reward takes videos.
 
         Raises:
-            RewardError: the reward failed where it is served, or no server answered for `patience` seconds.
+            RewardError: the reward failed on the server, or no server answered for `patience` seconds.
         """
         size = max(1, len(images)) if self.compares else self._chunk(images)
         spans = [slice(start, start + size) for start in range(0, len(images), size)]
@@ -137,13 +140,13 @@ class Remote:
         return torch.tensor([score for part in parts for score in part], dtype=torch.float32)
 
     def _chunk(self, images: Tensor) -> int:
-        """Images that one call may hold."""
+        """Number of images per call."""
         fit = self._about["max_bytes"] // (4 * images[0].numel()) if len(images) else 1
         return max(1, int(min(self.batch, self._about["max_batch"], fit)))
 
 
 def _about(server: Server, timeout: float) -> dict[str, Any]:
-    """Raises Unavailable, or ValueError where something else than a reward server answers."""
+    """Raise Unavailable if there is no answer, ValueError if this is not a reward server."""
     try:
         about = server.call("GET", "/reward", timeout=timeout)
     except Declined as error:
@@ -153,7 +156,7 @@ def _about(server: Server, timeout: float) -> dict[str, Any]:
     if not all(type(limit) in (int, float) and limit > 0 for limit in limits) or not isinstance(
         about.get("reward"), str
     ):
-        raise ValueError(f"{server.address} answers, but is no reward server")
+        raise ValueError(f"{server.address} answers, but is not a reward server; check the address")
     return about
 
 
@@ -161,7 +164,7 @@ def _refusal(server: Server, asked: dict[str, Any]) -> str | None:
     try:
         answer = server.ask("POST", "/refuse", own_failures=True, json=asked)
     except Declined as error:
-        if error.status in UNKNOWN:  # a server that somebody wrote by hand need not know of it
+        if error.status in UNKNOWN:  # a server of your own may lack this path
             return None
         raise
     sentence = answer.get("refused") if isinstance(answer, dict) else None
@@ -169,10 +172,10 @@ def _refusal(server: Server, asked: dict[str, Any]) -> str | None:
 
 
 def _scores(answer: Any, count: int, address: str) -> list[float]:
-    """Raises RewardError where an answer does not hold one number per image."""
+    """Raise RewardError unless the answer has one number per image."""
     scores = answer.get("scores") if isinstance(answer, dict) else None
     if not isinstance(scores, list) or not all(type(score) in (int, float) for score in scores):
-        raise RewardError(f"{address} answered something else than a list of scores")
+        raise RewardError(f"the answer of {address} is not a list of scores")
     if len(scores) != count:
-        raise RewardError(f"{address} answered {len(scores)} scores for {count} images")
+        raise RewardError(f"{address} returned {len(scores)} scores for {count} images")
     return [float(score) for score in scores]

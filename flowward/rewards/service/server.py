@@ -1,7 +1,7 @@
-"""A reward as an HTTP service: any reward behind POST /score, one call after the other in a worker thread.
+"""A reward as an HTTP service: POST /score runs the reward in a worker thread, one call at a time.
 
-The event loop never waits for a reward, so /health and /metrics answer while one computes. What calls and answers
-look like is stated in wire.py.
+The event loop never waits for the reward, so /health and /metrics always answer. See wire.py for the format of calls
+and answers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .wire import JSON, TENSORS, Call, Refused, asked_of, decode, too_large
 
 @dataclass
 class Service:
-    """One reward, its limits, and what it has done so far."""
+    """One reward with its limits and counters."""
 
     name: str
     reward: Reward
@@ -40,10 +40,10 @@ class Service:
     def __post_init__(self) -> None:
         for limit in ("max_batch", "max_bytes"):
             if getattr(self, limit) <= 0:
-                raise ValueError(f"{limit} must be positive, not {getattr(self, limit)}")
+                raise ValueError(f"{limit} must be a positive number, not {getattr(self, limit)}")
 
     def about(self) -> dict[str, Any]:
-        """What a client needs to know before its first call."""
+        """Description for clients: the reward's name, attributes and limits."""
         return {
             "reward": self.name,
             "takes_videos": bool(getattr(self.reward, "takes_videos", False)),
@@ -54,10 +54,10 @@ class Service:
         }
 
     def score(self, body: bytes, content_type: str) -> list[float]:
-        """Raises Refused for a call that cannot be scored, RewardError where the reward fails."""
+        """Score one call. Raise Refused if the call is invalid, RewardError if the reward fails."""
         call = decode(body, content_type, self.max_bytes)
         if len(call.images) > self.max_batch:
-            raise Refused(413, f"a call may hold at most {self.max_batch} images, not {len(call.images)}")
+            raise Refused(413, f"a call may contain at most {self.max_batch} images, not {len(call.images)}")
         started = time.perf_counter()
         try:
             scores: list[float] = self._scored(call).tolist()
@@ -75,9 +75,9 @@ class Service:
         lines = []
         for name, value, what in (
             ("requests", self.counts["requests"], "Calls to /score."),
-            ("images", self.counts["images"], "Images given to the reward."),
-            ("seconds", self.seconds, "Seconds in which the reward computed."),
-            ("errors", self.counts["errors"], "Calls that were refused, or in which the reward failed."),
+            ("images", self.counts["images"], "Images scored by the reward."),
+            ("seconds", self.seconds, "Seconds of computation in the reward."),
+            ("errors", self.counts["errors"], "Calls that were refused or failed."),
         ):
             full = f"flowward_reward_{name}_total"
             lines += [f"# HELP {full} {what}", f"# TYPE {full} counter", f"{full} {value}"]
@@ -87,10 +87,10 @@ class Service:
 def application(service: Service, token: str | None = None) -> FastAPI:
     """The FastAPI application that serves a reward.
 
-    Everything but /health (and the pages that describe the interface) asks for the token, where there is one.
+    If there is a token, every path needs it, except /health and the pages that describe the interface.
 
     Raises:
-        ValueError: the token is empty, or has characters that a header cannot carry.
+        ValueError: the token is empty, or has characters that a header cannot contain.
     """
     check_token(token)
     guard = [] if token is None else [Depends(_guard(token))]
@@ -99,24 +99,24 @@ def application(service: Service, token: str | None = None) -> FastAPI:
 
     @app.get("/health")
     async def health() -> dict[str, str]:
-        """Whether the server is up; it does not wait for the reward."""
+        """Report that the server is up, without waiting for the reward."""
         return {"status": "ok"}
 
     @app.get("/reward", dependencies=guard)
     async def about() -> dict[str, Any]:
-        """The reward's name and limits."""
+        """Report the reward's name, attributes and limits."""
         return service.about()
 
     @app.get("/metrics", dependencies=guard, response_class=PlainTextResponse)
     async def metrics() -> str:
-        """Counters for Prometheus."""
+        """Report counters for Prometheus."""
         return service.metrics()
 
-    # Both read their body by hand: FastAPI would read it whole before it asks for the token.
+    # Both read the body themselves: FastAPI would read all of it before checking the token.
 
     @app.post("/refuse", dependencies=guard, openapi_extra=_described(JSON))
     async def refused(request: Request) -> dict[str, str | None]:
-        """The sentence with which the reward refuses one of the `prompts`; null where it understands all."""
+        """Check the `prompts`: `refused` is the reason for the first bad one, or null."""
         try:
             prompts, metadata = asked_of(await _body(request, service.max_bytes))
             await run_in_threadpool(refuse, service.reward, prompts, metadata)
@@ -130,12 +130,12 @@ def application(service: Service, token: str | None = None) -> FastAPI:
 
     @app.post("/score", dependencies=guard, openapi_extra=_described(TENSORS, JSON))
     async def scored(request: Request) -> dict[str, list[float]]:
-        """One score per image."""
+        """Score images: one number per image."""
         service.counts["requests"] += 1
         try:
             body = await _body(request, service.max_bytes)
             async with turn:
-                if await request.is_disconnected():  # a client that gave up waiting asks again: do not compute twice
+                if await request.is_disconnected():  # it will ask again, so do not compute twice
                     return {"scores": []}
                 return {"scores": await run_in_threadpool(service.score, body, request.headers.get("content-type", ""))}
         except (Refused, RewardError) as error:
@@ -146,26 +146,28 @@ def application(service: Service, token: str | None = None) -> FastAPI:
 
 
 def _described(*kinds: str) -> dict[str, Any]:
-    """A body for the page that describes the interface."""
+    """Request body for the page that describes the interface."""
     content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
     return {"requestBody": {"content": content, "required": True}}
 
 
 def _guard(token: str) -> Any:
-    """What refuses (401) whoever does not bring the token; it runs before a body is read."""
+    """A check that refuses (401) calls without the token, before reading their body."""
     bearer = HTTPBearer(auto_error=False)
 
     async def check(given: HTTPAuthorizationCredentials | None = Depends(bearer)) -> None:  # noqa: B008
         if given is None:
-            raise HTTPException(401, "this server asks for its token", {"WWW-Authenticate": "Bearer"})
+            raise HTTPException(
+                401, "the token is missing; send it as Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
+            )
         if not secrets.compare_digest(given.credentials.encode(), token.encode()):
-            raise HTTPException(401, "this is not the token of this server", {"WWW-Authenticate": "Bearer"})
+            raise HTTPException(401, "wrong token for this server", {"WWW-Authenticate": "Bearer"})
 
     return check
 
 
 async def _body(request: Request, max_bytes: float) -> bytes:
-    """The body, read piece by piece. Raises Refused (413) once it is larger than a call can be."""
+    """Read the body in pieces. Raise Refused (413) as soon as it is too large."""
     limit = 1.4 * max_bytes + 1e6  # base64 adds a third, prompts and metadata some more
     if float(request.headers.get("content-length", 0)) > limit:
         raise too_large(max_bytes)
@@ -177,5 +179,5 @@ async def _body(request: Request, max_bytes: float) -> bytes:
                 raise too_large(max_bytes)
             parts.append(part)
     except ClientDisconnect as error:
-        raise Refused(400, "the client left in the middle of a call") from error
+        raise Refused(400, "the client closed the connection during the call") from error
     return b"".join(parts)

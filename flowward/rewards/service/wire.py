@@ -1,9 +1,9 @@
-"""What a reward client and a reward server say to each other. Nothing in it can hold code.
+"""The wire format between a reward client and a reward server. It cannot contain code.
 
-A call is a safetensors file (little endian, self-describing) of two tensors: `images`, float32, float16 or uint8
-[B, 3, H, W] or [B, F, 3, H, W], and `request`, the UTF-8 bytes of a JSON object with `prompts` (B texts) and `metadata`
-(B objects, or null). Or it is JSON alone, `images` then being B PNG files in base64 (for a video, a list of them).
-The answer is JSON: {"scores": [B numbers]}, or {"detail": "a sentence"} beside a status that is not 200.
+A call is a safetensors file (little endian, self-describing) with two tensors. `images` is float32, float16 or uint8,
+[B, 3, H, W] or [B, F, 3, H, W]. `request` has the UTF-8 bytes of a JSON object with `prompts` (B texts) and `metadata`
+(B objects, or null). Or a call is JSON alone, with `images` as B PNG files in base64 (for a video, a list of them).
+The answer is JSON: {"scores": [B numbers]}, or {"detail": "a sentence"} with a status other than 200.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import Tensor
 
 TENSORS = "application/x-safetensors"
 JSON = "application/json"
-ENCODINGS = {"float32": TENSORS, "float16": TENSORS, "uint8": TENSORS, "png": JSON}  # and the content type of each
+ENCODINGS = {"float32": TENSORS, "float16": TENSORS, "uint8": TENSORS, "png": JSON}  # content types
 SUFFIXES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 
 
 class Refused(ValueError):
-    """A message that the other side will not take, and the HTTP status that says why."""
+    """An invalid call, with the HTTP status to answer."""
 
     def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
@@ -36,7 +36,7 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class Call:
-    """What a reward is called with."""
+    """The arguments of a reward."""
 
     images: Tensor  # float32 [B, 3, H, W] or [B, F, 3, H, W]
     prompts: list[str]
@@ -44,28 +44,32 @@ class Call:
 
     @classmethod
     def of(cls, images: Tensor, prompts: Any, metadata: Any) -> Call:
-        """From what a JSON said. Raises Refused (422) where it is of another kind."""
+        """Make a call from parsed JSON. Raise Refused (422) if types are wrong."""
         return cls(images, _texts(prompts), _mappings(metadata))
 
     def __post_init__(self) -> None:
-        """Raises Refused (422): counts that do not agree, another shape, or NaN."""
+        """Raise Refused (422) if counts differ, the shape is wrong, or images have NaN or infinity."""
         if self.images.ndim not in (4, 5) or self.images.shape[-3] != 3 or not self.images.numel():
             raise Refused(422, f"images must be [B, 3, H, W] or [B, F, 3, H, W], not {list(self.images.shape)}")
         if len(self.images) != len(self.prompts):
-            raise Refused(422, f"{len(self.images)} images came with {len(self.prompts)} prompts")
+            raise Refused(
+                422, f"a call needs one prompt per image, not {len(self.prompts)} for {len(self.images)} images"
+            )
         if self.metadata is not None and len(self.metadata) != len(self.prompts):
-            raise Refused(422, f"{len(self.images)} images came with metadata for {len(self.metadata)}")
+            raise Refused(
+                422, f"`metadata` needs one object per image, not {len(self.metadata)} for {len(self.images)} images"
+            )
         if bad := not_finite(self.images):
             raise Refused(
                 422,
-                f"{len(bad)} of {len(self.images)} images hold NaN or infinity, the first with the prompt "
+                f"{len(bad)} of {len(self.images)} images have NaN or infinity, the first for the prompt "
                 f"'{self.prompts[bad[0]]}'",
             )
 
 
 def _texts(prompts: Any) -> list[str]:
     if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise Refused(422, "`prompts` must be a list of texts")
+        raise Refused(422, "`prompts` must be a list of strings")
     return prompts
 
 
@@ -77,23 +81,23 @@ def _mappings(metadata: Any) -> list[dict[str, Any]] | None:
 
 
 def asked_of(body: bytes) -> tuple[list[str], list[dict[str, Any]] | None]:
-    """Prompts and metadata of a request without images. Raises Refused where it holds none."""
+    """Prompts and metadata of a request without images. Raise Refused if it is invalid."""
     request = _parsed(body)
     return _texts(request.get("prompts")), _mappings(request.get("metadata"))
 
 
 def not_finite(images: Tensor) -> list[int]:
-    """The rows that hold NaN or infinity; NaN is the smallest and the largest of whatever holds it."""
+    """The rows with NaN or infinity; the minimum and maximum of a row with NaN are NaN."""
     least, most = images.flatten(1).aminmax(dim=1)
     rows: list[int] = (~(least.isfinite() & most.isfinite())).nonzero().flatten().tolist()
     return rows
 
 
 def encode(images: Tensor, prompts: Sequence[str], metadata: Any, encoding: str) -> bytes:
-    """A call as bytes; of the encodings only float32 is exact, uint8 and png round to 1/255 after clamping to [0, 1].
+    """Encode a call. Only float32 is exact; uint8 and png clamp to [0, 1] and round to 1/255.
 
     Raises:
-        TypeError, ValueError: the metadata is nothing that JSON can hold.
+        TypeError, ValueError: the metadata cannot be written as JSON.
     """
     about = None if metadata is None else [dict(each) for each in metadata]
     request = {"prompts": list(prompts), "metadata": about}
@@ -107,7 +111,7 @@ def encode(images: Tensor, prompts: Sequence[str], metadata: Any, encoding: str)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """[0, 1] to 0..255, on the CPU; what lies outside is clamped."""
+    """[0, 1] to 0..255, clamped, on the CPU."""
     return (images.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
@@ -123,15 +127,15 @@ def _nested(images: Tensor) -> list[Any]:
 
 
 def decode(body: bytes, content_type: str, max_bytes: float = float("inf")) -> Call:
-    """The call in a body; `max_bytes` bounds its images as float32, however they were packed.
+    """Decode a call; `max_bytes` limits the size of its images as float32, in any encoding.
 
     Raises:
-        Refused: 400 where the body is not what its type says, 413 where the images are too large, 415 for another
-            type, 422 for contents that no reward can be called with.
+        Refused: 400 if the body does not match its content type, 413 if the images are too large, 415 for an
+            unknown content type, 422 for invalid contents.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in (TENSORS, JSON):
-        raise Refused(415, f"the body must be {TENSORS} or {JSON}, not '{content_type}'")
+        raise Refused(415, f"the content type must be {TENSORS} or {JSON}, not '{content_type}'")
     request, images = _of_tensors(body, max_bytes) if kind == TENSORS else _of_json(body, max_bytes)
     return Call.of(images, request.get("prompts"), request.get("metadata"))
 
@@ -142,8 +146,8 @@ def _of_tensors(body: bytes, max_bytes: float) -> tuple[dict[str, Any], Tensor]:
 
     try:
         tensors = load(body)
-    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a number format that torch does not have
-        raise Refused(400, "the body is no safetensors file") from error
+    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype that torch does not have
+        raise Refused(400, "the body is not a safetensors file") from error
     if set(tensors) != {"images", "request"}:
         raise Refused(422, f"the tensors must be `images` and `request`, not {', '.join(sorted(tensors)) or 'none'}")
     images, text = tensors["images"], tensors["request"]
@@ -169,10 +173,10 @@ def _of_json(body: bytes, max_bytes: float) -> tuple[dict[str, Any], Tensor]:
             frames.append(_pixels(text, left, max_bytes))
             left -= 4 * frames[-1].numel()
         if len({frame.shape for frame in frames}) != 1:
-            raise Refused(422, "the frames of a video must be of one size, and at least one")
+            raise Refused(422, "a video needs at least one frame, and all frames must have the same size")
         videos.append(torch.stack(frames) if isinstance(item, list) else frames[0])
     if len({video.shape for video in videos}) != 1:
-        raise Refused(422, "the images of a call must be of one size")
+        raise Refused(422, "all images of a call must have the same size")
     return request, torch.stack(videos)
 
 
@@ -180,14 +184,14 @@ def _parsed(text: bytes) -> dict[str, Any]:
     try:
         request = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Refused(400, "the request is no JSON") from error
+        raise Refused(400, "the request is not JSON") from error
     if not isinstance(request, Mapping):
         raise Refused(422, "the request must be an object with `prompts` and `metadata`")
     return dict(request)
 
 
 def _pixels(text: Any, left: float, max_bytes: float) -> Tensor:
-    """A PNG file in base64 as float32 [3, H, W]; its size is read before it is unpacked."""
+    """A PNG file in base64 as float32 [3, H, W]; its size is checked before decoding."""
     try:
         with io.BytesIO(base64.b64decode(text, validate=True)) as file, Image.open(file, formats=["PNG"]) as image:
             if 12 * image.width * image.height > left:
@@ -197,8 +201,8 @@ def _pixels(text: Any, left: float, max_bytes: float) -> Tensor:
     except Refused:
         raise
     except (OSError, ValueError, TypeError, binascii.Error, SyntaxError, Image.DecompressionBombError) as error:
-        raise Refused(400, "an image is no PNG file in base64") from error
+        raise Refused(400, "an image is not a PNG file in base64") from error
 
 
 def too_large(max_bytes: float) -> Refused:
-    return Refused(413, f"a call may hold at most {max_bytes / 1e6:g} MB, its images counted as float32: send fewer")
+    return Refused(413, f"a call may contain at most {max_bytes / 1e6:g} MB of images (counted as float32); send fewer")

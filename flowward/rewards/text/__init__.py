@@ -1,1 +1,1 @@
-"""Rewards on the text in an image."""
+"""Rewards for the text in an image."""

@@ -1,4 +1,4 @@
-"""Is the text in the picture? Recognised with RapidOCR, scored as in Flow-GRPO (Liu et al., 2025, arXiv:2505.05470)."""
+"""Does the picture show the text? RapidOCR reads it; scored as in Flow-GRPO (Liu et al., 2025, arXiv:2505.05470)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|«([^»]+)»|„([^“”]+)[“
 
 
 def plain(text: str) -> str:
-    """What two texts are compared by: no spaces, lower case, and full-width forms as their usual ones."""
+    """Normalise a text for comparison: no spaces, lower case, full-width characters as normal ones (NFKC)."""
     return "".join(unicodedata.normalize("NFKC", text).lower().split())
 
 
 def edit_distance(one: str, other: str) -> int:
-    """How many characters must be inserted, removed or replaced to make one text of the other (Levenshtein)."""
+    """Levenshtein distance: the number of inserted, removed or replaced characters."""
     row = list(range(len(other) + 1))
     for i, mine in enumerate(one, 1):
         before, row[0] = row[0], i
@@ -33,9 +33,9 @@ def edit_distance(one: str, other: str) -> int:
 
 
 def similarity(read: str, wanted: str) -> float:
-    """1 where the wanted text is contained in what was read, else 1 - distance / length, at least 0.
+    """1 if the recognised text contains the wanted one, else 1 - distance / length, at least 0.
 
-    Both as `plain` gives them; wanted is not empty.
+    Both texts come from `plain`; wanted is not empty.
     """
     if wanted in read:
         return 1.0
@@ -43,7 +43,7 @@ def similarity(read: str, wanted: str) -> float:
 
 
 def wanted(prompt: str, about: Mapping[str, Any] | None = None) -> str:
-    """The text that a picture should show: the metadata's `text`, or what the prompt has in quotation marks.
+    """The text that a picture should show: `text` of the metadata, or the quoted part of the prompt.
 
     Raises:
         ValueError: there is none.
@@ -53,28 +53,28 @@ def wanted(prompt: str, about: Mapping[str, Any] | None = None) -> str:
         found = QUOTED.search(prompt)
         given = next(filter(None, found.groups())) if found else ""
     if not isinstance(given, str) or not plain(given):
-        raise ValueError(f"the prompt '{prompt}' says no text to show: put it in double quotes, or in metadata 'text'")
+        raise ValueError(f"the prompt '{prompt}' has no text to show; put it in double quotes, or in metadata 'text'")
     return given
 
 
 @dataclass
 class OCR:
-    """1 - edit distance(recognised, wanted) / length of the wanted text, in [0, 1]; 1 where the text is contained.
+    """1 - edit distance(recognised, wanted) / length of the wanted text, in [0, 1]; 1 if the text is contained.
 
-    The wanted text is the metadata's `text`, or the quoted part of the prompt. Spaces and case do not count. Text that
-    is there beside the wanted one costs nothing as long as the wanted one is whole. As in Flow-GRPO
-    (arXiv:2505.05470), with RapidOCR's packaged PP-OCR models in the place of PaddleOCR.
+    The wanted text is `text` of the metadata, or the quoted part of the prompt. Spaces and case are ignored. Extra text
+    costs nothing if the wanted text is complete. As in Flow-GRPO (arXiv:2505.05470), but with the PP-OCR models
+    packaged in RapidOCR instead of PaddleOCR.
 
     Raises:
         ValueError: rapidocr or onnxruntime is not installed, or a setting is out of range.
     """
 
     side: int = 256
-    """text is looked for at this longest side, in pixels; what is found is read at full resolution"""
+    """detect text at this longest side in pixels; recognition uses full resolution"""
     confidence: float = 0.0
-    """lines that were read with less are dropped"""
+    """ignore lines with a confidence below this"""
     threads: int = 0
-    """images handled at once; 0: as many as torch uses"""
+    """process this many images at once (0: as many as torch threads)"""
 
     def __post_init__(self) -> None:
         if self.side < 32 or not 0 <= self.confidence <= 1 or self.threads < 0:
@@ -85,12 +85,12 @@ class OCR:
         self._reader: TextReader = reader(self.side)
 
     def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
-        """Raises ValueError, naming the first prompt that says no text."""
+        """Raise ValueError that names the first prompt without a text to show."""
         for prompt, about in zip(prompts, metadata or [None] * len(prompts), strict=True):
             wanted(prompt, about)
 
     def read(self, images: Tensor) -> list[str]:
-        """The text of each image [B, 3, H, W] in [0, 1]: lines from top to bottom, joined with spaces."""
+        """Recognise the text of each image [B, 3, H, W] in [0, 1]: lines from top to bottom, joined by spaces."""
         pixels = (images.float().nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8)
         threads = self.threads or torch.get_num_threads()
         lines = self._reader(pixels.permute(0, 2, 3, 1).cpu().numpy(), threads)
@@ -100,7 +100,7 @@ class OCR:
         return torch.tensor([similarity(read, text) for read, text, _ in self._compared(images, prompts, metadata)])
 
     def _compared(self, images: Tensor, prompts: Sequence[str], metadata: Any) -> list[tuple[str, str, str]]:
-        """(read, wanted) as they are compared, and what was read as it stands there."""
+        """(recognised, wanted), both normalised, and the recognised text as it is."""
         try:
             texts = [wanted(*each) for each in zip(prompts, metadata or [None] * len(prompts), strict=True)]
         except ValueError as error:
@@ -109,12 +109,12 @@ class OCR:
 
 
 class StrictOCR(OCR):
-    """1 where the wanted text is contained in what was read, otherwise 0; settings as those of `ocr`."""
+    """1 if the recognised text contains the wanted text, otherwise 0; settings are those of `ocr`."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         return torch.tensor([float(text in read) for read, text, _ in self._compared(images, prompts, metadata)])
 
     def explain(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> list[str]:
-        """What is read instead; empty where the text is right."""
+        """The text recognised instead; empty if the text is right."""
         compared = self._compared(images, prompts, metadata)
         return ["" if text in read else f"reads '{raw}'" if raw else "no text" for read, text, raw in compared]

@@ -1,0 +1,204 @@
+"""Load a diffusers pipeline from a folder or the hub as a Policy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from huggingface_hub import hf_hub_download
+
+from ..system import memory
+from ..system.errors import unknown
+from ..system.precision import Wish, resolve
+from . import hub
+from .diffusers import DiffusersPolicy
+from .families import FAMILIES, Family
+from .loading import Loading
+from .lora import LoRA
+from .text_encoders import TextEncoders, files
+
+COMPILER = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # the one that torch uses
+GRAPHS = 64  # compiled graphs that torch may keep per block
+
+
+def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, loading: Loading) -> DiffusersPolicy:
+    """Load a pipeline by its folder or hub id. It runs no code and reads no pickle from there.
+
+    Raises:
+        ValueError: it cannot be found or read, or its family or the device is unknown.
+    """
+    hub.quiet()
+    if not sys.stderr.isatty():
+        diffusers.logging.disable_progress_bar()
+    found = index(name_or_path, loading.revision)
+    kind = found["_class_name"]
+    if loading.quantise and (lora_rank is None or loading.merge_lora):
+        raise ValueError("quantised weights are frozen; train LoRA adapters (--lora-rank), without --merge-lora")
+    transformers = [name for name in ("transformer", "transformer_2") if found.get(name, [None])[0]]
+    device = hub.device(loading.device)
+    chosen = resolve(precision, device)
+    stored = torch.bfloat16 if chosen == "bf16" and device != "cpu" else torch.float32
+    trained = torch.float32 if lora_rank is None else stored  # bf16 would lose small optimiser steps
+    quantised = _quantised(loading.quantise, transformers, device)
+    pipeline = getattr(diffusers, kind)
+    with hub.explained(name_or_path), hub.whole():
+        folder = Path(name_or_path)
+        if not folder.is_dir():
+            here = pipeline.download(
+                name_or_path, revision=loading.revision, variant=loading.variant, use_safetensors=True
+            )
+            folder = Path(here)
+        read_late = [name for name in found if name.startswith("text_encoder")]
+        names = tuple(name for name in read_late if files(folder / name, loading.variant))
+        pipe = pipeline.from_pretrained(
+            folder,
+            variant=loading.variant,
+            dtype={"default": stored, **dict.fromkeys(transformers, trained)},
+            use_safetensors=True,
+            quantization_config=quantised,
+            **dict.fromkeys(names),
+        )
+        _refuse_holes(pipe)
+    with memory.explained(f"while moving {name_or_path} to {device}; --quantise makes its transformer smaller"):
+        pipe = pipe.to(device)
+    family = shaped(pipe, loading)
+    if loading.merge_lora and pipe.transformer.dtype != torch.float32:
+        kept = str(pipe.transformer.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"the weights are in {kept}, too coarse for a merged adapter; leave out --merge-lora, or "
+            "use --precision float32"
+        )
+    prepared(family, loading)
+    unread = TextEncoders(name_or_path, pipeline, folder, names, loading.variant, stored, device) if names else None
+    policy = DiffusersPolicy(name_or_path, family, lora_rank, chosen, seed, unread)
+    policy.loading = loading
+    if isinstance(policy.weights, LoRA):
+        policy.weights.merge = loading.merge_lora
+    return policy
+
+
+def _refuse_holes(pipe: Any) -> None:
+    """Raise ValueError if diffusers files lack weights (`hub.whole` checks those of transformers)."""
+    for part, network in pipe.components.items():
+        tensors = network.named_parameters() if isinstance(network, torch.nn.Module) else ()
+        if missing := [name for name, tensor in tensors if tensor.is_meta]:
+            raise ValueError(
+                f"the files of its {part} lack {len(missing)} weights, such as {missing[0]}; download them again"
+            )
+
+
+def shaped(pipe: Any, loading: Loading) -> Family:
+    """The family of a pipeline, set up for the requested size.
+
+    Raises:
+        ValueError: the model does not support this size.
+    """
+    given: dict[str, Any] = {"text_tokens": loading.text_tokens}
+    if loading.size:
+        given["height"], given["width"] = loading.size
+    if loading.frames:
+        given["frames"] = loading.frames
+    return FAMILIES[type(pipe).__name__](pipe, **given)
+
+
+def prepared(family: Family, loading: Loading) -> None:
+    """Switch on the requested memory and speed options of diffusers.
+
+    Raises:
+        ValueError: this model or this machine does not support one of them.
+    """
+    transformers = list(family.transformers.values())
+    wanted = {
+        "gradient checkpointing": (loading.gradient_checkpointing, transformers, "enable_gradient_checkpointing"),
+        "VAE slicing": (loading.vae_slicing, [family.pipe.vae], "enable_slicing"),
+        "VAE tiling": (loading.vae_tiling, [family.pipe.vae], "enable_tiling"),
+    }
+    for what, (asked, parts, method) in wanted.items():
+        for part in parts if asked else ():
+            try:
+                getattr(part, method)()
+            except (AttributeError, ValueError, NotImplementedError) as error:
+                raise ValueError(f"{type(part).__name__} does not support {what}; leave out the option") from error
+    if loading.compile_blocks and not shutil.which(COMPILER):
+        raise ValueError(
+            f"--compile-blocks needs a C++ compiler, but {COMPILER} is missing; install it, or leave out the option"
+        )
+    for transformer in transformers if loading.compile_blocks else ():
+        compile_blocks(transformer)
+    for transformer in transformers if loading.attention else ():
+        try:
+            transformer.set_attention_backend(loading.attention)
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise ValueError(
+                f"cannot use attention '{loading.attention}': {' '.join(str(error).split())[:200]}"
+            ) from error
+
+
+def compile_blocks(transformer: torch.nn.Module, backend: str = "inductor") -> None:
+    """Compile each repeated block of the transformer, so that blocks of one kind share a graph.
+
+    There is one graph per kind of block and set of adapters, with and without gradients. This is more than torch
+    keeps by default.
+    """
+    torch._dynamo.config.recompile_limit = GRAPHS
+    for stack in transformer.children():
+        for block in stack if isinstance(stack, torch.nn.ModuleList) else ():
+            block.compile(backend=backend)
+
+
+def _quantised(how: str | None, components: Sequence[str], device: str) -> Any:
+    """The diffusers settings to quantise these components of a pipeline; None if not asked for.
+
+    Raises:
+        ValueError: a package is missing, or does not support this device.
+    """
+    try:
+        match how:
+            case None:
+                return None
+            case "int8":
+                from torchao.quantization import Int8WeightOnlyConfig
+
+                config: Any = diffusers.TorchAoConfig(Int8WeightOnlyConfig())
+            case _:
+                import bitsandbytes  # noqa: F401
+
+                if device == "cpu":
+                    raise ValueError("--quantise nf4 needs a CUDA device; use --quantise int8, or leave it out")
+                config = diffusers.BitsAndBytesConfig(
+                    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+                )
+    except ImportError as error:
+        raise ValueError(f"--quantise {how} needs a package: pip install 'flowward[quantise]' ({error})") from error
+    return diffusers.PipelineQuantizationConfig(quant_mapping={name: config for name in components})
+
+
+def index(name_or_path: str, revision: str | None) -> dict[str, Any]:
+    """Read the class and components of a pipeline, before loading anything large.
+
+    Raises:
+        ValueError: it cannot be read, its family is unknown, or a package that it needs is missing.
+    """
+    file = Path(name_or_path) / "model_index.json"
+    if not file.is_file():
+        with hub.explained(name_or_path):
+            file = Path(hf_hub_download(name_or_path, "model_index.json", revision=revision))
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is not a JSON object")
+    if (kind := str(found.get("_class_name"))) not in FAMILIES:
+        raise ValueError(f"{name_or_path}: " + unknown("pipeline", kind, FAMILIES))
+    if missing := [package for package in FAMILIES[kind].needs if not find_spec(package)]:
+        raise ValueError(f"{name_or_path} needs the package {missing[0]}: pip install {missing[0]}")
+    return found
