@@ -66,7 +66,7 @@ def test_a_loop_over_train(tiny: str, tmp_path: Path) -> None:
         ({"algorithm": Sampler()}, "Sampler is not an algorithm: it has no behaviour, rollout, copies, "),
         ({"reward": "scenes"}, r"load it with flowward.rewards.load\('scenes'\)"),
         ({"reward": Brightness}, r"reward Brightness is a class; make an instance, Brightness\(...\)"),
-        ({"reward": Brightness(1.0)}, r"reward 'Brightness' must take .* and takes \(images: "),
+        ({"reward": Brightness(1.0)}, r"reward 'Brightness' must accept .* its signature is \(images: "),
         ({"reward": 3}, "int is not a reward; a reward is called with"),
         ({"reward": rewards.load("scenes-soft")}, "'any text' is not a prompt of the scenes world"),
         (
