@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from .weights import Weights
 
-# both streams of a joint-attention block, the targets of every published SD3 and FLUX run
+# both streams of a joint-attention block, the targets in all published SD3 and FLUX runs
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 ADAPTER = "policy"  # peft's name for the adapter in its layers
 

@@ -18,7 +18,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
 
-from ..system.errors import unknown
+from ..system.errors import first_invalid, unknown
 from .images.aesthetic import Aesthetic
 from .images.clip import CLIPScore, PickScore
 from .images.diversity import Diversity
@@ -179,10 +179,8 @@ def _made(name: str, kind: type, options: Mapping[str, str]) -> Reward:
     try:
         made: Reward = TypeAdapter(strict).validate_python(dict(options))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"reward '{name}'{f', option {where}' if where else ''}: {said}") from error
+        option, wrong = first_invalid(error)
+        raise ValueError(f"reward '{name}'{f', option {option}' if option else ''}: {wrong}") from error
     return made
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from math import isfinite
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -12,6 +16,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"unknown {kind} '{name}'; " + (f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}")
+
+
+def first_invalid(error: ValidationError) -> tuple[str, str]:
+    """(field, what is wrong with it) of the first error that pydantic found; the field is empty for the whole."""
+    first = error.errors()[0]
+    return ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
 
 
 def one_of(kind: str, name: object, known: Iterable[str]) -> None:

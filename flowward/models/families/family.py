@@ -14,11 +14,9 @@ from torch import Tensor
 
 from ...prompts import Edit
 from ...prompts.pictures import picture
+from ..lora import ATTENTION
 
 Guidance = Literal["classifier-free", "embedded", "none"]
-
-JOINT_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-"""Both streams of a joint-attention block, the LoRA targets in all published SD3 and FLUX runs."""
 
 
 class Family(ABC):
@@ -38,7 +36,7 @@ class Family(ABC):
     """
 
     pipelines: ClassVar[tuple[str, ...]]  # classes in model_index.json
-    targets: ClassVar[tuple[str, ...]] = JOINT_ATTENTION  # modules that get LoRA adapters
+    targets: ClassVar[tuple[str, ...]] = ATTENTION  # modules that get LoRA adapters
     guidance: ClassVar[Guidance] = "classifier-free"
     published: ClassVar[float | None] = None  # guidance scale in the publication of a model with embedded guidance
     edits: ClassVar[bool] = False  # prompts are Edits, and a condition has a `source` [N, *shape]

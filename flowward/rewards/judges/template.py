@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, with_config
 
-from ...system.errors import unknown
+from ...system.errors import first_invalid, unknown
 from ..reward import RewardError
 from .reading import STRICT, Json, Number, Winner, YesNo
 
@@ -105,9 +105,6 @@ def load(name: str) -> Template:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"template {path} is not YAML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(
-            f"template {path}{f', {where}' if where else ''}: {first['msg'].removeprefix('Value error, ')}"
-        ) from error
+        field_name, wrong = first_invalid(error)
+        raise ValueError(f"template {path}{f', {field_name}' if field_name else ''}: {wrong}") from error
     return template
