@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from ..process.policy import Policy
 from ..prompts import PromptSet
 from ..rewards import REWARDS, Reward, Sum
 from ..system.errors import unknown
+from ..system.nested import over, refuse_unknown
 from ..system.precision import Wish
 from .run import Run
 
@@ -67,13 +68,16 @@ def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
     Images are measured with the guidance that samples have in training.
 
     Raises:
-        ValueError: there is no such algorithm or preset.
+        ValueError: there is no such algorithm or preset, or the preset names a setting that there is not.
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(unknown("algorithm", algorithm, ALGORITHMS))
     if preset not in PRESETS[algorithm]:
         raise ValueError(unknown(f"preset of {algorithm}", preset, PRESETS[algorithm]))
     chosen = PRESETS[algorithm][preset]
+    where = f"presets/{algorithm}.yaml: {preset}"
+    refuse_unknown(chosen.run, {each.name: None for each in fields(Run)}, where, "run.")
+    refuse_unknown(chosen.settings, {each.name: None for each in fields(Settings)}, where, "settings.")
     run = replace(Run(), **chosen.run)
     changed: list[tuple[str, Any, Any]] = [
         ("algorithm", ALGORITHMS[algorithm], field(default=chosen.algorithm)),
@@ -171,36 +175,17 @@ def from_dict(given: dict[str, Any]) -> Settings:
     own = dict(own)
     kind = settings_type(str(own.pop("name", DEFAULT_ALGORITHM)), str(own.pop("preset", "scenes")))
     preset: dict[str, Any] = TypeAdapter(kind).dump_python(kind(), mode="json")
-    whole = _over(preset, {**given, "algorithm": own})
+    whole = over(preset, {**given, "algorithm": own})
     try:
         settings = TypeAdapter(kind).validate_python(whole)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"config: {where or 'setting'}: {first['msg'].removeprefix('Value error, ')}") from error
-    _refuse_unknown(whole, TypeAdapter(kind).dump_python(settings, mode="json"), "")
+    refuse_unknown(whole, TypeAdapter(kind).dump_python(settings, mode="json"), "config")
     return settings if names_guidance(given) else measured_alike(settings)
 
 
 def names_guidance(given: Mapping[str, Any]) -> bool:
     """Whether YAML that `from_dict` takes says with which guidance images are measured."""
     return "guidance" in ((given.get("evaluation") or {}).get("sampler") or {})
-
-
-def _over(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """`base` with what is given in its place, key by key; a mapping with keys of its own is another kind of value."""
-    found = dict(base)
-    for key, value in given.items():
-        known = base.get(key)
-        if isinstance(value, dict) and isinstance(known, dict) and value.keys() <= known.keys():
-            value = _over(known, value)
-        found[key] = value
-    return found
-
-
-def _refuse_unknown(given: dict[str, Any], known: dict[str, Any], where: str) -> None:
-    for key, value in given.items():
-        if key not in known:
-            raise ValueError("config: " + unknown("setting", f"{where}{key}", [where + name for name in known]))
-        if isinstance(value, dict) and isinstance(known[key], dict):
-            _refuse_unknown(value, known[key], f"{where}{key}.")
