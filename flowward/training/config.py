@@ -34,29 +34,30 @@ class Settings:
     """Post-train a flow model with online reinforcement learning."""
 
     model: str = "scenes"
-    """built-in model, the folder of a pretrained one, or owner/name of a diffusers pipeline on the hub"""
+    """train this model: `scenes` (built in), a folder, or owner/name on the hub"""
     reward: tuple[str, ...] = ("scenes",)
-    """rewards, each a name or name=weight; several are added up"""
+    """score images with these rewards; several are added up by their weights"""
     reward_options: tuple[str, ...] = ()
-    """of rewards that have any, each name.option=value"""
+    """set options of a reward, e.g. pickscore.batch=64"""
     prompts: str = "scenes"
-    """built-in prompt set, a file (one prompt per line, .jsonl, .parquet), or a data set (hf:owner/name)"""
+    """use these prompts: a built-in set, a file, or hf:owner/name"""
     prompt_weights: tuple[str, ...] = ()
-    """name=weight for categories of the prompts that are to be drawn more often than the others (or never: 0)"""
+    """set the sampling weight of a prompt category, e.g. position=4; 0 excludes it"""
     preferences: Path | None = None
-    """train on these pairs instead of own samples: JSON lines with prompt, chosen, rejected (names of images)"""
+    """train on pairs from this JSONL file (prompt, chosen, rejected) instead of own samples"""
     exemplars: Path | None = None
-    """images that replace samples of some groups: JSON lines with prompt, image"""
+    """replace samples of some groups by images from this JSONL file (prompt, image)"""
     exemplar_share: float = 1 / 6
-    """of the groups that have exemplars"""
+    """use exemplars in this share of the groups that have some"""
     exemplars_per_group: int = 4
+    """replace at most this many samples of a group"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
     lora_rank: int | None = None
-    """train LoRA adapters of this rank; None trains all weights"""
+    """train LoRA adapters of this rank (none: train all weights)"""
     precision: Wish = "auto"
-    """of the networks (auto: bf16 where the processor has it); solver states and losses are float32 either way"""
+    """evaluate networks in this precision (auto: bf16 if the processor has it)"""
     threads: int | None = None
-    """CPU threads (default: torch's choice)"""
+    """use this many CPU threads (default: torch's choice)"""
     run: Annotated[Run, tyro.conf.OmitArgPrefixes] = field(default_factory=Run)
     evaluation: Evaluation = field(default_factory=Evaluation)
     algorithm: Any = None

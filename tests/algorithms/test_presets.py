@@ -215,7 +215,7 @@ def test_the_facts_of_an_algorithm(name: str) -> None:
         ("lora_rank: 32", "lora_rnk: 32", "presets/crd.yaml: ocr: unknown setting 'settings.lora_rnk'"),
         ("when:", "# when:", "presets/crd.yaml: missing 1 required positional argument: 'when'"),
         ("forward process", "forward", "presets/crd.yaml: unknown family 'forward'"),
-        ("presets:", "presets: [", "presets/crd.yaml: while parsing"),
+        ("presets:", "presets: [", "crd.yaml: while parsing"),
     ],
 )
 def test_a_wrong_key_is_refused_with_its_file(

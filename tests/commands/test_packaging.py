@@ -40,7 +40,7 @@ def test_no_extra_pins_what_others_need(extra: str) -> None:
 
 
 def test_what_is_no_module_is_in_the_package() -> None:
-    """Weights, templates, pages, presets lie under flowward/: a wheel takes every file there that git does not ignore."""
+    """Weights, templates, pages, presets: a wheel takes every file under flowward/ that git does not ignore."""
     package = Path(flowward.__file__).parent
     assert list((package / "rewards" / "judges" / "templates").glob("*.yaml"))
     assert {file.stem for file in (package / "algorithms" / "presets").glob("*.yaml")} == set(flowward.ALGORITHMS)

@@ -20,8 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
+from ...system import tables
 from ...system.errors import unknown
 from ...system.nested import over, refuse_unknown
 from .. import CLASSES
@@ -43,7 +42,6 @@ TRAINING: Mapping[str, Any] = {
     "ema_decay": 0.9,
     "lora_rank": None,
 }  # the defaults of Run and Settings that some preset changes, for tables that are made without torch
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -105,11 +103,7 @@ def facts(algorithm: str) -> Facts:
 
 def read(file: Path) -> Facts:
     """Raises ValueError, naming the file and the key, where one is unknown or missing."""
-    where = f"presets/{file.name}"
-    try:
-        given = yaml.load(file.read_text("utf-8"), _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: {error}") from error
+    given, where = tables.load(file), f"presets/{file.name}"
     presets = {name: _made(Written, own, f"{where}: {name}") for name, own in given.get("presets", {}).items()}
     cost = _made(Cost, given.get("cost", {}), f"{where}: cost")
     found: Facts = _made(Facts, {**given, "presets": presets, "cost": cost}, where)
