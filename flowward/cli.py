@@ -81,15 +81,21 @@ def _overview() -> str:
     lines = [f"  {name:<14}{what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [
-            "flowward: online reinforcement learning for flow-matching models",
+            "flowward: reinforcement learning for flow-matching models",
             "",
-            "usage: flowward COMMAND [options]        flowward COMMAND --help for the options",
+            "usage: flowward COMMAND [options]",
             "",
             *lines,
             "",
-            "first steps:",
-            "  flowward train --output runs/first     post-train the built-in model, about six minutes on a laptop",
+            "flowward COMMAND --help shows the options of a command.",
+            "",
+            "First steps",
+            "  # post-train the built-in model: six minutes on a laptop",
+            "  flowward train --output runs/first",
+            "  # look at images of the trained model",
             "  flowward sample runs/first 'a red circle above a blue square'",
+            "  # how much better is it than before?",
+            "  flowward eval scenes runs/first",
             "",
             "--debug after any command shows the traceback of an error.",
         ]

@@ -11,23 +11,30 @@ import tyro
 from .. import models, prompts, rewards
 from ..system.errors import unknown
 from ..training import bench, config
+from .help import Option, Page
 from .options import parse, set_threads, take
 
 MEASURES = ("overhead",)
 
+PAGE = Page(
+    about="Measure the speed of flowward itself, on the built-in model.",
+    examples=(("bench overhead --repeats 5", "time of an iteration, divided by that of its network passes"),),
+    beside=(Option("algorithm", "NAME", "algorithm whose iteration is measured (default: advantageflow)"),),
+)
+
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure flowward itself. `overhead`: time of a training iteration over that of its bare network evaluations."""
+    """Measure the speed of flowward itself."""
 
     what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[overhead]")] = "overhead"
-    """the one measure there is"""
+    """`overhead`: time of a training iteration divided by that of its network passes alone"""
     repeats: int = 5
-    """iterations measured, of which the median is told"""
+    """iterations to measure; the median is printed"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     images_per_update: int | None = None
-    """(default: the algorithm's vetted setting)"""
+    """images per optimiser step (default: that of the preset scenes)"""
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
@@ -36,8 +43,7 @@ class Bench:
 
 def run(words: list[str]) -> int:
     name, words = take(words, "algorithm")
-    about = f"{Bench.__doc__} --algorithm NAME chooses whose iteration it is."
-    chosen = parse(Bench, words, "bench", description=about, beside=("algorithm",))
+    chosen = parse(Bench, words, "bench", page=PAGE)
     if chosen.what not in MEASURES:
         raise ValueError(unknown("measure", chosen.what, MEASURES))
     set_threads(chosen.threads)

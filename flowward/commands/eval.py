@@ -22,36 +22,48 @@ from ..models.loading import Loading
 from ..system.precision import Wish
 from ..training.folder import RunFolder
 from ..training.log import counting, table
-from .options import given, parse, policy_of, remark_on_guidance, said, take, warn_of_guidance
+from .help import Option, Page
+from .options import given, parse, said, take
+from .policies import policy_of, remark_on_guidance, warn_of_guidance
 
 DEFAULT = "scenes"  # suite
+PAGE = Page(
+    about="Measure models and runs, all in the same way: mean scores per category with 95 % intervals, and differences "
+    "between models. A suite sets prompts, rewards and the number of images; `flowward list suites` lists them.",
+    examples=(
+        ("eval scenes runs/first", "the built-in model before and after training"),
+        ("eval owner/name --suite ocr --size 512 512 --json numbers.json", "a diffusers pipeline, on text in images"),
+        ("eval --compare before.json after.json", "compare two files of --json; no model is run"),
+    ),
+    first=(
+        *("suite", "prompts", "rewards", "images", "images-per-prompt", "steps", "guidance", "seed", "weights"),
+        *("json", "html", "compare", "size", "batch", "device", "precision"),
+    ),
+    beside=(Option("suite", "NAME|FILE", "named evaluation, or a file of prompts (default: scenes)"),),
+)
 
 
 @dataclass(frozen=True)
 class Evaluate:
     models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[MODEL ...]")] = ()
-    """built-in models, run folders, exports (folder or LoRA file), and pipelines of diffusers"""
+    """`scenes`, run folders, exports, or diffusers pipelines"""
     compare: tuple[Path, ...] = ()
-    """files of --json, compared in pairs; no model is run"""
+    """compare files written by --json, in pairs; no model is run"""
     evaluation: Annotated[Evaluation, tyro.conf.OmitArgPrefixes] = field(default_factory=Evaluation)
     precision: Wish | None = None
-    """of the networks (None: that of a run, auto for other models)"""
+    """precision of the networks (none: that of the run, auto for other models)"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
     json: Path | None = None
-    """also write the numbers, with all settings and the scores of every image, to this file"""
+    """write scores of every image and all settings to this file"""
     html: Path | None = None
-    """also write a page with charts, and pictures side by side, to this file"""
+    """write a page with charts and images side by side to this file"""
 
 
 def run(words: list[str]) -> int:
     command = shlex.join(["flowward", "eval", *words])
     suite, words = take(words, "suite")
     default = Evaluate(evaluation=suites.load(suite or DEFAULT).of(Evaluation()))
-    about = (
-        f"Measure models or runs, all in the same way. --suite NAME ({', '.join(suites.SUITES)}, or a file of prompts) "
-        "sets prompts, rewards and numbers of images."
-    )
-    chosen = parse(Evaluate, words, "eval", default, about, ("suite",))
+    chosen = parse(Evaluate, words, "eval", default, PAGE)
     _refuse(chosen, named=bool(suite or given(words, "rewards") or given(words, "prompts")))
     found = _read(chosen.compare) if chosen.compare else _measured(chosen, said(words))
     changes = comparison.differences(found)

@@ -14,43 +14,54 @@ from ..models.loading import Loading
 from ..models.lora import LoRA
 from ..system import strict_json
 from ..training.folder import RunFolder
-from . import options
+from .help import Page
+from .options import parse, said
+from .policies import policy_of
+
+PAGE = Page(
+    about="Write a run's weights for diffusers, with a model card: LoRA adapters, or the whole transformer if all "
+    "weights were trained.",
+    examples=(
+        ("export runs/first", "write runs/first/export"),
+        ("export runs/first --merged --output my-model", "write a whole pipeline with LoRA merged into it"),
+    ),
+    first=("output", "weights", "merged", "device"),
+)
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's weights for diffusers, with a model card: LoRA adapters, or the whole transformer."""
+    """Write a run's weights for diffusers, with a model card."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """run folder"""
     output: Path | None = None
-    """(default: RUN/export)"""
+    """folder to write to (default: RUN/export)"""
     weights: Literal["policy", "ema"] = "policy"
-    """`ema` is the running average of the policy"""
+    """weights to write: the trained `policy` or its `ema` average"""
     merged: bool = False
-    """write the whole transformer too, adapters merged into it"""
+    """write the whole transformer too, with LoRA merged into it"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
 
 
 def run(words: list[str]) -> int:
-    chosen = options.parse(Export, words, "export")
+    chosen = parse(Export, words, "export", page=PAGE)
     run = RunFolder.open(chosen.run)
     folder = chosen.output or chosen.run / "export"
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds something already; name another --output")
-    named = options.said(words)
-    policy = options.policy_of(str(chosen.run), chosen.weights, chosen.loading, said=named)
-    said = {**run.origin(), "weights": chosen.weights, "base": policy.identity["base"]}
+    policy = policy_of(str(chosen.run), chosen.weights, chosen.loading, said=said(words))
+    about = {**run.origin(), "weights": chosen.weights, "base": policy.identity["base"]}
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     if isinstance(policy.weights, LoRA):
-        files.append(export.lora(policy, folder, said))
+        files.append(export.lora(policy, folder, about))
     if chosen.merged or not files:
-        files.append(export.merged(policy, folder, said))
+        files.append(export.merged(policy, folder, about))
         if (kept := export.stored(exported.transformers(policy)["transformer"])) != "float32":
             print(f"merged weights are in {kept}, which rounds small changes away: the adapters alone keep them")
     summary = run.path / "summary.json"
     command = strict_json.loads(summary.read_text("utf-8"))["command"] if summary.is_file() else ""
-    for path in [*files, card.write(run, folder, policy, said, [path.name for path in files], command)]:
+    for path in [*files, card.write(run, folder, policy, about, [path.name for path in files], command)]:
         print(path)
     return 0

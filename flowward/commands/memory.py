@@ -16,12 +16,30 @@ from ..system.footprint import Counter, counted
 from ..training import fit
 from ..training.assembly import Parts
 from . import train
-from .options import given
+from .help import Page
+from .options import asks_help, given
 
-ABOUT = """How much memory of a GPU training takes, counted without one and without weights.
-
-It takes the options of `flowward train`, of which no reward is needed, and reads the configuration of a model alone.
-It tells how much sampling and training take by batches, and the largest that a card holds (--memory GB: such a one)."""
+PAGE = Page(
+    about="Estimate the GPU memory that training takes, and the batch sizes that fit. It needs no GPU and no weights: "
+    "only the model's configuration is read. Every option of `flowward train` is accepted.",
+    examples=(
+        (
+            "memory --model stabilityai/stable-diffusion-3.5-medium --size 512 512 --lora-rank 32",
+            "which batches fit on cards of 16 to 80 GB",
+        ),
+        (
+            "memory --model black-forest-labs/FLUX.1-dev --gradient-checkpointing --memory 22",
+            "the same for 22 GB of memory",
+        ),
+    ),
+    first=(
+        *("model", "size", "frames", "text-tokens", "lora-rank", "algorithm", "preset", "config", "prompts", "memory"),
+        *("images-per-update", "group-size", "gradient-checkpointing", "vae-slicing", "vae-tiling", "quantise"),
+        *("optimiser", "precision"),
+    ),
+    beside=train.START,
+    title=train.PAGE.title,
+)
 CARDS = (16, 24, 32, 48, 80)  # GB
 USABLE = 0.9  # of a card, as `--memory auto` has it
 COLUMNS = 9
@@ -29,11 +47,11 @@ COUNTED = (1, 2, 8)  # batches, in units of the smallest; between and beyond the
 
 
 def run(words: list[str]) -> int:
-    if not {"-h", "--help"} & {*words} and not (given(words, "reward") or given(words, "preferences")):
+    if not asks_help(words) and not (given(words, "reward") or given(words, "preferences")):
         words = [*words, "--reward", "jpeg-compressibility"]  # which is never asked
-    settings, _ = train.chosen(words, "memory", ABOUT)
+    settings, _ = train.chosen(words, "memory", PAGE)
     if not models.is_pipeline(settings.model):
-        raise ValueError("the built-in model fits anywhere: name a --model of diffusers")
+        raise ValueError("give --model owner/name (the built-in model needs less than 1 GB)")
     texts = prompts.load(settings.prompts)
     asked = settings.run.memory
     limits = {f"{card:.0f} GB": USABLE * card for card in CARDS}

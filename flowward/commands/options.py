@@ -1,26 +1,21 @@
-"""What several commands share: options, and the meaning of a model's name."""
+"""What several commands share: words to options, and a sentence where they are wrong. No torch."""
 
 from __future__ import annotations
 
 import difflib
 import io
-import sys
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr
-from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-import torch
 import tyro
 
-from ..export import exported
-from ..export.trained import load as policy_of
-from ..process.policy import Policy
-from ..training.folder import RunFolder
+from .help import Option, Page, options_of, show
 
-__all__ = ["given", "parse", "policy_of", "remark_on_guidance", "said", "set_threads", "take", "warn_of_guidance"]
 PLAIN = (tyro.conf.AvoidSubcommands,)  # flags are of the kind of value that a setting has: another preset has another
+NEAR = 0.75  # likeness from which a misspelt option is recognised
 
 
 def take(words: list[str], name: str) -> tuple[str | None, list[str]]:
@@ -44,47 +39,51 @@ def given(words: list[str], name: str) -> str | None:
     return take(words, name)[0] if any(word.partition("=")[0] == f"--{name}" for word in words) else None
 
 
-def parse(
-    kind: Any,
-    words: list[str],
-    command: str,
-    default: Any = None,
-    description: str | None = None,
-    beside: Sequence[str] = (),
-) -> Any:
-    """Flags to a dataclass, by tyro (which explains a bad flag itself, and exits with code 2).
+def asks_help(words: Sequence[str]) -> bool:
+    """Whether a help page is asked for."""
+    return bool({"-h", "--help", "--help-all"} & {*words})
 
-    `beside` are options that the command has taken out of the words before, so tyro does not know them.
+
+def parse(kind: Any, words: Sequence[str], command: str, default: Any = None, page: Page | None = None) -> Any:
+    """Flags to a dataclass, by tyro; the page of help is our own. `default` has the values of what is not named.
 
     Raises:
-        ValueError: the flags are well formed, and one of our dataclasses refuses their values; or a flag is nearly one
-            of `beside`.
+        SystemExit: help was asked for, and is printed.
+        ValueError: an option is unknown, or a value is refused; it says which one.
     """
+    page, options = page or Page(about=_about(kind)), options_of(kind, default)
+    if asks_help(words):
+        print(show(page, command, options, full="--help-all" in words))
+        raise SystemExit(0)
     extra = {} if default is None else {"default": default}
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            return tyro.cli(
-                kind, args=words, prog=f"flowward {command}", description=description, config=PLAIN, **extra
-            )
+            return tyro.cli(kind, args=_nones(words, options), prog=f"flowward {command}", config=PLAIN, **extra)
     except SystemExit as end:
-        if refusal := _refusal(end):
-            raise refusal from None
-        _refuse_misspelt(words, beside)
-        print(said.getvalue(), end="", file=sys.stderr)
-        raise
+        if not end.code:  # a completion for the shell was printed
+            raise
+        raise _own(end) or _refusal(words, [*page.beside, *options], command, said.getvalue()) from None
 
 
-def _refuse_misspelt(words: list[str], known: Sequence[str]) -> None:
-    """Raises ValueError where a flag is nearly one of these names."""
-    for flag in (word.partition("=")[0] for word in words):
-        if not flag.startswith("--") or "." in flag:  # --algorithm.lam is there, though it looks like --algorithm
-            continue
-        if near := difflib.get_close_matches(flag[2:], known, n=1, cutoff=0.8):
-            raise ValueError(f"unknown option '{flag}'; did you mean '--{near[0]}'?")
+def _about(kind: Any) -> str:
+    return " ".join((kind.__doc__ or "").split())
 
 
-def _refusal(end: SystemExit) -> ValueError | None:
+def _nones(words: Sequence[str], options: Iterable[Option]) -> list[str]:
+    """`none` as Python spells it, where an option may be none."""
+    flags, found = {f"--{each.name}" for each in options if each.optional}, list[str]()
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word == "none" and found and found[-1] in flags:
+            word = "None"
+        elif equals and value == "none" and name in flags:
+            word = f"{name}=None"
+        found.append(word)
+    return found
+
+
+def _own(end: SystemExit) -> ValueError | None:
     """The ValueError of our own code that made tyro exit, if that was why."""
     error = end.__context__
     while error and error.__context__:
@@ -93,6 +92,51 @@ def _refusal(end: SystemExit) -> ValueError | None:
         return None
     *_, (frame, _) = walk_tb(error.__traceback__)
     return error if frame.f_globals["__name__"].startswith("flowward.") else None
+
+
+def _refusal(words: Sequence[str], options: Sequence[Option], command: str, said: str) -> ValueError:
+    """One sentence about what tyro could not take; `said` is its own, in a box."""
+    flags = {each.name: each for each in options if not each.positional}
+    flags |= {f"no-{name}": each for name, each in flags.items() if each.switch is not None}
+    flags |= {re.sub(r"([^.]*)$", r"no-\1", name): each for name, each in flags.items() if each.switch is not None}
+    for word in words:
+        name = word.partition("=")[0][2:].replace("_", "-")
+        if word.startswith("--") and name not in flags:
+            near = difflib.get_close_matches(name, flags, n=1, cutoff=NEAR)
+            hint = f"did you mean '--{near[0]}'?" if near else f"flowward {command} --help-all lists the options"
+            return ValueError(f"unknown option '--{name}'; {hint}")
+    told = _plain(said)
+    named = re.search(r"(?:Error parsing|argument) '?--([\w.-]*\w)", told)
+    if named and (chosen := flags.get(named[1].replace("_", "-"))):
+        return ValueError(_wrong(words, chosen))
+    if stray := re.search(r"Unrecognized options: ([^\s,]+)", told):
+        return ValueError(f"unexpected word '{stray[1]}'; flowward {command} --help shows what it takes")
+    missing = re.search(r"(?:Missing from [^:]*: |argument ')(\[?[\w-]+)", told)
+    for each in options:
+        if missing and missing[1] in (each.name, each.metavar.split()[0] if each.positional else f"--{each.name}"):
+            return ValueError(f"{each.left} is missing: {each.text}")
+    return ValueError(f"{told.partition(' For full helptext')[0]} (flowward {command} --help)")
+
+
+def _plain(box: str) -> str:
+    """A text without the box around it, whose lines are dashes or spaces where a terminal knows no better ones."""
+    lines = (line.strip("│╰╯ ") for line in box.splitlines() if not line.startswith("╭"))
+    return " ".join(line for line in lines if line.strip("─-"))
+
+
+def _wrong(words: Sequence[str], option: Option) -> str:
+    """What an option takes, and what it was given instead."""
+    flag, values = f"--{option.name}", list[str]()
+    for number, word in enumerate(words):
+        name, equals, value = word.replace("_", "-").partition("=")
+        if name == flag:
+            rest = words[number + 1 :]
+            stop = next((n for n, each in enumerate(rest) if each.startswith("--")), len(rest))
+            values = [value] if equals else [*rest[:stop]]
+    if not values:
+        return f"{flag} needs a value: {option.metavar}"
+    kind = {"N": "a whole number", "NUMBER": "a number"}.get(option.metavar, option.metavar)
+    return f"{flag} takes {kind}, not '{' '.join(values)}'"
 
 
 def said(words: Sequence[str]) -> set[str]:
@@ -107,28 +151,6 @@ def set_threads(number: int | None) -> None:
         return
     if number < 1:
         raise ValueError(f"threads must be at least 1, not {number}")
+    import torch
+
     torch.set_num_threads(number)
-
-
-def warn_of_guidance(name: str, guidance: float) -> None:
-    """Say so where a run is sampled with another guidance than its samples had in training."""
-    trained = _trained_with(name)
-    if trained is not None and trained != guidance:
-        print(
-            f"flowward: {name} was trained on samples with guidance {trained:g}, and is sampled with {guidance:g} now "
-            f"(--guidance {trained:g} for the same)",
-            file=sys.stderr,
-        )
-
-
-def remark_on_guidance(name: str, policy: Policy, guidance: float) -> None:
-    """Say so where a model that was not trained here is sampled with another guidance than it was made for."""
-    if _trained_with(name) is None and (remark := policy.remark(guidance)):
-        print(f"flowward: {remark} (--guidance)", file=sys.stderr)
-
-
-def _trained_with(name: str) -> float | None:
-    """The guidance of the samples that a run or an export was trained on."""
-    path = Path(name)
-    about = RunFolder.open(path).origin() if (path / "config.yaml").is_file() else exported.facts(name)
-    return about.get("guidance")

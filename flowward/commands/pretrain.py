@@ -7,20 +7,25 @@ from rich.progress import Progress
 from ..pages import report
 from ..scenes.pretrain import Pretrain, pretrain
 from ..system.errors import unknown
+from .help import Page
 from .options import parse, set_threads
 
 WORLDS = ("scenes",)
+PAGE = Page(
+    about="Train the built-in base model from scratch, as the shipped one was. It takes hours on a CPU.",
+    examples=(("pretrain scenes --output runs/base", "then: flowward train --model runs/base/model"),),
+)
 
 
 def run(words: list[str]) -> int:
     world = next((word for word in words if not word.startswith("-")), None)
     if not words or words[0].startswith("-"):
-        parse(Pretrain, words or ["--help"], "pretrain scenes")
+        parse(Pretrain, words or ["--help"], "pretrain scenes", page=PAGE)
         raise ValueError("say which world: flowward pretrain scenes --output FOLDER")
     world, words = words[0], words[1:]
     if world not in WORLDS:
         raise ValueError(unknown("world", world, WORLDS))
-    config: Pretrain = parse(Pretrain, words, f"pretrain {world}")
+    config: Pretrain = parse(Pretrain, words, f"pretrain {world}", page=PAGE)
     set_threads(config.threads)
     with Progress() as bar:
         tasks = {}

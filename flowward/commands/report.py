@@ -9,19 +9,25 @@ from typing import Annotated
 import tyro
 
 from ..pages import report
+from .help import Page
 from .options import parse
+
+PAGE = Page(
+    about="Write RUN/report.html, one page with curves, samples and health of a run. The run may still be going.",
+    examples=(("report runs/first", "write runs/first/report.html"),),
+)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Write report.html, one page with everything in it, from what a run folder holds so far."""
+    """Write report.html of run folders: curves, samples and health. It works while a run is going, too."""
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """run folders"""
+    """one or more run folders"""
 
 
 def run(words: list[str]) -> int:
-    folders = parse(Report, words, "report").runs
+    folders = parse(Report, words, "report", page=PAGE).runs
     if not folders:
         raise ValueError("name at least one run folder")
     for folder in folders:

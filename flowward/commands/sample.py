@@ -15,30 +15,45 @@ from ..process.rollout import Sampler
 from ..prompts import prompt_of
 from ..prompts.pictures import refuse_broken
 from ..system.errors import positive
-from .options import parse, policy_of, remark_on_guidance, said, warn_of_guidance
+from .help import Page
+from .options import parse, said
+from .policies import policy_of, remark_on_guidance, warn_of_guidance
+
+PAGE = Page(
+    about="Sample images for prompts and save them as one labelled grid.",
+    examples=(
+        ("sample scenes 'a red circle above a blue square'", "four images of the built-in model"),
+        ("sample runs/first 'two rings' --count 8 --output rings.png", "eight images of a trained model"),
+    ),
+    first=(
+        *("count", "output", "overwrite", "steps", "guidance", "solver", "seed", "weights", "size", "source", "batch"),
+        "device",
+    ),
+)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw images for prompts, as one labelled grid."""
+    """Sample images for prompts and save them as one labelled grid."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """built-in model, a run folder, an export, or a pipeline of diffusers (folder, or owner/name on the hub)"""
+    """`scenes`, a run folder, an export, or a diffusers pipeline (folder or owner/name)"""
     prompts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT [PROMPT ...]")]
     """one or more prompts"""
     source: Path | None = None
-    """image to edit, for a model that does"""
+    """image to edit, for models that edit images"""
     count: int = 4
     """images per prompt"""
     batch: int | None = None
-    """images drawn at once, which does not change them (None: as many as make two megapixels, at most 200)"""
+    """images sampled at once; does not change them (none: two megapixels, at most 200 images)"""
     output: Path = Path("sample.png")
-    """the grid, as PNG"""
+    """PNG file of the grid"""
     overwrite: bool = False
-    """write over an output that exists"""
+    """replace an output file that exists"""
     seed: int = 0
+    """random seed; the same seed gives the same images"""
     weights: Literal["policy", "ema"] = "policy"
-    """of a run"""
+    """weights of a run: the trained `policy` or its `ema` average"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
     sampler: Annotated[Sampler, tyro.conf.OmitArgPrefixes] = field(default_factory=lambda: Sampler(grid="model"))
 
@@ -56,7 +71,7 @@ class Sample:
 
 
 def run(words: list[str]) -> int:
-    chosen = parse(Sample, words, "sample")
+    chosen = parse(Sample, words, "sample", page=PAGE)
     if chosen.source:
         refuse_broken(chosen.source)
     warn_of_guidance(chosen.model, chosen.sampler.guidance)

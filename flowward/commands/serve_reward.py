@@ -11,27 +11,37 @@ from typing import Annotated, Any
 
 import tyro
 
+from .help import Page
+from .options import parse
+
 TOKEN = "FLOWWARD_TOKEN"
+PAGE = Page(
+    about="Serve a reward over HTTP, for `flowward train --reward http://HOST:PORT` on this machine or another one.",
+    examples=(
+        ("serve-reward pickscore --port 8001", "a built-in reward"),
+        ("serve-reward mine.py:red --host 0.0.0.0 --token SECRET", "your own, for other machines"),
+    ),
+)
 
 
 @dataclass(frozen=True)
 class ServeReward:
-    """Serve a reward over HTTP, for `flowward train --reward http://HOST:PORT` on this machine or another one."""
+    """Serve a reward over HTTP."""
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="REWARD")]
-    """a built-in reward or one that a package offers, or your own as package.module:function or file.py:function"""
+    """built-in reward (`flowward list rewards`), package.module:function or file.py:function"""
     reward_options: tuple[str, ...] = ()
-    """where the reward has any, each name.option=value"""
+    """options of the reward"""
     host: str = "127.0.0.1"
-    """address to listen at; 0.0.0.0 is every network of this machine"""
+    """address to listen at; 0.0.0.0 accepts other machines"""
     port: int = 8000
-    """0 takes a free one"""
+    """port to listen at (0: any free one)"""
     token: str | None = None
-    """that callers must bring (default: environment variable FLOWWARD_TOKEN, which no list of processes shows)"""
+    """secret that callers must send (default: the environment variable FLOWWARD_TOKEN)"""
     max_batch: int = 256
-    """images in one call"""
+    """largest number of images in one call"""
     max_megabytes: float = 1000
-    """in one call, images counted as float32"""
+    """largest size of one call, images counted as float32"""
 
     def check(self) -> None:
         """Raises ValueError where a port or a limit cannot be."""
@@ -42,7 +52,7 @@ class ServeReward:
 
 
 def run(words: list[str]) -> int:
-    chosen = tyro.cli(ServeReward, args=words, prog="flowward serve-reward")
+    chosen = parse(ServeReward, words, "serve-reward", page=PAGE)
     chosen.check()
     token = chosen.token if chosen.token is not None else os.environ.get(TOKEN)
     try:

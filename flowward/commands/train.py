@@ -21,19 +21,53 @@ from ..training import config
 from ..training.assembly import Assembly, assembled
 from ..training.folder import RunFolder, read_yaml
 from ..training.log import TrainProgress
+from .help import Option, Page
 from .options import given as given_flag
 from .options import parse, set_threads, take
 
 SAME_SIGNAL = 1.0  # seconds within which a signal is the one before it, come by another way
-ABOUT = """Post-train a flow model.
-
-One of these sets the defaults of all that follows, which are shown for it:
-  --algorithm NAME [--preset NAME]   vetted or published settings; `flowward algorithms` lists them
-  --config FILE                      a recipe, or the config.yaml of a run
-  --resume RUN                       go on with a run
-
---processes N shares the work among N processes, on a CUDA device each."""
-BESIDE = ("algorithm", "preset", "config", "resume", "processes")  # options that say what the others are
+START = (  # options that say what the defaults of the others are
+    Option(
+        "algorithm",
+        "NAME",
+        "algorithm, with settings tested here; `flowward algorithms` lists them (default: advantageflow)",
+    ),
+    Option("preset", "NAME", "settings of that algorithm (default: scenes; for a real model the first published one)"),
+    Option("config", "FILE", "start from a recipe, or from the config.yaml of a run"),
+    Option("resume", "RUN", "go on with an interrupted run"),
+)
+PROCESSES = Option("processes", "N", "share the work among N processes, one CUDA device each (default: 1)")
+PAGE = Page(
+    about="Post-train a flow model with online reinforcement learning. Start from an algorithm, a config file or a "
+    "run; its values are the defaults shown here, and every option overrides one of them.",
+    examples=(
+        ("train --output runs/first", "post-train the built-in model, about six minutes on a laptop"),
+        ("train --algorithm flow_grpo --seed 1 --iterations 20", "another algorithm, a shorter run"),
+        (
+            "train --model stabilityai/stable-diffusion-3.5-medium --size 512 512 --prompts ocr --reward ocr "
+            "--memory auto",
+            "post-train Stable Diffusion 3.5 Medium to write text",
+        ),
+        ("train --config recipes/sd3.5-medium/flow_grpo-ocr.yaml --processes 8", "a published setting on 8 GPUs"),
+        ("train --resume runs/first --iterations 100", "go on with a run"),
+    ),
+    first=(
+        *("model", "reward", "prompts", "output", "algorithm", "preset", "config", "resume", "iterations"),
+        *(
+            "images-per-update",
+            "group-size",
+            "learning-rate",
+            "lora-rank",
+            "size",
+            "memory",
+            "seed",
+            "processes",
+            "threads",
+        ),
+    ),
+    beside=(*START, PROCESSES),
+    title="Start, model, rewards and prompts",
+)
 
 
 def run(words: list[str]) -> int:
@@ -49,7 +83,7 @@ def run(words: list[str]) -> int:
         return _train(settings, resume, given + (f" --processes {others}" if others > 1 else ""))
 
 
-def chosen(words: list[str], command: str = "train", about: str = ABOUT) -> tuple[Any, bool]:
+def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple[Any, bool]:
     """Settings, and whether a run goes on."""
     algorithm, words = take(words, "algorithm")
     preset, words = take(words, "preset")
@@ -70,7 +104,7 @@ def chosen(words: list[str], command: str = "train", about: str = ABOUT) -> tupl
         default = replace(default, run=replace(default.run, output=None))
     else:
         default = _default(algorithm or config.DEFAULT_ALGORITHM, preset, given_flag(words, "model"))
-    settings = parse(type(default), words, command, default, about, BESIDE)
+    settings = parse(type(default), words, command, default, page)
     if resume and settings.run.output != Path(resume):
         raise ValueError(f"--resume goes on in its own folder, {resume}: leave out --output, or copy that folder first")
     if models.is_pipeline(settings.model) and not (resume or file):

@@ -9,30 +9,40 @@ from typing import Annotated
 import tyro
 
 from ..models.loading import Loading
+from .help import Page
+from .options import parse
+
+PAGE = Page(
+    about="Test algorithms against exact results: gradients, equivalences, minimisers, and optima of problems with "
+    "closed forms. All algorithms are tested unless you name some. The exit code is 1 if a check fails.",
+    examples=(
+        ("verify advantageflow flow_grpo", "two of the built-in algorithms"),
+        ("verify --algorithm package.module:Class", "your own algorithm"),
+        ("verify --model owner/name --size 512 512", "a model against its own diffusers pipeline"),
+    ),
+    first=("algorithm", "model", "output", "full", "size", "device"),
+)
 
 
 @dataclass(frozen=True)
 class Verify:
-    """Hold algorithms to their laws: gradients, equivalences, minimisers and gains, against exact optima.
-
-    Every algorithm is checked unless some are named. The exit code is 1 if a law is broken.
-    """
+    """Test each algorithm against exact results."""
 
     names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[NAME ...]")] = ()
-    """algorithms of flowward"""
+    """built-in algorithms (default: all)"""
     algorithm: str | None = None
-    """your own, as package.module:Class; held to the laws of the protocol, and measured against the exact optima"""
+    """your own algorithm, as package.module:Class"""
     model: str | None = None
-    """a pipeline of diffusers (folder, or owner/name on the hub), held to itself: the same samples, LoRA, training"""
+    """compare this model with its diffusers pipeline (folder or owner/name)"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
     output: Path | None = None
-    """folder for verify.html and verify.json"""
+    """folder to write verify.html and verify.json to"""
     full: bool = False
-    """print each law of the protocol, too"""
+    """print every single check"""
 
 
 def run(words: list[str]) -> int:
-    chosen = tyro.cli(Verify, args=words, prog="flowward verify")
+    chosen = parse(Verify, words, "verify", page=PAGE)
 
     from .. import models, verify  # after the flags, so that --help does not wait for torch
     from ..algorithms import ALGORITHMS

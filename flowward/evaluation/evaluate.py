@@ -33,25 +33,26 @@ class NotFinite(RewardError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured, and how. Two numbers may be compared when these agree."""
+    """What is measured, and how. Scores are comparable only if these settings are equal."""
 
     prompts: str = "scenes-held-out"
-    """built-in prompt set, file, or data set (hf:owner/name); held-out:FILE for a twentieth of it"""
+    """measure on these prompts: a built-in set, a file, or hf:owner/name; held-out:FILE takes 5 % of a file"""
     rewards: tuple[str, ...] = ("scenes-strict", "balance")
-    """scores to report; the first is the headline"""
+    """report these scores; the first is the headline"""
     guard: tuple[str, ...] = ()
-    """rewards that are watched, never the headline: a sentence says where one falls while the headline rises"""
+    """watch these rewards: warn if one falls while the headline rises"""
     reward_options: tuple[str, ...] = ()
-    """of rewards that have any, each name.option=value"""
+    """set options of a reward, e.g. pickscore.batch=64"""
     images: int = 1200
-    """spread evenly over the categories of the prompts"""
+    """sample this many images, spread evenly over the prompt categories"""
     images_per_prompt: int | None = None
-    """as many of every prompt, in place of --images"""
+    """sample this many images of every prompt, instead of a total number"""
     seed: int = 1234
+    """random seed of the evaluation; equal seeds give equal images"""
     weights: Literal["policy", "ema"] = "policy"
-    """`ema` is the running average of the policy"""
+    """measure the trained `policy` or its `ema` average"""
     batch: int | None = None
-    """images drawn at once, which does not change them (None: as many as make two megapixels, at most 200)"""
+    """sample this many images at once; does not change them (none: two megapixels, at most 200 images)"""
     sampler: Sampler = field(default_factory=lambda: Sampler(grid="model"))
 
     def __post_init__(self) -> None:

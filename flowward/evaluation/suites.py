@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..system import tables
 from ..system.errors import unknown
 from .evaluate import Evaluation
+
+FILE = Path(__file__).with_suffix(".yaml")  # where they are written down
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,9 @@ class Suite:
         )
 
 
-SUITES = {
-    "scenes": Suite("scenes-held-out", ("scenes-strict", "balance")),
-    "geneval": Suite("geneval-held-out", ("geneval-strict",)),  # the six tasks of arXiv:2310.11513 weigh the same
-    "ocr": Suite("ocr-held-out", ("ocr",)),
-    # few prompts, so several images of each; preference models agree so little that one alone says not enough
-    "drawbench": Suite("drawbench-style", ("pickscore", "clipscore", "hpsv2", "aesthetic"), images_per_prompt=4),
+SUITES: dict[str, Suite] = {
+    name: Suite(own["prompts"], tuple(own["rewards"]), **{key: own[key] for key in own.keys() & {"images_per_prompt"}})
+    for name, own in tables.load(FILE).items()
 }
 
 

@@ -20,34 +20,34 @@ MODEL = (
 
 @dataclass(frozen=True)
 class Loading:
-    """Choices that a model of diffusers leaves; the built-in one has its size."""
+    """Options for diffusers models (not for the built-in one)."""
 
     size: tuple[int, int] | None = None
-    """height and width of the images in pixels (None: what the model was made for)"""
+    """set the image size in pixels (none: the model's own)"""
     frames: int | None = None
-    """of a video (None: what the model was made for)"""
+    """set the number of frames of a video (none: the model's own)"""
     text_tokens: int | None = None
-    """of a prompt that the model may read (None: as many as its pipeline; fewer are faster)"""
+    """cut prompts after this many tokens: fewer are faster (none: the pipeline's limit)"""
     revision: str | None = None
-    """branch, tag or commit of a model on the hub"""
+    """load this branch, tag or commit from the hub"""
     variant: str | None = None
-    """of its weights, such as fp16"""
+    """load this variant of the weights, e.g. fp16"""
     device: str = "auto"
-    """auto: a CUDA device where there is one"""
+    """run on this device, e.g. cuda:1 (auto: CUDA if there is one)"""
     gradient_checkpointing: bool = False
-    """compute activations again in the backward pass: a third more work, a fraction of the memory"""
+    """recompute activations in the backward pass: a third more work, much less memory"""
     vae_slicing: bool = False
-    """decode images one by one"""
+    """decode images one by one, to save memory"""
     vae_tiling: bool = False
-    """decode large images in tiles, with seams that can hardly be seen"""
+    """decode large images in tiles, to save memory; seams are hardly visible"""
     compile_blocks: bool = False
-    """compile the block that the transformer repeats: a minute at the start, faster steps after it"""
+    """compile the transformer's blocks: a minute or two at the start, then faster steps"""
     attention: str | None = None
-    """backend of diffusers for attention, such as native, flash or sage (None: its own choice)"""
+    """use this attention backend of diffusers, e.g. native, flash or sage (none: its choice)"""
     quantise: Literal["int8", "nf4"] | None = None
-    """store the transformer's frozen weights in 8 bits (torchao) or 4 (bitsandbytes, CUDA); for LoRA"""
+    """store frozen weights in 8 bits (torchao) or 4 (bitsandbytes, CUDA); for LoRA"""
     merge_lora: bool = False
-    """add adapters to the weights for the time of a rollout: faster, for float32 weights"""
+    """merge LoRA into the weights during rollouts: faster; for float32 weights"""
 
     def of_run(self, name: str, trained: Loading, said: Collection[str] = ()) -> Loading:
         """The options that the run `name` was trained with, with the device, memory and speed options given here.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from ..process.policy import Policy
 from ..prompts import PromptSet
 from ..rewards import REWARDS, Reward, Sum
 from ..system.errors import unknown
+from ..system.nested import over, refuse_unknown
 from ..system.precision import Wish
 from .run import Run
 
@@ -33,29 +34,30 @@ class Settings:
     """Post-train a flow model with online reinforcement learning."""
 
     model: str = "scenes"
-    """built-in model, the folder of a pretrained one, or owner/name of a diffusers pipeline on the hub"""
+    """train this model: `scenes` (built in), a folder, or owner/name on the hub"""
     reward: tuple[str, ...] = ("scenes",)
-    """rewards, each a name or name=weight; several are added up"""
+    """score images with these rewards; several are added up by their weights"""
     reward_options: tuple[str, ...] = ()
-    """of rewards that have any, each name.option=value"""
+    """set options of a reward, e.g. pickscore.batch=64"""
     prompts: str = "scenes"
-    """built-in prompt set, a file (one prompt per line, .jsonl, .parquet), or a data set (hf:owner/name)"""
+    """use these prompts: a built-in set, a file, or hf:owner/name"""
     prompt_weights: tuple[str, ...] = ()
-    """name=weight for categories of the prompts that are to be drawn more often than the others (or never: 0)"""
+    """set the sampling weight of a prompt category, e.g. position=4; 0 excludes it"""
     preferences: Path | None = None
-    """train on these pairs instead of own samples: JSON lines with prompt, chosen, rejected (names of images)"""
+    """train on pairs from this JSONL file (prompt, chosen, rejected) instead of own samples"""
     exemplars: Path | None = None
-    """images that replace samples of some groups: JSON lines with prompt, image"""
+    """replace samples of some groups by images from this JSONL file (prompt, image)"""
     exemplar_share: float = 1 / 6
-    """of the groups that have exemplars"""
+    """use exemplars in this share of the groups that have some"""
     exemplars_per_group: int = 4
+    """replace at most this many samples of a group"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
     lora_rank: int | None = None
-    """train LoRA adapters of this rank; None trains all weights"""
+    """train LoRA adapters of this rank (none: train all weights)"""
     precision: Wish = "auto"
-    """of the networks (auto: bf16 where the processor has it); solver states and losses are float32 either way"""
+    """evaluate networks in this precision (auto: bf16 if the processor has it)"""
     threads: int | None = None
-    """CPU threads (default: torch's choice)"""
+    """use this many CPU threads (default: torch's choice)"""
     run: Annotated[Run, tyro.conf.OmitArgPrefixes] = field(default_factory=Run)
     evaluation: Evaluation = field(default_factory=Evaluation)
     algorithm: Any = None
@@ -67,13 +69,16 @@ def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
     Images are measured with the guidance that samples have in training.
 
     Raises:
-        ValueError: there is no such algorithm or preset.
+        ValueError: there is no such algorithm or preset, or the preset names a setting that there is not.
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(unknown("algorithm", algorithm, ALGORITHMS))
     if preset not in PRESETS[algorithm]:
         raise ValueError(unknown(f"preset of {algorithm}", preset, PRESETS[algorithm]))
     chosen = PRESETS[algorithm][preset]
+    where = f"presets/{algorithm}.yaml: {preset}"
+    refuse_unknown(chosen.run, {each.name: None for each in fields(Run)}, where, "run.")
+    refuse_unknown(chosen.settings, {each.name: None for each in fields(Settings)}, where, "settings.")
     run = replace(Run(), **chosen.run)
     changed: list[tuple[str, Any, Any]] = [
         ("algorithm", ALGORITHMS[algorithm], field(default=chosen.algorithm)),
@@ -171,36 +176,17 @@ def from_dict(given: dict[str, Any]) -> Settings:
     own = dict(own)
     kind = settings_type(str(own.pop("name", DEFAULT_ALGORITHM)), str(own.pop("preset", "scenes")))
     preset: dict[str, Any] = TypeAdapter(kind).dump_python(kind(), mode="json")
-    whole = _over(preset, {**given, "algorithm": own})
+    whole = over(preset, {**given, "algorithm": own})
     try:
         settings = TypeAdapter(kind).validate_python(whole)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"config: {where or 'setting'}: {first['msg'].removeprefix('Value error, ')}") from error
-    _refuse_unknown(whole, TypeAdapter(kind).dump_python(settings, mode="json"), "")
+    refuse_unknown(whole, TypeAdapter(kind).dump_python(settings, mode="json"), "config")
     return settings if names_guidance(given) else measured_alike(settings)
 
 
 def names_guidance(given: Mapping[str, Any]) -> bool:
     """Whether YAML that `from_dict` takes says with which guidance images are measured."""
     return "guidance" in ((given.get("evaluation") or {}).get("sampler") or {})
-
-
-def _over(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """`base` with what is given in its place, key by key; a mapping with keys of its own is another kind of value."""
-    found = dict(base)
-    for key, value in given.items():
-        known = base.get(key)
-        if isinstance(value, dict) and isinstance(known, dict) and value.keys() <= known.keys():
-            value = _over(known, value)
-        found[key] = value
-    return found
-
-
-def _refuse_unknown(given: dict[str, Any], known: dict[str, Any], where: str) -> None:
-    for key, value in given.items():
-        if key not in known:
-            raise ValueError("config: " + unknown("setting", f"{where}{key}", [where + name for name in known]))
-        if isinstance(value, dict) and isinstance(known[key], dict):
-            _refuse_unknown(value, known[key], f"{where}{key}.")

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
 import pytest
+from program import alone
+from pydantic import TypeAdapter
 from tiny_runs import points_of_a_group
 
-from flowward.algorithms.presets import PRESETS
+from flowward import ALGORITHMS
+from flowward.algorithms import presets as folder
+from flowward.algorithms.presets import FOLDER, PRESETS, TRAINING, facts, published
+from flowward.system.nested import flat
 from flowward.training import config
 
 EVERY = [(name, preset) for name, presets in PRESETS.items() for preset in presets]
@@ -105,3 +116,130 @@ def test_several_rewards_are_compared_one_by_one_where_the_paper_does(name: str)
     presets = [preset for preset in PRESETS[name] if preset != "scenes"]
     assert {config.settings_type(name, preset)().run.mix for preset in presets} == {"advantages"}
     assert config.settings_type("dance_grpo", "hunyuan-video")().run.mix == "advantages"
+
+
+# The files
+
+
+RECORD = Path(__file__).parents[1] / "data" / "presets.json"  # as they were before they became files
+
+
+def described(value: Any) -> Any:
+    """A value with the class and the fields of every part, as in the record."""
+    if is_dataclass(value):
+        return {
+            "kind": type(value).__name__,
+            **{each.name: described(getattr(value, each.name)) for each in fields(value)},
+        }
+    return [described(each) for each in value] if isinstance(value, tuple | list) else value
+
+
+def holds(recorded: Any, found: Any) -> bool:
+    """Equal where something was recorded, types of numbers too; fields that are new since then are not."""
+    if isinstance(recorded, dict):
+        return isinstance(found, dict) and all(key in found and holds(recorded[key], found[key]) for key in recorded)
+    return json.dumps(recorded) == json.dumps(found)
+
+
+@pytest.mark.parametrize(("name", "preset"), EVERY)
+def test_a_preset_is_what_it_was_as_code(name: str, preset: str) -> None:
+    recorded = json.loads(RECORD.read_text())[name][preset]
+    chosen = PRESETS[name][preset]
+    assert holds(recorded["algorithm"], described(chosen.algorithm))
+    assert dict(chosen.run) == recorded["run"]
+    assert dict(chosen.settings) == recorded["settings"]
+
+
+def test_no_preset_is_lost_and_the_order_is_kept() -> None:
+    recorded = json.loads(RECORD.read_text())
+    assert {name: list(presets) for name, presets in PRESETS.items()} == {
+        name: list(presets) for name, presets in recorded.items()
+    }
+    assert list(PRESETS) == list(ALGORITHMS)
+    assert {file.stem for file in FOLDER.glob("*.yaml")} == set(ALGORITHMS)
+
+
+def test_presets_look_like_a_mapping_of_mappings() -> None:
+    own = PRESETS["flow_grpo"]
+    assert "ocr" in own and "nothing" not in own and len(own) == 5
+    assert own["ocr"] is own["ocr"]
+    with pytest.raises(KeyError):
+        own["nothing"]
+    with pytest.raises(KeyError):
+        PRESETS["nothing"]
+    assert published("flow_grpo") == "geneval"
+    with pytest.raises(ValueError, match="unknown algorithm 'flow_grp'; did you mean 'flow_grpo'"):
+        published("flow_grp")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_defaults_for_tables_are_those_of_the_code(name: str) -> None:
+    """Every field that a preset changes has the default of the class beside it, where the class has such a field."""
+    kind = ALGORITHMS[name]
+    own = dict(flat(TypeAdapter(kind).dump_python(kind(), mode="json")))
+    changed = {path for preset in facts(name).presets.values() for path, _ in flat(preset.algorithm)}
+    assert dict(flat(facts(name).defaults)) == {path: own[path] for path in changed & own.keys()}
+
+
+def test_the_defaults_of_training_are_those_of_the_code() -> None:
+    default = config.settings_type("advantageflow")
+    run, settings = default.__mro__[1]().run, default.__mro__[1]()
+    for key, value in TRAINING.items():
+        assert value == getattr(run if hasattr(run, key) else settings, key), key
+    used = {
+        key for name, preset in EVERY for part in ("run", "settings") for key in getattr(PRESETS[name][preset], part)
+    }
+    assert used == TRAINING.keys()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_facts_of_an_algorithm(name: str) -> None:
+    """Its family is that of its place in the table; its paper is the one that its module names."""
+    found = facts(name)
+    assert found.family == ("forward process" if list(PRESETS).index(name) < 8 else "reverse process")
+    module = __import__(ALGORITHMS[name].__module__, fromlist=[""])
+    assert f"arXiv:{found.arxiv}" in module.__doc__
+    assert 5 <= len(found.when.split()) <= 20
+    assert all(preset.model for preset in found.presets.values())
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "said"),
+    [
+        ("title:", "titel:", "presets/crd.yaml: unknown setting 'titel'; did you mean 'title'"),
+        ("    source: arX", "    sorce: arX", "presets/crd.yaml: ocr: unknown setting 'sorce'; did you mean 'source'"),
+        ("cost: {sampling", "cost: {samplin", "presets/crd.yaml: cost: unknown setting 'samplin'"),
+        ("grid: sd3", "gird: sd3", "presets/crd.yaml: ocr: unknown setting 'algorithm.rollout.gird'"),
+        ("grid: sd3", "grid: sd4", "presets/crd.yaml: ocr: algorithm.rollout.grid.*"),
+        ("group_size: 24", "groupsize: 24", "presets/crd.yaml: ocr: unknown setting 'run.groupsize'"),
+        ("lora_rank: 32", "lora_rnk: 32", "presets/crd.yaml: ocr: unknown setting 'settings.lora_rnk'"),
+        ("when:", "# when:", "presets/crd.yaml: missing 1 required positional argument: 'when'"),
+        ("forward process", "forward", "presets/crd.yaml: unknown family 'forward'"),
+        ("presets:", "presets: [", "crd.yaml: while parsing"),
+    ],
+)
+def test_a_wrong_key_is_refused_with_its_file(
+    was: str, becomes: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(FOLDER / "crd.yaml", tmp_path)
+    file = tmp_path / "crd.yaml"
+    text = file.read_text()
+    assert text.count(was)
+    head, _, rest = text.rpartition(was)  # the last one: that of the preset, not of the defaults
+    file.write_text(head + becomes + rest)
+    monkeypatch.setattr(folder, "FOLDER", tmp_path)
+    facts.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=said):
+            monkeypatch.setitem(PRESETS, "crd", folder._Own("crd"))
+            config.settings_type("crd", "ocr")
+    finally:
+        facts.cache_clear()
+
+
+def test_facts_are_read_without_torch() -> None:
+    program = (
+        "import sys; from flowward.algorithms.presets import PRESETS, facts; "
+        "print(sum(len(facts(name).presets) for name in PRESETS), 'torch' in sys.modules)"
+    )
+    assert alone(program)[0].split() == [str(len(EVERY)), "False"]

@@ -74,17 +74,18 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("train", ["--iterations", "--model", "--algorithm.gamma", "--resume RUN", "--config FILE"]),
+        ("train", ["--iterations", "--model", "--resume RUN", "--config FILE", "--processes N"]),
         ("sample", ["MODEL PROMPT [PROMPT ...]", "--count", "--seed", "--solver", "--guidance", "--overwrite"]),
-        ("eval", ["[MODEL ...]", "--images", "--json", "--steps"]),
-        ("export", ["RUN", "--merged", "--output"]),
+        ("eval", ["[MODEL ...]", "--suite", "--images", "--json", "--steps"]),
         ("report", ["RUN [RUN ...]", "run folders"]),
-        ("pretrain", ["--output", "--steps"]),
-        ("algorithms", ["vetted settings"]),
-        ("memory", ["without weights", "--model", "--memory", "--gradient-checkpointing"]),
+        ("export", ["RUN", "--merged", "--output"]),
+        ("algorithms", ["[NAME]", "when to use each"]),
+        ("list", ["[LIST]", "rewards, prompts, suites, recipes, models or presets"]),
+        ("memory", ["no weights", "--model", "--memory", "--gradient-checkpointing"]),
         ("verify", ["--output", "--algorithm", "--model"]),
-        ("bench", ["Measure flowward itself", "--repeats", "overhead"]),
+        ("bench", ["the speed of flowward itself", "--repeats", "overhead"]),
         ("serve-reward", ["REWARD", "--port", "--token", "--max-batch"]),
+        ("pretrain", ["--output", "--steps"]),
     ],
 )
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str, words: list[str]) -> None:
@@ -260,18 +261,6 @@ def test_report_can_be_written_again(capsys: pytest.CaptureFixture[str], run: Pa
     assert "advantageflow" in (run / "report.html").read_text("utf-8")
 
 
-def test_algorithms(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "advantageflow   AdvantageFlow (Kveton" in said(capsys, "algorithms")
-    out = said(capsys, "algorithms", "advantageflow")
-    assert "arXiv:2605.26013" in out
-    settings, _, presets = out.partition("--algorithm advantageflow --algorithm.SETTING VALUE):")[2].partition(
-        "presets ("
-    )
-    assert yaml.safe_load(settings)["gamma"] == "1-A"
-    assert "paper: arXiv:2605.26013" in presets
-    assert "    gamma: 1.1" in presets
-
-
 def test_bench_counts_what_an_iteration_needs(
     capsys: pytest.CaptureFixture[str], tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,7 +348,7 @@ def test_an_empty_config_is_the_default() -> None:
 
 def test_a_run_folder_is_a_model(tiny: str, run: Path) -> None:
     """The name of a run stands for its newest weights, wherever a model is asked for."""
-    from flowward.commands.options import policy_of
+    from flowward.export.trained import load as policy_of
 
     trained, base = policy_of(str(run), "policy"), models.load(tiny)
     a, b = trained.weights.tensors("policy"), base.weights.tensors("policy")

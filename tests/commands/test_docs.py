@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 from tiny_runs import TEXTS
 
 import flowward
@@ -30,8 +29,8 @@ KINDS: dict[str, Callable[[list[str]], Any]] = {
     "sample": lambda words: parse(sample.Sample, words, "sample"),
     "eval": lambda words: parse(evaluation.Evaluate, take(words, "suite")[1], "eval"),
     "export": lambda words: parse(export.Export, words, "export"),
-    "verify": lambda words: tyro.cli(verify.Verify, args=words),
-    "serve-reward": lambda words: tyro.cli(serve_reward.ServeReward, args=words),
+    "verify": lambda words: parse(verify.Verify, words, "verify"),
+    "serve-reward": lambda words: parse(serve_reward.ServeReward, words, "serve-reward"),
 }
 
 

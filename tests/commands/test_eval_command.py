@@ -15,12 +15,12 @@ from measurements import made
 
 from flowward import models
 from flowward.cli import main
-from flowward.commands.options import policy_of
 from flowward.evaluation import measurement
 from flowward.evaluation.comparison import differences
 from flowward.evaluation.images import thumbnails
 from flowward.export import exported
 from flowward.export import weights as export
+from flowward.export.trained import load as policy_of
 from flowward.models.loading import Loading
 from flowward.pages import evaluation as evaluation_page
 from flowward.training import log

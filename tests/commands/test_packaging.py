@@ -40,8 +40,9 @@ def test_no_extra_pins_what_others_need(extra: str) -> None:
 
 
 def test_what_is_no_module_is_in_the_package() -> None:
-    """Weights, templates and pages lie under flowward/, of which a wheel takes every file that git does not ignore."""
+    """Weights, templates, pages, presets: a wheel takes every file under flowward/ that git does not ignore."""
     package = Path(flowward.__file__).parent
-    assert list((package / "rewards" / "templates").glob("*.yaml"))
-    assert (package / "py.typed").is_file() and (package / "report.html.in").is_file()
+    assert list((package / "rewards" / "judges" / "templates").glob("*.yaml"))
+    assert {file.stem for file in (package / "algorithms" / "presets").glob("*.yaml")} == set(flowward.ALGORITHMS)
+    assert (package / "py.typed").is_file() and (package / "pages" / "report.html.in").is_file()
     assert 'packages = ["flowward"]' in (ROOT / "pyproject.toml").read_text()

@@ -15,9 +15,9 @@ import flowward
 from flowward import models
 from flowward.algorithms.advantageflow import AdvantageFlow
 from flowward.cli import main
-from flowward.commands.options import policy_of
 from flowward.export import exported
 from flowward.export import weights as export
+from flowward.export.trained import load as policy_of
 from flowward.models.loading import Loading
 from flowward.process.policy import Policy
 from flowward.process.rollout import Sampler

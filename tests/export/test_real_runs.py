@@ -20,10 +20,11 @@ from flowward.algorithms import ALGORITHMS
 from flowward.algorithms.presets import PRESETS, published
 from flowward.cli import main
 from flowward.commands import train
-from flowward.commands.options import policy_of, said
+from flowward.commands.options import said
 from flowward.evaluation.images import stills
 from flowward.export import card, exported
 from flowward.export import weights as export
+from flowward.export.trained import load as policy_of
 from flowward.models import Loading, diffusers
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
