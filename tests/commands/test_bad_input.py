@@ -105,7 +105,7 @@ def test_words_that_mean_nothing(refused: Refused, words: str, said: str) -> Non
         ("eval scenes --weights new", "--weights takes policy|ema, not 'new'"),
         ("eval scenes --no-vae-tilling", "did you mean '--no-vae-tiling'?"),
         ("sample", "MODEL is missing: `scenes`, a run folder"),
-        ("pretrain scenes", "--output PATH is missing: folder for the state"),
+        ("pretrain scenes", "--output PATH is missing: folder for the"),
         ("report --port 1", "unknown option '--port'"),
         ("algorithms awm crd", "unexpected word 'crd'"),
         ("list reward", "unknown list 'reward'; did you mean 'rewards'?"),
