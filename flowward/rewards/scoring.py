@@ -20,8 +20,8 @@ AT_ONCE = 4  # simultaneous calls to one reward
 class Scoring:
     """Scores of N images by several rewards.
 
-    A reward with `in_background = True` (a server, a judge) is called as soon as the images of a prompt are complete,
-    while the next ones are sampled. The other rewards are called at the end, with all images at once.
+    A reward with `in_background = True` (a server, a judge) is called as soon as the images of a prompt are complete.
+    Meanwhile the next images are sampled. The other rewards are called at the end, with all images at once.
 
     Args:
         rewards: (name, reward) pairs.

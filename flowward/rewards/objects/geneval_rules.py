@@ -98,8 +98,8 @@ class Request:
 def kept(objects: Objects, confidence: float, most: int = 16, overlap: float = 1.0) -> dict[str, list[Found]]:
     """The objects that count: with a score above `confidence`, at most `most` of a class.
 
-    If overlap is below 1, an object is dropped if its box overlaps a more confident one of its class by at least that
-    much (intersection over union).
+    If overlap is below 1, boxes are suppressed: an object is dropped if a more confident one of its class overlaps it
+    by at least `overlap` (intersection over union).
     """
     chosen: dict[str, list[Found]] = {}
     for name, found in objects.items():

@@ -46,7 +46,7 @@ class Remote:
     batch: int = 64
     """send at most this many images per chunk; the server's limits also apply"""
     encoding: Literal["float32", "float16", "uint8", "png"] = "float32"
-    """send images in this format: float32 is exact; uint8 and png are smaller, rounded to 1/255"""
+    """send images as this: float32 is exact; uint8 and png are smaller, rounded to 1/255"""
     token: str | None = field(default=None, repr=False)
     """send this token (default: environment variable FLOWWARD_TOKEN, not saved in config.yaml)"""
 
