@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowward import models, prompts
+from flowward import ALGORITHMS, models, prompts
 from flowward.algorithms import AdvantageFlow
-from flowward.learning.points import Renoise
+from flowward.learning.points import Renoise, RenoiseGroups, RenoisePairs
 from flowward.process.noise import Noise
+from flowward.process.plans import Branches, Chain
 from flowward.process.policy import Condition, Policy
 from flowward.process.rollout import Rollout, Sampler
 from flowward.training.run import Run
 from flowward.training.trainer import Trainer
 
 TEXTS = ("a circle", "a red square", "two rings", "a cross above a ring", "a diamond and a triangle")
+FEW = 4  # steps of `few_steps`
 
 
 def bright(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
@@ -31,6 +33,29 @@ def same(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
 
 def algorithm(**changes: Any) -> AdvantageFlow:
     return AdvantageFlow(**{"rollout": Sampler(steps=2), "points": Renoise(1), **changes})
+
+
+def few(draw: Any) -> Any:
+    """A rollout of four steps, with samples in roots that divide four."""
+    if isinstance(draw, Chain):
+        size = min(2, draw.window.size or 3)
+        return replace(draw, steps=FEW, window=replace(draw.window, size=size, high=None, every=1), guidance=1.0)
+    if isinstance(draw, Branches):  # one place with two children on two grids, or two places with two children
+        return replace(
+            draw, steps=FEW, high=2 // min(2, len(draw.strides)), fanout=2, strides=draw.strides[:2], guidance=1.0
+        )
+    return replace(draw, steps=FEW)
+
+
+def few_steps(name: str, **changes: Any) -> Any:
+    """Any algorithm, with few steps and points."""
+    algorithm = ALGORITHMS[name]()
+    points = {
+        Renoise: Renoise(2),
+        RenoiseGroups: RenoiseGroups(2),
+        RenoisePairs: RenoisePairs(4),
+    }.get(type(algorithm.points), algorithm.points)
+    return replace(algorithm, rollout=few(algorithm.rollout), points=points, **changes)
 
 
 def small(**changes: Any) -> Run:

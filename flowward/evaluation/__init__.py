@@ -1,1 +1,1 @@
-"""Measuring models: scores with intervals, comparisons, and what a number depends on."""
+"""Measuring models: scores with confidence intervals, comparisons, and the settings that a score depends on."""

@@ -1,4 +1,4 @@
-"""Models against each other, image by image: the same prompts, the same noise."""
+"""Paired comparison of models, image by image: the same prompts and the same noise."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from .statistics import LEVEL, bootstrap, bounds, holm, mcnemar, p_value
 
 @dataclass(frozen=True)
 class Difference:
-    """What the mean of a score is higher in `after` than in `before`, over pairs of images."""
+    """The paired difference of a score: mean of `after` minus mean of `before`, over pairs of images."""
 
     score: str
     before: str
     after: str
-    category: str | None  # None: all of them
+    category: str | None  # None: all categories
     mean: float
-    low: float | None  # the 95 % interval over prompts, paired; None with one prompt, or where no verdict changed
+    low: float | None  # paired 95 % interval over prompts; None with one prompt, or if no pass/fail score changed
     high: float | None
     n: int  # pairs
     prompts: int
-    gained: int | None  # pairs that went from 0 to 1, and from 1 to 0; None where the score is no verdict
+    gained: int | None  # pairs that changed from 0 to 1, and from 1 to 0; None if the score is not pass/fail
     lost: int | None
-    p: float  # over prompts and, for verdicts, McNemar's: the larger of the two
-    p_adjusted: float  # Holm's, over the pairs of models (and, for categories, over these too)
+    p: float  # from the bootstrap over prompts; for pass/fail scores, the larger one of this and McNemar's
+    p_adjusted: float  # Holm-corrected over the pairs of models (for categories, also over the categories)
 
     @property
     def significant(self) -> bool:
@@ -53,32 +53,32 @@ class Difference:
 
 
 def refuse_unequal(one: Measurement | dict[str, Any], other: Measurement | dict[str, Any]) -> None:
-    """Raises ValueError, naming what differs, where the numbers of two models cannot be compared."""
+    """Raises ValueError, with the differing settings, if two evaluations cannot be compared."""
     a, b = (each.settings if isinstance(each, Measurement) else each for each in (one, other))
     if found := differing(a, b):
         names = " and ".join(str(each.get("model", {}).get("name", "a model")) for each in (a, b))
-        raise ValueError(f"{names} cannot be compared, they were measured with other settings: {', '.join(found)}")
+        raise ValueError(f"{names} cannot be compared because of different settings: {', '.join(found)}")
     if isinstance(one, Measurement) and isinstance(other, Measurement):
         if one.texts != other.texts:  # the same settings, so one of the files was edited
-            raise ValueError(f"{one.name} and {other.name} cannot be compared: their images are of other prompts")
+            raise ValueError(f"{one.name} and {other.name} cannot be compared: their images have different prompts")
         if not one.scores.keys() & other.scores.keys():
             said = f"{', '.join(one.scores)} and {', '.join(other.scores)}"
-            raise ValueError(f"{one.name} and {other.name} have no score in common, only {said}")
+            raise ValueError(f"{one.name} and {other.name} have no score in common: {said}")
 
 
 def warnings(found: Sequence[Measurement]) -> list[str]:
-    """What does not forbid to compare the first with the others, but should be known."""
+    """Differences between the first and the others that are allowed, but worth a warning."""
     said = []
     for one, other in ((found[0], each) for each in found[1:]):
         if libraries := other_versions(one.settings, other.settings):
-            said.append(f"{one.name} and {other.name} were measured with other versions of {', '.join(libraries)}")
+            said.append(f"{one.name} and {other.name} were measured with different versions of {', '.join(libraries)}")
         if one.settings.get("times") != other.settings.get("times"):
-            said.append(f"{one.name} and {other.name} take their steps at other times: each at those of its scheduler")
+            said.append(f"{one.name} and {other.name} use different time grids, each that of its own scheduler")
     return said
 
 
 def differences(found: Sequence[Measurement]) -> list[Difference]:
-    """Every later model minus every earlier one, for each score that both have: overall, then per category.
+    """Every later model minus every earlier one, for each score of both: overall, then per category.
 
     Raises:
         ValueError: their settings differ.
@@ -104,7 +104,7 @@ Pair = tuple[str, Measurement, Measurement]  # of which score, before, after
 
 
 def _differences(pairs: Sequence[Pair], category: str | None, rows: NDArray[np.int64]) -> list[Difference]:
-    """Those over some images, all from the same resamples; not corrected yet."""
+    """The differences over some images, all from the same resamples; not corrected yet."""
     first = pairs[0][1]
     prompt, strata = first.prompt[rows], numbered(first.categories)[rows]
     prompts = len(np.unique(prompt))
@@ -118,7 +118,7 @@ def _differences(pairs: Sequence[Pair], category: str | None, rows: NDArray[np.i
         if score in before.verdicts & after.verdicts:
             gained, lost = int((change > 0).sum()), int((change < 0).sum())
             p = max(p, mcnemar(gained, lost))
-            if not gained + lost:  # resampling shows no spread, which does not mean that there is none
+            if not gained + lost:  # resampling shows no spread, but that does not prove that there is none
                 low = high = None
         found.append(
             Difference(score, before.name, after.name, category, change.mean().item(), low, high, len(rows), prompts,
@@ -128,7 +128,7 @@ def _differences(pairs: Sequence[Pair], category: str | None, rows: NDArray[np.i
 
 
 def _corrected(changes: Sequence[Difference]) -> list[Difference]:
-    """With Holm's correction within each score."""
+    """The differences with Holm's correction within each score."""
     adjusted: dict[int, float] = {}
     for score in dict.fromkeys(each.score for each in changes):
         family = [k for k, each in enumerate(changes) if each.score == score]
@@ -137,7 +137,7 @@ def _corrected(changes: Sequence[Difference]) -> list[Difference]:
 
 
 def hacking(found: Sequence[Measurement], changes: Sequence[Difference]) -> list[str]:
-    """A sentence for each pair of models where the headline rose while a guard fell."""
+    """A warning for each pair of models if the headline rose while a guard fell."""
     overall = {(each.before, each.after, each.score): each.change for each in changes if each.category is None}
     said = []
     for one, other in combinations(found, 2):

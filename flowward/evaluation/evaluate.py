@@ -1,4 +1,4 @@
-"""A number with everything that it depends on beside it: prompts, seeds, solver, steps, guidance, weights."""
+"""Measure a model: scores with all settings that they depend on (prompts, seed, solver, steps, guidance, weights)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Evaluation", "Evaluator", "draw", "evaluate", "explain", "interval",
 
 
 class NotFinite(RewardError):
-    """The samples of a model are not: nothing can be said of them, though a reward may give them a number."""
+    """The samples of a model are NaN or infinite, so their scores mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -57,32 +57,32 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         if self.images < 1:
-            raise ValueError(f"an evaluation needs at least 1 image, not {self.images}")
+            raise ValueError(f"an evaluation needs at least 1 image, not {self.images}: raise images")
         if self.batch is not None and self.batch < 1:
-            raise ValueError(f"at least 1 image is drawn at once, not {self.batch}: raise the batch")
+            raise ValueError(f"the batch of an evaluation must be at least 1, not {self.batch}")
         if self.images_per_prompt is not None and self.images_per_prompt < 1:
             raise ValueError(f"an evaluation needs at least 1 image per prompt, not {self.images_per_prompt}")
         if aimed := [name for name in self.guard if name in self.rewards[:1]]:
-            raise ValueError(f"'{aimed[0]}' is the headline, so it cannot be a guard: name another one")
+            raise ValueError(f"'{aimed[0]}' is the headline score, so it cannot be a guard: choose another guard")
         if self.seed < 0:
-            raise ValueError(f"the seed of an evaluation must not be negative, it is {self.seed}")
+            raise ValueError(f"the seed of an evaluation must be 0 or more, not {self.seed}")
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """Everything that is measured, the headline first."""
+        """All scores, the headline first."""
         return tuple(dict.fromkeys((*self.rewards, *self.guard)))
 
     def unlike(self, guidance: float) -> str | None:
-        """That a run's samples have another guidance than these."""
+        """A warning if the guidance of training differs; otherwise None."""
         if guidance == (own := self.sampler.guidance):
             return None
-        return f"images are drawn with guidance {guidance:g} in training, and measured with {own:g}"
+        return f"training uses guidance {guidance:g}, but the evaluation uses {own:g}"
 
     def chosen(self, prompts: PromptSet) -> list[int]:
         """The prompt of each image, as indices.
 
         Raises:
-            ValueError: these are no set of prompts.
+            ValueError: `prompts` is not a PromptSet.
         """
         refuse_others(prompts)
         if self.images_per_prompt is None:
@@ -91,7 +91,7 @@ class Evaluation:
 
 
 def load_rewards(names: Sequence[str], options: Sequence[str] = ()) -> dict[str, Reward]:
-    """Rewards by name, or `name=weight`; `options` as `rewards.load` takes them.
+    """Rewards by name, or `name=weight`; `options` as for `rewards.load`.
 
     Raises:
         ValueError: see `rewards.load`.
@@ -99,7 +99,7 @@ def load_rewards(names: Sequence[str], options: Sequence[str] = ()) -> dict[str,
     bare = {name: reward_table.weighted(name)[0] for name in names}
     strays = [option for option in options if reward_table.owner(option) not in bare.values()]
     if strays or not names:
-        reward_table.load(names, strays)  # which says what is wrong
+        reward_table.load(names, strays)  # raises the error
     return {
         name: reward_table.load([name], [option for option in options if reward_table.owner(option) == own])
         for name, own in bare.items()
@@ -109,7 +109,7 @@ def load_rewards(names: Sequence[str], options: Sequence[str] = ()) -> dict[str,
 def settings(
     policy: Policy, prompts: PromptSet, evaluation: Evaluation, rewards: Mapping[str, Reward]
 ) -> dict[str, Any]:
-    """Everything that the numbers of an evaluation depend on, for JSON."""
+    """All settings that the scores of an evaluation depend on, for JSON."""
     sampler = evaluation.sampler.bound(policy.times)
     frames = {"latent_frames": policy.latent_shape[1]} if len(policy.latent_shape) == 4 else {}
     known = ("family", "base", "weights")
@@ -143,10 +143,10 @@ def draw(
     weights: str = "policy",
     batch: int | None = None,
 ) -> Tensor:
-    """One image per prompt, [N, 3, H, W] on the CPU; image k depends on (seed, k) and its prompt alone.
+    """One image per prompt, [N, 3, H, W] on the CPU; image k depends only on (seed, k) and its prompt.
 
     Raises:
-        NotFinite: samples are not.
+        NotFinite: samples are NaN or infinite.
     """
     with policy.weights.still(weights), agreement():
         mine = [images for _, images in _batches(policy, prompts, sampler, seed, weights, batch)]
@@ -154,12 +154,12 @@ def draw(
 
 
 def _of_all(mine: Sequence[Tensor]) -> Tensor:
-    """Parts of this process and of all others, in their order."""
+    """The parts of all processes, joined in order."""
     return torch.cat(distributed.everyone(torch.cat([*mine]) if mine else torch.empty(0)))
 
 
 def at_once(policy: Policy) -> int:
-    """Images, or videos, of two megapixels in all; a video counts by the frames of its latents."""
+    """Number of images (or videos) that make two megapixels; a video counts once per latent frame."""
     frames = policy.latent_shape[1] if len(policy.latent_shape) == 4 else 1
     return min(200, max(1, 2**21 // (prod(policy.image_size) * frames)))
 
@@ -167,26 +167,26 @@ def at_once(policy: Policy) -> int:
 def _batches(
     policy: Policy, prompts: Sequence[Prompt], sampler: Sampler, seed: int, weights: str, batch: int | None
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """The numbers of some images, and those images, until this process has drawn its share."""
+    """Batches of image numbers and images, until this process has sampled its share."""
     sampler, unique = sampler.bound(policy.times), list(dict.fromkeys(prompts))
     condition, number = policy.encode(unique), {prompt: k for k, prompt in enumerate(unique)}
     row = torch.tensor([number[prompt] for prompt in prompts])
     velocity = policy.under(weights, sampler.guidance)
     mine = distributed.share(torch.arange(len(prompts)))
-    for part in mine.split(batch or at_once(policy)) if len(mine) else ():  # there may be fewer images than processes
+    for part in mine.split(batch or at_once(policy)) if len(mine) else ():  # maybe fewer images than processes
         numbers = part.tolist()
         keys = tuple(("evaluation", seed, number) for number in numbers)
         height, width = policy.image_size
         what = (
-            f"with images of {height} x {width}, {len(part)} of them drawn at once: lower --batch (of a training "
+            f"with images of {height} x {width}, {len(part)} images sampled at once: lower --batch (in training "
             "--evaluation.batch), or use --vae-tiling"
         )
         with memory.explained(what):
             drawn = sampler(velocity, condition[row[part]], Noise(policy.latent_shape, keys, policy.device))
             if not drawn.x0.isfinite().all():
                 raise NotFinite(
-                    f"the samples of {policy.name} are not finite: its weights have blown up, or are too large for "
-                    f"{policy.precision}"
+                    f"the samples of {policy.name} are NaN or infinite: its weights have diverged, or are too large "
+                    f"for {policy.precision}; try --precision float32"
                 )
             images = policy.decode(drawn.x0).cpu()
         yield numbers, images
@@ -200,17 +200,17 @@ def measure(
     pictures: bool = False,
     advance: Callable[[int], object] = lambda images: None,
 ) -> Measurement:
-    """Draw every image once and score it with every reward.
+    """Sample every image once and score it with every reward.
 
-    Only one batch of images is held at a time, unless a reward compares the images of a prompt.
+    Only one batch of images is in memory at a time, unless a reward compares the images of a prompt.
 
     Args:
         pictures: keep a thumbnail of each image.
         advance: called with the size of each finished batch.
 
     Raises:
-        ValueError: a reward is unknown, or the model cannot read a prompt.
-        RewardError: a reward failed, or samples are not finite (NotFinite).
+        ValueError: a reward is unknown, or the model does not accept a prompt.
+        RewardError: a reward failed, or samples are NaN or infinite (NotFinite).
     """
     rewards = rewards or load_rewards(evaluation.scores, evaluation.reward_options)
     chosen = evaluation.chosen(prompts)
@@ -251,20 +251,20 @@ def measure(
 def evaluate(
     policy: Policy, prompts: PromptSet, evaluation: Evaluation, rewards: Mapping[str, Reward] | None = None
 ) -> dict[str, Any]:
-    """Scores overall and per category, with 95 % intervals, beside the settings that they were measured with.
+    """Scores overall and per category with 95 % intervals, and the settings of the evaluation.
 
-    `low` and `high` speak of other noise for these prompts, `over_prompts` of other prompts (docs/evaluation.md).
+    `low` and `high` are the interval over noise, `over_prompts` is the interval over prompts (docs/evaluation.md).
     """
     return measure(policy, prompts, evaluation, rewards).summary()
 
 
 def explain(reward: Reward, images: Tensor, texts: Sequence[str], metadata: Metadata = None) -> list[str | None]:
-    """What a reward has to say of each image ('' where nothing is wrong); None where it cannot say.
+    """A reward's explanation for each image ('' if the image is right); None if it has no explanations.
 
-    A video is right where all its frames are; otherwise the first that is not says why.
+    A video is right if all its frames are; otherwise the first wrong frame gives the explanation.
 
     Raises:
-        RewardError: it raised, or said something else than one text per image.
+        RewardError: the reward failed, or did not return one text per image.
     """
     if not isinstance(reward, Explains):
         return [None] * len(texts)
@@ -273,25 +273,27 @@ def explain(reward: Reward, images: Tensor, texts: Sequence[str], metadata: Meta
         return [next(filter(None, own), "") for own in zip(*frames, strict=True)]
     try:
         said = list(reward.explain(images, texts, metadata))
-    except Exception as error:  # a user's class may fail in any way
+    except Exception as error:  # a user's class may raise anything
         kind = type(reward).__qualname__
         raise RewardError(f"reward {kind} cannot explain its scores: {type(error).__name__}: {error}") from error
     if len(said) != len(texts) or not all(isinstance(each, str) for each in said):
-        raise RewardError(f"reward {type(reward).__qualname__} must explain each of {len(texts)} images by a text")
+        raise RewardError(
+            f"explain of reward {type(reward).__qualname__} must return one text for each of {len(texts)} images"
+        )
     return list(said)
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Measures one policy, always in the same way."""
+    """Measures one policy, always with the same settings."""
 
     policy: Policy
     evaluation: Evaluation
     prompts: PromptSet
     pictures: int = 24
-    """in the sample grid"""
+    """images in the sample grid"""
     rewards: Mapping[str, Reward] = field(default_factory=dict)
-    """those of the evaluation, loaded once, as some hold networks (default: they are loaded here)"""
+    """rewards of the evaluation, loaded once because some contain networks (default: loaded here)"""
 
     def __post_init__(self) -> None:
         if not self.rewards:
@@ -300,12 +302,12 @@ class Evaluator:
 
     @property
     def told(self) -> Evaluation:
-        """What is measured, with the prompts and rewards that are: those of Python need not be what it names."""
+        """The settings with the actual prompts and rewards, which may differ from the named ones in Python."""
         own = tuple(name for name in self.rewards if name not in self.evaluation.guard)
         return replace(self.evaluation, prompts=self.prompts.name, rewards=own)
 
     def refuse(self) -> None:
-        """Raises ValueError where the model or a reward cannot read a prompt."""
+        """Raises ValueError if the model or a reward does not accept a prompt."""
         refuse_others(self.prompts)
         self.policy.refuse(list(self.prompts))
         for reward in self.rewards.values():
@@ -318,7 +320,7 @@ class Evaluator:
         return self.measure().summary()
 
     def grid(self) -> Image:
-        """The same prompts and seeds each time, with the verdict of the first reward on each picture."""
+        """The sample grid: always the same prompts and seeds, with the first reward's verdict on each image."""
         chosen = self.prompts.spread(self.pictures)
         texts, asked = [self.prompts.texts[i] for i in chosen], [self.prompts[i] for i in chosen]
         how = self.evaluation

@@ -1,4 +1,4 @@
-"""Whether a reward is gamed: the score that is trained on rises while one that nobody optimises falls."""
+"""Detection of reward hacking: the optimised score rises while a guard, which is not optimised, falls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Change:
-    """What a score changed by, on the same prompts and noise, with its 95 % interval."""
+    """The change of a score on the same prompts and noise, with its 95 % interval."""
 
     name: str
     mean: float
@@ -16,10 +16,9 @@ class Change:
 
 
 def hacked(objective: Change, guard: Change) -> str | None:
-    """A sentence where the objective rose while a guard, which nobody optimises, fell: both intervals exclude 0.
+    """A warning if the objective rose while a guard fell and both intervals exclude 0; otherwise None.
 
-    That is how a reward is gamed (Gao et al., 2023, arXiv:2210.10760): what it measures goes up, what it stands for
-    goes down.
+    That is the pattern of reward hacking (Gao et al., 2023, arXiv:2210.10760).
     """
     if not (objective.low > 0 and guard.high < 0):
         return None
@@ -31,6 +30,6 @@ def hacked(objective: Change, guard: Change) -> str | None:
         )
     )
     return (
-        f"{rose} while {fell}: the reward may be gamed; look at the pictures, train for fewer iterations, "
-        "raise the weight of the reference model, or add the guard to the reward"
+        f"{rose} while {fell}: the model may exploit the reward (reward hacking). Check the sample images, train for "
+        "fewer iterations, raise the weight of the reference model, or add the guard to the reward"
     )

@@ -1,4 +1,4 @@
-"""Pictures for people: a grid in which every picture carries its prompt and, where there is one, its verdict."""
+"""Image grids: every image with its prompt and, if there is one, its verdict."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from torch import Tensor
 from ..prompts.pictures import picture
 
 MARGIN, GAP = 20, 16  # pixels around the grid, and between its cells
-TEXT, SMALL = 13, 12  # font sizes of prompts and of what is wrong
-MOST_LINES = 2  # of a prompt, and of what is wrong
+TEXT, SMALL = 13, 12  # font sizes of prompts and of verdicts
+MOST_LINES = 2  # of a prompt, and of a verdict
 INK, HAIRLINE, GREEN, RED = "#24272c", "#d3d6da", "#1f8a4c", "#c8322b"
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def stills(images: Tensor) -> Tensor:
-    """Images as they are; of videos [N, F, 3, H, W] the first, the middle and the last frame, side by side."""
+    """Images unchanged; for videos [N, F, 3, H, W], the first, the middle and the last frame, side by side."""
     if images.ndim != 5:
         return images
     frames = images.shape[1]
@@ -40,21 +40,21 @@ def labelled_grid(
     tile: int = 144,
     sources: Sequence[Path] = (),
 ) -> Image.Image:
-    """Pictures in rows, each with its prompt beneath it.
+    """Images in rows, each with its prompt below.
 
-    Grids of the same prompts have the same size, whatever the verdicts are, so that they can be laid side by side.
+    Grids of the same prompts have the same size, whatever the verdicts are, so they can be shown side by side.
 
     Args:
-        images: float [N, 3, H, W] in [0, 1], or videos [N, F, 3, H, W], of which the first, the middle and the last
-            frame are shown. Small ones are enlarged by a whole factor, large ones reduced to `tile`.
+        images: float [N, 3, H, W] in [0, 1], or videos [N, F, 3, H, W], shown by their first, middle and last frame.
+            Small ones are enlarged by a whole factor, large ones reduced to `tile`.
         captions: N prompts.
-        marks: N verdicts: None where there is none, "" where the picture is right, otherwise what is wrong with it.
-        tile: the longest side that a picture may have, and the width of a caption, in pixels.
-        sources: N images that were edited, if any: each is shown to the left of what was made of it.
+        marks: N verdicts: None if there is none, "" if the image is right, otherwise the error in it.
+        tile: longest side of an image, and width of a caption, in pixels.
+        sources: N source images of edits, if any; each is shown to the left of its edited image.
 
     Raises:
-        ValueError: the images have another shape, there are none, or the lists do not have the same length; a source
-            is no image.
+        ValueError: the images have another shape, there are none, the lists differ in length, or a source is not an
+            image.
     """
     images = stills(images)
     if sources:
@@ -83,7 +83,7 @@ def labelled_grid(
 
 
 def thumbnails(images: Tensor, longest: int = 192) -> list[bytes]:
-    """Each image [N, 3, H, W] or video (its stills) as a small file: a PNG if it fits, otherwise a reduced JPEG."""
+    """Each image [N, 3, H, W] or video (its stills) as a small file: a PNG if small enough, else a reduced JPEG."""
     found = []
     for pixels in _bytes(stills(images)):
         picture, kind = Image.fromarray(pixels), "PNG"
@@ -96,10 +96,10 @@ def thumbnails(images: Tensor, longest: int = 192) -> list[bytes]:
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Write a PNG that appears under its name only when it is complete.
+    """Write a PNG atomically.
 
     Raises:
-        OSError: the file could not be written; an older file at `path` is untouched.
+        OSError: the file cannot be written; an existing file at `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -112,7 +112,7 @@ def save(image: Image.Image, path: Path) -> None:
 
 def _refuse_unequal(images: Tensor, captions: Sequence[str], marks: Sequence[str | None] | None) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or not len(images):
-        raise ValueError(f"a grid needs images of shape [N, 3, H, W], at least one, not {list(images.shape)}")
+        raise ValueError(f"a grid needs at least one image, shape [N, 3, H, W], not {list(images.shape)}")
     for what, items in (("captions", captions), ("marks", captions if marks is None else marks)):
         if len(items) != len(images):
             raise ValueError(f"there are {len(images)} images, but {len(items)} {what}")
@@ -130,7 +130,7 @@ def _fitted(pixels: NDArray[np.uint8], tile: int) -> Image.Image:
     if longest > tile:
         size = [max(1, round(side * tile / longest)) for side in picture.size]
         return picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    factor = tile // longest  # a whole number keeps all pixels of a small picture the same size
+    factor = tile // longest  # with a whole factor, all pixels of a small image keep the same size
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
@@ -143,7 +143,7 @@ def _cell(
     caption: tuple[list[str], Font],
     note: tuple[list[str], Font],
 ) -> None:
-    """One picture with its frame, its badge and the lines beneath."""
+    """One image with its frame, its badge and the lines below."""
     draw = ImageDraw.Draw(grid)
     colour, frame = (HAIRLINE, 1) if mark is None else (RED if mark else GREEN, 2)
     corner = (x + picture.width, y + picture.height)
@@ -160,7 +160,7 @@ def _cell(
 
 
 def _badge(right: bool, size: int = 18) -> Image.Image:
-    """A white tick on green or a white cross on red, drawn large and reduced so that its edges are smooth."""
+    """A white tick on green or a white cross on red, drawn large and reduced for smooth edges."""
     full = 8 * size
     badge = Image.new("RGBA", (full, full), (255, 255, 255, 0))
     draw = ImageDraw.Draw(badge)
@@ -180,7 +180,7 @@ def _line_height(size: int) -> int:
 
 
 def _wrapped(text: str, font: Font, width: int) -> list[str]:
-    """At most MOST_LINES lines no wider than `width`; an ellipsis stands for whatever had to go."""
+    """At most MOST_LINES lines no wider than `width`; an ellipsis marks a cut."""
     words = _drawable(text).split()
     lines: list[str] = []
     while words and len(lines) < MOST_LINES:
@@ -201,6 +201,6 @@ def _shortened(line: str, font: Font, width: int, more: bool) -> str:
 
 
 def _drawable(text: str) -> str:
-    """Text in the characters that Pillow's own font has: accents go, dashes become hyphens."""
+    """Text with the characters of Pillow's default font: no accents, and hyphens for dashes."""
     plain = unicodedata.normalize("NFKD", text.replace("–", "-").replace("—", "-"))
     return "".join(c for c in plain if not unicodedata.combining(c))

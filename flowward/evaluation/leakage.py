@@ -1,4 +1,4 @@
-"""Prompts that a run is trained on and measured on: of these a score says little about other prompts."""
+"""Prompts shared by training and evaluation: scores on them say little about new prompts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from ..prompts import BUILT_IN, PromptSet
 def leak(
     trained: PromptSet, measured: PromptSet, chosen: Sequence[int], sources: tuple[str, str] | None = None
 ) -> str | None:
-    """A sentence where prompts that are trained on are measured on too; None where there are none.
+    """A warning if training and evaluation share prompts; otherwise None.
 
     Args:
-        chosen: the prompts of the images that are measured, as indices. Others do no harm, nor do those of a category
-            that is never drawn.
-        sources: what `prompts.load` made the two sets from (default: the names of sets that are built in).
+        chosen: the evaluated prompts, as indices. Other prompts do not count, nor do training categories with weight 0.
+        sources: the two arguments of `prompts.load` (default: the names of built-in sets).
     """
     never = {name for name, weight in trained.weights.items() if weight == 0}
     drawn = {prompt for prompt, category in zip(trained, trained.categories, strict=True) if category not in never}
@@ -24,14 +23,15 @@ def leak(
     if not shared:
         return None
     which = "the one prompt" if len(asked) == 1 else f"{shared:,} of the {len(asked):,} prompts"
-    said = f"{which} that the run is measured on {'is' if shared == 1 else 'are'} trained on too, so its scores"
+    said = f"{which} of the evaluation {'is' if shared == 1 else 'are'} also {'a ' * (shared == 1)}training prompt"
+    said += f"{'s' * (shared > 1)}, so the scores say less about new prompts"
     made_from = sources or tuple(each.name if each.name in BUILT_IN else "" for each in (trained, measured))
     todo = " and ".join(_advice(*made_from))
-    return f"{said} say less of prompts that it has never seen{f': {todo}' if todo else ''}"
+    return f"{said}{f': {todo}' if todo else ''}"
 
 
 def _advice(trained: str, measured: str) -> list[str]:
-    """What to change, so that no prompt is shared; nothing where no change of one name does it."""
+    """What to change so that no prompt is shared; empty if no other prompt set helps."""
     if "" in (trained, measured):
         return []
     one, other = trained.removesuffix("-held-out"), measured.removesuffix("-held-out")
@@ -39,9 +39,9 @@ def _advice(trained: str, measured: str) -> list[str]:
         if one != other or f"{one}-held-out" not in BUILT_IN:
             return []
         wished = one, f"{one}-held-out"
-    else:  # files are split by a hash of each text, so that no part of one shares a text with the other part of any
+    else:  # files are split by a hash of each text, so training and held-out parts never share a text
         wished = f"train:{_whole(trained)}", f"held-out:{_whole(measured)}"
-    change = {f"train on {wished[0]}": trained != wished[0], f"measure on {wished[1]}": measured != wished[1]}
+    change = {f"train on {wished[0]}": trained != wished[0], f"evaluate on {wished[1]}": measured != wished[1]}
     return [what for what, needed in change.items() if needed]
 
 

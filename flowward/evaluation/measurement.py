@@ -1,4 +1,4 @@
-"""What was measured on one model: the score of every image, and their means with intervals; also as a file."""
+"""The scores of all images of one model, their means with intervals, and their JSON file."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Measurement:
     """The scores of N images of one model. Image k of every model starts from the same noise."""
 
     name: str  # of the model
-    settings: dict[str, Any]  # everything that the scores depend on
+    settings: dict[str, Any]  # all settings that the scores depend on
     texts: tuple[str, ...]  # N prompts
     categories: tuple[str, ...]  # N, of the prompts
     scores: dict[str, Tensor]  # each [N] float32; the first is the headline
-    verdicts: frozenset[str]  # the scores that are 0 or 1
-    pictures: tuple[bytes, ...] = ()  # N small PNG or JPEG files, where they were kept
-    sources: tuple[Path | None, ...] = ()  # N images that were edited, of which one text may have many; or none at all
+    verdicts: frozenset[str]  # names of the pass/fail scores, 0 or 1
+    pictures: tuple[bytes, ...] = ()  # N thumbnails (PNG or JPEG), if they were kept
+    sources: tuple[Path | None, ...] = ()  # N source images of edits, or empty
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -39,17 +39,17 @@ class Measurement:
 
     @property
     def guards(self) -> tuple[str, ...]:
-        """Scores that were watched, not aimed at."""
+        """Scores of guards, which are not optimised."""
         return tuple(name for name in self.settings.get("guard", ()) if name in self.scores)
 
     @property
     def prompt(self) -> NDArray[np.int64]:
-        """[N] a number per distinct prompt."""
+        """[N] the number of each image's prompt; equal prompts have equal numbers."""
         return numbered(self.prompts)
 
     @property
     def prompts(self) -> list[Prompt]:
-        """[N] what tells the prompts apart."""
+        """[N] the prompt of each image, with its source image for edits."""
         return [prompt_of(*each) for each in zip(self.texts, self.sources or [None] * len(self), strict=True)]
 
     def rows(self) -> dict[str, NDArray[np.int64]]:
@@ -60,8 +60,8 @@ class Measurement:
     def summary(self) -> dict[str, Any]:
         """The settings, and under `scores` each mean with its intervals, overall and per category.
 
-        `low` and `high` speak of other noise for these prompts, `over_prompts` of other prompts (None where there are
-        fewer than two, or all verdicts agree); see docs/evaluation.md.
+        `low` and `high` are the interval over noise. `over_prompts` is the interval over prompts; it is None if there
+        are fewer than two prompts, or if all pass/fail scores agree. See docs/evaluation.md.
         """
         over = _over_prompts(self.scores, self.prompt, numbered(self.categories))
         parts = {
@@ -78,13 +78,13 @@ class Measurement:
             overall = {**interval(own, verdicts), **over[name]}
             scores[name] = {"verdicts": verdicts, "overall": overall, "categories": categories}
             for each in (overall, *categories.values()):
-                if verdicts and each["mean"] in (0, 1):  # resampling shows no spread, which does not mean that none is
+                if verdicts and each["mean"] in (0, 1):  # resampling shows no spread, but that does not prove it
                     each["over_prompts"] = None
         return {**self.settings, "scores": scores}
 
 
 def numbered(names: Sequence[Hashable]) -> NDArray[np.int64]:
-    """A number per distinct name, in the order in which they come."""
+    """A number per distinct name, in order of first occurrence."""
     number = {name: k for k, name in enumerate(dict.fromkeys(names))}
     return np.array([number[name] for name in names])
 
@@ -100,7 +100,7 @@ def _over_prompts(
 
 
 def to_json(found: Sequence[Measurement], differences: Sequence[dict[str, Any]] = ()) -> str:
-    """Measurements of the same prompts as JSON. Scores of images are one string each, float32 to the last bit."""
+    """Measurements of the same prompts as JSON. The scores of all images are one string, exact in float32."""
     first = found[0]
     category = dict(zip(first.prompts, first.categories, strict=True))
     said = {
@@ -118,10 +118,10 @@ def to_json(found: Sequence[Measurement], differences: Sequence[dict[str, Any]] 
 
 
 def read(path: Path) -> list[Measurement]:
-    """The measurements in a file of `to_json`, without pictures.
+    """The measurements in a file of `to_json`, without thumbnails.
 
     Raises:
-        ValueError: it cannot be read, or is something else.
+        ValueError: it cannot be read, or is another kind of file.
     """
     try:
         said = strict_json.loads(path.read_text("utf-8"))
@@ -132,9 +132,9 @@ def read(path: Path) -> list[Measurement]:
         sources = tuple(Path(own[k]) if own[k] else None for k in order) if own else ()
         return [replace(_read(name, own, texts, categories), sources=sources) for name, own in said["models"].items()]
     except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}") from error
+        raise ValueError(f"{path} does not exist") from error
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"{path} is not what `flowward eval --json` writes, or is damaged") from error
+        raise ValueError(f"{path} was not written by `flowward eval --json`, or is damaged") from error
 
 
 def _read(name: str, said: dict[str, Any], texts: tuple[str, ...], categories: tuple[str, ...]) -> Measurement:
@@ -142,12 +142,12 @@ def _read(name: str, said: dict[str, Any], texts: tuple[str, ...], categories: t
     scores = {key: unpacked(own) for key, own in said["per_image"].items()}
     verdicts = frozenset(key for key, own in said["scores"].items() if own["verdicts"])
     if not scores or said["model"]["name"] is None or any(len(own) != len(texts) for own in scores.values()):
-        raise ValueError("scores and images differ in number")
+        raise ValueError("the numbers of scores and images differ")
     return Measurement(name, settings, texts, categories, scores, verdicts)
 
 
 def packed(scores: Tensor) -> str:
-    """Numbers [N] as text, the shortest that gives the same float32 again."""
+    """Numbers [N] as text, each the shortest one with the same float32 value."""
     return " ".join(str(number).removesuffix(".0") for number in scores.float().numpy())
 
 
@@ -156,7 +156,7 @@ def unpacked(text: str) -> Tensor:
 
 
 def told_apart(found: Sequence[tuple[str, Measurement]]) -> list[Measurement]:
-    """(where it comes from, measurement): models of one name get their origin before it, or a number."""
+    """Unique names for pairs (origin, measurement): models of equal name get their origin as a prefix, or a number."""
     names = [each.name for _, each in found]
     wished = [f"{origin}: {each.name}" if names.count(each.name) > 1 else each.name for origin, each in found]
     unique = [f"{name} ({wished[:k].count(name) + 1})" if name in wished[:k] else name for k, name in enumerate(wished)]

@@ -1,4 +1,4 @@
-"""What the evaluations of a run say: the first against the last, with their intervals, in words."""
+"""The result of a run's evaluations: the first compared with the last, with intervals, in words."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Score = dict[str, Any]  # mean, low and high (the 95 % interval; None where one image bounds nothing), n
+Score = dict[str, Any]  # mean, low and high (the 95 % interval; None if one image has no interval), n
 Scores = list[tuple[int, Score]]  # (iteration, score), oldest first
-Evaluations = list[tuple[int, dict[str, Any]]]  # (iteration, what `evaluate` said), oldest first
+Evaluations = list[tuple[int, dict[str, Any]]]  # (iteration, result of `evaluate`), oldest first
 _OVERLAP = {True: "yes", False: "no", None: "–"}
 LATER = ("prompts_sha256", "image_size", "latent_frames", "rewards", "guard")
 
@@ -20,17 +20,17 @@ def of(lines: list[dict[str, Any]]) -> Evaluations:
 
 
 def remarks(lines: list[dict[str, Any]]) -> list[str]:
-    """What was said of the run as a whole, before its first iteration."""
+    """Warnings about the whole run, from before its first iteration."""
     return [said for line in lines if line["iteration"] == 0 for said in line.get("health") or []]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """The values of one score over a run, and how they are written: verdicts in percent, others as they are."""
+    """One score over a run, and its number format: percent for pass/fail scores, plain for others."""
 
     name: str
     overall: Scores
-    categories: dict[str, Scores]  # empty where there is but one: it would repeat `overall`
+    categories: dict[str, Scores]  # empty if there is only one, since it would repeat `overall`
     percent: bool
 
     @classmethod
@@ -46,7 +46,7 @@ class Measure:
 
     @classmethod
     def every(cls, evaluations: Evaluations) -> list[Measure]:
-        """One for every score of the last evaluation, the headline first."""
+        """One Measure per score of the last evaluation, the headline first."""
         return [cls.of(name, evaluations) for name in evaluations[-1][1]["scores"]]
 
     @property
@@ -57,7 +57,7 @@ class Measure:
         return f"{100 * x:.1f} %" if self.percent else f"{x:.{3 if abs(x) < 10 else 2}f}"
 
     def bounds(self, score: Score) -> str:
-        """[41.2, 49.0], or [–] where there is no interval."""
+        """[41.2, 49.0], or [–] if there is no interval."""
         if not bounded(score):
             return "[–]"
         return "[" + ", ".join(self.number(score[end]).removesuffix(" %") for end in ("low", "high")) + "]"
@@ -79,12 +79,12 @@ class Measure:
         return (size + ends).replace("-", "−")
 
     def over_prompts(self, score: Mapping[str, Any]) -> str:
-        """[40.1, 50.2], or a dash where nothing can be said of other prompts."""
+        """[40.1, 50.2], or a dash if there is no interval over prompts."""
         ends = score.get("over_prompts")
         return "–" if ends is None else self.bounds({"low": ends[0], "high": ends[1]})
 
     def row(self, label: str, scores: Scores) -> list[str]:
-        """Of a table: label, first value and, where there are two, last value, change, do they overlap; images."""
+        """A table row: label, first value, then (if there are two) last value, change and overlap; images."""
         before, after = scores[0][1], scores[-1][1]
         cells = [label, self.interval(before)]
         if len(self.overall) > 1:
@@ -93,34 +93,34 @@ class Measure:
 
 
 def sentence(evaluations: Evaluations) -> str:
-    """The outcome in one sentence. It compares with the last evaluation, never with the best."""
+    """The result in one sentence: the first evaluation against the last one, never the best one."""
     if not evaluations:
-        return "Nothing has been evaluated yet."
+        return "There is no evaluation yet."
     measure = Measure.every(evaluations)[0]
     (first, before), (last, after) = measure.overall[0], measure.overall[-1]
     prompts = str(evaluations[-1][1].get("prompts", "unnamed prompts"))
     what = f"{measure.label} on {'held-out prompts' if prompts.endswith('held-out') else prompts}"
     if first == last:
-        prefix = "No evaluation after training yet" if first == 0 else "Only one evaluation, so nothing to compare"
+        prefix = "No evaluation after training yet" if first == 0 else "Only one evaluation, so no comparison"
         return f"{prefix}; {when(first)}, {what} was {measure.interval(before)}."
     change = f"from {measure.interval(before)} {when(first)} to {measure.interval(after)} {when(last)}"
     verb, verdict = "rose" if after["mean"] > before["mean"] else "fell", "the 95 % intervals do not overlap"
     if differing := _differing(evaluations):
         verb, verdict = "went", f"the two evaluations differ in {', '.join(differing)} and cannot be compared"
     elif overlap(before, after) is None:
-        verb, verdict = "went", "one image has no interval: this is not evidence of a change"
+        verb, verdict = "went", "one image has no interval, so this is not evidence of a change"
     elif overlap(before, after):
-        verb, verdict = "went", "the 95 % intervals overlap: this is not evidence of a change"
+        verb, verdict = "went", "the 95 % intervals overlap, so this is not evidence of a change"
     return f"{what[0].upper()}{what[1:]} {verb} {change}; {verdict}."
 
 
 def bounded(score: Score) -> bool:
-    """Whether it has an interval."""
+    """Whether a score has an interval."""
     return score["low"] is not None
 
 
 def overlap(a: Score, b: Score) -> bool | None:
-    """Whether their intervals do; None where one of them has none."""
+    """Whether two intervals overlap; None if one is missing."""
     if not (bounded(a) and bounded(b)):
         return None
     return not (a["high"] < b["low"] or b["high"] < a["low"])
@@ -135,12 +135,12 @@ def counted(number: int, noun: str) -> str:
 
 
 def without_figures(message: str) -> str:
-    """What kind of warning it is: the same one comes again with other figures in it."""
+    """A warning without its numbers, to recognise the same kind of warning."""
     return re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", message)
 
 
 def settings(evaluation: dict[str, Any]) -> str:
-    """What an evaluation's numbers depend on: weights policy, solver euler, steps 10, guidance none, ..."""
+    """The settings of an evaluation as text: weights policy, solver euler, steps 10, guidance none, ..."""
     used = {key: value for key, value in evaluation.items() if not isinstance(value, dict | list)}
     return ", ".join(f"{key} {'none' if value is None else value}" for key, value in used.items())
 
@@ -148,7 +148,7 @@ def settings(evaluation: dict[str, Any]) -> str:
 def _differing(evaluations: Evaluations) -> list[str]:
     first, last = evaluations[0][1], evaluations[-1][1]
     settings = [key for key in first | last if key not in ("scores", "model", "versions")]
-    # what older evaluations did not write down is not known to differ
+    # a setting that older evaluations did not store is not known to differ
     return [
         key
         for key in settings

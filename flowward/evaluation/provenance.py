@@ -1,4 +1,4 @@
-"""What a number depends on, written down beside it, and whether two numbers may be compared."""
+"""The settings that a score depends on, stored next to it, and whether two evaluations can be compared."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..prompts import PromptSet
 from ..prompts.pictures import digest
 
 LIBRARIES = ("torch", "diffusers", "transformers")
-# What is compared, or is looked at in another way; everything else must agree.
+# These may differ, or are checked separately; all other settings must agree.
 OWN = ("scores", "model", "weights", "versions", "prompts", "prompts_sha256", "rewards", "guard")
-PLACES = (  # where and how fast a reward is computed, not what it says
+PLACES = (  # where and how fast a reward is computed: does not change its scores
     "device", "batch", "batch_size", "offload", "threads",
     "concurrency", "timeout", "patience", "cache", "key_variable",
 )  # fmt: skip
 
 
 def versions() -> dict[str, str]:
-    """Of flowward and of the libraries that its numbers come from."""
+    """Versions of flowward and of the libraries that affect its scores."""
     found = {"flowward": __version__}
     for name in LIBRARIES:
         try:
@@ -34,9 +34,9 @@ def versions() -> dict[str, str]:
 
 
 def hash_of(prompts: PromptSet) -> str:
-    """A short SHA-256 of texts, categories and metadata, in their order: which prompts are drawn follows from these.
+    """A short SHA-256 of texts, categories and metadata in their order, which determine the chosen prompts.
 
-    Where there are sources, of what is in these files too, wherever they are.
+    It includes the content of source images, but not their paths.
     """
     described: list[Any] = [prompts.texts, prompts.categories, [dict(about) for about in prompts.metadata]]
     if prompts.sources:
@@ -45,7 +45,7 @@ def hash_of(prompts: PromptSet) -> str:
 
 
 def described(thing: object) -> dict[str, Any]:
-    """The kind of a reward, its options where it has any (no secrets: those with `repr=False`), and its `identity`."""
+    """The kind of a reward, its options (without secrets, which have `repr=False`), and its `identity`."""
     kind = thing if hasattr(thing, "__qualname__") else type(thing)
     shown = [each.name for each in fields(thing) if each.repr] if is_dataclass(thing) else []
     options = {name: _plain(getattr(thing, name)) for name in shown}
@@ -55,7 +55,7 @@ def described(thing: object) -> dict[str, Any]:
 
 
 def _lasting(module: str) -> str:
-    """A module's name without the rooms between wing and file: a reward that changes rooms stays comparable."""
+    """A module's name without the folders between wing and file, so that a moved reward stays comparable."""
     if not module.startswith("flowward."):
         return module
     package, wing, *rooms = module.split(".")
@@ -63,7 +63,7 @@ def _lasting(module: str) -> str:
 
 
 def same_scores(reward: object) -> str:
-    """A text that rewards share which give the same scores, wherever and however fast they are computed."""
+    """A text that is equal for rewards with equal scores, regardless of where and how fast they are computed."""
     known = {key: value for key, value in described(reward).items() if key not in PLACES}
     return json.dumps(known, sort_keys=True, default=str)
 
@@ -76,14 +76,14 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, Sequence | set | frozenset):
         return [_plain(each) for each in value]
-    # of other objects the text may hold an address, which differs every time
+    # the text of other objects may contain a memory address, which differs every time
     return described(value) if is_dataclass(value) or " at 0x" in str(value) else str(value)
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """What forbids to compare two evaluations, each as 'steps (10 and 20)'; empty where nothing does.
+    """The differences that prevent a comparison, each as 'steps (10 and 20)'; empty if there are none.
 
-    Models and weights are what is compared. The times of a model's own grid belong to the model.
+    Models and weights may differ, since they are compared. The times of a model's own grid belong to the model.
     """
     own = (*OWN, "times") if one.get("grid") == other.get("grid") == "model" else OWN
     found = [
@@ -110,7 +110,7 @@ def _said(value: Any) -> str:
 
 
 def other_versions(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Libraries in which two evaluations differ, each as 'torch (2.13.0 and 2.14.0)'."""
+    """Libraries with different versions, each as 'torch (2.13.0 and 2.14.0)'."""
     mine, theirs = one.get("versions", {}), other.get("versions", {})
     return [
         f"{name} ({_said(mine.get(name))} and {_said(theirs.get(name))})"

@@ -1,7 +1,7 @@
-"""How sure a mean is, over other noise and over other prompts, and whether two models differ.
+"""Confidence intervals over noise and over prompts, and significance tests between models.
 
-Scores come with the prompt that each was drawn for. Images of one prompt are alike, so they are no independent evidence
-of what other prompts would give: there the prompts are what is counted, not the images.
+Images of one prompt are correlated, so they are not independent evidence about other prompts. For intervals over
+prompts, the number of prompts counts, not the number of images.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from torch import Tensor
 from ..system.streams import numpy_generator
 
 Z95 = 1.959964
-LEVEL = 0.05  # of every test; intervals hold 1 - LEVEL
+LEVEL = 0.05  # significance level of every test; intervals have confidence 1 - LEVEL
 RESAMPLES = 10_000
-BLOCK = 1000  # resamples made at a time: what bounds the memory
+BLOCK = 1000  # resamples per batch, to limit memory
 
 Floats = NDArray[np.float64]
 
 
 def interval(scores: Tensor, verdicts: bool = False) -> dict[str, float | int | None]:
-    """Mean and 95 % interval of scores [n]: Wilson's for verdicts 0/1, the normal one otherwise.
+    """Mean and 95 % interval of scores [n]: Wilson's for pass/fail scores (0/1), the normal one otherwise.
 
-    The kind of reward decides which: graded scores may happen to be all 0 or 1. A single one of those bounds nothing,
-    so `low` and `high` are then None.
+    The kind of reward decides (`verdicts`), since graded scores may happen to be all 0 or 1. A single graded score has
+    no interval, so `low` and `high` are None.
     """
     n, mean = len(scores), scores.double().mean().item()
     if verdicts and ((scores == 0) | (scores == 1)).all():
@@ -47,16 +47,16 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Floats:
-    """Means [R, K] of scores [N, K] (or [N]) over resampled prompts, each with all its images, the same for all K.
+    """Bootstrap over prompts: means [R, K] of scores [N, K] (or [N]), with the same resamples for all K scores.
 
-    Prompts are drawn within their stratum, as an evaluation fixes how many images each category has. Of n prompts n - 1
-    are drawn and count n / (n - 1) each: the variance is then the unbiased one, and not too small by (n - 1) / n
-    (Rao and Wu, 1988, Journal of the American Statistical Association 83:231). A stratum with a single prompt, which
-    shows no spread, joins another.
+    A resampled prompt brings all its images. Prompts are resampled within their stratum, since an evaluation fixes the
+    number of images per category. Of n prompts, n - 1 are resampled with the weight n / (n - 1). This makes the
+    variance unbiased instead of too small by (n - 1) / n (Rao and Wu, 1988, Journal of the American Statistical
+    Association 83:231). A stratum with a single prompt shows no spread, so it joins another stratum.
 
     Args:
         scores: one row per image.
-        prompts: N numbers; images with the same number are of one prompt.
+        prompts: N numbers; images with the same number have the same prompt.
         strata: N numbers, the same for all images of a prompt; None: one stratum.
 
     Raises:
@@ -65,7 +65,7 @@ def bootstrap(
     _, first, row = np.unique(np.asarray(prompts), return_index=True, return_inverse=True)
     values = np.asarray(scores, np.float64).reshape(len(row), -1)
     if len(first) < 2:
-        raise ValueError("one prompt says nothing of other prompts: an interval over prompts needs two")
+        raise ValueError("an interval over prompts needs at least two different prompts, not one")
     totals = np.zeros((len(first), values.shape[1] + 1))  # of each prompt; the last column counts its images
     np.add.at(totals, row, np.column_stack([values, np.ones(len(values))]))
     groups = _groups(np.zeros(len(first), int) if strata is None else np.asarray(strata)[first])
@@ -80,7 +80,7 @@ def bootstrap(
 
 
 def _groups(strata: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The prompts of each stratum, at least two together."""
+    """The prompts of each stratum; each stratum has at least two."""
     members = [np.flatnonzero(strata == own) for own in np.unique(strata)]
     groups = [each for each in members if len(each) > 1]
     if single := [each for each in members if len(each) == 1]:
@@ -90,7 +90,7 @@ def _groups(strata: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 def _counts(rng: np.random.Generator, n: int, size: int) -> Floats:
-    """How much each of n prompts counts in `size` resamples, [size, n]; every row adds up to n."""
+    """The weight of each of n prompts in `size` resamples, [size, n]; every row sums to n."""
     drawn = rng.integers(0, n, (size, n - 1)) + n * np.arange(size)[:, None]
     return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64) * (n / (n - 1))
 
@@ -102,10 +102,10 @@ def bounds(means: Floats) -> tuple[float, float]:
 
 
 def p_value(means: Floats, prompts: int) -> float:
-    """Of the hypothesis that a mean difference is 0, two-sided, from its resampled values [R].
+    """Two-sided p-value of the hypothesis that a mean difference is 0, from its resampled values [R].
 
-    It inverts the percentile interval, counting what was measured as one more resample. It is never below 2^(1 - n)
-    with n prompts, the least that as many tosses of a coin can say: five prompts prove nothing.
+    It inverts the percentile interval and counts the measured value as one more resample. With n prompts it is never
+    below 2^(1 - n), the smallest p-value of n coin tosses: five prompts cannot reach p < 0.05.
     """
     below, above = int((means <= 0).sum()), int((means >= 0).sum())
     p = 2 * (1 + min(below, above)) / (1 + len(means))
@@ -113,9 +113,9 @@ def p_value(means: Floats, prompts: int) -> float:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The exact test of McNemar (1947, Psychometrika 12:153): p of so many pairs that went from 0 to 1 and from 1 to 0.
+    """McNemar's exact test (1947, Psychometrika 12:153): p for the pairs that changed from 0 to 1 and from 1 to 0.
 
-    Where both models are equally good, each pair that differs is a toss of a fair coin.
+    If both models are equally good, each changed pair is like a toss of a fair coin.
     """
     from scipy.stats import binomtest
 
@@ -123,7 +123,7 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p values that hold for all of a family together (Holm, 1979, Scandinavian Journal of Statistics 6:65)."""
+    """p-values corrected for a family of tests (Holm, 1979, Scandinavian Journal of Statistics 6:65)."""
     adjusted, largest = [0.0] * len(p), 0.0
     for rank, k in enumerate(sorted(range(len(p)), key=lambda k: p[k])):
         largest = max(largest, min(1.0, (len(p) - rank) * p[k]))

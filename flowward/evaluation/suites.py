@@ -1,4 +1,4 @@
-"""Evaluations with a name: prompts, rewards (the first is the headline) and how many images."""
+"""Named evaluations: prompts, rewards (the first is the headline) and number of images."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ FILE = Path(__file__).with_suffix(".yaml")  # where they are written down
 
 @dataclass(frozen=True)
 class Suite:
-    """What is measured; how images are drawn stays with the user. The first reward is the headline."""
+    """Prompts, rewards (the first is the headline) and number of images. Sampler options are not part of a suite."""
 
     prompts: str
     rewards: tuple[str, ...]
     images: int = Evaluation.images
-    """spread evenly over the categories, so that the mean is that of the categories"""
+    """number of images, spread evenly over the categories; the overall score is the mean of the categories"""
     images_per_prompt: int | None = None
-    """as many of every prompt, in place of `images`"""
+    """number of images of every prompt, instead of `images`"""
 
     def of(self, evaluation: Evaluation) -> Evaluation:
-        """An evaluation with this suite's prompts, rewards and numbers."""
+        """An evaluation with this suite's prompts, rewards and numbers of images."""
         return replace(
             evaluation,
             prompts=self.prompts,
@@ -41,7 +41,7 @@ SUITES: dict[str, Suite] = {
 
 
 def load(name_or_path: str) -> Suite:
-    """A suite by name, or one of a file of prompts, to which the user names rewards.
+    """A suite by name, or a suite for a prompt file, without rewards.
 
     Raises:
         ValueError: there is no such suite or file.
@@ -50,5 +50,5 @@ def load(name_or_path: str) -> Suite:
         return SUITES[name_or_path]
     path = Path(name_or_path)
     if not path.suffix and not path.exists() and ":" not in name_or_path:
-        raise ValueError(unknown("suite", name_or_path, SUITES) + " (or name a file of prompts)")
+        raise ValueError(unknown("suite", name_or_path, SUITES) + " (or use a prompt file)")
     return Suite(name_or_path, ())

@@ -1,4 +1,4 @@
-"""The model card of exported weights: what they are, what was measured, and the run's curves and pictures."""
+"""The model card of exported weights: usage, training settings, scores, reward curve and sample images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..models import is_pipeline
 from ..process.policy import Policy
 from ..training.folder import RunFolder
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 28  # of a curve, and the room for its numbers, in pixels
+WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 28  # size of a curve and its margins, in pixels
 
 
 def write(
     run: RunFolder, folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence[str], command: str = ""
 ) -> Path:
-    """README.md with its pictures, beside exported weights in `folder`; `files` are their names."""
+    """Write README.md and its images next to the exported weights in `folder`; `files` are the weight files."""
     lines = run.lines()
     evaluations = outcome.of(lines)
     head = {
@@ -35,33 +35,36 @@ def write(
         f"{outcome.sentence(evaluations)}\n",
         *(f"{line[0].upper()}{line[1:]}.\n" for line in outcome.remarks(lines)),
         _use(folder, policy, about, files),
-        "## How it was trained\n",
+        "## Training\n",
         _table(["setting", "value"], [[name.replace("_", " "), _plain(value)] for name, value in about.items()]),
     ]
     if evaluations:
-        parts += ["## What was measured\n", *(_scores(measure) for measure in Measure.every(evaluations))]
-        parts.append(f"Measured with {outcome.settings(evaluations[-1][1])}; 95 % intervals.\n")
+        parts += ["## Evaluation\n", *(_scores(measure) for measure in Measure.every(evaluations))]
+        parts.append(
+            "Brackets are 95 % confidence intervals over the initial noise. "
+            f"Evaluation settings: {outcome.settings(evaluations[-1][1])}.\n"
+        )
     if rewards := [(line["iteration"], line["reward"]) for line in lines if line.get("reward") is not None]:
-        (folder / "reward.svg").write_text(curve(rewards, "reward in training"), "utf-8")
-        parts.append("![reward in training, over iterations](reward.svg)\n")
+        (folder / "reward.svg").write_text(curve(rewards, "training reward"), "utf-8")
+        parts.append("![training reward over iterations](reward.svg)\n")
     parts += _pictures(run, folder)
     if command:
-        parts.append(f"## Again\n\n```\n{command}\n```\n")
+        parts.append(f"## Reproduce\n\n```\n{command}\n```\n")
     card = folder / "README.md"
     card.write_text("\n".join(parts), "utf-8")
     return card
 
 
 def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence[str]) -> str:
-    told = "steps" in about and "guidance" in about  # an algorithm of one's own need not say how it samples
-    if not is_pipeline(about["base_model"]):  # flowward's own, which diffusers does not know
+    told = "steps" in about and "guidance" in about  # a user's own algorithm may lack these settings
+    if not is_pipeline(about["base_model"]):  # flowward's built-in model, which diffusers cannot load
         how = f" --steps {about['steps']} --guidance {about['guidance']}  # as in training" if told else ""
         return f'```sh\nflowward sample this/folder "PROMPT"{how}\n```\n'
     call = ""
     if told:
         given = {"num_inference_steps": about["steps"], **policy.arguments(about["guidance"])}
         how = ", ".join(f"{name}={value!r}" for name, value in given.items())
-        call = f"pipe({'image, ' * policy.edits}prompt, {how})  # as its samples were drawn in training\n"
+        call = f"pipe({'image, ' * policy.edits}prompt, {how})  # the sampler settings of training\n"
     loading = {
         "pytorch_lora_weights.safetensors": 'pipe.load_lora_weights("this/folder")',
         "transformer": 'pipe.transformer = type(pipe.transformer).from_pretrained("this/folder/transformer")',
@@ -100,19 +103,19 @@ def _plain(value: Any) -> str:
 
 
 def _pictures(run: RunFolder, folder: Path) -> list[str]:
-    """The first and the last grid of samples."""
+    """The first and the last sample grid."""
     grids = sorted((run.path / "samples").glob("*.png"))
     named = {"before.png": grids[:1], "after.png": grids[1:][-1:]}
     found = []
     for name, grid in named.items():
         for path in grid:
             shutil.copyfile(path, folder / name)
-            found.append(f"![the same prompts and noise, {name.removesuffix('.png')} training]({name})\n")
+            found.append(f"![samples {name.removesuffix('.png')} training, same prompts and noise]({name})\n")
     return found
 
 
 def curve(points: Sequence[tuple[float, float]], title: str) -> str:
-    """A line as SVG, with the ends of its axes."""
+    """A line chart as SVG, with the end values of both axes."""
     xs, ys = zip(*points, strict=True)
     (left, right), (low, high) = (min(xs), max(xs)), (min(ys), max(ys))
 

@@ -1,4 +1,4 @@
-"""What `flowward export` wrote, read back: what it was made from, and the model that it stands for."""
+"""Read an export of `flowward export`: the facts about it, and its model."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from ..process.policy import Policy
 from ..system import strict_json
 from ..system.precision import Wish
 
-FACTS = "flowward.json"  # beside merged weights
+FACTS = "flowward.json"  # next to merged weights
 
 
 def merged(name: str) -> Path | None:
-    """The folder of merged weights that a name stands for (it, or the transformer in it); None for anything else."""
+    """The folder of merged weights, from its path or that of its transformer; None for anything else."""
     path = Path(name)
     folder = path.parent if path.name == "transformer" else path
     return folder if (folder / FACTS).is_file() and (folder / "transformer").is_dir() else None
 
 
 def facts(name: str) -> dict[str, Any]:
-    """What an export says of itself, be it adapters or merged weights: base model, algorithm, reward, iterations ...
+    """The facts stored in an export (adapters or merged weights): base model, algorithm, reward, iterations ...
 
-    It is empty for everything else.
+    Empty for anything else.
 
     Raises:
         ValueError: the file cannot be read.
@@ -46,12 +46,12 @@ def facts(name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder / FACTS} cannot be read: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{folder / FACTS} does not hold a mapping")
+        raise ValueError(f"{folder / FACTS} is damaged: it does not contain a JSON object")
     return found
 
 
 def sentence(facts: dict[str, Any]) -> str:
-    """made from BASE by ALGORITHM for ocr, 50 iterations, weights ema"""
+    """A phrase such as: made from BASE by ALGORITHM for ocr, 50 iterations, weights ema"""
     reward = facts.get("reward") or []
     parts = [
         f"made from {facts.get('base_model', 'an unnamed model')}",
@@ -64,13 +64,13 @@ def sentence(facts: dict[str, Any]) -> str:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """What `export.lora` wrote beside the weights; empty for files of others."""
+    """The facts that `export.lora` stored in the file header; empty for other files."""
     found: dict[str, Any] = strict_json.loads(_header(file).get("flowward", "{}"))
     return found
 
 
 def _header(file: Path) -> dict[str, str]:
-    """Raises ValueError where it is no safetensors file."""
+    """Raises ValueError if this is not a safetensors file."""
     try:
         with safe_open(file, "pt") as opened:
             return dict(opened.metadata() or {})
@@ -79,10 +79,10 @@ def _header(file: Path) -> dict[str, str]:
 
 
 def load(name: str, precision: Wish = "auto", loading: Loading | None = None) -> Policy | None:
-    """The model that an export's folder or file stands for; None where it is no export.
+    """The model of an export's folder or file; None if it is not an export.
 
     Raises:
-        ValueError: it is damaged or not from here, or its base model is not the one that it was trained on.
+        ValueError: it is damaged, was not written by flowward, or its base model has changed since training.
     """
     if file := models.adapters(name):
         policy = _with_adapters(file, precision, loading)
@@ -95,7 +95,7 @@ def load(name: str, precision: Wish = "auto", loading: Loading | None = None) ->
 
 
 def _with_adapters(file: Path, precision: Wish, loading: Loading | None) -> Policy:
-    """The base model that is named in the header of `file`, with these adapters as its policy."""
+    """The base model named in the header of `file`, with these adapters as its policy."""
     about, header = read(file), _header(file)
     _refuse_nameless(about, file)
     tensors = {key.removeprefix("transformer."): tensor for key, tensor in load_file(file).items()}
@@ -104,34 +104,34 @@ def _with_adapters(file: Path, precision: Wish, loading: Loading | None) -> Poli
         tensors |= {key.replace("transformer.", "transformer_2.", 1): each for key, each in load_file(other).items()}
     ranks = {tensor.shape[0] for key, tensor in tensors.items() if ".lora_A." in key}
     if len(ranks) != 1:
-        raise ValueError(f"{file} does not hold adapters of one rank")
+        raise ValueError(f"{file} is damaged: its adapters do not all have the same rank")
     policy = _base(about, ranks.pop(), precision, loading)
     alpha = json.loads(header.get("lora_adapter_metadata", "{}")).get("transformer.lora_alpha")
     assert isinstance(policy.weights, LoRA)
     if alpha not in (None, policy.weights.config.lora_alpha):
-        raise ValueError(f"the adapters of {file} have lora_alpha {alpha}, not twice their rank")
+        raise ValueError(f"the adapters of {file} have lora_alpha {alpha}, but flowward needs twice their rank")
     policy.weights.load("policy", tensors)
     return policy
 
 
 def _with_weights(folder: Path, about: dict[str, Any], precision: Wish, loading: Loading | None) -> Policy:
-    """The base model of merged weights, with them in the place of its own."""
+    """The base model with these merged weights instead of its own."""
     _refuse_nameless(about, folder / FACTS)
     policy = _base(about, None, precision, loading)
     for name, part in transformers(policy).items():
         try:
             tensors: dict[str, Tensor] = {}
-            for file in (folder / name).glob("*.safetensors"):  # a large one is stored in several
+            for file in (folder / name).glob("*.safetensors"):  # large weights are stored in several files
                 tensors |= load_file(file)
             part.load_state_dict(tensors)
         except (OSError, RuntimeError, SafetensorError) as error:
             said = " ".join(str(error).split())[:200]
-            raise ValueError(f"{folder / name} does not hold the weights of {about['base_model']}: {said}") from error
+            raise ValueError(f"{folder / name} cannot be loaded as weights of {about['base_model']}: {said}") from error
     return policy
 
 
 def transformers(policy: Policy) -> dict[str, nn.Module]:
-    """The networks that are trained, by the names of their folders."""
+    """The trained networks, by the names of their folders."""
     from ..models.diffusers import DiffusersPolicy
 
     if isinstance(policy, DiffusersPolicy):
@@ -141,10 +141,10 @@ def transformers(policy: Policy) -> dict[str, nn.Module]:
 
 
 def _base(about: dict[str, Any], rank: int | None, precision: Wish, loading: Loading | None) -> Policy:
-    """At the size and with the text of the training, where nothing else is asked for.
+    """The base model, with the image size and text length of training unless `loading` sets others.
 
     Raises:
-        ValueError: it is another model than the one that was trained.
+        ValueError: the base model has changed since training.
     """
     loading = loading or Loading()
     kept = [name for name in MODEL if name != "quantise" and getattr(loading, name) is None]
@@ -155,10 +155,13 @@ def _base(about: dict[str, Any], rank: int | None, precision: Wish, loading: Loa
     same = about.get("base") in (None, policy.identity["base"])
     rounded = about.get("quantise") or loading.quantise or loading.variant not in (None, about.get("variant"))
     if not same and not rounded:
-        raise ValueError(f"this was trained on another model than the one that is {about['base_model']} now")
+        raise ValueError(
+            f"this export was trained on another version of {about['base_model']}: use the base model of the training "
+            "(--revision, --variant)"
+        )
     return policy
 
 
 def _refuse_nameless(about: dict[str, Any], file: Path) -> None:
     if "base_model" not in about:
-        raise ValueError(f"{file} does not name its base model: it is not what `flowward export` writes")
+        raise ValueError(f"{file} does not name its base model: it was not written by `flowward export`")

@@ -1,4 +1,4 @@
-"""A policy as a run or an export left it: what sampling, measuring and exporting begin with."""
+"""Load the policy of a run or of an export, for sampling, evaluation and exporting."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def load(
     precision: Wish | None = None,
     said: Collection[str] = (),
 ) -> Policy:
-    """A model by name, an export on its base, or a run's newest checkpoint with the named weights as its policy.
+    """A model by name, an export on its base model, or a run's newest checkpoint with the named weights as its policy.
 
-    A run's model is loaded as it was trained, but on the device, in the precision and with the savings of memory that
-    are asked for; `said` are the names of settings of `loading` that count although they are what nobody has to say.
+    A run's model is loaded with its settings of training, except device, precision and memory savings. `said` are the
+    names of settings of `loading` that were given explicitly, even if they have their default value.
 
     Raises:
-        ValueError: there is no such model, run, checkpoint, adapters or weights, or a run is asked for at another size.
+        ValueError: the model, run, checkpoint, adapters or weights do not exist, or a run is loaded at another size.
     """
     path, name = Path(name), str(name)
     if found := exported.load(name, precision or "auto", loading):
@@ -35,21 +35,21 @@ def load(
     if not (path / "config.yaml").is_file():
         return models.load(name, precision=precision or "auto", loading=loading)
     folder = RunFolder.open(path)
-    given = folder.config()  # of which no more is asked: a run from Python may hold an algorithm of one's own
+    given = folder.config()  # only these keys, since a run from Python may have an algorithm without a name
     settings = config.from_dict(
         {key: given[key] for key in ("model", "loading", "lora_rank", "precision") if key in given}
     )
     state = folder.state("identity", "iteration", "weights")
     if state is None:
-        raise ValueError(f"{path} holds no checkpoint yet")
+        raise ValueError(f"{path} contains no checkpoint yet: wait for the first one, or set --checkpoint-every lower")
     how = loading.of_run(name, settings.loading, said) if loading else settings.loading
     policy = models.load(settings.model, settings.lora_rank, precision or settings.precision, loading=how)
     if other := policy.unlike(state["identity"]):
         raise ValueError(
-            f"the checkpoint of {path} belongs to another model than '{settings.model}': its {', '.join(other)} differs"
+            f"the checkpoint of {path} does not belong to the model '{settings.model}': different {', '.join(other)}"
         )
     if weights not in state["weights"]:
-        raise ValueError(f"{path} has no weights called '{weights}', only {', '.join(state['weights'])}")
+        raise ValueError(f"{path} has no weights '{weights}': choose one of {', '.join(state['weights'])}")
     policy.weights.load("policy", state["weights"][weights])
     policy.name = f"{name} ({weights}, iteration {state['iteration']})"
     return policy

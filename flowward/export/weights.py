@@ -1,4 +1,4 @@
-"""Trained weights as files that diffusers loads, which say where they come from."""
+"""Export trained weights as files for diffusers, with facts about their training."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .exported import FACTS, transformers
 
 
 def lora(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None) -> Path:
-    """Write the adapters of `policy` as `pipeline.load_lora_weights(folder)` reads them.
+    """Write the adapters of `policy` for `pipeline.load_lora_weights(folder)`.
 
-    `about` goes into the header of the file, as JSON under the key `flowward`.
+    `about` is stored in the header of the file, as JSON under the key `flowward`.
 
     Raises:
-        ValueError: all weights were trained.
-        OSError: it cannot be written.
+        ValueError: all weights were trained, so there are no adapters.
+        OSError: the file cannot be written.
     """
     trained = policy.weights
     if not isinstance(trained, LoRA):
-        raise ValueError("all weights of this model were trained, so there is no LoRA to export")
+        raise ValueError("this run trained all weights, so there is no LoRA to export: use export.merged instead")
     pipe: Any = diffusers.StableDiffusion3Pipeline
     if isinstance(policy, DiffusersPolicy):
         pipe = type(policy.family.pipe)
@@ -43,7 +43,7 @@ def lora(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None) -
 
 
 def _by_component(policy: Policy, tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Those of each transformer of a pipeline; where there are two, names begin with their component's."""
+    """The adapters of each transformer of a pipeline; with two transformers, names start with the component."""
     names = list(policy.family.transformers) if isinstance(policy, DiffusersPolicy) else ["transformer"]
     if len(names) == 1:
         return {names[0]: tensors}
@@ -71,21 +71,20 @@ def _write(pipe: Any, folder: Path, tensors: dict[str, Tensor], trained: LoRA, d
 
 
 def stored(network: nn.Module) -> str:
-    """What its weights are held in: float32, bfloat16 ..."""
+    """The data type of its weights: float32, bfloat16 ..."""
     return str(next(network.parameters()).dtype).removeprefix("torch.")
 
 
 def merged(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None) -> Path:
-    """Write the whole transformer (or both), adapters merged into it; the policy cannot be trained any more.
+    """Write the whole transformer (or both) with the adapters merged in. The policy cannot be trained afterwards.
 
-    Weights are added up in float32, and rounded once, to what the model is held in. bf16 keeps 8 bits of them: it loses
-    what an adapter adds to a weight below 1/512 of it, which the adapters by themselves do not.
+    Weights are added in float32 and rounded once, to the data type of the model. bf16 has 8 significant bits: an
+    adapter change below 1/512 of a weight is lost. Separate adapters do not have this loss.
 
-    `about` goes into flowward.json beside it, as the files of diffusers do not say what they were made from, and in
-    what precision they are.
+    `about` is stored in flowward.json next to it, since the files of diffusers store neither origin nor precision.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the files cannot be written.
     """
     with policy.weights.network("policy") as network:
         if isinstance(policy.weights, LoRA):

@@ -1,1 +1,1 @@
-"""HTML pages: the report of a run, and the page of an evaluation."""
+"""HTML pages: the report of a run and the page of an evaluation."""

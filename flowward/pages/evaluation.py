@@ -1,6 +1,6 @@
-"""Measurements as one page: scores with their intervals, differences, pictures side by side, and all settings.
+"""The HTML page of an evaluation: scores with intervals, differences, images side by side, and all settings.
 
-The page carries all it needs (pictures, charts and the code that draws them), so it opens anywhere, without a network.
+The page contains everything it needs (images, charts and Plotly's code), so it works offline.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from .pictures import pictures
 
 COLOURS = ("#2b6cb0", "#d98b2b", "#4a9a74", "#8a6fb5", "#9aa3ad")  # of the models, as in report.html.in
 INTERVALS = (
-    "The first brackets are 95 % intervals over other noise for these prompts, <i>over prompts</i> those over other "
-    "prompts of the same categories."
+    "The first bracket is the 95&nbsp;% confidence interval over noise: the same prompts with other initial noise. "
+    "<i>Over prompts</i> is the 95&nbsp;% confidence interval over other prompts of the same categories."
 )
 PAIRED = (
-    "Image by image: the same prompts and the same noise. Brackets are paired 95 % intervals over prompts; p is the "
-    "larger one of the bootstrap over prompts and, for verdicts, McNemar’s exact test, with Holm’s correction for "
-    "several models (and categories). Below 0.05 a difference is called significant."
+    "Models are compared image by image, on the same prompts and the same noise. Brackets are paired 95&nbsp;% "
+    "confidence intervals over prompts. p comes from a bootstrap over prompts; for pass/fail scores it is the larger "
+    "one of this and McNemar’s exact test. The corrected p (Holm) accounts for several models and categories. A "
+    "difference is significant if the corrected p is below 0.05. 0&nbsp;→&nbsp;1 and 1&nbsp;→&nbsp;0 count the images "
+    "that changed to pass and to fail."
 )
 
 
 def of(found: Sequence[Measurement], changes: Sequence[Difference], command: str = "") -> str:
-    """The page of one or several models, and of the differences between them."""
+    """The page of one or several models, with the differences between them."""
     names = [each.name for each in found]
     title = "Evaluation of " + " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     short = _short(names)
@@ -42,7 +44,7 @@ def of(found: Sequence[Measurement], changes: Sequence[Difference], command: str
     labels = [each.name for each in found]
     scores = list(dict.fromkeys(score for each in found for score in each.scores))
     guards = dict.fromkeys(guard for each in found for guard in each.guards)
-    about = [*(f"<b>Watch out.</b> {text(line)}." for line in hacking(found, changes))]
+    about = [*(f"<b>Possible reward hacking.</b> {text(line)}." for line in hacking(found, changes))]
     about += [f"{text(line[0].upper() + line[1:])}." for line in warnings(found)]
     body = [
         f"<h1>{escape(title)}</h1><p class=quiet>{text(_status(results[0], scores, list(guards)))}</p>",
@@ -63,7 +65,7 @@ def of(found: Sequence[Measurement], changes: Sequence[Difference], command: str
 
 
 def _short(names: Sequence[str]) -> dict[str, str]:
-    """Paths without their folders, as long as the rest still tells the models apart."""
+    """Paths without their folders, if the rest is still unique."""
     last = {name: re.sub(r"^\S*/(?=[^/]+$)", "", name) for name in names}
     return last if len(set(last.values())) == len(names) else {name: name for name in names}
 
@@ -75,15 +77,15 @@ def _measure(name: str, results: Sequence[Mapping[str, Any]]) -> Measure:
 def _status(result: Mapping[str, Any], scores: Sequence[str], guards: Sequence[str]) -> str:
     watched = f"; guards: {', '.join(guards)}" if guards else ""
     return (
-        f"{result['images']:,} images per model for the prompts of {result['prompts']}, seed {result['seed']}. "
-        f"Headline: {scores[0]}{watched}."
+        f"{result['images']:,} images per model, prompts {result['prompts']}, seed {result['seed']}. "
+        f"Headline score: {scores[0]}{watched}."
     )
 
 
 def _sentences(
     found: Sequence[Measurement], results: Sequence[Mapping[str, Any]], changes: Sequence[Difference]
 ) -> list[str]:
-    """The headline of each later model against the first one; of a single model, its headline."""
+    """The headline score of each later model compared with the first one; of a single model, its headline score."""
     name = found[0].headline
     measure = _measure(name, results)
     what = f"{measure.label} on {results[0]['prompts']}"
@@ -100,7 +102,7 @@ def _sentences(
 
 
 def _tiles(labels: Sequence[str], results: Sequence[Mapping[str, Any]]) -> str:
-    """The headline of every model."""
+    """The headline score of every model."""
     measure = _measure(next(iter(results[0]["scores"])), results)
     cells = [
         f"<div class=tile><b>{text(measure.number(score['mean']))}</b>"
@@ -123,7 +125,7 @@ def _differences(results: Sequence[Mapping[str, Any]], changes: Sequence[Differe
 
 
 def _table_of(changes: Sequence[Difference], results: Sequence[Mapping[str, Any]]) -> str:
-    flips = ("0\u00a0→\u00a01", "1\u00a0→\u00a00")  # each on one line, on a phone too
+    flips = ("0\u00a0→\u00a01", "1\u00a0→\u00a00")  # without a line break, on a phone too
     head = ["score", "difference", *flips, "p", "corrected p", "significant", "images", "prompts"]
     rows = []
     for each in changes:
@@ -136,13 +138,13 @@ def _table_of(changes: Sequence[Difference], results: Sequence[Mapping[str, Any]
 
 
 def _score(name: str, labels: Sequence[str], results: Sequence[Mapping[str, Any]], height: int = 340) -> str:
-    """One score: bars by category, and all its numbers."""
+    """One score: a bar chart by category, and a table."""
     measure = _measure(name, results)
     own = {k: result["scores"][name] for k, result in enumerate(results) if name in result["scores"]}
     models = {k: labels[k] for k in own}
     rows = {"overall": [score["overall"] for score in own.values()]}
     categories = next(iter(own.values()))["categories"]
-    for category in categories if len(categories) > 1 else ():  # a single one would repeat the overall score
+    for category in categories if len(categories) > 1 else ():  # a single category would repeat the overall score
         rows[category] = [score["categories"][category] for score in own.values()]
     head = ["", *(cell for model in models.values() for cell in (model, "over prompts")), "images", "prompts"]
     body = []
@@ -155,7 +157,7 @@ def _score(name: str, labels: Sequence[str], results: Sequence[Mapping[str, Any]
 def _bars(
     measure: Measure, models: Mapping[int, str], rows: Mapping[str, Sequence[dict[str, Any]]], height: int
 ) -> str:
-    """A bar per category and model (by its number), with its interval over noise."""
+    """A bar per category and model (by its number), with the interval over noise."""
     factor, traces = 100 if measure.percent else 1, []
     for k, (number, model) in enumerate(models.items()):
         own = [each[k] for each in rows.values()]
@@ -190,14 +192,14 @@ def _settings(results: Sequence[Mapping[str, Any]], command: str) -> str:
         (same if len(set(values)) == 1 else other).append([key, *values])
     parts = [table(["setting", "value"], [row[:2] for row in same], left=2)]
     if other:
-        parts.insert(0, table(["differs", *models], other, left=1 + len(models)))
+        parts.insert(0, table(["differing setting", *models], other, left=1 + len(models)))
     if command:
-        parts.append(f"<div class=copyable><pre>{escape(command)}</pre><button>copy</button></div>")
+        parts.append(f"<h3>Command</h3><div class=copyable><pre>{escape(command)}</pre><button>copy</button></div>")
     return "".join(parts)
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    """Nested settings as one list: rewards.ocr.model, ..."""
+    """Nested settings as one flat list, with keys such as rewards.ocr.model."""
     found: dict[str, str] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Pieces of a self-contained HTML page: the page itself, charts, tables, and numbers as people write them."""
+"""Parts of a self-contained HTML page: the page itself, charts, tables and number formats."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _ACCENT, _PALE, _PALER = "#3a7fc4", "rgba(58, 127, 196, 0.45)", "rgba(58, 127, 1
 
 
 def page(title: str, body: str) -> str:
-    """A whole page. Plotly's code (4.8 MB) is in it once, and only if there is a chart to draw."""
+    """A whole page. It contains Plotly's code (4.8 MB) once if there is a chart."""
     template = Template(files("flowward.pages").joinpath("report.html.in").read_text("utf-8"))
     code = f"<script>{get_plotlyjs()}</script>" if "plotly-graph-div" in body else ""
     return template.substitute(title=escape(title), body=body, plotly=code)
 
 
 def text(words: str) -> str:
-    """Escaped, and with no line break between a number and its sign or within an interval."""
+    """Escaped text, without line breaks inside an interval or between a number and its % sign."""
     return re.sub(r"(\[[\d.+−-]+,) ", r"\1&nbsp;", escape(words).replace(" %", "&nbsp;%"))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """Text in, HTML out. The first `left` columns hold words, the others numbers."""
+    """An HTML table from plain text. The first `left` columns are words, the others numbers (right-aligned)."""
 
     def row(kind: str, cells: Sequence[str]) -> str:
         style = ["" if k < left else " class=number" for k in range(len(cells))]
@@ -42,7 +42,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> 
 
 
 def chart(traces: Sequence[Any], title: str = "", x: str = "", height: int = 320, **y: Any) -> str:
-    """An interactive chart of Plotly traces (several with names get a legend); `y` is for Plotly's y axis."""
+    """An interactive chart of Plotly traces, with a legend if several have names; `y` goes to Plotly's y axis."""
     figure = go.Figure(traces)
     figure.update_layout(
         template="none",
@@ -61,16 +61,23 @@ def chart(traces: Sequence[Any], title: str = "", x: str = "", height: int = 320
             "zeroline": False,
             "rangemode": "tozero",
             "ticklabelstandoff": 4,
-            "automargin": True,  # names are turned where they have no room, and then need more below
+            "automargin": True,  # long names are rotated and then need more space below
         },
-        yaxis={"zeroline": False, "nticks": 6, "gridcolor": "#e2e5e9", "ticklabelstandoff": 6, **y},
+        yaxis={
+            "zeroline": False,
+            "nticks": 6,
+            "gridcolor": "#e2e5e9",
+            "ticklabelstandoff": 6,
+            "exponentformat": "e",
+            **y,
+        },
     )
     settings = {"responsive": True, "displayModeBar": False}
     return f"<div class=chart>{figure.to_html(settings, full_html=False, include_plotlyjs=False)}</div>"
 
 
 def small(charts: Iterable[str]) -> str:
-    """Charts side by side, as many as there is room for."""
+    """Charts side by side, as many as fit."""
     return f"<div class=small-charts>{''.join(charts)}</div>"
 
 
@@ -82,9 +89,9 @@ def score_chart(
     height: int = 320,
     limits: tuple[float, float] | None = None,
 ) -> str:
-    """A line through the means on the band of their intervals, where they have some.
+    """A line through the means, on a band of their intervals.
 
-    `limits`: the least and the largest value that the y axis must have room for.
+    `limits`: smallest and largest value that the y axis must show.
     """
     factor = 100 if measure.percent else 1
     at = [iteration for iteration, _ in scores]
@@ -104,8 +111,10 @@ def score_chart(
 
 
 def metric_chart(lines: Sequence[Line], key: str, title: str, x: str = "iteration", height: int = 200, **y: Any) -> str:
-    """One number of every line, against the number named `x`."""
+    """The metric `key` of every line against its value `x`."""
     lines = [line for line in lines if is_number(line.get(key))]
+    if all(line[key] >= 0 for line in lines):
+        y = {"rangemode": "nonnegative", **y}  # a curve that is always 0 starts at the bottom
     return chart(
         [_line([line[x] for line in lines], [line[key] for line in lines], f"{x} %{{x}}: %{{y:.4g}}")],
         title,
@@ -115,7 +124,7 @@ def metric_chart(lines: Sequence[Line], key: str, title: str, x: str = "iteratio
 
 
 def smoothed_chart(lines: Sequence[Line], key: str) -> str:
-    """One number of every iteration, with the mean of the last few on top once there are enough."""
+    """The metric `key` of every iteration, with a moving mean if there are enough iterations."""
     at, values = [line["iteration"] for line in lines], [line[key] for line in lines]
     tip, window = "iteration %{x}: %{y:.4g}", max(5, len(lines) // 15)
     if len(lines) < 2 * window:
@@ -146,7 +155,7 @@ def duration(seconds: float) -> str:
 
 
 def spans(numbers: Sequence[int], most: int = 12) -> str:
-    """Increasing whole numbers in short: 3–5, 9."""
+    """Increasing whole numbers in short form: 3–5, 9."""
     found: list[list[int]] = []
     for number in numbers:
         if found and number == found[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""Pictures of several models side by side, of the same prompts and noise, and of what they were made from, if any."""
+"""Images of several models side by side, from the same prompts and noise; next to their source image for edits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 6  # prompts in each group
 
 
 def pictures(found: Sequence[Measurement]) -> str:
-    """Those that changed most, the best and the worst, with every score beneath; every image needs its picture."""
+    """The images that changed most, the best and the worst, with all scores. Every image needs a thumbnail."""
     first, last = found[0], found[-1]
     legend = "".join(f"<span><i class=part-{min(k, 4)}></i>{escape(each.name)}</span>" for k, each in enumerate(found))
     mean = sum(_ranked(each, first.headline) for each in found)
@@ -26,8 +26,8 @@ def pictures(found: Sequence[Measurement]) -> str:
         change = _ranked(last, first.headline) - _ranked(first, first.headline)
         pair = f" from {first.name} to {last.name}" if len(found) > 2 else ""
         moved = (last.scores[first.headline] - first.scores[first.headline]).numpy()
-        groups[f"Gained most{pair}"] = _distinct(first, np.argsort(-change, kind="stable"), moved > 0)
-        groups[f"Lost most{pair}"] = _distinct(first, np.argsort(change, kind="stable"), moved < 0)
+        groups[f"Largest gains{pair}"] = _distinct(first, np.argsort(-change, kind="stable"), moved > 0)
+        groups[f"Largest losses{pair}"] = _distinct(first, np.argsort(change, kind="stable"), moved < 0)
     groups["Best"] = _distinct(first, np.argsort(-mean, kind="stable"))
     groups["Worst"] = _distinct(first, np.argsort(mean, kind="stable"))
     parts = []
@@ -36,13 +36,14 @@ def pictures(found: Sequence[Measurement]) -> str:
             cells, many = "".join(_pair(found, k) for k in chosen), len(found) + bool(first.sources)
             parts.append(f"<h3>{escape(title)}</h3><div class=pairs style='--models: {many}'>{cells}</div>")
     note = (
-        f"By {first.headline}; where that is equal, by the other scores. Next to each other: the same prompt and noise."
+        f"Ranked by {first.headline}, and by the other scores if it is equal. "
+        "Images side by side have the same prompt and the same noise."
     )
-    return f"<h2>Pictures</h2><p class=quiet>{escape(note)}</p><div class=legend>{legend}</div>{''.join(parts)}"
+    return f"<h2>Images</h2><p class=quiet>{escape(note)}</p><div class=legend>{legend}</div>{''.join(parts)}"
 
 
 def _ranked(measured: Measurement, headline: str) -> NDArray[np.float64]:
-    """[N] the headline, and a little of the other scores (in their spreads) to part images that are equal in it."""
+    """[N] the headline, plus a tiny share of the standardised other scores to break ties."""
     values = measured.scores[headline].double().numpy()
     others = [own.double().numpy() for name, own in measured.scores.items() if name != headline]
     little = sum((np.tanh((own - own.mean()) / (own.std() or 1.0)) for own in others), np.zeros(len(values)))
@@ -52,7 +53,7 @@ def _ranked(measured: Measurement, headline: str) -> NDArray[np.float64]:
 def _distinct(
     measured: Measurement, order: NDArray[np.int64], among: NDArray[np.bool_] | None = None
 ) -> NDArray[np.int64]:
-    """The first images in an order, one of each prompt."""
+    """The first images in an order, at most one per prompt."""
     own = order if among is None else order[among[order]]
     _, first = np.unique(measured.prompt[own], return_index=True)
     return np.asarray(own[np.sort(first)][:SHOWN])

@@ -1,6 +1,6 @@
-"""A run folder becomes one page: what changed, by how much, how sure that is, and how the run went.
+"""The report of a run as one HTML page: result with intervals, sample images, scores, metrics and timings.
 
-The page carries all it needs (pictures, charts and the code that draws them), so it opens anywhere, without a network.
+The page contains everything it needs (images, charts and Plotly's code), so it works offline.
 """
 
 from __future__ import annotations
@@ -15,24 +15,21 @@ from typing import Any
 from ..evaluation import outcome
 from ..evaluation.outcome import Evaluations, Measure, counted, when, without_figures
 from ..system import strict_json
+from ..training import glossary
 from ..training.folder import RunFolder
 from .page import Line, duration, is_number, metric_chart, page, score_chart, small, smoothed_chart, spans, table, text
 
-MOST_GRIDS = 25  # in one page; a longer run is shown at even distances
-WATCHED = {
-    "zero_variance": "Share of groups with equal rewards",
-    "distance": "Distance from the old policy",
-    "gradient_norm": "Gradient norm, before clipping",
-    "latent_rms": "Size (RMS) of finished latents",
-}
+MOST_GRIDS = 25  # in one page; of a longer run, evenly spaced grids are shown
+WATCHED = ("zero_variance", "distance", "gradient_norm", "latent_rms")  # always visible; the rest can be unfolded
+REWARDS = ("reward", "correlation")  # the section of the training reward shows these
 
 
 def write(folder: Path) -> Path:
-    """Write report.html into a run folder, from whatever it holds so far, and return its path.
+    """Write report.html into a run folder, finished or not, and return its path.
 
     Raises:
-        ValueError: it is not a run folder, or its config.yaml cannot be read.
-        OSError: the page could not be written; an older one is untouched.
+        ValueError: this is not a run folder, or its config.yaml cannot be read.
+        OSError: the page cannot be written; an existing one is unchanged.
     """
     run = RunFolder.open(folder)
     config, lines = run.config(), run.lines()
@@ -45,19 +42,19 @@ def write(folder: Path) -> Path:
         f"<p class=result>{text(outcome.sentence(evaluations))}</p>",
         "".join(f"<p class=warning>{text(line[0].upper() + line[1:])}.</p>" for line in outcome.remarks(lines)),
         _key_figures(lines, trained, evaluations) + _settings(evaluations),
-        "<h2>Pictures</h2>" + _pictures(folder),
+        "<h2>Sample images</h2>" + _pictures(folder),
         _scores(evaluations),
-        "<h2>Reward in training</h2>" + _reward(trained),
+        "<h2>Training reward</h2>" + _reward(trained),
         "<h2>Health</h2>" + _health(lines, trained),
         "<h2>Time</h2>" + _timings(lines),
-        "<h2>Repeat this run</h2>" + _repeat(folder, config, summary.get("command", "")),
+        "<h2>Reproduce this run</h2>" + _repeat(folder, config, summary.get("command", "")),
     ]
     run.write_text("report.html", page(title, "\n".join(body)))
     return folder / "report.html"
 
 
 def write_loss_curve(folder: Path) -> Path:
-    """Write loss.html, the loss of every stage in a pretraining folder's log.jsonl, and return its path.
+    """Write loss.html, the loss curve of every pretraining stage in log.jsonl, and return its path.
 
     Raises:
         ValueError: the folder has no log.jsonl.
@@ -78,15 +75,15 @@ def _title(config: dict[str, Any]) -> str:
     name = algorithm.get("name") if isinstance(algorithm, dict) else algorithm
     title = f"{name or 'A run'} on {config.get('model', 'an unnamed model')}"
     rewards = [reward] if isinstance(reward, str) else reward
-    return title + (f", rewarded by {' + '.join(map(str, rewards))}" if rewards else "")
+    return title + (f", reward {' + '.join(map(str, rewards))}" if rewards else "")
 
 
 def _status(lines: list[Line], summary: dict[str, Any], planned: int | None) -> str:
     done = lines[-1]["iteration"] if lines else 0
-    if lines and not summary and done == planned:  # from Python, which writes none
+    if lines and not summary and done == planned:  # runs from Python have no summary.json
         state = f"Finished after {counted(done, 'iteration')}."
-    elif not summary or done > int(summary.get("iterations") or done):  # a resumed run leaves its older summary behind
-        state = f"Not finished: still going, or interrupted. {counted(done, 'iteration')} so far."
+    elif not summary or done > int(summary.get("iterations") or done):  # a resumed run still has its older summary
+        state = f"Not finished (still running or interrupted): {counted(done, 'iteration')} so far."
     else:
         state = f"{'Finished' if summary.get('finished') else 'Stopped early,'} after {counted(done, 'iteration')}."
     version = f"flowward {summary['version']}" if "version" in summary else ""
@@ -102,25 +99,25 @@ def _key_figures(lines: list[Line], trained: list[Line], evaluations: Evaluation
             said = f"{measure.label} {when(iteration)} {measure.bounds(score)}"
             tiles.append((measure.number(score["mean"]), said))
         if last != first:
-            tiles.append((measure.change(first[1], last[1]), "change between the two"))
+            tiles.append((measure.change(first[1], last[1]), "change"))
     if trained:
-        tiles.append((f"{trained[-1].get('images', 0):,}", "images seen in training"))
+        tiles.append((f"{trained[-1].get('images', 0):,}", "training images"))
     total = sum(_seconds(line, "total") for line in lines)
     if trained and total:
         each = median(_seconds(line, "total") - _seconds(line, "evaluate") for line in trained)
-        tiles.append((duration(total), "wall time, evaluations included"))
-        tiles.append((f"{each:.3g} s", "per iteration (median, without evaluation)"))
+        tiles.append((duration(total), "total time, including evaluations"))
+        tiles.append((f"{each:.3g} s", "per iteration (median, without evaluations)"))
     cells = "".join(f"<div class=tile><b>{text(number)}</b><span>{text(said)}</span></div>" for number, said in tiles)
     return f"<div class=tiles>{cells}</div>" if cells else ""
 
 
 def _settings(evaluations: Evaluations) -> str:
-    """What every evaluation was made with; those that agree share a line."""
+    """The settings of all evaluations: one line for each distinct set."""
     groups: dict[str, list[int]] = {}
     for iteration, evaluation in evaluations:
         groups.setdefault(outcome.settings(evaluation), []).append(iteration)
     return "".join(
-        f"<p class=quiet>Measured at iteration{'s' * (len(at) > 1)} {spans(at)} with {text(used)}.</p>"
+        f"<p class=quiet>Evaluation settings, iteration{'s' * (len(at) > 1)} {spans(at)}: {text(used)}.</p>"
         for used, at in groups.items()
     )
 
@@ -128,7 +125,7 @@ def _settings(evaluations: Evaluations) -> str:
 def _pictures(folder: Path) -> str:
     paths = RunFolder(folder).samples()
     if not paths:
-        return "<p>No sample pictures have been saved.</p>"
+        return "<p>No sample images have been saved.</p>"
     if len(paths) > MOST_GRIDS:
         paths = [paths[round(k * (len(paths) - 1) / (MOST_GRIDS - 1))] for k in range(MOST_GRIDS)]
     first, *later = paths
@@ -141,7 +138,7 @@ def _pictures(folder: Path) -> str:
         caption = f"<span id=shown>{_said(later[-1])}</span>{control if len(later) > 1 else ''}"
         grids = [_image(path, f"data-said='{_said(path)}' {'hidden' * (path != later[-1])}") for path in later]
         figures.append(f"<figure><figcaption>{caption}</figcaption>{''.join(grids)}</figure>")
-    note = "The same prompts and the same noise each time. Click a grid to see it in full size."
+    note = "All grids use the same prompts and the same noise. Click a grid to enlarge it."
     return f"<p class=quiet>{note}</p><div class=grids>{''.join(figures)}</div>"
 
 
@@ -164,8 +161,8 @@ def _scores(evaluations: Evaluations) -> str:
     name = measure.label[0].upper() + measure.label[1:]
     parts = [
         f"<h2>{escape(name)}</h2>",
-        "<p class=quiet>Brackets and bands are 95 % intervals over the noise that pictures start from. They say "
-        "nothing of other prompts, or of another training seed.</p>",
+        "<p class=quiet>Brackets and bands are 95&nbsp;% confidence intervals over the initial noise of the images. "
+        "They do not cover new prompts or other training seeds.</p>",
         _score_charts(measure, f"{name} over all prompts") if compared else "",
         table(head, [measure.row(label, own) for label, own in [("overall", scores), *measure.categories.items()]]),
     ]
@@ -173,11 +170,11 @@ def _scores(evaluations: Evaluations) -> str:
         parts += ["<h3>Other scores</h3>", table(head, [other.row(other.name, other.overall) for other in others])]
     if others and compared:
         parts.append(small(score_chart(other, other.overall, other.name, height=200) for other in others))
-    return "".join(parts) + _settings(evaluations)
+    return "".join(parts)
 
 
 def _score_charts(measure: Measure, title: str) -> str:
-    """One large chart, and a small one per category; those have the same axis, so that they can be compared."""
+    """One large chart, and a small one per category. The small ones share their y range for comparison."""
     scores = [score for own in measure.categories.values() for _, score in own]
     ends = [score[end] for score in scores for end in (("low", "high") if outcome.bounded(score) else ("mean",))]
     limits = (min(ends), max(ends)) if ends else None
@@ -191,31 +188,47 @@ def _reward(trained: list[Line]) -> str:
     lines = [line for line in trained if is_number(line.get("reward"))]
     if not lines:
         return "<p>No training iteration has been recorded.</p>"
-    told = "Mean over the images that were trained on."
-    names = [name for name in lines[-1] if name.startswith(("reward/", "correlation/"))]
-    if names:
-        told += " Below, each reward, and how each two go together among images of a prompt (1 to -1)."
-    each = [metric_chart(lines, name, name.partition("/")[2].replace("/", " with ")) for name in names]
-    return f"<p class=quiet>{told}</p>{smoothed_chart(lines, 'reward')}{small(each) if each else ''}"
+    note = "Mean reward of the training images of each iteration. It should rise, with noise between iterations."
+    names = [name for name in lines[-1] if "/" in name and name.partition("/")[0] in REWARDS]
+    return f"<p class=quiet>{note}</p>{smoothed_chart(lines, 'reward')}{_metrics(lines, names)}"
+
+
+def _metrics(lines: list[Line], keys: list[str]) -> str:
+    """Small charts, each with its meaning and its healthy range below it."""
+    return small(_metric(lines, key) for key in keys) if keys else ""
+
+
+def _metric(lines: list[Line], key: str) -> str:
+    metric, step, name = glossary.find(key), key.partition("@")[2], key.partition("/")[2]
+    if not metric:  # of the user's own algorithm
+        return f"<div>{metric_chart(lines, key, key)}</div>"
+    title = name or f"{metric.title}, step {step}" * bool(step) or metric.title
+    note = f"<code>{escape(key)}</code>"
+    if not step:
+        note += f": {escape(metric.line)}. <b>Healthy:</b> {escape(metric.healthy)}."
+    return f"<div>{metric_chart(lines, key, title)}<p class=note>{note}</p></div>"
 
 
 def _health(lines: list[Line], trained: list[Line]) -> str:
-    """What was said of the run as a whole (before training) and of its iterations, and curves of the latter."""
+    """All warnings, before and during training, and the curves of the metrics."""
     said: dict[str, tuple[str, list[int]]] = {}
     for line in lines:
         for message in line.get("health") or []:
             kind = without_figures(message)
             said[kind] = (message, [*said.get(kind, ("", []))[1], line["iteration"]])
     rows = [[message, f"{len(at):,}", spans(at)] for message, at in said.values()]
-    warnings = table(["message, with its latest figures", "times", "at iterations"], rows, left=3)
+    warnings = table(["warning, with its latest values", "count", "iterations"], rows, left=3)
     recorded = dict.fromkeys(key for line in trained for key, value in line.items() if is_number(value))
-    rest = [key for key in recorded if key not in (*WATCHED, "iteration", "images", "reward")]
-    nothing = "Nothing tripped." if trained else "No training iteration has been recorded."
+    shown = (*WATCHED, "iteration", "images", *(key for key in recorded if key.partition("/")[0] in REWARDS))
+    rest = [key for key in recorded if key not in shown]
+    groups = {"All other metrics": [key for key in rest if "@" not in key]}
+    groups["Metrics of each rollout step"] = [key for key in rest if "@" in key]
+    nothing = "No problems found." if trained else "No training iteration has been recorded."
     parts = [f"<div class=log>{warnings}</div>" if rows else f"<p>{nothing}</p>"]
-    parts.append(small(metric_chart(trained, key, title) for key, title in WATCHED.items() if key in recorded))
-    if rest:
-        charts = small(metric_chart(trained, key, key) for key in rest)
-        parts.append(f"<details><summary>Everything else that was recorded</summary>{charts}</details>")
+    parts.append(_metrics(trained, [key for key in WATCHED if key in recorded]))
+    for title, keys in groups.items():
+        if keys:
+            parts.append(f"<details><summary>{title}</summary>{_metrics(trained, keys)}</details>")
     return "".join(parts)
 
 
@@ -240,18 +253,19 @@ def _seconds(line: Line, part: str) -> float:
 
 
 def _repeat(folder: Path, config: dict[str, Any], command: str) -> str:
-    """The commands; none where parts of the run are in somebody's Python alone."""
+    """The commands; none if parts of the run exist only in Python code."""
     parts: tuple[str, ...] = ("reward", "prompts")
     own = [name for name in parts if name in config and config[name] is None]
     own += ["algorithm"] if isinstance(config.get("algorithm"), str) else []
     settings = escape((folder / "config.yaml").read_text("utf-8"))
-    every = f"<details><summary>Every setting (config.yaml)</summary><pre>{settings}</pre></details>"
+    every = f"<details><summary>All settings (config.yaml)</summary><pre>{settings}</pre></details>"
     if own:
         return (
-            f"<p>It was started from Python, with {' and '.join(own)} of its own, which is not written down.</p>{every}"
+            f"<p>No command can reproduce this run: it was started from Python, and config.yaml cannot store its own "
+            f"{' and '.join(own)}.</p>{every}"
         )
     commands = [shlex.join(["flowward", "train", "--config", str(folder / "config.yaml")])]
-    if command and "--resume" not in command:  # going on with a run is not repeating it
+    if command and "--resume" not in command:  # resuming a run does not reproduce it
         commands.insert(0, command)
     blocks = [f"<div class=copyable><pre>{escape(words)}</pre><button>copy</button></div>" for words in commands]
-    return "<p>or, with every setting as this run had it:</p>".join(blocks) + every
+    return "<p>Or with the saved settings of this run:</p>".join(blocks) + every

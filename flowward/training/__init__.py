@@ -1,1 +1,1 @@
-"""The training loop, its settings and its run folder."""
+"""The training loop, its settings, its metrics and its run folder."""

@@ -1,4 +1,4 @@
-"""From settings to a run that is ready to go: the model, its rewards and prompts, the trainer and what measures it."""
+"""From settings to a run that is ready to start: model, rewards, prompts, trainer and evaluator."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from .trainer import Collect, Graft, Trainer
 
 @dataclass(frozen=True)
 class Parts:
-    """What a trainer is made of, apart from the sizes of its batches."""
+    """The parts of a trainer, except the batch sizes."""
 
     algorithm: Algorithm
     policy: Policy
     reward: Reward
     prompts: PromptSet
-    collect: Collect | None = None  # takes the place of sampling
-    graft: Graft | None = None  # changes what was sampled
+    collect: Collect | None = None  # replaces sampling
+    graft: Graft | None = None  # modifies the samples
 
     @classmethod
     def of(cls, settings: Any, policy: Policy, reward: Reward, texts: PromptSet) -> Parts:
-        """With preference pairs or exemplars, if the settings name any; pairs bring prompts and a reward of their own.
+        """The parts, with preference pairs or exemplars if given; pairs have their own prompts and reward.
 
         Raises:
-            ValueError: the files do not fit the algorithm, the model or the sizes of the run.
+            ValueError: the files do not fit the algorithm, the model or the batch sizes.
         """
         parts = cls(settings.algorithm, policy, reward, texts)
         if settings.preferences:
@@ -50,7 +50,7 @@ class Parts:
 
     def _with_pairs(self, settings: Any) -> Parts:
         if settings.run.group_size != 2:
-            raise ValueError(f"preferences come in pairs: give --group-size 2, not {settings.run.group_size}")
+            raise ValueError(f"preferences are pairs: use --group-size 2, not {settings.run.group_size}")
         given = Preferences.load(settings.preferences)
         given.refuse(self.algorithm.points, self.algorithm.rollout.bound(self.policy.times).levels)
         collect = given.collector(self.policy, settings.run.seed)
@@ -59,31 +59,31 @@ class Parts:
     def _with_exemplars(self, settings: Any) -> Parts:
         if not getattr(self.algorithm, "takes_exemplars", False):
             known = [name for name, kind in ALGORITHMS.items() if getattr(kind, "takes_exemplars", False)]
-            raise ValueError(f"exemplars are for {', '.join(known)}: the other algorithms have no rule for them")
+            raise ValueError(f"exemplars work only with --algorithm {' or '.join(known)}: choose it, or leave them out")
         given = Exemplars.load(settings.exemplars, settings.exemplar_share, settings.exemplars_per_group)
         given.refuse(self.prompts, settings.run.group_size)
         return replace(self, graft=given.grafter(self.policy, settings.run.seed))
 
     def trainer(self, run: Run) -> Trainer:
-        """Raises ValueError if the batch arithmetic does not come out even."""
+        """Raises ValueError if the batch sizes do not divide evenly."""
         return Trainer(self.algorithm, self.policy, self.reward, self.prompts, run, self.collect, self.graft)
 
 
 @dataclass(frozen=True)
 class Assembly:
-    """A run that is ready to go."""
+    """A run that is ready to start."""
 
-    settings: Any  # config.Settings, with the precision and the batches that were found
+    settings: Any  # config.Settings, with the chosen precision and batch sizes
     trainer: Trainer
     evaluator: Evaluator
-    notes: tuple[str, ...]  # worth knowing before a run begins
-    warnings: tuple[str, ...]  # the same, for the run's report too
+    notes: tuple[str, ...]  # printed before the run starts
+    warnings: tuple[str, ...]  # printed too, and added to the report
 
     @contextmanager
     def folder(self, resume: bool) -> Iterator[RunFolder | None]:
-        """A new run folder, or that of a run that goes on, without what came after its checkpoint.
+        """A new run folder, or the folder of a resumed run without everything after its checkpoint.
 
-        None if another process writes it.
+        None in processes that do not write it.
         """
         if distributed.rank():
             yield None
@@ -98,22 +98,22 @@ class Assembly:
 
 
 def assembled(settings: Any, resume: bool = False, say: Callable[[str], object] = print) -> Assembly:
-    """Load everything that settings name, and refuse what does not fit together before a run begins.
+    """Load everything that the settings name, and check that it fits together.
 
     Args:
         settings: config.Settings.
-        resume: go on from the newest checkpoint of the run folder.
-        say: takes a sentence about batches that were chosen.
+        resume: continue from the newest checkpoint of the run folder.
+        say: prints a sentence about the chosen batch sizes.
 
     Raises:
-        ValueError: what was asked for does not fit together.
+        ValueError: the settings do not fit together.
     """
     how = settings.evaluation
     reward = rewards.load(settings.reward, settings.reward_options)
     texts = prompts.load(settings.prompts).weighted(settings.prompt_weights)
     held_out, measured = prompts.load(how.prompts), _measures(settings)
     policy = models.load(settings.model, settings.lora_rank, settings.precision, settings.run.seed, settings.loading)
-    settings = replace(settings, precision=policy.precision)  # the run goes on in the one that it began with
+    settings = replace(settings, precision=policy.precision)  # a resumed run keeps its precision
     parts = Parts.of(settings, policy, reward, texts)
     _ready(parts, held_out, measured)
     trainer = parts.trainer(settings.run)
@@ -129,7 +129,7 @@ def assembled(settings: Any, resume: bool = False, say: Callable[[str], object] 
 
 
 def _measures(settings: Any) -> dict[str, Reward]:
-    """The rewards that images are measured with; options of the same reward in training hold for them too."""
+    """The rewards of the evaluation. They share the options of the same rewards in training."""
     how = settings.evaluation
     watched = {rewards.weighted(name)[0] for name in how.scores}
     shared = [each for each in settings.reward_options if rewards.owner(each) in watched]
@@ -137,14 +137,14 @@ def _measures(settings: Any) -> dict[str, Reward]:
 
 
 def _ready(parts: Parts, held_out: PromptSet, measured: Mapping[str, Reward]) -> None:
-    """Encode all prompts. Raises ValueError if the model or a reward cannot read one of them."""
+    """Encode all prompts. Raises ValueError if the model or a reward does not accept one of them."""
     policy, texts = parts.policy, parts.prompts
     for each in (texts, held_out):
         try:
             policy.refuse(list(each))
         except ValueError as error:
             raise ValueError(f"prompts {each.name}: {error}") from error
-    with distributed.first():  # it fills the cache on disk, which the others read
+    with distributed.first():  # the first process fills the disk cache for the others
         policy.prepare([*texts, *held_out])
     rewards.refuse(parts.reward, texts.texts, texts.about(range(len(texts))))
     for own in measured.values():
@@ -152,7 +152,7 @@ def _ready(parts: Parts, held_out: PromptSet, measured: Mapping[str, Reward]) ->
 
 
 def _fitted(trainer: Trainer, limit: float, say: Callable[[str], object]) -> Run:
-    """The run with the largest batches that fit in the memory of every process."""
+    """The run with the largest batches that fit into memory in every process."""
     run, said = fit.fitted(trainer, limit)
     say(said)
     least = distributed.merged({"sampled": run.rollout_batch, "trained": run.microbatch}, min)
@@ -160,10 +160,10 @@ def _fitted(trainer: Trainer, limit: float, say: Callable[[str], object]) -> Run
 
 
 def _of_guidance(policy: Policy, guidance: float) -> list[str]:
-    """What the guidance scale of training costs, and whether the model was made for another."""
+    """The cost of the guidance scale in training, and a note if the model was published with another one."""
     lines = [f"{remark} (--algorithm.rollout.guidance)"] if (remark := policy.remark(guidance)) else []
     if (many := policy.evaluations(guidance)) > 1:
-        lines.append(f"guidance {guidance:g} takes {many} network evaluations per step: with the prompt and without it")
+        lines.append(f"guidance {guidance:g} needs {many} network evaluations per step: with and without the prompt")
     return lines
 
 
@@ -172,7 +172,7 @@ def _warnings(settings: Any, texts: PromptSet, held_out: PromptSet) -> tuple[str
     sources = ("" if settings.preferences else settings.prompts, how.prompts)
     found = [leaked] if (leaked := leak(texts, held_out, how.chosen(held_out), sources)) else []
     if not settings.preferences and (unlike := how.unlike(drawn)):
-        found.append(f"{unlike} (--evaluation.sampler.guidance {drawn:g} for the same)")
+        found.append(f"{unlike}: use --evaluation.sampler.guidance {drawn:g} to match")
     return tuple(found)
 
 
@@ -184,14 +184,14 @@ def train(
     run: Run,
     evaluator: Evaluator | None = None,
 ) -> Iterator[Step]:
-    """Train from Python, yielding every finished iteration; with an evaluator, step 0 measures the base model.
+    """Train from Python and yield every finished iteration. With an evaluator, step 0 evaluates the base model.
 
-    The `health` of step 0 says if prompts are in both sets, and if the guidance of training and evaluation differ.
+    The `health` of step 0 warns if training and evaluation share prompts or differ in guidance.
 
     Raises:
-        ValueError: what was asked for does not fit together, the model or a reward cannot read a prompt, or the folder
-            `run.output` holds something already.
-        RewardError, TrainingError: the run cannot go on.
+        ValueError: the arguments do not fit together, the model or a reward does not accept a prompt, or the folder
+            `run.output` is not empty.
+        RewardError, TrainingError: the run cannot continue.
         OSError: the run folder cannot be written.
     """
     trainer = Trainer(algorithm, policy, reward, prompts, run)

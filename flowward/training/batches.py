@@ -1,4 +1,4 @@
-"""The arithmetic of batches: what an iteration gives to train on, and the refusal of what does not come out even."""
+"""Batch-size arithmetic: training points per update, and errors for sizes that do not divide evenly."""
 
 from __future__ import annotations
 
@@ -20,35 +20,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Counts:
-    """Of training points."""
+    """Numbers of training points."""
 
     per_update: int
-    indivisible: int  # so many are compared with each other, and stay in one microbatch
+    indivisible: int  # points that are compared with each other, so they stay in one microbatch
 
 
 def counted(algorithm: Algorithm, rollout: Sampling, run: Run) -> Counts:
-    """What this algorithm makes of the samples of a run; `rollout` is its own, bound to the model.
+    """The training points that this algorithm makes from a run's samples; `rollout` is bound to the model.
 
     Raises:
-        ValueError: images, points, updates, copies or processes do not come out even.
+        ValueError: images, points, updates, copies or processes do not divide evenly.
     """
     _refuse_torn(rollout, run)
     points = algorithm.points(_blank(rollout, run), ("",))
     found = Counts(_per_update(points, run), points.indivisible)
     if run.reward_buffer and (points.indivisible > 1 or rollout.leaves > 1):
         raise ValueError(
-            "this algorithm compares images of one iteration with each other, so those of earlier ones cannot be "
-            "among them: leave reward_buffer at 0"
+            "this algorithm compares images of one iteration only, so it cannot use the rewards of earlier iterations: "
+            "set --reward-buffer 0"
         )
     _refuse_microbatch(found, run)
     for name, decay in algorithm.copies.items():
         if decay.every > 1 and decay.every % run.updates_per_iteration:
             raise ValueError(
-                f"'{name}' follows every {decay.every} optimiser steps, which iterations of "
-                f"{run.updates_per_iteration} do not meet"
+                f"the copy '{name}' is updated every {decay.every} optimiser steps, which is not a multiple of "
+                f"--updates-per-iteration {run.updates_per_iteration}: change one of them"
             )
     if run.groups < distributed.count():
-        raise ValueError(f"{run.groups} prompts an iteration are too few for {distributed.count()} processes")
+        raise ValueError(
+            f"{run.groups} prompts per iteration are too few for {distributed.count()} processes: use fewer "
+            "--processes or more --images-per-update"
+        )
     return found
 
 
@@ -56,12 +59,13 @@ def _refuse_torn(rollout: Sampling, run: Run) -> None:
     for name in ("group_size", "rollout_batch"):
         if getattr(run, name) % rollout.leaves:
             raise ValueError(
-                f"{rollout.leaves} images come of one root, which a {name} of {getattr(run, name)} would tear apart"
+                f"{rollout.leaves} images share one tree, so --{name.replace('_', '-')} must be a multiple of "
+                f"{rollout.leaves}, not {getattr(run, name)}"
             )
 
 
 def _blank(rollout: Sampling, run: Run) -> Rollout:
-    """One group of images without numbers, to count what it gives to train on."""
+    """One group of empty images, to count its training points."""
     size = run.group_size
     group, condition = torch.zeros(size, dtype=torch.long), Condition({"": torch.empty(1)})
     noise = Noise((0,), tuple(("", number) for number in range(size)))
@@ -70,31 +74,32 @@ def _blank(rollout: Sampling, run: Run) -> Rollout:
 
 
 def _per_update(points: PointSet, run: Run) -> int:
-    """From the points of one group."""
+    """Points per update, computed from the points of one group."""
     count = len(points) * run.groups
     units = len(points.units()) * run.groups
     if units % run.updates_per_iteration:
         raise ValueError(
-            f"{units} images or groups to train on cannot be split evenly over {run.updates_per_iteration} updates"
+            f"{units} images or groups per iteration cannot be split evenly over {run.updates_per_iteration} updates: "
+            "change --updates-per-iteration"
         )
     return count // run.updates_per_iteration
 
 
 def _refuse_microbatch(points: Counts, run: Run) -> None:
     micro = min(run.microbatch, points.per_update)
-    if points.per_update % micro and run.memory is None:  # otherwise it is found later, or the last one is smaller
+    if points.per_update % micro and run.memory is None:  # with --memory, a microbatch that fits is chosen later
         raise ValueError(
-            f"{run.images_per_update} images per update give {points.per_update} training points, which microbatches "
-            f"of {run.microbatch} do not divide{_instead(points, micro)}"
+            f"{run.images_per_update} images per update give {points.per_update} training points, which cannot be "
+            f"split into microbatches of {run.microbatch}{_instead(points, micro)}"
         )
     if micro % points.indivisible:
         raise ValueError(
-            f"{points.indivisible} training points are compared with each other, which microbatches of "
-            f"{run.microbatch} would tear apart"
+            f"{points.indivisible} training points are compared with each other, so --microbatch must be a multiple of "
+            f"{points.indivisible}, not {run.microbatch}"
         )
 
 
 def _instead(points: Counts, most: int) -> str:
-    """The largest microbatch of at most so many points that would do; nothing is said where none would."""
+    """The largest smaller microbatch that divides evenly, as advice; empty if there is none."""
     whole = [size for size in range(points.indivisible, most, points.indivisible) if points.per_update % size == 0]
-    return f": {whole[-1]} would" if whole else ""
+    return f"; try --microbatch {whole[-1]}" if whole else ""

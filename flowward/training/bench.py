@@ -1,4 +1,4 @@
-"""Measuring flowward itself: what an iteration costs beyond the network evaluations that it cannot do without."""
+"""Overhead of flowward: time of an iteration compared with its network evaluations alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .trainer import Trainer
 
 @dataclass(frozen=True)
 class Call:
-    """One network evaluation: enough to do the same work again."""
+    """One network evaluation, with a function that repeats it."""
 
     what: str  # "forward", "forward+backward" or "decode"
     batch: int
@@ -32,15 +32,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Overhead:
-    ratio: float  # of the medians
+    """Median times of a training iteration and of its network evaluations alone."""
+
+    ratio: float  # iteration / networks
     iteration: float  # seconds
     networks: float  # seconds
     calls: dict[str, int]  # network evaluations per iteration, in samples
-    peak_memory: float | None  # bytes, of the process; None where the system does not tell
+    peak_memory: float | None  # bytes, of the process; None if the operating system does not report it
 
 
 class Recorder:
-    """Stands before a policy and notes each network evaluation."""
+    """Wraps a policy and records each network evaluation."""
 
     def __init__(self, policy: Policy):
         self.calls: list[Call] = []
@@ -71,17 +73,17 @@ class Recorder:
         return self._decode(x0)
 
     def restore(self) -> None:
-        del self._policy.velocity, self._policy.decode  # the class's own methods show again
+        del self._policy.velocity, self._policy.decode  # the methods of the class are visible again
 
 
 def overhead(
     algorithm: Algorithm, policy: Policy, reward: Reward, prompts: PromptSet, run: Run, repeats: int = 5
 ) -> Overhead:
-    """Time of a training iteration over that of its bare network evaluations, the two interleaved in one process.
+    """Time of a training iteration divided by the time of its network evaluations, interleaved in one process.
 
-    The first iteration warms up (its copies are still what the policy is, and cost less), the second is recorded: every
-    forward, backward and decode is then repeated alone, on the same shapes and weights, after each timed iteration.
-    Rewards, credit, noise, the optimiser, the copies and the loop are what the ratio leaves over.
+    The first iteration is a warm-up: copies are still identical to the policy, so it costs less. The second one is
+    recorded. After each timed iteration, every recorded forward, backward and decode is repeated alone, with the same
+    shapes and weights. The rest is overhead: rewards, credit, noise, the optimiser, the copies and the loop.
     """
     trainer = Trainer(algorithm, policy, reward, prompts, run)
     trainer.step()

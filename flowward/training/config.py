@@ -1,4 +1,4 @@
-"""The configuration of a run: the dataclass is the config, for the command line and for config.yaml alike."""
+"""The configuration of a run: one dataclass for the command line and for config.yaml."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ class Settings:
 
 
 def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
-    """Settings with the fields of one algorithm, and a preset's values as their defaults.
+    """Settings with the fields of one algorithm and the values of a preset as defaults.
 
-    Images are measured with the guidance that samples have in training.
+    Evaluations use the guidance of training.
 
     Raises:
-        ValueError: there is no such algorithm or preset, or the preset names a setting that there is not.
+        ValueError: there is no such algorithm or preset, or the preset has an unknown setting.
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(unknown("algorithm", algorithm, ALGORITHMS))
@@ -96,12 +96,12 @@ def _alike(how: Evaluation, algorithm: Algorithm) -> Evaluation:
 
 
 def measured_alike(settings: Settings) -> Settings:
-    """With the guidance of training in the evaluation: what is measured is what is trained."""
+    """The settings with the guidance of training in the evaluation, so that the trained model is evaluated."""
     return replace(settings, evaluation=_alike(settings.evaluation, settings.algorithm))
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:
-    """For YAML; the algorithm's name stands beside its fields."""
+    """The settings for YAML; the algorithm's name is stored next to its fields."""
     name = next(name for name, kind in ALGORITHMS.items() if kind is type(settings.algorithm))
     found: dict[str, Any] = TypeAdapter(type(settings)).dump_python(settings, mode="json")
     return {**found, "algorithm": {"name": name, **found["algorithm"]}}
@@ -115,9 +115,9 @@ def of_python(
     run: Run,
     evaluation: Evaluation | None = None,
 ) -> dict[str, Any]:
-    """The same for a run that was started from Python, whose parts need not have names.
+    """The same for a run that was started from Python.
 
-    Those that have none cannot be written down: an algorithm is told as text, a reward and prompts are None.
+    Parts without a name cannot be saved: an algorithm is stored as its text, a reward and prompts as None.
     """
     lora = policy.weights.kind.removeprefix("lora-")
     settings = Settings(
@@ -140,7 +140,7 @@ def of_python(
 
 
 def _described(algorithm: Algorithm) -> dict[str, Any] | str:
-    """An algorithm's name and fields, or text where they would not give the same algorithm again."""
+    """An algorithm's name and fields, or its text if the fields do not reproduce it."""
     name = next((name for name, kind in ALGORITHMS.items() if kind is type(algorithm)), None)
     if name:
         with suppress(ValueError), warnings.catch_warnings(action="ignore"):  # of fields that hold code
@@ -151,7 +151,7 @@ def _described(algorithm: Algorithm) -> dict[str, Any] | str:
 
 
 def _names(reward: Reward) -> list[str] | None:
-    """As `rewards.load` takes them; None for a reward that is not built in."""
+    """Reward names for `rewards.load`; None for a reward that is not built in."""
     known: dict[Any, str] = {kind: name for name, kind in REWARDS.items()}
     terms = [(weight, each) for _, weight, each in reward.terms] if isinstance(reward, Sum) else [(1.0, reward)]
     names = [known.get(type(each)) for _, each in terms]
@@ -161,17 +161,18 @@ def _names(reward: Reward) -> list[str] | None:
 
 
 def from_dict(given: dict[str, Any]) -> Settings:
-    """From YAML. What it leaves out is as in a preset of the algorithm: `preset` beside its name, or that of scenes.
+    """Settings from YAML. Missing values come from a preset of the algorithm: `preset` next to its name, or `scenes`.
 
-    The guidance of an evaluation is that of the rollout where it is left out.
+    If the guidance of the evaluation is missing, it is the guidance of the rollout.
 
     Raises:
-        ValueError: something is unknown or of the wrong type; it says where.
+        ValueError: a key is unknown or a value has the wrong type; the message names the place.
     """
     own = given.get("algorithm") or {}
     if not isinstance(own, dict):
         raise ValueError(
-            f"config: algorithm must be a mapping with a name and settings, not '{own}'; one of your own is for Python"
+            f"config: algorithm must be a mapping with a name and settings, not '{own}'; start a run with your own "
+            "algorithm from Python"
         )
     own = dict(own)
     kind = settings_type(str(own.pop("name", DEFAULT_ALGORITHM)), str(own.pop("preset", "scenes")))
@@ -188,5 +189,5 @@ def from_dict(given: dict[str, Any]) -> Settings:
 
 
 def names_guidance(given: Mapping[str, Any]) -> bool:
-    """Whether YAML that `from_dict` takes says with which guidance images are measured."""
+    """Whether YAML for `from_dict` sets the guidance of the evaluation."""
     return "guidance" in ((given.get("evaluation") or {}).get("sampler") or {})

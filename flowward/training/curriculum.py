@@ -1,7 +1,7 @@
-"""Prompts that teach nothing rest for a while: a group whose samples all earn the same has no advantage to learn from.
+"""Curriculum: skip prompts without a learning signal. A group whose samples got equal rewards has no advantages.
 
-As the sampling of DAPO (Yu et al., 2025, arXiv:2503.14476), which leaves out prompts whose answers are all right or all
-wrong; here before they are drawn, from what earlier visits showed.
+DAPO's dynamic sampling (Yu et al., 2025, arXiv:2503.14476) drops prompts whose answers are all right or all wrong,
+after sampling them. Here they are skipped before sampling, based on earlier visits.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from ..prompts import PromptSet
 
 @dataclass(frozen=True)
 class Choice:
-    """The prompts of one iteration, and those that were passed over on the way to them."""
+    """The prompts of one iteration, and the prompts that were skipped while choosing them."""
 
     indices: tuple[int, ...]
     passed: tuple[int, ...]
-    end: int  # how far along the walk through the prompts this came
+    end: int  # position in the walk through the prompts after this choice
 
     @property
     def skipped(self) -> float:
-        """The share of the prompts that were met and passed over, in [0, 1)."""
+        """The share of the prompts in this stretch of the walk that were skipped, in [0, 1)."""
         return len(self.passed) / (len(self.passed) + len(self.indices))
 
 
@@ -34,15 +34,15 @@ class Order(Protocol):
     """Which prompts an iteration trains on."""
 
     def choose(self, iteration: int, count: int) -> Choice: ...
-    def see(self, choice: Choice, rewards: Tensor, group: Tensor) -> None: ...  # what a choice's groups earned
-    def told(self, choice: Choice) -> dict[str, float]: ...  # for the metrics
+    def see(self, choice: Choice, rewards: Tensor, group: Tensor) -> None: ...  # the rewards of a choice's groups
+    def told(self, choice: Choice) -> dict[str, float]: ...  # metrics
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
 class InTurn:
-    """All prompts, each in its turn: a pure function of seed and iteration."""
+    """All prompts in turn: a pure function of seed and iteration."""
 
     prompts: PromptSet
     seed: int
@@ -63,20 +63,19 @@ class InTurn:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to go on from."""
+        """Nothing to load."""
 
 
 @dataclass
 class Curriculum:
-    """Which prompts rest, learned from the rewards of their groups.
+    """Skips prompts ("resting" prompts) based on the rewards of their groups.
 
-    A prompt whose groups were all equal in its last `visits` visits is passed over the next `rest` times that its turn
-    comes; then it is visited again, and rests again unless that group differs. Every time it is passed over its rest
-    gets shorter, so a choice always ends, and no set is ever empty. Where nothing rests, the prompts are those of
-    `PromptSet.draw`.
+    If the groups of a prompt had equal rewards in its last `visits` visits, it is skipped for `rest` turns. Then it is
+    visited again. If that group has equal rewards too, it rests again. Each skip shortens the rest, so a choice always
+    ends and never empties the set. If nothing rests, the prompts are those of `PromptSet.draw`.
 
-    A choice is a function of the state and changes nothing; only `see` does. So an iteration that fails leaves no
-    trace, and a resumed run chooses as the first one would have.
+    `choose` depends only on the state and does not change it; only `see` does. So a failed iteration leaves no trace,
+    and a resumed run makes the same choices.
 
     Raises:
         ValueError: a setting is out of range.
@@ -87,24 +86,24 @@ class Curriculum:
     visits: int = 2
     """equal groups in a row before a prompt rests"""
     rest: int = 3
-    """turns that it is passed over"""
+    """turns that it is skipped"""
     tolerance: float = 1e-6
-    """a group is equal where its rewards differ by no more than this"""
+    """a group is equal if its rewards differ by at most this"""
     _at: int = field(default=0, init=False)
     _equal: Tensor = field(init=False)  # [prompts]: equal groups in a row
-    _left: Tensor = field(init=False)  # [prompts]: turns of rest that are left
+    _left: Tensor = field(init=False)  # [prompts]: remaining turns of rest
 
     def __post_init__(self) -> None:
         if self.visits < 1 or self.rest < 0 or not 0 <= self.tolerance < float("inf"):
             raise ValueError(
-                f"a curriculum needs at least 1 visit, 0 turns of rest, and a tolerance that is not negative, "
+                f"a curriculum needs visits >= 1, rest >= 0 and a finite tolerance >= 0, "
                 f"not {self.visits}, {self.rest} and {self.tolerance}"
             )
         self._equal = torch.zeros(len(self.prompts), dtype=torch.long)
         self._left = torch.zeros(len(self.prompts), dtype=torch.long)
 
     def choose(self, iteration: int, count: int) -> Choice:
-        """The next `count` prompts that do not rest, in the order in which the set goes through them."""
+        """The next `count` prompts that do not rest, in the order of the prompt set."""
         chosen: list[int] = []
         passed: Counter[int] = Counter()
         end = self._at
@@ -122,12 +121,12 @@ class Curriculum:
         """Learn from the rewards of a choice's groups.
 
         Args:
-            choice: what `choose` gave for this iteration.
-            rewards: [N], or [N, R] with R rewards, of which one that differs is enough.
-            group: long [N], the place in `choice.indices` of the prompt of each sample.
+            choice: the result of `choose` for this iteration.
+            rewards: [N], or [N, R] with R rewards; a group is equal only if it is equal in every reward.
+            group: long [N], the position in `choice.indices` of each sample's prompt.
 
         Raises:
-            ValueError: the choice is not the one that this state makes, or a prompt has no sample.
+            ValueError: the choice was not made from this state, or a prompt has no sample.
         """
         if choice.end - len(choice.indices) - len(choice.passed) != self._at:
             raise ValueError("this choice was made from another state of the curriculum")
@@ -140,7 +139,7 @@ class Curriculum:
         self._at = choice.end
 
     def told(self, choice: Choice) -> dict[str, float]:
-        """Shares of the prompts that were met and passed over, and of all that rest now."""
+        """Metrics: the share of skipped prompts, and the share of all prompts that rest now."""
         return {"skipped": choice.skipped, "resting": self.resting}
 
     @property
@@ -149,30 +148,33 @@ class Curriculum:
         return (self._left > 0).float().mean().item()
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers and tensors that `load_state_dict` takes."""
+        """Numbers and tensors for `load_state_dict`."""
         return {"at": self._at, "equal": self._equal.clone(), "left": self._left.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state.
+        """Continue from a saved state.
 
         Raises:
-            ValueError: it is that of another number of prompts.
+            ValueError: the number of prompts has changed.
         """
         if len(state["equal"]) != len(self.prompts):
-            raise ValueError(f"the curriculum was saved with {len(state['equal'])} prompts, not {len(self.prompts)}")
+            raise ValueError(
+                f"the curriculum was saved with {len(state['equal'])} prompts, but there are {len(self.prompts)} now: "
+                "use the same prompts"
+            )
         self._at = int(state["at"])
         self._equal, self._left = state["equal"].long().clone(), state["left"].long().clone()
 
 
 def equal_groups(rewards: Tensor, group: Tensor, count: int, tolerance: float = 0.0) -> Tensor:
-    """Whether all samples of each group earned the same, bool [count]; rewards [N] or [N, R], group long [N].
+    """Whether all samples of each group got equal rewards, bool [count]; rewards [N] or [N, R], group long [N].
 
     Raises:
         ValueError: a group has no sample.
     """
     values, place = rewards.detach().double().cpu().reshape(len(rewards), -1), group.cpu()
     if (torch.bincount(place, minlength=count) == 0).any() or len(place) != len(values):
-        raise ValueError(f"{len(values)} rewards leave some of {count} groups without a sample")
+        raise ValueError(f"some of {count} groups have no sample among {len(values)} rewards")
     rows = place[:, None].expand_as(values)
     edges = [torch.zeros(count, values.shape[1], dtype=torch.double) for _ in range(2)]
     low, high = (

@@ -1,4 +1,4 @@
-"""Images from files instead of the policy: preference pairs, and exemplars that are grafted into groups."""
+"""Images from files: preference pairs that replace sampling, and exemplars that replace some samples of a group."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..system.streams import Key, numpy_generator
 
 
 def read(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
-    """Lines of a JSON-lines file, each an object with these text fields, and a source where the model edits images.
+    """The objects of a JSON Lines file, with these text fields and an optional `source` image for editing models.
 
-    Names of images are relative to the file.
+    Image paths are relative to the file.
 
     Raises:
-        ValueError: the file is missing or empty, or a line is not such an object, or names what is not a whole image.
+        ValueError: the file is missing or empty, a line lacks a field, or an image is missing or broken.
     """
     try:
         lines = path.read_text("utf-8-sig").splitlines()
@@ -37,7 +37,7 @@ def read(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from error
     rows = []
-    whole: set[str] = set()  # images that have been looked at
+    whole: set[str] = set()  # images that have been checked
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -46,39 +46,39 @@ def read(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number} of {path} is not JSON: {error.msg}") from error
         if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in fields):
-            raise ValueError(f"line {number} of {path} needs the texts {', '.join(fields)}")
+            raise ValueError(f"line {number} of {path} must be an object with the text fields {', '.join(fields)}")
         named = [*fields, *([SOURCE] if isinstance(row.get(SOURCE), str) else [])]
         for file in [row[name] for name in named if name != "prompt" and row[name] not in whole]:
             if not (path.parent / file).is_file():
-                raise ValueError(f"line {number} of {path} names an image that is not there: {file}")
+                raise ValueError(f"line {number} of {path} names an image that does not exist: {file}")
             refuse_broken(path.parent / file)
             whole.add(file)
         rows.append({name: row[name] if name == "prompt" else str(path.parent / row[name]) for name in named})
     if not rows:
-        raise ValueError(f"{path} holds no line")
+        raise ValueError(f"{path} is empty")
     return rows
 
 
 def _prompt(row: Mapping[str, str]) -> Prompt:
-    """As prompt files have it."""
+    """The prompt of a line, as in prompt files."""
     return prompt_of(row["prompt"], Path(os.path.abspath(row[SOURCE])) if SOURCE in row else None)
 
 
 def _refuse_videos(policy: Policy) -> None:
     if len(policy.latent_shape) > 3:
-        raise ValueError(f"{policy.name} makes videos, and preferences and exemplars are for models that make images")
+        raise ValueError(f"{policy.name} generates videos, but preferences and exemplars need a model for images")
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """Pairs of images for a prompt, the better one first; they take the place of the policy's own samples."""
+    """Pairs of images per prompt, the better one first. They replace the policy's own samples."""
 
     prompts: PromptSet
     pairs: dict[Prompt, list[tuple[str, str]]]  # prompt -> (chosen, rejected)
 
     @classmethod
     def load(cls, path: Path) -> Preferences:
-        """From JSON lines with `prompt`, `chosen` and `rejected`, and `source` where the model edits images.
+        """From JSON Lines with `prompt`, `chosen` and `rejected`, and an optional `source` for editing models.
 
         Raises:
             ValueError: see `read`.
@@ -89,26 +89,26 @@ class Preferences:
         return cls(prompts.of(path.name, list(pairs)), dict(pairs))
 
     def refuse(self, points: Callable[[Rollout, Key], PointSet], levels: Tensor) -> None:
-        """Raises ValueError where an algorithm's points are made of what given images lack: a way that led to them."""
+        """Raises ValueError if the algorithm needs the trajectory of each sample, which images from files lack."""
         pair = Rollout.of([Drawn(torch.zeros(2, 1))], Condition({"": torch.zeros(1)}), torch.zeros(2).long(), levels)
         points(pair, ("",)).take(torch.arange(2))
 
     def reward(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
-        """1 for each chosen image and 0 for each rejected one, in the order in which `collect` gives them."""
+        """1 for each chosen image and 0 for each rejected one, in the order of `collect`."""
         return (torch.arange(len(images)) % 2 == 0).float()
 
     def pair(self, prompt: Prompt, key: tuple[int, int, int]) -> tuple[str, str]:
-        """The files of one pair for a prompt; key: seed, iteration and the prompt's number in it."""
+        """The files of one random pair for a prompt; key: seed, iteration, and index of the prompt in it."""
         mine = self.pairs[prompt]
         return mine[int(numpy_generator("pair", *key).integers(len(mine)))]
 
     def collector(
         self, policy: Policy, seed: int
     ) -> Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]:
-        """In the place of a trainer's own samples (see trainer.Collect).
+        """A function that replaces the trainer's sampling (see trainer.Collect).
 
         Raises:
-            ValueError: the model makes videos.
+            ValueError: the model generates videos.
         """
         _refuse_videos(policy)
 
@@ -124,48 +124,55 @@ class Preferences:
 
 @dataclass(frozen=True)
 class Exemplars:
-    """Given images that replace some samples of some groups: what the policy never draws, it cannot be rewarded for.
+    """Given images that replace some samples of some groups. So the policy learns from images that it never samples.
 
-    As FlowAWR's GraftOOD (arXiv:2606.30376): an exemplar's advantage is 1, and it does not count in its group's.
+    As in FlowAWR's GraftOOD (arXiv:2606.30376), an exemplar has the advantage 1 and does not affect the advantages of
+    its group.
     """
 
     images: dict[Prompt, list[str]]  # prompt -> files
-    share: float = 1 / 6  # of the groups that have exemplars
+    share: float = 1 / 6  # probability that a group whose prompt has exemplars gets them
     count: int = 4  # samples replaced in such a group
 
     @classmethod
     def load(cls, path: Path, share: float = 1 / 6, count: int = 4) -> Exemplars:
-        """From JSON lines with `prompt` and `image`, and `source` where the model edits images.
+        """From JSON Lines with `prompt` and `image`, and an optional `source` for editing models.
 
         Raises:
             ValueError: see `read`; or share is not in (0, 1], or count is below 1.
         """
         if not 0 < share <= 1 or count < 1:
-            raise ValueError(f"exemplars need a share in (0, 1] and a count of 1 or more, not {share} and {count}")
+            raise ValueError(
+                f"exemplars need a share in (0, 1] and at least 1 per group, not {share} and {count}: change "
+                "--exemplar-share or --exemplars-per-group"
+            )
         images: dict[Prompt, list[str]] = defaultdict(list)
         for row in read(path, ("prompt", "image")):
             images[_prompt(row)].append(row["image"])
         return cls(dict(images), share, count)
 
     def refuse(self, asked: Iterable[Prompt], group_size: int) -> None:
-        """Raises ValueError where exemplars leave too little of a group, or are for prompts that never come."""
+        """Raises ValueError if too few own samples remain in a group, or exemplars belong to unknown prompts."""
         self._refuse_small(group_size)
         known = set(asked)
         if others := [prompt for prompt in self.images if prompt not in known]:
             raise ValueError(
-                f"{len(others)} of {len(self.images)} prompts with exemplars are not trained on, "
-                f"the first of them '{others[0]}'"
+                f"{len(others)} of {len(self.images)} prompts with exemplars are not training prompts, "
+                f"for example '{others[0]}'"
             )
 
     def _refuse_small(self, group_size: int) -> None:
         if self.count > group_size - 2:
-            raise ValueError(f"{self.count} exemplars leave less than 2 samples in groups of {group_size}")
+            raise ValueError(
+                f"{self.count} exemplars leave fewer than 2 samples in groups of {group_size}: lower "
+                "--exemplars-per-group or raise --group-size"
+            )
 
     def graft(self, policy: Policy, rollout: Rollout, asked: Sequence[Prompt], key: tuple[int, int]) -> Rollout:
         """The rollout with exemplars in it; key: seed and iteration.
 
         Raises:
-            ValueError: groups are too small to keep two samples of their own.
+            ValueError: fewer than two own samples would remain in a group.
         """
         members = rollout.by_group()
         self._refuse_small(members.shape[1])
@@ -182,10 +189,10 @@ class Exemplars:
         return replace(rollout, x0=x0, exemplar=given)
 
     def grafter(self, policy: Policy, seed: int) -> Callable[[Rollout, Sequence[Prompt], int], Rollout]:
-        """`graft` as a trainer calls it: rollout, prompts, iteration.
+        """`graft` with the trainer's arguments: rollout, prompts, iteration.
 
         Raises:
-            ValueError: the model makes videos.
+            ValueError: the model generates videos.
         """
         _refuse_videos(policy)
         return lambda rollout, asked, index: self.graft(policy, rollout, asked, (seed, index))

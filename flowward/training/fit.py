@@ -1,4 +1,4 @@
-"""The largest batches that fit into memory, found by trying."""
+"""Find the largest batches that fit into GPU memory by trying them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..prompts import Prompt, PromptSet
 from .run import Run
 from .trainer import Trainer
 
-Peak = Callable[[Callable[[], None]], float]  # work -> bytes that it took at most; inf where they were not there
+Peak = Callable[[Callable[[], None]], float]  # work -> its peak memory in bytes; inf if memory ran out
 
 
 def cuda_peak(device: torch.device) -> Peak:
-    """Measures on a CUDA device.
+    """Measures peak memory on a CUDA device.
 
     Raises:
-        ValueError: it is none; other devices do not tell.
+        ValueError: this is another kind of device.
     """
     if device.type != "cuda":
-        raise ValueError(f"a memory limit is for CUDA devices, the model is on '{device}': leave it out")
+        raise ValueError(f"--memory works only on CUDA devices, but the model is on '{device}': leave it out")
 
     def peak(work: Callable[[], None]) -> float:
         torch.cuda.empty_cache()
@@ -39,18 +39,17 @@ def cuda_peak(device: torch.device) -> Peak:
 
 
 def limit(memory: float | Literal["auto"] | None, device: torch.device) -> float | None:
-    """Bytes that a run may use, from its `memory`; None where there is no limit, or nothing to measure it with."""
+    """Bytes that a run may use, from its `memory`; None without a limit, or for `auto` without a CUDA device."""
     if memory == "auto":
         return 0.9 * torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     return None if memory is None else memory * 1e9
 
 
 def largest(sizes: Sequence[int], peak: Callable[[int], float], limit: float) -> tuple[int, float]:
-    """The largest of rising sizes whose peak stays within a limit, and that peak; the first that does not is the last
-    that is tried.
+    """The largest of rising sizes whose peak stays within a limit, and that peak. Stops at the first failure.
 
     Raises:
-        ValueError: not even the first does.
+        ValueError: even the first one exceeds the limit.
     """
     best: tuple[int, float] | None = None
     for size in sizes:
@@ -59,20 +58,23 @@ def largest(sizes: Sequence[int], peak: Callable[[int], float], limit: float) ->
             break
         best = size, found
     if best is None:
-        raise ValueError(f"a batch of {sizes[0]} takes more than the limit of {limit / 1e9:.3g} GB already")
+        raise ValueError(
+            f"even a batch of {sizes[0]} needs more than the limit of {limit / 1e9:.3g} GB: raise --memory, lower "
+            "--size, or use --gradient-checkpointing"
+        )
     return best
 
 
 def fitted(trainer: Trainer, limit: float, peak: Peak | None = None) -> tuple[Run, str]:
     """The trainer's run with the largest `rollout_batch` and `microbatch` within `limit` bytes, and a sentence.
 
-    What divides evenly stays what it was: batches change neither samples nor gradients. The first optimiser step adds
-    its moments, so they are counted in.
+    These sizes change neither samples nor gradients. Adam's moments are included, since the first optimiser step
+    allocates them.
 
     Raises:
-        ValueError: nothing fits, or the device does not tell what it has used.
+        ValueError: nothing fits, or the device cannot measure memory.
     """
-    peak, run = peak or cuda_peak(trainer.policy.device), trainer.run  # whose microbatch changes below
+    peak, run = peak or cuda_peak(trainer.policy.device), trainer.run  # `learn` changes trainer.run
     points = trainer.points_per_update
     moments = moments_of(trainer)
     sampled, most = largest(
@@ -84,30 +86,30 @@ def fitted(trainer: Trainer, limit: float, peak: Peak | None = None) -> tuple[Ru
     trainer.run = run
     most = max(most, peak_of_training)
     said = (
-        f"{sampled} of {run.images} images sampled at once and {trained} of {points} points per pass take "
-        f"{most / 1e9:.1f} of {limit / 1e9:.1f} GB"
+        f"batches chosen for --memory: {sampled} of {run.images} images sampled at once, {trained} of {points} points "
+        f"per training pass; peak {most / 1e9:.1f} of {limit / 1e9:.1f} GB"
     )
     return replace(run, rollout_batch=sampled, microbatch=trained), said
 
 
 def divisors(total: int, unit: int) -> list[int]:
-    """Those that are multiples of `unit`, rising."""
+    """The divisors of `total` that are multiples of `unit`, rising."""
     return [size for size in range(unit, total + 1, unit) if total % size == 0]
 
 
 def moments_of(trainer: Trainer) -> int:
-    """Bytes that Adam takes at its first step."""
+    """Bytes that Adam allocates at its first step."""
     return 2 * 4 * sum(tensor.numel() for tensor in trainer.parameters)
 
 
 def longest(prompts: PromptSet) -> Prompt:
-    """The prompt with the most text: models that do not pad take more memory for it."""
+    """The prompt with the longest text: models without padding need more memory for it."""
     return prompts[max(range(len(prompts)), key=lambda number: len(prompts.texts[number]))]
 
 
 @torch.no_grad()
 def sample(trainer: Trainer, many: int) -> None:
-    """What the network and the autoencoder do for so many images that are drawn together."""
+    """The work of the network and the autoencoder for `many` images sampled at once."""
     policy, rollout = trainer.policy, trainer.rollout
     at_once = many // rollout.leaves * rollout.breadth
     velocity = policy.under(trainer.algorithm.behaviour, rollout.guidance)
@@ -118,7 +120,7 @@ def sample(trainer: Trainer, many: int) -> None:
 
 
 def learn(trainer: Trainer, many: int) -> None:
-    """A forward and a backward pass of so many points, with all that the algorithm wants to know of them."""
+    """A forward and a backward pass for `many` training points, including the anchors of the algorithm."""
     points = trainer.algorithm.points(_drawn(trainer), ("fit",))
     trainer.run = replace(trainer.run, microbatch=many)
     for part in trainer.batches(points, torch.arange(many) % len(points), fresh=True):
@@ -128,7 +130,7 @@ def learn(trainer: Trainer, many: int) -> None:
 
 
 def _drawn(trainer: Trainer) -> Rollout:
-    """A group of noise in the place of samples."""
+    """A group of noise instead of samples."""
     policy, rollout, run = trainer.policy, trainer.rollout, trainer.run
     condition, group = policy.encode([longest(trainer.prompts)]), torch.zeros(run.group_size, dtype=torch.long)
     noise = Noise(policy.latent_shape, tuple(("fit", number) for number in range(run.group_size)), policy.device)

@@ -1,6 +1,6 @@
 """A run folder: config.yaml, metrics.jsonl, samples/, checkpoints/, and later report.html.
 
-Files appear whole or not at all; metrics are appended line by line.
+Files are written atomically; metrics are appended line by line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .. import __version__
 from ..evaluation import images
 from ..system import checkpoint, strict_json
 
-KEPT = 2  # checkpoints
+KEPT = 2  # number of checkpoints to keep
 
 
 class RunFolder:
@@ -32,15 +32,17 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> RunFolder:
-        """A new run.
+        """The folder of a new run.
 
         Raises:
-            ValueError: the folder holds something already.
+            ValueError: the folder is not empty.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if (path / "config.yaml").exists():
-                raise ValueError(f"{path} already holds a run; name another --output, or go on with --resume {path}")
-            raise ValueError(f"{path} is not an empty folder; name another --output")
+                raise ValueError(
+                    f"{path} already contains a run: use another --output, or continue with --resume {path}"
+                )
+            raise ValueError(f"{path} is not an empty folder: use another --output")
         folder = cls(path)
         (path / "samples").mkdir(parents=True)
         (path / "checkpoints").mkdir()
@@ -49,10 +51,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run.
+        """The folder of an existing run.
 
         Raises:
-            ValueError: there is none.
+            ValueError: this is not a run folder.
         """
         if not (path / "config.yaml").is_file():
             raise ValueError(f"{path} is not a run folder (it has no config.yaml)")
@@ -60,10 +62,10 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, this process alone writes here. It ends with the process, however that ends.
+        """Lock the folder, so that only this process writes to it. The lock ends with the process.
 
         Raises:
-            ValueError: another one does.
+            ValueError: another process has the lock.
         """
         try:
             import fcntl
@@ -72,21 +74,21 @@ class RunFolder:
             return
         lock = os.open(self.path, os.O_RDONLY)
         try:
-            with suppress(OSError):  # of file systems that have no locks
+            with suppress(OSError):  # some file systems have no locks
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise ValueError(f"{self.path} belongs to a run that is still going: stop it first") from None
+                    raise ValueError(f"a run is still writing to {self.path}: stop it first") from None
             yield
         finally:
             os.close(lock)
 
     def config(self) -> dict[str, Any]:
-        """What the run was started with."""
+        """The settings of the run."""
         return read_yaml(self.path / "config.yaml")
 
     def origin(self) -> dict[str, Any]:
-        """How its weights come to be, for those who meet them later; an algorithm of one's own may have no fields."""
+        """How the weights were made, for exports and model cards. A user's own algorithm may have no fields."""
         config, lines = self.config(), self.lines()
         algorithm, run, loading = config.get("algorithm"), config["run"], config.get("loading") or {}
         rollout = algorithm.get("rollout", {}) if isinstance(algorithm, dict) else {}
@@ -110,7 +112,7 @@ class RunFolder:
         self.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False))
 
     def write_summary(self, command: str, finished: bool) -> None:
-        """What the report says of the run as a whole."""
+        """Facts for the report: command, state, machine and version."""
         lines = self.lines()
         summary = {
             "command": command,
@@ -137,11 +139,11 @@ class RunFolder:
             file.write(strict_json.dumps(line) + "\n")
 
     def amend(self, line: dict[str, Any]) -> None:
-        """Another line in the place of the last one."""
+        """Replace the last line."""
         self._rewrite([*self.lines()[:-1], line])
 
     def lines(self) -> list[dict[str, Any]]:
-        """The metrics so far; a last line that was cut short is left out."""
+        """The metrics so far, without a last line that was cut off."""
         found = []
         for text in self.metrics.read_text("utf-8").splitlines() if self.metrics.exists() else []:
             try:
@@ -151,9 +153,9 @@ class RunFolder:
         return found
 
     def forget_after(self, iteration: int) -> None:
-        """Drop the metrics and pictures that came after a checkpoint: the resumed run makes them again, or others.
+        """Delete the metrics and sample grids after a checkpoint, since the resumed run writes them again.
 
-        So go files that a kill left half written: those of checkpoints are large.
+        Also delete partial files of a killed run; those of checkpoints are large.
         """
         self._rewrite([line for line in self.lines() if line["iteration"] <= iteration])
         for path in self.samples():
@@ -166,7 +168,7 @@ class RunFolder:
         self.write_text("metrics.jsonl", "".join(strict_json.dumps(line) + "\n" for line in lines))
 
     def samples(self) -> list[Path]:
-        """Pictures of evaluations, oldest first."""
+        """Sample grids of evaluations, oldest first."""
         found = [path for path in (self.path / "samples").glob("*.png") if path.stem.isdigit()]
         return sorted(found, key=lambda path: int(path.stem))
 
@@ -177,22 +179,22 @@ class RunFolder:
 
     @contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
-        """An OSError inside names the file (that of a full disk does not), and says what is safe."""
+        """An OSError inside gets the file name (a full disk gives none) and names the last checkpoint."""
         try:
             yield
         except OSError as error:
-            safe = f"; the checkpoint {saved[-1].name} is safe" if (saved := self.checkpoints()) else ""
+            safe = f"; the checkpoint {saved[-1].name} is intact" if (saved := self.checkpoints()) else ""
             raise OSError(f"cannot write {path}: {error.strerror or error}{safe}") from error
 
     def checkpoints(self) -> list[Path]:
-        """Oldest first."""
+        """All checkpoints, oldest first."""
         return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
 
     def state(self, *needed: str) -> dict[str, Any] | None:
-        """What the newest checkpoint holds, with all of `needed` in it; None where there is no checkpoint.
+        """The content of the newest checkpoint, with all keys of `needed`; None if there is no checkpoint.
 
         Raises:
-            ValueError: it is damaged, or lacks something; where the one before it is whole, the sentence says so.
+            ValueError: it is damaged or lacks a key; the message says if the previous checkpoint is intact.
         """
         paths = self.checkpoints()
         if not paths:
@@ -201,11 +203,11 @@ class RunFolder:
             return _holding(paths[-1], needed)
         except ValueError as error:
             if len(paths) > 1 and _is_whole(paths[-2], needed):
-                raise ValueError(f"{error}; remove it to go on from {paths[-2].name}, which is whole") from error
+                raise ValueError(f"{error}; delete it to continue from {paths[-2].name}, which is intact") from error
             raise
 
     def save(self, iteration: int, state: dict[str, Any]) -> Path:
-        """Write a checkpoint, then remove those that are no longer needed."""
+        """Write a checkpoint, then delete old ones."""
         path = self.path / "checkpoints" / f"{iteration:06d}.safetensors"
         checkpoint.save(path, state)
         for old in self.checkpoints()[:-KEPT]:
@@ -214,10 +216,10 @@ class RunFolder:
 
 
 def _holding(path: Path, needed: Iterable[str]) -> dict[str, Any]:
-    """Raises ValueError where a checkpoint cannot be read, or does not hold what is needed of it."""
+    """Raises ValueError if a checkpoint cannot be read or lacks a needed key."""
     state = checkpoint.load(path)
     if missing := [name for name in needed if name not in state]:
-        raise ValueError(f"{path} is no checkpoint to go on from: it holds no {', '.join(missing)}")
+        raise ValueError(f"{path} cannot be resumed: it contains no {', '.join(missing)}")
     return state
 
 
@@ -233,7 +235,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A mapping from a YAML file.
 
     Raises:
-        ValueError: it cannot be read, or is something else.
+        ValueError: it cannot be read, or is not a mapping.
     """
     try:
         found = yaml.safe_load(path.read_text("utf-8"))
@@ -242,5 +244,5 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} does not hold a mapping")
+        raise ValueError(f"{path} does not contain a mapping (lines of the form key: value)")
     return found

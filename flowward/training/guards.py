@@ -1,4 +1,4 @@
-"""Rewards that a run is not trained on, watched: one that falls while the headline rises says that it is gamed."""
+"""Guards during training: a warning if a reward that is not optimised falls while the headline score rises."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ FIRST = "evaluation.json"  # in a run folder: the first evaluation, with the sco
 
 
 class Watch:
-    """What a run's first evaluation measured, image by image, and what has changed since.
+    """Compares each evaluation of a run with the first one, image by image.
 
-    With a folder it is kept there, so that a run that goes on still compares with its beginning.
+    With a folder, the first evaluation is stored there, so that a resumed run still compares with it.
     """
 
     def __init__(self, folder: Path | None = None):
@@ -23,7 +23,7 @@ class Watch:
         self._first: Measurement | None = None
 
     def look(self, iteration: int, now: Measurement) -> list[str]:
-        """A sentence for each guard that fell significantly while the headline rose; usually none."""
+        """A warning for each guard that fell significantly while the headline rose; usually none."""
         if not now.guards:
             return []
         now = replace(now, name="before training" if iteration == 0 else f"iteration {iteration}")
@@ -31,11 +31,11 @@ class Watch:
         if first:
             try:
                 changes = differences([first, now])
-            except ValueError:  # the run goes on with other settings of its evaluations: begin anew
+            except ValueError:  # the run was resumed with other evaluation settings: this one is the new first
                 first = None
         if not first:
             self._first = now
-            if self._file:  # whole or not at all: a run that goes on reads it
+            if self._file:  # written atomically, since a resumed run reads it
                 partial = self._file.with_suffix(".partial")
                 partial.write_text(measurement.to_json([now]), "utf-8")
                 partial.replace(self._file)

@@ -1,5 +1,6 @@
-"""Is the run well? Each rule looks at the figures of an iteration and, where it trips, says in plain words what is
-wrong and what to do about it. NaN is not a rule: the trainer stops before the weights are touched."""
+"""Health warnings: each rule checks the metrics of an iteration and says what is wrong and what to do.
+
+There is no rule for NaN: training stops before the weights are updated (loop.py)."""
 
 from __future__ import annotations
 
@@ -9,80 +10,74 @@ from statistics import median
 from typing import Any
 
 NO_SIGNAL = 0.5  # share of groups whose rewards are all equal
-FAR = 0.25  # mean(d^2) over mean(e^2): how far the policy has left `old`, against the noise of its targets
+FAR = 0.25  # mean(d^2) / mean(e^2): distance from the old policy, relative to the noise of its targets
 FLAT = 0.05  # curvature
-DRIFT = 0.15  # relative change of the RMS of finished latents since the first iteration
-UNFIT = 1.5  # mean(e^2) over its first value: the error of the velocity on the policy's own samples
-APART = 0.1  # log ratio before the first update over the clip's: it should be 0
-SPIKE = 5.0  # gradient norm over its recent median
+DRIFT = 0.15  # relative change of the RMS of the final latents since the first iteration
+UNFIT = 1.5  # mean(e^2) / its first value: error of the velocity on the policy's own samples
+APART = 0.1  # log ratio before the first update / log(1 + clip): it should be 0
+SPIKE = 5.0  # gradient norm / its recent median
 WINDOW = 20  # iterations that count as recent
 
 
 @dataclass
 class Health:
-    """The rules, and the little that they remember."""
+    """The rules and their state."""
 
     first_rms: float | None = None
     first_residual: float | None = None
     norms: list[float] = field(default_factory=list)
 
     def check(self, m: Mapping[str, float]) -> list[str]:
-        """The lines that an iteration's metrics call for; usually none."""
+        """The warnings for an iteration's metrics; usually none."""
         lines = []
         if m.get("reward_std", 1.0) < 1e-6:
-            lines.append(f"every image got the reward {m['reward']:.3g}: there is nothing to learn from")
+            lines.append(
+                f"all images got the same reward, {m['reward']:.3g}, so there is no learning signal: "
+                "check the reward, or use a softer one"
+            )
         elif m.get("zero_variance", 0.0) > NO_SIGNAL:
             lines.append(
                 f"{m['zero_variance']:.0%} of the groups have equal rewards and teach nothing: "
-                "use a softer reward, larger groups, or prompts that are neither solved nor hopeless"
+                "use a softer reward, larger groups, or prompts that are neither too easy nor too hard"
             )
         if m.get("distance", 0.0) > FAR * m.get("residual", float("inf")):
             lines.append(
-                f"the policy has left its old copy far behind (mean(d^2) = {m['distance']:.2g}): "
-                "lower the learning rate, or let the old policy follow faster"
+                f"the policy is far from its old copy (mean(d^2) = {m['distance']:.2g}): "
+                "lower the learning rate, or the decay of the old copy"
             )
-        if m.get("curvature_min", 1.0) <= 0:
-            lines.append(
-                f"the loss of some points has no minimum (curvature {m['curvature_min']:.2g}), because some advantages "
-                "are very low: set gamma to 1-A or raise it, or add rewards up before they are compared (--mix rewards)"
-            )
-        elif m.get("curvature_min", 1.0) < FLAT:
-            lines.append(
-                f"the flattest point has curvature {m['curvature_min']:.2g}: single bad samples can push very far; "
-                "raise gamma"
-            )
+        lines += _flat(m)
         if self.first_rms is None:
             self.first_rms = m.get("latent_rms")
         drift = m["latent_rms"] / self.first_rms - 1 if self.first_rms and "latent_rms" in m else 0.0
         if abs(drift) > DRIFT:
             lines.append(
-                f"finished latents are {abs(drift):.0%} {'larger' if drift > 0 else 'smaller'} than at the start: "
-                "images drift in brightness or contrast; look at the samples"
+                f"the final latents are {abs(drift):.0%} {'larger' if drift > 0 else 'smaller'} than at the start, so "
+                "brightness or contrast may drift: check the sample images"
             )
         if "residual" in m:
             if self.first_residual is None:
                 self.first_residual = m["residual"]
             if m["residual"] > UNFIT * self.first_residual:
                 lines.append(
-                    f"the velocity fits the policy's own samples {m['residual'] / self.first_residual:.1f} times worse "
-                    "than at the start: lower the learning rate, or raise the weight of the reference model"
+                    f"the flow-matching error on the policy's own samples is {m['residual'] / self.first_residual:.1f} "
+                    "times its first value: lower the learning rate, or raise the weight of the reference model"
                 )
         if m.get("first_ratio_in_clips_max", 0.0) > APART:
             lines.append(
-                f"before the first update a ratio is already off 1 by {m['first_ratio_in_clips_max']:.2g} of the clip: "
-                "the network answers differently in sampling and in training; give both the same batch size "
+                f"a ratio differs from 1 by {m['first_ratio_in_clips_max']:.2g} of the clip before the first update, "
+                "because the network gives different outputs in sampling and in training: use equal batch sizes "
                 "(--rollout-batch, --microbatch) and --precision float32"
             )
         if len(self.norms) >= 5 and m["gradient_norm"] > SPIKE * median(self.norms):
             lines.append(
-                f"the gradient norm jumped to {m['gradient_norm']:.2g} (recently {median(self.norms):.2g}): "
-                "it was clipped; if this goes on, lower the learning rate"
+                f"the gradient norm jumped to {m['gradient_norm']:.2g} (recent median {median(self.norms):.2g}) and "
+                "was clipped: if this happens often, lower the learning rate"
             )
         self.norms = [*self.norms, m["gradient_norm"]][-WINDOW:]
         if many := int(m.get("duplicate_prompts", 0)):
             lines.append(
-                f"{many} prompt{'s' * (many > 1)} came twice in one iteration, counting double: a category was used up "
-                "and began anew, or there are fewer prompts than groups"
+                f"{many} prompt{'s' * (many > 1)} occurred more than once in this iteration and counted twice: use "
+                "more prompts, or fewer groups per iteration"
             )
         return lines
 
@@ -92,3 +87,19 @@ class Health:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.first_rms, self.first_residual = state["first_rms"], state.get("first_residual")
         self.norms = list(state["norms"])
+
+
+def _flat(m: Mapping[str, float]) -> list[str]:
+    """The warning for a loss without a minimum, or with a very flat one."""
+    curvature = m.get("curvature_min", 1.0)
+    if curvature <= 0:
+        return [
+            f"the loss of some training points has no minimum (curvature {curvature:.2g}), because some advantages are "
+            "very low: set gamma to 1-A, raise gamma, or use --mix rewards"
+        ]
+    if curvature < FLAT:
+        return [
+            f"the loss is almost flat at some training points (curvature {curvature:.2g}), so single bad samples can "
+            "have a large effect: raise gamma"
+        ]
+    return []

@@ -1,4 +1,4 @@
-"""What a run says on the terminal."""
+"""Terminal output: progress of a run, and tables of evaluations."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from ..evaluation.comparison import Difference
 
 
-WIDE = 80  # columns of a terminal that has room for the last score beside the reward
+WIDE = 80  # columns of a terminal with room for the last score next to the reward
 
 
 class TrainProgress:
-    """A progress bar with the reward and the last score; a plain line per iteration where there is no terminal."""
+    """A progress bar with the reward and the last score, or one plain line per iteration if there is no terminal."""
 
     def __init__(self, run: Run, first: int, where: Path):
         self._console = Console(highlight=False, soft_wrap=True)
         self._run, self._first, self._started = run, first, time.perf_counter()
         self._bar = Progress(
-            BarColumn(),  # the one that gives way in a narrow terminal
+            BarColumn(),  # shrinks in a narrow terminal
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TimeElapsedColumn(table_column=Column(no_wrap=True)),
             TextColumn("ETA"),
@@ -56,7 +56,7 @@ class TrainProgress:
         self._console.print(text)
 
     def show(self, step: Step) -> None:
-        """One finished iteration."""
+        """Print one finished iteration."""
         if step.evaluation:
             self.say(f"iteration {step.index}: {headline(step.evaluation)}")
             if self._console.width >= WIDE:
@@ -70,20 +70,20 @@ class TrainProgress:
             left *= self._run.iterations - step.index
             seconds = sum(step.seconds.values())
             self.say(
-                f"[{step.index}/{self._run.iterations}] {figures}  gradient {step.metrics['gradient_norm']:.2f}  "
+                f"[{step.index}/{self._run.iterations}] {figures}  gradient norm {step.metrics['gradient_norm']:.2f}  "
                 f"{seconds:.1f} s  ETA {left / 60:.1f} min"
             )
         for line in step.health:
-            kind = without_figures(line)  # the same complaint with others is said once
+            kind = without_figures(line)  # a warning that differs only in its numbers is printed once
             if kind not in self._said:
                 self._said.add(kind)
-                self.say(f"  health, iteration {step.index}: {line}")
+                self.say(f"  health warning, iteration {step.index}: {line}")
         self._bar.update(self._task, completed=step.index, figures=f"{figures}  {self._score}".strip())
 
 
 @contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A bar for so many images, where there is a terminal; the yielded function moves it on."""
+    """A progress bar for `total` images if there is a terminal. The yielded function advances it."""
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -98,7 +98,7 @@ def headline(evaluation: dict[str, Any]) -> str:
 
 
 def table(found: Mapping[str, dict[str, Any]], changes: Sequence[Difference] = ()) -> None:
-    """Evaluations side by side, a row per category and a column per model; then differences, and the settings."""
+    """Print evaluations (a row per category, a column per model), their differences and the settings."""
     console = Console(highlight=False)
     first = next(iter(found.values()))
     for name in dict.fromkeys(score for result in found.values() for score in result["scores"]):
@@ -107,29 +107,29 @@ def table(found: Mapping[str, dict[str, Any]], changes: Sequence[Difference] = (
         grid = Table(title=name + " (guard)" * (name in first.get("guard", ())), title_justify="left")
         categories = list(next(iter(own.values()))["categories"])
         scores = [each for score in own.values() for each in (score["overall"], *score["categories"].values())]
-        wide = max(map(len, (*categories, "(other prompts)"))) + len(own) * max(
+        wide = max(map(len, (*categories, "(over prompts)"))) + len(own) * max(
             3 + len(measure.interval(each)) for each in scores
         )
-        below = "\n[" if wide + 4 > console.width else " ["  # an interval is never broken within
+        below = "\n[" if wide + 4 > console.width else " ["  # no line break inside an interval
         grid.add_column("category")
         for model in own:
             grid.add_column(model, justify="right", overflow="fold")
         grid.add_row("overall", *[measure.interval(score["overall"]).replace(" [", below) for score in own.values()])
         over = [measure.over_prompts(score["overall"]) for score in own.values()]
-        grid.add_row("(other prompts)", *over, style="dim", end_section=True)
+        grid.add_row("(over prompts)", *over, style="dim", end_section=True)
         for category in categories:
             cells = [measure.interval(score["categories"][category]) for score in own.values()]
             grid.add_row(category, *[cell.replace(" [", below) for cell in cells])
         console.print(grid)
     for before, after in dict.fromkeys((each.before, each.after) for each in changes):
         _differences(console, found, [each for each in changes if (each.before, each.after) == (before, after)])
-    console.print(f"measured with {settings(first)}", soft_wrap=True)
+    console.print(f"evaluation settings: {settings(first)}", soft_wrap=True)
 
 
 def _differences(console: Console, found: Mapping[str, dict[str, Any]], changes: Sequence[Difference]) -> None:
-    """One pair of models: every score overall, and the headline by category."""
+    """Print one pair of models: every score overall, and the headline by category."""
     before, after = changes[0].before, changes[0].after
-    console.print(f"{after} against {before}, image by image, with 95 % intervals over prompts", soft_wrap=True)
+    console.print(f"{after} against {before}: paired differences, with 95 % intervals over prompts", soft_wrap=True)
     grid = Table()
     for name in ("", "difference", "p", "significant"):
         grid.add_column(name, justify="right" if name in ("difference", "p") else "left")

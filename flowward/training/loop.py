@@ -1,8 +1,8 @@
-"""The loop. It names no algorithm, model or reward, and knows no picture.
+"""The training loop, independent of algorithm, model, reward and kind of sample.
 
-One iteration: gather training points (a subclass draws samples and scores them), take the stated number of optimiser
-steps on them, let the copies of the policy follow, check the run's health. Everything random is a pure function of
-(seed, iteration, ...), so there is no generator to save, and several processes can share the work.
+One iteration: gather training points (a subclass samples and scores), take the optimiser steps, update the copies of
+the policy, check the health rules. All randomness is a pure function of (seed, iteration, ...). So there is no
+generator to save, and several processes can share the work.
 """
 
 from __future__ import annotations
@@ -28,42 +28,42 @@ from .metrics import Clock, Step, Tally
 from .run import Training
 
 Measures = TypeVar("Measures")
-"""what measures a model, for `measured`"""
+"""the evaluator, for `measured`"""
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the weights are those of the last good step."""
+    """Training cannot continue; the weights are those of the last good step."""
 
 
 class Model(Protocol):
-    """What is trained, as the loop sees it."""
+    """The loop's view of the trained model."""
 
     weights: Weights
-    identity: dict[str, Any]  # what a checkpoint must agree with
+    identity: dict[str, Any]  # a checkpoint must have the same one
 
-    def unlike(self, identity: Mapping[str, Any]) -> list[str]: ...  # in what a checkpoint's identity differs
+    def unlike(self, identity: Mapping[str, Any]) -> list[str]: ...  # the keys in which a checkpoint's identity differs
 
 
 class Answers(Protocol):
-    """What a loss may ask the policy and its copies; process.policy.Models is one."""
+    """The policy and its copies, as a loss evaluates them; for example process.policy.Models."""
 
     def at(self, name: str, points: Any) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """What an iteration has to learn from."""
+    """The result of the rollout of an iteration."""
 
-    points: PointSet | None  # None: all samples are equally good, there is nothing to learn
-    metrics: dict[str, float]  # figures of the samples
-    keep: Callable[[], dict[str, float]]  # remember the samples, once the iteration has not failed; more figures
+    points: PointSet | None  # None: all advantages are 0, there is nothing to learn
+    metrics: dict[str, float]  # metrics of the samples
+    keep: Callable[[], dict[str, float]]  # called once the iteration has succeeded; stores the samples, more metrics
 
 
 class Loop(ABC, Generic[Measures]):
-    """The state of a run, and one method per stage of an iteration."""
+    """The state of a run, with one method per stage of an iteration."""
 
     models: Any  # Answers; typed by the subclass
-    block: int  # rows that the model sees at once without a gradient
+    block: int  # rows per forward pass without gradient
 
     def __init__(self, algorithm: Algorithm, model: Model, run: Training):
         self.algorithm, self.model, self.run = algorithm, model, run
@@ -75,40 +75,40 @@ class Loop(ABC, Generic[Measures]):
         )
         self.health = Health()
         self.iteration = 0  # finished iterations
-        self.sound = True  # worth saving: the state of a finished iteration, whose samples are finite
+        self.sound = True  # worth saving: the iteration is complete and its samples are finite
 
     @abstractmethod
     def gather(self, index: int, clock: Clock) -> Gathered:
-        """Draw the samples of an iteration, score them, and make training points of them."""
+        """Sample, score, and make training points."""
 
     @abstractmethod
     def measured(self, step: Step, evaluator: Measures, folder: RunFolder | None) -> Step:
-        """The step with an evaluation of the present weights."""
+        """The step with an evaluation of the current weights."""
 
     @property
     @abstractmethod
     def size(self) -> str:
-        """How large the work is and what makes it smaller, for the message if memory runs out."""
+        """Batch sizes and the options that reduce memory, for the message if memory runs out."""
 
     def steps(
         self, evaluator: Measures | None = None, folder: RunFolder | None = None, remarks: Sequence[str] = ()
     ) -> Generator[Step]:
-        """Go on to the end of the run, measuring, logging and saving on the way.
+        """Train to the end of the run, with evaluations, logging and checkpoints.
 
-        `remarks`, notes on the whole run, become the health of the first evaluation.
+        `remarks`, warnings about the whole run, become the health warnings of the first evaluation.
 
-        Leaving the loop early (break, or an exception) saves a checkpoint, unless the weights give no finite samples or
-        the last iteration has changed some of them only.
+        Leaving the loop early (break, or an exception) saves a checkpoint, unless samples are not finite or the last
+        iteration is incomplete.
         """
         run, saved = self.run, self.iteration
         before = [line for line in folder.lines() if line["iteration"] == self.iteration] if folder else []
-        seen = before[0]["images"] if before else self.iteration * run.samples  # which another run may have begun
+        seen = before[0]["images"] if before else self.iteration * run.samples  # batch sizes may have changed since
         try:
             if self.iteration == 0 and evaluator:
                 yield self._finish(Step(0, {}, [*remarks], {}), 0, evaluator, folder)
             elif evaluator and self._due and distributed.any_of(bool(before) and "evaluation" not in before[0]):
                 step = Step.of(before[0]) if before else Step(self.iteration, {}, [], {})
-                step = self.measured(step, evaluator, folder)  # this was cut short
+                step = self.measured(step, evaluator, folder)  # this evaluation was interrupted
                 if folder:
                     folder.amend(step.line(seen))
                 yield step
@@ -126,27 +126,27 @@ class Loop(ABC, Generic[Measures]):
 
     @property
     def _due(self) -> bool:
-        """Whether it is time to measure."""
+        """Whether an evaluation is due."""
         every = self.run.evaluate_every
         return self.iteration == self.run.iterations or (every > 0 and self.iteration % every == 0)
 
     def _finish(self, step: Step, seen: int, evaluator: Measures | None, folder: RunFolder | None) -> Step:
-        """Measure, if it is time to, and log; `seen` samples have been trained on."""
+        """Evaluate if `evaluator` is given, and log; `seen` is the number of training samples so far."""
         try:
             if evaluator:
                 step = self.measured(step, evaluator, folder)
-        finally:  # a measurement that fails leaves the iteration as it is
+        finally:  # if the evaluation fails, the iteration is logged anyway
             if folder:
                 folder.append(step.line(seen))
         return step
 
     def step(self) -> Step:
-        """One iteration. If it fails, the state is still that of the last one, or `sound` is False (see `update`).
+        """One iteration. If it fails, the state is that of the previous one, or `sound` is False (see `update`).
 
         Raises:
             RewardError: the reward failed.
-            TrainingError: samples or gradients are not finite.
-            OutOfMemory: there was none left.
+            TrainingError: samples or gradients are NaN or infinite.
+            OutOfMemory: memory ran out.
         """
         with memory.explained(self.size):
             return self._step()
@@ -157,7 +157,7 @@ class Loop(ABC, Generic[Measures]):
         with clock("train"):
             if gathered.points is not None:
                 metrics = gathered.metrics | self.learn(gathered.points)
-            else:  # Adam would turn the rounding errors of a gradient that is 0 into steps of full length
+            else:  # for a gradient of 0, Adam would turn rounding errors into full-length steps
                 metrics = gathered.metrics | {"loss": 0.0, "gradient_norm": 0.0}
             self.sound = False  # until all of this is done
             taken = (index + 1) * self.run.updates_per_iteration
@@ -170,15 +170,15 @@ class Loop(ABC, Generic[Measures]):
         return Step(self.iteration, metrics, said, clock.seconds)
 
     def learn(self, points: PointSet) -> dict[str, float]:
-        """The optimiser steps of one iteration, over units of points in random order, each point used once.
+        """The optimiser steps of one iteration, over units of points in random order; each point is used once.
 
-        An exception takes back those that were taken, if there are several.
+        If there are several steps, an exception undoes those taken so far.
         """
         run, units = self.run, points.units()
         order = torch.randperm(len(units), generator=generator("order", run.seed, self.iteration))
         tally = Tally()
         norms: list[float] = []
-        # with a single update nothing has been changed before it, and copies of all weights would be wasted
+        # a single update has nothing to undo, so it needs no copy of the weights
         with undone_if_it_fails(self.parameters if run.updates_per_iteration > 1 else (), self.optimiser):
             for number, chosen in enumerate(order.chunk(run.updates_per_iteration)):
                 numbers = torch.cat([units[unit] for unit in chosen.tolist()])
@@ -193,7 +193,7 @@ class Loop(ABC, Generic[Measures]):
             return tally.means(len(points)) | norm | tally.extremes()
 
     def _same(self) -> tuple[str, ...]:
-        """Anchors that answer as the policy does, because they are copies that have just become what it is."""
+        """Anchors with the same output as the policy, since they are copies that are identical to it now."""
         how = self.algorithm
         names = [name for name in how.copies if how.anchors.get(name) == how.guidance]
         return tuple(name for name in names if self.model.weights.same(name))
@@ -201,9 +201,9 @@ class Loop(ABC, Generic[Measures]):
     def batches(
         self, points: PointSet, numbers: Tensor, fresh: bool = False, same: Sequence[str] = ()
     ) -> Iterator[Any]:
-        """Microbatches of the points with these numbers; answers that carry no gradient are evaluated in larger ones.
+        """Microbatches of the points with these numbers. Anchors, which need no gradient, use larger batches.
 
-        Those of the `same` anchors are the policy's, which is then evaluated once for all.
+        The `same` anchors reuse the output of the policy, so they need no forward pass.
         """
         others = [name for name in self.algorithm.anchors if name not in same]
         block = max(1, self.block // self.run.microbatch) * self.run.microbatch
@@ -227,13 +227,13 @@ class Loop(ABC, Generic[Measures]):
             return found
 
     def update(self, number: int) -> float:
-        """Add up gradients, clip them, and take optimiser step `number` of the run. Returns their norm before that.
+        """Sum gradients over processes, clip them, take optimiser step `number`. Returns the norm before clipping.
 
         Raises:
-            TrainingError: the gradient is not finite; no weight has been changed by it.
+            TrainingError: the gradient is NaN or infinite; no weight has changed.
         """
         for tensor in self.parameters:
-            if tensor.grad is None:  # there was nothing to do for this process
+            if tensor.grad is None:  # this process had no training points
                 tensor.grad = torch.zeros_like(tensor)
         distributed.add_up([tensor.grad for tensor in self.parameters if tensor.grad is not None])
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.run.gradient_clip).item()
@@ -245,14 +245,14 @@ class Loop(ABC, Generic[Measures]):
             )
         for group in self.optimiser.param_groups:
             group["lr"] = self.run.rate(number)
-        # a stop in this step, or another process that ends: the only update is not taken back (see `learn`)
+        # an interrupt during this step, or in another process: a single update cannot be undone (see `learn`)
         self.sound = self.run.updates_per_iteration > 1
         self.optimiser.step()
         self.optimiser.zero_grad()
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the run depends on."""
+        """The state that the rest of the run depends on."""
         names = ["policy", *self.algorithm.copies, "ema"]
         return {
             "identity": self.model.identity,
@@ -263,19 +263,23 @@ class Loop(ABC, Generic[Measures]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`.
+        """Continue from a `state_dict`.
 
         Raises:
             ValueError: it belongs to another model, or to an algorithm with other copies.
         """
         if other := self.model.unlike(state.get("identity") or {}):
-            raise ValueError(f"this checkpoint belongs to another model: its {', '.join(other)} differs")
+            raise ValueError(
+                f"this checkpoint belongs to another model (different {', '.join(other)}): use the model of that run"
+            )
         for name in ["policy", *self.algorithm.copies, "ema"]:
             if name not in state["weights"]:
-                raise ValueError(f"this checkpoint has no '{name}' weights: it was written by another algorithm")
+                raise ValueError(
+                    f"this checkpoint has no '{name}' weights, since another algorithm wrote it: use that algorithm"
+                )
             self.model.weights.load(name, state["weights"][name])
         self.optimiser.load_state_dict(state["optimiser"])
-        for group in self.optimiser.param_groups:  # as this run has them, if it was resumed with others
+        for group in self.optimiser.param_groups:  # the settings of this run, if it was resumed with other ones
             group["weight_decay"], group["betas"] = self.run.weight_decay, self.run.betas
         self.health.load_state_dict(state["health"])
         self.iteration = state["iteration"]

@@ -1,4 +1,4 @@
-"""What is told of an iteration: its figures, how long its parts took, and its line of metrics.jsonl."""
+"""Per-iteration metrics and timings, as written to metrics.jsonl (explained in glossary.py)."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Step:
 
     index: int  # counts from 1
     metrics: dict[str, float]
-    health: list[str]  # plain sentences; usually none
+    health: list[str]  # warnings; usually none
     seconds: dict[str, float]
-    evaluation: dict[str, Any] | None = None  # what `evaluate` says, where it was time to ask
+    evaluation: dict[str, Any] | None = None  # the result of `evaluate`, if an evaluation was due
 
     def line(self, images: int) -> dict[str, Any]:
-        """As metrics.jsonl holds it; so many `images` have been trained on."""
+        """The line of metrics.jsonl; `images` is the number of training images so far."""
         line = {"iteration": self.index, "images": images, **self.metrics, "health": self.health}
         line["seconds"] = {**self.seconds, "total": sum(self.seconds.values())}
         return line | ({"evaluation": self.evaluation} if self.evaluation else {})
 
     @classmethod
     def of(cls, line: Mapping[str, Any]) -> Step:
-        """From its line, without its evaluation."""
+        """From its line, without the evaluation."""
         others = ("iteration", "images", "health", "seconds", "evaluation")
         metrics = {name: value for name, value in line.items() if name not in others}
         seconds = {name: value for name, value in line["seconds"].items() if name != "total"}
@@ -43,9 +43,9 @@ class Step:
 
 
 def scored(reward: Tensor, advantage: Tensor, cohort: Tensor) -> dict[str, float]:
-    """Figures of samples that have rewards: reward, advantage and the number of those that each is compared with, [N].
+    """Metrics of scored samples: reward, advantage, and number of the cohort that each is compared with, [N].
 
-    `zero_variance` is the share of samples in groups that teach nothing.
+    `zero_variance` is the share of samples in groups whose advantages are all 0.
     """
     reward, silent = reward.double(), group_max(advantage.abs(), cohort) < 1e-9
     return {
@@ -56,7 +56,7 @@ def scored(reward: Tensor, advantage: Tensor, cohort: Tensor) -> dict[str, float
 
 
 def describe(rollout: Rollout, prompts: Sequence[Prompt]) -> dict[str, float]:
-    """Figures of a rollout before training on it: of its own samples, not of images that were given."""
+    """Metrics of a rollout before training: of the policy's own samples, without exemplars."""
     own = rollout.own
     return scored(rollout.reward[own], rollout.advantage[own], rollout.cohort[own]) | {
         "latent_rms": rollout.x0[own.to(rollout.x0.device)].square().mean().sqrt().item(),
@@ -65,10 +65,10 @@ def describe(rollout: Rollout, prompts: Sequence[Prompt]) -> dict[str, float]:
 
 
 class Tally:
-    """What a loss tells of its points, gathered over microbatches and processes.
+    """Collects the metrics of a loss over microbatches and processes.
 
-    A figure [B] is averaged over the points that it concerns, which may be some of them alone; of one whose name ends
-    in `_min` or `_max` the least or the largest value is kept.
+    A metric [B] is averaged over its points, which may be only some of all points. If its name ends in `_min` or
+    `_max`, the smallest or the largest value is kept instead.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class Tally:
                 self._counts[name] += len(value)
 
     def means(self, points: int) -> dict[str, float]:
-        """That of the loss is over so many points: it is 0 for those that were left out."""
+        """Means of all metrics. The loss is averaged over `points`, since it is 0 for skipped points."""
         totals, counts = distributed.merged(self._totals), distributed.merged(self._counts)
         counts["loss"] = points
         return {name: total / counts[name] for name, total in totals.items()}
@@ -98,7 +98,7 @@ class Tally:
 
 
 class Clock:
-    """Adds up the seconds spent under each name."""
+    """Sums the seconds spent under each name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Settings of the training loop: those of every training (Training), and those that count images (Run)."""
+"""Settings of the training loop: for any kind of sample (Training) and for images (Run)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Schedule = Literal["constant", "cosine"]
 
 @dataclass(frozen=True)
 class Training:
-    """What every training has, whatever a sample is. Gradient accumulation follows from it."""
+    """Settings of any training loop, for any kind of sample. Gradient accumulation is derived from them."""
 
     output: Path | None = None
     """run folder (none: nothing is kept in Python, and `flowward train` makes one in runs/)"""
@@ -59,7 +59,7 @@ class Training:
     """iterations between checkpoints"""
 
     def __post_init__(self) -> None:
-        if self.output is not None:  # from Python it may be a text
+        if self.output is not None:  # from Python it may be a string
             object.__setattr__(self, "output", Path(self.output))
         at_least_one(self, "updates_per_iteration", "microbatch", "checkpoint_every")
         not_negative(self, "iterations", "warmup", "seed", "curriculum")
@@ -67,7 +67,7 @@ class Training:
         one_of("optimiser", self.optimiser, OPTIMISERS)
         one_of("schedule of the learning rate", self.schedule, get_args(Schedule))
         positive(self, "learning_rate", "gradient_clip", *(["memory"] if isinstance(self.memory, float | int) else []))
-        WarmDecay(self.ema_decay)  # refuses what is not a share
+        WarmDecay(self.ema_decay)  # raises ValueError outside [0, 1)
 
     @property
     def samples(self) -> int:
@@ -90,7 +90,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Run(Training):
-    """Settings of the training loop for images. Gradient accumulation follows; uneven numbers are refused."""
+    """Training-loop settings. Gradient accumulation is derived; sizes that do not divide evenly are rejected."""
 
     images_per_update: int = 288
     """images per optimiser step"""
@@ -121,12 +121,12 @@ class Run(Training):
 
     @property
     def samples(self) -> int:
-        """The same: a sample is an image."""
+        """Samples per iteration; a sample is an image."""
         return self.images
 
 
 def _near_divisors(total: int, wanted: int, most: int = 3) -> list[int]:
-    """The divisors of `total` next to a number, from 2 on, rising."""
+    """The divisors of `total` closest to `wanted`, from 2 on, rising."""
     found = [size for size in range(2, total + 1) if total % size == 0]
     return sorted(sorted(found, key=lambda size: abs(size - wanted))[:most])
 

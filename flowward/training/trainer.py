@@ -1,7 +1,7 @@
-"""Training on images: the loop, fed by a flow model, rewards of images and sets of prompts.
+"""The training loop for images: flow model, image rewards and prompt sets.
 
-One iteration: choose prompts, sample a group of images for each from the behaviour policy, score them, turn scores into
-advantages, and hand the algorithm's training points to the loop.
+One iteration: choose prompts, sample a group of images for each from the behaviour policy, score them, compute
+advantages, and pass the algorithm's training points to the loop.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .metrics import Clock, Step, describe
 from .run import Run
 
 Collect = Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]
-"""(prompts, the same encoded, iteration, numbers of images [n]) -> those in order, by parts: samples, pictures"""
+"""(prompts, encoded prompts, iteration, numbers of images [n]) -> these images in order, in parts: samples, images"""
 
 Graft = Callable[[Rollout, Sequence[Prompt], int], Rollout]  # samples, prompts of groups, iteration -> samples
 
@@ -44,7 +44,7 @@ def _as_it_is(rollout: Rollout, prompts: Sequence[Prompt], index: int) -> Rollou
 
 
 class Trainer(Loop[Evaluator]):
-    """The loop over images of a flow model."""
+    """The training loop for images of a flow model."""
 
     run: Run
     models: Models
@@ -59,11 +59,10 @@ class Trainer(Loop[Evaluator]):
         collect: Collect | None = None,
         graft: Graft | None = None,
     ):
-        """`collect` takes the place of sampling from the policy, `graft` changes what was sampled (see datasets.py).
+        """`collect` replaces sampling from the policy, `graft` modifies the samples (see datasets.py).
 
         Raises:
-            ValueError: the batch arithmetic does not come out even (see batches.py); or this is no algorithm, or no set
-                of prompts.
+            ValueError: batch sizes do not divide evenly (see batches.py), or `algorithm` or `prompts` has another type.
         """
         refuse_incomplete(algorithm)
         refuse_others(prompts)
@@ -76,31 +75,31 @@ class Trainer(Loop[Evaluator]):
         self.order: Order = InTurn(prompts, run.seed)
         if run.curriculum:
             self.order = Curriculum(prompts, run.seed, rest=run.curriculum)
-        self.watch: Watch | None = None  # of guards, from the first evaluation on
+        self.watch: Watch | None = None  # for guards, from the first evaluation on
         counts = counted(algorithm, self.rollout, run)
         self.points_per_update, self.indivisible = counts.per_update, counts.indivisible
 
     @property
     def block(self) -> int:  # type: ignore[override]
-        """Samples that the network sees at once without a gradient: fewer than are drawn together from a tree."""
+        """Samples per forward pass without gradient. With trees, this is less than the rollout batch."""
         return self.run.rollout_batch // self.rollout.leaves * self.rollout.breadth
 
     @property
     def size(self) -> str:
-        """Batches and image size, and what takes less memory."""
+        """Batch sizes, image size, and the options that reduce memory."""
         run, (height, width) = self.run, self.policy.image_size
         return (
-            f"with images of {height} x {width}, {run.rollout_batch} of them sampled at once and {run.microbatch} "
-            "points per forward and backward pass: lower --rollout-batch and --microbatch, or use "
+            f"with images of {height} x {width}, {run.rollout_batch} images sampled at once and {run.microbatch} "
+            "training points per forward and backward pass: lower --rollout-batch and --microbatch, or use "
             "--gradient-checkpointing or --vae-tiling"
         )
 
     def measured(self, step: Step, evaluator: Evaluator, folder: RunFolder | None) -> Step:
-        """The step with the scores of the present weights; a grid of images goes into the folder."""
+        """The step with an evaluation of the current weights. A sample grid is saved in the folder."""
         started = time.perf_counter()
         try:
             measured, grid = evaluator.measure(), evaluator.grid()
-        except RewardError as error:  # which all processes have; samples need not be infinite in each
+        except RewardError as error:  # all processes raise it, but samples may be infinite in some of them only
             self.sound = not distributed.any_of(isinstance(error, NotFinite))
             raise
         if folder:
@@ -112,11 +111,11 @@ class Trainer(Loop[Evaluator]):
         return replace(step, evaluation=measured.summary(), health=health, seconds=seconds)
 
     def gather(self, index: int, clock: Clock) -> Gathered:
-        """A group of scored images for each prompt of the iteration, and the points that the algorithm makes of them.
+        """Sample and score a group of images for each prompt, and make the algorithm's training points.
 
         Raises:
             RewardError: the reward failed.
-            TrainingError: samples are not finite.
+            TrainingError: samples are NaN or infinite.
         """
         choice = self.order.choose(index, self.run.groups)
         prompts = [self.prompts[i] for i in choice.indices]
@@ -136,7 +135,7 @@ class Trainer(Loop[Evaluator]):
         return Gathered(points, metrics, lambda: self._keep(choice, prompts, rewards[own], rollout.group[own]))
 
     def _keep(self, choice: Choice, prompts: Sequence[Prompt], rewards: Tensor, group: Tensor) -> dict[str, float]:
-        """Remember rewards, and which prompts had nothing to compare; figures of the curriculum."""
+        """Store rewards for the reward buffer and the curriculum. Returns the curriculum's metrics."""
         self.buffer.add(rewards, group, prompts)
         self.order.see(choice, rewards, group)
         return self.order.told(choice)
@@ -145,17 +144,18 @@ class Trainer(Loop[Evaluator]):
         self.sound = bool(rollout.x0.isfinite().all())
         if not self.sound:
             raise TrainingError(
-                f"the samples of iteration {self.iteration + 1} are not finite: the weights have blown up, and are not "
-                "saved; go on from an earlier checkpoint with a lower learning rate (--resume takes the newest: remove "
-                f"that of iteration {self.iteration}, if there is one)"
+                f"the samples of iteration {self.iteration + 1} are NaN or infinite: the weights have diverged and are "
+                "not saved. Resume from an earlier checkpoint with a lower learning rate. --resume uses the newest "
+                f"checkpoint, so delete that of iteration {self.iteration}, if there is one"
             )
 
     def sample(
         self, prompts: Sequence[Prompt], index: int, seen: Callable[[Tensor], None] = lambda images: None
     ) -> tuple[Rollout, Tensor]:
-        """A group of images per prompt: all samples, without rewards yet, and the images of this process on the CPU.
+        """Sample a group of images per prompt. Returns the samples of all processes, without rewards, and the images of
+        this process on the CPU.
 
-        `seen` is told of images as soon as they are there.
+        `seen` is called with each batch of images as soon as it is ready.
         """
         run, condition, parts, pictures = self.run, self.policy.encode(prompts), [], []
         mine = distributed.share(torch.arange(run.images), run.group_size)
@@ -170,7 +170,7 @@ class Trainer(Loop[Evaluator]):
     def draw(
         self, prompts: Sequence[Prompt], condition: Condition, index: int, numbers: Tensor
     ) -> Iterator[tuple[Drawn, Tensor]]:
-        """The images with these numbers [n] of an iteration, from the policy that the algorithm samples from."""
+        """The images with these numbers [n] of an iteration, sampled from the behaviour policy."""
         run, policy, rollout = self.run, self.policy, self.rollout
         group, draw = self._group(), rollout.at(run.seed, index)
         velocity = policy.under(self.algorithm.behaviour, rollout.guidance)
@@ -180,16 +180,16 @@ class Trainer(Loop[Evaluator]):
             yield drawn, torch.cat([policy.decode(part).cpu() for part in drawn.x0.split(self.block)])
 
     def _scoring(self, chosen: Sequence[int]) -> Scoring:
-        """Of the images that this process will make for these prompts."""
+        """Scoring for the images that this process samples for these prompts."""
         run, prompts = self.run, self.prompts
         mine = [chosen[n] for n in self._group()[distributed.share(torch.arange(run.images), run.group_size)].tolist()]
         rewards = [(name, reward) for name, _, reward in terms(self.reward)]
         return Scoring(rewards, [prompts.texts[i] for i in mine], prompts.about(mine), run.group_size)
 
     def credit(self, rollout: Rollout, rewards: Tensor, prompts: Sequence[Prompt]) -> Rollout:
-        """With its rewards [N, R] and advantages; `prompts` are those of its groups.
+        """The rollout with rewards [N, R] and advantages; `prompts` has one prompt per group.
 
-        An exemplar has the advantage 1 and takes no part in its group's.
+        An exemplar has the advantage 1 and does not affect the advantages of its group.
         """
         weights = torch.tensor([weight for _, weight, _ in terms(self.reward)], dtype=torch.float64)
         own = rollout.own
@@ -200,11 +200,11 @@ class Trainer(Loop[Evaluator]):
         return replace(rollout, reward=(rewards * weights).sum(1).float(), advantage=advantage)
 
     def _group(self) -> Tensor:
-        """The number of each image's prompt, [N]."""
+        """The group number of each image, [N]."""
         return torch.arange(self.run.groups).repeat_interleave(self.run.group_size)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the run depends on."""
+        """The state that the rest of the run depends on."""
         curriculum = self.order.state_dict()
         return (
             super().state_dict()
@@ -213,7 +213,7 @@ class Trainer(Loop[Evaluator]):
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`.
+        """Continue from a `state_dict`.
 
         Raises:
             ValueError: it belongs to another model, or to an algorithm with other copies.

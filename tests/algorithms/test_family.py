@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_runs import FEW as STEPS
+from tiny_runs import few_steps as small
 from torch import Tensor
 
 from flowward import ALGORITHMS, models, prompts
 from flowward.algorithms import AWM, DPO
 from flowward.evaluation.evaluate import draw
-from flowward.learning.points import Renoise, RenoiseGroups, RenoisePairs
+from flowward.learning.points import Renoise, RenoisePairs
 from flowward.learning.snapshots import Decay
-from flowward.process.plans import Branches, Chain
 from flowward.process.rollout import Pairs, Sampler
 from flowward.process.times import Times
 from flowward.training.config import settings_type
@@ -26,7 +27,6 @@ from flowward.training.run import Run
 from flowward.training.trainer import Trainer
 
 TEXTS = ("a circle", "a red square", "two rings", "a cross above a ring")
-STEPS = 4
 IMAGES = 16
 COSTS = {
     "mix_grpo_flash": 3.0,  # two steps of the window, and one for the rest
@@ -41,29 +41,6 @@ kinds = pytest.mark.parametrize("rank", [None, 2], ids=["full", "lora"])
 
 def bright(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
     return images.mean((1, 2, 3))
-
-
-def few(draw: Any) -> Any:
-    """With four steps, and samples in roots that divide four."""
-    if isinstance(draw, Chain):
-        size = min(2, draw.window.size or 3)
-        return replace(draw, steps=STEPS, window=replace(draw.window, size=size, high=None, every=1), guidance=1.0)
-    if isinstance(draw, Branches):  # one place with two children on two grids, or two places with two children
-        return replace(
-            draw, steps=STEPS, high=2 // min(2, len(draw.strides)), fanout=2, strides=draw.strides[:2], guidance=1.0
-        )
-    return replace(draw, steps=STEPS)
-
-
-def small(name: str, **changes: Any) -> Any:
-    """The algorithm with few steps and points."""
-    algorithm = ALGORITHMS[name]()
-    points = {
-        Renoise: Renoise(2),
-        RenoiseGroups: RenoiseGroups(2),
-        RenoisePairs: RenoisePairs(4),
-    }.get(type(algorithm.points), algorithm.points)
-    return replace(algorithm, rollout=few(algorithm.rollout), points=points, **changes)
 
 
 def trainer(tiny: str, algorithm: Any, rank: int | None = None, **changes: Any) -> Trainer:
@@ -389,10 +366,10 @@ def test_a_copy_is_renewed_every_so_many_steps(tiny: str) -> None:
 
 
 def test_a_copy_that_iterations_never_meet_is_refused(tiny: str) -> None:
-    with pytest.raises(ValueError, match="follows every 40 optimiser steps, which iterations of 3 do not meet"):
+    with pytest.raises(ValueError, match="'old' is updated every 40 optimiser steps, which is not a multiple of"):
         trainer(tiny, DPO(points=RenoisePairs(4)), updates_per_iteration=3)
 
 
 def test_compared_points_are_not_torn_apart(tiny: str) -> None:
-    with pytest.raises(ValueError, match="4 training points are compared with each other, which microbatches of 2"):
+    with pytest.raises(ValueError, match="each other, so --microbatch must be a multiple of 4, not 2"):
         trainer(tiny, small("dgpo"), microbatch=2)

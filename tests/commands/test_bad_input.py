@@ -239,7 +239,8 @@ def test_files_that_are_no_config(refused: Refused, text: str) -> None:
 def test_a_run_of_an_algorithm_of_ones_own_goes_on_in_python(refused: Refused, tiny: str) -> None:
     RunFolder.create(Path("run"), {"model": tiny, "algorithm": "Mine()"})
     assert refused("train", "--resume", "run") == (
-        "config: algorithm must be a mapping with a name and settings, not 'Mine()'; one of your own is for Python"
+        "config: algorithm must be a mapping with a name and settings, not 'Mine()'; start a run with your own "
+        "algorithm from Python"
     )
 
 

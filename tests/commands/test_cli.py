@@ -211,7 +211,7 @@ def test_eval_writes_down_how_it_measured(
         assert overall["n"] == 6 and overall["low"] < overall["mean"] < overall["high"]
         assert len(scores["balance"]["categories"]) == 6
         assert f"{overall['mean']:.3f}" in out
-    assert f"measured with weights policy, precision {native()}, solver euler, steps 2" in " ".join(out.split())
+    assert f"evaluation settings: weights policy, precision {native()}, solver euler, steps 2" in " ".join(out.split())
     base, trained = (scores["balance"]["overall"]["mean"] for scores in measured)
     lines = metrics(run)
     for mean, line in ((base, lines[0]), (trained, lines[-1])):  # the run measured itself in the same way

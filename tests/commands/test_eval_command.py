@@ -94,7 +94,7 @@ def test_models_against_each_other(
     both, one, other, html = (tmp_path / name for name in ("both.json", "one.json", "other.json", "page.html"))
     how = [*HOW, "--guard", "jpeg-compressibility", "--precision", "float32"]
     out = said(capsys, tiny, lora, *how, "--json", both, "--html", html)
-    assert f"{lora} against {tiny}, image by image" in out and "(other prompts)" in out
+    assert f"{lora} against {tiny}: paired differences" in out and "(over prompts)" in out
     said(capsys, tiny, *how, "--json", one)
     said(capsys, lora, *how, "--json", other)
     again = tmp_path / "again.json"
@@ -143,7 +143,7 @@ def test_the_page_needs_no_network_and_takes_nothing_for_markup(tmp_path: Path) 
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)\s*=\s*[\"']?(https?:)?//", html)
     assert html.count("data:image/png") >= 3 * 4 and "Best" in html and "Worst" in html
     large = evaluation_page.of([replace(found[0], pictures=tuple(thumbnails(torch.rand(6, 3, 300, 200))))], [])
-    assert "data:image/jpeg" in large and "Gained most" not in large
+    assert "data:image/jpeg" in large and "Largest gains" not in large
 
 
 def test_unequal_models_are_refused_and_nothing_is_lost(
@@ -153,7 +153,7 @@ def test_unequal_models_are_refused_and_nothing_is_lost(
     said(capsys, tiny, *HOW, "--json", one)
     said(capsys, lora, *HOW, "--steps", "2", "--json", other)
     sentence = said(capsys, "--compare", one, other, code=2)
-    assert "cannot be compared, they were measured with other settings: steps (1 and 2)" in sentence
+    assert "cannot be compared because of different settings: steps (1 and 2)" in sentence
     assert "cannot write" in said(capsys, tiny, *HOW, "--json", tmp_path, code=2)
     assert "takes two models" in said(capsys, "--compare", one, code=2)
     assert "leave one of the two out" in said(capsys, tiny, "--compare", one, code=2)

@@ -90,7 +90,7 @@ def test_an_explanation_that_is_none_is_told_in_a_sentence() -> None:
 
     images = torch.zeros(2, 3, 4, 4)
     for said in ({"why": ["a"]}, {"why": [None, "a"]}):
-        with pytest.raises(rewards.RewardError, match="must explain each of 2 images by a text"):
+        with pytest.raises(rewards.RewardError, match="must return one text for each of 2 images"):
             explain(Fails(said), images, ["a", "b"])
     with pytest.raises(rewards.RewardError, match="cannot explain its scores: KeyError: 'why'"):
         explain(Fails({}), images, ["a", "b"])

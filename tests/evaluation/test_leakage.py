@@ -40,9 +40,9 @@ def files(tmp_path: Path) -> tuple[str, str]:
 def test_the_shared_prompts_are_counted() -> None:
     one = PromptSet("one", ("a", "b", "c", "d"), ("x", "x", "y", "y"))
     other = PromptSet("other", ("c", "e", "a", "f"), ("all",) * 4)
-    assert leak(one, other, range(4)).startswith("2 of the 4 prompts that the run is measured on are trained on too, ")
-    assert leak(one, other, [0, 0, 0, 1]).startswith("1 of the 2 prompts that the run is measured on is trained on too")
-    assert leak(one, other, [2, 2]).startswith("the one prompt that the run is measured on is trained on too, ")
+    assert leak(one, other, range(4)).startswith("2 of the 4 prompts of the evaluation are also training prompts, ")
+    assert leak(one, other, [0, 0, 0, 1]).startswith("1 of the 2 prompts of the evaluation is also a training prompt, ")
+    assert leak(one, other, [2, 2]).startswith("the one prompt of the evaluation is also a training prompt, ")
     assert leak(one, other, [1, 3]) is None  # only what is measured counts
     assert leak(one.weighted(["y=0"]), other, [0, 1, 3]) is None  # and only what is drawn
     assert leak(one.weighted(["y=3"]), other, [0, 1, 3]) is not None
@@ -58,7 +58,7 @@ def test_the_advice_ends_the_leak(files: tuple[str, str]) -> None:
                 for measured in (other, f"held-out:{other}", f"train:{other}"):
                     if said := told(trained, measured):
                         todo = dict(what.split(" on ") for what in said.partition(": ")[2].split(" and "))
-                        assert todo and told(todo.get("train", trained), todo.get("measure", measured)) is None
+                        assert todo and told(todo.get("train", trained), todo.get("evaluate", measured)) is None
                         cases += 1
     assert cases == 28  # of 36: a train part shares nothing with a held-out one
 
@@ -66,7 +66,7 @@ def test_the_advice_ends_the_leak(files: tuple[str, str]) -> None:
 @pytest.mark.parametrize(
     ("trained", "measured", "advice"),
     [
-        ("scenes", "scenes", "measure on scenes-held-out"),
+        ("scenes", "scenes", "evaluate on scenes-held-out"),
         ("scenes-held-out", "scenes-held-out", "train on scenes"),
         ("scenes-held-out", "scenes", None),
         ("scenes", "scenes-held-out", None),
@@ -95,9 +95,9 @@ def test_a_run_says_so_before_it_starts_and_in_its_report(
     assert first["iteration"] == 0 and warning.endswith(f": train on train:{file}")
     assert said["leaky"].index(f"warning: {warning}") < said["leaky"].index("iteration 0:")
     assert warning.partition(":")[0] in (tmp_path / "leaky" / "report.html").read_text("utf-8")
-    assert "trained on too" not in said["clean"] + (tmp_path / "clean" / "report.html").read_text("utf-8")
+    assert "also training prompts" not in said["clean"] + (tmp_path / "clean" / "report.html").read_text("utf-8")
     assert main(["export", str(tmp_path / "leaky")]) == 0
-    assert "trained on too" in (tmp_path / "leaky" / "export" / "README.md").read_text("utf-8")
+    assert "also training prompts" in (tmp_path / "leaky" / "export" / "README.md").read_text("utf-8")
 
 
 def test_so_does_one_from_python(tiny: str) -> None:
@@ -110,4 +110,4 @@ def test_so_does_one_from_python(tiny: str) -> None:
         assert step.index == 0 and len(step.health) == lines
     evaluator = Evaluator(policy, replace(how, sampler=Sampler(1, guidance=3.0)), measured, 3, {"balance": bright})
     (step,) = flowward.train(algorithm(), policy, bright, texts, run, evaluator)
-    assert step.health == ["images are drawn with guidance 1 in training, and measured with 3"]
+    assert step.health == ["training uses guidance 1, but the evaluation uses 3"]

@@ -47,7 +47,7 @@ def test_a_stratum_of_one_prompt_joins_another() -> None:
     assert np.ptp(together) > 0
     assert bootstrap(scores, prompts, [0, 1, 2, 3]).var() == pytest.approx(bootstrap(scores, prompts).var(), rel=1e-9)
     assert np.isfinite(bootstrap(scores, prompts, [0, 0, 0, 1])).all()
-    with pytest.raises(ValueError, match="needs two"):
+    with pytest.raises(ValueError, match="needs at least two"):
         bootstrap([0.0, 1.0], [7, 7])
 
 

@@ -144,7 +144,7 @@ def test_a_run_in_bf16_from_the_command_line(
     assert main(["sample", str(run), TEXTS[0], "--steps", "2", "--output", str(tmp_path / "cat.png")]) == 0
     assert main(["export", str(run)]) == 0
     said = capsys.readouterr()
-    assert "points per pass take" in said.out
+    assert "points per training pass; peak" in said.out
     assert "Traceback" not in said.err
     assert "precision: bf16" in (run / "config.yaml").read_text()
 
@@ -218,7 +218,7 @@ def test_batches_are_as_large_as_memory_allows(saved: Path) -> None:
     peak = cuda_peak(one.device)
     allowed = 0.4 * peak(lambda: trainer(one, microbatch=made.points_per_update, rollout_batch=96).step() and None)
     less, said = fitted(made, allowed)
-    assert less.microbatch < made.points_per_update and "points per pass take" in said
+    assert less.microbatch < made.points_per_update and "points per training pass; peak" in said
     run = trainer(one, microbatch=less.microbatch, rollout_batch=less.rollout_batch)
     assert peak(lambda: run.step() and None) <= 1.2 * allowed
     assert (limit("auto", one.device) or 0) > 1e9
@@ -231,7 +231,7 @@ def test_too_little_memory_is_said_in_a_sentence(saved: Path) -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 8e6) / total)
     try:
-        with pytest.raises(OutOfMemory, match="out of memory with images of 32 x 32, 960 of them sampled at once"):
+        with pytest.raises(OutOfMemory, match="out of memory with images of 32 x 32, 960 images sampled at once"):
             made.step()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -15,6 +15,7 @@ from flowward.evaluation.evaluate import interval
 from flowward.evaluation.images import labelled_grid
 from flowward.pages import report
 from flowward.pages.page import duration, spans
+from flowward.training import glossary
 from flowward.training.folder import RunFolder
 from flowward.training.log import headline
 
@@ -70,14 +71,14 @@ def test_the_numbers_are_those_of_the_run(tmp_path: Path) -> None:
         "Strict accuracy on held-out prompts rose from 45.1 % [41.1, 49.1] before training to 68.3 % [64.3, 72.3] "
         "after 40 iterations; the 95 % intervals do not overlap." in said
     )
-    assert "advantageflow on scenes, rewarded by scenes Finished after 40 iterations." in said
-    assert "+23.2 points change between the two 10,240 images seen in training 2 min 40 s wall time" in said
+    assert "advantageflow on scenes, reward scenes Finished after 40 iterations." in said
+    assert "+23.2 points change 10,240 training images 2 min 40 s total time" in said
     assert "4 s per iteration" in said
     assert "counting 35.1 % [31.1, 39.1] 58.3 % [54.3, 62.3] +23.2 points no 128" in said
     assert "balance 0.600 [0.560, 0.640] 0.590 [0.550, 0.630] −0.010 yes 128" in said
-    assert "Measured at iterations 0, 40 with weights policy, solver euler, steps 10, guidance none, seed 1234" in said
+    assert "Evaluation settings, iterations 0, 40: weights policy, solver euler, steps 10, guidance none, seed" in said
     assert "rollout 40.0 s (25%) reward 20.0 s (12%) train 1 min 40 s (62%)" in said
-    assert "Nothing tripped." in said
+    assert "No problems found." in said
     assert "flowward train --iterations 40 copy" in said and "gamma: 1-A" in said
 
 
@@ -95,7 +96,7 @@ def test_the_page_needs_no_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("after", "change", "verdict"),
     [
-        (0.50, "went from 45.1 % [41.1, 49.1]", "overlap: this is not evidence of a change."),
+        (0.50, "went from 45.1 % [41.1, 49.1]", "overlap, so this is not evidence of a change."),
         (0.30, "fell from 45.1 % [41.1, 49.1]", "do not overlap."),
         (0.60, "rose from 45.1 % [41.1, 49.1]", "do not overlap."),
     ],
@@ -110,7 +111,8 @@ def test_evaluations_with_other_settings_are_not_compared(tmp_path: Path) -> Non
     run = folder(tmp_path, [base(), iteration(1, evaluation=evaluation(0.9, steps=40, weights="ema"))])
     said = words(run)
     assert "differ in weights, steps and cannot be compared" in said
-    assert "Measured at iteration 0 with weights policy" in said and "Measured at iteration 1 with weights ema" in said
+    for index, weights in enumerate(("policy", "ema")):
+        assert f"Evaluation settings, iteration {index}: weights {weights}" in said
 
 
 def test_the_last_evaluation_counts_and_not_the_best() -> None:
@@ -144,7 +146,7 @@ def test_a_score_of_one_image_bounds_nothing(tmp_path: Path) -> None:
     said = words(folder(tmp_path, lines))
     assert "balance 0.250 [–] 0.250 [–] +0.000 – 1" in said
     lines = [{**line, "evaluation": {**line["evaluation"], "scores": {"balance": one}}} for line in lines]
-    assert "one image has no interval: this is not evidence of a change" in outcome.sentence(outcome.of(lines))
+    assert "one image has no interval, so this is not evidence of a change" in outcome.sentence(outcome.of(lines))
     assert "0.250 [–]" in words(folder(tmp_path / "other", lines))
 
 
@@ -165,9 +167,19 @@ def test_health_names_each_message_once_with_its_iterations(tmp_path: Path) -> N
     assert "57% of the groups are equal 4 2–4, 7" in words(folder(tmp_path, lines))
 
 
+def test_each_metric_is_explained_below_its_curve(tmp_path: Path) -> None:
+    """By the glossary: once, and not again for each rollout step; a key of somebody's own algorithm has no line."""
+    more = {"pull": 0.1, "pull@0": 0.2, "reward/ocr": 0.5, "reward/jpeg": 0.4, "correlation/ocr/jpeg": 0.3, "mine": 1.0}
+    said = words(folder(tmp_path, [iteration(1, **more)]))
+    for key in ("zero_variance", "gradient_norm", "loss", *(key for key in more if key not in ("pull@0", "mine"))):
+        metric = glossary.find(key)
+        assert metric and said.count(f"{key} : {metric.line}. Healthy: {metric.healthy}.") == 1
+    assert said.index("Metrics of each rollout step") < said.index("pull@0")
+
+
 def test_grids_can_be_stepped_through(tmp_path: Path) -> None:
     run = folder(tmp_path, [base()])
-    assert "No sample pictures have been saved." in words(run)
+    assert "No sample images have been saved." in words(run)
     for index in range(0, 1200, 20):  # more than a page should hold
         run.save_sample(index, labelled_grid(torch.zeros(1, 3, 8, 8), ["a circle"]))
     html = page(run)
@@ -180,10 +192,10 @@ def test_grids_can_be_stepped_through(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ([], "Nothing has been evaluated yet."),
+        ([], "There is no evaluation yet."),
         ([base()], "No evaluation after training yet; before training, strict accuracy on held-out prompts was 45.1 %"),
-        ([iteration(1)], "Nothing has been evaluated yet."),
-        ([iteration(5, evaluation=evaluation(0.5))], "Only one evaluation, so nothing to compare; after 5 iterations,"),
+        ([iteration(1)], "There is no evaluation yet."),
+        ([iteration(5, evaluation=evaluation(0.5))], "Only one evaluation, so no comparison; after 5 iterations,"),
         ([{"iteration": 0}, {"iteration": 1}], "No timings have been recorded."),
         ([iteration(1, reward=float("nan"), loss=None)], "1 iteration so far"),
     ],
@@ -196,7 +208,7 @@ def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
     run = folder(tmp_path, [base(), iteration(1)])
     with open(run.metrics, "a") as file:
         file.write(json.dumps(iteration(2))[:40])
-    assert "Not finished: still going, or interrupted. 1 iteration so far." in words(run)
+    assert "Not finished (still running or interrupted): 1 iteration so far." in words(run)
 
 
 def test_the_status_follows_the_summary_unless_the_run_went_on(tmp_path: Path) -> None:

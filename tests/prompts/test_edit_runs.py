@@ -76,7 +76,7 @@ def test_every_image_is_made_of_its_own_source(edits: PromptSet) -> None:
 def test_exemplars_and_pairs_are_for_a_source(edits: PromptSet, tmp_path: Path) -> None:
     file, row = tmp_path / "e.jsonl", {"prompt": "a red cat", "image": "a.png"}
     file.write_text(json.dumps(row))
-    with pytest.raises(ValueError, match="1 of 1 prompts with exemplars are not trained on"):
+    with pytest.raises(ValueError, match="1 of 1 prompts with exemplars are not training prompts"):
         Exemplars.load(file).refuse(edits, 8)
     file.write_text(json.dumps({**row, "source": "sub/b.png"}))
     given = Exemplars.load(file, share=1.0, count=1)

@@ -93,7 +93,7 @@ def test_a_measurement_that_turns_bad(refused: Refused, tiny: str, monkeypatch: 
     how = [*BUDGET, "--model", tiny, "--reward", "balance", "--output", "run", "--evaluation.rewards", "mine"]
     assert "reward 'mine' raised" in refused("train", *how)  # before training: nothing has been computed
     assert [line["iteration"] for line in RunFolder.open(Path("run")).lines()] == [0]
-    assert "already holds a run" in refused("train", *how)
+    assert "already contains a run" in refused("train", *how)
     resumed = ["train", "--resume", "run", "--evaluation.rewards", "balance", "--iterations", "1"]
     assert main(resumed) == 0
     lines = RunFolder.open(Path("run")).lines()

@@ -171,7 +171,7 @@ def test_samples_that_blow_up_in_one_process_are_saved_by_none(results: list[dic
     for each in results:
         for what in ("measure", "grid"):
             sound, said = each["blown up"][what]
-            assert not sound and "are not finite: its weights have blown up" in said
+            assert not sound and "are NaN or infinite: its weights have diverged" in said
 
 
 def test_an_evaluation_may_have_fewer_images_than_processes(results: list[dict[str, Any]], tiny: str) -> None:
@@ -240,7 +240,7 @@ def test_what_cannot_be_shared_is_refused(
     assert "2 processes need 2 CUDA devices, but this machine has 1" in capfd.readouterr().err
     monkeypatch.undo()
     monkeypatch.setattr(distributed, "count", lambda: 3)
-    with pytest.raises(ValueError, match="2 prompts an iteration are too few for 3 processes"):
+    with pytest.raises(ValueError, match="2 prompts per iteration are too few for 3 processes"):
         Trainer(ENTRANTS["advantageflow"], models.load(tiny), bright, prompts.of("mine", TEXTS), small())
 
 

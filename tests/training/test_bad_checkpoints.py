@@ -38,7 +38,7 @@ def test_files_that_are_no_checkpoints(refused: Refused, run: Path) -> None:
         ({"flowward": "{"}, "is damaged"),
         ({"flowward": '{"tensor": "gone"}'}, "is damaged"),
         ({"flowward": '{"list": []}'}, "is damaged"),
-        ({"flowward": '{"dict": []}'}, "is no checkpoint to go on from: it holds no identity, "),
+        ({"flowward": '{"dict": []}'}, "cannot be resumed: it contains no identity, "),
     ):
         save_file({"a": torch.zeros(3)}, path, metadata)
         for words in (["train", "--resume", run], ["eval", run]):
@@ -57,21 +57,21 @@ def test_an_older_checkpoint_is_named_where_the_newest_is_damaged(refused: Refus
         del state["optimiser"]
         checkpoint.save(newest, state)
         assert main(["eval", str(run), "--images", "6", "--steps", "1"]) == 0  # which does not need it
-        why = "is no checkpoint to go on from: it holds no optimiser; "
+        why = "cannot be resumed: it contains no optimiser; "
     said = refused("train", "--resume", run, "--iterations", "2")
     assert said.startswith(f"{newest} {why}")
-    assert said.endswith("; remove it to go on from 000001.safetensors, which is whole")
+    assert said.endswith("; delete it to continue from 000001.safetensors, which is intact")
     older.write_bytes(b"")
-    assert "to go on from 0" not in refused("train", "--resume", run, "--iterations", "2")
+    assert "to continue from 0" not in refused("train", "--resume", run, "--iterations", "2")
     older.unlink()
-    assert "to go on from 0" not in refused("train", "--resume", run, "--iterations", "2")
+    assert "to continue from 0" not in refused("train", "--resume", run, "--iterations", "2")
 
 
 def test_going_on_from_the_older_checkpoint(refused: Refused, run: Path) -> None:
     assert main(["train", "--resume", str(run), "--iterations", "2"]) == 0
     older, newest = RunFolder.open(run).checkpoints()
     newest.write_bytes(newest.read_bytes()[:-100])
-    assert "remove it to go on from" in refused("train", "--resume", run)
+    assert "delete it to continue from" in refused("train", "--resume", run)
     newest.unlink()
     assert main(["train", "--resume", str(run)]) == 0
     assert [path.name for path in RunFolder.open(run).checkpoints()] == [older.name, newest.name]
@@ -82,19 +82,19 @@ def test_checkpoints_of_another_model(refused: Refused, tiny: str, run: Path) ->
     before = contents(lora), contents(full)
     for run, rank in ((full, "2"), (lora, "4"), (lora, "None")):
         said = refused("train", "--resume", run, "--lora-rank", rank, "--iterations", "2")
-        assert said == "this checkpoint belongs to another model: its weights differs"
+        assert said == "this checkpoint belongs to another model (different weights): use the model of that run"
     assert (contents(lora), contents(full)) == before
     other = models.load(tiny).weights.network("policy")
     with other as network, torch.no_grad():
         next(network.parameters()).add_(1)
         network.half().save_pretrained(Path(shutil.copytree(tiny, "other")) / "transformer")
     said = refused("train", "--resume", full, "--model", "other", "--iterations", "2")
-    assert said == "this checkpoint belongs to another model: its base differs"
+    assert said == "this checkpoint belongs to another model (different base): use the model of that run"
 
 
 def test_a_run_without_a_checkpoint_cannot_be_measured(refused: Refused, run: Path) -> None:
     (run / "checkpoints/000001.safetensors").unlink()
-    assert "run holds no checkpoint yet" in refused("eval", run)
+    assert "run contains no checkpoint yet" in refused("eval", run)
 
 
 @pytest.mark.parametrize("file", ["transformer/diffusion_pytorch_model.safetensors", "vae/config.json"])

@@ -47,8 +47,16 @@ def test_a_run_that_does_not_come_out_even_is_refused(changes: dict[str, Any], s
 @pytest.mark.parametrize(
     ("per_image", "changes", "said"),
     [
-        (1, {"microbatch": 3}, "give 8 training points, which microbatches of 3 do not divide: 2 would"),
-        (3, {"microbatch": 16}, "8 images per update give 24 training points, which microbatches of 16 do not"),
+        (
+            1,
+            {"microbatch": 3},
+            "give 8 training points, which cannot be split into microbatches of 3; try --microbatch 2",
+        ),
+        (
+            3,
+            {"microbatch": 16},
+            "8 images per update give 24 training points, which cannot be split into microbatches of 16",
+        ),
         (1, {"microbatch": 6, "updates_per_iteration": 3}, "8 images per update give 8 training points"),
     ],
 )

@@ -117,17 +117,17 @@ def test_equal_groups_by_hand() -> None:
 
 def test_what_is_refused() -> None:
     for settings in ({"visits": 0}, {"rest": -1}, {"tolerance": float("nan")}):
-        with pytest.raises(ValueError, match="a curriculum needs at least 1 visit"):
+        with pytest.raises(ValueError, match="a curriculum needs visits >= 1"):
             Curriculum(MINE, 0, **settings)  # type: ignore[arg-type]
     curriculum = Curriculum(MINE, 0)
     choice = curriculum.choose(0, 2)
-    with pytest.raises(ValueError, match="2 rewards leave some of 2 groups without a sample"):
+    with pytest.raises(ValueError, match="some of 2 groups have no sample"):
         curriculum.see(choice, torch.zeros(2), torch.zeros(2).long())
     assert curriculum.choose(0, 2) == choice
     curriculum.see(choice, *rewards_of(choice, lambda _: True))
     with pytest.raises(ValueError, match="another state"):
         curriculum.see(choice, *rewards_of(choice, lambda _: True))
-    with pytest.raises(ValueError, match="was saved with 3 prompts, not 10"):
+    with pytest.raises(ValueError, match="was saved with 3 prompts, but there are 10 now"):
         curriculum.load_state_dict(Curriculum(PromptSet("few", ("a", "b", "c"), ("x",) * 3), 0).state_dict())
 
 

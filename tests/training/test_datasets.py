@@ -130,7 +130,7 @@ def refused(
 
 
 def test_pairs_need_groups_of_two(refused: Callable[[str], str], pairs: Path) -> None:
-    assert "preferences come in pairs: give --group-size 2, not 12" in refused(f"--preferences {pairs}")
+    assert "preferences are pairs: use --group-size 2, not 12" in refused(f"--preferences {pairs}")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_model_of_videos_takes_no_files(tiny: str, pairs: Path, exemplars: Pat
     one: Any = models.load(tiny, None, "float32")
     one.latent_shape = (4, 2, 4, 4)
     for start in (Preferences.load(pairs).collector, Exemplars.load(exemplars).grafter):
-        with pytest.raises(ValueError, match="makes videos, and preferences and exemplars are for models that make im"):
+        with pytest.raises(ValueError, match="generates videos, but preferences and exemplars need a model for images"):
             start(one, 0)
 
 
@@ -163,10 +163,10 @@ def test_a_config_may_not_name_a_reward_beside_pairs(refused: Callable[[str], st
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("", "exemplars are for flowawr: the other algorithms have no rule for them"),
-        ("--algorithm dpo", "exemplars are for flowawr"),
-        ("--algorithm flowawr --exemplars-per-group 11", "11 exemplars leave less than 2 samples in groups of 12"),
-        ("--algorithm flowawr --exemplar-share 2", "a share in (0, 1] and a count of 1 or more, not 2.0 and 4"),
+        ("", "exemplars work only with --algorithm flowawr: choose it, or leave them out"),
+        ("--algorithm dpo", "exemplars work only with --algorithm flowawr"),
+        ("--algorithm flowawr --exemplars-per-group 11", "11 exemplars leave fewer than 2 samples in groups of 12"),
+        ("--algorithm flowawr --exemplar-share 2", "a share in (0, 1] and at least 1 per group, not 2.0 and 4"),
     ],
 )
 def test_what_exemplars_cannot_be_used_with(
@@ -179,7 +179,7 @@ def test_exemplars_of_prompts_that_never_come(refused: Callable[[str], str], exe
     with exemplars.open("a") as file:
         file.write('\n{"prompt": "a zebra", "image": "e0.png"}')
     said = refused(f"--algorithm flowawr --exemplars {exemplars} --prompts scenes")
-    assert "1 of 2 prompts with exemplars are not trained on, the first of them 'a zebra'" in said
+    assert "1 of 2 prompts with exemplars are not training prompts, for example 'a zebra'" in said
 
 
 def test_train_with_exemplars(tiny: str, exemplars: Path, tmp_path: Path) -> None:
@@ -242,20 +242,23 @@ def test_grafting_is_a_function_of_seed_and_iteration(tiny: str, exemplars: Path
 
 def test_exemplars_leave_two_samples(tiny: str, exemplars: Path) -> None:
     one = online(tiny, rollout=Sampler(1))
-    with pytest.raises(ValueError, match="3 exemplars leave less than 2 samples in groups of 4"):
+    with pytest.raises(ValueError, match="3 exemplars leave fewer than 2 samples in groups of 4"):
         Exemplars.load(exemplars, 1.0, 3).graft(one.policy, one.sample(list(TEXTS), 0)[0], list(TEXTS), (0, 0))
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("", "holds no line"),
+        ("", "is empty"),
         ("{", "line 1 of .* is not JSON"),
-        ('{"prompt": "a circle", "chosen": "x.png"}', "needs the texts prompt, chosen, rejected"),
-        ('["a circle"]', "needs the texts"),
+        (
+            '{"prompt": "a circle", "chosen": "x.png"}',
+            "with the text fields prompt, chosen, rejected",
+        ),
+        ('["a circle"]', "must be an object with the text fields"),
         (
             '{"prompt": "a circle", "chosen": "no.png", "rejected": "no.png"}',
-            "names an image that is not there: no.png",
+            "names an image that does not exist: no.png",
         ),
     ],
 )

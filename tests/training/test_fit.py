@@ -26,7 +26,7 @@ def test_the_search_stops_at_the_first_that_does_not_fit() -> None:
     assert largest([1, 2, 4, 8, 16], peak, 500) == (4, 400.0)
     assert asked == [1, 2, 4, 8]
     assert largest([1, 2], peak, 500) == (2, 200.0)
-    with pytest.raises(ValueError, match="a batch of 3 takes more than the limit"):
+    with pytest.raises(ValueError, match="even a batch of 3 needs more than the limit"):
         largest([3, 6], peak, 200)
 
 
@@ -60,7 +60,7 @@ def test_batches_become_as_large_as_the_limit_allows(name: str, tiny: str, monke
     everything, said = fitted(one, 1e9, Meter(one, monkeypatch))
     assert everything.rollout_batch == run.images
     assert everything.microbatch == one.points_per_update
-    assert f"{one.points_per_update} of {one.points_per_update} points per pass" in said
+    assert f"{one.points_per_update} of {one.points_per_update} points per training pass" in said
     draw = one.rollout  # of a tree, few of the samples that are drawn together go through the network together
     less, _ = fitted(one, moments + 20 * 36 * draw.breadth / draw.leaves, Meter(one, monkeypatch))
     assert less.rollout_batch == 36
@@ -78,8 +78,8 @@ def bright(images: torch.Tensor, prompts: Any, metadata: Any = None) -> torch.Te
 
 
 def test_no_limit_where_memory_is_not_told(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="for CUDA devices, the model is on 'cpu'"):
+    with pytest.raises(ValueError, match="works only on CUDA devices, but the model is on 'cpu'"):
         cuda_peak(torch.device("cpu"))
     assert main(["train", "--model", tiny, "--memory", "4", "--iterations", "1"]) == 2
-    assert "for CUDA devices" in capsys.readouterr().err
+    assert "only on CUDA devices" in capsys.readouterr().err
     assert trainer(tiny).points_per_update == 8

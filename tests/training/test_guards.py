@@ -35,7 +35,7 @@ def test_a_guard_that_falls_while_the_headline_rises_is_told() -> None:
         assert len(lines) == said
         if said:
             assert lines[0].startswith("iteration 10 against before training: objective rose by 0.")
-            assert "guard fell by 0." in lines[0] and "the reward may be gamed" in lines[0]
+            assert "guard fell by 0." in lines[0] and "reward hacking" in lines[0]
 
 
 def test_a_run_that_goes_on_compares_with_its_beginning(tmp_path: Path) -> None:

@@ -49,66 +49,69 @@ def test_a_healthy_run_is_silent() -> None:
         (
             Health(),
             {"reward": 0.25, "reward_std": 0.0, "zero_variance": 1.0},
-            "every image got the reward 0.25: there is nothing to learn from",
+            "all images got the same reward, 0.25, so there is no learning signal: check the reward, or use a softer "
+            "one",
         ),
         (
             Health(),
             {"zero_variance": 0.625},
             "62% of the groups have equal rewards and teach nothing: use a softer reward, larger groups, or prompts "
-            "that are neither solved nor hopeless",
+            "that are neither too easy nor too hard",
         ),
         (
             Health(),
             {"distance": 0.3},
-            "the policy has left its old copy far behind (mean(d^2) = 0.3): lower the learning rate, or let the old "
-            "policy follow faster",
+            "the policy is far from its old copy (mean(d^2) = 0.3): lower the learning rate, or the decay of the old "
+            "copy",
         ),
         (
             Health(),
             {"curvature_min": -0.9},
-            "the loss of some points has no minimum (curvature -0.9), because some advantages are very low: set gamma "
-            "to 1-A or raise it, or add rewards up before they are compared (--mix rewards)",
+            "the loss of some training points has no minimum (curvature -0.9), because some advantages are very low: "
+            "set gamma to 1-A, raise gamma, or use --mix rewards",
         ),
         (
             Health(),
             {"curvature_min": 0.01},
-            "the flattest point has curvature 0.01: single bad samples can push very far; raise gamma",
+            "the loss is almost flat at some training points (curvature 0.01), so single bad samples can have a large "
+            "effect: raise gamma",
         ),
         (
             after({}),
             {"latent_rms": 1.2},
-            "finished latents are 20% larger than at the start: images drift in brightness or contrast; look at the "
-            "samples",
+            "the final latents are 20% larger than at the start, so brightness or contrast may drift: check the sample "
+            "images",
         ),
         (
             after({}),
             {"latent_rms": 0.8},
-            "finished latents are 20% smaller than at the start: images drift in brightness or contrast; look at the "
-            "samples",
+            "the final latents are 20% smaller than at the start, so brightness or contrast may drift: check the "
+            "sample images",
         ),
         (
             after({"residual": 0.4}),
             {"residual": 0.8},
-            "the velocity fits the policy's own samples 2.0 times worse than at the start: lower the learning rate, or "
-            "raise the weight of the reference model",
+            "the flow-matching error on the policy's own samples is 2.0 times its first value: lower the learning "
+            "rate, or raise the weight of the reference model",
         ),
         (
             Health(),
             {"first_ratio_in_clips_max": 0.18},
-            "before the first update a ratio is already off 1 by 0.18 of the clip: the network answers differently in "
-            "sampling and in training; give both the same batch size (--rollout-batch, --microbatch) and --precision "
-            "float32",
+            "a ratio differs from 1 by 0.18 of the clip before the first update, because the network gives different "
+            "outputs in sampling and in training: use equal batch sizes (--rollout-batch, --microbatch) and "
+            "--precision float32",
         ),
         (
             after(*[{}] * 5),
             {"gradient_norm": 3.0},
-            "the gradient norm jumped to 3 (recently 0.5): it was clipped; if this goes on, lower the learning rate",
+            "the gradient norm jumped to 3 (recent median 0.5) and was clipped: if this happens often, lower the "
+            "learning rate",
         ),
         (
             Health(),
             {"duplicate_prompts": 3},
-            "3 prompts came twice in one iteration, counting double: a category was used up and began anew, or "
-            "there are fewer prompts than groups",
+            "3 prompts occurred more than once in this iteration and counted twice: use more prompts, or fewer groups "
+            "per iteration",
         ),
     ],
 )
@@ -171,8 +174,8 @@ def test_the_terminal_says_the_same_complaint_once(capsys: pytest.CaptureFixture
             assert len(lines) == 4
             progress.show(Step(index, metrics, lines, {"train": 1.0}))
     said = capsys.readouterr().out
-    assert said.count("health, iteration 1:") == 4
-    assert said.count("health, ") == 4
+    assert said.count("health warning, iteration 1:") == 4
+    assert said.count("health warning, ") == 4
 
 
 def test_two_guards_are_two_complaints(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,8 +32,8 @@ def test_a_folder_that_holds_something_is_left_alone(refused: Refused, tiny: str
     Path("file").write_text("a file")
     before = contents(Path())
     said = refused(*how, "--output", run)
-    assert said == "run already holds a run; name another --output, or go on with --resume run"
-    assert refused(*how, "--output", "others") == "others is not an empty folder; name another --output"
+    assert said == "run already contains a run: use another --output, or continue with --resume run"
+    assert refused(*how, "--output", "others") == "others is not an empty folder: use another --output"
     assert "file is not an empty folder" in refused(*how, "--output", "file")
     assert refused(*how, "--output", "file/run").startswith("Not a directory")
     assert contents(Path()) == before
@@ -76,7 +76,9 @@ def test_a_full_disk_names_the_file_and_what_is_safe(run: Path) -> None:
     ):
         with file_size_limit(folder.metrics.stat().st_size), pytest.raises(OSError) as error:
             write()
-        assert str(error.value) == f"cannot write run/{name}: File too large; the checkpoint 000001.safetensors is safe"
+        assert (
+            str(error.value) == f"cannot write run/{name}: File too large; the checkpoint 000001.safetensors is intact"
+        )
     assert contents(run) == before
 
 

@@ -181,7 +181,7 @@ def test_weights_that_blow_up_in_the_last_iteration_are_not_saved(
     train(*BUDGET, "--model", tiny, "--iterations", "1", "--output", tmp_path / "run")
     blown = ["--iterations", "2", "--learning-rate", "1e30", "--warmup", "0", "--evaluation.rewards", "scenes-strict"]
     assert main(["train", "--resume", str(tmp_path / "run"), *blown]) == 2
-    assert "are not finite: its weights have blown up" in capsys.readouterr().err
+    assert "are NaN or infinite: its weights have diverged" in capsys.readouterr().err
     assert state(tmp_path / "run")["iteration"] == 1
     assert "evaluation" not in metrics(tmp_path / "run")[-1]
 
@@ -211,7 +211,7 @@ def test_two_runs_never_share_a_folder(tiny: str, tmp_path: Path, capsys: pytest
     before = metrics(tmp_path / "run")
     with RunFolder.open(tmp_path / "run").held():
         assert main(["train", "--resume", str(tmp_path / "run"), "--iterations", "2"]) == 2
-    assert f"{tmp_path / 'run'} belongs to a run that is still going: stop it first" in capsys.readouterr().err
+    assert f"a run is still writing to {tmp_path / 'run'}: stop it first" in capsys.readouterr().err
     assert metrics(tmp_path / "run") == before
     train("--resume", tmp_path / "run", "--iterations", "2")
 

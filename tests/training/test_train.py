@@ -51,7 +51,7 @@ def test_a_loop_over_train(tiny: str, tmp_path: Path) -> None:
     assert [line["reward"] for line in folder.lines()] == [reward for _, reward in seen]
     assert folder.lines()[-1]["images"] == 24
     assert [path.stem for path in folder.checkpoints()] == ["000003"]
-    with pytest.raises(ValueError, match="already holds a run"):
+    with pytest.raises(ValueError, match="already contains a run"):
         next(flowward.train(algorithm(), policy, bright, texts, run))
     # the same policy can be trained on, and a run without a folder keeps nothing
     assert [step.index for step in flowward.train(algorithm(), policy, bright, texts, small(iterations=1))] == [1]
@@ -118,7 +118,7 @@ def test_a_run_from_python_is_loaded_again_and_told_as_finished(tiny: str, tmp_p
     assert close(found.weights.tensors("policy"), policy.weights.tensors("policy")) is None
     page = report.write(run.output).read_text("utf-8")
     assert "Finished after 3 iterations." in page and "Not finished" not in page
-    assert "started from Python, with reward and prompts of its own" in page and "flowward train --config" not in page
+    assert "cannot store its own reward and prompts" in page and "flowward train --config" not in page
 
 
 def test_with_an_evaluator_the_base_model_comes_first(tiny: str, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_the_program_reads_runs_from_python(
     assert "this run was started from Python, with a reward of its own: name one with --reward" in said
     code = main([*resume, "--reward", "balance", "--prompts", "scenes"])
     if how != algorithm():
-        assert code == 2 and "one of your own is for Python" in capsys.readouterr().err
+        assert code == 2 and "start a run with your own algorithm from Python" in capsys.readouterr().err
         return
     assert code == 0
     assert RunFolder.open(run).lines()[-1]["iteration"] == 2
@@ -229,17 +229,17 @@ def test_only_the_last_two_checkpoints_are_kept(tiny: str, tmp_path: Path) -> No
 
 def test_health_speaks_in_the_loop(tiny: str) -> None:
     said = trainer(tiny, algorithm(gamma=1.01, lam=0.0)).step().health
-    assert any("the flattest point has curvature 0.01" in line for line in said), said
-    assert "every image got the reward 0.3: there is nothing to learn from" in trainer(tiny, reward=same).step().health
+    assert any("the loss is almost flat at some training points (curvature 0.01)" in line for line in said), said
+    assert any("all images got the same reward, 0.3" in line for line in trainer(tiny, reward=same).step().health)
     with_few = Trainer(algorithm(), models.load(tiny), bright, prompts.of("x", TEXTS[:1]), small())
-    assert any("1 prompt came twice" in line for line in with_few.step().health)
+    assert any("1 prompt occurred more than once" in line for line in with_few.step().health)
 
 
 def test_a_run_says_where_it_measures_other_images_than_it_draws(
     tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     how = ["--model", tiny, "--iterations", "0", "--evaluation.images", "6", "--algorithm.rollout.guidance", "2"]
-    said = "images are drawn with guidance 2 in training, and measured with 1 (--evaluation.sampler.guidance 2 for"
+    said = "training uses guidance 2, but the evaluation uses 1: use --evaluation.sampler.guidance 2 to"
     for name, more in (("alike", []), ("apart", ["--evaluation.sampler.guidance", "1"])):
         assert main(["train", *how, *more, "--output", str(tmp_path / name)]) == 0
         assert (said in capsys.readouterr().out) == (name == "apart")

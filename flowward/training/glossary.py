@@ -1,0 +1,256 @@
+"""What each key of metrics.jsonl means and which values are healthy: data for the report page and docs/metrics.md.
+
+Write the page anew with `python -m flowward.training.glossary > docs/metrics.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .health import APART, DRIFT, FAR, FLAT, NO_SIGNAL, SPIKE, UNFIT, WINDOW
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One key of metrics.jsonl."""
+
+    title: str  # of its chart
+    line: str  # one sentence, without its full stop
+    healthy: str
+    unit: str = ""
+    by_step: bool = False  # also recorded as KEY@STEP, for each rollout step alone
+
+
+RUN = {
+    "iteration": Metric(
+        "Iteration", "number of the finished iteration; 0 is the evaluation before training", "rises by 1"
+    ),
+    "images": Metric(
+        "Images", "images trained on since the start of the run", "rises by the images per iteration", "images"
+    ),
+    "health": Metric("Health", "warnings of this iteration, each with a remedy", "an empty list"),
+    "seconds.rollout": Metric(
+        "Rollout time", "sampling and decoding images", "most of the total, together with seconds.train", "s"
+    ),
+    "seconds.reward": Metric(
+        "Reward time",
+        "waiting for rewards after the rollout, and computing advantages",
+        "a small part of the total",
+        "s",
+    ),
+    "seconds.train": Metric("Training time", "forward and backward passes and optimiser steps", "steady", "s"),
+    "seconds.evaluate": Metric(
+        "Evaluation time", "the evaluation after this iteration, if there was one", "steady", "s"
+    ),
+    "seconds.total": Metric("Total time", "sum of the times above", "steady", "s"),
+}
+
+REWARDS = {
+    "reward": Metric(
+        "Reward",
+        "mean weighted sum of all rewards over the images of this iteration",
+        "rises, with noise between iterations",
+    ),
+    "reward_std": Metric(
+        "Standard deviation of rewards",
+        "standard deviation of the summed reward over the images of this iteration",
+        "clearly above 0: equal rewards teach nothing",
+    ),
+    "reward/NAME": Metric(
+        "One reward",
+        "mean of one reward, before its weight (only with several rewards)",
+        "rises; a reward that falls is traded for the others",
+    ),
+    "correlation/NAME/NAME": Metric(
+        "Correlation of two rewards",
+        "correlation of two rewards among images of the same prompt, from -1 to 1 (only with several rewards)",
+        "above 0; below 0 the two rewards conflict",
+    ),
+    "zero_variance": Metric(
+        "Share of groups with equal rewards",
+        "share of images in groups whose advantages are all 0",
+        f"below {NO_SIGNAL:g}",
+        "share, 0 to 1",
+    ),
+    "latent_rms": Metric(
+        "RMS of the final latents",
+        "root mean square of the sampled latents, before decoding",
+        f"within {DRIFT:.0%} of its first value",
+    ),
+    "duplicate_prompts": Metric(
+        "Duplicate prompts", "prompts that came more than once in this iteration", "0", "prompts"
+    ),
+    "skipped": Metric(
+        "Prompts skipped",
+        "share of prompts that the curriculum skipped while choosing this iteration (only with --curriculum)",
+        "any; near 1 few prompts still give a learning signal",
+        "share, 0 to 1",
+    ),
+    "resting": Metric(
+        "Prompts resting",
+        "share of all prompts that the curriculum skips at present (only with --curriculum)",
+        "any; near 1 few prompts still give a learning signal",
+        "share, 0 to 1",
+    ),
+}
+
+OPTIMISATION = {
+    "loss": Metric(
+        "Loss",
+        "mean loss over the training points",
+        "no range: its level depends on the algorithm, so watch the reward and the scores instead",
+    ),
+    "gradient_norm": Metric(
+        "Gradient norm, before clipping",
+        "global norm of the gradient, averaged over the optimiser steps of this iteration",
+        f"below {SPIKE:g} times the median of the last {WINDOW} iterations",
+    ),
+}
+
+FORWARD = {
+    "distance": Metric(
+        "Distance from the old policy",
+        "mean squared difference between the velocities of the policy and of its old copy (of the rollout in fdfo)",
+        f"below {FAR:g} times the residual; 0 in the first update",
+    ),
+    "residual": Metric(
+        "Flow-matching error",
+        "mean squared error of the old copy's velocity on the policy's own samples (of the policy if there is no copy)",
+        f"below {UNFIT:g} times its first value",
+    ),
+    "curvature_min": Metric(
+        "Smallest curvature of the loss",
+        "least curvature of the loss over all training points (advantageflow, and the exact form of flowawr)",
+        f"above {FLAT:g}; at 0 or below the loss has no minimum",
+    ),
+    "outside": Metric(
+        "Share outside the trust region",
+        "share of training points whose ratio is outside 1 ± clip (fdfo)",
+        "0 in the first update; near 1 the learning rate is too high or the clip too small",
+        "share, 0 to 1",
+    ),
+}
+
+REVERSE = {
+    "log_ratio": Metric(
+        "Log-probability ratio",
+        "mean log ratio between the policy and the rollout policy, in the units of --algorithm.ratio",
+        "small against the clip; 0 with one update per iteration",
+        by_step=True,
+    ),
+    "clipped_up": Metric(
+        "Clipped, positive advantage",
+        "share of steps with a positive advantage and a ratio above 1 + clip: they have no gradient",
+        "0 with one update per iteration; near 1 the learning rate is too high or the clip too small",
+        "share, 0 to 1",
+        by_step=True,
+    ),
+    "clipped_down": Metric(
+        "Clipped, negative advantage",
+        "share of steps with a negative advantage and a ratio below 1 - clip: they have no gradient",
+        "0 with one update per iteration; near 1 the learning rate is too high or the clip too small",
+        "share, 0 to 1",
+        by_step=True,
+    ),
+    "pull": Metric(
+        "Gradient on the velocity",
+        "norm of the loss gradient with respect to the velocity, without the ratio clip",
+        "similar at all steps; a step with a much larger value dominates training",
+        by_step=True,
+    ),
+    "divergence": Metric(
+        "Divergence from the reference model",
+        "mean divergence from the reference model, in the units of --algorithm.divergence (only with beta above 0)",
+        "rises slowly; if it grows fast, raise --algorithm.beta",
+        by_step=True,
+    ),
+    "first_ratio_max": Metric(
+        "Largest log ratio before the first update",
+        "largest absolute log ratio between sampling and training with the same weights",
+        "0 or a rounding error",
+    ),
+    "first_ratio_in_clips_max": Metric(
+        "Largest log ratio, relative to the clip", "first_ratio_max divided by log(1 + clip)", f"below {APART:g}"
+    ),
+}
+
+EVALUATION = {
+    "evaluation.SETTING": Metric(
+        "Settings",
+        "settings that the scores depend on: prompts, seed, solver, steps, guidance, versions and others",
+        "constant",
+    ),
+    "evaluation.scores.NAME.verdicts": Metric("Pass/fail", "true if each score is pass (1) or fail (0)", "constant"),
+    "evaluation.scores.NAME.PART.mean": Metric("Mean", "mean score of all images, or of one category", "rises"),
+    "evaluation.scores.NAME.PART.low": Metric("Lower end", "lower end of the 95 % interval over noise", "rises"),
+    "evaluation.scores.NAME.PART.high": Metric("Upper end", "upper end of the 95 % interval over noise", "rises"),
+    "evaluation.scores.NAME.PART.n": Metric("Images", "images that were scored", "constant", "images"),
+    "evaluation.scores.NAME.PART.over_prompts": Metric(
+        "Interval over prompts", "both ends of the 95 % interval over prompts, or null", "rises"
+    ),
+    "evaluation.scores.NAME.PART.prompts": Metric("Prompts", "distinct prompts of these images", "constant", "prompts"),
+}
+
+SECTIONS: dict[str, dict[str, Metric]] = {
+    "Every iteration": RUN,
+    "Samples and rewards": REWARDS,
+    "Optimisation": OPTIMISATION,
+    "Forward-process algorithms": FORWARD,
+    "Reverse-process algorithms": REVERSE,
+    "Evaluations": EVALUATION,
+}
+METRICS = {key: metric for section in SECTIONS.values() for key, metric in section.items()}
+
+
+def entry(key: str) -> str | None:
+    """The glossary's own key for a key of metrics.jsonl: reward/ocr -> reward/NAME, pull@3 -> pull@STEP."""
+    if key in METRICS:
+        return key
+    name, at, step = key.partition("@")
+    if at and step.isdigit() and name in METRICS and METRICS[name].by_step:
+        return f"{name}@STEP"
+    kind, slash, names = key.partition("/")
+    if slash and names:
+        return {"reward": "reward/NAME", "correlation": "correlation/NAME/NAME"}.get(kind)
+    return None
+
+
+def find(key: str) -> Metric | None:
+    """The metric of a key of metrics.jsonl; None if it is unknown, such as a figure of your own algorithm."""
+    known = entry(key)
+    return METRICS[known.removesuffix("@STEP")] if known else None
+
+
+_HEAD = """# Metrics
+
+This page explains every key of `metrics.jsonl` in a run folder, and which values are healthy. Plot them with
+
+```sh
+flowward report runs/first    # writes report.html, which repeats these explanations under each curve
+```
+
+Each line of the file is one JSON object: one iteration. A value outside its healthy range often prints a health warning
+that says what to change.
+
+- `KEY@STEP` is the same metric for one rollout step alone. Step 0 is the first, noisiest step.
+- `seconds.train` is the key `train` of the object `seconds`.
+- NAME is a reward. PART is `overall` or `categories.CATEGORY`.
+
+This page is generated from `flowward/training/glossary.py`.
+"""
+
+
+def page() -> str:
+    """docs/metrics.md."""
+    parts = [_HEAD]
+    for title, metrics in SECTIONS.items():
+        parts.append(f"## {title}\n\n| key | meaning | healthy | unit |\n| --- | --- | --- | --- |")
+        for key, metric in metrics.items():
+            keys = f"`{key}`, `{key}@STEP`" if metric.by_step else f"`{key}`"
+            parts.append(f"| {keys} | {metric.line} | {metric.healthy} | {metric.unit} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(page(), end="")
