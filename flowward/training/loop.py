@@ -20,7 +20,7 @@ from ..learning.optimisers import OPTIMISERS, undone_if_it_fails
 from ..learning.points import PointSet, Rows
 from ..learning.snapshots import WarmDecay
 from ..process.policy import Weights
-from ..system import distributed, memory
+from ..system import distributed, memory, threads
 from ..system.streams import generator
 from .folder import RunFolder
 from .health import Health
@@ -66,6 +66,7 @@ class Loop(ABC, Generic[Measures]):
     block: int  # rows that the model sees at once without a gradient
 
     def __init__(self, algorithm: Algorithm, model: Model, run: Training):
+        threads.refuse_fewer()
         self.algorithm, self.model, self.run = algorithm, model, run
         for name in [*algorithm.copies, "ema", *(["reference"] if "reference" in algorithm.anchors else [])]:
             model.weights.add(name)
