@@ -23,7 +23,7 @@ from ..process.policy import Weights
 from ..system import distributed, memory, threads
 from ..system.streams import generator
 from .folder import RunFolder
-from .health import Health
+from .health import Health, held_up
 from .metrics import Clock, Step, Tally
 from .run import Training
 
@@ -155,7 +155,7 @@ class Loop(ABC, Generic[Measures]):
     def _step(self) -> Step:
         clock, index = Clock(), self.iteration
         gathered = self.gather(index, clock)
-        with clock("train"):
+        with clock("train"), threads.watched() as cores:
             if gathered.points is not None:
                 metrics = gathered.metrics | self.learn(gathered.points)
             else:  # Adam would turn the rounding errors of a gradient that is 0 into steps of full length
@@ -166,9 +166,15 @@ class Loop(ABC, Generic[Measures]):
                 self.model.weights.follow(name, decay(taken))
             self.model.weights.follow("ema", WarmDecay(self.run.ema_decay)(taken))
             metrics |= gathered.keep()
-            said = self.health.check(metrics)
-            self.iteration, self.sound = index + 1, True
-        return Step(self.iteration, metrics, said, clock.seconds)
+        share = cores.share if self._shares_cores else None
+        said = [*self.health.check(metrics), *held_up(share)]
+        self.iteration, self.sound = index + 1, True
+        return Step(self.iteration, metrics, said, clock.seconds, cpu_share=share)
+
+    @property
+    def _shares_cores(self) -> bool:
+        """Whether other programs can hold training up: it is done on the CPU, by threads that wait for each other."""
+        return self.parameters[0].device.type == "cpu" and torch.get_num_threads() > 1
 
     def learn(self, points: PointSet) -> dict[str, float]:
         """The optimiser steps of one iteration, over units of points in random order, each point used once.
