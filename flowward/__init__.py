@@ -5,6 +5,8 @@ The public names are imported on first use, so that `flowward --help` does not w
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
     from .training.run import Run
 
 __version__ = "0.1.0"
+
+# CPU threads of torch spin while they wait for each other: 300,000 rounds by default (libgomp). On a quiet machine that
+# is fast. If another program uses a core, one thread spins in the time that the other one needs, and an iteration took
+# 20 times as long. With 3,000 rounds it takes 4 times as long then, and is as fast as before on a quiet machine
+# (docs/notes/openmp.md). The results are the same. libgomp reads this when torch is imported, so later is too late.
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 _HOME = {"ALGORITHMS": "algorithms", "load": "models", "Run": "training.run", "train": "training.assembly"}
 _MODULES = {

@@ -7,6 +7,7 @@ from rich.progress import Progress
 from ..pages import report
 from ..scenes.pretrain import Pretrain, pretrain
 from ..system.errors import unknown
+from ..system.threads import refuse_fewer
 from .help import Page
 from .options import parse, set_threads
 
@@ -27,6 +28,7 @@ def run(words: list[str]) -> int:
         raise ValueError(unknown("world", world, WORLDS))
     config: Pretrain = parse(Pretrain, words, f"pretrain {world}", page=PAGE)
     set_threads(config.threads)
+    refuse_fewer()
     with Progress() as bar:
         tasks = {}
         for line in pretrain(config):

@@ -48,8 +48,12 @@ def load(
         loading: options for diffusers models, such as size and device.
 
     Raises:
-        ValueError: the model does not exist, or does not support an option.
+        ValueError: the model does not exist, does not support an option, or torch would compute wrong numbers here
+            (OMP_DYNAMIC, OMP_THREAD_LIMIT).
     """
+    from ..system.threads import refuse_fewer
+
+    refuse_fewer()
     loading, folder = loading or Loading(), Path(name_or_path)
     if is_pipeline(name_or_path):
         from . import pipelines

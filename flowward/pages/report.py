@@ -233,7 +233,8 @@ def _health(lines: list[Line], trained: list[Line]) -> str:
 
 
 def _timings(lines: list[Line]) -> str:
-    names = dict.fromkeys(name for line in reversed(lines) for name in line.get("seconds") or {} if name != "total")
+    every = dict.fromkeys(name for line in reversed(lines) for name in line.get("seconds") or {})
+    names = [name for name in every if name not in ("total", "cpu_share")]
     parts = {name: sum(_seconds(line, name) for line in lines) for name in names}
     total = max(sum(_seconds(line, "total") for line in lines), sum(parts.values()))
     if total <= 0:

@@ -19,6 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
 
 from ..system.errors import first_invalid, unknown
+from ..system.threads import refuse_fewer
 from .images.aesthetic import Aesthetic
 from .images.clip import CLIPScore, PickScore
 from .images.diversity import Diversity
@@ -97,8 +98,10 @@ def load(spec: str | Sequence[str], options: Sequence[str] = ()) -> Reward:
     dataclasses.
 
     Raises:
-        ValueError: a name is unknown or cannot be loaded, a weight is not a number, or an option does not exist.
+        ValueError: a name is unknown or cannot be loaded, a weight is not a number, an option does not exist, or torch
+            would compute wrong numbers here (OMP_DYNAMIC, OMP_THREAD_LIMIT).
     """
+    refuse_fewer()
     spec = [spec] if isinstance(spec, str) else spec  # a string is a sequence, too
     asked = _options(options)
     names = [weighted(item)[0] for item in spec]

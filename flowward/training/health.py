@@ -16,7 +16,18 @@ DRIFT = 0.15  # relative change of the RMS of the final latents since the first 
 UNFIT = 1.5  # mean(e^2) / its first value: error of the velocity on the policy's own samples
 APART = 0.1  # log ratio before the first update / log(1 + clip): it should be 0
 SPIKE = 5.0  # gradient norm / its recent median
+CORES = 2 / 3  # the part of the time in which CPU threads that want to run have a core
 WINDOW = 20  # iterations that count as recent
+
+
+def held_up(cpu_share: float | None) -> list[str]:
+    """The line for CPU threads that have to wait for a core; usually none. For `cpu_share` see metrics.Step."""
+    if cpu_share is None or cpu_share >= CORES:
+        return []
+    return [
+        f"another program uses this machine's cores: CPU threads of training wait for one {1 - cpu_share:.0%} of the "
+        "time; a lower --threads is faster now"
+    ]
 
 
 @dataclass

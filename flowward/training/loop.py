@@ -20,10 +20,10 @@ from ..learning.optimisers import OPTIMISERS, undone_if_it_fails
 from ..learning.points import PointSet, Rows
 from ..learning.snapshots import WarmDecay
 from ..process.policy import Weights
-from ..system import distributed, memory
+from ..system import distributed, memory, threads
 from ..system.streams import generator
 from .folder import RunFolder
-from .health import Health
+from .health import Health, held_up
 from .metrics import Clock, Step, Tally
 from .run import Training
 
@@ -66,6 +66,7 @@ class Loop(ABC, Generic[Measures]):
     block: int  # rows per forward pass without gradient
 
     def __init__(self, algorithm: Algorithm, model: Model, run: Training):
+        threads.refuse_fewer()
         self.algorithm, self.model, self.run = algorithm, model, run
         for name in [*algorithm.copies, "ema", *(["reference"] if "reference" in algorithm.anchors else [])]:
             model.weights.add(name)
@@ -154,7 +155,7 @@ class Loop(ABC, Generic[Measures]):
     def _step(self) -> Step:
         clock, index = Clock(), self.iteration
         gathered = self.gather(index, clock)
-        with clock("train"):
+        with clock("train"), threads.watched() as cores:
             if gathered.points is not None:
                 metrics = gathered.metrics | self.learn(gathered.points)
             else:  # for a gradient of 0, Adam would turn rounding errors into full-length steps
@@ -165,9 +166,15 @@ class Loop(ABC, Generic[Measures]):
                 self.model.weights.follow(name, decay(taken))
             self.model.weights.follow("ema", WarmDecay(self.run.ema_decay)(taken))
             metrics |= gathered.keep()
-            said = self.health.check(metrics)
-            self.iteration, self.sound = index + 1, True
-        return Step(self.iteration, metrics, said, clock.seconds)
+        share = cores.share if self._shares_cores else None
+        said = [*self.health.check(metrics), *held_up(share)]
+        self.iteration, self.sound = index + 1, True
+        return Step(self.iteration, metrics, said, clock.seconds, cpu_share=share)
+
+    @property
+    def _shares_cores(self) -> bool:
+        """Whether other programs can hold training up: it is done on the CPU, by threads that wait for each other."""
+        return self.parameters[0].device.type == "cpu" and torch.get_num_threads() > 1
 
     def learn(self, points: PointSet) -> dict[str, float]:
         """The optimiser steps of one iteration, over units of points in random order; each point is used once.

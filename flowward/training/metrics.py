@@ -26,11 +26,14 @@ class Step:
     health: list[str]  # warnings; usually none
     seconds: dict[str, float]
     evaluation: dict[str, Any] | None = None  # the result of `evaluate`, if an evaluation was due
+    cpu_share: float | None = None  # of training with several CPU threads: see system.threads.Cores
 
     def line(self, images: int) -> dict[str, Any]:
         """The line of metrics.jsonl; `images` is the number of training images so far."""
-        line = {"iteration": self.index, "images": images, **self.metrics, "health": self.health}
+        line: dict[str, Any] = {"iteration": self.index, "images": images, **self.metrics, "health": self.health}
         line["seconds"] = {**self.seconds, "total": sum(self.seconds.values())}
+        if self.cpu_share is not None:  # it varies as seconds do, so it is among them
+            line["seconds"]["cpu_share"] = self.cpu_share
         return line | ({"evaluation": self.evaluation} if self.evaluation else {})
 
     @classmethod
@@ -38,8 +41,9 @@ class Step:
         """From its line, without the evaluation."""
         others = ("iteration", "images", "health", "seconds", "evaluation")
         metrics = {name: value for name, value in line.items() if name not in others}
-        seconds = {name: value for name, value in line["seconds"].items() if name != "total"}
-        return cls(line["iteration"], metrics, line["health"], seconds)
+        seconds = {name: value for name, value in line["seconds"].items() if name not in ("total", "cpu_share")}
+        share = line["seconds"].get("cpu_share")
+        return cls(line["iteration"], metrics, line["health"], seconds, cpu_share=share)
 
 
 def scored(reward: Tensor, advantage: Tensor, cohort: Tensor) -> dict[str, float]:

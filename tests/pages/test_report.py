@@ -150,6 +150,14 @@ def test_a_score_of_one_image_bounds_nothing(tmp_path: Path) -> None:
     assert "0.250 [–]" in words(folder(tmp_path / "other", lines))
 
 
+def test_a_share_is_not_a_timing(tmp_path: Path) -> None:
+    lines = [base(), iteration(1)]
+    before = words(folder(tmp_path / "before", lines))
+    lines[1]["seconds"]["cpu_share"] = 0.59
+    after = words(folder(tmp_path / "after", lines))
+    assert after.replace("/after/", "/before/") == before
+
+
 def test_text_is_never_markup(tmp_path: Path) -> None:
     evil = "<script>alert('x')</script>"
     config = {"model": evil, "reward": [f"{evil}=1"], "algorithm": {"name": "awm"}}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
+from tiny_runs import trainer
 
 from flowward.evaluation.hacking import Change, hacked
+from flowward.system import threads
 from flowward.training import log
-from flowward.training.health import WINDOW, Health
+from flowward.training.health import WINDOW, Health, held_up
 from flowward.training.log import TrainProgress
 from flowward.training.metrics import Step
 from flowward.training.run import Run
@@ -161,6 +166,47 @@ def test_what_it_remembers_can_be_saved() -> None:
     other.load_state_dict(one.state_dict())
     assert other == one
     assert other.norms is not one.norms
+
+
+WAITING = (
+    "another program uses this machine's cores: CPU threads of training wait for one 41% of the time; a lower "
+    "--threads is faster now"
+)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.59, [WAITING]), (0.67, []), (1.0, []), (None, [])])
+def test_a_busy_machine_is_named(share: float | None, expected: list[str]) -> None:
+    assert held_up(share) == expected
+
+
+@pytest.mark.parametrize(("number", "device", "expected"), [(2, "cpu", 0.59), (1, "cpu", None), (2, "meta", None)])
+def test_it_is_asked_where_several_threads_of_the_cpu_train(
+    number: int, device: str, expected: float | None, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figure differs from run to run, as the seconds do: it is among them, and not among the metrics."""
+
+    @contextmanager
+    def watched() -> Iterator[threads.Cores]:
+        yield threads.Cores(0.59)
+
+    one = trainer(tiny)
+    monkeypatch.setattr(threads, "watched", watched)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: number)
+    shown = [torch.empty(1, device=device)] if device != "cpu" else one.parameters
+    learn = one.learn
+
+    def learned(points: object) -> dict[str, float]:
+        found = learn(points)  # type: ignore[arg-type]
+        one.parameters = shown  # type: ignore[assignment]
+        return found
+
+    monkeypatch.setattr(one, "learn", learned)
+    step = one.step()
+    line = step.line(8)
+    assert (WAITING in step.health) == (expected is not None)
+    assert step.cpu_share == line["seconds"].get("cpu_share") == Step.of(line).cpu_share == expected
+    assert "cpu_share" not in {**step.metrics, **Step.of(line).metrics, **Step.of(line).seconds}
+    assert line["seconds"]["total"] == pytest.approx(sum(step.seconds.values()))
 
 
 def test_the_terminal_says_the_same_complaint_once(capsys: pytest.CaptureFixture[str]) -> None:
