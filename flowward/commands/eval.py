@@ -20,9 +20,10 @@ from ..evaluation.measurement import Measurement
 from ..export import exported
 from ..models.loading import Loading
 from ..system.precision import Wish
-from ..training.folder import RunFolder
 from ..training.log import counting, table
-from .options import given, parse, policy_of, remark_on_guidance, said, take, warn_of_guidance
+from ..training.record import Record
+from .options import given, parse, said, take
+from .policies import policy_of, remark_on_guidance, warn_of_guidance
 
 DEFAULT = "scenes"  # suite
 
@@ -62,7 +63,7 @@ def run(words: list[str]) -> int:
     if chosen.html:
         from ..pages import evaluation as evaluation_page
 
-        RunFolder(chosen.html.parent).write_text(chosen.html.name, evaluation_page.of(found, changes, command))
+        Record(chosen.html.parent).write_text(chosen.html.name, evaluation_page.of(found, changes, command))
     return 0
 
 
@@ -85,7 +86,7 @@ def _refuse(chosen: Evaluate, named: bool) -> None:
 def _write(file: Path | None, found: Sequence[Measurement]) -> None:
     if file:
         changes = [each.to_dict() for each in comparison.differences(found)]
-        RunFolder(file.parent).write_text(file.name, measurement.to_json(found, changes))
+        Record(file.parent).write_text(file.name, measurement.to_json(found, changes))
 
 
 def _read(files: Sequence[Path]) -> list[Measurement]:

@@ -8,12 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..export import card, exported
-from ..export import weights as export
 from ..models.loading import Loading
-from ..models.lora import LoRA
 from ..system import strict_json
-from ..training.folder import RunFolder
+from ..training.record import Record
 from . import options
 
 
@@ -34,12 +31,17 @@ class Export:
 
 def run(words: list[str]) -> int:
     chosen = options.parse(Export, words, "export")
-    run = RunFolder.open(chosen.run)
+    run = Record.open(chosen.run)
     folder = chosen.output or chosen.run / "export"
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds something already; name another --output")
     named = options.said(words)
-    policy = options.policy_of(str(chosen.run), chosen.weights, chosen.loading, said=named)
+    from ..export import card, exported  # after the flags, so that --help does not wait for torch and diffusers
+    from ..export import weights as export
+    from ..models.lora import LoRA
+    from . import policies
+
+    policy = policies.policy_of(str(chosen.run), chosen.weights, chosen.loading, said=named)
     said = {**run.origin(), "weights": chosen.weights, "base": policy.identity["base"]}
     folder.mkdir(parents=True, exist_ok=True)
     files = []

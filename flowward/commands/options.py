@@ -1,4 +1,4 @@
-"""What several commands share: options, and the meaning of a model's name."""
+"""What several commands share: reading options. No torch is loaded for it: see policies.py for the models named."""
 
 from __future__ import annotations
 
@@ -7,19 +7,11 @@ import io
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-import torch
 import tyro
 
-from ..export import exported
-from ..export.trained import load as policy_of
-from ..process.policy import Policy
-from ..training.folder import RunFolder
-
-__all__ = ["given", "parse", "policy_of", "remark_on_guidance", "said", "set_threads", "take", "warn_of_guidance"]
 PLAIN = (tyro.conf.AvoidSubcommands,)  # flags are of the kind of value that a setting has: another preset has another
 
 
@@ -107,28 +99,6 @@ def set_threads(number: int | None) -> None:
         return
     if number < 1:
         raise ValueError(f"threads must be at least 1, not {number}")
+    import torch  # here: most of what reads options computes nothing
+
     torch.set_num_threads(number)
-
-
-def warn_of_guidance(name: str, guidance: float) -> None:
-    """Say so where a run is sampled with another guidance than its samples had in training."""
-    trained = _trained_with(name)
-    if trained is not None and trained != guidance:
-        print(
-            f"flowward: {name} was trained on samples with guidance {trained:g}, and is sampled with {guidance:g} now "
-            f"(--guidance {trained:g} for the same)",
-            file=sys.stderr,
-        )
-
-
-def remark_on_guidance(name: str, policy: Policy, guidance: float) -> None:
-    """Say so where a model that was not trained here is sampled with another guidance than it was made for."""
-    if _trained_with(name) is None and (remark := policy.remark(guidance)):
-        print(f"flowward: {remark} (--guidance)", file=sys.stderr)
-
-
-def _trained_with(name: str) -> float | None:
-    """The guidance of the samples that a run or an export was trained on."""
-    path = Path(name)
-    about = RunFolder.open(path).origin() if (path / "config.yaml").is_file() else exported.facts(name)
-    return about.get("guidance")

@@ -15,7 +15,8 @@ from ..process.rollout import Sampler
 from ..prompts import prompt_of
 from ..prompts.image_files import refuse_broken
 from ..system.errors import positive
-from .options import parse, policy_of, remark_on_guidance, said, warn_of_guidance
+from .options import parse, said
+from .policies import policy_of, remark_on_guidance, warn_of_guidance
 
 
 @dataclass(frozen=True)

@@ -359,7 +359,7 @@ def test_an_empty_config_is_the_default() -> None:
 
 def test_a_run_folder_is_a_model(tiny: str, run: Path) -> None:
     """The name of a run stands for its newest weights, wherever a model is asked for."""
-    from flowward.commands.options import policy_of
+    from flowward.commands.policies import policy_of
 
     trained, base = policy_of(str(run), "policy"), models.load(tiny)
     a, b = trained.weights.tensors("policy"), base.weights.tensors("policy")

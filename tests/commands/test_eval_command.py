@@ -15,7 +15,7 @@ from measurements import made
 
 from flowward import models
 from flowward.cli import main
-from flowward.commands.options import policy_of
+from flowward.commands.policies import policy_of
 from flowward.evaluation import measurement
 from flowward.evaluation.comparison import differences
 from flowward.evaluation.images import thumbnails

@@ -15,7 +15,7 @@ import flowward
 from flowward import models
 from flowward.algorithms.advantageflow import AdvantageFlow
 from flowward.cli import main
-from flowward.commands.options import policy_of
+from flowward.commands.policies import policy_of
 from flowward.export import exported
 from flowward.export import weights as export
 from flowward.models.loading import Loading

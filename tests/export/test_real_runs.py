@@ -20,7 +20,8 @@ from flowward.algorithms import ALGORITHMS
 from flowward.algorithms.presets import PRESETS, published
 from flowward.cli import main
 from flowward.commands import train
-from flowward.commands.options import policy_of, said
+from flowward.commands.options import said
+from flowward.commands.policies import policy_of
 from flowward.evaluation.images import stills
 from flowward.export import card, exported
 from flowward.export import weights as export

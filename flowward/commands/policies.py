@@ -1,0 +1,37 @@
+"""The models that commands name: a policy for a name, and what is said of the guidance that it is sampled with."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ..export import exported
+from ..export.trained import load as policy_of
+from ..process.policy import Policy
+from ..training.record import Record
+
+__all__ = ["policy_of", "remark_on_guidance", "warn_of_guidance"]
+
+
+def warn_of_guidance(name: str, guidance: float) -> None:
+    """Say so where a run is sampled with another guidance than its samples had in training."""
+    trained = _trained_with(name)
+    if trained is not None and trained != guidance:
+        print(
+            f"flowward: {name} was trained on samples with guidance {trained:g}, and is sampled with {guidance:g} now "
+            f"(--guidance {trained:g} for the same)",
+            file=sys.stderr,
+        )
+
+
+def remark_on_guidance(name: str, policy: Policy, guidance: float) -> None:
+    """Say so where a model that was not trained here is sampled with another guidance than it was made for."""
+    if _trained_with(name) is None and (remark := policy.remark(guidance)):
+        print(f"flowward: {remark} (--guidance)", file=sys.stderr)
+
+
+def _trained_with(name: str) -> float | None:
+    """The guidance of the samples that a run or an export was trained on."""
+    path = Path(name)
+    about = Record.open(path).origin() if (path / "config.yaml").is_file() else exported.facts(name)
+    return about.get("guidance")
