@@ -20,8 +20,8 @@ from ..evaluation.measurement import Measurement
 from ..export import exported
 from ..models.loading import Loading
 from ..system.precision import Wish
-from ..training.folder import RunFolder
 from ..training.log import counting, table
+from ..training.record import Record
 from .help import Option, Page
 from .options import given, parse, said, take
 from .policies import policy_of, remark_on_guidance, warn_of_guidance
@@ -74,7 +74,7 @@ def run(words: list[str]) -> int:
     if chosen.html:
         from ..pages import evaluation as evaluation_page
 
-        RunFolder(chosen.html.parent).write_text(chosen.html.name, evaluation_page.of(found, changes, command))
+        Record(chosen.html.parent).write_text(chosen.html.name, evaluation_page.of(found, changes, command))
     return 0
 
 
@@ -97,7 +97,7 @@ def _refuse(chosen: Evaluate, named: bool) -> None:
 def _write(file: Path | None, found: Sequence[Measurement]) -> None:
     if file:
         changes = [each.to_dict() for each in comparison.differences(found)]
-        RunFolder(file.parent).write_text(file.name, measurement.to_json(found, changes))
+        Record(file.parent).write_text(file.name, measurement.to_json(found, changes))
 
 
 def _read(files: Sequence[Path]) -> list[Measurement]:

@@ -8,15 +8,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..export import card, exported
-from ..export import weights as export
 from ..models.loading import Loading
-from ..models.lora import LoRA
 from ..system import strict_json
-from ..training.folder import RunFolder
+from ..training.record import Record
 from .help import Page
 from .options import parse, said
-from .policies import policy_of
 
 PAGE = Page(
     about="Write a run's weights for diffusers, with a model card: LoRA adapters, or the whole transformer if all "
@@ -46,10 +42,15 @@ class Export:
 
 def run(words: list[str]) -> int:
     chosen = parse(Export, words, "export", page=PAGE)
-    run = RunFolder.open(chosen.run)
+    run = Record.open(chosen.run)
     folder = chosen.output or chosen.run / "export"
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds something already; name another --output")
+    from ..export import card, exported  # after the flags, so that --help does not wait for torch and diffusers
+    from ..export import weights as export
+    from ..models.lora import LoRA
+    from .policies import policy_of
+
     policy = policy_of(str(chosen.run), chosen.weights, chosen.loading, said=said(words))
     about = {**run.origin(), "weights": chosen.weights, "base": policy.identity["base"]}
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from .. import models, prompts
-from ..models import blueprint
 from ..rewards.images.jpeg import Compressible
 from ..system.footprint import Counter, counted
 from ..training import fit
@@ -57,6 +56,8 @@ def run(words: list[str]) -> int:
     limits = {f"{card:.0f} GB": USABLE * card for card in CARDS}
     if asked not in (None, "auto"):
         limits = {f"{asked:g} GB": asked}
+    from ..models import blueprint  # after the flags, so that --help does not wait for diffusers
+
     with counted() as counter:
         policy = blueprint.load(settings.model, settings.lora_rank, settings.precision, settings.loading)
         print(f"{_what(settings)}, counted from its configuration")

@@ -151,6 +151,6 @@ def set_threads(number: int | None) -> None:
         return
     if number < 1:
         raise ValueError(f"threads must be at least 1, not {number}")
-    import torch
+    import torch  # here: most of what reads options computes nothing
 
     torch.set_num_threads(number)

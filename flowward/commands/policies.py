@@ -8,7 +8,7 @@ from pathlib import Path
 from ..export import exported
 from ..export.trained import load as policy_of
 from ..process.policy import Policy
-from ..training.folder import RunFolder
+from ..training.record import Record
 
 __all__ = ["policy_of", "remark_on_guidance", "warn_of_guidance"]
 
@@ -33,5 +33,5 @@ def remark_on_guidance(name: str, policy: Policy, guidance: float) -> None:
 def _trained_with(name: str) -> float | None:
     """The guidance of the samples that a run or an export was trained on."""
     path = Path(name)
-    about = RunFolder.open(path).origin() if (path / "config.yaml").is_file() else exported.facts(name)
+    about = Record.open(path).origin() if (path / "config.yaml").is_file() else exported.facts(name)
     return about.get("guidance")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from rich.progress import Progress
-
-from ..pages import report
-from ..scenes.pretrain import Pretrain, pretrain
+from ..scenes.recipe import Pretrain
 from ..system.errors import unknown
 from ..system.threads import refuse_fewer
 from .help import Page
@@ -27,6 +24,11 @@ def run(words: list[str]) -> int:
     if world not in WORLDS:
         raise ValueError(unknown("world", world, WORLDS))
     config: Pretrain = parse(Pretrain, words, f"pretrain {world}", page=PAGE)
+    from rich.progress import Progress
+
+    from ..pages import report
+    from ..scenes.pretrain import pretrain  # after the flags, so that --help does not wait for torch and diffusers
+
     set_threads(config.threads)
     refuse_fewer()
     with Progress() as bar:

@@ -13,7 +13,7 @@ from ..evaluation.evaluate import draw
 from ..models.loading import Loading
 from ..process.rollout import Sampler
 from ..prompts import prompt_of
-from ..prompts.pictures import refuse_broken
+from ..prompts.image_files import refuse_broken
 from ..system.errors import positive
 from .help import Page
 from .options import parse, said

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import __version__
 from ..prompts import PromptSet
-from ..prompts.pictures import digest
+from ..prompts.image_files import digest
 
 LIBRARIES = ("torch", "diffusers", "transformers")
 # These may differ, or are checked separately; all other settings must agree.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..system.streams import numpy_generator
+from ..system.seeds import numpy_generator
 
 Z95 = 1.959964
 LEVEL = 0.05  # significance level of every test; intervals have confidence 1 - LEVEL

@@ -13,13 +13,13 @@ from ..evaluation import outcome
 from ..evaluation.outcome import Measure
 from ..models import is_pipeline
 from ..process.policy import Policy
-from ..training.folder import RunFolder
+from ..training.record import Record
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 28  # size of a curve and its margins, in pixels
 
 
 def write(
-    run: RunFolder, folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence[str], command: str = ""
+    run: Record, folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence[str], command: str = ""
 ) -> Path:
     """Write README.md and its images next to the exported weights in `folder`; `files` are the weight files."""
     lines = run.lines()
@@ -102,7 +102,7 @@ def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _pictures(run: RunFolder, folder: Path) -> list[str]:
+def _pictures(run: Record, folder: Path) -> list[str]:
     """The first and the last sample grid."""
     grids = sorted((run.path / "samples").glob("*.png"))
     named = {"before.png": grids[:1], "after.png": grids[1:][-1:]}

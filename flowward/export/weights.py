@@ -17,7 +17,7 @@ from ..models.diffusers import DiffusersPolicy
 from ..models.lora import LoRA
 from ..process.policy import Policy
 from ..system import strict_json
-from ..training.folder import RunFolder
+from ..training.record import Record
 from .exported import FACTS, transformers
 
 
@@ -94,5 +94,5 @@ def merged(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None)
     for name, part in parts.items():
         part.save_pretrained(folder / name)  # type: ignore[operator]
     said = {"version": __version__, **(about or {}), "dtype": stored(parts["transformer"])}
-    RunFolder(folder).write_text(FACTS, strict_json.dumps(said, 2) + "\n")
+    Record(folder).write_text(FACTS, strict_json.dumps(said, 2) + "\n")
     return folder / "transformer"

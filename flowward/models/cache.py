@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..prompts import Prompt
-from ..prompts.pictures import digest
+from ..prompts.image_files import digest
 
 
 class PromptCache:

@@ -7,49 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
-from peft.tuners import lora
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .weights import Weights
 
 # both streams of a joint-attention block, the targets in all published SD3 and FLUX runs
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-ADAPTER = "policy"  # peft's name for the adapter in its layers
-
-
-class Adapted(lora.Linear):
-    """y = W x + scale B A x: peft's layer without the features that these adapters do not use.
-
-    At every call peft casts the input to the adapter's dtype and checks for dropout, variants and merged weights. That
-    takes as long as the matrix products. Under autocast the products choose their dtype anyway.
-    """
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        base: Any = self.base_layer
-        if self.disable_adapters:
-            unchanged: Tensor = base(x, *args, **kwargs)
-            return unchanged
-        (name,) = self.active_adapters
-        a, b, scale = self._low_rank(name)
-        if self._cheaper_as_a_sum(len(a)) and not torch.is_autocast_enabled(x.device.type):
-            return functional.linear(x, torch.addmm(base.weight, b, a, alpha=scale), base.bias)
-        return torch.add(base(x, *args, **kwargs), functional.linear(functional.linear(x, a), b), alpha=scale)
-
-    def _low_rank(self, name: str) -> tuple[Tensor, Tensor, float]:
-        a: Any = self.lora_A[name]
-        b: Any = self.lora_B[name]
-        return a.weight, b.weight, self.scaling[name]
-
-    def _cheaper_as_a_sum(self, rank: int) -> bool:
-        """Whether (W + scale B A) x costs less, if there are many more tokens than `rank`. Its gradient needs
-        2 in out operations per token, the adapter forward and backward 6 rank (in + out). In half precision the sum
-        would lose small adapters.
-        """
-        base: Any = self.base_layer
-        plain = type(base.weight) is nn.Parameter and base.weight.dtype == torch.float32
-        return plain and 3 * rank * sum(base.weight.shape) > base.weight.numel()
 
 
 class LoRA(Weights):
@@ -69,19 +32,15 @@ class LoRA(Weights):
     ):
         if rank < 1:
             raise ValueError(f"the LoRA rank must be at least 1, not {rank}")
+        from .adapted import ADAPTER, Adapted, adapt  # peft loads transformers: only for those who train adapters
+
         self.kind = f"lora-{rank}"
         self._network = network.requires_grad_(False)
         self._held: str | None = None  # the weights that `still` fixed
-        self.config = LoraConfig(
-            r=rank,
-            lora_alpha=2 * rank if alpha is None else alpha,
-            init_lora_weights="gaussian",
-            target_modules=list(targets),
-        )
-        self.config._register_custom_module({nn.Linear: Adapted})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # the same adapter in every process, for any earlier use of random numbers
-            network.add_adapter(self.config, ADAPTER)
+            self.config = adapt(network, rank, 2 * rank if alpha is None else alpha, targets)
+        self._layers = [module for module in network.modules() if isinstance(module, Adapted)]
         marker = f".{ADAPTER}."
         names = [name for name, _ in network.named_parameters() if ".lora_" in name and marker in name]
         self._places: dict[str, Any] = {
@@ -112,12 +71,11 @@ class LoRA(Weights):
         before = []
         try:
             with self._in_place(self._tensors[name]):
-                for module in self._network.modules():
-                    if isinstance(module, Adapted):
-                        layer: Any = module.get_base_layer()
-                        before.append((layer, layer.weight))
-                        merged = layer.weight + module.get_delta_weight(ADAPTER)
-                        layer.weight = nn.Parameter(merged, requires_grad=False)
+                for adapted in self._layers:
+                    layer: Any = adapted.get_base_layer()
+                    before.append((layer, layer.weight))
+                    merged = layer.weight + adapted.get_delta_weight(adapted.active_adapters[0])
+                    layer.weight = nn.Parameter(merged, requires_grad=False)
             with self._without_adapters():
                 yield
         finally:  # put back the original tensors, without subtracting
@@ -159,5 +117,7 @@ class LoRA(Weights):
 
     def export(self, name: str) -> dict[str, Tensor]:
         """The adapter's tensors, under the names that diffusers and peft load."""
+        from .adapted import exported
+
         with self.network(name):
-            return get_peft_model_state_dict(self._network, adapter_name=ADAPTER)
+            return exported(self._network)

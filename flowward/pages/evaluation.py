@@ -11,8 +11,6 @@ from dataclasses import replace
 from html import escape
 from typing import Any
 
-import plotly.graph_objects as go
-
 from ..evaluation.comparison import Difference, hacking, warnings
 from ..evaluation.measurement import Measurement
 from ..evaluation.outcome import Measure, bounded
@@ -163,21 +161,22 @@ def _bars(
         own = [each[k] for each in rows.values()]
         reach = [[factor * abs(score[end] - score["mean"]) if bounded(score) else 0 for score in own]
                  for end in ("high", "low")]  # fmt: skip
-        bar = go.Bar(
-            x=[label.replace("_", " ") for label in rows],
-            y=[factor * score["mean"] for score in own],
-            name=escape(model),
-            marker={"color": COLOURS[min(number, len(COLOURS) - 1)]},
-            error_y={
+        bar = {
+            "type": "bar",
+            "x": [label.replace("_", " ") for label in rows],
+            "y": [factor * score["mean"] for score in own],
+            "name": escape(model),
+            "marker": {"color": COLOURS[min(number, len(COLOURS) - 1)]},
+            "error_y": {
                 "array": reach[0],
                 "arrayminus": reach[1],
                 "thickness": 1.2,
                 "width": 3,
                 "color": "#7d8590",
             },
-            customdata=[measure.interval(score) for score in own],
-            hovertemplate="%{x}: %{customdata}<extra></extra>",
-        )
+            "customdata": [measure.interval(score) for score in own],
+            "hovertemplate": "%{x}: %{customdata}<extra></extra>",
+        }
         traces.append(bar)
     return chart(traces, ticksuffix=" %" if measure.percent else "", height=height)
 

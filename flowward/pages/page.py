@@ -10,17 +10,17 @@ from statistics import mean
 from string import Template
 from typing import Any
 
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
-
 from ..evaluation.outcome import Measure, Scores, bounded
 
 Line = dict[str, Any]  # one of metrics.jsonl
+Trace = dict[str, Any]  # of a chart, as Plotly describes it in JSON
 _ACCENT, _PALE, _PALER = "#3a7fc4", "rgba(58, 127, 196, 0.45)", "rgba(58, 127, 196, 0.2)"
 
 
 def page(title: str, body: str) -> str:
     """A whole page. It contains Plotly's code (4.8 MB) once if there is a chart."""
+    from plotly.offline import get_plotlyjs  # here and in `chart`: who imports a page need not draw one
+
     template = Template(files("flowward.pages").joinpath("report.html.in").read_text("utf-8"))
     code = f"<script>{get_plotlyjs()}</script>" if "plotly-graph-div" in body else ""
     return template.substitute(title=escape(title), body=body, plotly=code)
@@ -41,8 +41,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> 
     return f"<div class=wide><table>{row('th', head)}{''.join(row('td', cells) for cells in rows)}</table></div>"
 
 
-def chart(traces: Sequence[Any], title: str = "", x: str = "", height: int = 320, **y: Any) -> str:
+def chart(traces: Sequence[Trace], title: str = "", x: str = "", height: int = 320, **y: Any) -> str:
     """An interactive chart of Plotly traces, with a legend if several have names; `y` goes to Plotly's y axis."""
+    import plotly.graph_objects as go
+
     figure = go.Figure(traces)
     figure.update_layout(
         template="none",
@@ -53,7 +55,7 @@ def chart(traces: Sequence[Any], title: str = "", x: str = "", height: int = 320
         paper_bgcolor="rgba(0, 0, 0, 0)",
         plot_bgcolor="rgba(0, 0, 0, 0)",
         hovermode="closest",
-        showlegend=sum(bool(trace.name) for trace in traces) > 1,
+        showlegend=sum(bool(trace.get("name")) for trace in traces) > 1,
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"},
         xaxis={
             "title": {"text": x, "standoff": 6},
@@ -100,9 +102,16 @@ def score_chart(
     within = [iteration for iteration, _ in sure]
     low, high = ([factor * score[end] for _, score in sure] for end in ("low", "high"))
     line = _line(at, middle, "iteration %{x}: %{text}", mode="lines+markers")
-    line.text = [measure.interval(score) for _, score in scores]
-    band = go.Scatter(x=within + within[::-1], y=high + low[::-1], fill="toself", fillcolor=_PALER, mode="none")
-    band.hoverinfo = "skip"
+    line["text"] = [measure.interval(score) for _, score in scores]
+    band = {
+        "type": "scatter",
+        "x": within + within[::-1],
+        "y": high + low[::-1],
+        "fill": "toself",
+        "fillcolor": _PALER,
+        "mode": "none",
+        "hoverinfo": "skip",
+    }
     y: dict[str, Any] = {"ticksuffix": " %" if measure.percent else ""}
     if limits:
         room = 0.05 * (limits[1] - limits[0])
@@ -134,12 +143,20 @@ def smoothed_chart(lines: Sequence[Line], key: str) -> str:
     return chart([raw, _line(at[window - 1 :], means, tip, name=f"mean of the last {window}")], x="iteration")
 
 
-def _line(x: list[Any], y: list[Any], tip: str, name: str = "", color: str = _ACCENT, mode: str = "") -> Any:
+def _line(x: list[Any], y: list[Any], tip: str, name: str = "", color: str = _ACCENT, mode: str = "") -> Trace:
     mode = mode or ("lines" if len(x) > 1 else "markers")
     line, tip = {"color": color, "width": 2}, f"{tip}<extra></extra>"
-    return go.Scatter(
-        x=x, y=y, name=name, mode=mode, line=line, marker={"size": 6}, hovertemplate=tip, cliponaxis=False
-    )
+    return {
+        "type": "scatter",
+        "x": x,
+        "y": y,
+        "name": name,
+        "mode": mode,
+        "line": line,
+        "marker": {"size": 6},
+        "hovertemplate": tip,
+        "cliponaxis": False,
+    }
 
 
 def is_number(value: Any) -> bool:

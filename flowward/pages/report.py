@@ -16,7 +16,7 @@ from ..evaluation import outcome
 from ..evaluation.outcome import Evaluations, Measure, counted, when, without_figures
 from ..system import strict_json
 from ..training import glossary
-from ..training.folder import RunFolder
+from ..training.record import Record
 from .page import Line, duration, is_number, metric_chart, page, score_chart, small, smoothed_chart, spans, table, text
 
 MOST_GRIDS = 25  # in one page; of a longer run, evenly spaced grids are shown
@@ -31,7 +31,7 @@ def write(folder: Path) -> Path:
         ValueError: this is not a run folder, or its config.yaml cannot be read.
         OSError: the page cannot be written; an existing one is unchanged.
     """
-    run = RunFolder.open(folder)
+    run = Record.open(folder)
     config, lines = run.config(), run.lines()
     title, planned = _title(config), (config.get("run") or {}).get("iterations")
     summary = strict_json.loads(path.read_text("utf-8")) if (path := folder / "summary.json").is_file() else {}
@@ -66,7 +66,7 @@ def write_loss_curve(folder: Path) -> Path:
     charts = [
         metric_chart(mine, "loss", f"Loss of the {name}", "step", 300, type="log") for name, mine in stages.items()
     ]
-    RunFolder(folder).write_text("loss.html", page("Pretraining", "<h1>Pretraining</h1>" + "".join(charts)))
+    Record(folder).write_text("loss.html", page("Pretraining", "<h1>Pretraining</h1>" + "".join(charts)))
     return folder / "loss.html"
 
 
@@ -123,7 +123,7 @@ def _settings(evaluations: Evaluations) -> str:
 
 
 def _pictures(folder: Path) -> str:
-    paths = RunFolder(folder).samples()
+    paths = Record(folder).samples()
     if not paths:
         return "<p>No sample images have been saved.</p>"
     if len(paths) > MOST_GRIDS:

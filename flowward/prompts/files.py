@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .given import of
-from .pictures import refuse_broken
+from .image_files import refuse_broken
 from .prompt import SOURCE, Prompt, PromptSet, prompt_of, source_of, text_of
 
 Row = tuple[int, Mapping[str, Any]]  # the number of the line or row, and its content

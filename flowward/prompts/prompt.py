@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..system.errors import unknown
-from ..system.streams import numpy_generator
+from ..system.seeds import numpy_generator
 
 
 @dataclass(frozen=True)

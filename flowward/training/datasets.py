@@ -18,8 +18,9 @@ from ..learning.points import PointSet
 from ..process.policy import Condition, Policy
 from ..process.rollout import Drawn, Rollout
 from ..prompts import SOURCE, Prompt, PromptSet, prompt_of
-from ..prompts.pictures import picture, refuse_broken
-from ..system.streams import Key, numpy_generator
+from ..prompts.image_files import refuse_broken
+from ..prompts.pictures import picture
+from ..system.seeds import Key, numpy_generator
 
 
 def read(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:

@@ -5,7 +5,6 @@ Files are written atomically; metrics are appended line by line.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Iterable, Iterator
@@ -19,16 +18,15 @@ from PIL.Image import Image
 from .. import __version__
 from ..evaluation import images
 from ..system import checkpoint, strict_json
+from .record import Record, read_yaml
+
+__all__ = ["RunFolder", "read_yaml"]
 
 KEPT = 2  # number of checkpoints to keep
 
 
-class RunFolder:
-    """One run on disk."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.metrics = path / "metrics.jsonl"
+class RunFolder(Record):
+    """One run on disk, written while it goes on."""
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> RunFolder:
@@ -48,17 +46,6 @@ class RunFolder:
         (path / "checkpoints").mkdir()
         folder.write_config(config)
         return folder
-
-    @classmethod
-    def open(cls, path: Path) -> RunFolder:
-        """The folder of an existing run.
-
-        Raises:
-            ValueError: this is not a run folder.
-        """
-        if not (path / "config.yaml").is_file():
-            raise ValueError(f"{path} is not a run folder (it has no config.yaml)")
-        return cls(path)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -83,31 +70,6 @@ class RunFolder:
         finally:
             os.close(lock)
 
-    def config(self) -> dict[str, Any]:
-        """The settings of the run."""
-        return read_yaml(self.path / "config.yaml")
-
-    def origin(self) -> dict[str, Any]:
-        """How the weights were made, for exports and model cards. A user's own algorithm may have no fields."""
-        config, lines = self.config(), self.lines()
-        algorithm, run, loading = config.get("algorithm"), config["run"], config.get("loading") or {}
-        rollout = algorithm.get("rollout", {}) if isinstance(algorithm, dict) else {}
-        found = {
-            "base_model": config["model"],
-            **{
-                name: loading.get(name) for name in ("revision", "variant", "size", "frames", "text_tokens", "quantise")
-            },
-            "algorithm": algorithm["name"] if isinstance(algorithm, dict) else algorithm,
-            "reward": config.get("reward"),
-            "guidance": rollout.get("guidance"),
-            "steps": rollout.get("steps"),
-            "iterations": lines[-1]["iteration"] if lines else 0,
-            "images_per_iteration": run["images_per_update"] * run["updates_per_iteration"],
-            "lora_rank": config.get("lora_rank"),
-            "seed": run["seed"],
-        }
-        return {name: value for name, value in found.items() if value is not None}
-
     def write_config(self, config: dict[str, Any]) -> None:
         self.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False))
 
@@ -124,15 +86,6 @@ class RunFolder:
         }
         self.write_text("summary.json", strict_json.dumps(summary, 2) + "\n")
 
-    def write_text(self, name: str, text: str) -> None:
-        partial = self.path / f".{name}.partial"
-        try:
-            with self._writing(self.path / name):
-                partial.write_text(text, "utf-8")
-                os.replace(partial, self.path / name)
-        finally:
-            partial.unlink(missing_ok=True)
-
     def append(self, line: dict[str, Any]) -> None:
         """One line of metrics."""
         with self._writing(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
@@ -141,16 +94,6 @@ class RunFolder:
     def amend(self, line: dict[str, Any]) -> None:
         """Replace the last line."""
         self._rewrite([*self.lines()[:-1], line])
-
-    def lines(self) -> list[dict[str, Any]]:
-        """The metrics so far, without a last line that was cut off."""
-        found = []
-        for text in self.metrics.read_text("utf-8").splitlines() if self.metrics.exists() else []:
-            try:
-                found.append(strict_json.loads(text))
-            except json.JSONDecodeError:
-                break
-        return found
 
     def forget_after(self, iteration: int) -> None:
         """Delete the metrics and sample grids after a checkpoint, since the resumed run writes them again.
@@ -167,28 +110,10 @@ class RunFolder:
     def _rewrite(self, lines: Iterable[dict[str, Any]]) -> None:
         self.write_text("metrics.jsonl", "".join(strict_json.dumps(line) + "\n" for line in lines))
 
-    def samples(self) -> list[Path]:
-        """Sample grids of evaluations, oldest first."""
-        found = [path for path in (self.path / "samples").glob("*.png") if path.stem.isdigit()]
-        return sorted(found, key=lambda path: int(path.stem))
-
     def save_sample(self, iteration: int, image: Image) -> None:
         path = self.path / "samples" / f"{iteration:06d}.png"
         with self._writing(path):
             images.save(image, path)
-
-    @contextmanager
-    def _writing(self, path: Path) -> Iterator[None]:
-        """An OSError inside gets the file name (a full disk gives none) and names the last checkpoint."""
-        try:
-            yield
-        except OSError as error:
-            safe = f"; the checkpoint {saved[-1].name} is intact" if (saved := self.checkpoints()) else ""
-            raise OSError(f"cannot write {path}: {error.strerror or error}{safe}") from error
-
-    def checkpoints(self) -> list[Path]:
-        """All checkpoints, oldest first."""
-        return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
 
     def state(self, *needed: str) -> dict[str, Any] | None:
         """The content of the newest checkpoint, with all keys of `needed`; None if there is no checkpoint.
@@ -229,20 +154,3 @@ def _is_whole(path: Path, needed: Iterable[str]) -> bool:
     except ValueError:
         return False
     return True
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML file.
-
-    Raises:
-        ValueError: it cannot be read, or is not a mapping.
-    """
-    try:
-        found = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} does not contain a mapping (lines of the form key: value)")
-    return found

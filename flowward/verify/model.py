@@ -23,7 +23,7 @@ from ..process.plans import Chain
 from ..process.rollout import Sampler
 from ..process.solvers import euler
 from ..prompts import Edit, Prompt, of, prompt_of, source_of, text_of
-from ..system.streams import numpy_generator
+from ..system.seeds import numpy_generator
 from ..training.run import Run
 from ..training.trainer import Trainer
 from .check import Check, compared, number

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from flowward import models
 from flowward.models import hub
+from flowward.models.adapted import Adapted
 from flowward.models.diffusers import DiffusersPolicy
-from flowward.models.lora import Adapted, LoRA
+from flowward.models.lora import LoRA
 from flowward.verify import model
 
 

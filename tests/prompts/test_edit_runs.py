@@ -30,7 +30,8 @@ from flowward.learning.points import Renoise
 from flowward.models import diffusers
 from flowward.process.rollout import Sampler
 from flowward.prompts import PromptSet
-from flowward.prompts.pictures import picture, refuse_broken
+from flowward.prompts.image_files import refuse_broken
+from flowward.prompts.pictures import picture
 from flowward.rewards import RewardError, score
 from flowward.rewards.judges.judge import Judge
 from flowward.rewards.reward import subjects

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...prompts.scenes import parse
-from ...scenes.checker import Verdict, check
+
+if TYPE_CHECKING:
+    from ...scenes.checker import Verdict
 
 
 def verdicts(images: Tensor, prompts: Sequence[str]) -> list[Verdict]:
@@ -19,6 +21,8 @@ def verdicts(images: Tensor, prompts: Sequence[str]) -> list[Verdict]:
     Raises:
         ValueError: a prompt is not a sentence of the scenes world, or the images have another shape.
     """
+    from ...scenes.checker import check  # here, because it loads scipy, which no other reward needs
+
     return check(images.float().cpu().numpy(), [parse(prompt).request for prompt in prompts])
 
 

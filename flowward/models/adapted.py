@@ -1,0 +1,62 @@
+"""peft's layers with LoRA adapters, and how they get into a network. The only module that imports peft.
+
+peft loads transformers, which takes seconds; so lora.py imports this module only to make adapters.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from peft.tuners import lora
+from torch import Tensor, nn
+from torch.nn import functional
+
+ADAPTER = "policy"  # peft's name for the adapter in its layers
+
+
+class Adapted(lora.Linear):
+    """y = W x + scale B A x: peft's layer without the features that these adapters do not use.
+
+    At every call peft casts the input to the adapter's dtype and checks for dropout, variants and merged weights. That
+    takes as long as the matrix products. Under autocast the products choose their dtype anyway.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        base: Any = self.base_layer
+        if self.disable_adapters:
+            unchanged: Tensor = base(x, *args, **kwargs)
+            return unchanged
+        (name,) = self.active_adapters
+        a, b, scale = self._low_rank(name)
+        if self._cheaper_as_a_sum(len(a)) and not torch.is_autocast_enabled(x.device.type):
+            return functional.linear(x, torch.addmm(base.weight, b, a, alpha=scale), base.bias)
+        return torch.add(base(x, *args, **kwargs), functional.linear(functional.linear(x, a), b), alpha=scale)
+
+    def _low_rank(self, name: str) -> tuple[Tensor, Tensor, float]:
+        a: Any = self.lora_A[name]
+        b: Any = self.lora_B[name]
+        return a.weight, b.weight, self.scaling[name]
+
+    def _cheaper_as_a_sum(self, rank: int) -> bool:
+        """Whether (W + scale B A) x costs less, if there are many more tokens than `rank`. Its gradient needs
+        2 in out operations per token, the adapter forward and backward 6 rank (in + out). In half precision the sum
+        would lose small adapters.
+        """
+        base: Any = self.base_layer
+        plain = type(base.weight) is nn.Parameter and base.weight.dtype == torch.float32
+        return plain and 3 * rank * sum(base.weight.shape) > base.weight.numel()
+
+
+def adapt(network: Any, rank: int, alpha: int, targets: tuple[str, ...]) -> LoraConfig:
+    """Put an adapter on the layers named `targets`, with random weights from torch's global generator."""
+    config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(targets))
+    config._register_custom_module({nn.Linear: Adapted})
+    network.add_adapter(config, ADAPTER)
+    return config
+
+
+def exported(network: Any) -> dict[str, Tensor]:
+    """The adapter's tensors, under the names that diffusers and peft load."""
+    return get_peft_model_state_dict(network, adapter_name=ADAPTER)

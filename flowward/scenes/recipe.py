@@ -1,0 +1,46 @@
+"""Settings of the base model's pretraining. Reading them needs no torch; pretrain.py trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Settings for pretraining; the defaults made the shipped base model."""
+
+    output: Path
+    """folder for the checkpoints, the log and the finished model"""
+    seed: int = 0
+    """random seed"""
+    autoencoder_steps: int = 2400
+    """training steps of the autoencoder"""
+    autoencoder_batch: int = 64
+    """batch size of the autoencoder"""
+    autoencoder_learning_rate: float = 2e-3
+    """learning rate of the autoencoder (AdamW)"""
+    kl: float = 3e-4
+    """weight of the autoencoder's KL per latent number, relative to squared error per pixel"""
+    steps: int = 7000
+    """training steps in the flow's learning-rate schedule"""
+    stop: int = 5000
+    """stop the flow at this step, with half of its prompts left to learn"""
+    batch: int = 128
+    """batch size of the flow"""
+    learning_rate: float = 1e-3
+    """learning rate of AdamW, for all weights but the matrices of the transformer blocks"""
+    matrix_learning_rate: float = 3e-3
+    """learning rate of Muon, for those matrices (half of AdamW's steps; docs/scenes.md)"""
+    ema: float = 0.999
+    """EMA decay of the flow's weights"""
+    caption_errors: float = 0.15
+    """share of pictures that differ from their caption in one respect"""
+    caption_dropout: float = 0.1
+    """share of empty captions, needed for classifier-free guidance"""
+    views: int = 4
+    """use each rendered and encoded picture N times, each time with fresh noise"""
+    save_every: int = 500
+    """save a checkpoint every N steps"""
+    threads: int | None = None
+    """CPU threads (default: torch's choice)"""

@@ -1,0 +1,98 @@
+"""Nobody waits for a library that is not used: what a command loads, by `sys.modules` and not by the clock."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from program import BUDGET, alone
+
+from flowward.commands import COMMANDS
+
+HEAVY = ("torch", "torch._dynamo", "sympy", "diffusers", "transformers", "peft", "accelerate", "scipy", "plotly")
+TORCH = {"torch"}  # settings of samplers and algorithms are written in its terms
+LOADED: dict[str, set[str]] = {
+    "train": TORCH,
+    "sample": TORCH,
+    "eval": TORCH,
+    "memory": TORCH,
+    "bench": TORCH,
+    "export": set(),
+    "report": set(),
+    "pretrain": set(),
+    "verify": set(),
+    "serve-reward": set(),
+}
+PROGRAM = """
+import sys
+from flowward.cli import main
+try:
+    print(main(sys.argv[1:]))
+except SystemExit as end:
+    print(end.code)
+"""
+SHOW = f"\nimport json, sys\nprint(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+
+
+def loaded(code: str, *words: str, ends: int | None = None) -> set[str]:
+    """The heavy libraries that are there after some code; `ends` is the exit code that a program must have."""
+    *_, before, last = ["", *alone(code + SHOW, *words)[0].splitlines()]
+    assert ends is None or int(before) == ends
+    return set(json.loads(last))
+
+
+@pytest.mark.parametrize("command", LOADED)
+def test_help_loads_no_library_to_explain_options(command: str) -> None:
+    assert loaded(PROGRAM, command, "--help", ends=0) == LOADED[command]
+
+
+def test_every_command_is_asked() -> None:
+    assert LOADED.keys() | {"algorithms"} == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "report"])
+def test_a_misspelt_option_is_refused_as_fast(command: str) -> None:
+    assert loaded(PROGRAM, command, "--itertions", "3", ends=2) == LOADED[command]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import flowward",
+        "from flowward import prompts\nprompts.load('geneval').draw(0, 0, 8)",
+        "from flowward.pages import report",
+        "from flowward.models import load",
+    ],
+)
+def test_what_computes_nothing_needs_no_torch(code: str) -> None:
+    assert loaded(code) == set()
+
+
+def test_lists_of_prompts_are_read_without_torch(tmp_path: Path) -> None:
+    """Files too, where rows name images to edit."""
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "edits.jsonl").write_text('{"prompt": "make it red", "source": "a.png"}\n')
+    assert (
+        loaded("import sys\nfrom flowward import prompts\nprompts.load(sys.argv[1])", str(tmp_path / "edits.jsonl"))
+        == set()
+    )
+
+
+def test_a_report_needs_charts_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": "scenes", "algorithm": {"name": "awm"}}))
+    lines = [{"iteration": k, "reward": k / 8, "health": [], "seconds": {"total": 1.0}} for k in range(4)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert loaded(PROGRAM, "report", str(tmp_path), ends=0) == {"plotly"}
+    assert "plotly-graph-div" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_training_without_adapters_asks_for_no_library_of_adapters(tiny: str, tmp_path: Path) -> None:
+    """It goes as well where peft, transformers and accelerate are not there. (Diffusers loads them where they are.)"""
+    without = "import sys\nsys.modules |= dict.fromkeys(['peft', 'transformers', 'accelerate'])\n"
+    words = [*BUDGET, "--model", tiny, "--reward", "balance", "--iterations", "1", "--output", str(tmp_path / "run")]
+    said, _ = alone(without + PROGRAM, "train", *words)
+    assert said.splitlines()[-1] == "0"
