@@ -6,6 +6,7 @@
 #            OUTPUT=runs/mine    where the demo writes
 #            DEMO_ARGS="..."     more options for `flowward train`
 #            PYTEST_ARGS="..."   more options for pytest; `-m 'not slow'` leaves out the slow tests
+#            FLOWWARD_CPU_PRECISION=bf16   test as on a processor with bf16, whatever this one has (float32: without)
 
 SHELL := /bin/sh
 

@@ -27,13 +27,14 @@ SHARES = 2  # evaluations at equal distances, after the base's
 Result = dict[str, Any]
 
 
-def learn(folder: Path, name: str, seed: int, images: int, more: list[str]) -> None:
+def learn(folder: Path, name: str, seed: int, images: int, precision: str, more: list[str]) -> None:
     """One run to its end, or on to its end."""
     iterations = images // settings_type(name)().run.images
     run = folder / f"{name}-{seed}"
     if finished(run):
         return
-    words = ["--resume", str(run)] if (run / "config.yaml").is_file() else ["--algorithm", name, "--output", str(run)]
+    new = ["--algorithm", name, "--output", str(run), "--precision", precision]
+    words = ["--resume", str(run)] if (run / "config.yaml").is_file() else new
     words += ["--seed", str(seed), "--iterations", str(iterations), "--evaluate-every", str(iterations // SHARES)]
     subprocess.run([sys.executable, "-m", "flowward", "train", *words, *more], check=True)
 
@@ -114,6 +115,9 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=list(ALGORITHMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=11520, help="per run (11520: 40 iterations of the demo)")
+    parser.add_argument(
+        "--precision", default="float32", choices=["bf16", "float32"], help="of the networks of new runs"
+    )
     parser.add_argument("--record", type=Path, help="run nothing, and keep what there is in this file")
     parser.add_argument("--figure", type=Path, help="draw the file of results")
     options, more = parser.parse_known_args()
@@ -125,7 +129,7 @@ def main() -> None:
     else:
         chosen = [(name, seed) for seed in options.seeds for name in options.algorithms]
         for name, seed in chosen:
-            learn(options.folder, name, seed, options.images, more)
+            learn(options.folder, name, seed, options.images, options.precision, more)
         results = merged([], [result(options.folder / f"{name}-{seed}") for name, seed in chosen])
     show(results)
     if options.figure:

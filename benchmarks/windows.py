@@ -42,7 +42,7 @@ def main() -> None:
     trainers = {}
     for name, algorithm in ENTRANTS.items():
         run = Run(images_per_update=options.images, group_size=12, microbatch=options.images, learning_rate=1e-6)
-        trainers[name] = Trainer(algorithm, models.load("scenes"), reward, texts, run)
+        trainers[name] = Trainer(algorithm, models.load("scenes", precision="float32"), reward, texts, run)
         trainers[name].step()  # warms up
     seconds: dict[str, list[float]] = {name: [] for name in trainers}
     for turn in range(options.rounds):

@@ -1,13 +1,54 @@
-"""A model of random weights, small enough that a whole run takes a second; and the program, in a folder of its own."""
+"""Which processor the tests stand for; a model of random weights, small enough that a run takes a second; the program.
+
+`auto` precision depends on the processor. Only tests with the mark `processor` may leave it to the machine: `.ci/run`
+runs them once as on a processor with bf16 and once as on one without (FLOWWARD_CPU_PRECISION=bf16, float32). In every
+other test, in the processes that it starts, and in what tests share, asking the processor is an error.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+VARIABLE = "FLOWWARD_CPU_PRECISION"  # precision.VARIABLE, which is not imported: tests without torch do not wait for it
+UNASKED = "what this processor prefers (name a precision, or give the test the mark `processor`)"
+MACHINE = os.environ.get(VARIABLE)  # the switch: bf16 or float32; None: this processor
+
+
+def _set(answer: str | None) -> None:
+    if answer is None:
+        os.environ.pop(VARIABLE, None)
+    else:
+        os.environ[VARIABLE] = answer
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """The processor answers tests with the mark; for the others it is not there to be asked."""
+    _set(MACHINE if item.get_closest_marker("processor") else UNASKED)
+    try:
+        return (yield)
+    finally:
+        _set(MACHINE)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: Any) -> Iterator[None]:
+    """Nor for what several tests share: which of them comes first must not matter."""
+    if fixturedef.scope == "function":
+        return (yield)
+    before = os.environ.get(VARIABLE)
+    _set(UNASKED)
+    try:
+        return (yield)
+    finally:
+        _set(before)
 
 
 @pytest.fixture
@@ -103,7 +144,7 @@ def finished(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "write", lambda folder: folder / "report.html")
-        return started(tiny, tmp_path_factory.mktemp("finished") / "run")
+        return started(tiny, tmp_path_factory.mktemp("finished") / "run", "--precision", "float32")
 
 
 @pytest.fixture

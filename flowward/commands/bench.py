@@ -10,6 +10,7 @@ import tyro
 
 from .. import models, prompts, rewards
 from ..system.errors import unknown
+from ..system.precision import Wish
 from ..training import bench, config
 from .help import Option, Page
 from .options import parse, set_threads, take
@@ -31,6 +32,8 @@ class Bench:
     """`overhead`: time of a training iteration divided by that of its network passes alone"""
     repeats: int = 5
     """iterations to measure; the median is printed"""
+    precision: Wish = "auto"
+    """precision of the networks (auto: bf16 if the processor has it)"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
     images_per_update: int | None = None
@@ -51,9 +54,10 @@ def run(words: list[str]) -> int:
     size = settings.run
     if chosen.images_per_update is not None:
         size = replace(size, images_per_update=chosen.images_per_update, rollout_batch=chosen.images_per_update)
+    policy = models.load(settings.model, precision=chosen.precision)
     found = bench.overhead(
         settings.algorithm,
-        models.load(settings.model),
+        policy,
         rewards.load(settings.reward),
         prompts.load(settings.prompts),
         size,
@@ -66,5 +70,6 @@ def run(words: list[str]) -> int:
     print(f"overhead             {found.ratio:8.3f}    (target: at most 1.10)")
     if found.peak_memory is not None:
         print(f"peak memory          {found.peak_memory / 2**20:8.0f} MiB of the process")
+    print(f"precision            {policy.precision:>8}")
     print(f"threads              {torch.get_num_threads():8d}")
     return 0

@@ -18,6 +18,7 @@ from ..evaluation import comparison, measurement, suites
 from ..evaluation.evaluate import Evaluation, load_rewards, measure, settings
 from ..evaluation.measurement import Measurement
 from ..export import exported
+from ..export.trained import common_precision
 from ..models.loading import Loading
 from ..system.precision import Wish
 from ..training.log import counting, table
@@ -51,7 +52,7 @@ class Evaluate:
     """compare files written by --json, in pairs; no model is run"""
     evaluation: Annotated[Evaluation, tyro.conf.OmitArgPrefixes] = field(default_factory=Evaluation)
     precision: Wish | None = None
-    """precision of the networks (none: that of the run, auto for other models)"""
+    """precision of all models (none: that of the runs and exports, else auto)"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
     json: Path | None = None
     """write scores of every image and all settings to this file"""
@@ -112,16 +113,19 @@ def _measured(chosen: Evaluate, named: Collection[str]) -> list[Measurement]:
     """Every model, one at a time; `named` are the flags. What is measured is written before the next is loaded.
 
     Raises:
-        ValueError: a model, the prompts or a reward is missing, or a model would be measured with other settings.
+        ValueError: a model, the prompts or a reward is missing, a model would be measured with other settings, or runs
+            were trained in different precisions and none is chosen.
     """
     how, found = chosen.evaluation, list[Measurement]()
+    precision = chosen.precision or common_precision(chosen.models)
     texts = prompts.load(how.prompts)
     if not how.rewards:
         raise ValueError("name at least one reward with --rewards, the headline first")
     scored = load_rewards(how.scores, how.reward_options)
     for name in dict.fromkeys(chosen.models):
         warn_of_guidance(name, how.sampler.guidance)
-        policy = policy_of(name, how.weights, chosen.loading, chosen.precision, named)
+        policy = policy_of(name, how.weights, chosen.loading, precision, named)
+        precision = policy.precision  # what `auto` was for the first model, it is for all
         remark_on_guidance(name, policy, how.sampler.guidance)
         policy.refuse(list(texts))
         for reward in scored.values():

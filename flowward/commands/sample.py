@@ -15,6 +15,7 @@ from ..process.rollout import Sampler
 from ..prompts import prompt_of
 from ..prompts.image_files import refuse_broken
 from ..system.errors import positive
+from ..system.precision import Wish
 from .help import Page
 from .options import parse, said
 from .policies import policy_of, remark_on_guidance, warn_of_guidance
@@ -27,7 +28,7 @@ PAGE = Page(
     ),
     first=(
         *("count", "output", "overwrite", "steps", "guidance", "solver", "seed", "weights", "size", "source", "batch"),
-        "device",
+        *("device", "precision"),
     ),
 )
 
@@ -54,6 +55,8 @@ class Sample:
     """random seed; the same seed gives the same images"""
     weights: Literal["policy", "ema"] = "policy"
     """weights of a run: the trained `policy` or its `ema` average"""
+    precision: Wish | None = None
+    """precision of the networks (none: that of the run or export, else auto)"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
     sampler: Annotated[Sampler, tyro.conf.OmitArgPrefixes] = field(default_factory=lambda: Sampler(grid="model"))
 
@@ -75,7 +78,7 @@ def run(words: list[str]) -> int:
     if chosen.source:
         refuse_broken(chosen.source)
     warn_of_guidance(chosen.model, chosen.sampler.guidance)
-    policy = policy_of(chosen.model, chosen.weights, chosen.loading, said=said(words))
+    policy = policy_of(chosen.model, chosen.weights, chosen.loading, chosen.precision, said(words))
     remark_on_guidance(chosen.model, policy, chosen.sampler.guidance)
     texts = [prompt for prompt in chosen.prompts for _ in range(chosen.count)]
     asked = [prompt_of(text, chosen.source) for text in texts]

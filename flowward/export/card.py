@@ -65,9 +65,11 @@ def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence
         given = {"num_inference_steps": about["steps"], **policy.arguments(about["guidance"])}
         how = ", ".join(f"{name}={value!r}" for name, value in given.items())
         call = f"pipe({'image, ' * policy.edits}prompt, {how})  # the sampler settings of training\n"
+    half = about.get("precision") == "bf16"  # diffusers loads float32 unless it is told
+    first, more = ("import torch\n", ", dtype=torch.bfloat16") if half else ("", "")
     loading = {
         "pytorch_lora_weights.safetensors": 'pipe.load_lora_weights("this/folder")',
-        "transformer": 'pipe.transformer = type(pipe.transformer).from_pretrained("this/folder/transformer")',
+        "transformer": f'pipe.transformer = type(pipe.transformer).from_pretrained("this/folder/transformer"{more})',
     }
     chosen = "\n".join(loading[name] for name in files[:1])
     if (folder / "transformer_2").is_dir():  # a pipeline of two
@@ -75,13 +77,15 @@ def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence
             "pytorch_lora_weights.safetensors": (
                 'pipe.load_lora_weights("this/folder/transformer_2", load_into_transformer_2=True)'
             ),
-            "transformer": 'pipe.transformer_2 = type(pipe.transformer_2).from_pretrained("this/folder/transformer_2")',
+            "transformer": (
+                f'pipe.transformer_2 = type(pipe.transformer_2).from_pretrained("this/folder/transformer_2"{more})'
+            ),
         }
         chosen += "\n" + again[files[0]]
     which = "".join(f', {name}="{about[name]}"' for name in ("revision", "variant") if name in about)
     return (
-        "```python\nfrom diffusers import DiffusionPipeline\n\n"
-        f'pipe = DiffusionPipeline.from_pretrained("{about["base_model"]}"{which})\n{chosen}\n{call}```\n'
+        f"```python\n{first}from diffusers import DiffusionPipeline\n\n"
+        f'pipe = DiffusionPipeline.from_pretrained("{about["base_model"]}"{which}{more})\n{chosen}\n{call}```\n'
     )
 
 

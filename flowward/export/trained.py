@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import get_args
 
 from .. import models
 from ..models.loading import Loading
 from ..process.policy import Policy
-from ..system.precision import Wish
+from ..system.precision import Precision, Wish
 from ..training import config
 from ..training.folder import RunFolder
 from . import exported
@@ -25,12 +26,13 @@ def load(
 
     A run's model is loaded with its settings of training, except device, precision and memory savings. `said` are the
     names of settings of `loading` that were given explicitly, even if they have their default value.
+    Without a `precision`, a run or an export is loaded in the precision of its training, any other model in `auto`.
 
     Raises:
         ValueError: the model, run, checkpoint, adapters or weights do not exist, or a run is loaded at another size.
     """
     path, name = Path(name), str(name)
-    if found := exported.load(name, precision or "auto", loading):
+    if found := exported.load(name, precision or trained_in(name) or "auto", loading):
         return found
     if not (path / "config.yaml").is_file():
         return models.load(name, precision=precision or "auto", loading=loading)
@@ -53,3 +55,33 @@ def load(
     policy.weights.load("policy", state["weights"][weights])
     policy.name = f"{name} ({weights}, iteration {state['iteration']})"
     return policy
+
+
+def trained_in(name: str) -> Precision | None:
+    """The precision that a run or an export was trained in; None if it does not say, or for any other model.
+
+    Raises:
+        ValueError: its config.yaml, or the file of an export, cannot be read.
+    """
+    path = Path(name)
+    about = RunFolder.open(path).config() if (path / "config.yaml").is_file() else exported.facts(name)
+    found = about.get("precision")  # of an older run it can be `auto`, which says nothing
+    return found if found in get_args(Precision) else None
+
+
+def common_precision(names: Iterable[str]) -> Wish:
+    """The precision to measure all these models in: the one that the runs and exports among them agree on.
+
+    It is `auto` if none of them says. Nothing is loaded.
+
+    Raises:
+        ValueError: they were trained in different ones.
+    """
+    found: dict[Precision, str] = {}
+    for name in names:
+        if own := trained_in(name):
+            found.setdefault(own, name)
+    if len(found) > 1:
+        said = " and ".join(f"{name} was trained in {own}" for own, name in found.items())
+        raise ValueError(f"{said}; one call measures in one precision: choose it with --precision")
+    return next(iter(found), "auto")

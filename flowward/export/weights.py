@@ -17,6 +17,7 @@ from ..models.diffusers import DiffusersPolicy
 from ..models.lora import LoRA
 from ..process.policy import Policy
 from ..system import strict_json
+from ..system.checkpoint import permit
 from ..training.record import Record
 from .exported import FACTS, transformers
 
@@ -67,6 +68,7 @@ def _write(pipe: Any, folder: Path, tensors: dict[str, Tensor], trained: LoRA, d
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (it is not a mapping)
     partial = folder / f".{LORA_FILE}.partial"
     save_file(tensors, partial, {**header, "flowward": described})
+    permit(partial)
     partial.replace(file)
 
 
@@ -93,6 +95,7 @@ def merged(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None)
     parts = transformers(policy)
     for name, part in parts.items():
         part.save_pretrained(folder / name)  # type: ignore[operator]
+        permit(*(folder / name).glob("*.safetensors"))
     said = {"version": __version__, **(about or {}), "dtype": stored(parts["transformer"])}
     Record(folder).write_text(FACTS, strict_json.dumps(said, 2) + "\n")
     return folder / "transformer"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,15 @@ from torch import Tensor, nn
 
 from ..prompts import Prompt
 from ..prompts.image_files import digest
+from ..system.checkpoint import permit
+
+
+def cache_folder() -> Path:
+    """FLOWWARD_CACHE or ~/.cache/flowward; among temporary files for a user without a home, as in some containers."""
+    try:
+        return Path(os.environ.get("FLOWWARD_CACHE", "~/.cache/flowward")).expanduser()
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / "flowward"
 
 
 class PromptCache:
@@ -24,12 +34,18 @@ class PromptCache:
     Tensors with a `mask` are stored at the length of their text, and padded with zeros when read together.
 
     Raises:
-        ValueError: a file in the folder is damaged.
+        ValueError: a file in the folder is damaged, or the folder cannot be made.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype = torch.bfloat16):
         self.folder, self.dtype = folder, dtype
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"prompts cannot be encoded into {folder} ({error.strerror}): name another folder with the environment "
+                "variable FLOWWARD_CACHE"
+            ) from error
         self._places: dict[str, Path] = {}  # hash -> file
         for path in sorted(folder.glob("*.safetensors")):
             self._learn(path)
@@ -66,7 +82,10 @@ class PromptCache:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             save_file(found, partial)
+            permit(partial)
             partial.replace(path)
+        except SafetensorError as error:  # its own kind, for a full disk and for what may not be written
+            raise OSError(f"cannot write {path}: {error}") from error
         finally:
             partial.unlink(missing_ok=True)
         self._learn(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ from ..process.policy import Condition, Policy, Velocity
 from ..prompts import Edit, Prompt
 from ..system import memory
 from ..system.precision import Precision, autocast
-from .cache import PromptCache, address
+from .cache import PromptCache, address, cache_folder
 from .families import Family
 from .lora import LoRA
 from .text_encoders import TextEncoders, digest
 from .weights import Full
 
-CACHE = Path(os.environ.get("FLOWWARD_CACHE", "~/.cache/flowward")).expanduser() / "prompts"
+CACHE = cache_folder() / "prompts"
 NOTHING = "\0"  # cache key of the empty prompt
 EMPTY = "empty_"  # prefix for the tensors of an edit without its text
 ENCODED_AT_ONCE = 32

@@ -110,7 +110,7 @@ class Networks:
     @classmethod
     def load(cls, folder: Path) -> Networks:
         """Load a folder written by `save`, as float32."""
-        config = json.loads((folder / "text_encoder" / "config.json").read_text())
+        config = json.loads((folder / "text_encoder" / "config.json").read_text("utf-8"))
         text_encoder = WordEncoder(tuple(config["words"]), config["width"], config["length"])
         weights = load_file(folder / "text_encoder" / "model.safetensors")
         text_encoder.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
@@ -134,6 +134,6 @@ class Networks:
         path.mkdir(parents=True, exist_ok=True)
         save_file({k: v.to(dtype).contiguous() for k, v in encoder.state_dict().items()}, path / "model.safetensors")
         config = {"words": encoder.words, "width": encoder.table.embedding_dim, "length": encoder.length}
-        (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (path / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         for file in folder.rglob("*.safetensors"):  # safetensors makes files readable for their owner only
             file.chmod((path / "config.json").stat().st_mode)

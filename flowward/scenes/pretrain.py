@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..prompts.scenes import CATEGORIES, prompts, split
 from ..system import checkpoint, strict_json
-from ..system.precision import autocast, native
+from ..system.precision import Precision, autocast, resolve
 from ..system.streams import generator
 from .network import Networks
 from .recipe import Pretrain
 from .render import misread, render
 
+STAGES = ("autoencoder", "flow")
 _AUTOENCODER, _FLOW, _SCALE = 0, 1, 2  # keys of random streams
 
 
@@ -44,7 +45,7 @@ def autoencoder_loss(networks: Networks, config: Pretrain, step: int) -> tuple[T
     """Reconstruction error plus weighted KL of one batch, and metrics."""
     rng = np.random.default_rng((config.seed, _AUTOENCODER, step))
     _, x = pictures(config.autoencoder_batch, 0.5, rng)
-    with autocast(native()):
+    with autocast(resolve(config.precision)):
         posterior = networks.autoencoder.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator(config.seed, _AUTOENCODER, step))
         y = networks.autoencoder.decode(posterior.mean + posterior.std * noise).sample.float()
@@ -80,7 +81,7 @@ class Latents:
         if shard != self.shard:
             rng = np.random.default_rng((config.seed, _FLOW, shard))
             texts, x = pictures(self.steps_per_shard * config.batch // config.views, config.caption_errors, rng)
-            with autocast(native()):
+            with autocast(resolve(config.precision)):
                 z = torch.cat([vae.encode(part).latent_dist.mean for part in x.split(256)]).float()
             self.z = (z - vae.config.shift_factor) * vae.config.scaling_factor
             self.texts, self.shard = tuple(texts), shard
@@ -99,7 +100,7 @@ def flow_loss(networks: Networks, data: Latents, step: int) -> tuple[Tensor, dic
     noise = torch.randn(x0.shape, generator=stream)
     x = (1 - t.view(-1, 1, 1, 1)) * x0 + t.view(-1, 1, 1, 1) * noise
     # plain matrix products: at 24 tokens the CPU's fused attention makes a training step 1.5 times slower
-    with autocast(native()), sdpa_kernel(SDPBackend.MATH):
+    with autocast(resolve(data.config.precision)), sdpa_kernel(SDPBackend.MATH):
         words, pooled = networks.text_encoder(networks.text_encoder.tokenize(texts))
         v = networks.transformer(x, words, pooled, 1000 * t).sample.float()
     return (v - (noise - x0)).square().mean(), {}
@@ -159,7 +160,7 @@ def fit(
             yield {"stage": name, "step": done, "of": stop, "loss": running / seen, **extra, "seconds": seconds}
             running, seen = 0.0, 0
         if done % config.save_every == 0 or done == stop:
-            state = {"step": done, "weights": module.state_dict(), "average": average}
+            state = {"step": done, "weights": module.state_dict(), "average": average, "precision": config.precision}
             checkpoint.save(path, {**state, "optimisers": [optimiser.state_dict() for optimiser in optimisers]})
     module.load_state_dict(average)
 
@@ -177,8 +178,22 @@ def _muon_and_adam(module: nn.Module, config: Pretrain) -> list[torch.optim.Opti
     return [muon, _adam(rest, config.learning_rate)]
 
 
+def _of_run(config: Pretrain) -> Precision:
+    """The precision that a stopped run began with, whatever this processor prefers; of a new one, the asked one.
+
+    Raises:
+        ValueError: another one than its own is asked for.
+    """
+    states = [path for name in STAGES if (path := config.output / f"{name}.safetensors").exists()]
+    begun = checkpoint.load(states[0]).get("precision") if states else None  # older ones do not say
+    if begun and config.precision not in ("auto", begun):
+        raise ValueError(f"{config.output} was begun with --precision {begun}, not {config.precision}: leave it out")
+    return begun or resolve(config.precision)
+
+
 def pretrain(config: Pretrain) -> Iterator[dict[str, Any]]:
     """Train both stages, yielding log lines; they are also written to log.jsonl, and the model to `output`/model."""
+    config = replace(config, precision=_of_run(config))
     config.output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     networks = Networks.new()
@@ -195,7 +210,7 @@ def pretrain(config: Pretrain) -> Iterator[dict[str, Any]]:
         task = lambda step: flow_loss(networks, data, step)  # noqa: E731
         yield from fit("flow", flow, task, config, config.steps, config.stop, _muon_and_adam(flow, config), config.ema)
 
-    with open(config.output / "log.jsonl", "a") as log:
+    with open(config.output / "log.jsonl", "a", encoding="utf-8") as log:
         for line in stages():
             log.write(strict_json.dumps(line) + "\n")
             log.flush()

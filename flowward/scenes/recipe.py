@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -42,5 +43,7 @@ class Pretrain:
     """use each rendered and encoded picture N times, each time with fresh noise"""
     save_every: int = 500
     """save a checkpoint every N steps"""
+    precision: Literal["auto", "bf16", "float32"] = "auto"  # precision.Wish, which needs torch
+    """precision of the networks (auto: bf16 if the processor has it); a resumed run keeps its own"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""

@@ -31,9 +31,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         save_file(tensors or {"_": torch.zeros(1)}, partial, {_TREE: tree})
-        mask = os.umask(0)  # the only way to read it is to set it
-        os.umask(mask)
-        os.chmod(partial, 0o666 & ~mask)  # safetensors makes files that only their owner can read
+        permit(partial)
         with open(partial, "rb+") as file:  # Windows syncs only files opened for writing
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -41,6 +39,14 @@ def save(path: Path, state: dict[str, Any]) -> None:
         raise OSError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def permit(*files: Path) -> None:
+    """Give safetensors files the permissions of the umask: safetensors makes them readable for their owner only."""
+    mask = os.umask(0)  # the only way to read it is to set it
+    os.umask(mask)
+    for file in files:
+        os.chmod(file, 0o666 & ~mask)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
 
 Precision = Literal["bf16", "float32"]
 Wish = Literal["auto", "bf16", "float32"]
+VARIABLE = "FLOWWARD_CPU_PRECISION"  # environment variable: what `auto` means on the CPU, whatever processor it is
 
 
 def native() -> Precision:
     """bf16 if this processor supports it (AVX-512 BF16 or AMX), otherwise float32.
 
     Emulated bf16 takes 2 to 3 times as long as float32, native bf16 about half as long (docs/benchmarks.md).
+    The environment variable FLOWWARD_CPU_PRECISION replaces the answer of the processor (docs/precision.md).
+
+    Raises:
+        ValueError: the variable is neither bf16 nor float32.
     """
+    if asked := os.environ.get(VARIABLE):
+        if asked not in ("bf16", "float32"):
+            raise ValueError(f"the environment variable {VARIABLE} must be bf16 or float32, not '{asked}'")
+        return asked  # type: ignore[return-value]
     able = torch.cpu.get_capabilities()
     return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
 

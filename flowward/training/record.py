@@ -44,6 +44,7 @@ class Record:
         config, lines = self.config(), self.lines()
         algorithm, run, loading = config.get("algorithm"), config["run"], config.get("loading") or {}
         rollout = algorithm.get("rollout", {}) if isinstance(algorithm, dict) else {}
+        precision = config.get("precision")
         found = {
             "base_model": config["model"],
             **{
@@ -56,6 +57,7 @@ class Record:
             "iterations": lines[-1]["iteration"] if lines else 0,
             "images_per_iteration": run["images_per_update"] * run["updates_per_iteration"],
             "lora_rank": config.get("lora_rank"),
+            "precision": precision if precision != "auto" else None,  # older runs left it to the machine
             "seed": run["seed"],
         }
         return {name: value for name, value in found.items() if value is not None}

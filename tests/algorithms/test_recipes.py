@@ -71,6 +71,7 @@ def test_what_a_recipe_names_is_there(path: Path) -> None:
     for name in (settings.prompts, settings.evaluation.prompts):
         assert name.startswith("hf:") or len(prompts.load(name)) > 50
     assert settings.run.memory == "auto" and settings.lora_rank
+    assert settings.precision == "bf16"  # what it gives does not depend on where it is started
     assert settings.evaluation.sampler.guidance == settings.algorithm.rollout.guidance
     assert f"flowward train --config recipes/{path.parent.name}/{path.name}" in path.read_text()
 

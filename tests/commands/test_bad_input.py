@@ -187,6 +187,7 @@ def test_prompt_files(refused: Refused, tiny: str, tmp_path: Path, content: byte
     assert not list(Path().iterdir())
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize(
     ("text", "said"),
     [

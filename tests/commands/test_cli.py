@@ -21,7 +21,6 @@ from flowward.commands import COMMANDS, train
 from flowward.process.plans import Branches, Chain
 from flowward.process.rollout import Sampler
 from flowward.rewards.images.scenes import Balance
-from flowward.system.precision import native
 from flowward.training import config
 from flowward.training.folder import RunFolder
 
@@ -35,7 +34,8 @@ BUDGET = shlex.split(
 def run(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two iterations."""
     folder = tmp_path_factory.mktemp("runs") / "first"
-    assert main(["train", *BUDGET, "--model", tiny, "--iterations", "2", "--output", str(folder)]) == 0
+    words = ["--model", tiny, "--iterations", "2", "--precision", "float32", "--output", str(folder)]
+    assert main(["train", *BUDGET, *words]) == 0
     return folder
 
 
@@ -128,6 +128,7 @@ def test_what_a_run_leaves(tiny: str, run: Path) -> None:
     assert shlex.split(summary["command"])[-1] == str(run)
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("kind", [[], ["--lora-rank", "2"]], ids=["full", "lora"])
 def test_a_run_can_be_repeated_from_its_config(
     capsys: pytest.CaptureFixture[str], tiny: str, run: Path, tmp_path: Path, kind: list[str]
@@ -160,6 +161,7 @@ def test_the_flags_of_a_rollout_are_those_of_its_kind(words: str, kind: type) ->
     assert settings.algorithm.rollout.steps == 8
 
 
+@pytest.mark.processor
 def test_what_training_says(
     capsys: pytest.CaptureFixture[str], tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +175,7 @@ def test_what_training_says(
     assert out[-1] == f"report: {folder}/report.html"
 
 
+@pytest.mark.processor
 def test_no_iterations_measure_the_base_model(capsys: pytest.CaptureFixture[str], tiny: str, tmp_path: Path) -> None:
     said(capsys, "train", *BUDGET, "--model", tiny, "--iterations", "0", "--output", tmp_path / "run")
     assert [line["iteration"] for line in metrics(tmp_path / "run")] == [0]
@@ -195,7 +198,7 @@ def test_eval_writes_down_how_it_measured(
             result.items()
             >= {
                 "weights": "policy",
-                "precision": native(),
+                "precision": "float32",  # the run's, whatever this processor prefers
                 "solver": "euler",
                 "steps": 2,
                 "times": [1.0, 0.5, 0.0],
@@ -211,7 +214,7 @@ def test_eval_writes_down_how_it_measured(
         assert overall["n"] == 6 and overall["low"] < overall["mean"] < overall["high"]
         assert len(scores["balance"]["categories"]) == 6
         assert f"{overall['mean']:.3f}" in out
-    assert f"evaluation settings: weights policy, precision {native()}, solver euler, steps 2" in " ".join(out.split())
+    assert "evaluation settings: weights policy, precision float32, solver euler, steps 2" in " ".join(out.split())
     base, trained = (scores["balance"]["overall"]["mean"] for scores in measured)
     lines = metrics(run)
     for mean, line in ((base, lines[0]), (trained, lines[-1])):  # the run measured itself in the same way
@@ -223,6 +226,7 @@ def test_eval_writes_down_how_it_measured(
     assert average["scores"]["balance"]["overall"]["mean"] != trained
 
 
+@pytest.mark.processor
 def test_sample_draws_the_same_picture_twice(
     capsys: pytest.CaptureFixture[str], tiny: str, run: Path, tmp_path: Path
 ) -> None:
@@ -277,6 +281,7 @@ def test_bench_counts_what_an_iteration_needs(
     assert float(figures["overhead"]) > 0.5
 
 
+@pytest.mark.processor
 def test_bench_where_the_system_tells_no_peak(
     capsys: pytest.CaptureFixture[str], tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,7 +355,7 @@ def test_a_run_folder_is_a_model(tiny: str, run: Path) -> None:
     """The name of a run stands for its newest weights, wherever a model is asked for."""
     from flowward.export.trained import load as policy_of
 
-    trained, base = policy_of(str(run), "policy"), models.load(tiny)
+    trained, base = policy_of(str(run), "policy"), models.load(tiny, precision="float32")
     a, b = trained.weights.tensors("policy"), base.weights.tensors("policy")
     assert list(a) == list(b) and any((a[key] != b[key]).any() for key in a)
 

@@ -61,6 +61,18 @@ def test_every_command_on_a_page_has_its_options(
         KINDS[words[0]]([word for word in words[1:] if word != "..."] + more)
 
 
+NUMBERS = [ROOT / "docs" / "benchmarks.md", *sorted((ROOT / "docs" / "notes").glob("*.md"))]
+MEASURE = re.compile(r"flowward (?:train|bench)(?:[^`\n\\]|\\\n)* --(?:[^`\n\\]|\\\n)*")
+
+
+@pytest.mark.parametrize("page", NUMBERS, ids=lambda page: page.name)
+def test_commands_beside_published_numbers_name_a_precision(page: Path) -> None:
+    """Numbers compare in one precision only, and `auto` depends on the machine. Runs and recipes name their own."""
+    for command in MEASURE.findall(page.read_text("utf-8")):
+        assert re.search("--(precision|config|resume)", command), command
+
+
+@pytest.mark.processor
 @pytest.mark.parametrize(("page", "code"), blocks("python"), ids=[page for page, _ in blocks("python")])
 def test_every_block_of_python_on_a_page_runs(
     page: str, code: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

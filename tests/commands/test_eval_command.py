@@ -146,6 +146,7 @@ def test_the_page_needs_no_network_and_takes_nothing_for_markup(tmp_path: Path) 
     assert "data:image/jpeg" in large and "Largest gains" not in large
 
 
+@pytest.mark.processor
 def test_unequal_models_are_refused_and_nothing_is_lost(
     capsys: pytest.CaptureFixture[str], tiny: str, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

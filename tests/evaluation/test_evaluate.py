@@ -98,7 +98,9 @@ def test_an_explanation_that_is_none_is_told_in_a_sentence() -> None:
 
 def test_a_reward_that_says_what_is_wrong_gives_verdicts(tiny: str) -> None:
     how = Evaluation(images=6, sampler=Sampler(1))
-    found = evaluate(models.load(tiny), prompts.load("scenes"), how, {"black": Black(), "wrong": Wrong()})["scores"]
+    found = evaluate(
+        models.load(tiny, precision="float32"), prompts.load("scenes"), how, {"black": Black(), "wrong": Wrong()}
+    )["scores"]
     assert found["black"]["overall"]["high"] == 0
     assert found["wrong"]["overall"]["high"] == pytest.approx(0.39, abs=0.01)
     assert found["wrong"]["categories"]["colors"]["high"] == pytest.approx(0.79, abs=0.01)
@@ -110,7 +112,9 @@ def test_graded_scores_are_no_verdicts_even_with_an_explanation(tiny: str) -> No
             return torch.full((len(images),), 0.5)
 
     how = Evaluation(images=6, sampler=Sampler(1))
-    found = measure(models.load(tiny), prompts.load("scenes"), how, {"half": Half(), "wrong": Wrong()})
+    found = measure(
+        models.load(tiny, precision="float32"), prompts.load("scenes"), how, {"half": Half(), "wrong": Wrong()}
+    )
     assert found.verdicts == {"wrong"}
 
 
@@ -127,7 +131,7 @@ class Sized:
 
 
 def test_everything_that_a_number_depends_on_is_beside_it(tiny: str) -> None:
-    policy, texts = models.load(tiny), prompts.load("scenes")
+    policy, texts = models.load(tiny, precision="float32"), prompts.load("scenes")
     how = Evaluation(images=6, sampler=Sampler(2, solver="sa"), guard=("sized",))
     said = settings(policy, texts, how, {"balance": rewards.make("balance"), "sized": Sized("large")})
     assert said["rewards"]["sized"] == {"kind": f"{__name__}.Sized", "model": "large", "device": "cpu"}
@@ -184,7 +188,10 @@ def test_metadata_goes_with_its_prompt_through_batches(tiny: str) -> None:
         return torch.tensor([float(about["text"] == text) for about, text in zip(metadata, own, strict=True)])
 
     how = Evaluation(images=7, batch=2, sampler=Sampler(1))
-    assert measure(models.load(tiny), texts, how, {"agrees": agrees}).scores["agrees"].tolist() == [1] * 7
+    assert (
+        measure(models.load(tiny, precision="float32"), texts, how, {"agrees": agrees}).scores["agrees"].tolist()
+        == [1] * 7
+    )
 
 
 def test_as_many_images_of_every_prompt() -> None:
@@ -216,7 +223,7 @@ def test_an_evaluator_loads_its_rewards_once(tiny: str, monkeypatch: pytest.Monk
     made_of: list[int] = []
     monkeypatch.setitem(rewards.REWARDS, "counted", lambda: made_of.append(1) or Black())
     how = Evaluation(rewards=("counted",), guard=("balance",), images=6, sampler=Sampler(1))
-    one = Evaluator(models.load(tiny), how, prompts.load("scenes"), pictures=2)
+    one = Evaluator(models.load(tiny, precision="float32"), how, prompts.load("scenes"), pictures=2)
     assert set(one.scores()["scores"]) == {"counted", "balance"}
     one.scores(), one.grid()
     assert made_of == [1]

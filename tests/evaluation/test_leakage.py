@@ -80,6 +80,7 @@ def test_built_in_sets_have_a_part_beside_them(trained: str, measured: str, advi
     assert leak(one, other, range(len(other))) == said  # the names of built-in sets need not be told
 
 
+@pytest.mark.processor
 def test_a_run_says_so_before_it_starts_and_in_its_report(
     tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,7 +102,7 @@ def test_a_run_says_so_before_it_starts_and_in_its_report(
 
 
 def test_so_does_one_from_python(tiny: str) -> None:
-    policy, texts = flowward.load(tiny), prompts.of("mine", TEXTS)
+    policy, texts = flowward.load(tiny, precision="float32"), prompts.of("mine", TEXTS)
     how = Evaluation(rewards=("balance",), images=3, sampler=Sampler(1))
     run = small(iterations=0)
     for measured, lines in ((texts, 1), (prompts.of("other", ["a blue ring", "a blue square"]), 0)):

@@ -41,6 +41,7 @@ def measured(capsys: pytest.CaptureFixture[str], tmp_path: Path, *words: str) ->
     return code, found, capsys.readouterr().err
 
 
+@pytest.mark.processor
 def test_flags_win(
     capsys: pytest.CaptureFixture[str], tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +64,7 @@ def test_flags_win(
     assert found["guard"] == ["balance"]
 
 
+@pytest.mark.processor
 def test_a_file_is_a_suite_once_it_has_rewards(capsys: pytest.CaptureFixture[str], tiny: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("a circle\ntwo rings\n")

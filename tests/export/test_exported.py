@@ -71,6 +71,7 @@ def test_so_they_are_for_pipelines(family: str, tmp_path: Path) -> None:
     assert torch.equal(answer(found, texts), expected)
 
 
+@pytest.mark.processor
 def test_a_run_and_its_export_measure_alike(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = tmp_path / "run", tmp_path / "found.json"
     assert main(["train", "--model", tiny, *TRAIN, "--output", str(run)]) == 0
@@ -89,6 +90,7 @@ def test_a_run_and_its_export_measure_alike(tiny: str, tmp_path: Path, capsys: p
     assert "was trained on samples with guidance 1" in capsys.readouterr().err
 
 
+@pytest.mark.processor
 def test_adapters_say_it_too(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With merged weights beside them, both can be measured: the folder stands for the adapters."""
     run, out = tmp_path / "run", tmp_path / "found.json"
@@ -111,7 +113,7 @@ def test_what_is_not_whole_is_refused(tiny: str, tmp_path: Path) -> None:
 
     def refused(says: str) -> None:
         with pytest.raises(ValueError, match=says):
-            policy_of(str(whole), "policy")
+            policy_of(str(whole), "policy", precision="float32")
 
     for file in (whole / "transformer").glob("*.safetensors"):
         kept = file.read_bytes()
@@ -154,17 +156,17 @@ def test_a_pipeline_is_exported_with_its_size_and_its_base(
     found, trained = policy_of(name, "policy", precision="float32"), policy_of(str(run), "policy")
     assert found.image_size == trained.image_size == (16, 64)
     torch.testing.assert_close(answer(found, ["a cat", "dog"]), answer(trained, ["a cat", "dog"]))
-    assert policy_of(name, "policy", SMALL).image_size == (32, 32)
+    assert policy_of(name, "policy", SMALL, "float32").image_size == (32, 32)
     chosen = "" if variant is None else f', variant="{variant}"'
     assert f'from_pretrained("{base}"{chosen})' in (run / "export" / "README.md").read_text("utf-8")
     if variant is None:  # the same weights, less exactly
-        assert policy_of(name, "policy", Loading(variant="fp16", device="cpu")).image_size == (16, 64)
+        assert policy_of(name, "policy", Loading(variant="fp16", device="cpu"), "float32").image_size == (16, 64)
     capsys.readouterr()
     assert main(["sample", str(run), "a cat", "--size", "32", "32", "--output", str(tmp_path / "a.png")]) == 2
     assert "was trained with size 16 64, not 32 32; leave out the option" in capsys.readouterr().err
     tiny_pipelines.tiny("StableDiffusion3Pipeline", seed=1).save_pretrained(base, variant=variant)
     with pytest.raises(ValueError, match=f"trained on another version of {base}: use"):
-        policy_of(name, "policy")
+        policy_of(name, "policy", precision="float32")
 
 
 def test_a_run_from_python_keeps_how_its_model_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,7 @@ def test_merged_weights_in_half_precision_are_rounded_once(tmp_path: Path) -> No
     assert exported.facts(str(tmp_path))["dtype"] == "bfloat16"
 
 
+@pytest.mark.processor
 def test_flux_says_so_where_its_guidance_is_not_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -190,7 +190,7 @@ def test_a_run_with_one_image_per_prompt_learns_from_those_before(tiny: str) -> 
     def reward(images: Tensor, texts: Any, metadata: Any = None) -> Tensor:
         return images.mean((1, 2, 3)) + torch.tensor([float(text == TEXTS[0]) for text in texts])
 
-    one = Trainer(how, models.load(tiny), reward, texts, run)
+    one = Trainer(how, models.load(tiny, precision="float32"), reward, texts, run)
     assert one.step().metrics["zero_variance"] == 1  # nothing to compare with yet
     assert one.step().metrics["zero_variance"] == 0
     for _ in range(3):
@@ -203,7 +203,14 @@ def test_exemplars_are_not_remembered(tiny: str) -> None:
         return replace(rollout, exemplar=torch.arange(8) % 4 == 0)
 
     texts, run = prompts.of("mine", TEXTS), small(reward_buffer=9)
-    one = Trainer(algorithm(), models.load(tiny), lambda i, t, m=None: i.mean((1, 2, 3)), texts, run, graft=graft)
+    one = Trainer(
+        algorithm(),
+        models.load(tiny, precision="float32"),
+        lambda i, t, m=None: i.mean((1, 2, 3)),
+        texts,
+        run,
+        graft=graft,
+    )
     one.step()
     assert [len(kept) for kept in one.buffer.state_dict()["kept"].values()] == [3, 3]
 
@@ -218,6 +225,7 @@ def test_a_failed_iteration_remembers_nothing(tiny: str) -> None:
     assert_same(one.buffer.state_dict()["kept"], before)
 
 
+@pytest.mark.processor
 def test_resume_with_a_buffer_is_exact(tiny: str, tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(TEXTS[:2]))
@@ -274,6 +282,7 @@ def test_bad_settings_are_refused(changes: dict[str, Any], said: str) -> None:
         Run(**{"images_per_update": 8, "group_size": 4, **changes})
 
 
+@pytest.mark.processor
 def test_from_the_command_line(tiny: str, tmp_path: Path) -> None:
     words = f"train --model {tiny} --algorithm mix_grpo --reward scenes balance=0.5 --mix gdpo --iterations 1 "
     words += "--images-per-update 8 --group-size 4 --microbatch 8 --evaluation.images 6 --algorithm.rollout.steps 6 "

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,36 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path: Path, monkeypatch:
 def test_a_killed_process_leaves_no_damage(tmp_path: Path) -> None:
     (tmp_path / "0123.99.partial").write_bytes(b"half of it")
     assert len(PromptCache(tmp_path)) == 0
+
+
+def test_a_home_that_cannot_be_written_ends_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("no folder")
+    with pytest.raises(ValueError, match=r"\(Not a directory\): name another folder with .* FLOWWARD_CACHE$"):
+        PromptCache(tmp_path / "home" / ".cache")
+    cache = PromptCache(tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(OSError, match=r"cannot write .*cache"):
+        cache.add(["a cat"], encoded(["a cat"]))
+
+
+def test_a_user_without_a_home_has_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user has a number and no name."""
+    monkeypatch.setenv("FLOWWARD_CACHE", str(tmp_path))
+    assert caches.cache_folder() == tmp_path
+    monkeypatch.delenv("FLOWWARD_CACHE")
+    assert caches.cache_folder() == Path.home() / ".cache" / "flowward"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setitem(sys.modules, "pwd", None)
+    assert caches.cache_folder() == Path(tempfile.gettempdir()) / "flowward"
+
+
+def test_encoded_prompts_are_for_whoever_may_read_the_rest(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        PromptCache(tmp_path / "cache").add(["a cat"], encoded(["a cat"]))
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "cache").iterdir()} == {0o640}
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_what_was_measured_depends_on_what_is_in_the_sources(tmp_path: Path) -> 
 
 
 def test_who_edits_and_who_does_not(tiny: str, edits: PromptSet) -> None:
-    scenes, sd3, kontext = models.load(tiny), policy("StableDiffusion3Pipeline"), policy(KONTEXT)
+    scenes, sd3, kontext = models.load(tiny, precision="float32"), policy("StableDiffusion3Pipeline"), policy(KONTEXT)
     for one in (scenes, sd3):
         for ask in (one.refuse, one.encode):
             with pytest.raises(

@@ -47,6 +47,7 @@ failures = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.processor
 def test_a_reward_that_takes_no_metadata_is_refused_before_the_run(refused: Refused, tiny: str) -> None:
     Path("mine.py").write_text("def bright(images, prompts):\n    return images.mean((1, 2, 3))\n")
     said = refused("train", *BUDGET, "--model", tiny, "--reward", "mine.py:bright", "--output", "run")
@@ -54,6 +55,7 @@ def test_a_reward_that_takes_no_metadata_is_refused_before_the_run(refused: Refu
     assert not Path("run").exists()
 
 
+@pytest.mark.processor
 def test_a_single_reward_is_named_where_it_fails(refused: Refused, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewards.REWARDS["balance"], "__call__", lambda *_: None)
     said = refused("train", *BUDGET, "--model", tiny, "--reward", "balance", "--evaluation.rewards", "scenes-strict",
@@ -61,6 +63,7 @@ def test_a_single_reward_is_named_where_it_fails(refused: Refused, tiny: str, mo
     assert said.startswith("reward 'balance' must return one number per image, but returned NoneType")
 
 
+@pytest.mark.processor
 @failures
 def test_a_reward_that_turns_bad(
     refused: Refused, tiny: str, monkeypatch: pytest.MonkeyPatch, then: Callable[[Tensor], Any], said: str
@@ -79,12 +82,14 @@ def test_a_reward_that_turns_bad(
     assert [line["iteration"] for line in folder.lines()] == [0, 1, 2, 3]
 
 
+@pytest.mark.processor
 def test_a_sum_names_the_reward_that_failed(refused: Refused, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(rewards.REWARDS, "mine", lambda: Turning(raises, 0))
     sentence = refused("train", *BUDGET, "--model", tiny, "--output", "run", "--reward", "balance=2", "mine=1")
     assert sentence == "reward 'mine' raised KeyError: 'model.bin\\nis not there'"
 
 
+@pytest.mark.processor
 def test_a_measurement_that_turns_bad(refused: Refused, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(rewards.REWARDS, "mine", lambda: Turning(raises, 0))
     good = rewards.load(["balance"])

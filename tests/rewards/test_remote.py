@@ -135,6 +135,7 @@ def test_threads_may_share_a_client(address: str) -> None:
     assert all(torch.equal(found[n], Weighted()(IMAGES + n, PROMPTS).float()) for n in range(4))
 
 
+@pytest.mark.processor
 def test_a_run_with_a_remote_reward_is_the_run_with_the_reward(tiny: str, tmp_path: Path) -> None:
     budget = shlex.split(
         "--iterations 2 --images-per-update 8 --group-size 4 --microbatch 8 --algorithm.rollout.steps 2 "

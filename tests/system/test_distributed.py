@@ -241,7 +241,13 @@ def test_what_cannot_be_shared_is_refused(
     monkeypatch.undo()
     monkeypatch.setattr(distributed, "count", lambda: 3)
     with pytest.raises(ValueError, match="2 prompts per iteration are too few for 3 processes"):
-        Trainer(ENTRANTS["advantageflow"], models.load(tiny), bright, prompts.of("mine", TEXTS), small())
+        Trainer(
+            ENTRANTS["advantageflow"],
+            models.load(tiny, precision="float32"),
+            bright,
+            prompts.of("mine", TEXTS),
+            small(),
+        )
 
 
 # Signals and processes that end

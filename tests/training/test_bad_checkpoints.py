@@ -77,6 +77,7 @@ def test_going_on_from_the_older_checkpoint(refused: Refused, run: Path) -> None
     assert [path.name for path in RunFolder.open(run).checkpoints()] == [older.name, newest.name]
 
 
+@pytest.mark.processor
 def test_checkpoints_of_another_model(refused: Refused, tiny: str, run: Path) -> None:
     full, lora = run, started(tiny, Path("lora"), "--lora-rank", "2")
     before = contents(lora), contents(full)
@@ -84,7 +85,7 @@ def test_checkpoints_of_another_model(refused: Refused, tiny: str, run: Path) ->
         said = refused("train", "--resume", run, "--lora-rank", rank, "--iterations", "2")
         assert said == "this checkpoint belongs to another model (different weights): use the model of that run"
     assert (contents(lora), contents(full)) == before
-    other = models.load(tiny).weights.network("policy")
+    other = models.load(tiny, precision="float32").weights.network("policy")
     with other as network, torch.no_grad():
         next(network.parameters()).add_(1)
         network.half().save_pretrained(Path(shutil.copytree(tiny, "other")) / "transformer")
@@ -97,6 +98,7 @@ def test_a_run_without_a_checkpoint_cannot_be_measured(refused: Refused, run: Pa
     assert "run contains no checkpoint yet" in refused("eval", run)
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("file", ["transformer/diffusion_pytorch_model.safetensors", "vae/config.json"])
 def test_damaged_models(refused: Refused, tiny: str, file: str) -> None:
     folder = Path(shutil.copytree(tiny, "model"))

@@ -106,6 +106,7 @@ def test_a_prompt_with_several_pairs_uses_them_all(pairs: Path, tiny: str) -> No
     assert means == {0.9, 0.7}
 
 
+@pytest.mark.processor
 def test_train_on_a_file_of_pairs(tiny: str, pairs: Path, tmp_path: Path) -> None:
     words = f"train --algorithm dpo --model {tiny} --preferences {pairs} --output {tmp_path / 'run'} --iterations 2"
     words += " --group-size 2 --images-per-update 4 --algorithm.points.draws 2 --evaluation.images 6 --microbatch 4"
@@ -129,10 +130,12 @@ def refused(
     return run
 
 
+@pytest.mark.processor
 def test_pairs_need_groups_of_two(refused: Callable[[str], str], pairs: Path) -> None:
     assert "preferences are pairs: use --group-size 2, not 12" in refused(f"--preferences {pairs}")
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -160,6 +163,7 @@ def test_a_config_may_not_name_a_reward_beside_pairs(refused: Callable[[str], st
     assert "leave out --reward" in refused(f"--config {file}")
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -175,6 +179,7 @@ def test_what_exemplars_cannot_be_used_with(
     assert said in refused(f"{words} --exemplars {exemplars}")
 
 
+@pytest.mark.processor
 def test_exemplars_of_prompts_that_never_come(refused: Callable[[str], str], exemplars: Path) -> None:
     with exemplars.open("a") as file:
         file.write('\n{"prompt": "a zebra", "image": "e0.png"}')
@@ -182,6 +187,7 @@ def test_exemplars_of_prompts_that_never_come(refused: Callable[[str], str], exe
     assert "1 of 2 prompts with exemplars are not training prompts, for example 'a zebra'" in said
 
 
+@pytest.mark.processor
 def test_train_with_exemplars(tiny: str, exemplars: Path, tmp_path: Path) -> None:
     words = f"train --algorithm flowawr --model {tiny} --exemplars {exemplars} --output {tmp_path / 'run'}"
     words += " --iterations 1 --group-size 4 --images-per-update 8 --microbatch 8 --exemplars-per-group 2"
@@ -305,7 +311,7 @@ def test_pictures_are_fitted(tmp_path: Path) -> None:
 
 def test_encoding_undoes_decoding() -> None:
     """On the built-in model, for pictures that it can draw, up to the autoencoder's loss."""
-    policy = models.load("scenes")
+    policy = models.load("scenes", precision="float32")
     z = policy.encode_images(torch.full((2, 3, 32, 32), 0.88))
     assert z.shape == (2, *policy.latent_shape)
     assert (policy.decode(z) - 0.88).abs().mean() < 0.03

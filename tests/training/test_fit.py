@@ -77,6 +77,7 @@ def bright(images: torch.Tensor, prompts: Any, metadata: Any = None) -> torch.Te
     return images.mean((1, 2, 3))
 
 
+@pytest.mark.processor
 def test_no_limit_where_memory_is_not_told(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="works only on CUDA devices, but the model is on 'cpu'"):
         cuda_peak(torch.device("cpu"))

@@ -25,6 +25,7 @@ from flowward.training.folder import RunFolder
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
+@pytest.mark.processor
 def test_a_folder_that_holds_something_is_left_alone(refused: Refused, tiny: str, run: Path) -> None:
     how = ["train", *BUDGET, "--model", tiny, "--reward", "balance"]
     Path("others").mkdir()
@@ -39,6 +40,7 @@ def test_a_folder_that_holds_something_is_left_alone(refused: Refused, tiny: str
     assert contents(Path()) == before
 
 
+@pytest.mark.processor
 def test_an_empty_folder_will_do(tiny: str) -> None:
     Path("run").mkdir()
     started(tiny, Path("run"))
@@ -108,6 +110,7 @@ def test_no_space_left(
     assert main(["train", "--resume", str(run), "--iterations", "2"]) == 0
 
 
+@pytest.mark.processor
 def test_a_stop_that_could_not_be_saved_says_so(
     refused: Refused, tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +126,7 @@ def test_a_stop_that_could_not_be_saved_says_so(
     assert "saved" not in said.out
 
 
+@pytest.mark.processor
 def test_an_output_that_exists_is_not_written_over(refused: Refused, tiny: str) -> None:
     Path("x.png").write_text("a year of work")
     how = ["sample", tiny, "a circle", "--count", "1", "--steps", "1", "--output", "x.png"]

@@ -34,6 +34,7 @@ from flowward.training import health
 from flowward.training import metrics as metrics_module
 from flowward.training.folder import RunFolder
 
+pytestmark = pytest.mark.processor
 kinds = pytest.mark.parametrize("kind", [[], ["--lora-rank", "2"]], ids=["full", "lora"])
 
 

@@ -39,6 +39,7 @@ class Brightness:
         return self.factor * images.mean((1, 2, 3))
 
 
+@pytest.mark.processor
 def test_a_loop_over_train(tiny: str, tmp_path: Path) -> None:
     policy = flowward.load(tiny, lora_rank=2)
     texts = flowward.prompts.of("mine", TEXTS)
@@ -80,7 +81,13 @@ def test_what_is_none_of_the_parts_is_refused_in_a_sentence(
     tiny: str, tmp_path: Path, changed: dict[str, Any], said: str
 ) -> None:
     texts = prompts.of("mine", ["any text"]) if isinstance(changed.get("reward"), Soft) else prompts.of("mine", TEXTS)
-    parts = {"algorithm": algorithm(), "policy": models.load(tiny), "reward": bright, "prompts": texts, **changed}
+    parts = {
+        "algorithm": algorithm(),
+        "policy": models.load(tiny, precision="float32"),
+        "reward": bright,
+        "prompts": texts,
+        **changed,
+    }
     if "any text" in texts.texts:
         parts["policy"].refuse = lambda given: None
     with pytest.raises(ValueError, match=said):
@@ -89,7 +96,7 @@ def test_what_is_none_of_the_parts_is_refused_in_a_sentence(
 
 
 def test_prompts_and_rewards_of_an_evaluation_are_asked_before_the_run(tiny: str, tmp_path: Path) -> None:
-    policy, texts = models.load(tiny), prompts.of("mine", TEXTS)
+    policy, texts = models.load(tiny, precision="float32"), prompts.of("mine", TEXTS)
     run, how = small(output=tmp_path / "run"), Evaluation(rewards=("balance",), images=5)
     for held_out, scored, said in (
         (prompts.of("strange", ["hello"]), {}, "does not know the word 'hello'"),
@@ -103,7 +110,7 @@ def test_prompts_and_rewards_of_an_evaluation_are_asked_before_the_run(tiny: str
 
 
 def test_a_run_writes_down_what_it_is_measured_with(tiny: str, tmp_path: Path) -> None:
-    policy, texts = models.load(tiny), prompts.of("mine", TEXTS)
+    policy, texts = models.load(tiny, precision="float32"), prompts.of("mine", TEXTS)
     evaluator = Evaluator(policy, Evaluation(images=5, sampler=Sampler(2)), texts, 5, {"bright": bright})
     run = small(output=str(tmp_path / "run"), iterations=0)  # a text is a path, too
     list(flowward.train(algorithm(), policy, bright, texts, run, evaluator))
@@ -111,8 +118,9 @@ def test_a_run_writes_down_what_it_is_measured_with(tiny: str, tmp_path: Path) -
     assert (written["prompts"], written["rewards"], written["guard"]) == ("mine", ["bright"], [])
 
 
+@pytest.mark.processor
 def test_a_run_from_python_is_loaded_again_and_told_as_finished(tiny: str, tmp_path: Path) -> None:
-    policy, run = models.load(tiny), small(output=tmp_path / "run")
+    policy, run = models.load(tiny, precision="float32"), small(output=tmp_path / "run")
     list(flowward.train(algorithm(), policy, bright, prompts.of("mine", TEXTS), run))
     found = flowward.trained.load(run.output)
     assert close(found.weights.tensors("policy"), policy.weights.tensors("policy")) is None
@@ -122,7 +130,7 @@ def test_a_run_from_python_is_loaded_again_and_told_as_finished(tiny: str, tmp_p
 
 
 def test_with_an_evaluator_the_base_model_comes_first(tiny: str, tmp_path: Path) -> None:
-    policy, texts = flowward.load(tiny), prompts.of("mine", TEXTS)
+    policy, texts = flowward.load(tiny, precision="float32"), prompts.of("mine", TEXTS)
     how = Evaluation(rewards=("balance",), images=5, sampler=Sampler(2))
     run = small(output=tmp_path / "run", iterations=2, evaluate_every=0)
     steps = list(flowward.train(algorithm(), policy, bright, texts, run, Evaluator(policy, how, texts, pictures=5)))
@@ -132,6 +140,7 @@ def test_with_an_evaluator_the_base_model_comes_first(tiny: str, tmp_path: Path)
     assert sorted(path.name for path in (run.output / "samples").iterdir()) == ["000000.png", "000002.png"]
 
 
+@pytest.mark.processor
 def test_the_example_of_a_bare_loop(
     tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +153,7 @@ def test_the_example_of_a_bare_loop(
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [["0", "reward"], ["1", "reward"]]
 
 
+@pytest.mark.processor
 def test_the_example_of_an_own_algorithm(
     tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,7 +171,9 @@ def test_the_example_of_an_own_algorithm(
 
 def test_leaving_the_loop_early_saves(tiny: str, tmp_path: Path) -> None:
     run = small(output=tmp_path / "run", iterations=9, checkpoint_every=9)
-    for step in flowward.train(algorithm(), flowward.load(tiny), bright, PromptSet("x", TEXTS, ("all",) * 5), run):
+    for step in flowward.train(
+        algorithm(), flowward.load(tiny, precision="float32"), bright, PromptSet("x", TEXTS, ("all",) * 5), run
+    ):
         if step.index == 2:
             break
     assert [path.stem for path in RunFolder.open(run.output).checkpoints()] == ["000002"]
@@ -203,6 +215,7 @@ def test_the_program_reads_runs_from_python(
     assert RunFolder.open(run).config()["reward"] == ["balance"]
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize(
     ("spec", "written"),
     [(["scenes"], ["scenes"]), (["balance=0.5", "scenes-soft"], ["balance=0.5", "scenes-soft"])],
@@ -223,7 +236,7 @@ def test_what_is_built_in_is_written_down(tiny: str, spec: list[str], written: l
 
 def test_only_the_last_two_checkpoints_are_kept(tiny: str, tmp_path: Path) -> None:
     run = small(output=tmp_path / "run", iterations=4, checkpoint_every=1)
-    list(flowward.train(algorithm(), flowward.load(tiny), bright, prompts.of("x", TEXTS), run))
+    list(flowward.train(algorithm(), flowward.load(tiny, precision="float32"), bright, prompts.of("x", TEXTS), run))
     assert [path.stem for path in RunFolder.open(run.output).checkpoints()] == ["000003", "000004"]
 
 
@@ -231,10 +244,11 @@ def test_health_speaks_in_the_loop(tiny: str) -> None:
     said = trainer(tiny, algorithm(gamma=1.01, lam=0.0)).step().health
     assert any("the loss is almost flat at some training points (curvature 0.01)" in line for line in said), said
     assert any("all images got the same reward, 0.3" in line for line in trainer(tiny, reward=same).step().health)
-    with_few = Trainer(algorithm(), models.load(tiny), bright, prompts.of("x", TEXTS[:1]), small())
+    with_few = Trainer(algorithm(), models.load(tiny, precision="float32"), bright, prompts.of("x", TEXTS[:1]), small())
     assert any("1 prompt occurred more than once" in line for line in with_few.step().health)
 
 
+@pytest.mark.processor
 def test_a_run_says_where_it_measures_other_images_than_it_draws(
     tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
