@@ -93,7 +93,7 @@ def _overview() -> str:
             "flowward COMMAND --help shows the options of a command.",
             "",
             "First steps",
-            "  # post-train the built-in model: six minutes on a laptop",
+            "  # post-train the built-in model: about seven minutes on a laptop",
             "  flowward train --output runs/first",
             "  # look at images of the trained model",
             "  flowward sample runs/first 'a red circle above a blue square'",

@@ -41,7 +41,7 @@ PAGE = Page(
     about="Post-train a flow model with online reinforcement learning. Start from an algorithm, a config file or a "
     "run; its values are the defaults shown here, and every option overrides one of them.",
     examples=(
-        ("train --output runs/first", "post-train the built-in model, about six minutes on a laptop"),
+        ("train --output runs/first", "post-train the built-in model, about seven minutes on a laptop"),
         ("train --algorithm flow_grpo --seed 1 --iterations 20", "another algorithm, a shorter run"),
         (
             "train --model stabilityai/stable-diffusion-3.5-medium --size 512 512 --prompts ocr --reward ocr "
