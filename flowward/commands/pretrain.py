@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..scenes.recipe import Pretrain
 from ..system.errors import unknown
-from ..system.threads import refuse_fewer
 from .help import Page
 from .options import parse, set_threads
 
@@ -28,6 +27,7 @@ def run(words: list[str]) -> int:
 
     from ..pages import report
     from ..scenes.pretrain import pretrain  # after the flags, so that --help does not wait for torch and diffusers
+    from ..system.threads import refuse_fewer
 
     set_threads(config.threads)
     refuse_fewer()

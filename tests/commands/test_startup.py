@@ -21,6 +21,8 @@ LOADED: dict[str, set[str]] = {
     "bench": TORCH,
     "export": set(),
     "report": set(),
+    "algorithms": set(),
+    "list": set(),
     "pretrain": set(),
     "verify": set(),
     "serve-reward": set(),
@@ -49,12 +51,17 @@ def test_help_loads_no_library_to_explain_options(command: str) -> None:
 
 
 def test_every_command_is_asked() -> None:
-    assert LOADED.keys() | {"algorithms"} == COMMANDS.keys()
+    assert LOADED.keys() == COMMANDS.keys()
 
 
 @pytest.mark.parametrize("command", ["train", "eval", "report"])
 def test_a_misspelt_option_is_refused_as_fast(command: str) -> None:
     assert loaded(PROGRAM, command, "--itertions", "3", ends=2) == LOADED[command]
+
+
+@pytest.mark.parametrize("words", ["algorithms", "algorithms advantageflow", "list rewards", "list prompts"])
+def test_lists_are_read_from_tables(words: str) -> None:
+    assert loaded(PROGRAM, *words.split(), ends=0) == set()
 
 
 @pytest.mark.parametrize(
@@ -93,6 +100,6 @@ def test_a_report_needs_charts_alone(tmp_path: Path) -> None:
 def test_training_without_adapters_asks_for_no_library_of_adapters(tiny: str, tmp_path: Path) -> None:
     """It goes as well where peft, transformers and accelerate are not there. (Diffusers loads them where they are.)"""
     without = "import sys\nsys.modules |= dict.fromkeys(['peft', 'transformers', 'accelerate'])\n"
-    words = [*BUDGET, "--model", tiny, "--reward", "balance", "--iterations", "1", "--output", str(tmp_path / "run")]
-    said, _ = alone(without + PROGRAM, "train", *words)
+    words = [*BUDGET, "--model", tiny, "--reward", "balance", "--iterations", "1", "--precision", "float32"]
+    said, _ = alone(without + PROGRAM, "train", *words, "--output", str(tmp_path / "run"))
     assert said.splitlines()[-1] == "0"
