@@ -1,54 +1,30 @@
-"""Which processor the tests stand for; a model of random weights, small enough that a run takes a second; the program.
-
-`auto` precision depends on the processor. Only tests with the mark `processor` may leave it to the machine: `.ci/run`
-runs them once as on a processor with bf16 and once as on one without (FLOWWARD_CPU_PRECISION=bf16, float32). In every
-other test, in the processes that it starts, and in what tests share, asking the processor is an error.
-"""
+"""A model of random weights, small enough that a whole run takes a second; and the program, in a folder of its own."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-VARIABLE = "FLOWWARD_CPU_PRECISION"  # precision.VARIABLE, which is not imported: tests without torch do not wait for it
-UNASKED = "what this processor prefers (name a precision, or give the test the mark `processor`)"
-MACHINE = os.environ.get(VARIABLE)  # the switch: bf16 or float32; None: this processor
-
-
-def _set(answer: str | None) -> None:
-    if answer is None:
-        os.environ.pop(VARIABLE, None)
-    else:
-        os.environ[VARIABLE] = answer
+from processors import MACHINE, UNASKED, answering
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """The processor answers tests with the mark; for the others it is not there to be asked."""
-    _set(MACHINE if item.get_closest_marker("processor") else UNASKED)
-    try:
+    with answering(MACHINE if item.get_closest_marker("processor") else UNASKED):
         return (yield)
-    finally:
-        _set(MACHINE)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: Any) -> Iterator[None]:
     """Nor for what several tests share: which of them comes first must not matter."""
-    if fixturedef.scope == "function":
+    with nullcontext() if fixturedef.scope == "function" else answering(UNASKED):
         return (yield)
-    before = os.environ.get(VARIABLE)
-    _set(UNASKED)
-    try:
-        return (yield)
-    finally:
-        _set(before)
 
 
 @pytest.fixture

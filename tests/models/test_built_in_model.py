@@ -19,7 +19,7 @@ from flowward.system import checkpoint
 
 
 def test_the_transformer_is_that_of_sd3(tiny: str) -> None:
-    with models.load(tiny).weights.network("policy") as network:
+    with models.load(tiny, precision="float32").weights.network("policy") as network:
         assert type(network) is SD3Transformer2DModel
     assert isinstance(new_transformer(), SD3Transformer2DModel)
     assert isinstance(new_autoencoder(), AutoencoderKL)
@@ -30,15 +30,15 @@ def test_the_transformer_is_that_of_sd3(tiny: str) -> None:
 
 
 def test_identity_is_architecture_base_and_kind_of_weights(tiny: str, tmp_path: Path) -> None:
-    full = models.load(tiny).identity
-    moved = models.load(shutil.copytree(tiny, str(tmp_path / "moved"))).identity
+    full = models.load(tiny, precision="float32").identity
+    moved = models.load(shutil.copytree(tiny, str(tmp_path / "moved")), precision="float32").identity
     assert moved == full  # neither the path
     assert not any(key.startswith("_") for key in full["transformer"])  # nor the version of diffusers
-    kinds = [models.load(tiny, rank).identity for rank in (None, 2, 4)]
+    kinds = [models.load(tiny, rank, "float32").identity for rank in (None, 2, 4)]
     assert [kind["weights"] for kind in kinds] == ["full", "lora-2", "lora-4"]
     path = tmp_path / "moved/transformer/diffusion_pytorch_model.safetensors"
     save_file({key: tensor + 1 for key, tensor in load_file(path).items()}, path, {"format": "pt"})
-    other = models.load(str(tmp_path / "moved")).identity
+    other = models.load(str(tmp_path / "moved"), precision="float32").identity
     assert {key for key in full if other[key] != full[key]} == {"base"}
     checkpoint.save(tmp_path / "copy.safetensors", full)
     assert checkpoint.load(tmp_path / "copy.safetensors") == full
@@ -107,7 +107,7 @@ def test_every_prompt_of_the_world_can_be_read() -> None:
 
 
 def test_prompts_are_read_in_order_and_one_by_one(tiny: str) -> None:
-    policy = models.load(tiny)
+    policy = models.load(tiny, precision="float32")
     words = policy.encode(["a circle above a ring", "a ring above a circle", "A  Ring ABOVE a circle"]).tensors
     assert (words["pooled"][0] - words["pooled"][1]).abs().max() > 1e-4
     assert torch.equal(words["words"][1], words["words"][2])
@@ -124,7 +124,7 @@ def test_prompts_are_read_in_order_and_one_by_one(tiny: str) -> None:
 )
 def test_prompts_that_cannot_be_read(tiny: str, prompt: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        models.load(tiny).encode(["a circle", prompt])
+        models.load(tiny, precision="float32").encode(["a circle", prompt])
 
 
 def test_networks_survive_the_disk(tiny: str, tmp_path: Path) -> None:

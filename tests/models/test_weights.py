@@ -144,10 +144,10 @@ def test_a_fresh_adapter_is_always_the_same(tiny: str) -> None:
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        found.append(models.load(tiny, 2).weights.tensors("policy"))
+        found.append(models.load(tiny, 2, "float32").weights.tensors("policy"))
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
     assert all(tensor.std() > 0 for key, tensor in found[0].items() if "lora_A" in key)
-    other = models.load(tiny, 2, seed=1).weights.tensors("policy")
+    other = models.load(tiny, 2, "float32", seed=1).weights.tensors("policy")
     assert all(not torch.equal(other[key], found[0][key]) for key in other if "lora_A" in key)
 
 
@@ -165,4 +165,4 @@ def test_adapters_sit_where_those_of_sd3_sit(tiny: str) -> None:
 
 def test_an_adapter_needs_a_rank(tiny: str) -> None:
     with pytest.raises(ValueError, match="LoRA rank must be at least 1, not 0"):
-        models.load(tiny, 0)
+        models.load(tiny, 0, "float32")

@@ -156,6 +156,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.mark.processor
 def test_train_sample_and_eval(
     saved: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +198,7 @@ def test_train_sample_and_eval(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.processor
 def test_the_built_in_world_has_no_sources(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = str(written(tmp_path, [{"prompt": "a circle", "source": "a.png"}]))
     assert main(["train", "--model", tiny, "--prompts", texts, "--output", str(tmp_path / "run")]) == 2
@@ -221,7 +223,7 @@ def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
 def test_a_saved_model_that_edits_is_loaded(saved: str) -> None:
     one = models.load(saved, 2, "float32", loading=replace(SMALL, size=(64, 32)))
     assert one.edits and one.image_size == (64, 32)
-    assert not models.load("scenes").edits
+    assert not models.load("scenes", precision="float32").edits
 
 
 def test_a_source_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MACHINE
-from conftest import VARIABLE as SWITCH
+from processors import MACHINE
+from processors import VARIABLE as SWITCH
 from program import alone
 
 from flowward import models
@@ -99,7 +99,7 @@ def test_so_does_pretraining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         next(pretrain(Pretrain(tmp_path / "b", precision="float32", **size)))  # type: ignore[arg-type]
 
 
-# The switch of the tests (conftest.py)
+# The switch of the tests (processors.py)
 
 
 def test_a_test_without_the_mark_cannot_ask_the_processor() -> None:
@@ -138,5 +138,5 @@ def test_stored_numbers_are_compared_in_a_precision_that_is_named() -> None:
     assert not [path for path, text in files.items() if path.name in stored and "mark.processor" in text]
 
 
-def test_conftest_names_the_variable_of_the_product() -> None:
+def test_the_switch_is_the_variable_of_the_product() -> None:
     assert precision.VARIABLE == SWITCH

@@ -41,7 +41,7 @@ class Brightness:
 
 @pytest.mark.processor
 def test_a_loop_over_train(tiny: str, tmp_path: Path) -> None:
-    policy = flowward.load(tiny, lora_rank=2)
+    policy = flowward.load(tiny, lora_rank=2, precision="float32")
     texts = flowward.prompts.of("mine", TEXTS)
     run = small(output=tmp_path / "run")
     seen = []
