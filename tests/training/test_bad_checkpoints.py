@@ -105,6 +105,6 @@ def test_damaged_models(refused: Refused, tiny: str, file: str) -> None:
     data = (folder / file).read_bytes()
     for cut in (data[: len(data) // 2], b""):
         (folder / file).write_bytes(cut)
-        assert refused("eval", folder).startswith("the model in model cannot be read: ")
+        assert refused("eval", folder).startswith("cannot read the model in model: ")
     (folder / "text_encoder/config.json").write_text('{"words": []}')
-    assert refused("eval", folder).startswith("the model in model cannot be read: ")
+    assert refused("eval", folder).startswith("cannot read the model in model: ")
