@@ -127,7 +127,7 @@ def test_one_thread_is_always_there(two: pytest.MonkeyPatch, tiny: str) -> None:
     two.setattr(torch, "get_num_threads", lambda: 1)
     two.setenv("OMP_DYNAMIC", "true")
     two.setenv("OMP_THREAD_LIMIT", "1")
-    models.load(tiny)
+    models.load(tiny, precision="float32")
     rewards.load("balance")
 
 
