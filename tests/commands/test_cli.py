@@ -265,6 +265,7 @@ def test_report_can_be_written_again(capsys: pytest.CaptureFixture[str], run: Pa
     assert "advantageflow" in (run / "report.html").read_text("utf-8")
 
 
+@pytest.mark.processor
 def test_bench_counts_what_an_iteration_needs(
     capsys: pytest.CaptureFixture[str], tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,7 +69,7 @@ MEASURE = re.compile(r"flowward (?:train|bench)(?:[^`\n\\]|\\\n)* --(?:[^`\n\\]|
 def test_commands_beside_published_numbers_name_a_precision(page: Path) -> None:
     """Numbers compare in one precision only, and `auto` depends on the machine. Runs and recipes name their own."""
     for command in MEASURE.findall(page.read_text("utf-8")):
-        assert re.search("--(precision|config|resume)", command), command
+        assert re.search("--(precision|config|resume|help)", command), command
 
 
 @pytest.mark.processor

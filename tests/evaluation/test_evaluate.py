@@ -135,7 +135,7 @@ def test_everything_that_a_number_depends_on_is_beside_it(tiny: str) -> None:
     how = Evaluation(images=6, sampler=Sampler(2, solver="sa"), guard=("sized",))
     said = settings(policy, texts, how, {"balance": rewards.make("balance"), "sized": Sized("large")})
     assert said["rewards"]["sized"] == {"kind": f"{__name__}.Sized", "model": "large", "device": "cpu"}
-    assert said["rewards"]["balance"] == {"kind": "flowward.rewards.images.scenes.Balance"}
+    assert said["rewards"]["balance"] == {"kind": "flowward.rewards.scenes.Balance"}
     assert said["tau"] == 0.4 and said["image_size"] == [32, 32] and said["guard"] == ["sized"]
     assert said["model"]["name"] == tiny and said["model"]["base"] == policy.identity["base"]
     assert set(said["versions"]) == {"flowward", "torch", "diffusers", "transformers"}

@@ -112,7 +112,7 @@ def test_files_of_two_precisions_are_not_compared(tiny: str, elsewhere: None, re
     for name in ("bf16", "float32"):
         assert main(["eval", tiny, *EVAL, "--precision", name, "--json", f"{name}.json"]) == 0
     said = refused("eval", "--compare", "bf16.json", "float32.json")
-    assert said.endswith("measured with other settings: precision (bf16 and float32)")
+    assert said.endswith("because of different settings: precision (bf16 and float32)")
 
 
 def test_a_run_and_its_export_are_loaded_as_they_were_trained(trained_run: str, own: str, tiny: str) -> None:

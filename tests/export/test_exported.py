@@ -122,7 +122,11 @@ def test_what_is_not_whole_is_refused(tiny: str, tmp_path: Path) -> None:
         file.unlink()
         refused("transformer cannot be loaded as weights of .*: .*Missing")
         file.write_bytes(kept)
-    for text, says in (("{", "cannot be read"), ("[]", "does not hold a mapping"), ("{}", "does not name its base")):
+    for text, says in (
+        ("{", "cannot be read"),
+        ("[]", "is damaged: it does not contain a JSON object"),
+        ("{}", "does not name its base"),
+    ):
         facts.write_text(text)
         refused(rf"{exported.FACTS} {says}")
     facts.write_text(json.dumps({"base_model": str(tmp_path / "gone.x")}))

@@ -259,7 +259,7 @@ def test_a_single_reward_is_not_compared_with_what_another_gave(tiny: str) -> No
 )
 def test_images_that_are_compared_with_each_other_alone_refuse_a_buffer(tiny: str, how: Any, size: int) -> None:
     assert trainer(tiny, how, group_size=size, rollout_batch=8)
-    with pytest.raises(ValueError, match="compares images of one iteration with each other"):
+    with pytest.raises(ValueError, match="compares images of one iteration only"):
         trainer(tiny, how, group_size=size, rollout_batch=8, reward_buffer=16)
 
 

@@ -176,7 +176,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().out
     assert "\n24 GB hold rollout_batch 24, microbatch 24" in said
     assert main(["memory"]) == 2
-    assert "the built-in model fits anywhere" in capsys.readouterr().err
+    assert "give --model owner/name" in capsys.readouterr().err
     assert main([*words, "--memory", "1e-6", "--images-per-update", "24", "--microbatch", "24"]) == 0
     assert "1e-06 GB hold no rollout_batch, no microbatch" in capsys.readouterr().out
 

@@ -129,7 +129,7 @@ def test_a_reward_that_fails_leaves_the_trainer_as_it_was(tiny: str) -> None:
     one, whole = trainer(tiny, reward=reward), trainer(tiny)
     one.step()
     broken.append(True)
-    with pytest.raises(RewardError, match="returned inf for 8 of 8 images, the first with the prompt"):
+    with pytest.raises(RewardError, match="returned inf for 8 of 8 images, the first for the prompt"):
         one.step()
     broken.clear()
     whole.step()

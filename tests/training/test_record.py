@@ -101,6 +101,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     for line in lines:
         del line["seconds"]
+        line["health"] = len(line["health"])  # how many rules trip; the words may change
         if "evaluation" in line:
             line["evaluation"] = line["evaluation"]["scores"]["balance"]["overall"]["mean"]
     return lines
@@ -157,7 +158,7 @@ def compared(cases: Sequence[str]) -> list[str]:
 
 
 def differences(then: dict[str, Any], now: dict[str, Any], exact: bool) -> list[str]:
-    """Between two results of a case; neither weights nor sentences are compared unless to the bit."""
+    """Between two results of a case; neither weights nor health are compared unless to the bit."""
     if len(now["metrics"]) != len(then["metrics"]):
         return [f"{len(now['metrics'])} lines of metrics were {len(then['metrics'])}"]
     found = [
@@ -184,7 +185,7 @@ def far(name: str, then: Any, now: Any) -> bool:
 
 def test_elsewhere_a_metric_may_differ_by_rounding_alone() -> None:
     def differing(now: dict[str, Any], exact: bool) -> int:
-        then = {"iteration": 1, "loss": 0.5, "first_ratio_max": 1e-8, "health": []}
+        then = {"iteration": 1, "loss": 0.5, "first_ratio_max": 1e-8, "health": 0}
         return len(differences({"metrics": [then], "weights": {}}, {"metrics": [then | now], "weights": {}}, exact))
 
     for now, elsewhere in (
