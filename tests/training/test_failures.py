@@ -156,7 +156,7 @@ def test_another_model_s_state_is_refused(tiny: str, rank: int | None) -> None:
     one = trainer(tiny, rank=rank)
     state = one.state_dict()
     for other, said in (
-        (state | {"identity": {**state["identity"], "weights": "lora-9"}}, "another model \(different weights\)"),
+        (state | {"identity": {**state["identity"], "weights": "lora-9"}}, r"another model \(different weights\)"),
         ({}, "another model"),
         (state | {"weights": {"policy": state["weights"]["policy"]}}, "no 'old' weights"),
     ):
