@@ -40,7 +40,7 @@ def test_8_bits_are_near_32_and_smaller(tiny: str) -> None:
 
 @eight_bits
 def test_a_run_in_8_bits_resumes_as_if_it_had_never_stopped(tiny: str, tmp_path: Path) -> None:
-    how = [*BUDGET, "--model", tiny, "--optimiser", "adamw8bit", "--evaluate-every", "2"]
+    how = [*BUDGET, "--model", tiny, "--optimiser", "adamw8bit", "--evaluate-every", "2", "--precision", "float32"]
     train(*how, "--output", tmp_path / "whole", "--iterations", "4")
     train(*how, "--output", tmp_path / "halves", "--iterations", "2")
     train("--resume", tmp_path / "halves", "--iterations", "4")
