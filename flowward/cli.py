@@ -96,7 +96,7 @@ def _overview() -> str:
             "  # post-train the built-in model: about seven minutes on a laptop",
             "  flowward train --output runs/first",
             "  # look at images of the trained model",
-            "  flowward sample runs/first 'a red circle above a blue square'",
+            "  flowward sample runs/first 'a red circle'",
             "  # how much better is it than before?",
             "  flowward eval scenes runs/first",
             "",

@@ -23,7 +23,7 @@ from .policies import policy_of, remark_on_guidance, warn_of_guidance
 PAGE = Page(
     about="Sample images for prompts and save them as one labelled grid.",
     examples=(
-        ("sample scenes 'a red circle above a blue square'", "four images of the built-in model"),
+        ("sample scenes 'a red circle'", "four images of the built-in model"),
         ("sample runs/first 'two rings' --count 8 --output rings.png", "eight images of a trained model"),
     ),
     first=(
