@@ -13,6 +13,8 @@ from importlib import import_module
 from io import TextIOWrapper
 
 from .commands import COMMANDS
+from .system.paths import expanded
+from .system.terminal import visible
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a sign shows ?, and the command goes on
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    words = [expanded(word) for word in words if word != "--debug"]
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -59,7 +61,7 @@ def _say(sentence: str) -> None:
 
         if not is_news(sentence):
             return
-    print(f"flowward: {sentence}", file=sys.stderr)
+    print(f"flowward: {visible(sentence)}", file=sys.stderr)
 
 
 def _foreseen(error: Exception) -> bool:

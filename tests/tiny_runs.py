@@ -12,10 +12,11 @@ from torch import Tensor
 from flowward import ALGORITHMS, models, prompts
 from flowward.algorithms import AdvantageFlow
 from flowward.learning.points import Renoise, RenoiseGroups, RenoisePairs
-from flowward.process.noise import Noise
+from flowward.process.flow import TimeGrid
 from flowward.process.plans import Branches, Chain
-from flowward.process.policy import Condition, Policy
-from flowward.process.rollout import Rollout, Sampler
+from flowward.process.policy import Policy
+from flowward.process.rollout import Sampler
+from flowward.training import batches
 from flowward.training.run import Run
 from flowward.training.trainer import Trainer
 
@@ -85,11 +86,8 @@ def close(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 def points_of_a_group(settings: Any) -> Any:
     """What one group of images gives to train on: how many, and what has to stay together."""
-    draw, size = settings.algorithm.rollout, settings.run.group_size
-    group, condition = torch.zeros(size, dtype=torch.long), Condition({"": torch.empty(1)})
-    noise = Noise((0,), tuple(("", number) for number in range(size)))
-    drawn = draw.at(settings.run.seed, 0)(lambda x, t, c: x, condition[group], noise)
-    return settings.algorithm.points(Rollout.of([drawn], condition, group, draw.levels), ("",))
+    rollout = settings.algorithm.rollout.bound(lambda steps: TimeGrid(steps).times)
+    return settings.algorithm.points(batches._blank(rollout, settings.run), ("",))
 
 
 def plain(one: Trainer) -> Trainer:

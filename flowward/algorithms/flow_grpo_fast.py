@@ -2,9 +2,10 @@
 
 The later one is the default. It has a short window of random steps at a random position, ODE steps elsewhere, and
 independent noise per sample. The earlier one branches (preset `branching`): an ODE trunk to a random step, 9 children
-there, one or two random steps, and the ODE to the end. Its rollout is
-`Branches(one=True, high=6, fanout=9, noise=0.8, cohorts="prompt")`, its ratio `gaussian`. In the released code every
-process used the same position for a whole run; here a position is drawn per iteration, the same on all ranks.
+there, two random steps, and the ODE to the end. Its rollout is
+`Branches(one=True, high=6, fanout=9, length=2, noise=0.8, cohorts="prompt")`, its ratio `gaussian`. In the released
+code of the earlier one, every process used the same position for a whole run; in that of the later one, a position is
+drawn for each batch of images. Here one is drawn per iteration, for all images.
 
 Two trained steps are reported to work as well as nine. Limits: as for any window, steps with little noise.
 """

@@ -11,6 +11,11 @@ at noisy points that already look good. There are three forms. `exact` is Advant
 A = w - 1, and its minimiser is the tilted velocity itself. `released` is the authors' code (x0 space, divided by a
 point's own error). `velocity` is the equation of the paper.
 
+The authors' code is public (github.com/Fuzm7/FlowAWR, read at commit 05e993a). Its README points to a licence file,
+and it builds on DiffusionNFT's code, whose licence forbids commercial use; nothing of it is copied here. It groups
+samples by the text of the prompt, so a prompt that is drawn twice in an iteration makes one larger group;
+here two.
+
 Limits: one sample can dominate the tilt (a gain of K - 1, hence the clip). If every group is solved or hopeless
 (A = 0), it stops moving.
 """

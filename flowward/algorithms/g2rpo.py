@@ -2,7 +2,9 @@
 
 There is one ODE trunk per prompt. At each of the first steps, children branch off by one random step, and each is
 finished on several grids with different strides. The advantages of a child's samples are combined, so a step is
-evaluated at several granularities. All children of a state share one forward pass.
+evaluated at several granularities. All children of a state share one forward pass. The presets take one optimiser step
+per random step, first to last (`points.order by-step`), as the released code does: from the second one on, the ratio is
+not 1. The scripts use the strides 1 and 2, the paper 1, 2 and 3.
 
 The paper adds up the advantages of the views, so their variance is no longer 1 (`points.views restandardised` restores
 it). Limits: if a grid is too coarse, its samples cannot be scored.

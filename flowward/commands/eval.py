@@ -21,6 +21,7 @@ from ..export import exported
 from ..export.trained import common_precision
 from ..models.loading import Loading
 from ..system.precision import Wish
+from ..system.terminal import visible
 from ..training.log import counting, table
 from ..training.record import Record
 from .help import Option, Page
@@ -70,7 +71,7 @@ def run(words: list[str]) -> int:
     changes = comparison.differences(found)
     table({each.name: each.summary() for each in found}, changes)
     for line in [*comparison.warnings(found), *comparison.hacking(found, changes)]:
-        print(f"flowward: {line}", file=sys.stderr)
+        print(visible(f"flowward: {line}"), file=sys.stderr)
     _write(chosen.json, found)
     if chosen.html:
         from ..pages import evaluation as evaluation_page
@@ -141,12 +142,15 @@ def _measured(chosen: Evaluate, named: Collection[str]) -> list[Measurement]:
         with counting(policy.name, len(how.chosen(texts))) as advance:
             measured = measure(policy, texts, own, scored, chosen.html is not None, advance)
         if made_from := exported.facts(name):
-            print(f"{policy.name}: {exported.sentence(made_from)}", file=sys.stderr)
+            print(visible(f"{policy.name}: {exported.sentence(made_from)}"), file=sys.stderr)
             about = {**measured.settings["model"], "made_from": made_from}
             measured = replace(measured, settings={**measured.settings, "model": about})
         if (Path(name) / "config.yaml").is_file():  # other models have but one kind of weights
             measured = replace(measured, settings={**measured.settings, "weights": how.weights})
-        print(f"{policy.name}: {len(measured):,} images in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+        print(
+            visible(f"{policy.name}: {len(measured):,} images in {time.perf_counter() - started:.1f} s"),
+            file=sys.stderr,
+        )
         found.append(measured)
         _write(chosen.json, found)
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..export import exported
 from ..export.trained import load as policy_of
 from ..process.policy import Policy
+from ..system.terminal import visible
 from ..training.record import Record
 
 __all__ = ["policy_of", "remark_on_guidance", "warn_of_guidance"]
@@ -17,17 +18,14 @@ def warn_of_guidance(name: str, guidance: float) -> None:
     """Say so where a run is sampled with another guidance than its samples had in training."""
     trained = _trained_with(name)
     if trained is not None and trained != guidance:
-        print(
-            f"flowward: {name} was trained on samples with guidance {trained:g}, and is sampled with {guidance:g} now "
-            f"(--guidance {trained:g} for the same)",
-            file=sys.stderr,
-        )
+        said = f"{name} was trained on samples with guidance {trained:g}, and is sampled with {guidance:g} now"
+        print(visible(f"flowward: {said} (--guidance {trained:g} for the same)"), file=sys.stderr)
 
 
 def remark_on_guidance(name: str, policy: Policy, guidance: float) -> None:
     """Say so where a model that was not trained here is sampled with another guidance than it was made for."""
     if _trained_with(name) is None and (remark := policy.remark(guidance)):
-        print(f"flowward: {remark} (--guidance)", file=sys.stderr)
+        print(visible(f"flowward: {remark} (--guidance)"), file=sys.stderr)
 
 
 def _trained_with(name: str) -> float | None:

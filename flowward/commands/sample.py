@@ -16,6 +16,7 @@ from ..prompts import prompt_of
 from ..prompts.image_files import refuse_broken
 from ..system.errors import positive
 from ..system.precision import Wish
+from ..system.terminal import visible
 from .help import Page
 from .options import parse, said
 from .policies import policy_of, remark_on_guidance, warn_of_guidance
@@ -87,5 +88,5 @@ def run(words: list[str]) -> int:
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
     sources = [chosen.source] * len(texts) if chosen.source else []
     images.save(images.labelled_grid(drawn, texts, columns=chosen.count, sources=sources), chosen.output)
-    print(f"{len(texts)} images of {policy.name}: {chosen.output}")
+    print(visible(f"{len(texts)} images of {policy.name}: {chosen.output}"))
     return 0

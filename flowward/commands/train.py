@@ -17,6 +17,7 @@ from ..algorithms.presets import published
 from ..evaluation import outcome
 from ..pages import report
 from ..system import distributed
+from ..system.terminal import visible
 from ..training import config
 from ..training.assembly import Assembly, assembled
 from ..training.folder import RunFolder, read_yaml
@@ -101,7 +102,8 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
     elif file:
         given = read_yaml(Path(file))
         default = _settings(given, named)
-        default = replace(default, run=replace(default.run, output=None))
+        if (Path(file).parent / "checkpoints").is_dir():  # the settings of a run, whose folder is taken
+            default = replace(default, run=replace(default.run, output=None))
     else:
         default = _default(algorithm or config.DEFAULT_ALGORITHM, preset, given_flag(words, "model"))
     settings = parse(type(default), words, command, default, page)
@@ -169,12 +171,12 @@ def _train(settings: Any, resume: bool, command: str) -> int:
                     break
     if folder:
         folder.write_summary(command, finished=not stopped)
-        print(outcome.sentence(outcome.of(folder.lines())))
-        print(f"report: {report.write(folder.path)}")
+        print(visible(outcome.sentence(outcome.of(folder.lines()))))
+        print(visible(f"report: {report.write(folder.path)}"))
     if stopped:
         several = ["--processes", str(distributed.count())] if distributed.count() > 1 else []
         words = shlex.join(["flowward", "train", "--resume", str(run.output), *several])
-        print(f"stopped and saved; go on with: {words}")
+        print(visible(f"stopped and saved; go on with: {words}"))
     distributed.wait()  # torchrun ends the first process when another has ended with a code, even while it saves
     return 130 if stopped else 0
 

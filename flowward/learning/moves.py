@@ -16,6 +16,8 @@ from .points import Batch, even_units
 
 Weight = Literal["even", "noise", "per-time"]
 Views = Literal["sum", "mean", "restandardised"]
+Counted = Literal["all", "signal"]
+Order = Literal["shuffled", "by-step"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,15 @@ class Moves(Batch):
 
 @dataclass(frozen=True)
 class Walked:
-    """State number i, with its steps; states of one root go into the same optimiser step."""
+    """State number i, with its steps. States of one root go into the same optimiser step, or in order those of one
+    step number.
+    """
 
     steps: Steps  # those of the rollout, or some of them
     rollout: Rollout
     weight: Tensor  # [S] of each step of the grid
     advantage: Tensor  # [R, C]
+    in_order: bool = False
 
     indivisible = 1
 
@@ -50,6 +55,9 @@ class Walked:
         return len(self.advantage)
 
     def units(self) -> list[Tensor]:
+        if self.in_order:
+            number = self.steps.number
+            return [(number == each).nonzero().flatten() for each in number.unique()]
         return even_units(len(self), self.unit)
 
     def take(self, numbers: Tensor) -> Moves:
@@ -84,8 +92,14 @@ class RandomSteps:
     """combine the advantages of several samples of one step (G2RPO)"""
     extremes: int | None = None
     """train on N images per prompt only, the best and the worst half (DanceGRPO for video: 8)"""
+    counted: Counted = "all"
+    """average the loss over `all` images, or over those with a `signal`, an advantage that is not 0 (Flow-GRPO)"""
+    order: Order = "shuffled"
+    """split an iteration into updates by images in random order (`shuffled`) or by step number (`by-step`, G2RPO)"""
 
     def __post_init__(self) -> None:
+        one_of("choice of counted images", self.counted, get_args(Counted))
+        one_of("order of updates", self.order, get_args(Order))
         one_of("step weight", self.weight, get_args(Weight))
         one_of("way to combine views", self.views, get_args(Views))
         if self.extremes is not None and (self.extremes < 2 or self.extremes % 2):
@@ -101,7 +115,12 @@ class RandomSteps:
             raise ValueError("this algorithm trains on random steps, but this rollout has no random steps")
         if self.extremes is not None:
             steps = steps[self._ends(rollout, steps)]
-        return Walked(steps, rollout, self._weights(steps.table), self._advantages(rollout, steps))
+        advantage = self._advantages(rollout, steps)
+        if self.counted == "signal":  # whole roots, since their states are trained together
+            heard = (advantage != 0).view(-1, steps.per_root * advantage.shape[1]).any(1)
+            rows = torch.arange(len(advantage)).view(-1, steps.per_root)[heard].flatten()
+            steps, advantage = steps[rows], advantage[rows]
+        return Walked(steps, rollout, self._weights(steps.table), advantage, self.order == "by-step")
 
     def _ends(self, rollout: Rollout, steps: Steps) -> Tensor:
         """The numbers of the steps that came to the images to train on, in order."""

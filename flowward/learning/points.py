@@ -74,6 +74,8 @@ class PointSet(Protocol):
 
     def units(self) -> Sequence[Tensor]: ...  # the numbers of the points that are shuffled as one, unit by unit
     @property
+    def in_order(self) -> bool: ...  # units are not shuffled: the first ones go into the first optimiser step
+    @property
     def indivisible(self) -> int: ...  # so many consecutive points are compared by the loss
     def __len__(self) -> int: ...
     def take(self, numbers: Tensor) -> Rows: ...  # the points with these numbers [B]
@@ -107,6 +109,7 @@ class Draws:
     draws: int  # that share one call of the time law
     times: Times
     key: Key
+    same_times: bool = False  # one call of the time law serves all
 
     def at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """t [B] and eps [B, ...] of draws `numbers`; repeated numbers give the same again."""
@@ -117,6 +120,7 @@ class Draws:
         t = []
         for number in numbers.tolist():
             owner, which = divmod(number, self.draws)
+            owner = 0 if self.same_times else owner
             if owner not in together:
                 stream = generator(f"{word} times", *rest, owner)
                 together[owner] = self.times(self.draws, self.rollout.levels, stream)
@@ -135,6 +139,7 @@ class Renoised:
     noising: Draws
 
     indivisible = 1
+    in_order = False
 
     def __len__(self) -> int:
         return len(self.rollout) * self.unit
@@ -177,6 +182,8 @@ class Together:
     draws: int
     noising: Draws
 
+    in_order = False
+
     @property
     def unit(self) -> int:
         return self.members.shape[1]
@@ -204,6 +211,8 @@ class RenoiseGroups:
     draws: int = 2
     """draw so many times and noises per group"""
     times: Times = field(default_factory=Times)
+    same_times: bool = False
+    """use the same times for all groups of an iteration (DGPO)"""
 
     def __post_init__(self) -> None:
         if self.draws < 1:
@@ -212,7 +221,8 @@ class RenoiseGroups:
     def __call__(self, rollout: Rollout, key: Key) -> Together:
         """Raises ValueError if groups differ in size, or the grid is too coarse for the time distribution."""
         self.times.refuse(self.draws, len(rollout.levels))
-        return Together(rollout, rollout.by_group(), self.draws, Draws(rollout, self.draws, self.times, key))
+        noising = Draws(rollout, self.draws, self.times, key, self.same_times)
+        return Together(rollout, rollout.by_group(), self.draws, noising)
 
 
 @dataclass(frozen=True)
@@ -244,6 +254,7 @@ class VisitedStates:
     partner: Tensor  # [N] number of the other sample of each one's pair
 
     unit = indivisible = 1
+    in_order = False
 
     def __len__(self) -> int:
         return len(self.rollout) * len(self.rollout.levels)

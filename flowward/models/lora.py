@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .weights import Weights
 
-# both streams of a joint-attention block, the targets in all published SD3 and FLUX runs
+# both streams of a joint-attention block: the targets of the published SD3 runs, and of most for FLUX
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 

@@ -24,7 +24,7 @@ class Times:
     parts, with one time in each, then shifted. `logit-normal`: stratified normal quantiles through a sigmoid, then
     shifted (Esser et al., 2024, arXiv:2403.03206). `levels`: distinct times of the sampler's own grid, with indices
     first to last - 1 (DiffusionNFT: 9 of its 10). `bins`: that range is split into equal parts, with one time of each
-    (AWM). The order is random if it could matter.
+    (AWM); there may be more parts than times (CRD: 20 of 8). The order is random if it could matter.
     """
 
     law: Law = "uniform"
@@ -52,7 +52,12 @@ class Times:
     def refuse(self, count: int, levels: int) -> None:
         """Raise ValueError if `count` times cannot be drawn from a sampler with this many `levels`."""
         last = levels if self.last is None else self.last
-        if self.law in ("levels", "bins") and (last > levels or count > last - self.first):
+        if self.law in ("levels", "bins") and last > levels:
+            raise ValueError(
+                f"training points cannot use steps {self.first} to {last - 1} of a sampler with {levels} steps; lower "
+                "points.times.last, or use more steps"
+            )
+        if self.law == "levels" and count > last - self.first:
             raise ValueError(
                 f"{count} distinct times per image cannot be drawn from steps {self.first} to {last - 1} of a sampler "
                 f"with {levels} steps; use fewer points per image, more steps, or another time distribution"
@@ -65,9 +70,11 @@ class Times:
             chosen = torch.randperm(last - self.first, generator=generator)[:count]
             return levels[self.first + chosen].float()
         if self.law == "bins":
-            edges = self.first + torch.arange(count + 1) * (last - self.first) // count
-            within = torch.rand(count, generator=generator, dtype=torch.float64) * edges.diff()
-            return levels[edges[:-1] + within.long()].float()
+            many = last - self.first
+            edges = torch.arange(count + 1, dtype=torch.float64) * many / count
+            edges = edges.floor() if count <= many else edges
+            places = edges[:-1] + torch.rand(count, generator=generator, dtype=torch.float64) * edges.diff()
+            return levels[self.first + places.long().clamp_max(many - 1)].float()
         part = torch.rand(count, generator=generator)
         if self.law == "uniform":
             return shifted(self.low + (self.high - self.low) * part, self.shift)

@@ -21,7 +21,28 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 def first_invalid(error: ValidationError) -> tuple[str, str]:
     """(field, what is wrong with it) of the first error that pydantic found; the field is empty for the whole."""
     first = error.errors()[0]
-    return ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    where, kind, said = ".".join(map(str, first["loc"])), str(first["type"]), first["msg"].removeprefix("Value error, ")
+    for ending, what in KINDS.items():
+        if kind.startswith(ending):
+            said = f"must be {what}, not {_short(first['input'])}"
+    return where, said
+
+
+KINDS = {  # beginnings of pydantic's kinds of errors
+    "int_": "a whole number",
+    "float_": "a number",
+    "bool_": "true or false",
+    "string_type": "a text",
+    "tuple_type": "a list, such as [1, 2]",
+    "list_type": "a list, such as [1, 2]",
+    "path_type": "a path",
+    "dataclass_type": "a mapping with settings",
+}
+
+
+def _short(value: object, most: int = 60) -> str:
+    said = repr(value)
+    return said if len(said) <= most else f"{said[:most]} ..."
 
 
 def one_of(kind: str, name: object, known: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -65,21 +65,23 @@ def _refuse_torn(rollout: Sampling, run: Run) -> None:
 
 
 def _blank(rollout: Sampling, run: Run) -> Rollout:
-    """One group of empty images, to count its training points."""
+    """One group of empty images with different advantages, to count its training points."""
     size = run.group_size
     group, condition = torch.zeros(size, dtype=torch.long), Condition({"": torch.empty(1)})
     noise = Noise((0,), tuple(("", number) for number in range(size)))
     drawn = rollout.at(run.seed, 0)(lambda x, t, c: x, condition[group], noise)
-    return Rollout.of([drawn], condition, group, rollout.levels)
+    made = Rollout.of([drawn], condition, group, rollout.levels)
+    return replace(made, advantage=torch.arange(1, size + 1, dtype=torch.float64))
 
 
 def _per_update(points: PointSet, run: Run) -> int:
     """Points per update, computed from the points of one group."""
     count = len(points) * run.groups
-    units = len(points.units()) * run.groups
+    units = len(points.units()) * (1 if points.in_order else run.groups)
     if units % run.updates_per_iteration:
+        what = "random steps" if points.in_order else "images or groups"
         raise ValueError(
-            f"{units} images or groups per iteration cannot be split evenly over {run.updates_per_iteration} updates: "
+            f"{units} {what} per iteration cannot be split evenly over {run.updates_per_iteration} updates: "
             "change --updates-per-iteration"
         )
     return count // run.updates_per_iteration

@@ -21,8 +21,9 @@ from ..models.loading import Loading
 from ..process.policy import Policy
 from ..prompts import PromptSet
 from ..rewards import REWARDS, Reward, Sum
-from ..system.errors import unknown
-from ..system.nested import over, refuse_unknown
+from ..system.errors import first_invalid, unknown
+from ..system.nested import each_word, lists_of_one, over, refuse_unknown
+from ..system.paths import expanded
 from ..system.precision import Wish
 from .run import Run
 
@@ -169,6 +170,8 @@ def from_dict(given: dict[str, Any]) -> Settings:
         ValueError: a key is unknown or a value has the wrong type; the message names the place.
     """
     own = given.get("algorithm") or {}
+    if isinstance(own, str) and own in ALGORITHMS:
+        own = {"name": own}
     if not isinstance(own, dict):
         raise ValueError(
             f"config: algorithm must be a mapping with a name and settings, not '{own}'; start a run with your own "
@@ -177,13 +180,13 @@ def from_dict(given: dict[str, Any]) -> Settings:
     own = dict(own)
     kind = settings_type(str(own.pop("name", DEFAULT_ALGORITHM)), str(own.pop("preset", "scenes")))
     preset: dict[str, Any] = TypeAdapter(kind).dump_python(kind(), mode="json")
-    whole = over(preset, {**given, "algorithm": own})
+    given = each_word({**given, "algorithm": own}, expanded)
+    whole = over(preset, lists_of_one(preset, given))
     try:
         settings = TypeAdapter(kind).validate_python(whole)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"config: {where or 'setting'}: {first['msg'].removeprefix('Value error, ')}") from error
+        where, said = first_invalid(error)
+        raise ValueError(f"config: {where or 'setting'}: {said}") from error
     refuse_unknown(whole, TypeAdapter(kind).dump_python(settings, mode="json"), "config")
     return settings if names_guidance(given) else measured_alike(settings)
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from ..evaluation.outcome import Measure, settings, without_figures
+from ..system.terminal import visible
 from .metrics import Step
 from .run import Run
 
@@ -27,7 +28,7 @@ class TrainProgress:
     """A progress bar with the reward and the last score, or one plain line per iteration if there is no terminal."""
 
     def __init__(self, run: Run, first: int, where: Path):
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._run, self._first, self._started = run, first, time.perf_counter()
         self._bar = Progress(
             BarColumn(),  # shrinks in a narrow terminal
@@ -35,7 +36,7 @@ class TrainProgress:
             TimeElapsedColumn(table_column=Column(no_wrap=True)),
             TextColumn("ETA"),
             TimeRemainingColumn(elapsed_when_finished=False, table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -43,7 +44,7 @@ class TrainProgress:
         self._score = ""
         self._first_evaluation: dict[str, Any] | None = None
         self._said: set[str] = set()
-        self._console.print(f"run folder: {where}")
+        self.say(f"run folder: {where}")
 
     def __enter__(self) -> TrainProgress:
         self._bar.start()
@@ -53,7 +54,7 @@ class TrainProgress:
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(text)
+        self._console.print(visible(text))
 
     def show(self, step: Step) -> None:
         """Print one finished iteration."""
@@ -78,16 +79,16 @@ class TrainProgress:
             if kind not in self._said:
                 self._said.add(kind)
                 self.say(f"  health warning, iteration {step.index}: {line}")
-        self._bar.update(self._task, completed=step.index, figures=f"{figures}  {self._score}".strip())
+        self._bar.update(self._task, completed=step.index, figures=visible(f"{figures}  {self._score}".strip()))
 
 
 @contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[int], object]]:
     """A progress bar for `total` images if there is a terminal. The yielded function advances it."""
     console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(visible(what), total=total)
         yield lambda images: bar.advance(task, images)
 
 
@@ -99,12 +100,12 @@ def headline(evaluation: dict[str, Any]) -> str:
 
 def table(found: Mapping[str, dict[str, Any]], changes: Sequence[Difference] = ()) -> None:
     """Print evaluations (a row per category, a column per model), their differences and the settings."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     first = next(iter(found.values()))
     for name in dict.fromkeys(score for result in found.values() for score in result["scores"]):
         own = {model: result["scores"][name] for model, result in found.items() if name in result["scores"]}
         measure = Measure.of(name, list(enumerate(found.values())))
-        grid = Table(title=name + " (guard)" * (name in first.get("guard", ())), title_justify="left")
+        grid = Table(title=visible(name) + " (guard)" * (name in first.get("guard", ())), title_justify="left")
         categories = list(next(iter(own.values()))["categories"])
         scores = [each for score in own.values() for each in (score["overall"], *score["categories"].values())]
         wide = max(map(len, (*categories, "(over prompts)"))) + len(own) * max(
@@ -113,23 +114,24 @@ def table(found: Mapping[str, dict[str, Any]], changes: Sequence[Difference] = (
         below = "\n[" if wide + 4 > console.width else " ["  # no line break inside an interval
         grid.add_column("category")
         for model in own:
-            grid.add_column(model, justify="right", overflow="fold")
+            grid.add_column(visible(model), justify="right", overflow="fold")
         grid.add_row("overall", *[measure.interval(score["overall"]).replace(" [", below) for score in own.values()])
         over = [measure.over_prompts(score["overall"]) for score in own.values()]
         grid.add_row("(over prompts)", *over, style="dim", end_section=True)
         for category in categories:
             cells = [measure.interval(score["categories"][category]) for score in own.values()]
-            grid.add_row(category, *[cell.replace(" [", below) for cell in cells])
+            grid.add_row(visible(category), *[cell.replace(" [", below) for cell in cells])
         console.print(grid)
     for before, after in dict.fromkeys((each.before, each.after) for each in changes):
         _differences(console, found, [each for each in changes if (each.before, each.after) == (before, after)])
-    console.print(f"evaluation settings: {settings(first)}", soft_wrap=True)
+    console.print(visible(f"evaluation settings: {settings(first)}"), soft_wrap=True)
 
 
 def _differences(console: Console, found: Mapping[str, dict[str, Any]], changes: Sequence[Difference]) -> None:
     """Print one pair of models: every score overall, and the headline by category."""
     before, after = changes[0].before, changes[0].after
-    console.print(f"{after} against {before}: paired differences, with 95 % intervals over prompts", soft_wrap=True)
+    said = f"{after} against {before}: paired differences, with 95 % intervals over prompts"
+    console.print(visible(said), soft_wrap=True)
     grid = Table()
     for name in ("", "difference", "p", "significant"):
         grid.add_column(name, justify="right" if name in ("difference", "p") else "left")
@@ -139,5 +141,5 @@ def _differences(console: Console, found: Mapping[str, dict[str, Any]], changes:
             size = Measure.of(each.score, evaluations).difference(each.mean, each.low, each.high)
             verdict = "yes" if each.significant else "no"
             first_category = each.category is None and each.score == changes[-1].score
-            grid.add_row(each.category or each.score, size, each.p_said, verdict, end_section=first_category)
+            grid.add_row(visible(each.category or each.score), size, each.p_said, verdict, end_section=first_category)
     console.print(grid)

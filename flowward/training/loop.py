@@ -179,10 +179,12 @@ class Loop(ABC, Generic[Measures]):
     def learn(self, points: PointSet) -> dict[str, float]:
         """The optimiser steps of one iteration, over units of points in random order; each point is used once.
 
+        Points that are `in_order` keep their order. With fewer units than optimiser steps, fewer steps are taken.
         If there are several steps, an exception undoes those taken so far.
         """
         run, units = self.run, points.units()
-        order = torch.randperm(len(units), generator=generator("order", run.seed, self.iteration))
+        shuffled = torch.randperm(len(units), generator=generator("order", run.seed, self.iteration))
+        order = torch.arange(len(units)) if points.in_order else shuffled
         tally = Tally()
         norms: list[float] = []
         # a single update has nothing to undo, so it needs no copy of the weights

@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
-from ..system import strict_json
+from ..system import strict_json, strict_yaml
 
 
 class Record:
@@ -107,10 +105,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ValueError: it cannot be read, or is not a mapping.
     """
     try:
-        found = yaml.safe_load(path.read_text("utf-8"))
+        found = strict_yaml.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} does not contain a mapping (lines of the form key: value)")

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from .. import __version__
 from ..system import strict_json
+from ..system.terminal import visible
 from . import Report
 from .check import Check
 
@@ -64,7 +65,7 @@ def show(report: Report, full: bool = False, console: Console | None = None) -> 
         if not console.is_terminal:
             console = Console(highlight=False, width=100)
     for name, checks in _by_algorithm(report.checks):
-        console.print(f"\n[bold]{name}[/bold]  {_count(checks)}")
+        console.print(Text.assemble("\n", (visible(name), "bold"), f"  {_count(checks)}"))
         grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False)
         for column in HEAD:
             words = column in ("law", "source", "")
@@ -76,18 +77,18 @@ def show(report: Report, full: bool = False, console: Console | None = None) -> 
         for check in checks:
             if short and check in protocol:
                 continue
-            law = Text(check.law)
+            law = Text(visible(check.law))
             if not check.holds:
-                law.append(f"\n→ {check.remark}", "red")
+                law.append(visible(f"\n→ {check.remark}"), "red")
             verdict = Text("holds", "green") if check.holds else Text("BROKEN", "bold red")
-            grid.add_row(law, check.source, *_figures(check), verdict)
+            grid.add_row(law, Text(check.source), *_figures(check), verdict)
         console.print(grid)
     if report.distances:
         grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False)
         for column in ("algorithm", "method", "KL tilt", "chi^2 tilt"):
             grid.add_column(column, justify="left" if column in ("algorithm", "method") else "right")
         for row in report.distances:
-            grid.add_row(row.algorithm, row.method, _distance(row.kl), _distance(row.chi_square))
+            grid.add_row(Text(visible(row.algorithm)), row.method, _distance(row.kl), _distance(row.chi_square))
         console.print(f"\n[bold]{DISTANCES}[/bold]\n{NOTE}")
         console.print(grid)
     console.print(f"\n{report.sentence} ({report.seconds:.1f} s)")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 from program import alone
 from pydantic import TypeAdapter
 from tiny_runs import points_of_a_group
@@ -16,7 +14,9 @@ from tiny_runs import points_of_a_group
 from flowward import ALGORITHMS
 from flowward.algorithms import presets as folder
 from flowward.algorithms.presets import FOLDER, PRESETS, TRAINING, facts, published
+from flowward.system import tables
 from flowward.system.nested import flat
+from flowward.system.streams import generator
 from flowward.training import config
 
 EVERY = [(name, preset) for name, presets in PRESETS.items() for preset in presets]
@@ -38,13 +38,15 @@ POINTS = {
     ("flow_grpo", "geneval"): 576 * 9,
     ("flow_grpo", "flux"): 576 * 5,
     ("flow_grpo_fast", "no-guidance"): 576 * 3,
-    ("flow_grpo_fast", "branching"): 64,  # trunks of nine children
+    ("flow_grpo_fast", "pickscore"): 576 * 3,
+    ("flow_grpo_fast", "branching"): 64 * 10,  # trunks of nine children, two steps: 1 state, then 9
     ("dance_grpo", "flux"): 64 * 9,
     ("dance_grpo", "mix_grpo"): 96 * 14,
     ("mix_grpo", "flux"): 96 * 4,
     ("mix_grpo_flash", "flux-frozen"): 96 * 4,
     ("tempflow_grpo", "geneval"): 8 * 4 * 9 // 2,
-    ("g2rpo", "flux"): 16 * 8,
+    ("g2rpo", "flux"): 16,  # prompts, one step number per update
+    ("g2rpo", "flux-scripts"): 16,
     ("grpo_guard", "ocr"): 576 * 9,
 }
 
@@ -55,7 +57,8 @@ def test_a_preset_comes_out_even(name: str, preset: str) -> None:
     run, leaves, points = settings.run, settings.algorithm.rollout.leaves, points_of_a_group(settings)
     update = len(points) * run.groups // run.updates_per_iteration
     assert run.group_size % leaves == run.rollout_batch % leaves == 0
-    assert (len(points) * run.groups // points.unit) % run.updates_per_iteration == 0
+    units = len(points.units()) * (1 if points.in_order else run.groups)
+    assert units % run.updates_per_iteration == 0
     assert update % min(update, run.microbatch) == 0
     assert run.microbatch % points.indivisible == 0
     assert update == POINTS.get((name, preset), update)
@@ -97,11 +100,11 @@ def test_images_are_drawn_and_measured_with_the_papers_guidance(name: str, prese
     settings = config.settings_type(name, preset)()
     found = settings.algorithm.rollout.guidance
     assert settings.evaluation.sampler.guidance == found
-    if preset in ("scenes", "no-guidance"):
+    if preset in ("scenes", "no-guidance") or (name, preset) == ("flow_grpo_fast", "pickscore"):
         assert found == 1
     elif name in GUIDANCE and preset != "flux":
         assert found == GUIDANCE[name]
-    elif preset in ("flux", "flux-frozen", "mix_grpo"):
+    elif preset in ("flux", "flux-frozen", "flux-scripts", "mix_grpo"):
         assert found == 3.5
     own = {"name": name, "preset": preset}
     assert config.from_dict({"algorithm": own}).evaluation.sampler.guidance == found
@@ -121,42 +124,62 @@ def test_several_rewards_are_compared_one_by_one_where_the_paper_does(name: str)
 # The files
 
 
-RECORD = Path(__file__).parents[1] / "data" / "presets.json"  # as they were before they became files
+PUBLISHED = tables.load(Path(__file__).with_name("published.yaml"))
 
 
-def described(value: Any) -> Any:
-    """A value with the class and the fields of every part, as in the record."""
-    if is_dataclass(value):
-        return {
-            "kind": type(value).__name__,
-            **{each.name: described(getattr(value, each.name)) for each in fields(value)},
-        }
-    return [described(each) for each in value] if isinstance(value, tuple | list) else value
-
-
-def holds(recorded: Any, found: Any) -> bool:
-    """Equal where something was recorded, types of numbers too; fields that are new since then are not."""
-    if isinstance(recorded, dict):
-        return isinstance(found, dict) and all(key in found and holds(recorded[key], found[key]) for key in recorded)
-    return json.dumps(recorded) == json.dumps(found)
-
-
-@pytest.mark.parametrize(("name", "preset"), EVERY)
-def test_a_preset_is_what_it_was_as_code(name: str, preset: str) -> None:
-    recorded = json.loads(RECORD.read_text())[name][preset]
-    chosen = PRESETS[name][preset]
-    assert holds(recorded["algorithm"], described(chosen.algorithm))
-    assert dict(chosen.run) == recorded["run"]
-    assert dict(chosen.settings) == recorded["settings"]
-
-
-def test_no_preset_is_lost_and_the_order_is_kept() -> None:
-    recorded = json.loads(RECORD.read_text())
-    assert {name: list(presets) for name, presets in PRESETS.items()} == {
-        name: list(presets) for name, presets in recorded.items()
-    }
+def test_every_published_preset_is_in_the_table() -> None:
+    assert list(PUBLISHED) == [f"{name}/{preset}" for name, preset in EVERY if preset != "scenes"]
+    assert all(each["source"] for each in PUBLISHED.values())
     assert list(PRESETS) == list(ALGORITHMS)
     assert {file.stem for file in FOLDER.glob("*.yaml")} == set(ALGORITHMS)
+    assert all(next(iter(presets)) == "scenes" for presets in PRESETS.values())
+
+
+@pytest.mark.parametrize("which", PUBLISHED)
+def test_a_preset_has_the_published_values(which: str) -> None:
+    name, _, preset = which.partition("/")
+    settings, expected = config.settings_type(name, preset)(), PUBLISHED[which]
+    run = {**vars(settings), **vars(settings.run), "prompts": settings.run.groups}
+    assert {key: run[key] for key in expected["run"]} == expected["run"]
+    how = settings.algorithm
+    found = {
+        path: value for path, value in flat(TypeAdapter(type(how)).dump_python(how, mode="json")) if value is not None
+    }
+    assert found == expected["algorithm"]
+
+
+def test_dgpo_draws_on_the_grid_of_its_code() -> None:
+    """A shift of 3 on an even grid. diffusers starts its DPM-Solver++ at 0.9997, where log(t / (1 - t)) is finite."""
+    rollout = config.settings_type("dgpo", "ocr")().algorithm.rollout
+    published = [0.9997, 0.964, 0.923, 0.875, 0.818, 0.750, 0.667, 0.562, 0.428, 0.250, 0]
+    assert list(rollout.times) == pytest.approx(published, abs=6e-4)
+
+
+def test_crd_trains_on_the_noisier_levels() -> None:
+    """20 times on levels 0 to 7 of its 10: from 0.46 to 1, 0.79 on average."""
+    how = config.settings_type("crd", "ocr")().algorithm
+    levels = how.rollout.levels
+    times = torch.stack([how.points.times(20, levels, generator("crd", n)) for n in range(400)])
+    assert sorted(set(times.flatten().tolist())) == pytest.approx(sorted(levels[:8].tolist()))
+    assert times.min() == pytest.approx(0.46, abs=0.01) and times.mean() == pytest.approx(0.79, abs=0.005)
+    assert all((row.unique(return_counts=True)[1] >= 2).all() for row in times)
+
+
+EMA = {  # decay of the evaluated average per iteration, from decay, optimiser steps per update of it, and per iteration
+    ("flow_grpo", "geneval"): 0.9 ** (2 / 8),
+    ("tempflow_grpo", "geneval"): 0.9 ** (2 / 8),
+    ("dgpo", "ocr"): 0.9 ** (1 / 8),
+    ("dpo", "pickscore"): 0.9 ** (1 / 8),
+    ("diffusion_nft", "geneval"): 0.9,
+    ("diffusion_nft", "ocr"): 0.9**2,
+    ("flowawr", "ocr"): 0.9**2,
+    ("flowawr", "video"): 0.9**2,
+}
+
+
+@pytest.mark.parametrize("which", EMA)
+def test_the_evaluated_average_is_as_slow_as_published(which: tuple[str, str]) -> None:
+    assert config.settings_type(*which)().run.ema_decay == pytest.approx(EMA[which], abs=5e-4)
 
 
 def test_presets_look_like_a_mapping_of_mappings() -> None:

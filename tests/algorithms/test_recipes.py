@@ -82,5 +82,14 @@ def test_there_is_a_recipe_for_every_algorithm_and_published_reward() -> None:
     assert {each["name"] for each in named} == ALGORITHMS.keys()
     used = {(each["name"], each["preset"]) for each in named}
     published = {(name, preset) for name in PRESETS for preset in PRESETS[name] if preset != "scenes"}
-    elsewhere = {"flux", "flux-frozen", "hunyuan-video", "video", "mix_grpo", "paper-large", "paper-adaptive"}
+    elsewhere = {
+        "flux",
+        "flux-frozen",
+        "flux-scripts",
+        "hunyuan-video",
+        "video",
+        "mix_grpo",
+        "paper-large",
+        "paper-adaptive",
+    }
     assert {pair for pair in published if pair[1] not in elsewhere} <= used

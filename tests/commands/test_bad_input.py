@@ -16,6 +16,7 @@ from tiny_runs import equal, snapshot, trainer
 from flowward import models
 from flowward.cli import main
 from flowward.system.memory import OutOfMemory
+from flowward.training import config
 from flowward.training.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -216,19 +217,55 @@ def test_prompts_that_the_model_or_the_reward_cannot_read(refused: Refused, tiny
         ({"run": {"iteration": 3}}, "config: unknown setting 'run.iteration'; did you mean 'run.iterations'?"),
         ({"algorithm": {"gama": 2}}, "config: unknown setting 'algorithm.gama'; did you mean 'algorithm.gamma'?"),
         ({"algorithm": {"name": "nft"}}, "unknown algorithm 'nft'"),
-        ({"algorithm": "advantageflow"}, "config: algorithm must be a mapping"),
+        ({"algorithm": "advantage"}, "config: algorithm must be a mapping"),
         ({"algorithm": {"gamma": 0.5}}, "config: algorithm: this loss has no minimum"),
-        ({"run": {"iterations": "many"}}, "config: run.iterations: "),
+        ({"run": {"iterations": "many"}}, "config: run.iterations: must be a whole number, not 'many'"),
+        ({"learning_rate": 0.1}, "config: 'learning_rate' is in the wrong place; it belongs to run.learning_rate"),
+        ({"rollout": {"steps": 4}}, "it belongs to algorithm.rollout"),
+        ({"run": {"guidance": 4}}, "belongs to evaluation.sampler.guidance or algorithm.guidance or algorithm.rollout"),
+        ({"loading": {"size": 32}}, "config: loading.size: must be a list, such as [1, 2], not 32"),
         ({"run": {"group_size": 1}}, "config: run: group_size is 1"),
         ({"run": 3}, "config: run: "),
         ({"precision": "fp8"}, "config: precision: "),
-        ({"reward": "scenes"}, "config: reward: "),
+        ({"reward": 3}, "config: reward: must be a list"),
+        ({"evaluation": "scenes"}, "config: evaluation: must be a mapping with settings, not 'scenes'"),
         ({"evaluation": {"sampler": {"step": 2}}}, "'evaluation.sampler.step'; did you mean"),
     ],
 )
 def test_config_files(refused: Refused, changes: dict[Any, Any], said: str) -> None:
     Path("config.yaml").write_text(yaml.safe_dump(changes))
     assert said in refused("train", "--config", "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "means"),
+    [
+        ({"reward": "scenes-soft"}, {"reward": ("scenes-soft",)}),
+        ({"reward": {"scenes": 2, "balance": None}}, {"reward": ("scenes=2", "balance")}),
+        ({"reward_options": {"judge": {"k": 4, "x": True}}}, {"reward_options": ("judge.k=4", "judge.x=true")}),
+        ({"prompts": "~/mine.txt"}, {"prompts": "/home/me/mine.txt"}),
+        ({"reward": ["~/r.py:f=2"]}, {"reward": ("/home/me/r.py:f=2",)}),
+        ({"reward_options": ["judge.template=~/t.yaml"]}, {"reward_options": ("judge.template=/home/me/t.yaml",)}),
+    ],
+)  # fmt: skip
+def test_what_has_one_meaning_is_read(
+    change: dict[str, Any], means: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    settings = config.from_dict(change)
+    assert {name: getattr(settings, name) for name in means} == means
+
+
+def test_an_algorithm_may_be_named_alone() -> None:
+    assert (
+        config.from_dict({"algorithm": "awm"}).algorithm == config.from_dict({"algorithm": {"name": "awm"}}).algorithm
+    )
+
+
+def test_a_word_may_begin_at_home(refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Shells leave ~ alone after an equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert f"cannot read {tmp_path}/nothing.yaml" in refused("train", "--config=~/nothing.yaml")
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "model: [scenes\nrun: }", "", "\x00", "just words"])

@@ -254,3 +254,57 @@ def test_among_equal_advantages_the_choice_is_the_first_and_the_last() -> None:
 def test_extremes_that_there_are_not_are_refused(many: int, how: Any, size: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         extremes(rollout(how, size=size), many)
+
+
+# Which images count
+
+
+@pytest.mark.parametrize("name", ["flow_grpo", "tempflow_grpo"])
+def test_silent_images_can_be_left_out_of_the_mean(name: str) -> None:
+    """All images of a start without an advantage: their states are not there, and those of the others are as before."""
+    every = ALGORITHMS[name](beta=0.04)
+    leaves = every.rollout.leaves
+    done = rollout(every, prompts=2, size=2 * leaves)
+    quiet = torch.arange(len(done)) < 2 * leaves  # the first prompt
+    done = replace(done, advantage=torch.where(quiet, 0.0, done.advantage))
+    heard = replace(every, points=replace(every.points, counted="signal"))
+    found, whole = everything(heard, done), everything(every, done)
+    assert 2 * len(found) == len(whole)
+    loud = (whole.advantage != 0).any(1)
+    assert torch.equal(found.x_t, whole.x_t[loud]) and torch.equal(found.advantage, whole.advantage[loud])
+    assert torch.equal(loss(heard, found), loss(every, whole)[:, loud])
+    points = heard.points(done, ("",))
+    assert torch.equal(torch.cat(points.units()).sort().values, torch.arange(len(points)))
+
+
+def test_half_of_the_images_silent_halves_the_gradient_of_all() -> None:
+    """So the divergence weighs twice as much beside it: the published settings count images with a signal alone."""
+    every = FlowGRPO(beta=0.0)
+    done = rollout(every, prompts=2, size=4)
+    done = replace(done, advantage=torch.where(torch.arange(8) < 4, 0.0, done.advantage))
+    heard = replace(every, points=RandomSteps(counted="signal"))
+    one, two = (loss(each, everything(each, done)).mean(1) for each in (every, heard))
+    assert two.tolist() == pytest.approx((2 * one).tolist(), rel=1e-12)
+
+
+def test_nothing_is_left_where_all_images_are_silent() -> None:
+    heard = FlowGRPO(points=RandomSteps(counted="signal"))
+    done = rollout(heard, size=4)
+    assert len(heard.points(replace(done, advantage=torch.zeros(8, dtype=torch.float64)), ("",))) == 0
+
+
+def test_updates_by_step_take_one_step_number_each() -> None:
+    """First to last, with the states of all prompts; in random order they are those of a start."""
+    ordered = G2RPO(rollout=Branches(6, high=4, fanout=3), points=RandomSteps(order="by-step"))
+    points = ordered.points(rollout(ordered, prompts=3, size=24), ("",))
+    assert points.in_order
+    found = [points.take(unit) for unit in points.units()]
+    assert [set(each.step.tolist()) for each in found] == [{0}, {1}, {2}, {3}]
+    assert all(len(each) == 3 * 2 for each in found)
+    assert not replace(ordered, points=RandomSteps()).points(rollout(ordered), ("",)).in_order
+
+
+@pytest.mark.parametrize("field", ["counted", "order"])
+def test_an_unknown_choice_is_refused(field: str) -> None:
+    with pytest.raises(ValueError, match="unknown"):
+        RandomSteps(**{field: "al"})  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from flowward.process.noise import Noise
 from flowward.process.policy import Condition
 from flowward.process.rollout import Sampler
 from flowward.process.times import Times
+from flowward.system.streams import generator
 
 NOBODY = Condition({"id": torch.zeros(1)})
 MEAN, SCALE = 0.7, 0.4  # of the data in the closed-form flow
@@ -215,15 +216,31 @@ def test_times_refuse_levels_that_are_none(first: int, last: int | None) -> None
         Times("levels", first=first, last=last)
 
 
-@pytest.mark.parametrize("law", ["levels", "bins"])
-def test_no_more_distinct_times_than_the_grid_has_levels(law: Any) -> None:
+def test_no_more_distinct_times_than_the_grid_has_levels() -> None:
     """All of the range may be asked for, and not one more; other laws never run out."""
-    Times(law).refuse(10, 10)
-    Times(law, first=2, last=9).refuse(7, 10)
-    for times, count in ((Times(law), 11), (Times(law, first=2, last=9), 8), (Times(law, last=11), 1)):
+    Times("levels").refuse(10, 10)
+    Times("levels", first=2, last=9).refuse(7, 10)
+    for times, count in ((Times("levels"), 11), (Times("levels", first=2, last=9), 8)):
         with pytest.raises(ValueError, match=f"^{count} distinct times per image cannot be drawn"):
             times.refuse(count, 10)
     Times("uniform").refuse(11, 10)
+    Times("bins").refuse(11, 10)
+
+
+@pytest.mark.parametrize("law", ["levels", "bins"])
+def test_levels_beyond_the_grid_are_refused(law: Any) -> None:
+    with pytest.raises(ValueError, match="cannot use steps 0 to 10 of a sampler with 10 steps; lower"):
+        Times(law, last=11).refuse(1, 10)
+
+
+def test_more_bins_than_levels_take_every_level_equally_often() -> None:
+    """12 times of 4 levels are 3 of each; 10 of 4 are 2 or 3 of each, 2.5 on average."""
+    levels = torch.tensor([0.9, 0.7, 0.5, 0.3, 0.1])
+    times = Times("bins", first=1, last=5)
+    assert times(12, levels, generator("a")).tolist() == pytest.approx([0.7] * 3 + [0.5] * 3 + [0.3] * 3 + [0.1] * 3)
+    drawn = torch.stack([(times(10, levels, generator("a", n)) == levels[1]).sum() for n in range(2000)]).float()
+    assert set(drawn.tolist()) == {2.0, 3.0}
+    assert drawn.mean().item() == pytest.approx(2.5, abs=5 * 0.5 / 2000**0.5)
 
 
 def test_times_of_a_grid_of_ones_own() -> None:

@@ -12,13 +12,16 @@ import torch
 from tiny_runs import TEXTS, algorithm, bright, close, plain, snapshot, trainer
 from torch import Tensor
 
-from flowward.algorithms import FDFO, FlowGRPO
+from flowward.algorithms import DGPO, FDFO, G2RPO, FlowGRPO
+from flowward.algorithms.policy_gradient import PolicyGradient
 from flowward.learning.credit import center
-from flowward.learning.points import Renoise, Renoised
+from flowward.learning.moves import RandomSteps
+from flowward.learning.points import Renoise, Renoised, RenoiseGroups
 from flowward.learning.snapshots import Decay
-from flowward.process.plans import Chain
+from flowward.process.plans import Branches, Chain
 from flowward.process.policy import Policy
 from flowward.process.rollout import Pairs, Rollout, Sampler
+from flowward.process.times import Times
 from flowward.training.metrics import describe
 
 kinds = pytest.mark.parametrize("rank", [None, 2], ids=["full", "lora"])
@@ -138,6 +141,45 @@ def test_every_point_is_used_once(tiny: str, monkeypatch: pytest.MonkeyPatch) ->
     assert sorted(first) == sorted(second) == list(range(16 * 3))
     assert first != second  # another order
     assert all(len(part) == 24 for part in taken)
+
+
+def test_updates_by_step_are_off_policy_from_the_second_on(tiny: str) -> None:
+    """One optimiser step per step number, first to last: only the first one trains the policy that drew the samples."""
+    draw = Branches(4, 3.0, "linear", high=3, fanout=2, cohorts="branch")
+    how = G2RPO(rollout=draw, points=RandomSteps(order="by-step"), clip=1e-4)
+    one = trainer(tiny, how, updates_per_iteration=3, images_per_update=4, group_size=6, rollout_batch=6, microbatch=2)  # type: ignore[arg-type]
+    seen: list[tuple[int, bool]] = []
+    original = PolicyGradient.loss
+
+    def watch(self: Any, models: Any, points: Any) -> Any:
+        seen.extend((number, points.fresh) for number in points.step.tolist())
+        return original(self, models, points)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PolicyGradient, "loss", watch)
+        metrics = one.step().metrics
+    assert seen == [(0, True)] * 2 + [(1, False)] * 2 + [(2, False)] * 2
+    assert metrics["log_ratio@0"] == 0 != metrics["log_ratio@1"]
+
+
+def test_updates_by_step_must_divide_the_steps(tiny: str) -> None:
+    how: Any = G2RPO(rollout=Branches(4, high=3, fanout=2), points=RandomSteps(order="by-step"))
+    with pytest.raises(ValueError, match="3 random steps per iteration cannot be split evenly over 2 updates"):
+        trainer(tiny, how, updates_per_iteration=2, images_per_update=6, group_size=6, rollout_batch=6, microbatch=3)
+
+
+def test_groups_may_share_their_times(tiny: str) -> None:
+    """DGPO's code draws its times once per iteration; the noise of every group is its own."""
+    for same in (False, True):
+        how: Any = DGPO(rollout=Sampler(steps=6), points=RenoiseGroups(3, Times("levels"), same))
+        one = trainer(tiny, how, microbatch=8)
+        rollout, _ = one.sample([TEXTS[0], TEXTS[1]], 0)
+        points = how.points(rollout, ("points", 0, 0))
+        t = points.take(torch.arange(len(points))).t.view(2, 3, -1)
+        assert (t[0].unique(dim=0).shape[0], t[0].unique(dim=1).shape[1]) == (3, 1)
+        assert torch.equal(t[0], t[1]) == same
+        eps = points.take(torch.arange(len(points))).eps
+        assert len(eps.flatten(1).unique(dim=0)) == 6
 
 
 def test_the_reward_sees_every_image_beside_its_prompt(tiny: str) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ...system import tables
-from ...system.errors import unknown
+from ...system.errors import first_invalid, unknown
 from ...system.nested import over, refuse_unknown
 from .. import CLASSES
 
@@ -156,9 +156,8 @@ def build(name: str, given: Mapping[str, Any], where: str) -> Any:
     try:
         found = kind.validate_python(whole)
     except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{where}: algorithm.{path}: {first['msg'].removeprefix('Value error, ')}") from error
+        path, said = first_invalid(error)
+        raise ValueError(f"{where}: algorithm.{path}: {said}") from error
     refuse_unknown(whole, kind.dump_python(found, mode="json"), where, "algorithm.")
     return found
 
