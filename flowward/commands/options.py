@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import os
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr
@@ -149,8 +150,9 @@ def set_threads(number: int | None) -> None:
     """Raises ValueError where a number of CPU threads was given that cannot be."""
     if number is None:
         return
-    if number < 1:
-        raise ValueError(f"threads must be at least 1, not {number}")
+    most = max(64, os.cpu_count() or 1)
+    if not 1 <= number <= most:
+        raise ValueError(f"threads must be between 1 and {most}, not {number}")
     import torch  # here: most of what reads options computes nothing
 
     torch.set_num_threads(number)

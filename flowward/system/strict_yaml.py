@@ -51,7 +51,7 @@ def loads(text: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _refuse(node)
+        _refuse(node, loader)
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -74,7 +74,7 @@ def _line(mark: Any) -> str:
     return f"line {mark.line + 1}: " if mark else ""
 
 
-def _refuse(root: yaml.Node) -> None:
+def _refuse(root: yaml.Node, loader: _Loader) -> None:
     sizes: dict[int, int] = {}
 
     def visit(node: yaml.Node, depth: int) -> int:
@@ -86,7 +86,7 @@ def _refuse(root: yaml.Node) -> None:
                 raise ValueError(f"{_line(node.start_mark)}it contains itself")
             return sizes[id(node)]
         sizes[id(node)] = 0
-        if node.tag not in PLAIN:
+        if node.tag not in PLAIN or node.tag != _implicit(node, loader):
             name = node.tag.replace("tag:yaml.org,2002:", "!!")
             raise ValueError(f"{_line(node.start_mark)}the tag {name} is not read; write a plain value")
         total = 1
@@ -103,6 +103,14 @@ def _refuse(root: yaml.Node) -> None:
         return total
 
     visit(root, 0)
+
+
+def _implicit(node: yaml.Node, loader: _Loader) -> str:
+    """The tag that a node has if none is written."""
+    if not isinstance(node, yaml.ScalarNode):
+        return str(node.tag)
+    plain = node.style is None
+    return str(loader.resolve(yaml.ScalarNode, node.value, (plain, not plain)))
 
 
 def _refuse_twice(node: yaml.MappingNode) -> None:

@@ -13,6 +13,8 @@ from ..learning.snapshots import WarmDecay
 from ..system.errors import at_least_one, not_negative, one_of, positive
 
 Schedule = Literal["constant", "cosine"]
+MOST_RATE = 100.0  # AdamW moves every weight by about the rate, and weights are below 1
+MOST_IMAGES = 10_000_000  # per iteration: more would not fit into any memory
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,15 @@ class Training:
         if self.output is not None:  # from Python it may be a string
             object.__setattr__(self, "output", Path(self.output))
         at_least_one(self, "updates_per_iteration", "microbatch", "checkpoint_every")
-        not_negative(self, "iterations", "warmup", "seed", "curriculum")
+        not_negative(self, "iterations", "warmup", "seed", "curriculum", "weight_decay")
         one_of("mix of rewards", self.mix, MIXES)
         one_of("optimiser", self.optimiser, OPTIMISERS)
         one_of("schedule of the learning rate", self.schedule, get_args(Schedule))
         positive(self, "learning_rate", "gradient_clip", *(["memory"] if isinstance(self.memory, float | int) else []))
+        if self.learning_rate > MOST_RATE:
+            raise ValueError(f"learning_rate must be at most {MOST_RATE:g}, not {self.learning_rate:g}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas, the decays of AdamW's averages, must lie in [0, 1), not {self.betas}")
         WarmDecay(self.ema_decay)  # raises ValueError outside [0, 1)
 
     @property
@@ -107,6 +113,8 @@ class Run(Training):
         super().__post_init__()
         at_least_one(self, "images_per_update", "rollout_batch")
         not_negative(self, "reward_buffer")
+        if self.images > MOST_IMAGES:
+            raise ValueError(f"an iteration can have at most {MOST_IMAGES:,} images, not {self.images:,}")
         if self.images % self.group_size:
             near = _near_divisors(self.images, self.group_size)
             what = f"try --group-size {_either(near)}" if near else "use more --images-per-update"

@@ -218,7 +218,7 @@ def test_a_package_offers_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
         ("nowhere.py:red", [], "cannot import reward 'nowhere.py:red': FileNotFoundError"),
         ("no_such_module:red", [], "cannot import reward 'no_such_module:red': ModuleNotFoundError"),
         ("{file}:red", ["{file}:red.number=2"], "has no options"),
-        ("{file}:Channel", ["{file}:Channel.number=two"], "option number: Input should be a valid integer"),
+        ("{file}:Channel", ["{file}:Channel.number=two"], "option number: must be a whole number, not 'two'"),
         ("{file}:Channel", ["{file}:Channel.size=2"], "option size: Unexpected keyword argument"),
         ("balance", ["pickscore.batch=2"], "options for reward 'pickscore', but it is not used"),
         ("balance", ["batch=2"], "write it as reward.option=value"),
