@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,9 +12,20 @@ class OutOfMemory(RuntimeError):
     """This process has too little memory; others of the run may have enough."""
 
 
+def ran_out(error: RuntimeError) -> bool:
+    """Whether an error says that the GPU or the CPU has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def release() -> None:
+    """Give memory that torch keeps for later back to the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 @contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Inside, errors about memory become the sentence 'out of memory ' followed by `what`.
+def explained(what: str | Callable[[], str]) -> Iterator[None]:
+    """Inside, errors about memory become the sentence 'out of memory ' followed by `what`, or by what it returns.
 
     Raises:
         OutOfMemory: the GPU or the CPU has no memory left.
@@ -22,6 +33,6 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+        if not ran_out(error):
             raise
-        raise OutOfMemory(f"out of memory {what}") from error
+        raise OutOfMemory(f"out of memory {what if isinstance(what, str) else what()}") from error

@@ -122,7 +122,7 @@ def sample(trainer: Trainer, many: int) -> None:
 def learn(trainer: Trainer, many: int) -> None:
     """A forward and a backward pass for `many` training points, including the anchors of the algorithm."""
     points = trainer.algorithm.points(_drawn(trainer), ("fit",))
-    trainer.run = replace(trainer.run, microbatch=many)
+    trainer.microbatch = many
     for part in trainer.batches(points, torch.arange(many) % len(points), fresh=True):
         loss, _ = trainer.algorithm.loss(trainer.models, part)
         loss.sum().backward()

@@ -100,6 +100,11 @@ OPTIMISATION = {
         "mean loss over the training points",
         "no range: its level depends on the algorithm, so watch the reward and the scores instead",
     ),
+    "skipped_steps": Metric(
+        "Skipped steps",
+        "optimiser steps of this iteration that were skipped for a NaN or infinite gradient (--skip-nonfinite)",
+        "0; now and then 1",
+    ),
     "gradient_norm": Metric(
         "Gradient norm, before clipping",
         "global norm of the gradient, averaged over the optimiser steps of this iteration",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -77,6 +78,10 @@ class Loop(ABC, Generic[Measures]):
         self.health = Health()
         self.iteration = 0  # finished iterations
         self.sound = True  # worth saving: the iteration is complete and its samples are finite
+        self.microbatch = run.microbatch  # smaller after memory ran out
+        self.skipped = 0  # optimiser steps in a row whose gradient was not finite
+        self.rollbacks = 0  # times that the run went back to a checkpoint
+        self._told: list[str] = []  # health warnings for the next finished iteration
 
     @abstractmethod
     def gather(self, index: int, clock: Clock) -> Gathered:
@@ -114,7 +119,13 @@ class Loop(ABC, Generic[Measures]):
                     folder.amend(step.line(seen))
                 yield step
             while self.iteration < run.iterations:
-                step = self.step()
+                try:
+                    step = self.step()
+                except TrainingError as error:
+                    if not self._rolled_back(folder, str(error)):
+                        raise
+                    seen, saved = self.iteration * run.samples, self.iteration
+                    continue
                 seen += run.samples
                 step = self._finish(step, seen, evaluator if self._due else None, folder)
                 if folder and (step.index == run.iterations or step.index % run.checkpoint_every == 0):
@@ -124,6 +135,23 @@ class Loop(ABC, Generic[Measures]):
         finally:
             if folder and self.iteration > saved and self.sound:
                 folder.save(self.iteration, self.state_dict())
+
+    def _rolled_back(self, folder: RunFolder | None, why: str) -> bool:
+        """Go back to the last checkpoint and halve the learning rate, if the run may; every process does the same."""
+        run, rollbacks = self.run, self.rollbacks + 1
+        if rollbacks > run.rollback or run.output is None:
+            return False
+        failed, state = self.iteration + 1, RunFolder.open(run.output).state(*self.state_dict())
+        if state is None:
+            return False
+        self.load_state_dict(state)
+        self.optimiser.zero_grad()
+        self.rollbacks, self.sound = rollbacks, True
+        if folder:
+            folder.forget_after(self.iteration)
+        slower = f"{0.5**rollbacks:g} times the learning rate"
+        self._told.append(f"went back from iteration {failed} to {self.iteration}, and goes on with {slower}: {why}")
+        return True
 
     @property
     def _due(self) -> bool:
@@ -149,7 +177,7 @@ class Loop(ABC, Generic[Measures]):
             TrainingError: samples or gradients are NaN or infinite.
             OutOfMemory: memory ran out.
         """
-        with memory.explained(self.size):
+        with memory.explained(lambda: self.size):
             return self._step()
 
     def _step(self) -> Step:
@@ -167,7 +195,8 @@ class Loop(ABC, Generic[Measures]):
             self.model.weights.follow("ema", WarmDecay(self.run.ema_decay)(taken))
             metrics |= gathered.keep()
         share = cores.share if self._shares_cores else None
-        said = [*self.health.check(metrics), *held_up(share)]
+        said = [*self._told, *self.health.check(metrics), *held_up(share)]
+        self._told = []
         self.iteration, self.sound = index + 1, True
         return Step(self.iteration, metrics, said, clock.seconds, cpu_share=share)
 
@@ -186,20 +215,51 @@ class Loop(ABC, Generic[Measures]):
         shuffled = torch.randperm(len(units), generator=generator("order", run.seed, self.iteration))
         order = torch.arange(len(units)) if points.in_order else shuffled
         tally = Tally()
-        norms: list[float] = []
+        norms: list[float | None] = []  # None: the step was skipped
         # a single update has nothing to undo, so it needs no copy of the weights
         with undone_if_it_fails(self.parameters if run.updates_per_iteration > 1 else (), self.optimiser):
             for number, chosen in enumerate(order.chunk(run.updates_per_iteration)):
                 numbers = torch.cat([units[unit] for unit in chosen.tolist()])
                 mine, first = distributed.share(numbers, points.indivisible), number == 0
                 same = self._same() if first else ()
-                for part in self.batches(points, mine, first and self.algorithm.behaviour == "policy", same):
-                    loss, metrics = self.algorithm.loss(self.models, part)
-                    (loss.sum() / len(numbers)).backward()
-                    tally.add({"loss": loss.detach(), **metrics})
+                fresh = first and self.algorithm.behaviour == "policy"
+                tally = self._gradient(tally, points, mine, len(numbers), fresh, same)
                 norms.append(self.update(self.iteration * run.updates_per_iteration + number))
-            norm = {"gradient_norm": sum(norms) / len(norms)}
-            return tally.means(len(points)) | norm | tally.extremes()
+            taken = [norm for norm in norms if norm is not None]
+            found = {"gradient_norm": sum(taken) / max(1, len(taken))}
+            if run.skip_nonfinite:
+                found["skipped_steps"] = float(len(norms) - len(taken))
+            return tally.means(len(points)) | found | tally.extremes()
+
+    def _gradient(
+        self, before: Tally, points: PointSet, mine: Tensor, count: int, fresh: bool, same: Sequence[str]
+    ) -> Tally:
+        """Add up the gradients of an optimiser step with so many points in all processes. Returns the metrics so far.
+
+        If memory runs out, it starts again with half the microbatch, as long as there is a half.
+        """
+        while True:
+            tally = deepcopy(before)
+            try:
+                for part in self.batches(points, mine, fresh, same):
+                    loss, metrics = self.algorithm.loss(self.models, part)
+                    (loss.sum() / count).backward()
+                    tally.add({"loss": loss.detach(), **metrics})
+                return tally
+            except RuntimeError as error:
+                if not memory.ran_out(error) or self.microbatch < 2 * points.indivisible:
+                    raise
+            self._halve(points.indivisible)
+
+    def _halve(self, indivisible: int) -> None:
+        """Continue with half the microbatch; outside the `except` above, whose error holds on to tensors."""
+        full, self.microbatch = self.microbatch, self.microbatch // 2 // indivisible * indivisible
+        self.optimiser.zero_grad()
+        memory.release()
+        self._told.append(
+            f"out of memory with {full} training points per pass; going on with {self.microbatch}: the same result, in "
+            f"more time (--microbatch {self.microbatch})"
+        )
 
     def _same(self) -> tuple[str, ...]:
         """Anchors with the same output as the policy, since they are copies that are identical to it now."""
@@ -215,7 +275,7 @@ class Loop(ABC, Generic[Measures]):
         The `same` anchors reuse the output of the policy, so they need no forward pass.
         """
         others = [name for name in self.algorithm.anchors if name not in same]
-        block = max(1, self.block // self.run.microbatch) * self.run.microbatch
+        block = max(1, self.block // self.microbatch) * self.microbatch
         for part in numbers.split(block) if len(numbers) else ():
             batch: Any = replace(points.take(part), fresh=fresh)
             if self.algorithm.skips_silent:
@@ -224,7 +284,7 @@ class Loop(ABC, Generic[Measures]):
                 continue
             with torch.no_grad():
                 batch = batch.knowing({name: self._anchor(name, batch) for name in others})
-            for part in batch.split(self.run.microbatch):
+            for part in batch.split(self.microbatch):
                 if same:
                     v = self.models.at("policy", part)
                     part = part.knowing({"policy": v, **dict.fromkeys(same, v.detach())})
@@ -235,11 +295,13 @@ class Loop(ABC, Generic[Measures]):
             found: Tensor = self.models.at(name, batch)
             return found
 
-    def update(self, number: int) -> float:
+    def update(self, number: int) -> float | None:
         """Sum gradients over processes, clip them, take optimiser step `number`. Returns the norm before clipping.
 
+        None if the gradient is NaN or infinite and the step was skipped; no weight has changed.
+
         Raises:
-            TrainingError: the gradient is NaN or infinite; no weight has changed.
+            TrainingError: the same, where no step may be skipped (any more).
         """
         for tensor in self.parameters:
             if tensor.grad is None:  # this process had no training points
@@ -248,12 +310,16 @@ class Loop(ABC, Generic[Measures]):
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.run.gradient_clip).item()
         if not norm < float("inf"):
             self.optimiser.zero_grad()
+            self.skipped += 1
+            if self.skipped <= self.run.skip_nonfinite:
+                return None
             raise TrainingError(
                 f"the gradient of iteration {self.iteration + 1} is NaN or infinite; training stopped before the "
                 "weights were updated. Lower the learning rate, or try --precision float32"
             )
+        self.skipped = 0
         for group in self.optimiser.param_groups:
-            group["lr"] = self.run.rate(number)
+            group["lr"] = self.run.rate(number) * 0.5**self.rollbacks
         # an interrupt during this step, or in another process: a single update cannot be undone (see `learn`)
         self.sound = self.run.updates_per_iteration > 1
         self.optimiser.step()
@@ -263,12 +329,14 @@ class Loop(ABC, Generic[Measures]):
     def state_dict(self) -> dict[str, Any]:
         """The state that the rest of the run depends on."""
         names = ["policy", *self.algorithm.copies, "ema"]
+        troubles = {"skipped": self.skipped, "rollbacks": self.rollbacks}
         return {
             "identity": self.model.identity,
             "iteration": self.iteration,
             "weights": {name: self.model.weights.tensors(name) for name in names},
             "optimiser": self.optimiser.state_dict(),
             "health": self.health.state_dict(),
+            **({"troubles": troubles} if any(troubles.values()) else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -291,4 +359,6 @@ class Loop(ABC, Generic[Measures]):
         for group in self.optimiser.param_groups:  # the settings of this run, if it was resumed with other ones
             group["weight_decay"], group["betas"] = self.run.weight_decay, self.run.betas
         self.health.load_state_dict(state["health"])
+        troubles = state.get("troubles", {})
+        self.skipped, self.rollbacks = troubles.get("skipped", 0), troubles.get("rollbacks", 0)
         self.iteration = state["iteration"]

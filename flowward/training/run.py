@@ -49,6 +49,10 @@ class Training:
     """AdamW's betas"""
     gradient_clip: float = 1.0
     """largest global gradient norm"""
+    skip_nonfinite: int = 0
+    """skip up to N optimiser steps in a row whose gradient is NaN or infinite (0: stop at the first)"""
+    rollback: int = 0
+    """after NaN or infinity, go back to the last checkpoint and halve the learning rate, up to N times"""
     curriculum: int = 0
     """skip a prompt for N turns if all its samples got equal rewards twice (0: off)"""
     seed: int = 0
@@ -64,7 +68,7 @@ class Training:
         if self.output is not None:  # from Python it may be a string
             object.__setattr__(self, "output", Path(self.output))
         at_least_one(self, "updates_per_iteration", "microbatch", "checkpoint_every")
-        not_negative(self, "iterations", "warmup", "seed", "curriculum", "weight_decay")
+        not_negative(self, "iterations", "warmup", "seed", "curriculum", "weight_decay", "skip_nonfinite", "rollback")
         one_of("mix of rewards", self.mix, MIXES)
         one_of("optimiser", self.optimiser, OPTIMISERS)
         one_of("schedule of the learning rate", self.schedule, get_args(Schedule))

@@ -89,7 +89,7 @@ class Trainer(Loop[Evaluator]):
         """Batch sizes, image size, and the options that reduce memory."""
         run, (height, width) = self.run, self.policy.image_size
         return (
-            f"with images of {height} x {width}, {run.rollout_batch} images sampled at once and {run.microbatch} "
+            f"with images of {height} x {width}, {run.rollout_batch} images sampled at once and {self.microbatch} "
             "training points per forward and backward pass: lower --rollout-batch and --microbatch, or use "
             "--gradient-checkpointing or --vae-tiling"
         )
