@@ -32,6 +32,7 @@ def line(tiny: str, name: str, folder: Path) -> dict[str, Any]:
         group_size=2 if isinstance(algorithm.rollout, Pairs) else 4,
         updates_per_iteration=2,
         curriculum=1,
+        skip_nonfinite=1,
         reward_buffer=0 if grouped else 8,
     )
     measures = {"bright": lambda images, prompts, metadata=None: images.mean((1, 2, 3))}
