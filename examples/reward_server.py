@@ -59,6 +59,7 @@ def serve(scorer, name, host="127.0.0.1", port=8000, token=None, takes_videos=Fa
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        timeout = 60  # seconds that a caller may be silent
 
         def reply(self, status, content):
             body = json.dumps(content).encode()
@@ -93,16 +94,21 @@ def serve(scorer, name, host="127.0.0.1", port=8000, token=None, takes_videos=Fa
                 return None
             if self.headers.get("Content-Type") != "application/x-safetensors":
                 return self.reply(415, {"detail": "the content type must be application/x-safetensors"})
-            if size > 1.1 * LIMIT:
+            if not 0 <= size <= 1.1 * LIMIT:
                 return self.reply(413, {"detail": f"a call may contain at most {LIMIT} bytes"})
             try:
                 call = read(self.rfile.read(size))
+            except OSError:
+                return self.reply(408, {"detail": "the call came too slowly"})
             except Exception as error:
                 return self.reply(422, {"detail": f"{type(error).__name__}: {error}"})
             try:
                 with turn:
                     scores = [float(score) for score in scorer(*call)]
-            except Exception as error:  # a 500 with a sentence is final: the client reports it and does not ask again
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # a 500 with a sentence is final: the client reports it and does not ask again
                 return self.reply(500, {"detail": f"{type(error).__name__}: {error}"})
             return self.reply(200, {"scores": scores})
 
