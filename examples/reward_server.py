@@ -79,12 +79,10 @@ def serve(scorer, name, host="127.0.0.1", port=8000, token=None, takes_videos=Fa
             return False
 
         def do_GET(self):
-            if self.path == "/health":
-                self.reply(200, {"status": "ok"})
-            elif self.path != "/reward":
+            if self.path not in ("/health", "/reward"):
                 self.reply(404, {"detail": "there is /health, /reward and /score"})
-            elif self.allowed():
-                self.reply(200, about)
+            elif self.path == "/health" or self.allowed():
+                self.reply(200, {"status": "ok"} if self.path == "/health" else about)
 
         def do_POST(self):
             if self.path != "/score":
@@ -98,10 +96,8 @@ def serve(scorer, name, host="127.0.0.1", port=8000, token=None, takes_videos=Fa
                 return self.reply(413, {"detail": f"a call may contain at most {LIMIT} bytes"})
             try:
                 call = read(self.rfile.read(size))
-            except OSError:
-                return self.reply(408, {"detail": "the call came too slowly"})
-            except Exception as error:
-                return self.reply(422, {"detail": f"{type(error).__name__}: {error}"})
+            except Exception as error:  # OSError: the call came too slowly, and may come again
+                return self.reply(408 if isinstance(error, OSError) else 422, {"detail": repr(error)})
             try:
                 with turn:
                     scores = [float(score) for score in scorer(*call)]

@@ -71,8 +71,8 @@ class Sum:
 
     def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
         """Raise ValueError that names the first prompt that a term does not understand."""
-        for _, _, reward in self.terms:
-            refuse(reward, prompts, metadata)
+        for name, _, reward in self.terms:
+            refuse(reward, prompts, metadata, name)
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         parts = [weight * score(name, reward, images, prompts, metadata) for name, weight, reward in self.terms]

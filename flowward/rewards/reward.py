@@ -97,8 +97,8 @@ def subjects(prompts: Sequence[str], metadata: Metadata = None) -> list[str]:
     return [f"{prompt}\0{source}" for prompt, source in zip(prompts, sources, strict=True)]
 
 
-def refuse(reward: Reward, prompts: Sequence[str], metadata: Metadata = None) -> None:
-    """Check a reward and its prompts before a run.
+def refuse(reward: Reward, prompts: Sequence[str], metadata: Metadata = None, name: str = "") -> None:
+    """Check a reward and its prompts before a run. Errors call it `name` (empty: as its function or class).
 
     Raises:
         ValueError: the reward cannot be called like a reward, or does not understand a prompt.
@@ -106,7 +106,7 @@ def refuse(reward: Reward, prompts: Sequence[str], metadata: Metadata = None) ->
     """
     _refuse_uncallable(reward)
     if isinstance(reward, Reads):
-        with guarded(f"refuse of reward '{_name(reward)}'", ValueError):
+        with guarded(f"refuse of reward '{name or _name(reward)}'", ValueError):
             reward.refuse(prompts, metadata)
 
 

@@ -140,8 +140,9 @@ def test_a_check_of_prompts_that_fails_names_the_reward(error: BaseException, sa
         def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
             raise error
 
-    for reward in (mine := Checks(raises, 9), rewards.Sum((("mine", 1.0, mine),))):
-        with pytest.raises(rewards.RewardError, match=f"^refuse of reward '.*Checks' raised {said}"):
+    mine = Checks(raises, 9)
+    for reward, name in ((mine, ".*Checks"), (rewards.Sum((("mine", 1.0, mine),)), "mine")):
+        with pytest.raises(rewards.RewardError, match=f"^refuse of reward '{name}' raised {said}"):
             rewards.refuse(reward, ["a"])
 
 

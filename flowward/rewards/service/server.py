@@ -137,7 +137,7 @@ def _add_calls(app: FastAPI, service: Service, guard: list[Any]) -> None:
         try:
             async with room.taken(size_of(request, service.max_bytes)):
                 prompts, metadata = asked_of(await body_of(request, service.max_bytes))
-                await run_in_threadpool(refuse, service.reward, prompts, metadata)
+                await run_in_threadpool(refuse, service.reward, prompts, metadata, service.name)
         except (Refused, RewardError) as error:
             raise _failure(error) from error
         except ValueError as error:
