@@ -59,6 +59,7 @@ def serve(scorer, name, host="127.0.0.1", port=8000, token=None, takes_videos=Fa
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        timeout = 60  # seconds that a caller may be silent
 
         def reply(self, status, content):
             body = json.dumps(content).encode()
@@ -78,12 +79,10 @@ def serve(scorer, name, host="127.0.0.1", port=8000, token=None, takes_videos=Fa
             return False
 
         def do_GET(self):
-            if self.path == "/health":
-                self.reply(200, {"status": "ok"})
-            elif self.path != "/reward":
+            if self.path not in ("/health", "/reward"):
                 self.reply(404, {"detail": "there is /health, /reward and /score"})
-            elif self.allowed():
-                self.reply(200, about)
+            elif self.path == "/health" or self.allowed():
+                self.reply(200, {"status": "ok"} if self.path == "/health" else about)
 
         def do_POST(self):
             if self.path != "/score":
@@ -93,16 +92,19 @@ def serve(scorer, name, host="127.0.0.1", port=8000, token=None, takes_videos=Fa
                 return None
             if self.headers.get("Content-Type") != "application/x-safetensors":
                 return self.reply(415, {"detail": "the content type must be application/x-safetensors"})
-            if size > 1.1 * LIMIT:
+            if not 0 <= size <= 1.1 * LIMIT:
                 return self.reply(413, {"detail": f"a call may contain at most {LIMIT} bytes"})
             try:
                 call = read(self.rfile.read(size))
-            except Exception as error:
-                return self.reply(422, {"detail": f"{type(error).__name__}: {error}"})
+            except Exception as error:  # OSError: the call came too slowly, and may come again
+                return self.reply(408 if isinstance(error, OSError) else 422, {"detail": repr(error)})
             try:
                 with turn:
                     scores = [float(score) for score in scorer(*call)]
-            except Exception as error:  # a 500 with a sentence is final: the client reports it and does not ask again
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # a 500 with a sentence is final: the client reports it and does not ask again
                 return self.reply(500, {"detail": f"{type(error).__name__}: {error}"})
             return self.reply(200, {"scores": scores})
 

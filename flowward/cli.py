@@ -79,7 +79,8 @@ def _foreseen(error: Exception) -> bool:
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return " ".join(str(error).split())  # YAML and rewards may speak in several lines
+    said = " ".join(str(error).split())  # YAML and rewards may speak in several lines
+    return said or f"{type(error).__name__} without a message; --debug shows where it was raised"
 
 
 def _overview() -> str:

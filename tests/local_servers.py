@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 
+from flowward.rewards.service.limits import configured
 from flowward.rewards.service.server import Service, application
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
@@ -22,7 +23,8 @@ Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 def served(service: Service, token: str | None = None, port: int = 0) -> Iterator[str]:
     """The address of a reward that is served until the block ends."""
     listener = socket.create_server(("127.0.0.1", port))
-    config = uvicorn.Config(application(service, token), log_level="critical", timeout_graceful_shutdown=1)
+    config = configured(application(service, token), log_level="critical")
+    config.timeout_graceful_shutdown = 1
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()

@@ -42,13 +42,16 @@ class ServeReward:
     """largest number of images in one call"""
     max_megabytes: float = 1000
     """largest size of one call, images counted as float32"""
+    max_total_megabytes: float = 3000
+    """largest size of all calls in memory; further calls wait"""
 
     def check(self) -> None:
         """Raises ValueError where a port or a limit cannot be."""
         if not 0 <= self.port < 65536:
             raise ValueError(f"a port lies between 0 and 65535, not at {self.port}")
-        if self.max_batch < 1 or not 0 < self.max_megabytes < float("inf"):
-            raise ValueError(f"the limits must be positive, not {self.max_batch} and {self.max_megabytes:g}")
+        limits = (self.max_batch, self.max_megabytes, self.max_total_megabytes)
+        if self.max_batch < 1 or not all(0 < limit < float("inf") for limit in limits):
+            raise ValueError(f"the limits must be positive, not {', '.join(f'{limit:g}' for limit in limits)}")
 
 
 def run(words: list[str]) -> int:
@@ -58,17 +61,18 @@ def run(words: list[str]) -> int:
     try:
         import uvicorn
 
-        from ..rewards.service import server
+        from ..rewards.service import limits, server
     except ImportError as error:
         raise ValueError("serving a reward needs fastapi and uvicorn: pip install 'flowward[server]'") from error
     from .. import rewards
-    from ..system.asking import is_loopback
+    from ..system.addresses import is_loopback
 
     listener = _listen(chosen.host, chosen.port)  # before a model is loaded for minutes
     if token is None and not is_loopback(chosen.host):
         print(f"flowward: whoever reaches {chosen.host} can use this server: give --token or {TOKEN}", file=sys.stderr)
     reward = rewards.load([chosen.name], chosen.reward_options)
-    service = server.Service(chosen.name, reward, chosen.max_batch, chosen.max_megabytes * 1e6)
+    sizes = chosen.max_megabytes * 1e6, chosen.max_total_megabytes * 1e6
+    service = server.Service(chosen.name, reward, chosen.max_batch, *sizes)
     host, port = listener.getsockname()[:2]
     line = f"reward '{chosen.name}' at http://{f'[{host}]' if ':' in host else host}:{port}  (stop with Ctrl-C)"
 
@@ -77,9 +81,7 @@ def run(words: list[str]) -> int:
             await super().startup(sockets)
             print(line, flush=True)
 
-    config = uvicorn.Config(
-        server.application(service, token), log_level="warning", access_log=False, timeout_graceful_shutdown=5
-    )
+    config = limits.configured(server.application(service, token))
     with suppress(KeyboardInterrupt):  # which a process that was told to ignore the signal does not get
         Announced(config).run([listener])
     print("stopped", flush=True)

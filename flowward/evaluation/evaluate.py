@@ -19,6 +19,7 @@ from ..prompts import Edit, Prompt, PromptSet, refuse_others, source_of
 from ..rewards import Explains, Metadata, Reward, RewardError
 from ..rewards.scoring import agreement
 from ..system import distributed, memory
+from ..system.errors import named
 from .images import labelled_grid, thumbnails
 from .measurement import Measurement
 from .provenance import described, hash_of, versions
@@ -273,9 +274,9 @@ def explain(reward: Reward, images: Tensor, texts: Sequence[str], metadata: Meta
         return [next(filter(None, own), "") for own in zip(*frames, strict=True)]
     try:
         said = list(reward.explain(images, texts, metadata))
-    except Exception as error:  # a user's class may raise anything
+    except (Exception, SystemExit) as error:  # a user's class may raise anything
         kind = type(reward).__qualname__
-        raise RewardError(f"reward {kind} cannot explain its scores: {type(error).__name__}: {error}") from error
+        raise RewardError(f"reward {kind} cannot explain its scores: {named(error)}") from error
     if len(said) != len(texts) or not all(isinstance(each, str) for each in said):
         raise RewardError(
             f"explain of reward {type(reward).__qualname__} must return one text for each of {len(texts)} images"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from ..evaluation.outcome import Measure
 from ..models import is_pipeline
 from ..process.policy import Policy
 from ..training.record import Record
+from .markdown import code, paragraph, table, text
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 28  # size of a curve and its margins, in pixels
 
@@ -31,25 +34,25 @@ def write(
     }
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
-        f"# {Path(str(about['base_model'])).name}, post-trained with {about['algorithm']}\n",
-        f"{outcome.sentence(evaluations)}\n",
-        *(f"{line[0].upper()}{line[1:]}.\n" for line in outcome.remarks(lines)),
+        f"# {text(Path(str(about['base_model'])).name)}, post-trained with {text(about['algorithm'])}\n",
+        paragraph(outcome.sentence(evaluations)),
+        *(paragraph(f"{line[0].upper()}{line[1:]}.") for line in outcome.remarks(lines)),
         _use(folder, policy, about, files),
         "## Training\n",
-        _table(["setting", "value"], [[name.replace("_", " "), _plain(value)] for name, value in about.items()]),
+        table(["setting", "value"], [[name.replace("_", " "), _plain(value)] for name, value in about.items()]),
     ]
     if evaluations:
         parts += ["## Evaluation\n", *(_scores(measure) for measure in Measure.every(evaluations))]
         parts.append(
             "Brackets are 95 % confidence intervals over the initial noise. "
-            f"Evaluation settings: {outcome.settings(evaluations[-1][1])}.\n"
+            f"Evaluation settings: {text(outcome.settings(evaluations[-1][1]))}.\n"
         )
     if rewards := [(line["iteration"], line["reward"]) for line in lines if line.get("reward") is not None]:
         (folder / "reward.svg").write_text(curve(rewards, "training reward"), "utf-8")
         parts.append("![training reward over iterations](reward.svg)\n")
     parts += _pictures(run, folder)
     if command:
-        parts.append(f"## Reproduce\n\n```\n{command}\n```\n")
+        parts.append(f"## Reproduce\n\n{code(command)}")
     card = folder / "README.md"
     card.write_text("\n".join(parts), "utf-8")
     return card
@@ -58,8 +61,9 @@ def write(
 def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence[str]) -> str:
     told = "steps" in about and "guidance" in about  # a user's own algorithm may lack these settings
     if not is_pipeline(about["base_model"]):  # flowward's built-in model, which diffusers cannot load
-        how = f" --steps {about['steps']} --guidance {about['guidance']}  # as in training" if told else ""
-        return f'```sh\nflowward sample this/folder "PROMPT"{how}\n```\n'
+        steps, guidance = (shlex.quote(str(about.get(name))) for name in ("steps", "guidance"))
+        how = f" --steps {steps} --guidance {guidance}  # as in training" if told else ""
+        return code(f'flowward sample this/folder "PROMPT"{how}', "sh")
     call = ""
     if told:
         given = {"num_inference_steps": about["steps"], **policy.arguments(about["guidance"])}
@@ -82,11 +86,15 @@ def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence
             ),
         }
         chosen += "\n" + again[files[0]]
-    which = "".join(f', {name}="{about[name]}"' for name in ("revision", "variant") if name in about)
-    return (
-        f"```python\n{first}from diffusers import DiffusionPipeline\n\n"
-        f'pipe = DiffusionPipeline.from_pretrained("{about["base_model"]}"{which}{more})\n{chosen}\n{call}```\n'
-    )
+    which = "".join(f", {name}={_quoted(about[name])}" for name in ("revision", "variant") if name in about)
+    loaded = f"DiffusionPipeline.from_pretrained({_quoted(about['base_model'])}{which}{more})"
+    lines = f"{first}from diffusers import DiffusionPipeline\n\npipe = {loaded}\n{chosen}\n{call}"
+    return code(lines.rstrip("\n"), "python")
+
+
+def _quoted(value: Any) -> str:
+    """As a string in Python code."""
+    return json.dumps(str(value), ensure_ascii=False)
 
 
 def _scores(measure: Measure) -> str:
@@ -94,12 +102,7 @@ def _scores(measure: Measure) -> str:
     rows += [measure.row(name, scores) for name, scores in measure.categories.items()]
     several = len(measure.overall) > 1
     head = [measure.label, "before", *(["after", "change", "intervals overlap"] if several else []), "images"]
-    return _table(head, rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return table(head, rows)
 
 
 def _plain(value: Any) -> str:

@@ -38,8 +38,8 @@ def device(wish: str) -> str:
     return chosen
 
 
-def file(where: str, name: str, revision: str | None = None) -> Path:
-    """The file `name` of a folder or hub repository; `where` itself if it is a file.
+def file(where: str, revision: str, name: str) -> Path:
+    """The file `name` of a folder or of a revision of a hub repository; `where` itself if it is a file.
 
     Raises:
         ValueError: there is no such file, or it cannot be downloaded.

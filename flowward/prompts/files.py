@@ -86,7 +86,7 @@ def hub(name: str) -> PromptSet:
     except ImportError as error:
         raise ValueError(f"data set {where} needs the package datasets: pip install 'flowward[data]'") from error
     try:
-        found = load_dataset(where, split=split or "train")
+        found = load_dataset(where, split=split or "train")  # nosec B615  # the user's choice
     except Exception as error:  # the hub, the network or the files may fail
         raise ValueError(f"data set {where} cannot be loaded: {_first_line(error)}") from error
     table = found.data.table

@@ -18,7 +18,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
 
-from ..system.errors import first_invalid, unknown
+from ..system.errors import first_invalid, named, unknown
 from ..system.threads import refuse_fewer
 from .images.aesthetic import Aesthetic
 from .images.clip import CLIPScore, PickScore
@@ -71,8 +71,8 @@ class Sum:
 
     def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
         """Raise ValueError that names the first prompt that a term does not understand."""
-        for _, _, reward in self.terms:
-            refuse(reward, prompts, metadata)
+        for name, _, reward in self.terms:
+            refuse(reward, prompts, metadata, name)
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         parts = [weight * score(name, reward, images, prompts, metadata) for name, weight, reward in self.terms]
@@ -162,10 +162,10 @@ def make(name: str, options: Mapping[str, str] | None = None) -> Reward:
         options = {**(options or {}), "address": name}
     try:
         return _of_kind(name, kind, options or {})
-    except ValueError:
-        raise
-    except Exception as error:  # a user's class may fail in any way
-        raise ValueError(f"cannot make reward '{name}': {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's class may fail in any way
+        if isinstance(error, ValueError) and str(error):
+            raise
+        raise ValueError(f"cannot make reward '{name}': {named(error)}") from error
 
 
 def _of_kind(name: str, kind: Any, options: Mapping[str, str]) -> Reward:
@@ -206,8 +206,8 @@ def find(name: str) -> Any:
         raise ValueError(unknown("reward", name, [*REWARDS, *offered]))
     try:
         return offered[name].load()
-    except Exception as error:  # another package may fail in any way
-        raise ValueError(f"cannot import reward '{name}': {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # another package may fail in any way
+        raise ValueError(f"cannot import reward '{name}': {named(error)}") from error
 
 
 def _is_address(name: str) -> bool:
@@ -219,8 +219,8 @@ def _own(name: str) -> Any:
     where, _, attribute = name.rpartition(":")
     try:
         module = _of_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except Exception as error:  # a user's file may fail in any way
-        raise ValueError(f"cannot import reward '{name}': {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's file may fail in any way
+        raise ValueError(f"cannot import reward '{name}': {named(error)}") from error
     if not callable(found := getattr(module, attribute, None)):
         raise ValueError(f"reward '{name}': {where} has no function '{attribute}'")
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from weakref import WeakValueDictionary
@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..system.errors import positive
+from .revisions import commits
 from .reward import RewardError
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 Shared = TypeVar("Shared")
 Place = tuple[str, torch.dtype, bool]  # device, dtype, and whether weights are offloaded between uses
+SOURCES = ("model", "processor", "tokenizer", "head", "clip")  # options that are hub ids or paths
 REMEMBERED = 4096  # prompt embeddings in the cache: 16 MB at width 1024
 _shared: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
 
@@ -28,7 +30,7 @@ class NetworkReward:
     """Settings of a reward with a network. Subclasses load it in `__post_init__`, before a run starts."""
 
     model: str
-    """load the network from this hub id or folder"""
+    """load the network from this hub id (owner/name or owner/name@revision) or folder"""
     device: str = "auto"
     """run the network on this device (auto: CUDA if there is one, else the CPU)"""
     dtype: Dtype = "auto"
@@ -52,6 +54,11 @@ class NetworkReward:
         device = hub.device(self.device)
         auto = "float16" if device.startswith("cuda") else "float32"
         return device, getattr(torch, auto if self.dtype == "auto" else self.dtype), self.offload
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The commits of the repositories on the hub that it is loaded from; folders have none."""
+        return commits(getattr(self, each.name) or self.model for each in fields(self) if each.name in SOURCES)
 
     def expect(self, images: Tensor, prompts: Sequence[str], dimensions: int = 4) -> None:
         """Raise RewardError unless images are [B, 3, H, W] (or [B, F, 3, H, W]) with one prompt each."""

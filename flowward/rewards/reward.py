@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..system.asking import ServiceError
+from ..system.errors import named
 
 Metadata = Sequence[Mapping[str, Any]] | None
 """the prompt set's metadata, one mapping per image; None if it has none"""
@@ -29,6 +31,8 @@ class Reward(Protocol):
         - `in_background`: it mostly waits for a server or a judge. It may then be called in a thread while the next
           batch is sampled, so it must be thread-safe and need little computation.
         - `verdicts`: scores of 0 and 1 mean fail and pass. This is also assumed of a reward that `Explains`.
+        - `missing`: the number of scores so far that stand in for a score that was not available. The metrics count
+          them per iteration.
         - `identity`: a JSON mapping of what scores depend on besides dataclass fields, such as the model behind a
           server. It is saved with every result.
         """
@@ -69,21 +73,45 @@ def served() -> Iterator[None]:
         raise RewardError(str(error)) from error
 
 
+@contextmanager
+def guarded(what: str, *its_own: type[Exception]) -> Iterator[None]:
+    """Inside, whatever a user's code raises becomes a RewardError; also SystemExit, which would end the program.
+
+    Only RewardError and errors of `its_own` pass, if they have a text.
+
+    Ctrl-C still interrupts: it raises KeyboardInterrupt in the main thread. A KeyboardInterrupt in another thread comes
+    from the user's code.
+    """
+    try:
+        yield
+    except BaseException as error:
+        pressed = isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+        if pressed or (isinstance(error, (RewardError, *its_own)) and str(error)):
+            raise
+        raise RewardError(f"{what} raised {named(error)}") from error
+
+
 def subjects(prompts: Sequence[str], metadata: Metadata = None) -> list[str]:
     """Keys that group images for a reward that `compares`: the prompt with its source image."""
     sources = [about.get("source", "") for about in metadata or [{}] * len(prompts)]
     return [f"{prompt}\0{source}" for prompt, source in zip(prompts, sources, strict=True)]
 
 
-def refuse(reward: Reward, prompts: Sequence[str], metadata: Metadata = None) -> None:
-    """Check a reward and its prompts before a run.
+def refuse(reward: Reward, prompts: Sequence[str], metadata: Metadata = None, name: str = "") -> None:
+    """Check a reward and its prompts before a run. Errors call it `name` (empty: as its function or class).
 
     Raises:
         ValueError: the reward cannot be called like a reward, or does not understand a prompt.
+        RewardError: it failed in another way.
     """
     _refuse_uncallable(reward)
     if isinstance(reward, Reads):
-        reward.refuse(prompts, metadata)
+        with guarded(f"refuse of reward '{name or _name(reward)}'", ValueError):
+            reward.refuse(prompts, metadata)
+
+
+def _name(reward: Any) -> str:
+    return str(getattr(reward, "__name__", type(reward).__qualname__))
 
 
 def _refuse_uncallable(reward: Any) -> None:
@@ -91,7 +119,7 @@ def _refuse_uncallable(reward: Any) -> None:
         raise ValueError(f"'{reward}' is only the name of a reward; load it with flowward.rewards.load('{reward}')")
     if isinstance(reward, type):
         raise ValueError(f"reward {reward.__qualname__} is a class; make an instance, {reward.__qualname__}(...)")
-    name = getattr(reward, "__name__", type(reward).__qualname__)
+    name = _name(reward)
     if not callable(reward):
         raise ValueError(f"{name} is not a reward; a reward is called with (images, prompts, metadata)")
     try:
@@ -124,12 +152,8 @@ def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], met
         about = [each for each in metadata for _ in range(frames)] if metadata else None
         return score(name, reward, images.flatten(0, 1), repeated, about).view(-1, frames).mean(1)
     edits = 0 if images.is_inference() else images._version
-    try:
+    with guarded(f"reward '{name}'"):
         found = reward(images, prompts, metadata)
-    except RewardError:
-        raise
-    except Exception as error:  # a user's function may fail in any way
-        raise RewardError(f"reward '{name}' raised {type(error).__name__}: {error}") from error
     try:
         scores = torch.as_tensor(found).detach().float().cpu()
     except Exception as error:

@@ -37,6 +37,7 @@ class Scoring:
         self._held: list[Tensor] = []  # images of an incomplete prompt
         self._asked = 0  # images sent to rewards in the background
         self._answers: dict[str, list[Future[Tensor]]] = {}
+        self._missed = self._missing()  # before this iteration
         self._threads = ThreadPoolExecutor(AT_ONCE * sum(self._waiting)) if any(self._waiting) else None
 
     def __enter__(self) -> Self:
@@ -77,6 +78,15 @@ class Scoring:
                 columns.append(self._score(name, reward, images, 0))
         return torch.stack(columns, 1)
 
+    def missing(self) -> dict[str, float]:
+        """{"missing_scores": n}, over all processes; empty if no reward counts its missing scores."""
+        if not any(hasattr(reward, "missing") for _, reward in self.rewards):
+            return {}
+        return distributed.merged({"missing_scores": self._missing() - self._missed})
+
+    def _missing(self) -> int:
+        return sum(getattr(reward, "missing", 0) for _, reward in self.rewards)
+
     def _score(self, name: str, reward: Reward, images: Tensor, first: int) -> Tensor:
         rows = slice(first, first + len(images))
         about = self.metadata[rows] if self.metadata else None
@@ -95,7 +105,7 @@ def agreement() -> Iterator[None]:
         yield
     except RewardError as error:
         failure = error
-    if said := distributed.messages(str(failure) if failure else None):
+    if said := distributed.messages(str(failure) or "RewardError" if failure else None):
         raise failure or RewardError(said[0])
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 import threading
 import time
 from email.utils import parsedate_to_datetime
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
+
+from .addresses import SOCKS, proxy_of, without_password
 
 CONNECT = 10.0  # seconds to wait for a connection
 LATER = frozenset({408, 425, 429})  # statuses to try again after; so are those from 500 up, except NEVER
@@ -35,14 +37,6 @@ class Declined(ServiceError):
         self.status = status
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host name means this machine, so that no other machine can reach it."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def check_token(token: str | None) -> None:
     """Raise ValueError, without showing the token, if an HTTP header cannot contain it (such as a newline)."""
     if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token and token):
@@ -56,7 +50,7 @@ class Server:
         """Check the address and token. `again`: seconds between two reports that the server does not answer.
 
         Raises:
-            ValueError: the address or token is invalid, or httpx2 is not installed.
+            ValueError: the address, token or proxy is invalid, or httpx2 or what it needs for SOCKS is not installed.
         """
         try:
             import httpx2
@@ -75,12 +69,17 @@ class Server:
         self._lock = threading.Lock()
         self._errors = (httpx2.TransportError, httpx2.DecodingError)
         check_token(token)
+        proxy = proxy_of(self.address)
+        through = f" (through the proxy {without_password(proxy)})" if proxy else ""
+        self._named = f"{without_password(self.address)}{through}"
         self._client = httpx2.Client(
             headers={} if token is None else {"Authorization": f"Bearer {token}"},
             timeout=self._limits(timeout),
             limits=httpx2.Limits(max_connections=None),
-            verify=parts.scheme == "https",  # loading certificates takes time, and no redirect is followed
-            trust_env=not is_loopback(parts.hostname or ""),  # a proxy cannot reach this machine's loopback
+            # loading certificates takes time, and no redirect is followed
+            verify=httpx2.create_ssl_context() if parts.scheme == "https" else False,
+            proxy=_usable(proxy) if proxy else None,
+            trust_env=False,  # the proxy is chosen above
         )
 
     @staticmethod
@@ -112,17 +111,17 @@ class Server:
         try:
             answer = self._client.request(method, self.address + path, timeout=self._limits(timeout), **body)
         except self._errors as error:
-            raise Unavailable(f"{self.address}: {self._silence(error, timeout)}") from error
+            raise Unavailable(f"{self._named}: {self._silence(error, timeout)}") from error
         try:
             found, broken = answer.json(), None
         except (ValueError, RecursionError) as error:
             found, broken = None, error
         if answer.status_code == 200:
             if broken is not None:
-                raise Unavailable(f"{self.address}: the answer is not JSON") from broken
+                raise Unavailable(f"{self._named}: the answer is not JSON") from broken
             return found
         sentence = (
-            f"{self.address} answered {answer.status_code}: {_sentence(found) or ' '.join(answer.text.split())[:200]}"
+            f"{self._named} answered {answer.status_code}: {_sentence(found) or ' '.join(answer.text.split())[:200]}"
         )
         own = own_failures and answer.status_code == 500 and bool(_sentence(found))
         broken_down = answer.status_code >= 500 and answer.status_code != NEVER and not own
@@ -156,10 +155,29 @@ class Server:
             if since is None or self._said < since:
                 return
         print(
-            f"flowward: {self.address} answers again after {time.monotonic() - since:.0f} s",
+            f"flowward: {self._named} answers again after {time.monotonic() - since:.0f} s",
             file=sys.stderr,
             flush=True,
         )
+
+
+def _usable(proxy: str) -> Any:
+    """The proxy for httpx2. Raise ValueError if it cannot be used."""
+    import httpx2
+
+    shown = without_password(proxy)
+    if proxy.partition(":")[0].lower() in SOCKS and not find_spec("socksio"):
+        raise ValueError(f"the SOCKS proxy {shown} needs another package; pip install 'httpx2[socks]'")
+    try:
+        made = httpx2.Proxy(proxy)
+        if not made.url.host:
+            raise ValueError(proxy)
+        return made
+    except (ValueError, httpx2.InvalidURL) as error:
+        raise ValueError(
+            f"the proxy {shown} of the environment (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) cannot be used; write it as "
+            "http://host:port or socks5://host:port, or set NO_PROXY"
+        ) from error
 
 
 def _sentence(found: Any) -> str:

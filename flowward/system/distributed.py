@@ -3,12 +3,16 @@
 Images and training points depend only on their number, so it does not matter which process makes them. After the
 rollout every process has all samples; gradients are summed before each optimiser step. With one process, all functions
 here do nothing. Processes are started by `flowward train --processes N` or by `torchrun`.
+
+Processes trust each other: they exchange pickles, which can contain code. So nobody else may reach their ports.
+`launch` listens only on this machine; the port of torchrun needs a firewall.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,10 +88,10 @@ def launch(processes: int, words: Sequence[str]) -> int:
     """
     if torch.cuda.is_available():
         _refuse_many(processes)
-    # the store through which the processes find each other
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    store = _store()
     shared = {
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
+        **_loopback(),
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
@@ -101,6 +105,24 @@ def launch(processes: int, words: Sequence[str]) -> int:
         for rank in map(str, range(processes)):
             ranks.append(Popen(command, env={**shared, "RANK": rank, "LOCAL_RANK": rank}))
         return _ended(ranks)
+
+
+def _store() -> Any:
+    """The store through which the processes find each other. Only this machine reaches it: it listens on loopback.
+
+    By itself torch would listen on all networks, and whoever reaches the store can make the processes load pickles.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    port, own = listener.getsockname()[1], listener.detach()  # the store closes it
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=own
+    )
+
+
+def _loopback() -> dict[str, str]:
+    """The setting that makes gloo listen on loopback, too."""
+    names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+    return {"GLOO_SOCKET_IFNAME": names[0]} if names else {}
 
 
 @contextmanager

@@ -18,6 +18,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} '{name}'; " + (f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}")
 
 
+def named(error: BaseException) -> str:
+    """'KeyError: 'weights'', in one line; only the kind of the error if it has no text."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # a user's class may fail in any way
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def first_invalid(error: ValidationError) -> tuple[str, str]:
     """(field, what is wrong with it) of the first error that pydantic found; the field is empty for the whole."""
     first = error.errors()[0]
@@ -25,7 +34,7 @@ def first_invalid(error: ValidationError) -> tuple[str, str]:
     for ending, what in KINDS.items():
         if kind.startswith(ending):
             said = f"must be {what}, not {_short(first['input'])}"
-    return where, said
+    return where, said or "is refused without a message"
 
 
 KINDS = {  # beginnings of pydantic's kinds of errors

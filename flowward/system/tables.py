@@ -19,6 +19,6 @@ def load(file: Path) -> Any:
         OSError: it cannot be read.
     """
     try:
-        return yaml.load(file.read_text("utf-8"), _Loader)
+        return yaml.load(file.read_text("utf-8"), _Loader)  # nosec B506  # a SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(f"{file.parent.name}/{file.name}: {error}") from error

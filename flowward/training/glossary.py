@@ -80,6 +80,12 @@ REWARDS = {
     "duplicate_prompts": Metric(
         "Duplicate prompts", "prompts that came more than once in this iteration", "0", "prompts"
     ),
+    "missing_scores": Metric(
+        "Missing scores",
+        "answers of a judge that could not be read; the mean of the prompt's other images is used (only with a judge)",
+        "0, or now and then 1",
+        "answers",
+    ),
     "skipped": Metric(
         "Prompts skipped",
         "share of prompts that the curriculum skipped while choosing this iteration (only with --curriculum)",

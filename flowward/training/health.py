@@ -90,7 +90,7 @@ class Health:
                 f"{many} prompt{'s' * (many > 1)} occurred more than once in this iteration and counted twice: use "
                 "more prompts, or fewer groups per iteration"
             )
-        return lines
+        return lines + _missing(m)
 
     def state_dict(self) -> dict[str, Any]:
         return {"first_rms": self.first_rms, "first_residual": self.first_residual, "norms": list(self.norms)}
@@ -98,6 +98,16 @@ class Health:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.first_rms, self.first_residual = state["first_rms"], state.get("first_residual")
         self.norms = list(state["norms"])
+
+
+def _missing(m: Mapping[str, float]) -> list[str]:
+    """The warning for images without a score of their own."""
+    if not (many := int(m.get("missing_scores", 0))):
+        return []
+    return [
+        f"{many} answer{'s' * (many > 1)} of a judge could not be read, so the mean score of the other images of the "
+        "prompt was used: if this happens often, check the judge's template and max_tokens"
+    ]
 
 
 def _flat(m: Mapping[str, float]) -> list[str]:

@@ -130,6 +130,7 @@ class Trainer(Loop[Evaluator]):
         with clock("train"):
             own, names = rollout.own, [name for name, _, _ in terms(self.reward)]
             metrics = describe(rollout, prompts) | each_reward(names, rewards[own], rollout.group[own])
+            metrics |= scoring.missing()
             key = ("points", self.run.seed, index)
             points = self.algorithm.points(rollout, key) if rollout.advantage.any() else None
         return Gathered(points, metrics, lambda: self._keep(choice, prompts, rewards[own], rollout.group[own]))

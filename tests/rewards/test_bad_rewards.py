@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from program import BUDGET, Refused
 from torch import Tensor
 
 from flowward import rewards
 from flowward.cli import main
 from flowward.training.folder import RunFolder
+
+ASKED = torch.zeros(2, 3, 4, 4), ["a", "b"]
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -33,6 +37,20 @@ def raises(score: Tensor) -> None:
     raise KeyError("model.bin\nis not there")
 
 
+class Silent(Exception):
+    """An error whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def gives_up(error: BaseException) -> Callable[[Tensor], None]:
+    def raised(score: Tensor) -> None:
+        raise error
+
+    return raised
+
+
 failures = pytest.mark.parametrize(
     ("then", "said"),
     [
@@ -42,8 +60,14 @@ failures = pytest.mark.parametrize(
         (lambda score: score.mean(), "must return shape [8], but returned []"),
         (lambda score: ["good"] * 8, "must return one number per image, but returned list"),
         (lambda score: None, "must return one number per image, but returned NoneType"),
+        (gives_up(SystemExit(0)), "raised SystemExit: 0"),
+        (gives_up(SystemExit()), "raised SystemExit"),
+        (gives_up(ValueError()), "raised ValueError"),
+        (gives_up(AssertionError()), "raised AssertionError"),
+        (gives_up(rewards.RewardError()), "raised RewardError"),
+        (gives_up(Silent()), "raised Silent"),
     ],
-    ids=["raises", "nan", "short", "scalar", "words", "nothing"],
+    ids=["raises", "nan", "short", "scalar", "words", "nothing", "exit", "leave", "mute", "assert", "own", "silent"],
 )
 
 
@@ -80,6 +104,46 @@ def test_a_reward_that_turns_bad(
     monkeypatch.setitem(rewards.REWARDS, "mine", lambda: Turning(then, 9))
     assert main(["train", "--resume", "run"]) == 0
     assert [line["iteration"] for line in folder.lines()] == [0, 1, 2, 3]
+
+
+@pytest.mark.processor
+def test_ctrl_c_in_a_reward_interrupts_the_run(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It comes at any moment, also in a user's code, where it is the same as one that this code raises."""
+    monkeypatch.setitem(rewards.REWARDS, "mine", lambda: Turning(gives_up(KeyboardInterrupt()), 1))
+    capsys.readouterr()
+    assert main(["train", *BUDGET, "--model", tiny, "--iterations", "3", "--reward", "mine", "--output", "run"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("flowward: ")
+    assert [path.stem for path in RunFolder.open(Path("run")).checkpoints()] == ["000001"]
+
+
+def test_an_interrupt_in_another_thread_is_an_error_of_the_reward() -> None:
+    """Ctrl-C reaches the main thread only."""
+    ran = ThreadPoolExecutor(1).submit(rewards.score, "mine", Turning(gives_up(KeyboardInterrupt()), 0), *ASKED)
+    with pytest.raises(rewards.RewardError, match="reward 'mine' raised KeyboardInterrupt"):
+        ran.result()
+
+
+@pytest.mark.parametrize("what", ["raise SystemExit(0)", "raise ValueError", "import sys; sys.exit()"])
+def test_a_reward_that_ends_the_program_where_it_is_made(what: str) -> None:
+    Path("ends.py").write_text(what)
+    Path("made.py").write_text(f"class Red:\n    def __init__(self):\n        {what}\n")
+    for name in ("ends.py:red", "made.py:Red"):
+        with pytest.raises(ValueError, match=rf"^cannot (import|make) reward '{name}': (SystemExit|ValueError)"):
+            rewards.load(name)
+
+
+@pytest.mark.parametrize(("error", "said"), [(SystemExit(0), "SystemExit: 0"), (KeyError("a"), "KeyError: 'a'")])
+def test_a_check_of_prompts_that_fails_names_the_reward(error: BaseException, said: str) -> None:
+    class Checks(Turning):
+        def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
+            raise error
+
+    mine = Checks(raises, 9)
+    for reward, name in ((mine, ".*Checks"), (rewards.Sum((("mine", 1.0, mine),)), "mine")):
+        with pytest.raises(rewards.RewardError, match=f"^refuse of reward '{name}' raised {said}"):
+            rewards.refuse(reward, ["a"])
 
 
 @pytest.mark.processor

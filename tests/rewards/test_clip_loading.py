@@ -179,7 +179,7 @@ def test_what_the_hub_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(hub, "hf_hub_download", refused)
         monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", wrapped)
         with pytest.raises(ValueError, match=f"^{said}"):
-            hub.file("owner/name", "weights.pt")
+            hub.file("owner/name", "main", "weights.pt")
         with pytest.raises(ValueError, match=f"^{said}"):
             CLIPScore("owner/name")
 

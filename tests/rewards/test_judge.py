@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from judges import IMAGES, LEVELS, PROMPTS, honest, judged, says, seen
+from judges import IMAGES, LEVELS, PROMPTS, first_token, honest, judged, says, seen
 from local_servers import Answer, free_port, reply, scripted
 from torch import Tensor
 
@@ -108,6 +108,90 @@ def test_what_cannot_be_read_ends_in_a_sentence_after_some_tries() -> None:
         assert [request.get("seed") for request in requests] == [None, 1, 2]
 
 
+class Bad:
+    """Answers as `honest` does, but not about images of this brightness (0 to 255)."""
+
+    def __init__(self, *levels: int, answer: Answer | None = None):
+        self.levels, self.answer = levels, answer or says("Hm.")
+
+    def __call__(self, request: dict[str, Any]) -> Answer:
+        bad = any(round(255 * mean) in self.levels for mean in seen(request)[0])
+        return self.answer if bad else honest(request)
+
+
+def test_an_answer_that_is_missing_does_not_end_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The image gets the mean of the other images of its prompt, and this is told, counted and not kept."""
+    with judged(Bad(250)) as (at, requests):
+        judge = Judge(server=at, template="json-score", cache=tmp_path, max_retries=1)
+        found = judge(IMAGES, PROMPTS)
+    wanted = LEVELS.clone()
+    wanted[3] = (LEVELS[0] + LEVELS[5]) / 2
+    assert torch.allclose(found, wanted, atol=1e-6) and judge.missing == 1
+    assert len(requests) == 6 + 1 and len(list(tmp_path.rglob("*.json"))) == 5
+    said = capsys.readouterr().err
+    assert said.startswith("flowward: judging 'a red cube': cannot parse the answer of vlm in 2 tries; the last: ")
+    assert "the mean score of the other images of its prompt (1 of the last " in said and said.count("\n") == 1
+
+
+def test_the_only_image_of_a_prompt_gets_the_mean_of_the_call() -> None:
+    with judged(Bad(90)) as (at, _):
+        found = Judge(server=at, template="json-score", max_retries=0)(IMAGES, PROMPTS)
+    others = [0, 1, 3, 4, 5]
+    assert torch.allclose(found[others], LEVELS[others], atol=1e-6)
+    assert found[2].item() == pytest.approx(LEVELS[others].mean().item(), abs=1e-6)
+
+
+def test_an_answer_that_is_cut_off_is_asked_for_again() -> None:
+    cut = [says('{"reason": "none", "score": 1}', finish_reason="length")]
+    with judged(lambda request: cut.pop() if cut else honest(request)) as (at, requests):
+        found = Judge(server=at, template="json-score", concurrency=1)(IMAGES, PROMPTS)
+    assert torch.allclose(found, LEVELS, atol=1e-6) and len(requests) == 7
+
+
+def test_comparisons_that_are_missing_do_not_count() -> None:
+    class Unsure(Bad):
+        def __call__(self, request: dict[str, Any]) -> Answer:
+            shown = {round(255 * mean) for mean in seen(request)[0]}
+            return self.answer if shown == set(self.levels) else honest(request)
+
+    rows = [0, 3, 5]  # 10 < 130 < 250
+    with judged(Unsure(10, 130)) as (at, _):
+        judge = Judge(server=at, template="unified-reward-pairwise", max_retries=0)
+        assert judge(IMAGES[rows], [PROMPTS[i] for i in rows]).tolist() == [0, 1, 0]
+        assert judge.missing == 1
+    with judged(lambda request: says("Hm.")) as (at, _), pytest.raises(RewardError, match="vlm in 1 tries"):
+        Judge(server=at, template="unified-reward-pairwise", max_retries=0)(IMAGES[:2], ["a", "a"])
+
+
+@pytest.mark.parametrize(("share", "missing"), [(0.0, (250,)), (0.02, (250, 10)), (0.3, (250, 10, 60))])
+def test_many_missing_answers_end_the_run(share: float, missing: tuple[int, ...]) -> None:
+    with judged(Bad(*missing)) as (at, _):
+        judge = Judge(server=at, template="json-score", max_retries=0, max_missing=share, concurrency=1)
+        with pytest.raises(RewardError, match=r"^judging 'a \w+ cube': cannot parse the answer of vlm in 1 tries"):
+            judge(IMAGES, PROMPTS)
+    with judged(Bad(250)) as (at, _):
+        assert Judge(server=at, template="json-score", max_retries=0, max_missing=0.3)(IMAGES, PROMPTS).isfinite().all()
+
+
+def test_a_thinking_judge_is_told_at_the_first_call() -> None:
+    thinks = first_token(("<think>", -1e-4), ("Yes", -9.0), ("No", -10.0))
+    with (
+        judged(lambda request: thinks) as (at, _),
+        pytest.raises(RewardError, match="this model thinks before it answers: close its thought, or raise max_tokens"),
+    ):
+        Judge(server=at, max_retries=0)(IMAGES, PROMPTS)
+
+
+def test_a_template_may_give_more_tokens_to_a_verdict(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        "messages: [{role: user, text: '{image}'}]\nread: {kind: yes-no}\nrequest: {max_tokens: 500}\n"
+    )
+    with judged() as (at, requests):
+        Judge(server=at)(IMAGES[:1], PROMPTS[:1])
+        Judge(server=at, template=str(tmp_path / "own.yaml"))(IMAGES[:1], PROMPTS[:1])
+    assert [request["max_tokens"] for request in requests] == [1, 500]
+
+
 def test_a_refusal_is_told_at_once() -> None:
     with judged(lambda request: reply({"error": {"message": "image too small"}}, 400)) as (at, requests):
         with pytest.raises(RewardError, match=r"judging 'a red cube': .*/v1 answered 400: image too small"):
@@ -158,6 +242,8 @@ def test_a_judge_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path
     [
         (reply({"error": {"message": "no key"}}, 401), "401: no key .*comes from OPENAI_API_KEY"),
         (reply({}, 404), "404.*ends in /v1"),
+        (reply({"data": [{"id": None}]}), "choose a model for the judge; .* has none"),
+        (reply({"data": [None]}), "is not an OpenAI-compatible server"),
         (reply({"models": []}), "is not an OpenAI-compatible server"),
         (reply({"data": [{"id": "a"}, {"id": "b"}]}), "choose a model for the judge; .* has a, b"),
         (reply(b"<html>"), "no judge answers .*not JSON"),
@@ -202,7 +288,11 @@ def test_damaged_answers_are_asked_for_again(tmp_path: Path) -> None:
         first = judge(IMAGES, PROMPTS)
         files = sorted(tmp_path.rglob("*.json"))
         assert len(files) == 6 and not list(tmp_path.rglob("*.part"))
-        for path, content in zip(files, ["", '{"score": 0.', "[]", '{"score": "1"}', '{"score": NaN}'], strict=False):
+        for path, content in zip(
+            files,
+            ["", '{"score": 0.', '{"score": 1' + "0" * 400 + "}", '{"score": "1"}', '{"score": NaN}'],
+            strict=False,
+        ):
             path.write_text(content)
         assert torch.equal(judge(IMAGES, PROMPTS), first) and len(requests) == 6 + 5
         assert torch.equal(judge(IMAGES, PROMPTS), first) and len(requests) == 6 + 5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from flowward.evaluation.provenance import described, differing
 from flowward.rewards import RewardError, score
 from flowward.rewards.judges import template
 from flowward.rewards.judges.judge import Judge
-from flowward.rewards.judges.reading import Json, Number, Unreadable, Winner, YesNo
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
@@ -146,75 +144,6 @@ def test_templates_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("a: [")
     with pytest.raises(ValueError, match="not YAML"):
         template.load(str(tmp_path / "own.yaml"))
-
-
-# Reading
-
-
-def choice(content: str | None, **more: Any) -> dict[str, Any]:
-    return {"message": {"content": content}, **more}
-
-
-def test_a_number_is_the_last_match_within_its_scale() -> None:
-    number = template.load("unified-reward").read
-    assert isinstance(number, Number)
-    for text, value in (("Final Score: 3", 0.5), ("**Final Score:** 4.6", 0.9), ("Final Score: 1\nFinal Score: 5", 1)):
-        assert number.read(choice(text)) == pytest.approx(value)
-    for bad in ("3", "Final Score: good", "Final Score: 0", "Final Score: 55", "", None):
-        with pytest.raises(Unreadable):
-            number.read(choice(bad))
-
-
-def test_a_verdict_is_the_last_one() -> None:
-    winner = template.load("unified-reward-pairwise").read
-    assert isinstance(winner, Winner)
-    said = {"Image 1 is better.": 1, "so IMAGE 2 IS BETTER than Image 1": 0, "Both images are equally good.": 0.5,
-            "Image 1 is better in colour. All in all, Image 2 is better.": 0}  # fmt: skip
-    assert [winner.read(choice(text)) for text in said] == list(said.values())
-    with pytest.raises(Unreadable):
-        winner.read(choice("Neither."))
-
-
-def test_yes_and_no_are_summed_over_their_spellings() -> None:
-    def read(*likely: tuple[str, float]) -> float:
-        top = [{"token": token, "logprob": math.log(p) if p else -9999.0} for token, p in likely]
-        return YesNo("yes-no").read(choice("", logprobs={"content": [{**top[0], "top_logprobs": top}]}))
-
-    spelled = (("Yes", 0.3), (" yes", 0.1), ("NO", 0.15), ("ĠNo", 0.05), ("Yesterday", 0.2), ("▁'no'", 0.2))
-    assert read(*spelled) == pytest.approx(0.4 / (0.4 + 0.4))
-    assert read(*spelled) == pytest.approx(
-        read(*spelled[::-1])
-    )  # the first is among the likeliest, too, and counts once
-    assert read(("yes", 0.5)) == 1 and read(("no", 1e-300), ("maybe", 1)) == 0
-    assert read(("yes", 3e-300), ("no", 1e-300)) == pytest.approx(0.75)
-    capital = YesNo("yes-no", positive=("Yes.",), negative=("No",))
-    top = [{"token": "Yes", "logprob": math.log(0.3)}, {"token": "no", "logprob": math.log(0.1)}]
-    assert capital.read(choice("", logprobs={"content": [{**top[0], "top_logprobs": top}]})) == pytest.approx(0.75)
-    with pytest.raises(Unreadable, match="neither yes nor no"):
-        read(("maybe", 1))
-    for bad in (None, {}, {"content": []}, {"content": [{"token": "yes"}]}, {"content": None}):
-        with pytest.raises(Unreadable, match="log-probabilities"):
-            YesNo("yes-no").read(choice("yes", logprobs=bad))
-
-
-def test_json_is_held_to_its_schema() -> None:
-    reader = template.load("json-score").read
-    assert isinstance(reader, Json)
-    held = reader.request()["response_format"]["json_schema"]
-    assert held["strict"] and held["schema"]["required"] == ["reason", "score"]
-    for text in ('{"reason": "{}", "score": 7.5}', '```json\n{"score": 7.5, "reason": ""}\n```'):
-        assert reader.read(choice(text)) == 0.75
-    for bad in (
-        '{"score": "7"}',
-        '{"score": true}',
-        '{"score": 11}',
-        '{"score": NaN}',
-        '{"reason": ""}',
-        "7",
-        '{"score',
-    ):
-        with pytest.raises(Unreadable):
-            reader.read(choice(bad))
 
 
 def test_two_judges_with_templates_of_their_own_are_one_mix(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_prompts_are_refused_before_a_run(address: str) -> None:
     broken.refuse = lambda prompts, metadata: {}["weights"]  # type: ignore[method-assign]
     with (
         served(Service("broken", broken)) as at,
-        pytest.raises(ValueError, match="500: reward 'broken' raised KeyError"),
+        pytest.raises(ValueError, match="500: refuse of reward 'broken' raised KeyError"),
     ):
         rewards.refuse(Remote(at), PROMPTS)
 

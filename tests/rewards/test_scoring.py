@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowward import models, prompts, rewards
 from flowward.rewards import RewardError, loading
-from flowward.rewards.scoring import Scoring
+from flowward.rewards.scoring import Scoring, agreement
 from flowward.training.trainer import Trainer
 
 
@@ -52,6 +52,28 @@ def test_images_are_asked_about_in_whole_prompts() -> None:
     assert fast.asked == [texts]
     assert sorted(each["number"] for each in slow.about) == list(range(12))
     assert threading.main_thread().name not in slow.threads and fast.threads == {threading.main_thread().name}
+
+
+def test_a_failure_without_text_is_agreed_on_too() -> None:
+    with pytest.raises(RewardError), agreement():
+        raise RewardError
+
+
+def test_scores_that_are_missing_are_counted_per_iteration() -> None:
+    class Misses(Waits):
+        missing = 7
+
+        def __call__(self, images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+            self.missing += len(images)
+            return bright(images, texts)
+
+    images, texts = torch.rand(4, 3, 4, 4), ["a"] * 4
+    with Scoring([("misses", Misses()), ("fast", bright)], texts, unit=2) as scoring:
+        scoring.add(images)
+        scoring.result(images)
+        assert scoring.missing() == {"missing_scores": 4}
+    with Scoring([("fast", bright)], texts) as scoring:
+        assert scoring.missing() == {}
 
 
 def test_a_reward_that_fails_in_the_background_is_named() -> None:

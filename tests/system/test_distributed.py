@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -264,6 +265,27 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
         monkeypatch.setattr(sys, "executable", str(program))
 
     return write
+
+
+def test_the_store_of_the_processes_is_for_this_machine_alone(shell: Callable[[str], None], tmp_path: Path) -> None:
+    """Whoever reaches it could make the processes load pickles."""
+    shell("env > said.$RANK; while [ ! -e enough ]; do sleep 0.02; done")
+    found: set[Any] = set()
+
+    def listening() -> set[Any]:
+        return {each.laddr for each in psutil.Process().net_connections("inet") if each.status == psutil.CONN_LISTEN}
+
+    def look() -> None:
+        while len(list(tmp_path.glob("said.*"))) < 2:
+            time.sleep(0.02)
+        found.update(listening() - before)
+        (tmp_path / "enough").touch()
+
+    before = listening()
+    threading.Thread(target=look).start()
+    assert distributed.launch(2, ["train"]) == 0
+    assert [each.ip for each in found] == ["127.0.0.1"]
+    assert sys.platform != "linux" or "GLOO_SOCKET_IFNAME=lo\n" in (tmp_path / "said.0").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

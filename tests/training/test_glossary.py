@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_runs import TEXTS, bright, few_steps, small
+from torch import Tensor
 
 from flowward import ALGORITHMS, models, prompts
 from flowward.algorithms.policy_gradient import PolicyGradient
@@ -19,7 +20,16 @@ from flowward.training.folder import RunFolder
 from flowward.training.trainer import Trainer
 
 DOCS = Path(__file__).parents[2] / "docs"
-SEVERAL = Sum([("bright", 1.0, bright), ("dark", 0.5, lambda images, *_: 1 - images.amin((1, 2, 3)))])
+
+
+class Dark:
+    missing = 0
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+        return 1 - images.amin((1, 2, 3))
+
+
+SEVERAL = Sum((("bright", 1.0, bright), ("dark", 0.5, Dark())))
 
 
 def line(tiny: str, name: str, folder: Path) -> dict[str, Any]:

@@ -118,6 +118,12 @@ def test_a_healthy_run_is_silent() -> None:
             "3 prompts occurred more than once in this iteration and counted twice: use more prompts, or fewer groups "
             "per iteration",
         ),
+        (
+            Health(),
+            {"missing_scores": 1},
+            "1 answer of a judge could not be read, so the mean score of the other images of the prompt was used: if "
+            "this happens often, check the judge's template and max_tokens",
+        ),
     ],
 )
 def test_a_rule_trips_alone(health: Health, changes: dict[str, float], expected: str) -> None:

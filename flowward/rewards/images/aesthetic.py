@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..network import NetworkReward, linears, weights
+from ..revisions import located
 from . import clip
 
 
@@ -34,7 +35,7 @@ class Aesthetic(NetworkReward):
         from ...models import hub
 
         super().__post_init__()
-        path = hub.file(self.head, self.file)
+        path = hub.file(*located(self.head), self.file)
         self._layers = linears(weights(path), str(path)).requires_grad_(False)
         self._clip = clip.load(self, self.processor)
         given, wanted = self._clip.width, self._layers[0].in_features

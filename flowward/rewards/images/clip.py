@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...system.errors import positive
 from ..network import Embedded, NetworkReward, Place, Preprocess, Resident, shared
+from ..revisions import located
 
 
 class Clip:
@@ -104,13 +105,18 @@ def pretrained(model: str, state: Mapping[str, Tensor] | None = None, config: An
     from ...models import hub
 
     hub.quiet()
+    name, revision = located(model)
     with hub.explained(model):
-        config = config or AutoConfig.from_pretrained(model)
+        config = config or AutoConfig.from_pretrained(name, revision=revision)
     if config.model_type != "clip":
         raise ValueError(f"{model} is not a CLIP model, but of type {config.model_type}")
     with hub.explained(model):
         network, report = CLIPModel.from_pretrained(
-            None if state is not None else model, config=config, state_dict=state, output_loading_info=True
+            None if state is not None else name,
+            revision=revision,
+            config=config,
+            state_dict=state,
+            output_loading_info=True,
         )
     # transformers would leave missing weights random, and so make every score random.
     if missing := sorted(report["missing_keys"]):
@@ -131,8 +137,10 @@ def readers(source: str) -> tuple[Any, Preprocess]:
 
     from ...models import hub
 
+    name, revision = located(source)
     with hub.explained(source):
-        return AutoTokenizer.from_pretrained(source), Preprocess.of(AutoImageProcessor.from_pretrained(source))
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        return tokenizer, Preprocess.of(AutoImageProcessor.from_pretrained(name, revision=revision))
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..network import NetworkReward, shared, weights
+from ..revisions import located
 from .clip import Clip, cosines, pretrained, readers
 
 PARTS = {  # open_clip: transformers
@@ -101,10 +102,11 @@ class HPSv2(NetworkReward):
         from ...models import hub
 
         hub.quiet()
+        name, revision = located(self.processor)
         with hub.explained(self.processor):
-            config = CLIPConfig.from_pretrained(self.processor)
+            config = CLIPConfig.from_pretrained(name, revision=revision)
         tokenizer, preprocess = readers(self.processor)
-        state = converted(weights(hub.file(self.model, self.file)))
+        state = converted(weights(hub.file(*located(self.model), self.file)))
         network = pretrained(self.model, state, config)
         return Clip(network, tokenizer, replace(preprocess, fit="pad"), place)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..network import NetworkReward, Preprocess, Resident, linears, shared, weights
+from ..revisions import located
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of raw scores, from the authors' release
 TOKENS = 35  # prompts are truncated to this length
@@ -147,14 +148,15 @@ class ImageReward(NetworkReward):
         super().__post_init__()
         place = self.place()
         hub.quiet()
+        name, revision = located(self.tokenizer)
         with hub.explained(self.tokenizer):
-            self._tokenizer = AutoTokenizer.from_pretrained(self.tokenizer)
+            self._tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self._resident = shared((ImageReward, self.model, self.file, place), lambda: self._load(place))
 
     def _load(self, place: tuple[str, torch.dtype, bool]) -> Resident:
         from ...models import hub
 
-        path = hub.file(self.model, self.file)
+        path = hub.file(*located(self.model), self.file)
         state = weights(path)
         try:
             network = Blip(state, str(path))

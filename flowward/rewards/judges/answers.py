@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import tempfile
@@ -34,7 +33,7 @@ class Answers:
             score = json.loads(self._path(key).read_text("utf-8"))["score"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return float(score) if type(score) in (int, float) and math.isfinite(score) else None
+        return float(score) if type(score) in (int, float) and 0 <= score <= 1 else None
 
     def put(self, key: str, score: float, answer: object) -> None:
         """Store a score with its answer. If the disk is full, print a warning once and continue."""

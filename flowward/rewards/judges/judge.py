@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -27,10 +28,10 @@ from ..reward import Metadata, RewardError, served, subjects
 from ..service.wire import not_finite, png, to_uint8
 from . import template as templates
 from .answers import Answers
+from .missing import AGAIN, Missing, filled
 from .reading import Unreadable
 
 HOT = 0.7  # temperature of a retry: at 0 the answer would be the same
-AGAIN = 60.0  # seconds between two messages about waiting
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,10 @@ class Judge:
     counts as half a win, and so do equal images (Pref-GRPO, arXiv:2508.20751). Hashes decide which image of a pair is
     shown first, so position bias averages out and scores do not depend on the order of images.
 
-    There is no default score. An unreadable answer is requested again, and an unavailable server is tried again; after
-    that the call fails. Safe to call from several threads.
+    An answer that is unreadable or not finished is requested again. If it stays so, the image gets the mean score of
+    the other images of its prompt. This is printed and counted (`missing`), and the call fails if it happens often
+    (`max_missing`). An unavailable server is tried again; after `patience` seconds the call fails. Safe to call from
+    several threads.
 
     Raises:
         ValueError: no judge answers, it refuses the key, it does not have the model, or an option is invalid.
@@ -74,12 +77,15 @@ class Judge:
     """fail after this many seconds without any answer"""
     max_retries: int = 3
     """repeat a question this often if the answer cannot be parsed"""
+    max_missing: float = 0.02
+    """fail if more than this share of answers cannot be parsed after that (0: fail at the first)"""
     cache: str | Path | None = None
     """store answers in this folder, to avoid paying twice (None: do not)"""
 
     def __post_init__(self) -> None:
         positive(self, "concurrency", "timeout", "patience")
-        not_negative(self, "max_retries")
+        not_negative(self, "max_retries", "max_missing")
+        self._missing = Missing(self.max_missing)
         self._template = templates.load(self.template)
         self._answers = Answers(Path(self.cache)) if self.cache else None
         key = os.environ.get(self.key_variable) or None
@@ -90,7 +96,7 @@ class Judge:
         """The model to ask, checked against the models of the server."""
         try:
             found = self._server.call("GET", "/models", timeout=min(self.timeout, 10.0))
-            listed = [each["id"] for each in found["data"]]
+            listed = [str(each["id"]) for each in found["data"] if each["id"]]
         except Unavailable as error:
             raise ValueError(f"no judge answers ({error}); start one, such as: vllm serve MODEL") from error
         except Declined as error:
@@ -115,6 +121,11 @@ class Judge:
         """The model in use (also if it was not named), and a hash of the template."""
         return {"model": self._model, "template_sha256": self._template.identity[:16]}
 
+    @property
+    def missing(self) -> int:
+        """The number of answers so far that could not be read."""
+        return self._missing.count
+
     def refuse(self, prompts: Sequence[str], metadata: Metadata = None) -> None:
         """Raise ValueError that names the first prompt with too little metadata for the template."""
         for prompt, about in zip(prompts, metadata or [{}] * len(prompts), strict=True):
@@ -133,23 +144,30 @@ class Judge:
         """Scores [B] in [0, 1] of images [B, 3, H, W].
 
         Raises:
-            RewardError: an image has NaN or infinity, a comparison has only one image, an answer is still unreadable
-                after `max_retries`, or the server did not answer for `patience` seconds.
+            RewardError: an image has NaN or infinity, a comparison has only one image, too many answers are still
+                unreadable after `max_retries`, or the server did not answer for `patience` seconds.
         """
         if bad := not_finite(images):
             raise RewardError(f"an image for '{prompts[bad[0]]}' has NaN or infinity, so the judge cannot score it")
         shown, about = to_uint8(images), metadata or [{}] * len(images)
         digests = [_digest(image) for image in shown]
+        own = subjects(prompts, about)
         if self.compares:
-            return self._win_rates(shown, digests, prompts, about)
+            return filled(self._win_rates(shown, digests, prompts, about, own), own, self._missing.last)
         rows = range(len(images))
-        return torch.tensor(self._asked([self._question(shown, digests, prompts, about, (i,)) for i in rows]))
+        scores = self._asked([self._question(shown, digests, prompts, about, (i,)) for i in rows])
+        return filled(torch.tensor(scores), own, self._missing.last)
 
     def _win_rates(
-        self, images: Tensor, digests: list[str], prompts: Sequence[str], about: Sequence[Mapping[str, Any]]
+        self,
+        images: Tensor,
+        digests: list[str],
+        prompts: Sequence[str],
+        about: Sequence[Mapping[str, Any]],
+        own: Sequence[str],
     ) -> Tensor:
+        """Wins per comparison [B]; NaN if no comparison of an image could be read."""
         groups: defaultdict[str, list[int]] = defaultdict(list)
-        own = subjects(prompts, about)
         for index, subject in enumerate(own):
             groups[subject].append(index)
         for members in groups.values():
@@ -161,12 +179,14 @@ class Judge:
         unlike = [(i, j) if digests[i] < digests[j] else (j, i) for i, j in pairs if digests[i] != digests[j]]
         answers = self._asked([self._question(images, digests, prompts, about, pair) for pair in unlike])
         won = dict(zip(unlike, answers, strict=True))
-        wins = torch.zeros(len(images), dtype=torch.float64)
+        wins, rivals = torch.zeros(2, len(images), dtype=torch.float64)
         for first, second in pairs:
             score = won.get((first, second), 0.5) if (second, first) not in won else 1 - won[second, first]
+            if math.isnan(score):
+                continue
             wins[first] += score
             wins[second] += 1 - score
-        rivals = torch.tensor([len(groups[subject]) - 1 for subject in own])
+            rivals[[first, second]] += 1
         return (wins / rivals).float()
 
     def _question(
@@ -194,7 +214,12 @@ class Judge:
         return work(doers, questions, self.patience, lambda question: f"judging '{question.prompt}'")
 
     def _answer(self, question: _Question) -> float:
-        """Raise Unavailable if the server does not answer, RewardError if the answer cannot be parsed."""
+        """The score, or NaN if the answer cannot be parsed.
+
+        Raises:
+            Unavailable: the server does not answer.
+            RewardError: the server refuses the question, or too many answers cannot be parsed.
+        """
         if self._answers and (known := self._answers.get(question.key)) is not None:
             return known
         body = self._body(question)
@@ -212,12 +237,14 @@ class Judge:
             else:
                 self._keep(question.key, score, choice)
                 return score
-        raise RewardError(
+        self._missing.unread(
             f"judging '{question.prompt}': cannot parse the answer of {self._model} in {1 + self.max_retries} tries; "
             f"the last: {why}"
         )
+        return math.nan
 
     def _keep(self, key: str, score: float, choice: Mapping[str, Any]) -> None:
+        self._missing.read()
         if self._answers:
             self._answers.put(key, score, choice.get("message"))
 
@@ -227,7 +254,7 @@ class Judge:
         for role, parts in question.messages:  # chat templates of some models accept a list only if it has images
             content = [_part(part, urls) for part in parts] if None in parts else "\n".join(map(str, parts))
             messages.append({"role": role, "content": content})
-        return {"model": self._model, "messages": messages, **self._template.request, **self._template.read.request()}
+        return {"model": self._model, "messages": messages, **self._template.read.request(), **self._template.request}
 
 
 def _part(part: str | None, urls: Any) -> dict[str, Any]:

@@ -15,25 +15,20 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, with_config
 
+from .wording import CLOSES, CUT_OFF, OPENS, Unreadable, number, readings, spoken
+
+__all__ = ["MASS", "STRICT", "VERSION", "Json", "Number", "Unreadable", "Winner", "YesNo"]
+
 STRICT = ConfigDict(extra="forbid")  # an unknown key in a template is an error
-
-
-class Unreadable(Exception):
-    """An answer that contains no score."""
-
-
-def _text(choice: Mapping[str, Any]) -> str:
-    content = choice.get("message", {}).get("content")
-    if not isinstance(content, str) or not content.strip():
-        raise Unreadable(f"it is empty (finish_reason {choice.get('finish_reason')})")
-    return content
+VERSION = 2  # of reading; part of a template's identity, because other scores come from equal answers
+MASS = 0.5  # probability of yes and no together, below which the first token is no verdict
 
 
 def _scaled(value: float, scale: tuple[float, float]) -> float:
     """Map a value to [0, 1]. Raise Unreadable if it is outside the scale."""
     low, high = scale
-    if not low <= value <= high:
-        raise Unreadable(f"{value:g} is not between {low:g} and {high:g}")
+    if not low <= value <= high:  # the text of a huge integer is long
+        raise Unreadable(f"{str(value)[:20]} is not between {low:g} and {high:g}")
     return (value - low) / (high - low)
 
 
@@ -60,13 +55,11 @@ class Number:
         return {}
 
     def read(self, choice: Mapping[str, Any]) -> float:
-        found = re.findall(self.pattern, text := _text(choice))
-        if not found:
-            raise Unreadable(f"there is no score in '{text[-200:]}'")
-        try:
-            return _scaled(float(found[-1] if isinstance(found[-1], str) else found[-1][0]), self.scale)
-        except ValueError as error:
-            raise Unreadable(f"'{found[-1]}' is not a number") from error
+        said = spoken(choice)
+        for text in readings(said):
+            if found := list(re.finditer(self.pattern, text)):
+                return _scaled(number(found[-1], self.scale), self.scale)
+        raise Unreadable(f"there is no score in '{said[-200:]}'")
 
 
 @with_config(STRICT)
@@ -87,18 +80,25 @@ class Winner:
         return {}
 
     def read(self, choice: Mapping[str, Any]) -> float:
-        text, found = _text(choice), []
-        for pattern, score in ((self.first, 1.0), (self.second, 0.0), (self.tie, 0.5)):
-            found += [(match.end(), score) for match in re.finditer(pattern, text)]
-        if not found:
-            raise Unreadable(f"there is no verdict in '{text[-200:]}'")
-        return max(found)[1]
+        said = spoken(choice)
+        for text in readings(said):
+            found = [
+                (match.end(), score)
+                for pattern, score in ((self.first, 1.0), (self.second, 0.0), (self.tie, 0.5))
+                for match in re.finditer(pattern, text)
+            ]
+            if found:
+                return max(found)[1]
+        raise Unreadable(f"there is no verdict in '{said[-200:]}'")
 
 
 @with_config(STRICT)
 @dataclass(frozen=True)
 class YesNo:
-    """P(yes) / (P(yes) + P(no)) at the first token, each summed over its spellings (case, spaces and quotes)."""
+    """P(yes) / (P(yes) + P(no)) at the first token, each summed over its spellings (case, spaces and quotes).
+
+    If the model thinks first and max_tokens lets it finish, this is the first token after its thought.
+    """
 
     kind: Literal["yes-no"]
     positive: tuple[str, ...] = ("yes",)
@@ -111,20 +111,21 @@ class YesNo:
 
     def read(self, choice: Mapping[str, Any]) -> float:
         try:
-            first = choice["logprobs"]["content"][0]
-            tokens = {each["token"]: float(each["logprob"]) for each in [first, *first["top_logprobs"]]}
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+            tokens = _likely(_first(choice["logprobs"]["content"], choice.get("finish_reason")))
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise Unreadable("it has no log-probabilities for its first token") from error
-        logs = {
-            word: [log for token, log in tokens.items() if _bare(token) in set(map(_bare, spellings))]
-            for word, spellings in (("yes", self.positive), ("no", self.negative))
-        }
-        largest = max([*logs["yes"], *logs["no"]], default=-math.inf)
-        if not math.isfinite(largest):
-            raise Unreadable(
-                f"neither {self.positive[0]} nor {self.negative[0]} is among its {len(tokens)} most likely first tokens"
+        yes, no = (
+            sum(p for token, p in tokens.items() if _bare(token) in set(map(_bare, spellings)))
+            for spellings in (self.positive, self.negative)
+        )
+        if yes + no < MASS:
+            likely = ", ".join(
+                f"{token!r} {p:.2g}" for token, p in sorted(tokens.items(), key=lambda each: -each[1])[:3]
             )
-        yes, no = (sum(math.exp(log - largest) for log in logs[word]) for word in ("yes", "no"))
+            raise Unreadable(
+                f"{self.positive[0]} and {self.negative[0]} together have only probability {yes + no:.2g} at the first "
+                f"token ({likely}); this model thinks before it answers: close its thought, or raise max_tokens"
+            )
         return yes / (yes + no)
 
 
@@ -146,14 +147,70 @@ class Json:
         return {"response_format": {"type": "json_schema", "json_schema": held}}
 
     def read(self, choice: Mapping[str, Any]) -> float:
-        text = _text(choice)
-        try:  # some servers put it between backticks
-            value = json.loads(text[text.index("{") : text.rindex("}") + 1])[self.field]
-        except (ValueError, KeyError, RecursionError) as error:
-            raise Unreadable(f"there is no JSON with `{self.field}` in '{text[-200:]}'") from error
+        text = spoken(choice)
+        found = [each[self.field] for each in _objects(text) if self.field in each]
+        if not found:
+            raise Unreadable(f"there is no JSON with `{self.field}` in '{text[-200:]}'")
+        value = found[-1]
         if type(value) not in (int, float):
-            raise Unreadable(f"`{self.field}` is {value!r}")
+            raise Unreadable(f"`{self.field}` is {str(value)[:50]!r}")
         return _scaled(value, self.scale)
+
+
+def _first(content: list[Mapping[str, Any]], reason: Any) -> Mapping[str, Any]:
+    """The token in which the model speaks: the first one, or the first after its thought.
+
+    Raises:
+        Unreadable: the thought is not finished.
+    """
+    text, starts = "", []
+    for each in content:
+        starts.append(len(text))
+        text += each["token"]
+    closed = max((match.end() for match in CLOSES.finditer(text)), default=0)
+    if len(content) > 1 and not closed and OPENS.match(text.lstrip()):
+        cut = f" (finish_reason {reason})" if reason in CUT_OFF else ""
+        raise Unreadable(f"its thought is not finished{cut}; raise max_tokens in the template's request")
+    after = [each for each, start in zip(content, starts, strict=True) if start >= closed]
+    return next((each for each in after if each["token"].strip()), after[0])
+
+
+def _likely(first: Mapping[str, Any]) -> dict[str, float]:
+    """The probabilities of a token and its alternatives.
+
+    Raises:
+        TypeError, ValueError, OverflowError: a token is no text, or its log-probability no number up to 0.
+    """
+    found = {}
+    for each in [first, *first["top_logprobs"]]:
+        token, log = each["token"], float(each["logprob"])
+        if not isinstance(token, str) or not log < 1e-3:  # rounding may leave a little above 0
+            raise ValueError(token)
+        found[token] = math.exp(log)
+    return found
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    """The JSON objects in a text, in order; a model may put words or backticks around them."""
+    found, at = [], text.find("{")
+    while at >= 0:
+        try:
+            value, end = DECODER.raw_decode(text, at)
+            found.append(value)
+        except (ValueError, RecursionError):
+            end = at + 1
+        at = text.find("{", end)
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raise ValueError if an object says something twice."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def _bare(token: str) -> str:

@@ -22,7 +22,7 @@ from pydantic import Field, TypeAdapter, ValidationError, with_config
 
 from ...system.errors import first_invalid, unknown
 from ..reward import RewardError
-from .reading import STRICT, Json, Number, Winner, YesNo
+from .reading import STRICT, VERSION, Json, Number, Winner, YesNo
 
 SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "templates").glob("*.yaml"))}
 Part = str | Path | None
@@ -61,7 +61,7 @@ class Template:
     @property
     def identity(self) -> str:
         """A hash of everything that can change an answer or its score."""
-        content = {key: value for key, value in asdict(self).items() if key != "source"}
+        content = {key: value for key, value in asdict(self).items() if key != "source"} | {"reading": VERSION}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def filled(self, prompt: str, about: Mapping[str, Any]) -> list[tuple[str, list[Part]]]:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from ...prompts.geneval import CLASSES, COLOURS
 from ..images.clip import Clip
 from ..network import Place, Resident, shared
+from ..revisions import located
 from .geneval_rules import Found
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
@@ -35,20 +36,23 @@ def detector(name: str, place: Place) -> Detector:
     return shared((Detector, name, place), lambda: _detector(name, place))
 
 
-def _detector(name: str, place: Place) -> Detector:
+def _detector(model: str, place: Place) -> Detector:
     from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
 
     from ...models import hub
 
     hub.quiet()
-    with hub.explained(name):
-        network, report = Mask2FormerForUniversalSegmentation.from_pretrained(name, output_loading_info=True)
-        processor = Mask2FormerImageProcessorPil.from_pretrained(name)
+    name, revision = located(model)
+    with hub.explained(model):
+        network, report = Mask2FormerForUniversalSegmentation.from_pretrained(
+            name, revision=revision, output_loading_info=True
+        )
+        processor = Mask2FormerImageProcessorPil.from_pretrained(name, revision=revision)
     if missing := sorted({key for key, _ in network.named_parameters()} & set(report["missing_keys"])):
         raise ValueError(
-            f"{name} is an incomplete Mask2Former: {len(missing)} weights are missing, such as {missing[0]}"
+            f"{model} is an incomplete Mask2Former: {len(missing)} weights are missing, such as {missing[0]}"
         )
-    return Detector(name, Resident(network, *place), processor)
+    return Detector(model, Resident(network, *place), processor)
 
 
 class Detector:

@@ -18,12 +18,14 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.requests import ClientDisconnect
 
 from ... import __version__
 from ...system.asking import check_token
+from ...system.errors import named
 from ..reward import Reward, RewardError, gives_verdicts, refuse, score
-from .wire import JSON, TENSORS, Call, Refused, asked_of, decode, too_large
+from .limits import Room, body_of, size_of
+from .page import page
+from .wire import JSON, TENSORS, Call, Refused, asked_of, decode
 
 
 @dataclass
@@ -34,11 +36,12 @@ class Service:
     reward: Reward
     max_batch: int = 256
     max_bytes: float = 1e9
+    max_total_bytes: float = 3e9  # of all calls at once; others wait
     counts: Counter[str] = field(default_factory=Counter)  # requests, images, errors
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        for limit in ("max_batch", "max_bytes"):
+        for limit in ("max_batch", "max_bytes", "max_total_bytes"):
             if getattr(self, limit) <= 0:
                 raise ValueError(f"{limit} must be a positive number, not {getattr(self, limit)}")
 
@@ -87,15 +90,23 @@ class Service:
 def application(service: Service, token: str | None = None) -> FastAPI:
     """The FastAPI application that serves a reward.
 
-    If there is a token, every path needs it, except /health and the pages that describe the interface.
+    If there is a token, every path needs it, except /health and the pages that describe the interface (/, /docs and
+    /openapi.json).
 
     Raises:
         ValueError: the token is empty, or has characters that a header cannot contain.
     """
     check_token(token)
     guard = [] if token is None else [Depends(_guard(token))]
-    app = FastAPI(title=f"flowward reward: {service.name}", version=__version__)
-    turn = asyncio.Lock()
+    # FastAPI's own pages load their scripts from another server
+    app = FastAPI(title=f"flowward reward: {service.name}", version=__version__, docs_url=None, redoc_url=None)
+
+    @app.get("/", response_class=PlainTextResponse)
+    @app.get("/docs", response_class=PlainTextResponse, include_in_schema=False)
+    async def described(request: Request) -> str:
+        """Describe this server, and how to call it."""
+        address = str(request.base_url).rstrip("/")
+        return page(service.name, address, service.max_batch, service.max_bytes, token is not None)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -112,20 +123,25 @@ def application(service: Service, token: str | None = None) -> FastAPI:
         """Report counters for Prometheus."""
         return service.metrics()
 
-    # Both read the body themselves: FastAPI would read all of it before checking the token.
+    _add_calls(app, service, guard)
+    return app
+
+
+def _add_calls(app: FastAPI, service: Service, guard: list[Any]) -> None:
+    """Add /refuse and /score. Both read the body themselves: FastAPI would read all of it before checking the token."""
+    turn, room = asyncio.Lock(), Room(service.max_total_bytes)
 
     @app.post("/refuse", dependencies=guard, openapi_extra=_described(JSON))
     async def refused(request: Request) -> dict[str, str | None]:
         """Check the `prompts`: `refused` is the reason for the first bad one, or null."""
         try:
-            prompts, metadata = asked_of(await _body(request, service.max_bytes))
-            await run_in_threadpool(refuse, service.reward, prompts, metadata)
-        except Refused as error:
-            raise HTTPException(error.status, str(error)) from error
+            async with room.taken(size_of(request, service.max_bytes)):
+                prompts, metadata = asked_of(await body_of(request, service.max_bytes))
+                await run_in_threadpool(refuse, service.reward, prompts, metadata, service.name)
+        except (Refused, RewardError) as error:
+            raise _failure(error) from error
         except ValueError as error:
-            return {"refused": str(error)}
-        except Exception as error:  # a user's reward may fail in any way
-            raise HTTPException(500, f"reward '{service.name}' raised {type(error).__name__}: {error}") from error
+            return {"refused": _writable(str(error))}
         return {"refused": None}
 
     @app.post("/score", dependencies=guard, openapi_extra=_described(TENSORS, JSON))
@@ -133,16 +149,25 @@ def application(service: Service, token: str | None = None) -> FastAPI:
         """Score images: one number per image."""
         service.counts["requests"] += 1
         try:
-            body = await _body(request, service.max_bytes)
-            async with turn:
-                if await request.is_disconnected():  # it will ask again, so do not compute twice
-                    return {"scores": []}
-                return {"scores": await run_in_threadpool(service.score, body, request.headers.get("content-type", ""))}
+            async with room.taken(size_of(request, service.max_bytes)):
+                body, kind = await body_of(request, service.max_bytes), request.headers.get("content-type", "")
+                async with turn:
+                    if await request.is_disconnected():  # it will ask again, so do not compute twice
+                        return {"scores": []}
+                    return {"scores": await run_in_threadpool(service.score, body, kind)}
         except (Refused, RewardError) as error:
             service.counts["errors"] += 1
-            raise HTTPException(error.status if isinstance(error, Refused) else 500, str(error)) from error
+            raise _failure(error) from error
 
-    return app
+
+def _failure(error: Refused | RewardError) -> HTTPException:
+    status = error.status if isinstance(error, Refused) else 500
+    return HTTPException(status, _writable(str(error) or named(error)))
+
+
+def _writable(text: str) -> str:
+    """A text that UTF-8 can hold: a user's error may have half a surrogate pair."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _described(*kinds: str) -> dict[str, Any]:
@@ -164,20 +189,3 @@ def _guard(token: str) -> Any:
             raise HTTPException(401, "wrong token for this server", {"WWW-Authenticate": "Bearer"})
 
     return check
-
-
-async def _body(request: Request, max_bytes: float) -> bytes:
-    """Read the body in pieces. Raise Refused (413) as soon as it is too large."""
-    limit = 1.4 * max_bytes + 1e6  # base64 adds a third, prompts and metadata some more
-    if float(request.headers.get("content-length", 0)) > limit:
-        raise too_large(max_bytes)
-    parts, size = [], 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise too_large(max_bytes)
-            parts.append(part)
-    except ClientDisconnect as error:
-        raise Refused(400, "the client closed the connection during the call") from error
-    return b"".join(parts)

@@ -9,7 +9,6 @@ The answer is JSON: {"scores": [B numbers]}, or {"detail": "a sentence"} with a 
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -70,14 +69,27 @@ class Call:
 def _texts(prompts: Any) -> list[str]:
     if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
         raise Refused(422, "`prompts` must be a list of strings")
+    _refuse_unwritable("prompts", prompts)
     return prompts
 
 
 def _mappings(metadata: Any) -> list[dict[str, Any]] | None:
-    if not isinstance(metadata or [], list) or not all(isinstance(about, dict) for about in metadata or []):
+    if metadata is None:
+        return None
+    if not isinstance(metadata, list) or not all(isinstance(about, dict) for about in metadata):
         raise Refused(422, "`metadata` must be null or a list of objects")
-    found: list[dict[str, Any]] | None = metadata
-    return found
+    _refuse_unwritable("metadata", metadata)
+    return metadata
+
+
+def _refuse_unwritable(name: str, value: Any) -> None:
+    """Raise Refused (422) for what Python reads from JSON, but cannot write as JSON in UTF-8 again."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise Refused(
+            422, f"`{name}` has NaN, infinity, or half of a surrogate pair, which JSON cannot hold"
+        ) from error
 
 
 def asked_of(body: bytes) -> tuple[list[str], list[dict[str, Any]] | None]:
@@ -141,12 +153,11 @@ def decode(body: bytes, content_type: str, max_bytes: float = float("inf")) -> C
 
 
 def _of_tensors(body: bytes, max_bytes: float) -> tuple[dict[str, Any], Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
         tensors = load(body)
-    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype that torch does not have
+    except Exception as error:  # a damaged file raises many kinds
         raise Refused(400, "the body is not a safetensors file") from error
     if set(tensors) != {"images", "request"}:
         raise Refused(422, f"the tensors must be `images` and `request`, not {', '.join(sorted(tensors)) or 'none'}")
@@ -200,7 +211,7 @@ def _pixels(text: Any, left: float, max_bytes: float) -> Tensor:
             return pixels.view(image.height, image.width, 3).permute(2, 0, 1).float() / 255
     except Refused:
         raise
-    except (OSError, ValueError, TypeError, binascii.Error, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises many kinds
         raise Refused(400, "an image is not a PNG file in base64") from error
 
 
