@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..process.policy import Condition, Policy, Velocity
 from ..prompts import Edit, Prompt
+from ..prompts.pictures import READING
 from ..system import memory
 from ..system.precision import Precision, autocast
 from .cache import PromptCache, address, cache_folder
@@ -71,7 +72,7 @@ class DiffusersPolicy(Policy):
         self._reader: list[Any] = [*encoders, *(unread.configs() if unread else [])]
         self._reader += [spelling(part) for name, part in parts if name.startswith("tokenizer")]
         if family.edits:  # images are read too, at one size
-            self._reader += [self.identity["vae"], *family.shape]
+            self._reader += [self.identity["vae"], *family.shape, READING]
         self._cache: PromptCache | None = None
 
     def _fingerprint(self, network: torch.nn.Module) -> str:
