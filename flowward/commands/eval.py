@@ -118,7 +118,7 @@ def _measured(chosen: Evaluate, named: Collection[str]) -> list[Measurement]:
     """
     how, found = chosen.evaluation, list[Measurement]()
     precision = chosen.precision or common_precision(chosen.models)
-    texts = prompts.load(how.prompts)
+    texts = prompts.load(how.prompts, how.prompt_column)
     if not how.rewards:
         raise ValueError("name at least one reward with --rewards, the headline first")
     scored = load_rewards(how.scores, how.reward_options)

@@ -110,8 +110,8 @@ def assembled(settings: Any, resume: bool = False, say: Callable[[str], object] 
     """
     how = settings.evaluation
     reward = rewards.load(settings.reward, settings.reward_options)
-    texts = prompts.load(settings.prompts).weighted(settings.prompt_weights)
-    held_out, measured = prompts.load(how.prompts), _measures(settings)
+    texts = prompts.load(settings.prompts, settings.prompt_column).weighted(settings.prompt_weights)
+    held_out, measured = prompts.load(how.prompts, how.prompt_column), _measures(settings)
     policy = models.load(settings.model, settings.lora_rank, settings.precision, settings.run.seed, settings.loading)
     settings = replace(settings, precision=policy.precision)  # a resumed run keeps its precision
     parts = Parts.of(settings, policy, reward, texts)
