@@ -136,7 +136,10 @@ def _measured(chosen: Evaluate, named: Collection[str]) -> list[Measurement]:
                 comparison.refuse_unequal(found[0].settings, settings(policy, texts, own, scored))
             except ValueError as error:
                 raise ValueError(f"{error}{_kept(chosen.json)}") from error
-        policy.prepare([texts[i] for i in dict.fromkeys(how.chosen(texts))])
+        asked = [texts[i] for i in dict.fromkeys(how.chosen(texts))]
+        for remark in policy.remarks_on(asked):
+            print(f"flowward: {policy.name}: {remark}", file=sys.stderr)
+        policy.prepare(asked)
         started = time.perf_counter()
         with counting(policy.name, len(how.chosen(texts))) as advance:
             measured = measure(policy, texts, own, scored, chosen.html is not None, advance)

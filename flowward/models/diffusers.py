@@ -17,6 +17,7 @@ from ..prompts import Edit, Prompt
 from ..prompts.pictures import READING
 from ..system import memory
 from ..system.precision import Precision, autocast
+from . import reading
 from .cache import PromptCache, address, cache_folder
 from .families import Family
 from .lora import LoRA
@@ -201,6 +202,9 @@ class DiffusersPolicy(Policy):
         if self.family.guidance != "embedded" or usual in (None, guidance):
             return None
         return f"{self.name} was published with guidance {usual:g}; you use {guidance:g}"
+
+    def remarks_on(self, prompts: Sequence[Prompt]) -> list[str]:
+        return reading.remarks([each for each in self.family.readers() if each.tokenizer is not None], prompts)
 
     def arguments(self, scale: float) -> dict[str, Any]:
         return {**self.family.sized_by(), **self.family.guided_by(scale)}
