@@ -135,6 +135,7 @@ def test_settings_of_an_algorithm_mean_what_they_meant(path: Path, tiny: str, el
     assert then["algorithm"].pop("name") == now["algorithm"].pop("name") == path.stem
     assert now.pop("model") == tiny and then.pop("model") == "scenes"
     assert now["run"].pop("output") and then["run"].pop("output") is None
+    assert now.pop("prompt_column") is now["evaluation"].pop("prompt_column") is None  # which came later
     assert now == then
 
 
