@@ -119,7 +119,7 @@ def _measured(chosen: Evaluate, named: Collection[str]) -> list[Measurement]:
     """
     how, found = chosen.evaluation, list[Measurement]()
     precision = chosen.precision or common_precision(chosen.models)
-    texts = prompts.load(how.prompts)
+    texts = prompts.load(how.prompts, how.prompt_column)
     if not how.rewards:
         raise ValueError("name at least one reward with --rewards, the headline first")
     scored = load_rewards(how.scores, how.reward_options)
@@ -137,7 +137,10 @@ def _measured(chosen: Evaluate, named: Collection[str]) -> list[Measurement]:
                 comparison.refuse_unequal(found[0].settings, settings(policy, texts, own, scored))
             except ValueError as error:
                 raise ValueError(f"{error}{_kept(chosen.json)}") from error
-        policy.prepare([texts[i] for i in dict.fromkeys(how.chosen(texts))])
+        asked = [texts[i] for i in dict.fromkeys(how.chosen(texts))]
+        for remark in policy.remarks_on(asked):
+            print(f"flowward: {policy.name}: {remark}", file=sys.stderr)
+        policy.prepare(asked)
         started = time.perf_counter()
         with counting(policy.name, len(how.chosen(texts))) as advance:
             measured = measure(policy, texts, own, scored, chosen.html is not None, advance)

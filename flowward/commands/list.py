@@ -61,8 +61,9 @@ def _prompts() -> Parts:
     rows = [(name, f"{own['prompts']:,}", own["what"], own["rewards"]) for name, own in found.items()]
     yield table(["set", "prompts", "what it asks for", "rewards that fit"], rows, right=("prompts",))
     yield (
-        "Your own: --prompts FILE (one prompt per line), FILE.jsonl, FILE.parquet or hf:owner/name. The last two need "
-        "pip install 'flowward[data]'. train:FILE and held-out:FILE are 95 and 5 % of a file."
+        "Your own: --prompts FILE (one prompt per line), FILE.jsonl, FILE.csv, FILE.tsv, FILE.parquet or "
+        "hf:owner/name. The last two need pip install 'flowward[data]'. train:FILE and held-out:FILE are 95 and 5 % of "
+        "a file."
     )
 
 

@@ -51,7 +51,7 @@ def run(words: list[str]) -> int:
     settings, _ = train.chosen(words, "memory", PAGE)
     if not models.is_pipeline(settings.model):
         raise ValueError("give --model owner/name (the built-in model needs less than 1 GB)")
-    texts = prompts.load(settings.prompts)
+    texts = prompts.load(settings.prompts, settings.prompt_column)
     asked = settings.run.memory
     limits = {f"{card:.0f} GB": USABLE * card for card in CARDS}
     if asked not in (None, "auto"):

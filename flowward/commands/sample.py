@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -84,6 +85,8 @@ def run(words: list[str]) -> int:
     texts = [prompt for prompt in chosen.prompts for _ in range(chosen.count)]
     asked = [prompt_of(text, chosen.source) for text in texts]
     policy.refuse(asked)
+    for remark in policy.remarks_on(asked):
+        print(f"flowward: {remark}", file=sys.stderr)
     drawn = draw(policy, asked, chosen.sampler, chosen.seed, batch=chosen.batch)
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
     sources = [chosen.source] * len(texts) if chosen.source else []

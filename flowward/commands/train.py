@@ -117,7 +117,7 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
             settings = replace(settings, evaluation=replace(settings.evaluation, rewards=own))
     if "--evaluation.sampler.guidance" not in named and not resume and not config.names_guidance(given):
         settings = config.measured_alike(settings)
-    for name in ("reward", "prompts", "prompt_weights"):
+    for name in ("reward", "prompts", "prompt_column", "prompt_weights"):
         flag = "--" + name.replace("_", "-")
         if settings.preferences and (flag in named or getattr(settings, name) != getattr(config.Settings, name)):
             raise ValueError(f"preferences bring prompts and a reward of their own: leave out {flag}")

@@ -38,6 +38,8 @@ class Evaluation:
 
     prompts: str = "scenes-held-out"
     """measure on these prompts: a built-in set, a file, or hf:owner/name; held-out:FILE takes 5 % of a file"""
+    prompt_column: str | None = None
+    """read prompts from this column or key, in any case (none: prompt, text, caption)"""
     rewards: tuple[str, ...] = ("scenes-strict", "balance")
     """report these scores; the first is the headline"""
     guard: tuple[str, ...] = ()

@@ -14,8 +14,10 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..process.policy import Condition, Policy, Velocity
 from ..prompts import Edit, Prompt
+from ..prompts.pictures import READING
 from ..system import memory
 from ..system.precision import Precision, autocast
+from . import reading
 from .cache import PromptCache, address, cache_folder
 from .families import Family
 from .lora import LoRA
@@ -71,7 +73,7 @@ class DiffusersPolicy(Policy):
         self._reader: list[Any] = [*encoders, *(unread.configs() if unread else [])]
         self._reader += [spelling(part) for name, part in parts if name.startswith("tokenizer")]
         if family.edits:  # images are read too, at one size
-            self._reader += [self.identity["vae"], *family.shape]
+            self._reader += [self.identity["vae"], *family.shape, READING]
         self._cache: PromptCache | None = None
 
     def _fingerprint(self, network: torch.nn.Module) -> str:
@@ -200,6 +202,9 @@ class DiffusersPolicy(Policy):
         if self.family.guidance != "embedded" or usual in (None, guidance):
             return None
         return f"{self.name} was published with guidance {usual:g}; you use {guidance:g}"
+
+    def remarks_on(self, prompts: Sequence[Prompt]) -> list[str]:
+        return reading.remarks([each for each in self.family.readers() if each.tokenizer is not None], prompts)
 
     def arguments(self, scale: float) -> dict[str, Any]:
         return {**self.family.sized_by(), **self.family.guided_by(scale)}

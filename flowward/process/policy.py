@@ -159,6 +159,10 @@ class Policy(ABC):
         """A warning if the model was made for another guidance scale."""
         return None
 
+    def remarks_on(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Warnings about prompts that the model reads only in part, or cannot tell apart. Call it before `prepare`."""
+        return []
+
     def arguments(self, scale: float) -> dict[str, Any]:
         """Arguments of the model's own pipeline for samples of this size at this guidance scale."""
         return {"guidance_scale": scale}

@@ -25,6 +25,8 @@ _WORDS = (
 )
 CLASSES = tuple(name.replace("_", " ") for name in _WORDS.split())
 """COCO's 80 objects in COCO's order, with GenEval's names"""
+COCO = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
+"""COCO's own names that differ from GenEval's"""
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
 NUMBERS = {2: "two", 3: "three", 4: "four"}

@@ -8,12 +8,18 @@ from pathlib import Path
 
 from PIL import Image
 
+from .pixels import refuse_unclear
+
 
 def refuse_broken(path: Path) -> None:
-    """Raise ValueError if a file is missing, not an image, or truncated; called before a run starts."""
+    """Raise ValueError if a file is missing, not an image, truncated, or has pixels without a single meaning.
+
+    Called before a run starts. What is refused is listed in pixels.py.
+    """
     refuse_missing(path)
     try:
         with Image.open(path) as image:
+            refuse_unclear(image)
             if image.format == "PNG":  # check its checksums, which is much faster than decoding
                 image.verify()
             else:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..system.errors import unknown
-from . import drawbench, files, geneval, ocr, scenes
+from . import columns, drawbench, files, geneval, ocr, scenes
 from .picks import number
 from .prompt import PromptSet
 
@@ -23,32 +23,36 @@ HELD_OUT = 20  # one in 20 prompts is held out when a set is split
 HUB = "hf:"
 
 
-def load(name_or_path: str) -> PromptSet:
+def load(name_or_path: str, column: str | None = None) -> PromptSet:
     """Load a built-in set by name, a file, a Hugging Face data set (`hf:owner/name[:split]`), or a part of one.
 
-    A file is UTF-8 text with one prompt per line (empty lines are skipped), JSON lines (.jsonl, .ndjson) or Parquet
-    (.parquet). The last two may contain categories and metadata: see prompts/files.py. `train:NAME` and
-    `held-out:NAME` split a set into 95 and 5 %, by a hash of each text: see `split`.
+    A file is UTF-8 text with one prompt per line (empty lines are skipped), JSON lines (.jsonl, .ndjson), a table with
+    headings (.csv, .tsv) or Parquet (.parquet). All but the first may contain categories and metadata: see
+    prompts/rows.py. `train:NAME` and `held-out:NAME` split a set into 95 and 5 %, by a hash of each text: see `split`.
+
+    Args:
+        column: the column (or key of JSON lines) with the texts; upper and lower case are equal (None: `prompt`, `text`
+            or `caption`).
 
     Raises:
-        ValueError: the set or file does not exist, is empty or broken, or a text file contains a prompt twice. The
-            message gives the place.
+        ValueError: the set or file does not exist, is empty or broken, has no such column, or a text file contains a
+            prompt twice. The message gives the place.
     """
     if name_or_path in BUILT_IN:
+        if column:
+            raise ValueError(f"the prompt set '{name_or_path}' is built in and has no column '{column}': leave it out")
         return BUILT_IN[name_or_path]()
     part, colon, whole = name_or_path.partition(":")
     if colon and part in ("train", "held-out"):
         if whole in BUILT_IN:
             raise ValueError(f"'{whole}' is built in and cannot be split: {_parts_of(whole)}")
-        return split(load(whole), held_out=part == "held-out")
+        return split(load(whole, column), held_out=part == "held-out")
     if name_or_path.startswith(HUB):
-        return files.hub(name_or_path.removeprefix(HUB))
+        return columns.hub(name_or_path.removeprefix(HUB), column)
     path = Path(name_or_path)
     if not path.suffix and not path.exists():
         raise ValueError(unknown("prompt set", name_or_path, BUILT_IN) + " (or give a text file, one prompt per line)")
-    if not path.is_file():
-        raise ValueError(f"there is no prompt file at {path}")
-    return files.READERS.get(path.suffix.lower(), files.text_file)(path)
+    return files.read(path, column)
 
 
 def _parts_of(whole: str) -> str:

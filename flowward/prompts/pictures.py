@@ -10,21 +10,25 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .image_files import refuse_missing
+from .pixels import rgb
+
+READING = "over white"
+"""how files become pixels; it changes when the same file gives other pixels, and is a part of cache keys"""
 
 
 def picture(path: str | Path, size: tuple[int, int]) -> Tensor:
-    """Read an image file, rotated by its EXIF tag, resized and centre-cropped: float32 [3, H, W] in [0, 1].
+    """Read an image file as a viewer shows it (see pixels.py), resized and centre-cropped: float32 [3, H, W] in [0, 1].
 
     Args:
         size: (height, width).
 
     Raises:
-        ValueError: the file is missing or not an image.
+        ValueError: the file is missing, not an image, or see `pixels.refuse_unclear`.
     """
     refuse_missing(Path(path))
     try:
         with Image.open(path) as image:
-            fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), size[::-1])
+            fitted = ImageOps.fit(rgb(image), size[::-1])
     except Exception as error:
         raise ValueError(f"{path} is not an image that can be read: {error}") from error
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 255

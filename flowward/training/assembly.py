@@ -110,12 +110,12 @@ def assembled(settings: Any, resume: bool = False, say: Callable[[str], object] 
     """
     how = settings.evaluation
     reward = rewards.load(settings.reward, settings.reward_options)
-    texts = prompts.load(settings.prompts).weighted(settings.prompt_weights)
-    held_out, measured = prompts.load(how.prompts), _measures(settings)
+    texts = prompts.load(settings.prompts, settings.prompt_column).weighted(settings.prompt_weights)
+    held_out, measured = prompts.load(how.prompts, how.prompt_column), _measures(settings)
     policy = models.load(settings.model, settings.lora_rank, settings.precision, settings.run.seed, settings.loading)
     settings = replace(settings, precision=policy.precision)  # a resumed run keeps its precision
     parts = Parts.of(settings, policy, reward, texts)
-    _ready(parts, held_out, measured)
+    read = _ready(parts, held_out, measured)
     trainer = parts.trainer(settings.run)
     if limit := fit.limit(settings.run.memory, policy.device):
         settings = replace(settings, run=_fitted(trainer, limit, say))
@@ -125,7 +125,8 @@ def assembled(settings: Any, resume: bool = False, say: Callable[[str], object] 
     evaluator = Evaluator(policy, how, held_out, rewards=measured)
     guidance = () if settings.preferences else _of_guidance(policy, settings.algorithm.rollout.guidance)
     notes = (*trainer.rollout.remarks(), *guidance)
-    return Assembly(settings, trainer, evaluator, notes, _warnings(settings, parts.prompts, held_out))
+    warnings = (*read, *_warnings(settings, parts.prompts, held_out))
+    return Assembly(settings, trainer, evaluator, notes, warnings)
 
 
 def _measures(settings: Any) -> dict[str, Reward]:
@@ -136,19 +137,25 @@ def _measures(settings: Any) -> dict[str, Reward]:
     return load_rewards(how.scores, [*shared, *how.reward_options])
 
 
-def _ready(parts: Parts, held_out: PromptSet, measured: Mapping[str, Reward]) -> None:
-    """Encode all prompts. Raises ValueError if the model or a reward does not accept one of them."""
+def _ready(parts: Parts, held_out: PromptSet, measured: Mapping[str, Reward]) -> list[str]:
+    """Encode all prompts; returns warnings about those that the model reads only in part.
+
+    Raises:
+        ValueError: the model or a reward does not accept one of them.
+    """
     policy, texts = parts.policy, parts.prompts
     for each in (texts, held_out):
         try:
             policy.refuse(list(each))
         except ValueError as error:
             raise ValueError(f"prompts {each.name}: {error}") from error
+    remarks = policy.remarks_on([*texts, *held_out])
     with distributed.first():  # the first process fills the disk cache for the others
         policy.prepare([*texts, *held_out])
     rewards.refuse(parts.reward, texts.texts, texts.about(range(len(texts))))
     for own in measured.values():
         rewards.refuse(own, held_out.texts, held_out.about(range(len(held_out))))
+    return remarks
 
 
 def _fitted(trainer: Trainer, limit: float, say: Callable[[str], object]) -> Run:
@@ -202,9 +209,9 @@ def train(
     how = evaluator.told if evaluator else None
     described = config.of_python(algorithm, policy, reward, prompts, run, how)
     folder = RunFolder.create(Path(run.output), described) if run.output else None
-    remarks: list[str | None] = []
+    remarks: list[str | None] = [*policy.remarks_on([*prompts, *(evaluator.prompts if evaluator else ())])]
     if evaluator and how:
         shared = leak(prompts, evaluator.prompts, how.chosen(evaluator.prompts))
-        remarks = [shared, how.unlike(algorithm.rollout.guidance)]
+        remarks += [shared, how.unlike(algorithm.rollout.guidance)]
     with folder.held() if folder else nullcontext():
         yield from trainer.steps(evaluator, folder, [remark for remark in remarks if remark])

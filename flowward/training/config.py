@@ -42,6 +42,8 @@ class Settings:
     """set options of a reward, e.g. pickscore.batch=64"""
     prompts: str = "scenes"
     """use these prompts: a built-in set, a file, or hf:owner/name"""
+    prompt_column: str | None = None
+    """read prompts from this column or key, in any case (none: prompt, text, caption)"""
     prompt_weights: tuple[str, ...] = ()
     """set the sampling weight of a prompt category, e.g. position=4; 0 excludes it"""
     preferences: Path | None = None

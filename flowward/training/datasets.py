@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +17,41 @@ from .. import prompts
 from ..learning.points import PointSet
 from ..process.policy import Condition, Policy
 from ..process.rollout import Drawn, Rollout
-from ..prompts import SOURCE, Prompt, PromptSet, prompt_of
+from ..prompts import Prompt, PromptSet, prompt_of, source_of
 from ..prompts.image_files import refuse_broken
+from ..prompts.lines import json_rows
 from ..prompts.pictures import picture
+from ..prompts.rows import source_in, text_in
 from ..system.seeds import Key, numpy_generator
 
 
-def read(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
-    """The objects of a JSON Lines file, with these text fields and an optional `source` image for editing models.
+def read(path: Path, images: Sequence[str]) -> list[tuple[Prompt, dict[str, str]]]:
+    """The prompts of a JSON Lines file, each with the paths of its images by their keys.
 
-    Image paths are relative to the file.
+    A line has a `prompt`, these images, and for editing models a `source`. Image paths are relative to the file.
 
     Raises:
-        ValueError: the file is missing or empty, a line lacks a field, or an image is missing or broken.
+        ValueError: the file is missing or empty, a line is not JSON or lacks a key, or an image is missing or broken.
     """
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    rows = []
-    whole: set[str] = set()  # images that have been checked
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    rows, look = [], cache(refuse_broken)  # check each image once
+    for number, row in json_rows(path, str(path)):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} of {path} is not JSON: {error.msg}") from error
-        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in fields):
-            raise ValueError(f"line {number} of {path} must be an object with the text fields {', '.join(fields)}")
-        named = [*fields, *([SOURCE] if isinstance(row.get(SOURCE), str) else [])]
-        for file in [row[name] for name in named if name != "prompt" and row[name] not in whole]:
-            if not (path.parent / file).is_file():
-                raise ValueError(f"line {number} of {path} names an image that does not exist: {file}")
-            refuse_broken(path.parent / file)
-            whole.add(file)
-        rows.append({name: row[name] if name == "prompt" else str(path.parent / row[name]) for name in named})
+            if lacking := [name for name in ("prompt", *images) if not isinstance(row.get(name), str)]:
+                wanted = ", ".join(("prompt", *images))
+                raise ValueError(f"it must be an object with the text fields {wanted}, but lacks {lacking[0]}")
+            prompt = prompt_of(text_in(row, "prompt"), source_in(row, path.parent))
+            files = {name: path.parent / row[name] for name in images}
+            for name, file in files.items():
+                if not os.path.isfile(file):  # False for names that no file can have
+                    raise ValueError(f"it names an image that does not exist: {row[name]}")
+            for file in [*files.values(), *([source] if (source := source_of(prompt)) else [])]:
+                look(file)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+        rows.append((prompt, {name: str(file) for name, file in files.items()}))
     if not rows:
         raise ValueError(f"{path} is empty")
     return rows
-
-
-def _prompt(row: Mapping[str, str]) -> Prompt:
-    """The prompt of a line, as in prompt files."""
-    return prompt_of(row["prompt"], Path(os.path.abspath(row[SOURCE])) if SOURCE in row else None)
 
 
 def _refuse_videos(policy: Policy) -> None:
@@ -85,8 +74,8 @@ class Preferences:
             ValueError: see `read`.
         """
         pairs: dict[Prompt, list[tuple[str, str]]] = defaultdict(list)
-        for row in read(path, ("prompt", "chosen", "rejected")):
-            pairs[_prompt(row)].append((row["chosen"], row["rejected"]))
+        for prompt, files in read(path, ("chosen", "rejected")):
+            pairs[prompt].append((files["chosen"], files["rejected"]))
         return cls(prompts.of(path.name, list(pairs)), dict(pairs))
 
     def refuse(self, points: Callable[[Rollout, Key], PointSet], levels: Tensor) -> None:
@@ -148,8 +137,8 @@ class Exemplars:
                 "--exemplar-share or --exemplars-per-group"
             )
         images: dict[Prompt, list[str]] = defaultdict(list)
-        for row in read(path, ("prompt", "image")):
-            images[_prompt(row)].append(row["image"])
+        for prompt, files in read(path, ("image",)):
+            images[prompt].append(files["image"])
         return cls(dict(images), share, count)
 
     def refuse(self, asked: Iterable[Prompt], group_size: int) -> None:

@@ -84,6 +84,12 @@ def test_json_lines_that_come_again_are_merged(tmp_path: Path, capsys: pytest.Ca
         ('{"prompt": " "}', "line 1: 'prompt' must be text, not ' '"),
         ('{"prompt": "a", "metadata": "b"}', "line 1: 'metadata' must be a mapping, not 'b'"),
         ('{"prompt": "a", "category": 1}', "line 1: the category must be text, not 1"),
+        ('{"prompt": "a"}\n{"prompt": "b", "n": [NaN]}', "line 2: NaN is not a JSON value"),
+        ('{"prompt": "a \\ud83d"}', "line 1: 'prompt' has \\ud83d, half of a character"),
+        ('{"prompt": "a", "metadata": {"n": "\\udc00"}}', "line 1: 'metadata.n' has \\udc00, half of a character"),
+        ('{"prompt": "a", "prompt": "b"}', "line 1: the key 'prompt' comes twice"),
+        ('{"prompt": "a\\u0000"}', "line 1: 'prompt' has a NUL character"),
+        ('{"prompt": "a", "source": "' + 5000 * "x" + '"}', "line 1: 'source' must be the path of an image"),
         ("\n \n", "mine.jsonl contains no prompt"),
         ("\udcff", "mine.jsonl is not UTF-8 text (byte 0)"),
     ],
@@ -187,15 +193,37 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
     ("name", "text"),
     [
         ("a.json", '[{"prompt": "a red cube"}]'),
-        ("a.CSV", "prompt,category\na red cube,colors\n"),
-        ("a.tsv", "prompt\tcategory\n"),
         ("a.yaml", "- a red cube\n"),
+        ("a.MD", "# Prompts\n"),
+        ("a.jsonl.gz", "x"),
+        ("a.docx", "x"),
     ],
 )
-def test_tables_and_lists_are_not_taken_for_lines_of_text(tmp_path: Path, name: str, text: str) -> None:
+def test_other_files_are_not_taken_for_lines_of_text(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=r"\.\w+ files are not supported; use one prompt per line"):
         prompts.load(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b'{"prompt": "a"}\n', r"contains JSON lines; give it a name that ends in \.jsonl"),
+        (b"Prompt,Category\na,b\n", r"begins with headings, as a table does; give it a name that ends in \.csv"),
+        (b"id\tprompts\n1\ta\n", r"begins with headings, as a table does; give it a name that ends in \.tsv"),
+        (b"a cat\nPAR1\x15\x04\n", r"line 2: not plain text, it has the character '\\x15'"),
+        ("a cat".encode("utf-16"), "is not UTF-8 text"),
+    ],
+)
+def test_what_is_no_plain_text_is_not_taken_for_it(tmp_path: Path, text: bytes, said: str) -> None:
+    (tmp_path / "a.txt").write_bytes(text)
+    with pytest.raises(ValueError, match=said):
+        prompts.load(str(tmp_path / "a.txt"))
+
+
+def test_tags_and_braces_are_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("{red, blue} cube\nlogo, text, flat design\n")
+    assert prompts.load(str(tmp_path / "a.txt")).texts == ("{red, blue} cube", "logo, text, flat design")
 
 
 def test_json_lines_by_their_other_name(tmp_path: Path) -> None:

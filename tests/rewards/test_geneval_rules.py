@@ -10,6 +10,7 @@ import pytest
 from geneval_clauses import CAT, clause
 
 from flowward import prompts
+from flowward.prompts.geneval import CLASSES, COCO
 from flowward.rewards.objects.geneval import requests
 from flowward.rewards.objects.geneval_rules import (
     Box,
@@ -234,6 +235,13 @@ def test_other_metadata_are_refused(about: Any, said: str) -> None:
     with pytest.raises(ValueError) as error:
         requests(["a right one", "a wrong one"], [CAT, about])
     assert said in str(error.value) and "the prompt 'a wrong one' has" in str(error.value)
+
+
+@pytest.mark.parametrize("name", [*COCO, *CLASSES])
+def test_classes_have_cocos_names_too(name: str) -> None:
+    request = Request.of("x", {"include": [clause(name)], "exclude": [clause(name, 2)]})
+    right = COCO.get(name, name)
+    assert request.include[0].name == request.exclude[0].name == right and right in CLASSES
 
 
 @pytest.mark.parametrize("name", ["geneval", "geneval-held-out"])

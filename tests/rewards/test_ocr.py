@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowward import rewards
 from flowward.rewards import RewardError
-from flowward.rewards.text.ocr import OCR, StrictOCR, edit_distance, plain, similarity, wanted
+from flowward.rewards.text.ocr import OCR, StrictOCR, edit_distance, part_distance, plain, similarity, together, wanted
 from flowward.rewards.text.text_reader import TextReader
 
 # The score
@@ -65,19 +65,44 @@ def test_scores_by_hand(read: str, text: str, score: float) -> None:
 
 
 def test_what_is_wanted() -> None:
-    assert wanted('a sign that says "Open Daily"') == "Open Daily"
-    assert wanted("a sign that says “Open Daily” and nothing else") == "Open Daily"
-    assert wanted("ein Schild mit „Heute offen“") == "Heute offen"
-    assert wanted('a "first" and a "second" sign') == "first"
-    assert wanted('a sign that says "Open"', {"text": "Closed"}) == "Closed"  # metadata comes first
+    assert wanted('a sign that says "Open Daily"') == ["Open Daily"]
+    assert wanted('a "first" and a "second" sign') == ["first", "second"]
+    assert wanted('a sign that says "Open"', {"text": "Closed"}) == ["Closed"]  # metadata comes first
+    assert wanted("a sign", {"text": ["Open", "24 h"]}) == ["Open", "24 h"]
     for prompt, about in (
         ("a sign", None),
         ('a sign that says " "', None),
         ("a sign", {"text": ""}),
         ("x", {"text": 3}),
+        ("x", {"text": []}),
+        ("x", {"text": ["Open", " "]}),
     ):
         with pytest.raises(ValueError, match="has no text to show; put it in double quotes, or in metadata 'text'"):
             wanted(prompt, about)
+
+
+@pytest.mark.parametrize(
+    ("read", "texts", "score"),
+    [
+        ("open daily", ["open daily"], 1),
+        ("something else", ["open"], 0),  # one text: as published
+        ("24 h we are open", ["open", "24 h"], 1),  # in any order, between other text
+        ("opem 24 h", ["open", "24 h"], 1 - 1 / 7),
+        ("open", ["open", "24 h"], 4 / 7),
+        ("", ["open", "24 h"], 0),
+        ("xyz", ["open", "24 h"], 0),
+    ],
+)
+def test_several_texts_count_together(read: str, texts: list[str], score: float) -> None:
+    assert together(plain(read), [plain(text) for text in texts]) == pytest.approx(score)
+
+
+def test_the_distance_to_a_part_by_its_definition() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        read, text = ("".join(rng.choices("abc", k=rng.randrange(6))) for _ in range(2))
+        parts = [read[a:b] for a in range(len(read) + 1) for b in range(a, len(read) + 1)]
+        assert part_distance(read, text) == min(edit_distance(part, text) for part in parts)
 
 
 # On pictures
@@ -148,6 +173,7 @@ def test_the_verdict_says_what_is_read() -> None:
     strict = rewards.load(["ocr-strict"])
     assert isinstance(strict, StrictOCR) and isinstance(strict, rewards.Explains)
     assert strict(IMAGES, ASKED).tolist() == [1, 1, 1, 0, 0]
+    assert strict(IMAGES[:2], ['"Fresh" and "Bread"', '"No" and "Entry"']).tolist() == [1, 0]
     assert strict.explain(IMAGES, ASKED) == ["", "", "", "reads 'Exit 42'", "no text"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import pickle
@@ -20,6 +21,7 @@ import httpx2
 import pytest
 import torch
 from local_servers import served
+from PIL import Image
 from remote_rewards import IMAGES, PROMPTS, WEB, Held, Weighted
 from safetensors.torch import save
 from torch import Tensor
@@ -28,7 +30,7 @@ from flowward.cli import main
 from flowward.rewards import RewardError
 from flowward.rewards.service.remote import Remote
 from flowward.rewards.service.server import Service
-from flowward.rewards.service.wire import JSON, TENSORS, encode, png, to_uint8
+from flowward.rewards.service.wire import JSON, TENSORS, decode, encode, png, to_uint8
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
@@ -219,3 +221,11 @@ def test_serving_badly(capsys: pytest.CaptureFixture[str], address: str) -> None
         assert sentence in capsys.readouterr().err
     assert main(["serve-reward", "scens", "--host", "0.0.0.0", "--port", "0"]) == 2
     assert "whoever reaches 0.0.0.0" in capsys.readouterr().err
+
+
+def test_transparent_parts_of_a_png_are_white() -> None:
+    with io.BytesIO() as file:
+        Image.new("RGBA", (4, 4), (255, 0, 255, 0)).save(file, "PNG")
+        image = base64.b64encode(file.getvalue()).decode()
+    call = decode(json.dumps({"images": [image], "prompts": ["a"]}).encode(), JSON)
+    assert call.images.shape == (1, 3, 4, 4) and (call.images == 1).all()

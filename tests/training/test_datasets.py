@@ -256,12 +256,24 @@ def test_exemplars_leave_two_samples(tiny: str, exemplars: Path) -> None:
     ("line", "said"),
     [
         ("", "is empty"),
-        ("{", "line 1 of .* is not JSON"),
+        ("{", "line 1: not JSON"),
         (
             '{"prompt": "a circle", "chosen": "x.png"}',
             "with the text fields prompt, chosen, rejected",
         ),
-        ('["a circle"]', "must be an object with the text fields"),
+        ('["a circle"]', "line 1: not a JSON object"),
+        (
+            '{"prompt": " ", "chosen": "no.png", "rejected": "no.png"}',
+            "line 1: 'prompt' must be text, not ' '",
+        ),
+        (
+            '{"prompt": "a \\ud83d", "chosen": "no.png", "rejected": "no.png"}',
+            "line 1: 'prompt' has .*half of a character",
+        ),
+        (
+            '{"prompt": "a circle", "chosen": "no.png", "rejected": "no.png", "source": 7}',
+            "line 1: 'source' must be the path of an image",
+        ),
         (
             '{"prompt": "a circle", "chosen": "no.png", "rejected": "no.png"}',
             "names an image that does not exist: no.png",
@@ -273,6 +285,19 @@ def test_bad_files_are_refused(tmp_path: Path, line: str, said: str) -> None:
     path.write_text(line)
     with pytest.raises(ValueError, match=said):
         Preferences.load(path)
+
+
+def test_pairs_and_exemplars_are_read_as_prompt_files_are(tmp_path: Path) -> None:
+    """Other separators of lines are part of a text, marks and white space around it are not."""
+    paint(tmp_path / "a.png", 0.5)
+    prompt = "a red\u2028circle\u0085here"
+    row = {"prompt": f" {prompt} ", "image": "a.png", "chosen": "a.png", "rejected": "a.png"}
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\ufeff\n \u2028 \n" + json.dumps(row, ensure_ascii=False) + "\r\n\n", "utf-8")
+    (tmp_path / "text.txt").write_text(f"\n{prompt}\n", "utf-8")
+    read = [prompts.load(str(file)), Preferences.load(file).prompts, Exemplars.load(file).images]
+    read.append(prompts.load(str(tmp_path / "text.txt")))
+    assert [list(each) for each in read] == [[prompt]] * 4
 
 
 def test_a_missing_file_and_a_broken_image_are_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...prompts import Edit
 from ...prompts.pictures import picture
 from ..lora import ATTENTION
+from ..reading import Reader
 
 Guidance = Literal["classifier-free", "embedded", "none"]
 
@@ -132,6 +133,15 @@ class Family(ABC):
 
         Prompts are texts, or Edits if the family `edits`.
         """
+
+    def readers(self) -> list[Reader]:
+        """How the pipeline tokenises prompts, one reader per text encoder (none: it never cuts a prompt)."""
+        return []
+
+    def _longest(self, name: str, tokenizer: Any, **more: Any) -> Reader:
+        """A reader of `text_tokens` tokens."""
+        able = self.most_text is None or self.text_tokens < self.most_text
+        return Reader(name, tokenizer, self.text_tokens, more=able, **more)
 
     def sources(self, prompts: Sequence[Edit]) -> Tensor:
         """Source images, resized and centre-cropped to the size of the samples: [N, 3, H, W] in [0, 1]."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..reading import Reader
 from .family import Family, Guidance, pack, positions, unpack
 
 
@@ -27,6 +28,10 @@ class Flux(Family):
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         words, pooled, _ = self.pipe.encode_prompt(prompts, None, max_sequence_length=self.text_tokens)
         return {"words": words, "pooled": pooled}
+
+    def readers(self) -> list[Reader]:
+        short = Reader("CLIP", self.pipe.tokenizer, self.pipe.tokenizer_max_length)
+        return [short, self._longest("T5", self.pipe.tokenizer_2)]
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
         images = self.seen(x, condition)

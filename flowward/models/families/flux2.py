@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reading import Reader, chat
 from .family import Family, pack, positions, unpack
 
 
@@ -40,6 +41,9 @@ class Flux2Klein(Family):
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         words, _ = self.pipe.encode_prompt(prompts, max_sequence_length=self.text_tokens)
         return {"words": words}
+
+    def readers(self) -> list[Reader]:
+        return [self._longest("Qwen3", self.pipe.tokenizer, form=chat(self.pipe.tokenizer, enable_thinking=False))]
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
         _, _, h, w = x.shape

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..reading import Reader
 from .family import Family, pack, statistics, unpack
 
 
@@ -26,6 +27,10 @@ class QwenImage(Family):
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         words, mask = self.pipe.encode_prompt(prompts, max_sequence_length=self.text_tokens)
         return {"words": words, "mask": words.new_ones(words.shape[:2]) if mask is None else mask.to(words.dtype)}
+
+    def readers(self) -> list[Reader]:
+        form, before = self.pipe.prompt_template_encode.format, self.pipe.prompt_template_encode_start_idx
+        return [self._longest("Qwen2.5-VL", self.pipe.tokenizer, form=form, before=before, sliced=True)]
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
         images = self.seen(x, condition)
@@ -83,6 +88,9 @@ class QwenImageEdit(QwenImage):
         if text_tokens is not None:
             raise ValueError(f"{type(pipe).__name__} reads text of any length; leave out the text tokens option")
         super().__init__(pipe, *size, **more)
+
+    def readers(self) -> list[Reader]:
+        return []  # text of any length
 
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
         images = self._pictures(prompts)

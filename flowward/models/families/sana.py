@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from ..reading import Reader
 from .family import Family
 
 
@@ -29,10 +30,23 @@ class Sana(Family):
         patch: int = self.pipe.transformer.config.patch_size
         return patch
 
+    @property
+    def instruction(self) -> list[str]:
+        """The lines before every prompt."""
+        lines: list[str] = inspect.signature(type(self.pipe).__call__).parameters["complex_human_instruction"].default
+        return lines
+
+    def readers(self) -> list[Reader]:
+        """The pipeline lower-cases prompts, and counts two tokens less for the instruction than it has."""
+        before, tokenizer = "\n".join(self.instruction), self.pipe.tokenizer
+        if tokenizer is None:
+            return []
+        own = len(tokenizer.encode(before)) - 2
+        return [self._longest("Gemma", tokenizer, form=lambda text: before + text.lower().strip(), before=own)]
+
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
-        instruction = inspect.signature(type(self.pipe).__call__).parameters["complex_human_instruction"].default
         words, mask, _, _ = self.pipe.encode_prompt(
-            prompts, False, max_sequence_length=self.text_tokens, complex_human_instruction=instruction
+            prompts, False, max_sequence_length=self.text_tokens, complex_human_instruction=self.instruction
         )
         return {"words": words, "mask": mask.to(words.dtype)}
 

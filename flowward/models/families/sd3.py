@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from ..reading import Reader
 from .family import Family
 
 
@@ -32,6 +33,11 @@ class StableDiffusion3(Family):
             prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=self.text_tokens
         )
         return {"words": words, "pooled": pooled}
+
+    def readers(self) -> list[Reader]:
+        pipe = self.pipe
+        two = [Reader("CLIP", each, pipe.tokenizer_max_length) for each in (pipe.tokenizer, pipe.tokenizer_2)]
+        return [*two, self._longest("T5", pipe.tokenizer_3)]
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
         v: Tensor = network(

@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
 
+from ..reading import Reader
 from .family import Family, statistics
 
 
@@ -85,6 +87,9 @@ class Wan(Family):
             prompts, do_classifier_free_guidance=False, max_sequence_length=self.text_tokens
         )
         return {"words": words}
+
+    def readers(self) -> list[Reader]:
+        return [self._longest("UMT5", self.pipe.tokenizer, form=prompt_clean)]
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
         timestep = 1000 * t

@@ -9,6 +9,7 @@ import torch
 from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
 from torch import Tensor, nn
 
+from ..reading import Reader, chat
 from .family import Family
 
 
@@ -46,6 +47,9 @@ class ZImage(Family):
             "words": nn.utils.rnn.pad_sequence(rows, batch_first=True),
             "mask": nn.utils.rnn.pad_sequence(mask, batch_first=True),
         }
+
+    def readers(self) -> list[Reader]:
+        return [self._longest("Qwen3", self.pipe.tokenizer, form=chat(self.pipe.tokenizer, enable_thinking=True))]
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
         lengths = condition["mask"].sum(1, dtype=torch.long).tolist()  # bf16 cannot count past 256

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from ...prompts.geneval import CLASSES, COLOURS
+from ...prompts.geneval import CLASSES, COCO, COLOURS
 from ..images.clip import Clip
 from ..network import Place, Resident, shared
 from ..revisions import located
@@ -20,8 +20,6 @@ from .geneval_rules import Found
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
 
-NAMES = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
-"""COCO's class names that differ in GenEval"""
 GREY = 153  # background of an object whose colour is classified: #999
 TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
 SLIM = 8  # maximum aspect ratio of a crop, because CLIP sees only its centre square
@@ -65,7 +63,7 @@ class Detector:
     def __init__(self, name: str, resident: Resident, processor: Any):
         self.resident, self.processor = resident, processor
         known = resident.network.config.id2label
-        labels = [NAMES.get(label.lower(), label.lower()) for _, label in sorted(known.items())]
+        labels = [COCO.get(label.lower(), label.lower()) for _, label in sorted(known.items())]
         if lacking := sorted(set(CLASSES) - set(labels)):
             raise ValueError(
                 f"detector '{name}' lacks {len(lacking)} of COCO's classes, such as '{lacking[0]}'; use a COCO model"

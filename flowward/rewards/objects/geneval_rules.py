@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...prompts.geneval import CLASSES, COLOURS, RELATIONS
+from ...prompts.geneval import CLASSES, COCO, COLOURS, RELATIONS
 
 MARGIN = 0.1  # minimum distance of centres for a relation, as a fraction of the summed widths or heights
 SLANT = 0.5  # minimum cosine to an axis: 60 degrees
@@ -50,10 +50,14 @@ class Clause:
     def of(cls, given: Any, earlier: int = 0) -> Clause:
         """Parse {"class": ..., "count": ..., "color": ..., "position": [relation, number of a clause]}.
 
+        The class may also have COCO's own name, such as `mouse` for `computer mouse`.
+
         Raises:
             ValueError: it has another form, or the number is not one of the `earlier` clauses.
         """
-        if not isinstance(given, Mapping) or given.get("class") not in CLASSES:
+        name = given.get("class") if isinstance(given, Mapping) else None
+        name = COCO.get(name, name) if isinstance(name, str) else ""
+        if name not in CLASSES:
             raise ValueError(f"{given!r} does not name one of COCO's 80 classes")
         count, colour, relation = (given.get(key) for key in ("count", "color", "position"))
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
@@ -61,14 +65,14 @@ class Clause:
         if colour is not None and colour not in COLOURS:
             raise ValueError(f"the colour must be one of {', '.join(COLOURS)}, not {colour!r}")
         if relation is None:
-            return cls(given["class"], count, colour)
+            return cls(name, count, colour)
         where, number = relation if isinstance(relation, Sequence) and len(relation) == 2 else ("", -1)
         if where not in RELATIONS or number not in range(earlier):
             raise ValueError(
                 f"a position must be one of {', '.join(RELATIONS)} with the number of an earlier clause, "
                 f"not {relation!r}"
             )
-        return cls(given["class"], count, colour, (str(where), int(number)))
+        return cls(name, count, colour, (str(where), int(number)))
 
 
 @dataclass(frozen=True)

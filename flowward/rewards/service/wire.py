@@ -19,6 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...prompts.pixels import rgb
+
 TENSORS = "application/x-safetensors"
 JSON = "application/json"
 ENCODINGS = {"float32": TENSORS, "float16": TENSORS, "uint8": TENSORS, "png": JSON}  # content types
@@ -207,8 +209,9 @@ def _pixels(text: Any, left: float, max_bytes: float) -> Tensor:
         with io.BytesIO(base64.b64decode(text, validate=True)) as file, Image.open(file, formats=["PNG"]) as image:
             if 12 * image.width * image.height > left:
                 raise too_large(max_bytes)
-            pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-            return pixels.view(image.height, image.width, 3).permute(2, 0, 1).float() / 255
+            shown = rgb(image)
+            pixels = torch.frombuffer(bytearray(shown.tobytes()), dtype=torch.uint8)
+            return pixels.view(shown.height, shown.width, 3).permute(2, 0, 1).float() / 255
     except Refused:
         raise
     except Exception as error:  # Pillow raises many kinds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,8 @@ import torch
 from torch import Tensor
 
 from ..reward import RewardError
+from .quotations import quotations
 from .text_reader import TextReader, reader
-
-QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|«([^»]+)»|„([^“”]+)[“”]')
 
 
 def plain(text: str) -> str:
@@ -42,19 +40,37 @@ def similarity(read: str, wanted: str) -> float:
     return max(0.0, 1 - edit_distance(read, wanted) / len(wanted))
 
 
-def wanted(prompt: str, about: Mapping[str, Any] | None = None) -> str:
-    """The text that a picture should show: `text` of the metadata, or the quoted part of the prompt.
+def part_distance(read: str, wanted: str) -> int:
+    """The edit distance of the wanted text to the part of the recognised text that is most like it."""
+    row = [0] * (len(read) + 1)  # a part may begin and end anywhere
+    for i, mine in enumerate(wanted, 1):
+        before, row[0] = row[0], i
+        for j, its in enumerate(read, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (mine != its))
+    return min(row)
+
+
+def together(read: str, wanted: Sequence[str]) -> float:
+    """The `similarity` of one text. Of several, 1 - sum of their `part_distance` / sum of their lengths.
+
+    So several texts may stand anywhere in the picture, in any order.
+    """
+    if len(wanted) == 1:
+        return similarity(read, wanted[0])
+    return 1 - sum(part_distance(read, text) for text in wanted) / sum(map(len, wanted))
+
+
+def wanted(prompt: str, about: Mapping[str, Any] | None = None) -> list[str]:
+    """The texts that a picture should show: `text` of the metadata (one or a list), or the quoted parts of the prompt.
 
     Raises:
         ValueError: there is none.
     """
     given = (about or {}).get("text")
-    if given is None:
-        found = QUOTED.search(prompt)
-        given = next(filter(None, found.groups())) if found else ""
-    if not isinstance(given, str) or not plain(given):
+    found = quotations(prompt) if given is None else given if isinstance(given, list) else [given]
+    if not found or not all(isinstance(text, str) and plain(text) for text in found):
         raise ValueError(f"the prompt '{prompt}' has no text to show; put it in double quotes, or in metadata 'text'")
-    return given
+    return list(found)
 
 
 @dataclass
@@ -63,7 +79,8 @@ class OCR:
 
     The wanted text is `text` of the metadata, or the quoted part of the prompt. Spaces and case are ignored. Extra text
     costs nothing if the wanted text is complete. As in Flow-GRPO (arXiv:2505.05470), but with the PP-OCR models
-    packaged in RapidOCR instead of PaddleOCR.
+    packaged in RapidOCR instead of PaddleOCR. Several wanted texts count together (see `together`); Flow-GRPO reads the
+    first one alone.
 
     Raises:
         ValueError: rapidocr or onnxruntime is not installed, or a setting is out of range.
@@ -97,24 +114,33 @@ class OCR:
         return [" ".join(text for text, sure in each if sure >= self.confidence) for each in lines]
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
-        return torch.tensor([similarity(read, text) for read, text, _ in self._compared(images, prompts, metadata)])
+        return torch.tensor([together(read, texts) for read, texts, _ in self._compared(images, prompts, metadata)])
 
-    def _compared(self, images: Tensor, prompts: Sequence[str], metadata: Any) -> list[tuple[str, str, str]]:
-        """(recognised, wanted), both normalised, and the recognised text as it is."""
+    def _compared(self, images: Tensor, prompts: Sequence[str], metadata: Any) -> list[tuple[str, list[str], str]]:
+        """(recognised, distinct wanted texts), both normalised, and the recognised text as it is."""
         try:
-            texts = [wanted(*each) for each in zip(prompts, metadata or [None] * len(prompts), strict=True)]
+            asked = [wanted(*each) for each in zip(prompts, metadata or [None] * len(prompts), strict=True)]
         except ValueError as error:
             raise RewardError(str(error)) from error
-        return [(plain(read), plain(text), read) for read, text in zip(self.read(images), texts, strict=True)]
+        return [
+            (plain(read), list(dict.fromkeys(map(plain, texts))), read)
+            for read, texts in zip(self.read(images), asked, strict=True)
+        ]
 
 
 class StrictOCR(OCR):
-    """1 if the recognised text contains the wanted text, otherwise 0; settings are those of `ocr`."""
+    """1 if the recognised text contains every wanted text, otherwise 0; settings are those of `ocr`."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
-        return torch.tensor([float(text in read) for read, text, _ in self._compared(images, prompts, metadata)])
+        return torch.tensor(
+            [float(_shown(read, texts)) for read, texts, _ in self._compared(images, prompts, metadata)]
+        )
 
     def explain(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> list[str]:
         """The text recognised instead; empty if the text is right."""
         compared = self._compared(images, prompts, metadata)
-        return ["" if text in read else f"reads '{raw}'" if raw else "no text" for read, text, raw in compared]
+        return ["" if _shown(read, texts) else f"reads '{raw}'" if raw else "no text" for read, texts, raw in compared]
+
+
+def _shown(read: str, texts: Sequence[str]) -> bool:
+    return all(text in read for text in texts)
