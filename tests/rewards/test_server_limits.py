@@ -86,7 +86,7 @@ def test_a_body_that_does_not_come_is_answered_and_ended(strict: str) -> None:
 
 
 def test_a_body_in_drops_is_ended_and_a_slow_one_is_not(strict: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body may be late by a fixed time, compared with the slowest connection."""
+    """A body may be late by a fixed time, compared with the slowest connection that is served."""
 
     def sent(rate: float) -> bytes:
         monkeypatch.setattr(limits, "SLOWEST", rate)
@@ -101,6 +101,13 @@ def test_a_body_in_drops_is_ended_and_a_slow_one_is_not(strict: str, monkeypatch
 
     assert sent(1e9).startswith(b"HTTP/1.1 408") or sent(1e9) == b""
     assert sent(1e4).startswith(b"HTTP/1.1 400")  # all of it came, and is no JSON
+
+
+def test_a_quick_start_earns_no_pause(strict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SLOWEST", 1.0)
+    started = time.monotonic()
+    assert received(connected(strict, HEAD + bytes(90_000))).startswith(b"HTTP/1.1 408")
+    assert time.monotonic() - started < 10
 
 
 def test_the_rest_of_a_refused_body_has_a_limit(strict: str) -> None:

@@ -67,15 +67,16 @@ async def body_of(request: Request, max_bytes: float) -> bytes:
     Raises:
         Refused: 413 as soon as it is too large, 408 if it comes too slowly, 400 if the client has left.
     """
-    limit, started = size_of(request, max_bytes), asyncio.get_running_loop().time()
-    whole, stream = io.BytesIO(), aiter(request.stream())
+    limit, now = size_of(request, max_bytes), asyncio.get_running_loop().time
+    whole, stream, deadline = io.BytesIO(), aiter(request.stream()), now() + LATE
     try:
         while True:
-            async with asyncio.timeout_at(started + LATE + whole.tell() / SLOWEST):
+            async with asyncio.timeout_at(deadline):
                 part = await anext(stream, None)
             if part is None:
                 return whole.getvalue()
             whole.write(part)
+            deadline = min(deadline + len(part) / SLOWEST, now() + LATE)  # a quick start earns no pause later
             if whole.tell() > limit:
                 raise too_large(max_bytes)
     except ClientDisconnect as error:
