@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..system.errors import unknown
+from ..system.paths import absolute
 from . import drawbench, files, geneval, ocr, scenes
 from .picks import number
 from .prompt import PromptSet
@@ -49,6 +50,19 @@ def load(name_or_path: str) -> PromptSet:
     if not path.is_file():
         raise ValueError(f"there is no prompt file at {path}")
     return files.READERS.get(path.suffix.lower(), files.text_file)(path)
+
+
+def located(name: str) -> str:
+    """The name for `load` with the absolute path of its file or folder, if it has one; else the name itself."""
+    if name in BUILT_IN:
+        return name
+    part, colon, whole = name.partition(":")
+    if colon and part in ("train", "held-out"):
+        return f"{part}:{located(whole)}"
+    if name.startswith(HUB):
+        where, colon, split = name.removeprefix(HUB).partition(":")
+        return f"{HUB}{absolute(where)}{colon}{split}"
+    return absolute(name)
 
 
 def _parts_of(whole: str) -> str:
