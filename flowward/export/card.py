@@ -33,7 +33,7 @@ def write(
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {Path(str(about['base_model'])).name}, post-trained with {about['algorithm']}\n",
         f"{outcome.sentence(evaluations)}\n",
-        *(f"{line[0].upper()}{line[1:]}.\n" for line in outcome.remarks(lines)),
+        *(f"{line[:1].upper()}{line[1:]}.\n" for line in [*outcome.remarks(lines), *run.changed_inputs()]),
         _use(folder, policy, about, files),
         "## Training\n",
         _table(["setting", "value"], [[name.replace("_", " "), _plain(value)] for name, value in about.items()]),
