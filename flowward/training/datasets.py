@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import defaultdict
@@ -17,8 +18,8 @@ from .. import prompts
 from ..learning.points import PointSet
 from ..process.policy import Condition, Policy
 from ..process.rollout import Drawn, Rollout
-from ..prompts import SOURCE, Prompt, PromptSet, prompt_of
-from ..prompts.image_files import refuse_broken
+from ..prompts import SOURCE, Prompt, PromptSet, prompt_of, source_of, text_of
+from ..prompts.image_files import digest, refuse_broken
 from ..prompts.pictures import picture
 from ..system.seeds import Key, numpy_generator
 
@@ -60,6 +61,16 @@ def read(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
+def _identity(images: Mapping[Prompt, Sequence[Any]]) -> str:
+    """A short hash of prompts and image files, by their content and in their order."""
+    found = hashlib.sha256()
+    for prompt, files in images.items():
+        source = source_of(prompt)
+        shown = [digest(Path(file)) for each in files for file in ([each] if isinstance(each, str) else each)]
+        found.update(json.dumps([text_of(prompt), source and digest(source), shown]).encode())
+    return found.hexdigest()[:16]
+
+
 def _prompt(row: Mapping[str, str]) -> Prompt:
     """The prompt of a line, as in prompt files."""
     return prompt_of(row["prompt"], Path(os.path.abspath(row[SOURCE])) if SOURCE in row else None)
@@ -88,6 +99,11 @@ class Preferences:
         for row in read(path, ("prompt", "chosen", "rejected")):
             pairs[_prompt(row)].append((row["chosen"], row["rejected"]))
         return cls(prompts.of(path.name, list(pairs)), dict(pairs))
+
+    @property
+    def identity(self) -> str:
+        """A short hash of all prompts and images."""
+        return _identity(self.pairs)
 
     def refuse(self, points: Callable[[Rollout, Key], PointSet], levels: Tensor) -> None:
         """Raises ValueError if the algorithm needs the trajectory of each sample, which images from files lack."""
@@ -151,6 +167,11 @@ class Exemplars:
         for row in read(path, ("prompt", "image")):
             images[_prompt(row)].append(row["image"])
         return cls(dict(images), share, count)
+
+    @property
+    def identity(self) -> str:
+        """A short hash of all prompts and images."""
+        return _identity(self.images)
 
     def refuse(self, asked: Iterable[Prompt], group_size: int) -> None:
         """Raises ValueError if too few own samples remain in a group, or exemplars belong to unknown prompts."""
