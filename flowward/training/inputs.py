@@ -53,7 +53,10 @@ def _placed(settings: Any, before: Any) -> Any:
 
 
 def _model(name: str) -> str:
-    return name if name in models.BUILT_IN else absolute(name)
+    """Only of what can be loaded: an error about anything else has the name that was typed."""
+    folder = Path(name)
+    known = any((folder / file).is_file() for file in ("model_index.json", "text_encoder/config.json"))
+    return absolute(name) if known and name not in models.BUILT_IN else name
 
 
 def _codes(names: Iterable[str]) -> tuple[str, ...]:

@@ -235,6 +235,7 @@ def test_every_setting_that_names_a_file_is_absolute(
     for name in ("p.jsonl", "t.yaml"):
         Path(name).write_text("")
     Path("data").mkdir()
+    Path("data/model_index.json").write_text("{}")
     given = config.from_dict(changes)
     found = place(inputs.located(given))
     assert Path(found).is_absolute() and Path(found).exists()
