@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 import tyro
 
 from ..models.loading import Loading
-from ..system import strict_json
 from ..training.record import Record
 from .help import Page
 from .options import parse, said
@@ -61,8 +60,7 @@ def run(words: list[str]) -> int:
         files.append(export.merged(policy, folder, about))
         if (kept := export.stored(exported.transformers(policy)["transformer"])) != "float32":
             print(f"merged weights are in {kept}, which rounds small changes away: the adapters alone keep them")
-    summary = run.path / "summary.json"
-    command = strict_json.loads(summary.read_text("utf-8"))["command"] if summary.is_file() else ""
+    command = str(run.summary().get("command", ""))
     for path in [*files, card.write(run, folder, policy, about, [path.name for path in files], command)]:
         print(path)
     return 0

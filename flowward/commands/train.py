@@ -18,10 +18,11 @@ from ..evaluation import outcome
 from ..pages import report
 from ..system import distributed
 from ..system.terminal import visible
-from ..training import config
-from ..training.assembly import Assembly, assembled
+from ..training import config, inputs
+from ..training.assembly import Assembly, started
 from ..training.folder import RunFolder, read_yaml
 from ..training.log import TrainProgress
+from . import resuming
 from .help import Option, Page
 from .options import given as given_flag
 from .options import parse, set_threads, take
@@ -35,7 +36,8 @@ START = (  # options that say what the defaults of the others are
     ),
     Option("preset", "NAME", "settings of that algorithm (default: scenes; for a real model the first published one)"),
     Option("config", "FILE", "start from a recipe, or from the config.yaml of a run"),
-    Option("resume", "RUN", "go on with an interrupted run"),
+    Option("resume", "RUN|auto", "continue an interrupted run (auto: --output if it has begun, else start it)"),
+    Option("changed-inputs", "", "with --resume: continue although prompts, reward code or images have changed"),
 )
 PROCESSES = Option("processes", "N", "share the work among N processes, one CUDA device each (default: 1)")
 PAGE = Page(
@@ -50,7 +52,8 @@ PAGE = Page(
             "post-train Stable Diffusion 3.5 Medium to write text",
         ),
         ("train --config recipes/sd3.5-medium/flow_grpo-ocr.yaml --processes 8", "a published setting on 8 GPUs"),
-        ("train --resume runs/first --iterations 100", "go on with a run"),
+        ("train --resume runs/first --iterations 100", "continue a run"),
+        ("train --output runs/first --resume auto", "start a run, or continue it: for jobs that are restarted"),
     ),
     first=(
         *("model", "reward", "prompts", "output", "algorithm", "preset", "config", "resume", "iterations"),
@@ -73,15 +76,24 @@ PAGE = Page(
 
 def run(words: list[str]) -> int:
     given = shlex.join(["flowward", "train", *words])
+    words, said = resuming.resolved(words)
     processes, words = take(words, "processes")
+    changed, words = resuming.changed_inputs(words)
     settings, resume = chosen(words)  # refuses what it must before other processes start
+    if changed and not (resume or said):
+        raise ValueError("--changed-inputs is for runs that continue: name one with --resume")
     if processes and not (processes.isdecimal() and int(processes) >= 1):
         raise ValueError(f"--processes must be a whole number of at least 1, not '{processes}'")
     if processes and int(processes) > 1:
         where = [] if resume or given_flag(words, "output") else ["--output", str(settings.run.output)]
-        return distributed.launch(int(processes), ["train", *words, *where])
+        again = [resuming.CHANGED] if changed and resume else []
+        if said:
+            print(said, flush=True)
+        return distributed.launch(int(processes), ["train", *words, *where, *again])
     with distributed.joined() as others:
-        return _train(settings, resume, given + (f" --processes {others}" if others > 1 else ""))
+        if said:
+            print(said)
+        return _train(settings, resume, changed, given + (f" --processes {others}" if others > 1 else ""))
 
 
 def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple[Any, bool]:
@@ -121,8 +133,9 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
         flag = "--" + name.replace("_", "-")
         if settings.preferences and (flag in named or getattr(settings, name) != getattr(config.Settings, name)):
             raise ValueError(f"preferences bring prompts and a reward of their own: leave out {flag}")
+    settings, unplaced = inputs.located(settings, default if resume else None), settings
     if settings.run.output is None:
-        name = time.strftime(f"{settings.model}-%Y%m%d-%H%M%S").replace("/", "-")
+        name = time.strftime(f"{unplaced.model}-%Y%m%d-%H%M%S").replace("/", "-")
         settings = replace(settings, run=replace(settings.run, output=Path("runs") / name))
     return settings, resume is not None
 
@@ -153,32 +166,34 @@ def _settings(given: dict[str, Any], named: set[str]) -> config.Settings:
     return config.from_dict(given)
 
 
-def _train(settings: Any, resume: bool, command: str) -> int:
+def _train(settings: Any, resume: bool, changed_inputs: bool, command: str) -> int:
     set_threads(settings.threads)
-    made = assembled(settings, resume)
-    run, trainer, stopped = made.settings.run, made.trainer, False
-    with (
-        made.folder(resume) as folder,
-        TrainProgress(run, trainer.iteration, run.output) as progress,
-        _stop_signals() as asked,
-    ):
-        _begin(made, progress)
-        with closing(trainer.steps(made.evaluator, folder, made.warnings)) as steps:
-            for step in steps:
-                progress.show(step)
-                if distributed.any_of(asked()):
-                    stopped = trainer.iteration < run.iterations  # after the last one there is nothing to go on with
-                    break
-    if folder:
-        folder.write_summary(command, finished=not stopped)
-        print(visible(outcome.sentence(outcome.of(folder.lines()))))
-        print(visible(f"report: {report.write(folder.path)}"))
+    with started(settings, resume, changed_inputs) as (made, folder):
+        stopped = _steps(made, folder)
+        if folder:
+            folder.write_summary(command, finished=not stopped)
+            print(visible(outcome.sentence(outcome.of(folder.lines()))))
+            print(visible(f"report: {report.write(folder.path)}"))
+    run = made.settings.run
     if stopped:
         several = ["--processes", str(distributed.count())] if distributed.count() > 1 else []
         words = shlex.join(["flowward", "train", "--resume", str(run.output), *several])
         print(visible(f"stopped and saved; go on with: {words}"))
     distributed.wait()  # torchrun ends the first process when another has ended with a code, even while it saves
     return 130 if stopped else 0
+
+
+def _steps(made: Assembly, folder: RunFolder | None) -> bool:
+    """Train. Returns whether the run was stopped before its end."""
+    run, trainer = made.settings.run, made.trainer
+    with TrainProgress(run, trainer.iteration, run.output) as progress, _stop_signals() as asked:
+        _begin(made, progress)
+        with closing(trainer.steps(made.evaluator, folder, made.warnings)) as steps:
+            for step in steps:
+                progress.show(step)
+                if distributed.any_of(asked()):
+                    return trainer.iteration < run.iterations  # after the last one there is nothing to go on with
+    return False
 
 
 def _begin(made: Assembly, progress: TrainProgress) -> None:

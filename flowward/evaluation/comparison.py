@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .hacking import Change, hacked
 from .measurement import Measurement, numbered
-from .provenance import differing, other_versions
+from .provenance import differing, other_code, other_versions
 from .statistics import LEVEL, bootstrap, bounds, holm, mcnemar, p_value
 
 
@@ -72,6 +72,8 @@ def warnings(found: Sequence[Measurement]) -> list[str]:
     for one, other in ((found[0], each) for each in found[1:]):
         if libraries := other_versions(one.settings, other.settings):
             said.append(f"{one.name} and {other.name} were measured with different versions of {', '.join(libraries)}")
+        if rewards := other_code(one.settings, other.settings):
+            said.append(f"{one.name} and {other.name} were measured with different code of {', '.join(rewards)}")
         if one.settings.get("times") != other.settings.get("times"):
             said.append(f"{one.name} and {other.name} use different time grids, each that of its own scheduler")
     return said

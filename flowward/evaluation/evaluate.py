@@ -20,6 +20,7 @@ from ..rewards import Explains, Metadata, Reward, RewardError
 from ..rewards.scoring import agreement
 from ..system import distributed, memory
 from ..system.errors import named
+from ..system.paths import short_codes
 from .images import labelled_grid, thumbnails
 from .measurement import Measurement
 from .provenance import described, hash_of, versions
@@ -75,6 +76,11 @@ class Evaluation:
         """All scores, the headline first."""
         return tuple(dict.fromkeys((*self.rewards, *self.guard)))
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Each score with its name in results: a reward in a file is named without the folders of the file."""
+        return short_codes(self.scores)
+
     def unlike(self, guidance: float) -> str | None:
         """A warning if the guidance of training differs; otherwise None."""
         if guidance == (own := self.sampler.guidance):
@@ -94,7 +100,7 @@ class Evaluation:
 
 
 def load_rewards(names: Sequence[str], options: Sequence[str] = ()) -> dict[str, Reward]:
-    """Rewards by name, or `name=weight`; `options` as for `rewards.load`.
+    """Rewards by name, or `name=weight`; `options` as for `rewards.load`. Names of files become short ones.
 
     Raises:
         ValueError: see `rewards.load`.
@@ -103,8 +109,9 @@ def load_rewards(names: Sequence[str], options: Sequence[str] = ()) -> dict[str,
     strays = [option for option in options if reward_table.owner(option) not in bare.values()]
     if strays or not names:
         reward_table.load(names, strays)  # raises the error
+    short = short_codes(names)
     return {
-        name: reward_table.load([name], [option for option in options if reward_table.owner(option) == own])
+        short[name]: reward_table.load([name], [option for option in options if reward_table.owner(option) == own])
         for name, own in bare.items()
     }
 
@@ -133,7 +140,7 @@ def settings(
         **frames,
         "model": {"name": policy.name, **{key: policy.identity[key] for key in known if key in policy.identity}},
         "rewards": {name: described(reward) for name, reward in rewards.items()},
-        "guard": [name for name in evaluation.guard if name in rewards],
+        "guard": [evaluation.names[name] for name in evaluation.guard if evaluation.names[name] in rewards],
         "versions": versions(),
     }
 
@@ -306,8 +313,10 @@ class Evaluator:
     @property
     def told(self) -> Evaluation:
         """The settings with the actual prompts and rewards, which may differ from the named ones in Python."""
-        own = tuple(name for name in self.rewards if name not in self.evaluation.guard)
-        return replace(self.evaluation, prompts=self.prompts.name, rewards=own)
+        how = self.evaluation
+        named = {short: name for name, short in how.names.items()}
+        own = tuple(name for each in self.rewards if (name := named.get(each, each)) not in how.guard)
+        return replace(how, prompts=self.prompts.name, rewards=own)
 
     def refuse(self) -> None:
         """Raises ValueError if the model or a reward does not accept a prompt."""

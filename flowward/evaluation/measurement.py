@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ..prompts import Prompt, prompt_of, source_of, text_of
@@ -117,6 +118,39 @@ def to_json(found: Sequence[Measurement], differences: Sequence[dict[str, Any]] 
     return strict_json.dumps(said, 2) + "\n"
 
 
+class Loose(BaseModel):
+    """Other keys may come beside the named ones."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Verdicts(Loose):
+    verdicts: bool
+
+
+class Named(Loose):
+    name: str
+
+
+class Measured(Loose):
+    model: Named
+    scores: dict[str, Verdicts]
+    per_image: dict[str, str]
+    guard: list[str] = []
+    rewards: dict[str, dict[str, Any]] = {}
+    versions: dict[str, Any] = {}
+
+
+class File(Loose):
+    """What `read` and comparisons rely on."""
+
+    texts: list[str]
+    categories: list[str]
+    sources: list[str] = []
+    prompt_of_image: str
+    models: dict[str, Measured]
+
+
 def read(path: Path) -> list[Measurement]:
     """The measurements in a file of `to_json`, without thumbnails.
 
@@ -125,6 +159,7 @@ def read(path: Path) -> list[Measurement]:
     """
     try:
         said = strict_json.loads(path.read_text("utf-8"))
+        File.model_validate(said)
         order = [int(number) for number in said["prompt_of_image"].split()]
         texts = tuple(said["texts"][k] for k in order)
         categories = tuple(said["categories"][k] for k in order)
@@ -133,7 +168,7 @@ def read(path: Path) -> list[Measurement]:
         return [replace(_read(name, own, texts, categories), sources=sources) for name, own in said["models"].items()]
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist") from error
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} was not written by `flowward eval --json`, or is damaged") from error
 
 
@@ -141,8 +176,10 @@ def _read(name: str, said: dict[str, Any], texts: tuple[str, ...], categories: t
     settings = {key: value for key, value in said.items() if key not in ("scores", "per_image")}
     scores = {key: unpacked(own) for key, own in said["per_image"].items()}
     verdicts = frozenset(key for key, own in said["scores"].items() if own["verdicts"])
-    if not scores or said["model"]["name"] is None or any(len(own) != len(texts) for own in scores.values()):
+    if not scores or not texts or any(len(own) != len(texts) for own in scores.values()):
         raise ValueError("the numbers of scores and images differ")
+    if not all(own.isfinite().all() for own in scores.values()):
+        raise ValueError("a score is not finite")
     return Measurement(name, settings, texts, categories, scores, verdicts)
 
 

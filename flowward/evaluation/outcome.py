@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .code_hashes import code_differs, without_code
+
 Score = dict[str, Any]  # mean, low and high (the 95 % interval; None if one image has no interval), n
 Scores = list[tuple[int, Score]]  # (iteration, score), oldest first
 Evaluations = list[tuple[int, dict[str, Any]]]  # (iteration, result of `evaluate`), oldest first
@@ -148,9 +150,11 @@ def settings(evaluation: dict[str, Any]) -> str:
 def _differing(evaluations: Evaluations) -> list[str]:
     first, last = evaluations[0][1], evaluations[-1][1]
     settings = [key for key in first | last if key not in ("scores", "model", "versions")]
-    # a setting that older evaluations did not store is not known to differ
-    return [
-        key
-        for key in settings
-        if first.get(key) != last.get(key) and (key not in LATER or (key in first and key in last))
-    ]
+    return [key for key in settings if _differ(key, first, last)]
+
+
+def _differ(key: str, first: dict[str, Any], last: dict[str, Any]) -> bool:
+    if key in LATER and not (key in first and key in last):
+        return False  # a setting that older evaluations did not store is not known to differ
+    one, other = first.get(key), last.get(key)
+    return without_code(one) != without_code(other) or code_differs(one, other)

@@ -12,6 +12,8 @@ from typing import Any
 from .. import __version__
 from ..prompts import PromptSet
 from ..prompts.image_files import digest
+from ..rewards import code_of
+from .code_hashes import CODE, code_differs, without_code
 
 LIBRARIES = ("torch", "diffusers", "transformers")
 # These may differ, or are checked separately; all other settings must agree.
@@ -45,13 +47,14 @@ def hash_of(prompts: PromptSet) -> str:
 
 
 def described(thing: object) -> dict[str, Any]:
-    """The kind of a reward, its options (without secrets, which have `repr=False`), and its `identity`."""
+    """The kind of a reward, its options (without secrets, which have `repr=False`), its `identity`, and its code."""
     kind = thing if hasattr(thing, "__qualname__") else type(thing)
     shown = [each.name for each in fields(thing) if each.repr] if is_dataclass(thing) else []
     options = {name: _plain(getattr(thing, name)) for name in shown}
     own = getattr(thing, "identity", None)
     known = {key: _plain(value) for key, value in own.items()} if isinstance(own, Mapping) else {}
-    return {"kind": f"{_lasting(kind.__module__)}.{getattr(kind, '__qualname__', '')}", **options, **known}
+    code = {CODE: found} if (found := code_of(thing)) else {}
+    return {"kind": f"{_lasting(kind.__module__)}.{getattr(kind, '__qualname__', '')}", **options, **known, **code}
 
 
 def _lasting(module: str) -> str:
@@ -63,9 +66,12 @@ def _lasting(module: str) -> str:
 
 
 def same_scores(reward: object) -> str:
-    """A text that is equal for rewards with equal scores, regardless of where and how fast they are computed."""
+    """A text that is equal for rewards with equal scores, regardless of where and how fast they are computed.
+
+    Nor does it depend on the code, of which a comment may have changed: see training/inputs.py.
+    """
     known = {key: value for key, value in described(reward).items() if key not in PLACES}
-    return json.dumps(known, sort_keys=True, default=str)
+    return json.dumps(without_code(known), sort_keys=True, default=str)
 
 
 def _plain(value: Any) -> Any:
@@ -100,9 +106,15 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
         found += [
             f"{key} of reward {name} ({_said(mine.get(key))} and {_said(theirs.get(key))})"
             for key in dict.fromkeys([*mine, *theirs])
-            if key not in PLACES and mine.get(key) != theirs.get(key)
+            if key not in (*PLACES, CODE) and without_code(mine.get(key)) != without_code(theirs.get(key))
         ]
     return found
+
+
+def other_code(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The rewards of both evaluations whose code differs. It may be a comment only, so this is no reason to refuse."""
+    mine, theirs = one.get("rewards", {}), other.get("rewards", {})
+    return [name for name in mine if code_differs(mine[name], theirs.get(name))]
 
 
 def _said(value: Any) -> str:

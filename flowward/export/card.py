@@ -36,7 +36,7 @@ def write(
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {text(Path(str(about['base_model'])).name)}, post-trained with {text(about['algorithm'])}\n",
         paragraph(outcome.sentence(evaluations)),
-        *(paragraph(f"{line[0].upper()}{line[1:]}.") for line in outcome.remarks(lines)),
+        *(paragraph(f"{line[:1].upper()}{line[1:]}.") for line in [*outcome.remarks(lines), *run.changed_inputs()]),
         _use(folder, policy, about, files),
         "## Training\n",
         table(["setting", "value"], [[name.replace("_", " "), _plain(value)] for name, value in about.items()]),

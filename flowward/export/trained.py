@@ -46,13 +46,13 @@ def load(
         raise ValueError(f"{path} contains no checkpoint yet: wait for the first one, or set --checkpoint-every lower")
     how = loading.of_run(name, settings.loading, said) if loading else settings.loading
     policy = models.load(settings.model, settings.lora_rank, precision or settings.precision, loading=how)
-    if other := policy.unlike(state["identity"]):
-        raise ValueError(
-            f"the checkpoint of {path} does not belong to the model '{settings.model}': different {', '.join(other)}"
-        )
-    if weights not in state["weights"]:
-        raise ValueError(f"{path} has no weights '{weights}': choose one of {', '.join(state['weights'])}")
-    policy.weights.load("policy", state["weights"][weights])
+    with folder.explained():
+        if other := policy.unlike(state["identity"]):
+            what = f"different {', '.join(other)}"
+            raise ValueError(f"the checkpoint of {path} does not belong to the model '{settings.model}': {what}")
+        if weights not in state["weights"]:
+            raise ValueError(f"{path} has no weights '{weights}': choose one of {', '.join(state['weights'])}")
+        policy.weights.load("policy", state["weights"][weights])
     policy.name = f"{name} ({weights}, iteration {state['iteration']})"
     return policy
 

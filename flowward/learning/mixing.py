@@ -125,6 +125,10 @@ class RewardBuffer:
             new = rewards[group == number]
             self._kept[name] = torch.cat([self._kept.get(name, new[:0]), new])[-self.size :]
 
+    def clear(self) -> None:
+        """Forget all rewards."""
+        self._kept = {}
+
     def state_dict(self) -> dict[str, Any]:
         return {"kinds": self.kinds, "kept": dict(self._kept)}
 

@@ -169,15 +169,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def spans(numbers: Sequence[int], most: int = 12) -> str:
-    """Increasing whole numbers in short form: 3–5, 9."""
-    found: list[list[int]] = []
-    for number in numbers:
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    words = [str(low) if low == high else f"{low}–{high}" for low, high in found]
-    return ", ".join(words if len(words) <= most else [*words[: most - 1], f"… {words[-1]} ({len(numbers)} in all)"])

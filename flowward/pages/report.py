@@ -15,9 +15,11 @@ from typing import Any
 from ..evaluation import outcome
 from ..evaluation.outcome import Evaluations, Measure, counted, when, without_figures
 from ..system import strict_json
+from ..system.paths import short_code
 from ..training import glossary
+from ..training.lines import spans
 from ..training.record import Record
-from .page import Line, duration, is_number, metric_chart, page, score_chart, small, smoothed_chart, spans, table, text
+from .page import Line, duration, is_number, metric_chart, page, score_chart, small, smoothed_chart, table, text
 
 MOST_GRIDS = 25  # in one page; of a longer run, evenly spaced grids are shown
 WATCHED = ("zero_variance", "distance", "gradient_norm", "latent_rms")  # always visible; the rest can be unfolded
@@ -34,13 +36,16 @@ def write(folder: Path) -> Path:
     run = Record.open(folder)
     config, lines = run.config(), run.lines()
     title, planned = _title(config), (config.get("run") or {}).get("iterations")
-    summary = strict_json.loads(path.read_text("utf-8")) if (path := folder / "summary.json").is_file() else {}
+    summary = run.summary()
     trained = [line for line in lines if line["iteration"] > 0]
     evaluations = outcome.of(lines)
     body = [
         f"<h1>{escape(title)}</h1><p class=quiet>{escape(_status(lines, summary, planned))}</p>",
         f"<p class=result>{text(outcome.sentence(evaluations))}</p>",
-        "".join(f"<p class=warning>{text(line[0].upper() + line[1:])}.</p>" for line in outcome.remarks(lines)),
+        "".join(
+            f"<p class=warning>{text(line[:1].upper() + line[1:])}.</p>"
+            for line in [*outcome.remarks(lines), *run.changed_inputs()]
+        ),
         _key_figures(lines, trained, evaluations) + _settings(evaluations),
         "<h2>Sample images</h2>" + _pictures(folder),
         _scores(evaluations),
@@ -73,9 +78,10 @@ def write_loss_curve(folder: Path) -> Path:
 def _title(config: dict[str, Any]) -> str:
     algorithm, reward = config.get("algorithm"), config.get("reward") or []
     name = algorithm.get("name") if isinstance(algorithm, dict) else algorithm
-    title = f"{name or 'A run'} on {config.get('model', 'an unnamed model')}"
+    model = config.get("model") or "an unnamed model"
+    title = f"{name or 'A run'} on {Path(model).name if Path(model).is_absolute() else model}"
     rewards = [reward] if isinstance(reward, str) else reward
-    return title + (f", reward {' + '.join(map(str, rewards))}" if rewards else "")
+    return title + (f", reward {' + '.join(short_code(str(each)) for each in rewards)}" if rewards else "")
 
 
 def _status(lines: list[Line], summary: dict[str, Any], planned: int | None) -> str:

@@ -12,7 +12,7 @@ tensors.
 from __future__ import annotations
 
 from .given import of
-from .loading import BUILT_IN, load, split
+from .loading import BUILT_IN, load, located, split
 from .prompt import SOURCE, Edit, Prompt, PromptSet, prompt_of, refuse_others, source_of, text_of
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Prompt",
     "PromptSet",
     "load",
+    "located",
     "of",
     "prompt_of",
     "refuse_others",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..system.errors import unknown
+from ..system.paths import absolute
 from . import columns, drawbench, files, geneval, ocr, scenes
 from .picks import number
 from .prompt import PromptSet
@@ -53,6 +54,19 @@ def load(name_or_path: str, column: str | None = None) -> PromptSet:
     if not path.suffix and not path.exists():
         raise ValueError(unknown("prompt set", name_or_path, BUILT_IN) + " (or give a text file, one prompt per line)")
     return files.read(path, column)
+
+
+def located(name: str) -> str:
+    """The name for `load` with the absolute path of its file or folder, if it has one; else the name itself."""
+    if name in BUILT_IN:
+        return name
+    part, colon, whole = name.partition(":")
+    if colon and part in ("train", "held-out"):
+        return f"{part}:{located(whole)}"
+    if name.startswith(HUB):
+        where, colon, split = name.removeprefix(HUB).partition(":")
+        return f"{HUB}{absolute(where)}{colon}{split}"
+    return absolute(name)
 
 
 def _parts_of(whole: str) -> str:

@@ -5,7 +5,8 @@ The score of a video is the mean over its frames, unless the reward has `takes_v
 
 from __future__ import annotations
 
-from .loading import REWARDS, Sum, load, make, owner, terms, weighted
+from .code import code_of
+from .loading import REWARDS, Sum, load, located_option, make, owner, terms, weighted
 from .reward import Explains, Metadata, Reads, Reward, RewardError, gives_verdicts, refuse, score
 
 __all__ = [
@@ -16,8 +17,10 @@ __all__ = [
     "Reward",
     "RewardError",
     "Sum",
+    "code_of",
     "gives_verdicts",
     "load",
+    "located_option",
     "make",
     "owner",
     "refuse",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
 
 from ..system.errors import first_invalid, named, unknown
+from ..system.paths import absolute, absolute_code, short_codes
 from ..system.threads import refuse_fewer
 from .images.aesthetic import Aesthetic
 from .images.clip import CLIPScore, PickScore
@@ -107,7 +109,8 @@ def load(spec: str | Sequence[str], options: Sequence[str] = ()) -> Reward:
     names = [weighted(item)[0] for item in spec]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"reward '{twice}' is named twice; name it once, with the sum of its weights")
-    found = [(name, weight, make(name, asked.pop(name, {}))) for name, weight in map(weighted, spec)]
+    short = short_codes(names)
+    found = [(short[name], weight, make(name, asked.pop(name, {}))) for name, weight in map(weighted, spec)]
     if not found:
         raise ValueError("name at least one reward")
     if asked:
@@ -133,6 +136,17 @@ def weighted(item: str) -> tuple[str, float]:
     if not math.isfinite(factor):
         raise ValueError(f"the weight of reward '{name}' must be a number, not '{weight}'")
     return name, factor
+
+
+def located_option(option: str) -> str:
+    """An option with absolute paths: of its reward's file, and of a value that is a file, a folder or a cache."""
+    where, equals, value = option.partition("=")
+    name, dot, key = where.rpartition(".")
+    if key == "cache" and value:
+        value = os.path.abspath(value)
+    elif os.sep in value or os.path.isfile(value):  # a bare word that is also a folder here means something else
+        value = absolute(value)
+    return f"{absolute_code(name)}{dot}{key}{equals}{value}"
 
 
 def owner(option: str) -> str:

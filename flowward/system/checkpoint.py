@@ -1,14 +1,19 @@
 """State on disk: nested dicts, lists, numbers and tensors in one safetensors file, written atomically.
 
 Nothing is pickled, so a checkpoint from a stranger cannot run code. A file gets its name only when it is complete:
-after a crash or on a full disk, the previous one is still there.
+after a crash or on a full disk, the previous one is still there. A hash of the content is stored with it, so that a
+file that the disk or a copy has changed is not taken for a good one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +21,59 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-_TREE = "flowward"
+_TREE, _HASH = "flowward", "sha256"  # keys of the metadata
+LEFTOVERS = (".*.partial", ".tmp??????")  # of a killed process: of our own writers, and of safetensors
+THREADS = 4  # that hash tensors at once; hashing is as fast as a disk, so a large checkpoint should not wait for one
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (dicts, lists, tuples, None, str, int, float, bool and tensors) to `path`.
+    """Write `state` (dicts, lists, tuples, None, str, int, float, bool and tensors) to `path`, in an existing folder.
 
     Raises:
         OSError: the file could not be written (disk full, no permission); an older file at `path` is untouched.
     """
     tensors: dict[str, torch.Tensor] = {}
     tree = json.dumps(_pack(state, "", tensors), allow_nan=False)
+    tensors = tensors or {"_": torch.zeros(1)}
     partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        save_file(tensors or {"_": torch.zeros(1)}, partial, {_TREE: tree})
+        save_file(tensors, partial, {_TREE: tree, _HASH: _hash(tree, tensors)})
         permit(partial)
-        with open(partial, "rb+") as file:  # Windows syncs only files opened for writing
-            os.fsync(file.fileno())
+        flush(partial)
         os.replace(partial, path)
+        flush(path.parent)
     except (SafetensorError, OSError) as error:  # safetensors reports a full disk as its own kind of error
         raise OSError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk and survive a power cut.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    if not path.is_dir():
+        with open(path, "rb+") as file:  # Windows syncs only files opened for writing
+            os.fsync(file.fileno())
+    elif os.name == "posix":  # Windows opens no folders
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def clear(folder: Path) -> None:
+    """Delete what a killed process left half written in a folder: it can be as large as a checkpoint.
+
+    Only for a folder that no other process writes to.
+    """
+    for pattern in LEFTOVERS:
+        for path in folder.glob(pattern):
+            with suppress(OSError):  # it only takes space
+                path.unlink()
 
 
 def permit(*files: Path) -> None:
@@ -53,25 +88,41 @@ def load(path: Path) -> dict[str, Any]:
     """Read what `save` wrote.
 
     Raises:
-        ValueError: the file is missing, truncated, or not a flowward checkpoint.
+        ValueError: the file is missing, truncated, changed since it was written, or not a flowward checkpoint.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            tree = (file.metadata() or {}).get(_TREE)
-            if tree is None:
+            about = file.metadata() or {}
+            if (tree := about.get(_TREE)) is None:
                 raise ValueError(f"{path} is a safetensors file, but not a flowward checkpoint")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError as error:
         raise ValueError(f"there is no checkpoint at {path}") from error
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is truncated or damaged and cannot be read ({error})") from error
+    if _HASH in about and about[_HASH] != _hash(tree, tensors):  # older files have none
+        raise ValueError(f"{path} is damaged: its content has changed since it was written (its hash does not match)")
     try:
         state = _unpack(json.loads(tree), tensors)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: its description of the state cannot be read ({error})") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} is damaged: it contains no state")
     return state
+
+
+def _hash(tree: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of the tree, and of names, types, shapes and numbers of all tensors."""
+    names = sorted(tensors)
+    with ThreadPoolExecutor(THREADS) as threads:
+        digests = threads.map(_digest, [tensors[name] for name in names])
+        known = [[name, *digest] for name, digest in zip(names, digests, strict=True)]
+    return hashlib.sha256(json.dumps([tree, known]).encode()).hexdigest()
+
+
+def _digest(tensor: torch.Tensor) -> tuple[str, list[int], str]:
+    data = tensor.reshape(-1).view(torch.uint8).numpy()
+    return str(tensor.dtype), list(tensor.shape), hashlib.sha256(data.data).hexdigest()
 
 
 def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from ..process.policy import Policy
 from ..prompts import PromptSet
 from ..rewards import Reward
 from ..system import distributed
-from . import config, fit
+from . import config, fit, inputs
 from .datasets import Exemplars, Preferences
 from .folder import RunFolder
+from .inputs import Change, Inputs
 from .metrics import Step
 from .run import Run
 from .trainer import Collect, Graft, Trainer
@@ -35,6 +36,7 @@ class Parts:
     prompts: PromptSet
     collect: Collect | None = None  # replaces sampling
     graft: Graft | None = None  # modifies the samples
+    images: Inputs = field(default_factory=dict)  # identities of given images
 
     @classmethod
     def of(cls, settings: Any, policy: Policy, reward: Reward, texts: PromptSet) -> Parts:
@@ -54,7 +56,8 @@ class Parts:
         given = Preferences.load(settings.preferences)
         given.refuse(self.algorithm.points, self.algorithm.rollout.bound(self.policy.times).levels)
         collect = given.collector(self.policy, settings.run.seed)
-        return replace(self, reward=given.reward, prompts=given.prompts, collect=collect)
+        images = inputs.of_images("preferences", settings.preferences, given.identity)
+        return replace(self, reward=given.reward, prompts=given.prompts, collect=collect, images=images)
 
     def _with_exemplars(self, settings: Any) -> Parts:
         if not getattr(self.algorithm, "takes_exemplars", False):
@@ -62,7 +65,8 @@ class Parts:
             raise ValueError(f"exemplars work only with --algorithm {' or '.join(known)}: choose it, or leave them out")
         given = Exemplars.load(settings.exemplars, settings.exemplar_share, settings.exemplars_per_group)
         given.refuse(self.prompts, settings.run.group_size)
-        return replace(self, graft=given.grafter(self.policy, settings.run.seed))
+        images = self.images | inputs.of_images("exemplars", settings.exemplars, given.identity)
+        return replace(self, graft=given.grafter(self.policy, settings.run.seed), images=images)
 
     def trainer(self, run: Run) -> Trainer:
         """Raises ValueError if the batch sizes do not divide evenly."""
@@ -78,55 +82,92 @@ class Assembly:
     evaluator: Evaluator
     notes: tuple[str, ...]  # printed before the run starts
     warnings: tuple[str, ...]  # printed too, and added to the report
+    inputs: Inputs  # what the run depends on outside its folder
+    changes: tuple[Change, ...] = ()  # since it was started
 
-    @contextmanager
-    def folder(self, resume: bool) -> Iterator[RunFolder | None]:
-        """A new run folder, or the folder of a resumed run without everything after its checkpoint.
 
-        None in processes that do not write it.
-        """
+@contextmanager
+def started(
+    settings: Any, resume: bool = False, changed_inputs: bool = False
+) -> Iterator[tuple[Assembly, RunFolder | None]]:
+    """A run that is ready to start, and its folder, which no other process can write to meanwhile.
+
+    The folder of a resumed run is locked before its state is read, and then loses everything after its checkpoint. A
+    new one is made when everything else is there. In processes that do not write it, it is None.
+
+    Raises:
+        ValueError: see `assembled`; or the folder is not empty, or a run is still writing to it.
+    """
+    path = settings.run.output
+    with ExitStack() as stack:
         if distributed.rank():
-            yield None
-            return
-        path, settings = self.settings.run.output, config.to_dict(self.settings)
-        folder = RunFolder.open(path) if resume else RunFolder.create(path, settings)
-        with folder.held():
-            if resume:
-                folder.forget_after(self.trainer.iteration - (self.trainer.iteration == 0))
-                folder.write_config(settings)
-            yield folder
+            yield assembled(settings, resume, changed_inputs), None
+        elif resume:
+            folder = stack.enter_context(RunFolder.open(path).held())
+            made = assembled(settings, resume, changed_inputs)
+            told = folder.resume(made.trainer.iteration, config.to_dict(made.settings), made.inputs, made.changes)
+            yield replace(made, warnings=(*made.warnings, *([told] if told else []))), folder
+        else:
+            made = assembled(settings)
+            folder = RunFolder.create(path, config.to_dict(made.settings), made.inputs)
+            yield made, stack.enter_context(folder.held())
 
 
-def assembled(settings: Any, resume: bool = False, say: Callable[[str], object] = print) -> Assembly:
+def assembled(
+    settings: Any, resume: bool = False, changed_inputs: bool = False, say: Callable[[str], object] = print
+) -> Assembly:
     """Load everything that the settings name, and check that it fits together.
 
     Args:
         settings: config.Settings.
         resume: continue from the newest checkpoint of the run folder.
+        changed_inputs: prompts, reward code or images may have changed since the run was started (see inputs.py).
         say: prints a sentence about the chosen batch sizes.
 
     Raises:
-        ValueError: the settings do not fit together.
+        ValueError: the settings do not fit together, or the run folder or its newest checkpoint is damaged.
     """
     how = settings.evaluation
     reward = rewards.load(settings.reward, settings.reward_options)
     texts = prompts.load(settings.prompts, settings.prompt_column).weighted(settings.prompt_weights)
     held_out, measured = prompts.load(how.prompts, how.prompt_column), _measures(settings)
+    found = inputs.of(settings, reward, texts, held_out, measured)
     policy = models.load(settings.model, settings.lora_rank, settings.precision, settings.run.seed, settings.loading)
     settings = replace(settings, precision=policy.precision)  # a resumed run keeps its precision
     parts = Parts.of(settings, policy, reward, texts)
+    found |= parts.images
+    changes = inputs.compared(settings.run.output, found, changed_inputs) if resume else []
     read = _ready(parts, held_out, measured)
     trainer = parts.trainer(settings.run)
     if limit := fit.limit(settings.run.memory, policy.device):
         settings = replace(settings, run=_fitted(trainer, limit, say))
         trainer = parts.trainer(settings.run)
-    if resume and (state := RunFolder.open(settings.run.output).state(*trainer.state_dict())):
-        trainer.load_state_dict(state)
+    if resume:
+        _restore(trainer, RunFolder.open(settings.run.output), changes)
     evaluator = Evaluator(policy, how, held_out, rewards=measured)
     guidance = () if settings.preferences else _of_guidance(policy, settings.algorithm.rollout.guidance)
     notes = (*trainer.rollout.remarks(), *guidance)
-    warnings = (*read, *_warnings(settings, parts.prompts, held_out))
-    return Assembly(settings, trainer, evaluator, notes, warnings)
+    changed = inputs.sentence(changes)
+    warnings = (*read, *_warnings(settings, parts.prompts, held_out), *([changed] if changed else []))
+    return Assembly(settings, trainer, evaluator, notes, warnings, found, tuple(changes))
+
+
+def _restore(trainer: Trainer, folder: RunFolder, changes: Sequence[Change]) -> None:
+    """Continue from the newest checkpoint, if there is one.
+
+    Raises:
+        ValueError: it belongs to another model or algorithm, or is damaged.
+    """
+    state = folder.state(*(name for name in trainer.state_dict() if name != "curriculum"))
+    if state is None:
+        return
+    changed = {change.key for change in changes}
+    if "prompts" in changed:  # its numbers are those of other prompts
+        state.pop("curriculum", None)
+    with folder.explained():
+        trainer.load_state_dict(state)
+    if any(key.startswith("reward ") for key in changed):  # the remembered ones cannot be compared
+        trainer.buffer.clear()
 
 
 def _measures(settings: Any) -> dict[str, Reward]:

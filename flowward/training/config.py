@@ -189,6 +189,8 @@ def from_dict(given: dict[str, Any]) -> Settings:
     except ValidationError as error:
         where, said = first_invalid(error)
         raise ValueError(f"config: {where or 'setting'}: {said}") from error
+    except ArithmeticError as error:  # of a time grid, for example
+        raise ValueError(f"config: a number is out of its range ({error})") from error
     refuse_unknown(whole, TypeAdapter(kind).dump_python(settings, mode="json"), "config")
     return settings if names_guidance(given) else measured_alike(settings)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -17,8 +19,8 @@ from .. import prompts
 from ..learning.points import PointSet
 from ..process.policy import Condition, Policy
 from ..process.rollout import Drawn, Rollout
-from ..prompts import Prompt, PromptSet, prompt_of, source_of
-from ..prompts.image_files import refuse_broken
+from ..prompts import Prompt, PromptSet, prompt_of, source_of, text_of
+from ..prompts.image_files import digest, refuse_broken
 from ..prompts.lines import json_rows
 from ..prompts.pictures import picture
 from ..prompts.rows import source_in, text_in
@@ -54,6 +56,16 @@ def read(path: Path, images: Sequence[str]) -> list[tuple[Prompt, dict[str, str]
     return rows
 
 
+def _identity(images: Mapping[Prompt, Sequence[Any]]) -> str:
+    """A short hash of prompts and image files, by their content and in their order."""
+    found = hashlib.sha256()
+    for prompt, files in images.items():
+        source = source_of(prompt)
+        shown = [digest(Path(file)) for each in files for file in ([each] if isinstance(each, str) else each)]
+        found.update(json.dumps([text_of(prompt), source and digest(source), shown]).encode())
+    return found.hexdigest()[:16]
+
+
 def _refuse_videos(policy: Policy) -> None:
     if len(policy.latent_shape) > 3:
         raise ValueError(f"{policy.name} generates videos, but preferences and exemplars need a model for images")
@@ -77,6 +89,11 @@ class Preferences:
         for prompt, files in read(path, ("chosen", "rejected")):
             pairs[prompt].append((files["chosen"], files["rejected"]))
         return cls(prompts.of(path.name, list(pairs)), dict(pairs))
+
+    @property
+    def identity(self) -> str:
+        """A short hash of all prompts and images."""
+        return _identity(self.pairs)
 
     def refuse(self, points: Callable[[Rollout, Key], PointSet], levels: Tensor) -> None:
         """Raises ValueError if the algorithm needs the trajectory of each sample, which images from files lack."""
@@ -140,6 +157,11 @@ class Exemplars:
         for prompt, files in read(path, ("image",)):
             images[prompt].append(files["image"])
         return cls(dict(images), share, count)
+
+    @property
+    def identity(self) -> str:
+        """A short hash of all prompts and images."""
+        return _identity(self.images)
 
     def refuse(self, asked: Iterable[Prompt], group_size: int) -> None:
         """Raises ValueError if too few own samples remain in a group, or exemplars belong to unknown prompts."""

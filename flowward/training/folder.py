@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 from PIL.Image import Image
 
 from .. import __version__
 from ..evaluation import images
-from ..system import checkpoint, strict_json
-from .record import Record, read_yaml
+from ..system import checkpoint, memory, strict_json
+from .inputs import Change, Inputs, write
+from .lines import gaps, parsed, spans
+from .record import GONE, INPUTS, Record, read_yaml
 
 __all__ = ["RunFolder", "read_yaml"]
 
@@ -28,36 +30,54 @@ KEPT = 2  # number of checkpoints to keep
 class RunFolder(Record):
     """One run on disk, written while it goes on."""
 
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._own: int | None = None  # inode of the locked folder, which no other one can get while it is open
+
     @classmethod
-    def create(cls, path: Path, config: dict[str, Any]) -> RunFolder:
-        """The folder of a new run.
+    def create(cls, path: Path, config: dict[str, Any], inputs: Inputs | None = None) -> RunFolder:
+        """The folder of a new run. One whose run was killed before it had written its settings can be used again.
 
         Raises:
-            ValueError: the folder is not empty.
+            ValueError: the folder is not empty, or another process has just made it.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if (path / "config.yaml").exists():
-                raise ValueError(
-                    f"{path} already contains a run: use another --output, or continue with --resume {path}"
-                )
+        if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is not an empty folder: use another --output")
+        path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
-        (path / "samples").mkdir(parents=True)
-        (path / "checkpoints").mkdir()
-        folder.write_config(config)
+        with folder.held():
+            folder._refuse_used()
+            for name in ("samples", "checkpoints"):
+                (path / name).mkdir(exist_ok=True)
+            (path / INPUTS).unlink(missing_ok=True)
+            if inputs is not None:
+                write(folder, inputs, 0)
+            folder.write_config(config)  # last: it makes the folder that of a run
         return folder
 
+    def _refuse_used(self) -> None:
+        if (self.path / "config.yaml").exists():
+            raise ValueError(
+                f"{self.path} already contains a run: use another --output, or continue with --resume {self.path}"
+            )
+        begun = {".config.yaml.partial", INPUTS, f".{INPUTS}.partial"}
+        for path in self.path.iterdir():
+            empty = path.name in ("samples", "checkpoints") and path.is_dir() and not any(path.iterdir())
+            if not empty and path.name not in begun:
+                raise ValueError(f"{self.path} is not an empty folder: use another --output")
+
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> Iterator[Self]:
         """Lock the folder, so that only this process writes to it. The lock ends with the process.
 
         Raises:
             ValueError: another process has the lock.
         """
+        self._own = os.stat(self.path).st_ino
         try:
             import fcntl
         except ImportError:  # Windows
-            yield
+            yield self
             return
         lock = os.open(self.path, os.O_RDONLY)
         try:
@@ -66,9 +86,21 @@ class RunFolder(Record):
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise ValueError(f"a run is still writing to {self.path}: stop it first") from None
-            yield
+            yield self
         finally:
             os.close(lock)
+
+    def _refuse_gone(self) -> None:
+        """Raises OSError if the folder was deleted since the run began, even if there is a new one of its name."""
+        there = os.stat(self.path).st_ino if self.path.is_dir() else None
+        if there is None or there != (self._own or there):
+            raise OSError(GONE.format(self.path))
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        self._refuse_gone()
+        with super()._writing(path):
+            yield
 
     def write_config(self, config: dict[str, Any]) -> None:
         self.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False))
@@ -92,28 +124,59 @@ class RunFolder(Record):
             file.write(strict_json.dumps(line) + "\n")
 
     def amend(self, line: dict[str, Any]) -> None:
-        """Replace the last line."""
-        self._rewrite([*self.lines()[:-1], line])
+        """Replace the line of an iteration, or add it."""
+        self._rewrite([*(each for each in self._kept() if each["iteration"] != line["iteration"]), line])
+
+    def resume(
+        self, iteration: int, config: dict[str, Any], inputs: Inputs, changes: Sequence[Change] = ()
+    ) -> str | None:
+        """Prepare the folder for a run that continues after an iteration. Returns a warning if metrics are missing."""
+        self.forget_after(iteration if iteration else -1)  # a run that begins anew is evaluated again
+        self.write_config(config)
+        write(self, inputs, iteration, changes)
+        missing = gaps(self.lines(), iteration)
+        if not missing:
+            return None
+        which = f"iteration{'s' * (len(missing) > 1)} {spans(missing)}"
+        return (
+            f"{self.metrics.name} lacks the metrics of {which}: a power cut or damage to the file can cause this; the "
+            "weights are not affected"
+        )
 
     def forget_after(self, iteration: int) -> None:
         """Delete the metrics and sample grids after a checkpoint, since the resumed run writes them again.
 
         Also delete partial files of a killed run; those of checkpoints are large.
         """
-        self._rewrite([line for line in self.lines() if line["iteration"] <= iteration])
+        self._refuse_gone()
+        self._rewrite([line for line in self._kept() if line["iteration"] <= iteration])
         for path in self.samples():
             if int(path.stem) > iteration:
                 path.unlink()
-        for path in self.path.rglob("*.partial"):
-            path.unlink()
+        for part in (self.path, self.path / "samples", self.path / "checkpoints"):
+            checkpoint.clear(part)
+
+    def _kept(self) -> list[dict[str, Any]]:
+        """All lines that were not cut off or overwritten, also those that readers cannot use."""
+        return parsed(self.metrics.read_text("utf-8", "replace")) if self.metrics.exists() else []
 
     def _rewrite(self, lines: Iterable[dict[str, Any]]) -> None:
         self.write_text("metrics.jsonl", "".join(strict_json.dumps(line) + "\n" for line in lines))
 
     def save_sample(self, iteration: int, image: Image) -> None:
-        path = self.path / "samples" / f"{iteration:06d}.png"
+        path = self._place("samples") / f"{iteration:06d}.png"
         with self._writing(path):
             images.save(image, path)
+
+    def _place(self, name: str) -> Path:
+        """A folder inside, made again if it is missing.
+
+        Raises:
+            OSError: the run folder itself is gone.
+        """
+        self._refuse_gone()
+        (self.path / name).mkdir(exist_ok=True)
+        return self.path / name
 
     def state(self, *needed: str) -> dict[str, Any] | None:
         """The content of the newest checkpoint, with all keys of `needed`; None if there is no checkpoint.
@@ -131,9 +194,31 @@ class RunFolder(Record):
                 raise ValueError(f"{error}; delete it to continue from {paths[-2].name}, which is intact") from error
             raise
 
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Inside, the newest checkpoint is used; what is wrong with its content becomes one sentence.
+
+        Raises:
+            ValueError: it lacks something, or has something of another kind or shape.
+        """
+        try:
+            yield
+        except memory.OutOfMemory:
+            raise
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ValueError(
+                f"{self.checkpoints()[-1]} is damaged: its state does not fit this run ({what})"
+            ) from error
+
     def save(self, iteration: int, state: dict[str, Any]) -> Path:
-        """Write a checkpoint, then delete old ones."""
-        path = self.path / "checkpoints" / f"{iteration:06d}.safetensors"
+        """Write a checkpoint, then delete old ones. The metrics so far are on the disk before it."""
+        folder = self._place("checkpoints")
+        path = folder / f"{iteration:06d}.safetensors"
+        checkpoint.clear(folder)
+        if self.metrics.exists():
+            with self._writing(self.metrics):
+                checkpoint.flush(self.metrics)
         checkpoint.save(path, state)
         for old in self.checkpoints()[:-KEPT]:
             old.unlink()

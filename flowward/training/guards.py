@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from ..evaluation import measurement
 from ..evaluation.comparison import differences, hacking
 from ..evaluation.measurement import Measurement
+from .record import Record
 
 FIRST = "evaluation.json"  # in a run folder: the first evaluation, with the score of every image
 
@@ -19,7 +21,7 @@ class Watch:
     """
 
     def __init__(self, folder: Path | None = None):
-        self._file = folder / FIRST if folder else None
+        self._folder = Record(folder) if folder else None
         self._first: Measurement | None = None
 
     def look(self, iteration: int, now: Measurement) -> list[str]:
@@ -35,13 +37,16 @@ class Watch:
                 first = None
         if not first:
             self._first = now
-            if self._file:  # written atomically, since a resumed run reads it
-                partial = self._file.with_suffix(".partial")
-                partial.write_text(measurement.to_json([now]), "utf-8")
-                partial.replace(self._file)
+            if self._folder:
+                self._folder.write_text(FIRST, measurement.to_json([now]))
             return []
         self._first = first
         return hacking([first, now], changes)
 
     def _kept(self) -> Measurement | None:
-        return measurement.read(self._file)[0] if self._file and self._file.is_file() else None
+        file = self._folder.path / FIRST if self._folder else None
+        if not file or not file.is_file():
+            return None
+        with suppress(ValueError):  # a damaged file: the next evaluation is the new first
+            return measurement.read(file)[0]
+        return None

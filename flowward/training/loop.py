@@ -107,14 +107,16 @@ class Loop(ABC, Generic[Measures]):
         iteration is incomplete.
         """
         run, saved = self.run, self.iteration
-        before = [line for line in folder.lines() if line["iteration"] == self.iteration] if folder else []
-        seen = before[0]["images"] if before else self.iteration * run.samples  # batch sizes may have changed since
+        lines = folder.lines() if folder else []
+        before = next((line for line in lines if line["iteration"] == self.iteration), None)
+        seen = (before or {}).get("images", self.iteration * run.samples)  # batch sizes may have changed since
+        unmeasured = folder is not None and "evaluation" not in (before or {})
         try:
             if self.iteration == 0 and evaluator:
                 yield self._finish(Step(0, {}, [*remarks], {}), 0, evaluator, folder)
-            elif evaluator and self._due and distributed.any_of(bool(before) and "evaluation" not in before[0]):
-                step = Step.of(before[0]) if before else Step(self.iteration, {}, [], {})
-                step = self.measured(step, evaluator, folder)  # this evaluation was interrupted
+            elif evaluator and self._due and distributed.any_of(unmeasured):
+                step = Step.of(before) if before else Step(self.iteration, {}, [], {})
+                step = self.measured(step, evaluator, folder)  # this evaluation was interrupted, or its line was lost
                 if folder:
                     folder.amend(step.line(seen))
                 yield step
@@ -361,4 +363,4 @@ class Loop(ABC, Generic[Measures]):
         self.health.load_state_dict(state["health"])
         troubles = state.get("troubles", {})
         self.skipped, self.rollbacks = troubles.get("skipped", 0), troubles.get("rollbacks", 0)
-        self.iteration = state["iteration"]
+        self.iteration = int(state["iteration"])

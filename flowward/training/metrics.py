@@ -41,9 +41,9 @@ class Step:
         """From its line, without the evaluation."""
         others = ("iteration", "images", "health", "seconds", "evaluation")
         metrics = {name: value for name, value in line.items() if name not in others}
-        seconds = {name: value for name, value in line["seconds"].items() if name not in ("total", "cpu_share")}
-        share = line["seconds"].get("cpu_share")
-        return cls(line["iteration"], metrics, line["health"], seconds, cpu_share=share)
+        spent = line.get("seconds") or {}
+        seconds = {name: value for name, value in spent.items() if name not in ("total", "cpu_share")}
+        return cls(line["iteration"], metrics, line.get("health") or [], seconds, cpu_share=spent.get("cpu_share"))
 
 
 def scored(reward: Tensor, advantage: Tensor, cohort: Tensor) -> dict[str, float]:

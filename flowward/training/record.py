@@ -5,14 +5,27 @@ Files appear whole or not at all.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from ..system import strict_json, strict_yaml
+from ..system.paths import short_code
+from .lines import readable
+
+PARTS: Mapping[str, type | tuple[type, ...]] = {  # of a config.yaml: the types that readers rely on
+    "model": str,
+    "run": dict,
+    "loading": dict,
+    "evaluation": dict,
+    "algorithm": (dict, str),
+    "reward": (list, str),
+}
+FACTS: Mapping[str, type | tuple[type, ...]] = {"command": str, "iterations": int, "machine": str}  # of a summary.json
+INPUTS = "inputs.json"  # what the run depends on outside its folder: see inputs.py
+GONE = "{} was deleted or moved in the meantime, so nothing more can be saved there"
 
 
 class Record:
@@ -34,41 +47,58 @@ class Record:
         return cls(path)
 
     def config(self) -> dict[str, Any]:
-        """The settings of the run."""
-        return read_yaml(self.path / "config.yaml")
+        """The settings of the run.
+
+        Raises:
+            ValueError: config.yaml cannot be read, or a part of it has the wrong type.
+        """
+        path = self.path / "config.yaml"
+        return _checked(read_yaml(path), PARTS, path)
+
+    def summary(self) -> dict[str, Any]:
+        """Facts about the last session of the run; empty if it has not ended.
+
+        Raises:
+            ValueError: summary.json is damaged.
+        """
+        path = self.path / "summary.json"
+        return _checked(read_json(path), FACTS, path) if path.is_file() else {}
+
+    def changes(self) -> list[dict[str, Any]]:
+        """Changes of what the run depends on: the `iteration` after which they came, and what has `changed`.
+
+        Raises:
+            ValueError: inputs.json is damaged.
+        """
+        path = self.path / INPUTS
+        found = read_json(path).get("changes") if path.is_file() else None
+        known = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+        return [each for each in known if isinstance(each.get("changed"), list)]
+
+    def changed_inputs(self) -> list[str]:
+        """The same as sentences."""
+        return [
+            f"after iteration {each.get('iteration')} the run continued with other inputs: "
+            + ", ".join(map(str, each["changed"]))
+            for each in self.changes()
+        ]
 
     def origin(self) -> dict[str, Any]:
-        """How the weights were made, for exports and model cards. A user's own algorithm may have no fields."""
+        """How the weights were made, for exports and model cards. A user's own algorithm may have no fields.
+
+        Raises:
+            ValueError: config.yaml is damaged.
+        """
         config, lines = self.config(), self.lines()
-        algorithm, run, loading = config.get("algorithm"), config["run"], config.get("loading") or {}
-        rollout = algorithm.get("rollout", {}) if isinstance(algorithm, dict) else {}
-        precision = config.get("precision")
-        found = {
-            "base_model": config["model"],
-            **{
-                name: loading.get(name) for name in ("revision", "variant", "size", "frames", "text_tokens", "quantise")
-            },
-            "algorithm": algorithm["name"] if isinstance(algorithm, dict) else algorithm,
-            "reward": config.get("reward"),
-            "guidance": rollout.get("guidance"),
-            "steps": rollout.get("steps"),
-            "iterations": lines[-1]["iteration"] if lines else 0,
-            "images_per_iteration": run["images_per_update"] * run["updates_per_iteration"],
-            "lora_rank": config.get("lora_rank"),
-            "precision": precision if precision != "auto" else None,  # older runs left it to the machine
-            "seed": run["seed"],
-        }
-        return {name: value for name, value in found.items() if value is not None}
+        try:
+            return _origin(config, lines)
+        except (KeyError, TypeError, AttributeError) as error:
+            what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{self.path / 'config.yaml'} is damaged: {what}") from error
 
     def lines(self) -> list[dict[str, Any]]:
-        """The metrics so far, without a last line that was cut off."""
-        found = []
-        for text in self.metrics.read_text("utf-8").splitlines() if self.metrics.exists() else []:
-            try:
-                found.append(strict_json.loads(text))
-            except json.JSONDecodeError:
-                break
-        return found
+        """The metrics so far, without lines that were cut off or damaged."""
+        return readable(self.metrics.read_text("utf-8", "replace")) if self.metrics.exists() else []
 
     def samples(self) -> list[Path]:
         """Sample grids of evaluations, oldest first."""
@@ -80,10 +110,18 @@ class Record:
         return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
 
     def write_text(self, name: str, text: str) -> None:
+        """Write a file of the folder, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written; an existing file is unchanged.
+        """
         partial = self.path / f".{name}.partial"
         try:
+            with self._writing(self.path / name), open(partial, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             with self._writing(self.path / name):
-                partial.write_text(text, "utf-8")
                 os.replace(partial, self.path / name)
         finally:
             partial.unlink(missing_ok=True)
@@ -94,8 +132,38 @@ class Record:
         try:
             yield
         except OSError as error:
+            if not self.path.is_dir():
+                raise OSError(GONE.format(self.path)) from error
             safe = f"; the checkpoint {saved[-1].name} is intact" if (saved := self.checkpoints()) else ""
             raise OSError(f"cannot write {path}: {error.strerror or error}{safe}") from error
+
+
+def _origin(config: Mapping[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
+    algorithm, run, loading = config.get("algorithm"), config["run"], config.get("loading") or {}
+    rollout = (algorithm.get("rollout") or {}) if isinstance(algorithm, dict) else {}
+    precision, reward = config.get("precision"), config.get("reward")
+    found = {
+        "base_model": config["model"],
+        **{name: loading.get(name) for name in ("revision", "variant", "size", "frames", "text_tokens", "quantise")},
+        "algorithm": algorithm["name"] if isinstance(algorithm, dict) else algorithm,
+        "reward": [short_code(name) for name in reward] if isinstance(reward, list) else reward,
+        "guidance": rollout.get("guidance"),
+        "steps": rollout.get("steps"),
+        "iterations": lines[-1]["iteration"] if lines else 0,
+        "images_per_iteration": run["images_per_update"] * run["updates_per_iteration"],
+        "lora_rank": config.get("lora_rank"),
+        "precision": precision if precision != "auto" else None,  # older runs left it to the machine
+        "seed": run["seed"],
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _checked(found: dict[str, Any], kinds: Mapping[str, type | tuple[type, ...]], path: Path) -> dict[str, Any]:
+    """The mapping, if its parts have these types or are missing."""
+    for name, kind in kinds.items():
+        if found.get(name) is not None and not isinstance(found[name], kind):
+            raise ValueError(f"{path} is damaged: {name} is '{found[name]!s:.40}'")
+    return found
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -112,4 +180,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} does not contain a mapping (lines of the form key: value)")
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A mapping from a JSON file that flowward wrote.
+
+    Raises:
+        ValueError: it cannot be read, or is not a mapping.
+    """
+    try:
+        found = strict_json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it does not contain a mapping")
     return found

@@ -221,4 +221,5 @@ class Trainer(Loop[Evaluator]):
         """
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["rewards"])
-        self.order.load_state_dict(state.get("curriculum", {}))
+        if "curriculum" in state:  # not if the prompts have changed since
+            self.order.load_state_dict(state["curriculum"])

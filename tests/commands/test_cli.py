@@ -112,7 +112,8 @@ def test_every_command_is_tested() -> None:
 
 def test_what_a_run_leaves(tiny: str, run: Path) -> None:
     names = {path.name for path in run.iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "samples", "checkpoints", "report.html", "summary.json"}
+    files = {"config.yaml", "inputs.json", "metrics.jsonl", "report.html", "summary.json"}
+    assert names == {*files, "samples", "checkpoints"}
     assert [path.name for path in RunFolder.open(run).checkpoints()] == ["000002.safetensors"]
     assert sorted(path.name for path in (run / "samples").iterdir()) == ["000000.png", "000002.png"]
     first, *others = RunFolder.open(run).lines()

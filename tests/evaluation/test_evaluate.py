@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flowward import models, prompts, rewards
 from flowward.evaluation import provenance
+from flowward.evaluation.code_hashes import CODE, without_code
 from flowward.evaluation.evaluate import (
     Evaluation,
     Evaluator,
@@ -134,7 +135,8 @@ def test_everything_that_a_number_depends_on_is_beside_it(tiny: str) -> None:
     policy, texts = models.load(tiny, precision="float32"), prompts.load("scenes")
     how = Evaluation(images=6, sampler=Sampler(2, solver="sa"), guard=("sized",))
     said = settings(policy, texts, how, {"balance": rewards.make("balance"), "sized": Sized("large")})
-    assert said["rewards"]["sized"] == {"kind": f"{__name__}.Sized", "model": "large", "device": "cpu"}
+    own = said["rewards"]["sized"]
+    assert without_code(own) == {"kind": f"{__name__}.Sized", "model": "large", "device": "cpu"} and CODE in own
     assert said["rewards"]["balance"] == {"kind": "flowward.rewards.scenes.Balance"}
     assert said["tau"] == 0.4 and said["image_size"] == [32, 32] and said["guard"] == ["sized"]
     assert said["model"]["name"] == tiny and said["model"]["base"] == policy.identity["base"]

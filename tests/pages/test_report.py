@@ -14,7 +14,7 @@ from flowward.evaluation import outcome
 from flowward.evaluation.evaluate import interval
 from flowward.evaluation.images import labelled_grid
 from flowward.pages import report
-from flowward.pages.page import duration, spans
+from flowward.pages.page import duration
 from flowward.training import glossary
 from flowward.training.folder import RunFolder
 from flowward.training.log import headline
@@ -249,5 +249,3 @@ def test_figures_as_people_write_them() -> None:
     assert [duration(s) for s in (9.44, 59.97, 348, 3599.8, 7512)] == [
         "9.4 s", "1 min 00 s", "5 min 48 s", "1 h 00 min", "2 h 05 min",
     ]  # fmt: skip
-    assert spans([3, 4, 5, 9]) == "3–5, 9"
-    assert spans(range(0, 100, 2)) == "0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, … 98 (50 in all)"

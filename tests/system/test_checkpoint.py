@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from flowward.system import checkpoint
 
@@ -94,3 +98,59 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no checkpoint at"):
         checkpoint.load(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9, -1])
+def test_a_number_that_the_disk_has_changed_is_found(tmp_path: Path, place: float) -> None:
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(path, {"a": torch.zeros(1000), "b": [torch.ones(1000, dtype=torch.bfloat16)]})
+    data = bytearray(path.read_bytes())
+    header = len(data) - 6000
+    data[-1 if place == -1 else header + int(place * 6000)] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged: its content has changed since it was written"):
+        checkpoint.load(path)
+
+
+def test_a_description_that_was_changed_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(path, {"iteration": 10, "a": torch.zeros(3)})
+    path.write_bytes(path.read_bytes().replace(rb"\"value\": 10", rb"\"value\": 11"))
+    with pytest.raises(ValueError, match="its hash does not match"):
+        checkpoint.load(path)
+
+
+def test_a_checkpoint_of_an_older_version_has_no_hash(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "x", {"flowward": '{"dict": [["a", {"tensor": "a"}]]}'})
+    assert torch.equal(checkpoint.load(tmp_path / "x")["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "tree", ['{"list": [' * 100_000, '{"list": [' * 5000 + '{"value": 1}' + "]}" * 5000, "5", "[]"]
+)
+def test_a_deep_or_strange_tree_is_one_sentence(tmp_path: Path, tree: str) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "x", {"flowward": tree})
+    with pytest.raises(ValueError, match="is damaged"):
+        checkpoint.load(tmp_path / "x")
+
+
+def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+    left, others = [".000002.safetensors.partial", ".tmpAb3dEf"], [".gitignore", "tmp", ".tmp", "000001.safetensors"]
+    for name in (*left, *others):
+        (tmp_path / name).write_text("")
+    checkpoint.clear(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*others}
+
+
+def test_safetensors_still_names_its_temporary_files_like_that(tmp_path: Path) -> None:
+    """A process that dies while it writes leaves one; `clear` has to know its name."""
+    code = (
+        "import resource, signal, sys, torch; from safetensors.torch import save_file\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); save_file({'a': torch.zeros(9999)}, sys.argv[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")])
+    assert done.returncode == -signal.SIGXFSZ
+    assert len(list(tmp_path.iterdir())) == 1
+    checkpoint.clear(tmp_path)
+    assert list(tmp_path.iterdir()) == []

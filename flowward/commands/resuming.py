@@ -1,0 +1,70 @@
+"""`flowward train --resume auto`: one command line that starts a run, or continues it if it has begun.
+
+A scheduler that restarts jobs gives the same words every time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..training.record import Record
+from .options import take
+
+AUTO = "auto"
+CHANGED = "--changed-inputs"
+RUNS = Path("runs")  # where runs without an --output go
+
+
+def resolved(words: list[str]) -> tuple[list[str], str]:
+    """The words with `--resume RUN` in the place of `--resume auto`, or without it if the run has not begun.
+
+    Also a sentence that says which of the two; empty if the words do not ask for it.
+
+    Raises:
+        ValueError: there is no run to continue and no --output, or the run has another algorithm than the words.
+    """
+    resume, rest = take(words, "resume")
+    if resume != AUTO:
+        return words, ""
+    output, others = take(rest, "output")
+    run = Path(output) if output else _newest()
+    if not (run / "config.yaml").is_file():
+        return rest, f"{run} has not begun: starting it"
+    for name in ("config", "preset"):  # the run has its own settings by now
+        _, others = take(others, name)
+    algorithm, others = take(others, "algorithm")
+    known = Record.open(run).config().get("algorithm")
+    if algorithm and isinstance(known, dict) and known.get("name") != algorithm:
+        raise ValueError(
+            f"{run} was started with --algorithm {known.get('name')}, not {algorithm}: leave it out, or use another "
+            "--output"
+        )
+    return ["--resume", str(run), *others], f"{run} has begun: continuing it with its own settings"
+
+
+def _newest() -> Path:
+    """The unfinished run in runs/ that was written to last.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [path.parent for path in RUNS.glob("*/config.yaml")]
+    for run in sorted(found, key=_written, reverse=True):
+        if not _finished(Record.open(run)):
+            return run
+    raise ValueError(f"there is no unfinished run in {RUNS}/: name the folder of a new one with --output")
+
+
+def _written(run: Path) -> float:
+    return max(path.stat().st_mtime for path in (run / "config.yaml", run / "metrics.jsonl") if path.exists())
+
+
+def _finished(run: Record) -> bool:
+    planned = (run.config().get("run") or {}).get("iterations")
+    saved = [path.stem for path in run.checkpoints()]
+    return isinstance(planned, int) and bool(saved) and int(saved[-1]) >= planned
+
+
+def changed_inputs(words: list[str]) -> tuple[bool, list[str]]:
+    """Whether inputs of a resumed run may have changed, and the other words."""
+    return CHANGED in words, [word for word in words if word != CHANGED]

@@ -1,0 +1,88 @@
+"""The lines of metrics.jsonl that can be used: a file that was damaged or cut off keeps its other lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..system import strict_json
+
+LOOSE = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class Score(BaseModel):
+    model_config = LOOSE
+    mean: float
+    low: float | None
+    high: float | None
+    n: float
+
+
+class Scored(BaseModel):
+    model_config = LOOSE
+    overall: Score
+    categories: dict[str, Score] = {}
+
+
+class Evaluated(BaseModel):
+    model_config = LOOSE
+    scores: dict[str, Scored] = {}
+
+
+class Line(BaseModel):
+    """What readers of a line rely on; metrics of any name may come beside it."""
+
+    model_config = LOOSE
+    iteration: int
+    images: int = 0
+    reward: float | None = None
+    health: list[str] | None = None
+    seconds: dict[str, float] | None = None
+    evaluation: Evaluated | None = None
+
+
+def parsed(text: str) -> list[dict[str, Any]]:
+    """The lines of the text that were not cut off or overwritten, in order."""
+    return [line for each in text.splitlines() if (line := _line(each)) is not None]
+
+
+def _line(text: str) -> dict[str, Any] | None:
+    try:
+        found = strict_json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(found, dict) and type(found.get("iteration")) is int and found["iteration"] >= 0
+    return found if whole else None
+
+
+def readable(text: str) -> list[dict[str, Any]]:
+    """Those of them that readers can use."""
+    return [line for line in parsed(text) if _is_usable(line)]
+
+
+def _is_usable(line: dict[str, Any]) -> bool:
+    try:
+        Line.model_validate(line)
+    except ValidationError:
+        return False
+    return True
+
+
+def gaps(lines: Sequence[dict[str, Any]], last: int) -> list[int]:
+    """The iterations from 1 to `last` without a line."""
+    known = {line["iteration"] for line in lines}
+    return [iteration for iteration in range(1, last + 1) if iteration not in known]
+
+
+def spans(numbers: Sequence[int], most: int = 12) -> str:
+    """Increasing whole numbers in short form: 3–5, 9."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    words = [str(low) if low == high else f"{low}–{high}" for low, high in found]
+    return ", ".join(words if len(words) <= most else [*words[: most - 1], f"… {words[-1]} ({len(numbers)} in all)"])

@@ -1,0 +1,23 @@
+"""The short form of benchmarks/kill.py: runs that are killed and resumed end as one that was not, to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kill.py"
+
+
+def test_killed_runs_end_as_if_they_had_not_been(tiny: str, tmp_path: Path) -> None:
+    """One kill at a random moment, and kills at some file operations of a new run and of a resumed one."""
+    log = tmp_path / "kills.jsonl"
+    command = [sys.executable, str(BENCHMARK), "--random", "1", "--every", "17", "--model", tiny, "--log", str(log)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BENCHMARK.parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {line["kind"] for line in lines} == {"random", "start", "resumed"}
+    assert all(line["died"] < 0 for line in lines if line["kind"] != "random")
