@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from .. import models
 from ..evaluation import images
 from ..evaluation.evaluate import draw
 from ..models.loading import Loading
@@ -75,6 +76,7 @@ class Sample:
 
 def run(words: list[str]) -> int:
     chosen = parse(Sample, words, "sample", page=PAGE)
+    chosen = replace(chosen, model=models.located(chosen.model))
     if chosen.source:
         refuse_broken(chosen.source)
     warn_of_guidance(chosen.model, chosen.sampler.guidance)

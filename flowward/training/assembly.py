@@ -112,8 +112,11 @@ def assembled(settings: Any, resume: bool = False, say: Callable[[str], object] 
     reward = rewards.load(settings.reward, settings.reward_options)
     texts = prompts.load(settings.prompts).weighted(settings.prompt_weights)
     held_out, measured = prompts.load(how.prompts), _measures(settings)
-    policy = models.load(settings.model, settings.lora_rank, settings.precision, settings.run.seed, settings.loading)
+    saved = RunFolder.open(settings.run.output).checkpoints() if resume else []
+    policy = _policy(settings, bool(saved))
     settings = replace(settings, precision=policy.precision)  # a resumed run keeps its precision
+    if settings.init_lora and not saved:
+        settings = replace(settings, **config.recorded(policy))
     parts = Parts.of(settings, policy, reward, texts)
     _ready(parts, held_out, measured)
     trainer = parts.trainer(settings.run)
@@ -124,8 +127,27 @@ def assembled(settings: Any, resume: bool = False, say: Callable[[str], object] 
         trainer.load_state_dict(state)
     evaluator = Evaluator(policy, how, held_out, rewards=measured)
     guidance = () if settings.preferences else _of_guidance(policy, settings.algorithm.rollout.guidance)
-    notes = (*trainer.rollout.remarks(), *guidance)
+    notes = (*policy.notes, *trainer.rollout.remarks(), *guidance)
     return Assembly(settings, trainer, evaluator, notes, _warnings(settings, parts.prompts, held_out))
+
+
+def _policy(settings: Any, saved: bool) -> Policy:
+    """The model. If there is a saved checkpoint, the LoRA that the run started from is not read again.
+
+    Raises:
+        ValueError: the model or the LoRA cannot be loaded, or the LoRA is not the recorded one.
+    """
+    adapters = settings.stored_adapters if saved else settings.adapters
+    policy = models.load(
+        settings.model, None, settings.precision, settings.run.seed, settings.loading, adapters=adapters
+    )
+    found = config.recorded(policy).get("init_lora_sha256")
+    if settings.init_lora_sha256 and found not in (None, settings.init_lora_sha256):
+        raise ValueError(
+            f"{settings.init_lora} is not the LoRA that was recorded: its SHA-256 is {found}, not "
+            f"{settings.init_lora_sha256}; restore the file, or leave out --init-lora-sha256"
+        )
+    return policy
 
 
 def _measures(settings: Any) -> dict[str, Reward]:
