@@ -58,7 +58,7 @@ def write(
     return file
 
 
-PEFT, KOHYA = ("lora_A", "lora_B"), ("lora_down", "lora_up")
+PEFT, KOHYA, NAMED = ("lora_A", "lora_B"), ("lora_down", "lora_up"), ("lora_A.default", "lora_B.default")
 
 
 def _peft_folder(folder: Path, lora: Matrices) -> Path:
@@ -106,5 +106,13 @@ LAYOUTS: dict[str, tuple[float, Callable[[Path, Matrices], Path]]] = {  # scale,
     ),
     "ai-toolkit": (1, lambda folder, lora: write(folder / "x.safetensors", lora, "diffusion_model.", PEFT)),
     "peft": (4, _peft_folder),
+    "peft with the name of the adapter": (
+        1,
+        lambda folder, lora: write(folder / "x.safetensors", lora, "base_model.model.", NAMED),
+    ),
+    "onetrainer": (
+        1.5,
+        lambda folder, lora: write(folder / "x.safetensors", lora, "lora_transformer_", KOHYA, True, 3.0),
+    ),
     "bare names": (1, lambda folder, lora: write(folder / "x.safetensors", lora, "", KOHYA)),
 }

@@ -17,7 +17,7 @@ from .weights import Full, Weights
 if TYPE_CHECKING:
     from .lora_files import Start
 
-# both streams of a joint-attention block, the targets in all published SD3 and FLUX runs
+# both streams of a joint-attention block, as published runs have them (Flow-GRPO adds feed-forward layers on FLUX)
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 

@@ -122,7 +122,8 @@ def _lora(path: Path, header: dict[str, str]) -> str:
         base = json.loads(header.get("flowward", "{}")).get("base_model")
     except (ValueError, AttributeError):
         base = None
-    where = path.parent if path.name == LORA_FILE else path
+    base = base or (_json(path.parent / "adapter_config.json") or {}).get("base_model_name_or_path")
+    where = path.parent if path.name in (LORA_FILE, PEFT_FILE) else path
     return f"{where} is a LoRA, not a model; train from it with --model {base or 'BASE'} --init-lora {where}"
 
 

@@ -93,7 +93,6 @@ def test_the_reference_is_the_start_or_the_base(tiny: str, tmp_path: Path, refer
     lora = matrices(network_of(tiny), *ENDS)
     one = load(tiny, write(tmp_path / "x.safetensors", lora, "transformer.", PEFT), reference=reference)
     start, base = answer(one), answer(models.load(tiny, precision="float32"))
-    one.weights.add("reference")  # as the trainer does
     move(one)
     assert (answer(one) - start).abs().max() > 1e-3
     assert torch.equal(answer(one, "reference"), base if reference == "base" else start)
@@ -111,9 +110,16 @@ WAN = {
 } | {"diffusion_model.blocks.0.ffn.0": (24, 32)}  # fmt: skip
 QWEN = {"lora_unet_transformer_blocks_0_attn_to_q": (32, 32), "lora_unet_transformer_blocks_1_img_mlp_net_2": (128, 32)}
 Z_IMAGE = {"lora_unet_layers_0_attention_qkv": (32, 96), "lora_unet_layers_0_attention_out": (32, 32)}
+FLUX2 = {
+    "diffusion_model.double_blocks.0.img_attn.qkv": (32, 96),
+    "diffusion_model.double_blocks.0.txt_attn.proj": (32, 32),
+}
+MUSUBI = {
+    name.replace("diffusion_model.", "lora_unet_").replace(".", "_"): shape for name, shape in WAN.items()
+} | {"lora_unet_blocks_0_ffn_2": (32, 24)}  # fmt: skip
 OWN_NAMES: list[tuple[str, dict[str, tuple[int, int]], tuple[str, str]]] = [
     ("FluxPipeline", FLUX, KOHYA), ("WanPipeline", WAN, PEFT), ("QwenImagePipeline", QWEN, KOHYA),
-    ("ZImagePipeline", Z_IMAGE, KOHYA),
+    ("ZImagePipeline", Z_IMAGE, KOHYA), ("Flux2KleinPipeline", FLUX2, PEFT), ("WanPipeline", MUSUBI, KOHYA),
 ]  # fmt: skip
 
 
