@@ -12,7 +12,7 @@ from torch import Tensor
 from flowward import prompts
 from flowward.algorithms import AdvantageFlow
 from flowward.learning.points import Renoise
-from flowward.models import Loading
+from flowward.models import Adapters, Loading
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
 from flowward.process.rollout import Sampler
@@ -23,7 +23,7 @@ from flowward.training.trainer import Trainer
 SMALL = Loading(size=(32, 32), device="cpu")
 
 
-def policy(name: str, rank: int | None = 2, **more: Any) -> DiffusersPolicy:
+def policy(name: str, rank: int | Adapters | None = 2, **more: Any) -> DiffusersPolicy:
     torch.set_num_threads(1)
     given = {"frames": 5} if name == "WanPipeline" else {}
     return DiffusersPolicy(name, FAMILIES[name](tiny(name), 32, 32, **given, **more), rank, "float32")

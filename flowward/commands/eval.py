@@ -66,6 +66,7 @@ def run(words: list[str]) -> int:
     suite, words = take(words, "suite")
     default = Evaluate(evaluation=suites.load(suite or DEFAULT).of(Evaluation()))
     chosen = parse(Evaluate, words, "eval", default, PAGE)
+    chosen = replace(chosen, models=tuple(map(models.located, chosen.models)))
     _refuse(chosen, named=bool(suite or given(words, "rewards") or given(words, "prompts")))
     found = _read(chosen.compare) if chosen.compare else _measured(chosen, said(words))
     changes = comparison.differences(found)

@@ -10,9 +10,10 @@ from typing import Any
 from torch import nn
 
 from .. import models, prompts
+from ..process.policy import Policy
 from ..rewards.images.jpeg import Compressible
 from ..system.footprint import Counter, counted
-from ..training import fit
+from ..training import config, fit
 from ..training.assembly import Parts
 from . import train
 from .help import Page
@@ -59,8 +60,8 @@ def run(words: list[str]) -> int:
     from ..models import blueprint  # after the flags, so that --help does not wait for diffusers
 
     with counted() as counter:
-        policy = blueprint.load(settings.model, settings.lora_rank, settings.precision, settings.loading)
-        print(f"{_what(settings)}, counted from its configuration")
+        policy = blueprint.load(settings.model, settings.adapters, settings.precision, settings.loading)
+        print(f"{_what(settings, policy)}, counted from its configuration")
         print(", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in _weights(policy.family.pipe).items()))
         policy.prepare([fit.longest(texts)])
         run = replace(settings.run, memory=settings.run.memory or "auto")  # batches are to be found
@@ -99,10 +100,11 @@ def _law(counter: Counter, work: Callable[[int], None], unit: int, beside: float
     return law
 
 
-def _what(settings: Any) -> str:
+def _what(settings: Any, policy: Policy) -> str:
     loading = settings.loading
     size = [f"{loading.size[0]} x {loading.size[1]}"] if loading.size else []
-    weights = "all weights trained" if settings.lora_rank is None else f"LoRA of rank {settings.lora_rank}"
+    rank = config.recorded(policy).get("lora_rank")
+    weights = "all weights trained" if rank is None else f"LoRA of rank {rank}"
     return ", ".join([settings.model, *size, weights])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from .. import models
 from ..export import exported
 from ..export.trained import load as policy_of
 from ..process.policy import Policy
@@ -30,6 +31,6 @@ def remark_on_guidance(name: str, policy: Policy, guidance: float) -> None:
 
 def _trained_with(name: str) -> float | None:
     """The guidance of the samples that a run or an export was trained on."""
-    path = Path(name)
+    path = Path(name := models.located(name))
     about = Record.open(path).origin() if (path / "config.yaml").is_file() else exported.facts(name)
     return about.get("guidance")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from .. import models
 from ..evaluation import images
 from ..evaluation.evaluate import draw
 from ..models.loading import Loading
@@ -77,6 +78,7 @@ class Sample:
 
 def run(words: list[str]) -> int:
     chosen = parse(Sample, words, "sample", page=PAGE)
+    chosen = replace(chosen, model=models.located(chosen.model))
     if chosen.source:
         refuse_broken(chosen.source)
     warn_of_guidance(chosen.model, chosen.sampler.guidance)

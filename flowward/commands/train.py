@@ -121,6 +121,7 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
     settings = parse(type(default), words, command, default, page)
     if resume and settings.run.output != Path(resume):
         raise ValueError(f"--resume goes on in its own folder, {resume}: leave out --output, or copy that folder first")
+    settings = _of_adapters(replace(settings, model=models.located(settings.model)), named, resume)
     if models.is_pipeline(settings.model) and not (resume or file):
         if "--reward" not in named and not settings.preferences:
             raise ValueError("name a --reward: the default one judges images of the built-in world alone")
@@ -138,6 +139,25 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
         name = time.strftime(f"{unplaced.model}-%Y%m%d-%H%M%S").replace("/", "-")
         settings = replace(settings, run=replace(settings.run, output=Path("runs") / name))
     return settings, resume is not None
+
+
+def _of_adapters(settings: Any, named: set[str], resume: str | None) -> Any:
+    """The settings without an alpha and layers of the preset, if all weights are to be trained (--lora-rank none).
+
+    Raises:
+        ValueError: flags about LoRA contradict each other, or what a run started from.
+    """
+    named = {flag.replace("_", "-") for flag in named}
+    flags = [flag for flag in ("--lora-rank", "--lora-alpha", "--lora-targets") if flag in named]
+    if settings.init_lora and flags and not resume:
+        raise ValueError(f"rank, alpha and layers follow --init-lora {settings.init_lora}: leave out {flags[0]}")
+    changed = [flag for flag in ("--init-lora", "--init-lora-sha256", "--reference") if flag in named]
+    if resume and changed:
+        raise ValueError(f"a run keeps the LoRA that it started from, and its reference: leave out {changed[0]}")
+    if flags == ["--lora-rank"] and settings.lora_rank is None:
+        settings = replace(settings, lora_alpha=None, lora_targets=None)
+    settings.adapters  # noqa: B018 (refuses impossible values)
+    return settings
 
 
 def _default(algorithm: str, preset: str | None, model: str | None) -> Any:

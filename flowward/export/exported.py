@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .. import models
 from ..evaluation.outcome import counted
+from ..models.adapters import Adapters
 from ..models.loading import MODEL, Loading
-from ..models.lora import LoRA
+from ..models.names import header_of
 from ..process.policy import Policy
 from ..system import strict_json
 from ..system.precision import Wish
@@ -37,7 +37,7 @@ def facts(name: str) -> dict[str, Any]:
     Raises:
         ValueError: the file cannot be read.
     """
-    if file := models.adapters(name):
+    if file := models.lora_file(name):
         return read(file)
     if not (folder := merged(name)):
         return {}
@@ -65,17 +65,8 @@ def sentence(facts: dict[str, Any]) -> str:
 
 def read(file: Path) -> dict[str, Any]:
     """The facts that `export.lora` stored in the file header; empty for other files."""
-    found: dict[str, Any] = strict_json.loads(_header(file).get("flowward", "{}"))
+    found: dict[str, Any] = strict_json.loads(header_of(file).get("flowward", "{}"))
     return found
-
-
-def _header(file: Path) -> dict[str, str]:
-    """Raises ValueError if this is not a safetensors file."""
-    try:
-        with safe_open(file, "pt") as opened:
-            return dict(opened.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
 
 
 def load(name: str, precision: Wish = "auto", loading: Loading | None = None) -> Policy | None:
@@ -84,7 +75,7 @@ def load(name: str, precision: Wish = "auto", loading: Loading | None = None) ->
     Raises:
         ValueError: it is damaged, was not written by flowward, or its base model has changed since training.
     """
-    if file := models.adapters(name):
+    if file := models.lora_file(name):
         policy = _with_adapters(file, precision, loading)
     elif folder := merged(name):
         policy = _with_weights(folder, facts(name), precision, loading)
@@ -96,22 +87,9 @@ def load(name: str, precision: Wish = "auto", loading: Loading | None = None) ->
 
 def _with_adapters(file: Path, precision: Wish, loading: Loading | None) -> Policy:
     """The base model named in the header of `file`, with these adapters as its policy."""
-    about, header = read(file), _header(file)
+    about = read(file)
     _refuse_nameless(about, file)
-    tensors = {key.removeprefix("transformer."): tensor for key, tensor in load_file(file).items()}
-    if (other := file.parent / "transformer_2" / file.name).is_file():  # a pipeline of two
-        tensors = {f"transformer.{key}": tensor for key, tensor in tensors.items()}
-        tensors |= {key.replace("transformer.", "transformer_2.", 1): each for key, each in load_file(other).items()}
-    ranks = {tensor.shape[0] for key, tensor in tensors.items() if ".lora_A." in key}
-    if len(ranks) != 1:
-        raise ValueError(f"{file} is damaged: its adapters do not all have the same rank")
-    policy = _base(about, ranks.pop(), precision, loading)
-    alpha = json.loads(header.get("lora_adapter_metadata", "{}")).get("transformer.lora_alpha")
-    assert isinstance(policy.weights, LoRA)
-    if alpha not in (None, policy.weights.config.lora_alpha):
-        raise ValueError(f"the adapters of {file} have lora_alpha {alpha}, but flowward needs twice their rank")
-    policy.weights.load("policy", tensors)
-    return policy
+    return _base(about, Adapters(start=str(file), reference="base"), precision, loading)
 
 
 def _with_weights(folder: Path, about: dict[str, Any], precision: Wish, loading: Loading | None) -> Policy:
@@ -140,7 +118,7 @@ def transformers(policy: Policy) -> dict[str, nn.Module]:
         return {"transformer": network}
 
 
-def _base(about: dict[str, Any], rank: int | None, precision: Wish, loading: Loading | None) -> Policy:
+def _base(about: dict[str, Any], adapters: Adapters | None, precision: Wish, loading: Loading | None) -> Policy:
     """The base model, with the image size and text length of training unless `loading` sets others.
 
     Raises:
@@ -151,7 +129,7 @@ def _base(about: dict[str, Any], rank: int | None, precision: Wish, loading: Loa
     given = {name: about[name] for name in kept if about.get(name) is not None}
     if "size" in given:
         given["size"] = tuple(given["size"])
-    policy = models.load(about["base_model"], rank, precision, loading=replace(loading, **given))
+    policy = models.load(about["base_model"], None, precision, 0, replace(loading, **given), adapters)
     same = about.get("base") in (None, policy.identity["base"])
     rounded = about.get("quantise") or loading.quantise or loading.variant not in (None, about.get("variant"))
     if not same and not rounded:
@@ -164,4 +142,5 @@ def _base(about: dict[str, Any], rank: int | None, precision: Wish, loading: Loa
 
 def _refuse_nameless(about: dict[str, Any], file: Path) -> None:
     if "base_model" not in about:
-        raise ValueError(f"{file} does not name its base model: it was not written by `flowward export`")
+        lora = f"; train from it with --model BASE --init-lora {file}" if file.suffix == ".safetensors" else ""
+        raise ValueError(f"{file} does not name its base model: it was not written by `flowward export`{lora}")

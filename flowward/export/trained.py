@@ -14,6 +14,8 @@ from ..training import config
 from ..training.folder import RunFolder
 from . import exported
 
+MADE_FROM = ("model", "loading", "lora_rank", "lora_alpha", "lora_targets", "precision")  # settings of a run's model
+
 
 def load(
     name: str | Path,
@@ -31,21 +33,20 @@ def load(
     Raises:
         ValueError: the model, run, checkpoint, adapters or weights do not exist, or a run is loaded at another size.
     """
-    path, name = Path(name), str(name)
+    path = Path(name := models.located(str(name)))
     if found := exported.load(name, precision or trained_in(name) or "auto", loading):
         return found
     if not (path / "config.yaml").is_file():
         return models.load(name, precision=precision or "auto", loading=loading)
     folder = RunFolder.open(path)
     given = folder.config()  # only these keys, since a run from Python may have an algorithm without a name
-    settings = config.from_dict(
-        {key: given[key] for key in ("model", "loading", "lora_rank", "precision") if key in given}
-    )
+    settings = config.from_dict({key: given[key] for key in MADE_FROM if key in given})
     state = folder.state("identity", "iteration", "weights")
     if state is None:
         raise ValueError(f"{path} contains no checkpoint yet: wait for the first one, or set --checkpoint-every lower")
     how = loading.of_run(name, settings.loading, said) if loading else settings.loading
-    policy = models.load(settings.model, settings.lora_rank, precision or settings.precision, loading=how)
+    adapters = settings.stored_adapters
+    policy = models.load(settings.model, None, precision or settings.precision, loading=how, adapters=adapters)
     with folder.explained():
         if other := policy.unlike(state["identity"]):
             what = f"different {', '.join(other)}"
@@ -63,7 +64,7 @@ def trained_in(name: str) -> Precision | None:
     Raises:
         ValueError: its config.yaml, or the file of an export, cannot be read.
     """
-    path = Path(name)
+    path = Path(name := models.located(name))
     about = RunFolder.open(path).config() if (path / "config.yaml").is_file() else exported.facts(name)
     found = about.get("precision")  # of an older run it can be `auto`, which says nothing
     return found if found in get_args(Precision) else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .. import __version__
@@ -60,16 +61,30 @@ def _write(pipe: Any, folder: Path, tensors: dict[str, Tensor], trained: LoRA, d
     pipe.save_lora_weights(
         folder,
         transformer_lora_layers=tensors,
-        transformer_lora_adapter_metadata=trained.config.to_dict(),
+        transformer_lora_adapter_metadata=_in_order(trained.config.to_dict()),
     )
     file = folder / LORA_FILE
     with safe_open(file, "pt") as opened:
         header = opened.metadata() or {}
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (it is not a mapping)
     partial = folder / f".{LORA_FILE}.partial"
-    save_file(tensors, partial, {**header, "flowward": described})
-    permit(partial)
+    partial.write_bytes(_header_in_order(save(tensors, {**header, "flowward": described})))
     partial.replace(file)
+
+
+def _in_order(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Sets as sorted lists: their own order changes from one process to the next."""
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in metadata.items()}
+
+
+def _header_in_order(content: bytes) -> bytes:
+    """A safetensors file with the entries of its metadata in alphabetical order; safetensors writes them in any."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def stored(network: nn.Module) -> str:

@@ -6,28 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..system.errors import unknown
+from .adapters import Adapters
 from .loading import Loading
+from .names import BUILT_IN, LORA_FILE, is_pipeline, located, lora_file, refusal
 
 if TYPE_CHECKING:
     from ..process.policy import Policy
     from ..system.precision import Wish
-
-BUILT_IN = ("scenes",)
-LORA_FILE = "pytorch_lora_weights.safetensors"  # what diffusers' load_lora_weights looks for in a folder
-
-
-def is_pipeline(name_or_path: str) -> bool:
-    """Whether a name refers to a diffusers pipeline, in a folder or on the hub."""
-    folder = Path(name_or_path)
-    return (folder / "model_index.json").is_file() or (not folder.exists() and name_or_path.count("/") == 1)
-
-
-def adapters(name: str) -> Path | None:
-    """The LoRA file at this path or in this folder; None if there is none."""
-    path = Path(name)
-    file = path / LORA_FILE if path.is_dir() else path
-    return file if file.suffix == ".safetensors" and file.is_file() else None
 
 
 def load(
@@ -36,16 +21,19 @@ def load(
     precision: Wish = "auto",
     seed: int = 0,
     loading: Loading | None = None,
+    adapters: Adapters | None = None,
 ) -> Policy:
     """Load a model, ready to sample and to train.
 
     Args:
         name_or_path: `scenes` (the built-in model), a folder made by `flowward pretrain scenes`, the folder of a
-            diffusers pipeline, or its id on the hub (owner/name).
+            diffusers pipeline, or its id on the hub (owner/name). `~`, the URL of its page on the hub, its folder in
+            the cache of the hub, and the path of model_index.json work too.
         lora_rank: train LoRA adapters of this rank; None trains all weights.
         precision: of the networks (`auto`: bf16 if the device supports it). Solver states and losses are float32.
         seed: for the initial weights of the adapters.
         loading: options for diffusers models, such as size and device.
+        adapters: in place of a rank: also the scale and layers of the adapters, or a LoRA to start from.
 
     Raises:
         ValueError: the model does not exist, does not support an option, or torch would compute wrong numbers here
@@ -54,26 +42,23 @@ def load(
     from ..system.threads import refuse_fewer
 
     refuse_fewer()
-    loading, folder = loading or Loading(), Path(name_or_path)
-    if is_pipeline(name_or_path):
+    if adapters and lora_rank is not None:
+        raise ValueError("give lora_rank or adapters, not both")
+    trained = Adapters(lora_rank) if lora_rank is not None else adapters
+    loading, name = loading or Loading(), located(name_or_path)
+    if is_pipeline(name):
         from . import pipelines
 
-        return pipelines.load(name_or_path, lora_rank, precision, seed, loading)
-    built_in = name_or_path == "scenes"
+        return pipelines.load(name, trained, precision, seed, loading)
+    built_in, folder = name == "scenes", Path(name)
     if not built_in and not (folder / "text_encoder" / "config.json").is_file():
-        if (folder / "config.yaml").is_file():
-            raise ValueError(
-                f"{name_or_path} is a run folder, not a model; continue its training with --resume {name_or_path}, "
-                "or load its policy in Python with flowward.trained.load"
-            )
-        what = " (or give the folder of a pretrained model, or owner/name for a model on the hub)"
-        raise ValueError(unknown("model", name_or_path, BUILT_IN) + what)
+        raise ValueError(refusal(name))
     if chosen := [each.name for each in fields(Loading) if getattr(loading, each.name) != each.default]:
         raise ValueError(f"the built-in model does not support {' and '.join(chosen)}; leave out the option")
     from ..system.precision import resolve
     from .scenes import SHIPPED, ScenesPolicy
 
-    return ScenesPolicy(name_or_path, SHIPPED if built_in else folder, lora_rank, resolve(precision), seed)
+    return ScenesPolicy(name, SHIPPED if built_in else folder, trained, resolve(precision), seed)
 
 
-__all__ = ["BUILT_IN", "LORA_FILE", "Loading", "adapters", "is_pipeline", "load"]
+__all__ = ["BUILT_IN", "LORA_FILE", "Adapters", "Loading", "is_pipeline", "load", "located", "lora_file"]

@@ -5,11 +5,14 @@ peft loads transformers, which takes seconds; so lora.py imports this module onl
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners import lora
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -49,9 +52,20 @@ class Adapted(lora.Linear):
         return plain and 3 * rank * sum(base.weight.shape) > base.weight.numel()
 
 
-def adapt(network: Any, rank: int, alpha: int, targets: tuple[str, ...]) -> LoraConfig:
-    """Put an adapter on the layers named `targets`, with random weights from torch's global generator."""
-    config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(targets))
+def adapt(network: Any, rank: int, alpha: float, targets: Sequence[str], layers: Sequence[str]) -> LoraConfig:
+    """Put an adapter on these linear layers, with random weights from torch's global generator.
+
+    `targets` are the names that mean these layers, for the config. peft gets whole names where it would find more
+    layers, such as convolutions.
+    """
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # type: ignore[arg-type]
+        init_lora_weights="gaussian",
+        target_modules=list(targets),
+    )
+    if [name for name, _ in network.named_modules() if check_target_module_exists(config, name)] != [*layers]:
+        config.target_modules = "|".join(re.escape(name) for name in layers)
     config._register_custom_module({nn.Linear: Adapted})
     network.add_adapter(config, ADAPTER)
     return config

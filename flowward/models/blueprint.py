@@ -24,6 +24,7 @@ from ..process.policy import Condition
 from ..prompts import Prompt
 from ..system.precision import Wish, resolve
 from . import hub
+from .adapters import Adapters
 from .diffusers import DiffusersPolicy
 from .families import Family
 from .loading import Loading
@@ -52,7 +53,7 @@ class Blueprint(DiffusersPolicy):
         return Condition(self._nothing)
 
 
-def load(name_or_path: str, lora_rank: int | None, precision: Wish, loading: Loading) -> Blueprint:
+def load(name_or_path: str, adapters: Adapters | int | None, precision: Wish, loading: Loading) -> Blueprint:
     """Like `models.pipelines.load` on a CUDA device, but reads only configurations and tokenizers.
 
     Raises:
@@ -74,12 +75,12 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, loading: Loa
             trained = key.startswith("transformer")
             if trained and loading.quantise:
                 _pack(part, PACKED[loading.quantise])
-            _without_numbers(part, torch.float32 if trained and lora_rank is None else stored)
+            _without_numbers(part, torch.float32 if trained and adapters is None else stored)
             if key.startswith("text_encoder"):  # the length of a text is computed from their values
                 part.register_forward_hook(_zeros)
     family: Family = shaped(pipe, loading)
     prepared(family, loading)
-    return Blueprint(name_or_path, family, lora_rank, chosen)
+    return Blueprint(name_or_path, family, adapters, chosen)
 
 
 def _component(where: str, key: str, value: Any, revision: str | None) -> Any:

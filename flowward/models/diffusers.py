@@ -18,11 +18,11 @@ from ..prompts.pictures import READING
 from ..system import memory
 from ..system.precision import Precision, autocast
 from . import reading
+from .adapters import Adapters
 from .cache import PromptCache, address, cache_folder
 from .families import Family
-from .lora import LoRA
+from .lora import trainable
 from .text_encoders import TextEncoders, digest
-from .weights import Full
 
 CACHE = cache_folder() / "prompts"
 NOTHING = "\0"  # cache key of the empty prompt
@@ -40,7 +40,7 @@ class DiffusersPolicy(Policy):
         self,
         name: str,
         family: Family,
-        lora_rank: int | None,
+        adapters: Adapters | int | None,
         precision: Precision,
         seed: int = 0,
         unread: TextEncoders | None = None,
@@ -61,10 +61,10 @@ class DiffusersPolicy(Policy):
             "transformer": architecture,
             "shape": list(family.shape),
         }
-        self.weights = (
-            Full(transformer) if lora_rank is None else LoRA(transformer, lora_rank, targets=family.targets, seed=seed)
+        self.weights, self.notes = trainable(
+            transformer, adapters, family.convert_lora, family.transformers, family.targets, seed
         )
-        self.identity["weights"] = self.weights.kind
+        self.identity |= self.weights.identity()
         parts = [(name, part) for name, part in pipe.components.items() if part is not None]
         self._unread = unread
         encoders = [self._fingerprint(part) for name, part in parts if name.startswith("text_encoder")]

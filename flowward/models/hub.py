@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -53,6 +53,16 @@ def file(where: str, revision: str, name: str) -> Path:
         return path / name
     with explained(where):
         return Path(hf_hub_download(where, name, revision=revision))
+
+
+def folder(where: str, patterns: Sequence[str]) -> Path:
+    """A folder with those files of a hub repository that match a pattern.
+
+    Raises:
+        ValueError: it cannot be downloaded.
+    """
+    with explained(where):
+        return Path(snapshot_download(where, allow_patterns=[*patterns]))
 
 
 def quiet() -> None:

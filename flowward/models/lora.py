@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from .weights import Weights
+from . import targets
+from .adapters import Adapters
+from .weights import Full, Weights
 
-# both streams of a joint-attention block: the targets of the published SD3 runs, and of most for FLUX
+if TYPE_CHECKING:
+    from .lora_files import Start
+
+# both streams of a joint-attention block, as published runs have them (Flow-GRPO adds feed-forward layers on FLUX)
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
@@ -19,27 +25,34 @@ class LoRA(Weights):
     """Low-rank adapters on a frozen network (Hu et al., 2021, arXiv:2106.09685): peft's, which hold the policy.
 
     A copy is a set of tensors that replaces the policy's while it is used. The layers stay the same, so one compiled
-    graph serves all copies. `reference` is the network with its adapters off, so it costs no memory.
+    graph serves all copies. `reference` is the network with its adapters off, so it costs no memory; with
+    `own_reference` it is a copy, made when training starts.
 
     With `merge` a rollout adds the adapters to the base weights until it ends. This saves two small products per layer
     and step, and needs a copy of those layers. Do not use it with half-precision weights: small changes would be lost.
     """
 
     merge = False
+    start: Start | None = None  # the LoRA that training started from
 
-    def __init__(
-        self, network: Any, rank: int, alpha: int | None = None, targets: tuple[str, ...] = ATTENTION, seed: int = 0
-    ):
-        if rank < 1:
-            raise ValueError(f"the LoRA rank must be at least 1, not {rank}")
+    def __init__(self, network: Any, adapters: Adapters, usual: tuple[str, ...] = ATTENTION, seed: int = 0):
         from .adapted import ADAPTER, Adapted, adapt  # peft loads transformers: only for those who train adapters
 
-        self.kind = f"lora-{rank}"
+        assert adapters.rank is not None  # `trainable` has read the file
+        if adapters.targets:
+            targets.refuse_unknown(network, adapters.targets)
+        rank, alpha = adapters.rank, 2.0 * adapters.rank if adapters.alpha is None else adapters.alpha
+        self.kind = f"lora-{rank}" if alpha == 2 * rank else f"lora-{rank}-alpha-{alpha:g}"
+        self.own_reference = adapters.reference == "init"
         self._network = network.requires_grad_(False)
         self._held: str | None = None  # the weights that `still` fixed
+        layers = targets.chosen(network, adapters.targets or usual)
+        self.chosen = adapters.targets  # by the caller
+        self._as_usual = layers == targets.chosen(network, usual)
+        self.adapters = replace(adapters, alpha=alpha, targets=targets.named(network, layers))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # the same adapter in every process, for any earlier use of random numbers
-            self.config = adapt(network, rank, 2 * rank if alpha is None else alpha, targets)
+            self.config = adapt(network, rank, alpha, adapters.targets or usual, layers)
         self._layers = [module for module in network.modules() if isinstance(module, Adapted)]
         marker = f".{ADAPTER}."
         names = [name for name, _ in network.named_parameters() if ".lora_" in name and marker in name]
@@ -50,16 +63,32 @@ class LoRA(Weights):
             place.float()  # for any dtype of the network: bf16 would lose small optimiser steps
         self._tensors = {"policy": {key: place.weight for key, place in self._places.items()}}
 
+    def identity(self) -> dict[str, Any]:
+        layers = {} if self._as_usual else {"layers": list(self.adapters.targets or ())}
+        return {**super().identity(), **layers}
+
+    @torch.no_grad()
+    def begin(self, layers: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Start from A [r, in] and B [out, r] of each layer. If r is below the rank, the other columns of B stay 0."""
+        mine = self._tensors["policy"]
+        for name, (a, b) in layers.items():
+            mine[f"{name}.lora_A.weight"][: len(a)] = a
+            mine[f"{name}.lora_B.weight"][:, : len(a)] = b
+
     def add(self, name: str) -> None:
-        if name == "reference":
+        if self._is_base(name):
             return
         # They require gradients but never get any: torch chooses kernels and compiles graphs by this flag.
         mine = self._tensors["policy"]
         self._tensors[name] = {key: nn.Parameter(tensor.detach().clone()) for key, tensor in mine.items()}
 
+    def _is_base(self, name: str) -> bool:
+        """Whether these weights are the network without adapters."""
+        return name == "reference" and not self.own_reference
+
     @contextmanager
     def still(self, name: str) -> Iterator[None]:
-        with self._merged(name) if self.merge and name != "reference" else self.network(name):
+        with self._merged(name) if self.merge and not self._is_base(name) else self.network(name):
             self._held = name
             try:
                 yield
@@ -109,7 +138,7 @@ class LoRA(Weights):
         if name in ("policy", self._held):
             yield self._network
             return
-        with self._without_adapters() if name == "reference" else self._in_place(self._tensors[name]):
+        with self._without_adapters() if self._is_base(name) else self._in_place(self._tensors[name]):
             yield self._network
 
     def tensors(self, name: str) -> dict[str, Tensor]:
@@ -121,3 +150,42 @@ class LoRA(Weights):
 
         with self.network(name):
             return exported(self._network)
+
+
+def trainable(
+    network: Any,
+    adapters: Adapters | int | None,
+    convert: Any = None,
+    parts: Mapping[str, Any] | None = None,
+    usual: tuple[str, ...] = ATTENTION,
+    seed: int = 0,
+) -> tuple[Full | LoRA, tuple[str, ...]]:
+    """The weights to train, and notes about them.
+
+    Args:
+        network: the network.
+        adapters: which adapters to train; a number is their rank, None trains all weights.
+        convert: gives the tensors of LoRA files in other layouts the names of diffusers.
+        parts: the transformers in the network by name, if there are several.
+        usual: the layers that get adapters if `adapters` does not choose.
+        seed: for the initial values of A.
+
+    Raises:
+        ValueError: the LoRA to start from, or a chosen layer, does not fit the network.
+    """
+    if adapters is None:
+        return Full(network), ()
+    if isinstance(adapters, int):
+        adapters = Adapters(adapters)
+    if adapters.start is None:
+        made, notes = LoRA(network, adapters, usual, seed), tuple[str, ...]()
+    else:
+        from . import lora_files  # and with it the hub, which few runs need
+
+        start = lora_files.read(adapters.start, parts or {"transformer": network}, network, convert)
+        made, notes = LoRA(network, start.adapters(adapters.reference), usual, seed), start.notes
+        made.begin(start.layers)
+        made.start = replace(start, layers={})  # which are in `made` now
+    if made.own_reference:
+        made.add("reference")
+    return made, notes

@@ -19,6 +19,7 @@ from ..system import memory
 from ..system.errors import unknown
 from ..system.precision import Wish, resolve
 from . import hub
+from .adapters import Adapters
 from .diffusers import DiffusersPolicy
 from .families import FAMILIES, Family
 from .loading import Loading
@@ -29,7 +30,9 @@ COMPILER = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++
 GRAPHS = 64  # compiled graphs that torch may keep per block
 
 
-def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, loading: Loading) -> DiffusersPolicy:
+def load(
+    name_or_path: str, adapters: Adapters | int | None, precision: Wish, seed: int, loading: Loading
+) -> DiffusersPolicy:
     """Load a pipeline by its folder or hub id. It runs no code and reads no pickle from there.
 
     Raises:
@@ -40,13 +43,13 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
         diffusers.logging.disable_progress_bar()
     found = index(name_or_path, loading.revision)
     kind = found["_class_name"]
-    if loading.quantise and (lora_rank is None or loading.merge_lora):
+    if loading.quantise and (adapters is None or loading.merge_lora):
         raise ValueError("quantised weights are frozen; train LoRA adapters (--lora-rank), without --merge-lora")
     transformers = [name for name in ("transformer", "transformer_2") if found.get(name, [None])[0]]
     device = hub.device(loading.device)
     chosen = resolve(precision, device)
     stored = torch.bfloat16 if chosen == "bf16" and device != "cpu" else torch.float32
-    trained = torch.float32 if lora_rank is None else stored  # bf16 would lose small optimiser steps
+    trained = torch.float32 if adapters is None else stored  # bf16 would lose small optimiser steps
     quantised = _quantised(loading.quantise, transformers, device)
     pipeline = getattr(diffusers, kind)
     with hub.explained(name_or_path), hub.whole():
@@ -78,7 +81,7 @@ def load(name_or_path: str, lora_rank: int | None, precision: Wish, seed: int, l
         )
     prepared(family, loading)
     unread = TextEncoders(name_or_path, pipeline, folder, names, loading.variant, stored, device) if names else None
-    policy = DiffusersPolicy(name_or_path, family, lora_rank, chosen, seed, unread)
+    policy = DiffusersPolicy(name_or_path, family, adapters, chosen, seed, unread)
     policy.loading = loading
     if isinstance(policy.weights, LoRA):
         policy.weights.merge = loading.merge_lora

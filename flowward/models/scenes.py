@@ -18,8 +18,8 @@ from ..prompts import Prompt, text_of
 from ..scenes.network import LATENT_CHANNELS, LATENT_SIZE, Networks
 from ..scenes.render import SIZE
 from ..system.precision import Precision, autocast
-from .lora import LoRA
-from .weights import Full
+from .adapters import Adapters
+from .lora import trainable
 
 SHIPPED = Path(str(files("flowward.scenes") / "weights"))
 
@@ -31,7 +31,7 @@ class ScenesPolicy(Policy):
     image_size = (SIZE, SIZE)
     device = torch.device("cpu")
 
-    def __init__(self, name: str, folder: Path, lora_rank: int | None, precision: Precision, seed: int = 0):
+    def __init__(self, name: str, folder: Path, adapters: Adapters | int | None, precision: Precision, seed: int = 0):
         try:
             networks = Networks.load(folder)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -44,8 +44,8 @@ class ScenesPolicy(Policy):
         architecture = {key: value for key, value in described.items() if not key.startswith("_")}
         base = (folder / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
         self.identity = {"family": "scenes", "base": hashlib.sha256(base).hexdigest()[:16], "transformer": architecture}
-        self.weights = Full(transformer) if lora_rank is None else LoRA(transformer, lora_rank, seed=seed)
-        self.identity["weights"] = self.weights.kind
+        self.weights, self.notes = trainable(transformer, adapters, seed=seed)
+        self.identity |= self.weights.identity()
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[Prompt]) -> Condition:

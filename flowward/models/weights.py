@@ -1,6 +1,6 @@
 """The weights that training needs, as whole copies of a network (here) or as LoRA adapters (lora.py).
 
-`policy` is trained; named copies (`old`, `ema`) follow it; `reference` is the network as it was loaded.
+`policy` is trained; named copies (`old`, `ema`) follow it; `reference` is the model when training started.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,11 @@ class Weights(ABC):
     """The trained weights (`policy`), their named copies, and `reference`."""
 
     kind: str  # for checkpoints: weights of one kind cannot be loaded as another
+    own_reference = False  # `reference` is a copy that checkpoints store: not the model as it was loaded
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for checkpoints to fit."""
+        return {"weights": self.kind}
 
     @abstractmethod
     def add(self, name: str) -> None:

@@ -49,6 +49,7 @@ class Weights(Protocol):
     """`policy`, its named copies, and `reference`; models/weights.py implements two kinds."""
 
     kind: str  # stored in checkpoints: weights of one kind cannot be loaded as another
+    own_reference: bool  # whether `reference` is a copy that checkpoints store
 
     def add(self, name: str) -> None: ...  # copy the current `policy` under this name
     def network(self, name: str) -> AbstractContextManager[Any]: ...  # the network with these weights active
@@ -71,6 +72,7 @@ class Policy(ABC):
     device: torch.device
     loading: Any = None  # the options it was loaded with (models.loading.Loading), if any
     edits: bool = False  # an editing model: every prompt has a source image
+    notes: tuple[str, ...] = ()  # about its weights, printed before a run
 
     @abstractmethod
     def encode(self, prompts: Sequence[Prompt]) -> Condition:

@@ -132,8 +132,11 @@ def assembled(
     texts = prompts.load(settings.prompts, settings.prompt_column).weighted(settings.prompt_weights)
     held_out, measured = prompts.load(how.prompts, how.prompt_column), _measures(settings)
     found = inputs.of(settings, reward, texts, held_out, measured)
-    policy = models.load(settings.model, settings.lora_rank, settings.precision, settings.run.seed, settings.loading)
+    saved = RunFolder.open(settings.run.output).checkpoints() if resume else []
+    policy = _policy(settings, bool(saved))
     settings = replace(settings, precision=policy.precision)  # a resumed run keeps its precision
+    if settings.init_lora and not saved:
+        settings = replace(settings, **config.recorded(policy))
     parts = Parts.of(settings, policy, reward, texts)
     found |= parts.images
     changes = inputs.compared(settings.run.output, found, changed_inputs) if resume else []
@@ -146,7 +149,7 @@ def assembled(
         _restore(trainer, RunFolder.open(settings.run.output), changes)
     evaluator = Evaluator(policy, how, held_out, rewards=measured)
     guidance = () if settings.preferences else _of_guidance(policy, settings.algorithm.rollout.guidance)
-    notes = (*trainer.rollout.remarks(), *guidance)
+    notes = (*policy.notes, *trainer.rollout.remarks(), *guidance)
     changed = inputs.sentence(changes)
     warnings = (*read, *_warnings(settings, parts.prompts, held_out), *([changed] if changed else []))
     return Assembly(settings, trainer, evaluator, notes, warnings, found, tuple(changes))
@@ -168,6 +171,25 @@ def _restore(trainer: Trainer, folder: RunFolder, changes: Sequence[Change]) -> 
         trainer.load_state_dict(state)
     if any(key.startswith("reward ") for key in changed):  # the remembered ones cannot be compared
         trainer.buffer.clear()
+
+
+def _policy(settings: Any, saved: bool) -> Policy:
+    """The model. If there is a saved checkpoint, the LoRA that the run started from is not read again.
+
+    Raises:
+        ValueError: the model or the LoRA cannot be loaded, or the LoRA is not the recorded one.
+    """
+    adapters = settings.stored_adapters if saved else settings.adapters
+    policy = models.load(
+        settings.model, None, settings.precision, settings.run.seed, settings.loading, adapters=adapters
+    )
+    found = config.recorded(policy).get("init_lora_sha256")
+    if settings.init_lora_sha256 and found not in (None, settings.init_lora_sha256):
+        raise ValueError(
+            f"{settings.init_lora} is not the LoRA that was recorded: its SHA-256 is {found}, not "
+            f"{settings.init_lora_sha256}; restore the file, or leave out --init-lora-sha256"
+        )
+    return policy
 
 
 def _measures(settings: Any) -> dict[str, Reward]:

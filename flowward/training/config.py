@@ -17,7 +17,9 @@ from ..algorithms import ALGORITHMS
 from ..algorithms.algorithm import Algorithm
 from ..algorithms.presets import PRESETS
 from ..evaluation.evaluate import Evaluation
+from ..models.adapters import Adapters, Reference
 from ..models.loading import Loading
+from ..models.lora import LoRA
 from ..process.policy import Policy
 from ..prompts import PromptSet
 from ..rewards import REWARDS, Reward, Sum
@@ -57,6 +59,16 @@ class Settings:
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
     lora_rank: int | None = None
     """train LoRA adapters of this rank (none: train all weights)"""
+    lora_alpha: float | None = None
+    """scale LoRA adapters by this number / rank (none: twice the rank, so by 2)"""
+    lora_targets: tuple[str, ...] | None = None
+    """train LoRA adapters on layers with these names (none: those of the model family)"""
+    init_lora: str | None = None
+    """start from this LoRA, a file or folder; rank, alpha and layers are taken from it"""
+    init_lora_sha256: str | None = None
+    """check that --init-lora has this SHA-256 (recorded in config.yaml)"""
+    reference: Reference = "init"
+    """reference model for KL terms: the model with --init-lora (`init`) or without it (`base`)"""
     precision: Wish = "auto"
     """evaluate networks in this precision (auto: bf16 if the processor has it)"""
     threads: int | None = None
@@ -64,6 +76,29 @@ class Settings:
     run: Annotated[Run, tyro.conf.OmitArgPrefixes] = field(default_factory=Run)
     evaluation: Evaluation = field(default_factory=Evaluation)
     algorithm: Any = None
+
+    @property
+    def adapters(self) -> Adapters | None:
+        """Which LoRA adapters to train; None for all weights.
+
+        Raises:
+            ValueError: a value is impossible, or there is neither a rank nor a LoRA to start from.
+        """
+        if self.init_lora:
+            return Adapters(start=self.init_lora, reference=self.reference)
+        return self.stored_adapters
+
+    @property
+    def stored_adapters(self) -> Adapters | None:
+        """The same for a run with a checkpoint, which has the weights: the LoRA that it started from is not read."""
+        if self.lora_rank is not None:
+            reference = self.reference if self.init_lora else None
+            return Adapters(self.lora_rank, self.lora_alpha, self.lora_targets, reference=reference)
+        if given := [name for name in ("lora_alpha", "lora_targets") if getattr(self, name) is not None]:
+            raise ValueError(
+                f"all weights are trained; set lora_rank (--lora-rank), or leave out {' and '.join(given)}"
+            )
+        return None
 
 
 def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
@@ -88,7 +123,8 @@ def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
         ("run", Annotated[Run, tyro.conf.OmitArgPrefixes], field(default=run)),
         ("evaluation", Evaluation, field(default=_alike(Evaluation(), chosen.algorithm))),
     ]
-    changed += [(name, Settings.__annotations__[name], field(default=value)) for name, value in chosen.settings.items()]
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.settings.items()}
+    changed += [(name, Settings.__annotations__[name], field(default=value)) for name, value in given.items()]
     made = make_dataclass("Train", changed, bases=(Settings,), frozen=True)
     made.__doc__ = Settings.__doc__
     return made
@@ -122,10 +158,9 @@ def of_python(
 
     Parts without a name cannot be saved: an algorithm is stored as its text, a reward and prompts as None.
     """
-    lora = policy.weights.kind.removeprefix("lora-")
     settings = Settings(
         model=policy.name,
-        lora_rank=int(lora) if lora.isdigit() else None,
+        **recorded(policy),
         precision=policy.precision,
         loading=policy.loading or Loading(),
         run=run,
@@ -140,6 +175,20 @@ def of_python(
         "prompt_weights": [f"{name}={weight}" for name, weight in prompts.weights.items()],
     }
     return {**found, **named, "algorithm": _described(algorithm)}
+
+
+def recorded(policy: Policy) -> dict[str, Any]:
+    """The settings that rebuild the adapters of a policy, without the LoRA that they started from."""
+    weights = policy.weights
+    if not isinstance(weights, LoRA):
+        return {}
+    made, start = weights.adapters, weights.start
+    usual = made.alpha == 2 * (made.rank or 0)
+    found = {"lora_rank": made.rank, "lora_alpha": None if usual else made.alpha}
+    if start is None:
+        return {**found, "lora_targets": weights.chosen}
+    about = {"init_lora": str(start.file.absolute()), "init_lora_sha256": start.sha256}
+    return {**found, "lora_targets": made.targets, **about, "reference": "init" if weights.own_reference else "base"}
 
 
 def _described(algorithm: Algorithm) -> dict[str, Any] | str:

@@ -328,14 +328,18 @@ class Loop(ABC, Generic[Measures]):
         self.optimiser.zero_grad()
         return norm
 
+    @property
+    def _stored(self) -> list[str]:
+        """The weights that checkpoints store."""
+        return ["policy", *self.algorithm.copies, "ema", *["reference"] * self.model.weights.own_reference]
+
     def state_dict(self) -> dict[str, Any]:
         """The state that the rest of the run depends on."""
-        names = ["policy", *self.algorithm.copies, "ema"]
         troubles = {"skipped": self.skipped, "rollbacks": self.rollbacks}
         return {
             "identity": self.model.identity,
             "iteration": self.iteration,
-            "weights": {name: self.model.weights.tensors(name) for name in names},
+            "weights": {name: self.model.weights.tensors(name) for name in self._stored},
             "optimiser": self.optimiser.state_dict(),
             "health": self.health.state_dict(),
             **({"troubles": troubles} if any(troubles.values()) else {}),
@@ -351,7 +355,7 @@ class Loop(ABC, Generic[Measures]):
             raise ValueError(
                 f"this checkpoint belongs to another model (different {', '.join(other)}): use the model of that run"
             )
-        for name in ["policy", *self.algorithm.copies, "ema"]:
+        for name in self._stored:
             if name not in state["weights"]:
                 raise ValueError(
                     f"this checkpoint has no '{name}' weights, since another algorithm wrote it: use that algorithm"

@@ -152,6 +152,9 @@ def _origin(config: Mapping[str, Any], lines: list[dict[str, Any]]) -> dict[str,
         "iterations": lines[-1]["iteration"] if lines else 0,
         "images_per_iteration": run["images_per_update"] * run["updates_per_iteration"],
         "lora_rank": config.get("lora_rank"),
+        "lora_alpha": config.get("lora_alpha"),
+        "init_lora": Path(config["init_lora"]).name if config.get("init_lora") else None,
+        "init_lora_sha256": config.get("init_lora_sha256"),
         "precision": precision if precision != "auto" else None,  # older runs left it to the machine
         "seed": run["seed"],
     }

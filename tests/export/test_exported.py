@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import tiny_pipelines
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tiny_policies import policy
 
 import flowward
 from flowward import models
@@ -18,7 +21,9 @@ from flowward.cli import main
 from flowward.export import exported
 from flowward.export import weights as export
 from flowward.export.trained import load as policy_of
+from flowward.models import Adapters
 from flowward.models.loading import Loading
+from flowward.models.lora import ATTENTION
 from flowward.process.policy import Policy
 from flowward.process.rollout import Sampler
 
@@ -132,7 +137,7 @@ def test_what_is_not_whole_is_refused(tiny: str, tmp_path: Path) -> None:
     facts.write_text(json.dumps({"base_model": str(tmp_path / "gone.x")}))
     refused("unknown model")
     shutil.rmtree(whole / "transformer")
-    refused("unknown model")  # the file alone is no model
+    refused("holds trained weights of .* without the rest of its pipeline")  # the file alone is no model
 
 
 @pytest.mark.parametrize(("rank", "variant"), [(None, None), (2, "fp16")])
@@ -184,3 +189,27 @@ def test_a_run_from_python_keeps_how_its_model_was_loaded(tmp_path: Path, monkey
     list(flowward.train(AdvantageFlow(rollout=Sampler(1)), policy, reward, texts, run))
     found = policy_of(str(tmp_path / "run"), "policy")
     assert found.image_size == (16, 64) and found.loading == loading
+
+
+def test_equal_weights_give_equal_files(tmp_path: Path) -> None:
+    """Sets and the entries of a header have no order of their own."""
+    files = []
+    for number in range(4):
+        one = policy("StableDiffusion3Pipeline", Adapters(2, alpha=3))
+        files.append(export.lora(one, tmp_path / str(number), ABOUT).read_bytes())
+    assert len({*files}) == 1
+    with safe_open(tmp_path / "0" / models.LORA_FILE, "pt") as opened:
+        header = opened.metadata()
+    assert {*header} == {"format", "flowward", "lora_adapter_metadata"}
+    described = json.loads(header["lora_adapter_metadata"])
+    assert described["transformer.target_modules"] == sorted(ATTENTION) and described["transformer.lora_alpha"] == 3
+    assert json.loads(header["flowward"])["algorithm"] == "awm"
+    found = load_file(tmp_path / "0" / models.LORA_FILE)
+    assert {name.removeprefix("transformer."): each.shape for name, each in found.items()} == {
+        name: each.shape for name, each in one.weights.tensors("policy").items()
+    }
+
+
+def test_a_set_in_a_header_is_sorted() -> None:
+    """Its order is another one in another process."""
+    assert export._in_order({"a": {"c", "b", "a"}, "b": 1}) == {"a": ["a", "b", "c"], "b": 1}

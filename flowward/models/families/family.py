@@ -113,6 +113,16 @@ class Family(ABC):
         """Let the pipeline load a LoRA that was exported to a folder."""
         self.pipe.load_lora_weights(folder)
 
+    def convert_lora(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a LoRA in the layout of another program, under the names of diffusers.
+
+        Raises:
+            ValueError, KeyError and others: diffusers does not know the layout.
+        """
+        found = type(self.pipe).lora_state_dict(dict(tensors), return_alphas=True)
+        weights, *alphas = found if isinstance(found, tuple) else (found,)  # FLUX returns some alphas apart
+        return {**weights, **(alphas[0] if alphas and alphas[0] else {})}
+
     packed: ClassVar[bool] = False
     """whether the transformer takes 2 x 2 latent pixels as the channels of one token"""
 

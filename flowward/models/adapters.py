@@ -1,0 +1,46 @@
+"""Which LoRA adapters to train: their rank, scale, layers, and the LoRA that they start from. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal
+
+Reference = Literal["init", "base"]
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """LoRA adapters: y = W x + (alpha / rank) B A x (Hu et al., 2021, arXiv:2106.09685).
+
+    Args:
+        rank: of every adapter. None: the rank of the LoRA to start from; its alpha and its layers are taken too.
+        alpha: the adapters are scaled by alpha / rank. None: twice the rank.
+        targets: names of the linear layers that get adapters: a whole name, or its end after a dot ("to_q",
+            "ff.net.2"); "^proj_out" is a whole name only. None: the layers of the model family.
+        start: a file or folder with a LoRA (or owner/name on the hub); training starts from it.
+        reference: the model that KL terms pull towards: `init` as it is when training starts, or `base`, the model
+            without adapters. None: `init` if there is a `start`; else both are the same.
+
+    Raises:
+        ValueError: there is neither a rank nor a start, or a value is impossible.
+    """
+
+    rank: int | None = None
+    alpha: float | None = None
+    targets: tuple[str, ...] | None = None
+    start: str | None = None
+    reference: Reference | None = None
+
+    def __post_init__(self) -> None:
+        if self.start and (self.rank, self.alpha, self.targets) != (None, None, None):
+            raise ValueError(f"rank, alpha and layers follow the LoRA that training starts from, {self.start}: "
+                             "leave them out")  # fmt: skip
+        if self.rank is None and not self.start:
+            raise ValueError("LoRA adapters need a rank, or a LoRA to start from")
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"the LoRA rank must be at least 1, not {self.rank}")
+        if self.alpha is not None and not (isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"the LoRA alpha must be a positive number, not {self.alpha}")
+        if self.targets == ():
+            raise ValueError("name at least one layer for LoRA adapters, or leave the choice to the model family")
