@@ -80,6 +80,7 @@ PLACED: Mapping[str, Any] = {  # settings that can name files, and how each is m
     "reward_options": _options,
     "preferences": _file,
     "exemplars": _file,
+    "init_lora": lambda name: name and absolute(name),
 }
 
 

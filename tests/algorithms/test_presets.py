@@ -140,7 +140,8 @@ def test_a_preset_has_the_published_values(which: str) -> None:
     name, _, preset = which.partition("/")
     settings, expected = config.settings_type(name, preset)(), PUBLISHED[which]
     run = {**vars(settings), **vars(settings.run), "prompts": settings.run.groups}
-    assert {key: run[key] for key in expected["run"]} == expected["run"]
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in run.items()}
+    assert {key: plain[key] for key in expected["run"]} == expected["run"]
     how = settings.algorithm
     found = {
         path: value for path, value in flat(TypeAdapter(type(how)).dump_python(how, mode="json")) if value is not None

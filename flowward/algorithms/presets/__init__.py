@@ -41,6 +41,8 @@ TRAINING: Mapping[str, Any] = {
     "reward_buffer": 0,
     "ema_decay": 0.9,
     "lora_rank": None,
+    "lora_alpha": None,
+    "lora_targets": None,
 }  # the defaults of Run and Settings that some preset changes, for tables that are made without torch
 
 
