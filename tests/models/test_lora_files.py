@@ -202,6 +202,16 @@ def test_two_transformers_start_from_two_files(tmp_path: Path) -> None:
     assert "has no layers of transformer_2, so that one is not trained" in one.notes[1]
 
 
+@pytest.mark.parametrize("name", ["owner/name", "https://huggingface.co/owner/name"])
+def test_a_lora_on_the_hub(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("flowward.models.hub.folder", lambda name, patterns: (asked.append(name), tmp_path)[1])
+    lora = matrices(network_of(tiny), "to_q")
+    write(tmp_path / "lora" / "adapter_model.safetensors", lora, "base_model.model.", PEFT)
+    torch.testing.assert_close(answer(load(tiny, name)), merged(tiny, lora, 1.0), rtol=0, atol=1e-5)
+    assert asked == ["owner/name"]
+
+
 def without(key: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     return lambda tensors: {name: tensor for name, tensor in tensors.items() if name != key}
 
