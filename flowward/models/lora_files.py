@@ -25,6 +25,7 @@ from . import hub, names, targets
 from .adapters import Adapters, Reference
 
 MATRIX = re.compile(r"(.+)\.(lora_A|lora_down|lora\.down|lora_B|lora_up|lora\.up)(?:\.\w+)?\.weight")
+A = ("lora_A", "lora_down", "lora.down")
 PREFIXES = re.compile(r"^(?:base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|transformer\.|unet\."
                       r"|lora_unet_|lora_transformer_)+")  # fmt: skip
 TEXT = re.compile(r"(?:base_model\.model\.)?(?:text_encoder|lora_te|text_model\.|cond_stage_model\.|conditioner\.)")
@@ -67,12 +68,12 @@ class _About:
     """What a file says about the scale of its layers, beside `.alpha` tensors."""
 
     alpha: float | None = None
-    patterns: Mapping[str, float] = field(default_factory=dict)
+    patterns: Mapping[re.Pattern[str], float] = field(default_factory=dict)
     rank_stabilised: bool = False
     base: str | None = None  # the model that it was made for
 
     def scale(self, layer: str, rank: int) -> float:
-        own = (alpha for key, alpha in self.patterns.items() if re.match(rf"(.*\.)?({key})$", layer))
+        own = (alpha for key, alpha in self.patterns.items() if re.match(rf"(.*\.)?({key.pattern})$", layer))
         alpha = next(own, self.alpha)
         return 1.0 if alpha is None else alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
 
@@ -149,6 +150,8 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} changes more than a LoRA can ('{changed[0]}'); merge it into the model first")
     if bad := next((key for key, tensor in found.items() if not tensor.isfinite().all()), None):
         raise ValueError(f"{file} is damaged: '{bad}' has values that are NaN or infinite")
+    if bad := next((key for key in found if key.endswith(".alpha") and not (found[key] > 0).all()), None):
+        raise ValueError(f"{file} has {bad} = {found[bad].tolist()}; it must be positive")
     return {key: tensor for key, tensor in found.items() if key not in strange}
 
 
@@ -159,23 +162,23 @@ def _about(file: Path) -> _About:
         ValueError: they are damaged, or describe a DoRA.
     """
     header, config = names.header_of(file), file.parent / "adapter_config.json"
-    base = header.get("ss_base_model_version") or header.get("modelspec.architecture")
     try:
         if given := header.get("lora_adapter_metadata"):
             known = {key.partition(".")[2]: value for key, value in json.loads(given).items()}
         elif config.is_file():
             known = json.loads(config.read_text("utf-8"))
-            base = base or known.get("base_model_name_or_path")
         else:
             kohya = header.get("ss_network_alpha", "None")
-            known = {} if kohya == "None" else {"lora_alpha": float(kohya)}
+            known = {} if kohya == "None" else {"lora_alpha": kohya}
         alpha = known.get("lora_alpha")
-        patterns = {key: float(value) for key, value in (known.get("alpha_pattern") or {}).items()}
-        if known.get("use_dora"):
-            raise ValueError(f"{file} is a DoRA, which cannot be trained here; merge it into the model first")
-        return _About(None if alpha is None else float(alpha), patterns, bool(known.get("use_rslora")), base)
-    except (json.JSONDecodeError, AttributeError, TypeError, OSError) as error:
+        patterns = {re.compile(key): float(value) for key, value in (known.get("alpha_pattern") or {}).items()}
+        about = _About(None if alpha is None else float(alpha), patterns, bool(known.get("use_rslora")))
+    except (ValueError, AttributeError, TypeError, OSError, re.error) as error:
         raise ValueError(f"the description of {file} is damaged: {error}") from error
+    if known.get("use_dora"):
+        raise ValueError(f"{file} is a DoRA, which cannot be trained here; merge it into the model first")
+    base = header.get("ss_base_model_version") or known.get("base_model_name_or_path")
+    return replace(about, base=base if isinstance(base, str) else None)
 
 
 def _placed(
@@ -193,19 +196,19 @@ def _placed(
     """
     found, lost = _by_layer(tensors, component, parts)
     if lost:
-        converted, still = _by_layer(_converted(tensors, convert), component, parts)
-        if still or not converted:
+        renamed = _converted(tensors, convert)
+        converted, still = _by_layer(renamed, component, parts)
+        if still or not converted or _energy(renamed) < 0.999 * _energy(tensors):
             made_for = f"; it was made for {about.base}" if about.base else ""
             raise ValueError(
                 f"{file} has adapters for layers that {type(parts[component]).__name__} does not have, such as "
-                f"'{lost[0]}' ({len(lost)} of {len(lost) + len(found)}){made_for}"
+                f"'{(still or lost)[0]}'{made_for}"
             )
         found = converted
         if any(key.endswith(".alpha") for key in tensors):  # of which the conversion has taken care
             about = replace(about, alpha=None, patterns={})
     for name, layer in found.items():
-        if layer.a is not None:
-            rank = len(layer.a)
+        if layer.a is not None and layer.a.ndim == 2 and (rank := len(layer.a)):  # others are refused later
             layer.scale = about.scale(name, rank) if layer.alpha is None else layer.alpha / rank
     return found
 
@@ -216,6 +219,21 @@ def _converted(tensors: dict[str, Tensor], convert: Convert | None) -> dict[str,
         return convert(tensors) if convert else {}
     except UNCONVERTED:
         return {}
+
+
+def _energy(tensors: Mapping[str, Tensor]) -> float:
+    """The sum of |alpha / rank B A|^2 over all layers. It falls if a conversion drops a layer without a word."""
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if match := MATRIX.fullmatch(key):
+            pairs.setdefault(match[1], {})["a" if match[2] in A else "b"] = tensor.flatten(1)
+    total = 0.0
+    for stem, pair in pairs.items():
+        if len(pair) == 2 and len(pair["a"]) == pair["b"].shape[1]:
+            alpha = tensors.get(f"{stem}.alpha")
+            scale = 1.0 if alpha is None else alpha.sum().item() / len(pair["a"])
+            total += scale**2 * ((pair["b"].T @ pair["b"]) * (pair["a"] @ pair["a"].T)).sum().item()
+    return total
 
 
 def _by_layer(
@@ -230,11 +248,11 @@ def _by_layer(
         stem = match[1] if match else key.removesuffix(".alpha")
         part, inner = ("transformer_2", stem[14:]) if stem.startswith("transformer_2.") else (component, stem)
         name = tables.get(part, {}).get(PREFIXES.sub("", inner, count=1).replace(".", "_"))
-        if name is None or (match is None and not key.endswith(".alpha")):
+        if name is None or (match is None and not (key.endswith(".alpha") and tensor.numel() == 1)):
             lost[stem] = None
             continue
         layer = found.setdefault(name if len(parts) == 1 else f"{part}.{name}", _Layer())
-        what = "alpha" if match is None else "a" if match[2] in ("lora_A", "lora_down", "lora.down") else "b"
+        what = "alpha" if match is None else "a" if match[2] in A else "b"
         if getattr(layer, what) is not None:  # a second adapter of one layer
             lost[stem] = None
         setattr(layer, what, tensor.item() if what == "alpha" else tensor)
@@ -252,13 +270,13 @@ def _checked(layers: Mapping[str, _Layer], file: Path, network: Any) -> dict[str
         a, b, shape = layer.a, layer.b, (own[name].out_features, own[name].in_features)
         if a is None or b is None:
             raise ValueError(f"{file} is damaged: layer '{name}' has only one of its two matrices")
-        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or (b.shape[0], a.shape[1]) != shape:
+        if a.ndim != 2 or b.ndim != 2 or not 0 < len(a) == b.shape[1] or (b.shape[0], a.shape[1]) != shape:
             raise ValueError(
                 f"{file} was made for another model: layer '{name}' has {shape[1]} inputs and {shape[0]} outputs, but "
                 f"its matrices have shapes {list(a.shape)} and {list(b.shape)}"
             )
         if not layer.scale > 0:
-            raise ValueError(f"{file} has alpha {layer.alpha} in layer '{name}'; it must be positive")
+            raise ValueError(f"the scale of layer '{name}' in {file} is {layer.scale:g}; it must be positive")
         found[name] = (a, b, layer.scale)
     return found
 

@@ -40,7 +40,8 @@ def located(name: str) -> str:
         return str(path.parent)
     if (cache := path.parent if path.name == "snapshots" else path).name.startswith("models--") and cache.is_dir():
         return str(_snapshot(cache))
-    return str(path) if name.startswith("~") else name
+    name = str(path) if name.startswith("~") else name
+    return name if path.exists() else name.rstrip("/")
 
 
 def _of_page(name: str, model: str, rest: str) -> str:

@@ -48,9 +48,9 @@ def answer(policy: Policy, texts: list[str]) -> torch.Tensor:
     return policy.velocity(x, torch.tensor([0.3, 0.95]), policy.encode(texts)).detach()
 
 
-@pytest.mark.parametrize("rank", [None, 2])
-def test_merged_weights_are_the_policy(tiny: str, tmp_path: Path, rank: int | None) -> None:
-    trained, texts = changed(models.load(tiny, rank, "float32")), ["a circle", "two rings"]
+@pytest.mark.parametrize("adapters", [None, Adapters(2), Adapters(2, alpha=1, targets=("to_q", "ff.net.2"))])
+def test_merged_weights_are_the_policy(tiny: str, tmp_path: Path, adapters: Adapters | None) -> None:
+    trained, texts = changed(models.load(tiny, precision="float32", adapters=adapters)), ["a circle", "two rings"]
     expected = answer(trained, texts)
     assert export.merged(trained, tmp_path, {"base_model": tiny, **ABOUT}) == tmp_path / "transformer"
     found = [policy_of(str(name), "policy", precision="float32") for name in (tmp_path, tmp_path / "transformer")]

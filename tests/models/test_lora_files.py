@@ -146,6 +146,18 @@ def test_layouts_with_names_of_their_own_are_what_diffusers_makes_of_them(
     torch.testing.assert_close(answer(one, texts=("a cat", "dog")), expected, rtol=0, atol=1e-5)
 
 
+def test_a_layer_that_a_conversion_drops_is_refused(tmp_path: Path) -> None:
+    """diffusers only warns of layers of FLUX.2 that it does not know."""
+    draw, tensors = torch.Generator().manual_seed(1), dict[str, Tensor]()
+    for name in ("lora_unet_double_blocks_0_img_attn_proj", "lora_unet_double_blocks_0_unheard_of"):
+        tensors[f"{name}.lora_down.weight"] = torch.randn(2, 32, generator=draw)
+        tensors[f"{name}.lora_up.weight"] = torch.randn(32, 2, generator=draw)
+    save_file(tensors, file := tmp_path / "x.safetensors")
+    assert len(policy("Flux2KleinPipeline", None).family.convert_lora(tensors)) == 2
+    with pytest.raises(ValueError, match="Flux2Transformer2DModel does not have"):
+        policy("Flux2KleinPipeline", Adapters(start=str(file)))
+
+
 def test_stable_diffusion_3_under_its_original_names(saved: Path, tmp_path: Path) -> None:
     """As kohya writes it: queries, keys and values are one layer, and the last text stream has scale before shift."""
     one, layers = policy("StableDiffusion3Pipeline", None), {
@@ -190,6 +202,16 @@ def test_two_transformers_start_from_two_files(tmp_path: Path) -> None:
     assert "has no layers of transformer_2, so that one is not trained" in one.notes[1]
 
 
+@pytest.mark.parametrize("name", ["owner/name", "https://huggingface.co/owner/name"])
+def test_a_lora_on_the_hub(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("flowward.models.hub.folder", lambda name, patterns: (asked.append(name), tmp_path)[1])
+    lora = matrices(network_of(tiny), "to_q")
+    write(tmp_path / "lora" / "adapter_model.safetensors", lora, "base_model.model.", PEFT)
+    torch.testing.assert_close(answer(load(tiny, name)), merged(tiny, lora, 1.0), rtol=0, atol=1e-5)
+    assert asked == ["owner/name"]
+
+
 def without(key: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     return lambda tensors: {name: tensor for name, tensor in tensors.items() if name != key}
 
@@ -216,7 +238,7 @@ FIRST = "transformer.transformer_blocks.0.attn.to_q"
     ("spoil", "says"),
     [
         (spoilt(lambda t: {f"{FIRST}.lora_A.wrong": torch.ones(2)}), "does not have, such as"),
-        (spoilt(lambda t: t.update({"transformer.blok.lora_A.weight": torch.ones(2, 2)})), "'transformer.blok' .1 of"),
+        (spoilt(lambda t: t.update({"transformer.blok.lora_A.weight": torch.ones(2, 2)})), "'transformer.blok'"),
         (spoilt(lambda t: t.update({f"{FIRST}.dora_scale": torch.ones(2)})), "is a DoRA"),
         (spoilt(lambda t: t.update({f"{FIRST}.lora_magnitude_vector": torch.ones(2)})), "is a DoRA"),
         (spoilt(lambda t: {"a.lokr_w1": torch.ones(2)}), "is a LoKr"),
@@ -224,7 +246,9 @@ FIRST = "transformer.transformer_blocks.0.attn.to_q"
         (spoilt(lambda t: {"transformer.weight": torch.ones(2)}), "is not a LoRA"),
         (spoilt(lambda t: t.update({f"{FIRST}.lora_B.bias": torch.ones(2)})), "changes more than a LoRA can"),
         (spoilt(without(f"{FIRST}.lora_B.weight")), "has only one of its two matrices"),
-        (spoilt(lambda t: t.update({f"{FIRST}.alpha": torch.tensor(0.0)})), "has alpha 0.0 .* must be positive"),
+        (spoilt(lambda t: t.update({f"{FIRST}.alpha": torch.tensor(0.0)})), ".alpha = 0.0; it must be positive"),
+        (spoilt(lambda t: t.update({f"{FIRST}.lora_A.weight": torch.ones(())})), "was made for another model"),
+        (spoilt(lambda t: t.update({f"{FIRST}.alpha": torch.ones(2)})), "does not have, such as"),
         (spoilt(lambda t: t.update({f"{FIRST}.lora_A.weight": torch.ones(2, 7)})), "was made for another model"),
         (spoilt(lambda t: t.update({f"{FIRST}.lora_A.weight": torch.full((2, 32), torch.nan)})), "NaN or infinite"),
         (spoilt(lambda t: {"text_encoder.a.lora_A.weight": torch.ones(2, 2)}), "is a LoRA of text encoders alone"),
@@ -250,7 +274,9 @@ def test_what_cannot_be_started_from_is_refused_in_a_sentence(
 def test_a_header_or_config_that_is_damaged_is_refused(tiny: str, tmp_path: Path) -> None:
     lora = matrices(network_of(tiny), "to_q")
     file = write(tmp_path / "adapter_model.safetensors", lora, "", PEFT)
-    for text, says in (("{", "is damaged"), ("[]", "is damaged"), ('{"use_dora": true}', "is a DoRA")):
+    damaged = ("{", "[]", '{"lora_alpha": "x"}', '{"lora_alpha": 4, "alpha_pattern": {"[": 2}}')
+    for text, says in (*((text, "is damaged") for text in damaged), ('{"use_dora": true}', "is a DoRA"),
+                       ('{"lora_alpha": -4}', "the scale of layer .* must be positive")):  # fmt: skip
         (tmp_path / "adapter_config.json").write_text(text)
         with pytest.raises(ValueError, match=says):
             load(tiny, tmp_path)

@@ -71,6 +71,7 @@ def test_what_exists_is_said_to_be_what_it_is(tmp_path: Path, made: Callable[[Pa
         ("hf.co/owner/name", "owner/name"),
         ("http://www.huggingface.co/owner/name/tree/main", "owner/name"),
         ("owner/name", "owner/name"),
+        ("owner/name/", "owner/name"),
         ("scenes", "scenes"),
         (
             "https://huggingface.co/owner/name/tree/v2",

@@ -12,6 +12,7 @@ from flowward import models
 from flowward.models import Adapters, targets
 from flowward.models.lora import ATTENTION, LoRA
 from flowward.process.policy import Policy
+from flowward.verify import model
 
 FLUX = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")  # of Flow-GRPO
 
@@ -27,6 +28,12 @@ def test_feed_forward_layers_are_trained_too() -> None:
     assert layers(one) - before == {f"transformer_blocks.0.{name}" for name in more}
     assert before < layers(one)
     assert "layers" in one.identity and "layers" not in policy("FluxPipeline").identity
+
+
+@pytest.mark.parametrize("layers", [FLUX, ("^proj_out", "^transformer_blocks.0.attn.to_q")])
+def test_diffusers_loads_them_with_their_scale(layers: tuple[str, ...]) -> None:
+    one = policy("FluxPipeline", Adapters(2, alpha=3, targets=layers))
+    assert not [f"{check.law}: {check.measured}" for check in model.laws(one) if not check.holds]
 
 
 @pytest.mark.parametrize(
