@@ -14,7 +14,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kill.py"
 def test_killed_runs_end_as_if_they_had_not_been(tiny: str, tmp_path: Path) -> None:
     """One kill at a random moment, and kills at some file operations of a new run and of a resumed one."""
     log = tmp_path / "kills.jsonl"
-    command = [sys.executable, str(BENCHMARK), "--random", "1", "--every", "17", "--model", tiny, "--log", str(log)]
+    command = [sys.executable, str(BENCHMARK), "--random", "1", "--every", "31", "--model", tiny, "--log", str(log)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BENCHMARK.parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
