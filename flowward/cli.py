@@ -14,7 +14,7 @@ from io import TextIOWrapper
 
 from .commands import COMMANDS
 from .system.paths import expanded
-from .system.terminal import visible
+from .system.terminal import tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +61,7 @@ def _say(sentence: str) -> None:
 
         if not is_news(sentence):
             return
-    print(f"flowward: {visible(sentence)}", file=sys.stderr)
+    tell(sentence)
 
 
 def _foreseen(error: Exception) -> bool:

@@ -21,7 +21,7 @@ from ..export import exported
 from ..export.trained import common_precision
 from ..models.loading import Loading
 from ..system.precision import Wish
-from ..system.terminal import visible
+from ..system.terminal import tell, visible
 from ..training.log import counting, table
 from ..training.record import Record
 from .help import Option, Page
@@ -72,7 +72,7 @@ def run(words: list[str]) -> int:
     changes = comparison.differences(found)
     table({each.name: each.summary() for each in found}, changes)
     for line in [*comparison.warnings(found), *comparison.hacking(found, changes)]:
-        print(visible(f"flowward: {line}"), file=sys.stderr)
+        tell(line)
     _write(chosen.json, found)
     if chosen.html:
         from ..pages import evaluation as evaluation_page
@@ -140,7 +140,7 @@ def _measured(chosen: Evaluate, named: Collection[str]) -> list[Measurement]:
                 raise ValueError(f"{error}{_kept(chosen.json)}") from error
         asked = [texts[i] for i in dict.fromkeys(how.chosen(texts))]
         for remark in policy.remarks_on(asked):
-            print(f"flowward: {policy.name}: {remark}", file=sys.stderr)
+            tell(f"{policy.name}: {remark}")
         policy.prepare(asked)
         started = time.perf_counter()
         with counting(policy.name, len(how.chosen(texts))) as advance:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from .. import models
 from ..export import exported
 from ..export.trained import load as policy_of
 from ..process.policy import Policy
-from ..system.terminal import visible
+from ..system.terminal import tell
 from ..training.record import Record
 
 __all__ = ["policy_of", "remark_on_guidance", "warn_of_guidance"]
@@ -20,13 +19,13 @@ def warn_of_guidance(name: str, guidance: float) -> None:
     trained = _trained_with(name)
     if trained is not None and trained != guidance:
         said = f"{name} was trained on samples with guidance {trained:g}, and is sampled with {guidance:g} now"
-        print(visible(f"flowward: {said} (--guidance {trained:g} for the same)"), file=sys.stderr)
+        tell(f"{said} (--guidance {trained:g} for the same)")
 
 
 def remark_on_guidance(name: str, policy: Policy, guidance: float) -> None:
     """Say so where a model that was not trained here is sampled with another guidance than it was made for."""
     if _trained_with(name) is None and (remark := policy.remark(guidance)):
-        print(visible(f"flowward: {remark} (--guidance)"), file=sys.stderr)
+        tell(f"{remark} (--guidance)")
 
 
 def _trained_with(name: str) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +17,7 @@ from ..prompts import prompt_of
 from ..prompts.image_files import refuse_broken
 from ..system.errors import positive
 from ..system.precision import Wish
-from ..system.terminal import visible
+from ..system.terminal import tell, visible
 from .help import Page
 from .options import parse, said
 from .policies import policy_of, remark_on_guidance, warn_of_guidance
@@ -88,7 +87,7 @@ def run(words: list[str]) -> int:
     asked = [prompt_of(text, chosen.source) for text in texts]
     policy.refuse(asked)
     for remark in policy.remarks_on(asked):
-        print(f"flowward: {remark}", file=sys.stderr)
+        tell(remark)
     drawn = draw(policy, asked, chosen.sampler, chosen.seed, batch=chosen.batch)
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
     sources = [chosen.source] * len(texts) if chosen.source else []

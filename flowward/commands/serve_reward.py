@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
 
+from ..system.terminal import tell
 from .help import Page
 from .options import parse
 
@@ -69,7 +69,7 @@ def run(words: list[str]) -> int:
 
     listener = _listen(chosen.host, chosen.port)  # before a model is loaded for minutes
     if token is None and not is_loopback(chosen.host):
-        print(f"flowward: whoever reaches {chosen.host} can use this server: give --token or {TOKEN}", file=sys.stderr)
+        tell(f"whoever reaches {chosen.host} can use this server: give --token or {TOKEN}")
     reward = rewards.load([chosen.name], chosen.reward_options)
     sizes = chosen.max_megabytes * 1e6, chosen.max_total_megabytes * 1e6
     service = server.Service(chosen.name, reward, chosen.max_batch, *sizes)

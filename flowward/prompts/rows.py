@@ -9,13 +9,13 @@ of an image to edit, relative to the file.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..system.terminal import tell
 from .image_files import refuse_broken
 from .lines import Row
 from .prompt import SOURCE, Prompt, PromptSet, prompt_of, source_of, text_of
@@ -57,7 +57,7 @@ def collected(
     if not first:
         raise ValueError(f"{what} contains no prompt")
     if total > len(first):
-        print(f"flowward: {what}: dropped {total - len(first)} of {total} prompts as duplicates", file=sys.stderr)
+        tell(f"{what}: dropped {total - len(first)} of {total} prompts as duplicates")
     categories, metadata = zip(*first.values(), strict=True)
     sources = tuple(source_of(prompt) for prompt in first)
     return PromptSet(

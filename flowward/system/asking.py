@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from email.utils import parsedate_to_datetime
@@ -11,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .addresses import SOCKS, proxy_of, without_password
+from .terminal import tell
 
 CONNECT = 10.0  # seconds to wait for a connection
 LATER = frozenset({408, 425, 429})  # statuses to try again after; so are those from 500 up, except NEVER
@@ -147,18 +147,14 @@ class Server:
             if now - self._said < self.again and not (new and self.again == float("inf")):
                 return
             self._said = now
-        print(f"flowward: waiting for {' '.join(why.split())}", file=sys.stderr, flush=True)
+        tell(f"waiting for {' '.join(why.split())}")
 
     def _ends(self) -> None:
         with self._lock:
             since, self._since = self._since, None
             if since is None or self._said < since:
                 return
-        print(
-            f"flowward: {self._named} answers again after {time.monotonic() - since:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        tell(f"{self._named} answers again after {time.monotonic() - since:.0f} s")
 
 
 def _usable(proxy: str) -> Any:

@@ -26,6 +26,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .terminal import tell
+
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)  # one process may wait this long for another, such as for encoding prompts
 GRACE = 120.0  # seconds for the others to save and exit after one process has failed
@@ -147,7 +149,7 @@ def _ended(ranks: Sequence[Popen[bytes]]) -> int:
         time.sleep(0.1)
     number, code = next(((n, rank.returncode) for n, rank in enumerate(ranks) if rank.returncode), (0, 0))
     if code < 0:  # it was killed, so it could not print a message itself
-        print(f"flowward: process {number} was killed by signal {-code}", file=sys.stderr)
+        tell(f"process {number} was killed by signal {-code}")
     deadline = time.monotonic() + GRACE
     for rank in ranks:
         try:

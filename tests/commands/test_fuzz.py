@@ -30,3 +30,7 @@ def test_an_input_gives_a_value_or_a_sentence(name: str, tmp_path: Path, monkeyp
 
     one()
     assert not list(tmp_path.iterdir())
+
+
+def test_there_are_two_thousand() -> None:
+    assert sum(area.few for area in AREAS.values()) >= 2000

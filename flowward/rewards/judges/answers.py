@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 from ...system import strict_json
+from ...system.terminal import tell
 
 
 class Answers:
@@ -47,8 +47,5 @@ class Answers:
             os.replace(file.name, path)
         except OSError as error:
             if not self.told:
-                print(
-                    f"flowward: cannot store answers in {self.folder}: {error.strerror}; continuing without",
-                    file=sys.stderr,
-                )
+                tell(f"cannot store answers in {self.folder}: {error.strerror}; continuing without")
             self.told = True

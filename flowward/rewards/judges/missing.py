@@ -7,7 +7,6 @@ the run stops if it happens often.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...system.terminal import tell
 from ..reward import RewardError
 
 RECENT = 1000  # answers that the share is counted over
@@ -56,11 +56,9 @@ class Missing:
             if time.monotonic() - self._said < AGAIN:
                 return
             self._said = time.monotonic()
-        print(
-            f"flowward: {' '.join(why.split())}; the image gets the mean score of the other images of its prompt "
-            f"({missing} of the last {asked} answers are missing; above {self.share:.0%} the run stops)",
-            file=sys.stderr,
-            flush=True,
+        tell(
+            f"{' '.join(why.split())}; the image gets the mean score of the other images of its prompt "
+            f"({missing} of the last {asked} answers are missing; above {self.share:.0%} the run stops)"
         )
 
 

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError, with_config
 
+from ...system import strict_yaml
 from ...system.errors import first_invalid, unknown
 from ..reward import RewardError
 from .reading import STRICT, VERSION, Json, Number, Winner, YesNo
@@ -101,10 +101,10 @@ def load(name: str) -> Template:
     if not path.is_file():
         raise ValueError(f"there is no template at {path}" if path.suffix else unknown("template", name, SHIPPED))
     try:
-        template: Template = TypeAdapter(Template).validate_python(yaml.safe_load(path.read_text("utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"template {path} is not YAML: {error}") from error
+        template: Template = TypeAdapter(Template).validate_python(strict_yaml.loads(path.read_text("utf-8")))
     except ValidationError as error:
         field_name, wrong = first_invalid(error)
         raise ValueError(f"template {path}{f', {field_name}' if field_name else ''}: {wrong}") from error
+    except ValueError as error:
+        raise ValueError(f"template {path}: {error}") from error
     return template

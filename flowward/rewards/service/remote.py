@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ from torch import Tensor
 from ...system.asking import NEVER, Declined, Server, ServiceError, Unavailable
 from ...system.errors import positive
 from ...system.jobs import work
+from ...system.terminal import tell
 from ..reward import Metadata, RewardError, served
 from .wire import ENCODINGS, encode
 
@@ -77,7 +77,7 @@ class Remote:
                 f"flowward serve-reward NAME --port {port}"
             )
         for each in silent:
-            print(f"flowward: {each}; continuing with the other servers", file=sys.stderr)
+            tell(f"{each}; continuing with the other servers")
         names = {about["reward"]: address for address, about in found.items()}
         if len(names) > 1:
             raise ValueError(
