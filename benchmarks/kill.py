@@ -221,9 +221,10 @@ def known(log: Path) -> dict[str, dict[str, Any]]:
 
 
 def table(lines: Sequence[dict[str, Any]]) -> None:
-    """Print what was tried, and each failure."""
-    total = Counter((line["processes"], line["kind"]) for line in lines)
-    good = Counter((line["processes"], line["kind"]) for line in lines if not line["wrong"])
+    """Print what was tried, and each failure. Runs that had ended before their kill do not count."""
+    killed = [line for line in lines if line["died"] or line["wrong"]]
+    total = Counter((line["processes"], line["kind"]) for line in killed)
+    good = Counter((line["processes"], line["kind"]) for line in killed if not line["wrong"])
     print("| processes | killed | equal after resuming |\n| --- | --- | --- |")
     names = {
         "random": "at a random moment",

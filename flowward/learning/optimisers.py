@@ -53,3 +53,24 @@ def undone_if_it_fails(parameters: Sequence[Tensor], optimiser: torch.optim.Opti
                     now.copy_(then)
             optimiser.load_state_dict(state)
         raise
+
+
+def load_moments(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a `state_dict`, but keep the optimiser's own settings: a run may be resumed with other ones.
+
+    Raises:
+        ValueError: it is of other parameters.
+        TypeError, KeyError: a moment is missing or has another kind or shape.
+    """
+    own = [{key: value for key, value in group.items() if key != "params"} for group in optimiser.param_groups]
+    optimiser.load_state_dict(state)
+    for group, settings in zip(optimiser.param_groups, own, strict=True):
+        group.update(settings)
+    if type(optimiser) is not torch.optim.AdamW:  # other ones pack their moments
+        return
+    for parameter, moments in optimiser.state.items():
+        shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+        for name, shape in shapes.items():
+            found = moments[name]
+            if not isinstance(found, torch.Tensor) or found.shape != shape:
+                raise TypeError(f"{name} of the optimiser is no tensor of shape {list(shape)}")

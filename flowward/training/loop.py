@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms.algorithm import Algorithm
-from ..learning.optimisers import OPTIMISERS, undone_if_it_fails
+from ..learning.optimisers import OPTIMISERS, load_moments, undone_if_it_fails
 from ..learning.points import PointSet, Rows
 from ..learning.snapshots import WarmDecay
 from ..process.policy import Weights
@@ -361,9 +361,7 @@ class Loop(ABC, Generic[Measures]):
                     f"this checkpoint has no '{name}' weights, since another algorithm wrote it: use that algorithm"
                 )
             self.model.weights.load(name, state["weights"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
-        for group in self.optimiser.param_groups:  # the settings of this run, if it was resumed with other ones
-            group["weight_decay"], group["betas"] = self.run.weight_decay, self.run.betas
+        load_moments(self.optimiser, state["optimiser"])
         self.health.load_state_dict(state["health"])
         troubles = state.get("troubles", {})
         self.skipped, self.rollbacks = troubles.get("skipped", 0), troubles.get("rollbacks", 0)

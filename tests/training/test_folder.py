@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from program import BUDGET, Refused, started
 from resumed_runs import assert_same_run, metrics, train
 from torch import Tensor
@@ -161,6 +163,11 @@ def test_a_state_that_does_not_fit_is_one_sentence(run: Path, refused: Refused) 
         for bad in (None, 5, [], {}, {"policy": {}}):
             checkpoint.save(path, {**whole, key: bad})
             refused("train", "--resume", run, "--iterations", "2")
+    for moment, bad in (("exp_avg", [1]), ("exp_avg_sq", torch.zeros(2)), ("step", None)):
+        optimiser = copy.deepcopy(whole["optimiser"])
+        optimiser["state"][0][moment] = bad
+        checkpoint.save(path, {**whole, "optimiser": optimiser})
+        assert "is damaged: its state does not fit this run" in refused("train", "--resume", run, "--iterations", "2")
     checkpoint.save(path, whole)
     train("--resume", run, "--iterations", "2")
 
