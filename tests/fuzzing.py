@@ -151,20 +151,27 @@ TOKENS = st.fixed_dictionaries(
     {}, optional={"token": st.one_of(JSON, st.sampled_from(["Yes", "no", " YES", "<think>", "\n"])), "logprob": JSON,
                   "top_logprobs": st.one_of(JSON, st.lists(JSON, max_size=2))},
 )  # fmt: skip
+SAID = '<think> </think> Final Score: ** 4 4/10 3,5 40% 1e-1 \\boxed{ } {"score": 0.5 - yes no image 1'
 WORDING = st.lists(
     st.one_of(
-        st.sampled_from(["Final", "Score:", "**", "4", "4/10", "3,5", "40%", "1e-1", "\\boxed{", "}", "<think>", "</think>", '{"score":', "0.5", "-", "yes", "no", "image", "1"]),
-        st.text(max_size=5), st.integers().map(str), st.floats().map(str),
+        st.sampled_from(SAID.split()), st.text(max_size=5), st.integers().map(str), st.floats().map(str)
     ), max_size=8,
 ).map(" ".join)  # fmt: skip
+
+
+def maybe(**parts: SearchStrategy[Any]) -> SearchStrategy[Any]:
+    """A mapping with some of these parts, or anything else."""
+    return st.one_of(JSON, st.fixed_dictionaries({}, optional=parts))
+
+
 CHOICES = st.fixed_dictionaries(
     {},
     optional={
-        "message": st.one_of(JSON, st.fixed_dictionaries({}, optional={"content": st.one_of(WORDING, JSON), "reasoning_content": JSON})),
-        "logprobs": st.one_of(JSON, st.fixed_dictionaries({}, optional={"content": st.one_of(JSON, st.lists(TOKENS, max_size=3))})),
+        "message": maybe(content=st.one_of(WORDING, JSON), reasoning_content=JSON),
+        "logprobs": maybe(content=st.one_of(JSON, st.lists(TOKENS, max_size=3))),
         "finish_reason": st.one_of(JSON, st.sampled_from(["stop", "length"])),
     },
-)  # fmt: skip
+)
 TEMPLATES = [template.load(name) for name in template.SHIPPED]
 
 
@@ -195,10 +202,8 @@ def read_call(given: tuple[str, bytes], folder: Path) -> None:
 
 RUN = Path(__file__).parent / "data" / "run"
 NAMES = [str(file.relative_to(RUN)) for file in sorted(RUN.rglob("*")) if file.is_file()]
-DAMAGE = st.lists(
-    st.tuples(st.sampled_from(NAMES), st.sampled_from(["cut", "flip", "empty", "gone", "json"]), st.integers(0, 10**6), JSON),
-    min_size=1, max_size=3,
-)  # fmt: skip
+WAYS = st.sampled_from(["cut", "flip", "empty", "gone", "json"])
+DAMAGE = st.lists(st.tuples(st.sampled_from(NAMES), WAYS, st.integers(0, 10**6), JSON), min_size=1, max_size=3)
 
 
 def damaged(content: bytes, how: str, where: int, value: Any) -> bytes:
@@ -217,7 +222,10 @@ def read_run(damage: list[tuple[str, str, int, Any]], folder: Path) -> None:
     copy = Path(shutil.copytree(RUN, folder / "run"))
     for name, how, where, value in damage:
         file = copy / name
-        file.unlink(missing_ok=True) if how == "gone" else file.write_bytes(damaged((RUN / name).read_bytes(), how, where, value))
+        if how == "gone":
+            file.unlink(missing_ok=True)
+        else:
+            file.write_bytes(damaged((RUN / name).read_bytes(), how, where, value))
         if file.suffix == ".json" and file.exists():
             sentence(lambda file=file: measurement.read(file))
 

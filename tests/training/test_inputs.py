@@ -227,7 +227,7 @@ def test_options_files_and_what_is_behind_a_reward(files: Path) -> None:
         ({"evaluation": {"prompts": "mine.txt"}}, lambda found: found.evaluation.prompts),
         ({"evaluation": {"guard": ["r.py:bright"]}}, lambda found: found.evaluation.guard[0].removesuffix(":bright")),
     ],
-    ids=str,
+    ids=lambda given: str(given) if isinstance(given, dict) else "",
 )
 def test_every_setting_that_names_a_file_is_absolute(
     files: Path, changes: dict[str, Any], place: Callable[[Any], str]
