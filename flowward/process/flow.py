@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from math import inf
 from typing import Literal, Self, get_args
 
 import torch
@@ -55,6 +54,12 @@ def shifted(t: Tensor, shift: float) -> Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
+def refuse_shift(shift: float, of: str) -> None:
+    """Raise ValueError for a shift that would leave no times between 0 and 1."""
+    if not 1e-3 <= shift <= 1e3:
+        raise ValueError(f"the shift of {of} must lie between 0.001 and 1000, not {shift:g}")
+
+
 GridKind = Literal["linear", "sd3"]
 
 
@@ -66,12 +71,11 @@ def grid(steps: int, shift: float = 3.0, kind: GridKind = "sd3") -> Tensor:
     again with the grid. At shift 3 the last time before 0 is therefore 0.0089, whatever the number of steps.
 
     Raises:
-        ValueError: steps < 1 or > 1000, a shift that is not positive and finite, or an unknown kind.
+        ValueError: steps < 1 or > 1000, a shift outside [0.001, 1000], or an unknown kind.
     """
     if not 1 <= steps <= 1000:
         raise ValueError(f"a sampler needs 1 to 1000 steps, not {steps}")
-    if not 0 < shift < inf:
-        raise ValueError(f"the shift of a time grid must be positive and finite, not {shift}")
+    refuse_shift(shift, "a time grid")
     one_of("time grid", kind, get_args(GridKind))
     if kind == "linear":
         return shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ..system.errors import one_of
-from .flow import shifted
+from .flow import refuse_shift, shifted
 
 Law = Literal["uniform", "stratified", "logit-normal", "levels", "bins"]
 FLOOR = 0.01  # smallest logit-normal time: there is nothing to learn at time 0
@@ -44,8 +43,7 @@ class Times:
         one_of("time distribution", self.law, get_args(Law))
         if not 0 <= self.low < self.high <= 1:
             raise ValueError(f"times need 0 <= low < high <= 1, not low = {self.low} and high = {self.high}")
-        if not 0 < self.shift < inf:
-            raise ValueError(f"the shift of times must be positive and finite, not {self.shift}")
+        refuse_shift(self.shift, "times")
         if self.first < 0 or (self.last is not None and self.last <= self.first):
             raise ValueError(f"times need 0 <= first < last, not first = {self.first} and last = {self.last}")
 

@@ -183,6 +183,9 @@ def _policy(settings: Any, saved: bool) -> Policy:
     policy = models.load(
         settings.model, None, settings.precision, settings.run.seed, settings.loading, adapters=adapters
     )
+    bf16 = policy.precision == "bf16"
+    if distributed.any_of(bf16) and distributed.any_of(not bf16):
+        raise ValueError("the processes of this run prefer different precisions: name one with --precision")
     found = config.recorded(policy).get("init_lora_sha256")
     if settings.init_lora_sha256 and found not in (None, settings.init_lora_sha256):
         raise ValueError(

@@ -96,7 +96,7 @@ class Health:
         return {"first_rms": self.first_rms, "first_residual": self.first_residual, "norms": list(self.norms)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.first_rms, self.first_residual = state["first_rms"], state.get("first_residual")
+        self.first_rms, self.first_residual = state["first_rms"], state.get("first_residual") or None
         self.norms = list(state["norms"])
 
 

@@ -66,7 +66,7 @@ def test_p6_no_step_without_noise_and_never_the_last(name: str) -> None:
         (lambda: Branches(cohorts="roots"), "unknown kind of cohort 'roots'; did you mean 'root'"),  # type: ignore[arg-type]
         (lambda: Chain(guidance=math.nan), "guidance must be a finite number, not nan"),
         (lambda: Branches(guidance=math.inf), "guidance must be a finite number, not inf"),
-        (lambda: Chain(shift=math.inf), "shift of a time grid must be positive and finite, not inf"),
+        (lambda: Chain(shift=math.inf), "shift of a time grid must lie between 0.001 and 1000, not inf"),
         (lambda: Tree((Segment(-1, (1.0, 0.5), law=FlowSDE(0.7), leaf=True), Segment(0, (0.4, 0.0)))), "starts at 0.4"),
         (lambda: Tree((Segment(0, (1.0, 0.0)),)), "segment 0 comes before its parent, 0"),
         (
