@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who read along has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it is told again at the end
         return 141
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
         if debug:
             traceback.print_exc()
         elif not _foreseen(error):
@@ -65,8 +65,8 @@ def _say(sentence: str) -> None:
 
 
 def _foreseen(error: Exception) -> bool:
-    """RuntimeErrors of our own are for the user; torch's are bugs, and their traceback is wanted."""
-    if not isinstance(error, RuntimeError):
+    """RuntimeErrors of our own, and about memory, are for the user; torch's are bugs, and their traceback is wanted."""
+    if not isinstance(error, RuntimeError) or _is_memory(error):
         return True
     from .rewards import RewardError
     from .system.distributed import Deserted
@@ -76,7 +76,22 @@ def _foreseen(error: Exception) -> bool:
     return isinstance(error, (Deserted, OutOfMemory, RewardError, TrainingError))
 
 
+def _is_memory(error: Exception) -> bool:
+    """Without waiting for torch if it was not needed so far: then the error is Python's own."""
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from .system.memory import OutOfMemory, ran_out
+
+    return ran_out(error) and not isinstance(error, OutOfMemory)  # that one is a sentence already
+
+
 def _sentence(error: Exception) -> str:
+    if _is_memory(error):
+        found = str(error).splitlines()[:1] or ["no details"]
+        return (
+            f"out of memory ({found[0]}): use smaller batches or images, or free memory that other programs use; "
+            "`flowward memory` estimates what a model needs"
+        )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     said = " ".join(str(error).split())  # YAML and rewards may speak in several lines

@@ -51,7 +51,7 @@ def scripted(respond: Callable[[str, dict[str, str], bytes], Answer | None], por
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
             status, headers, content = answer
-            self.send_response(status)
+            (self.send_response_only if "Date" in headers else self.send_response)(status)  # one Date, not two
             for name, value in {"Content-Length": str(len(content)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()

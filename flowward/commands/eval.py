@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -156,7 +157,8 @@ def _measured(chosen: Evaluate, named: Collection[str]) -> list[Measurement]:
             file=sys.stderr,
         )
         found.append(measured)
-        _write(chosen.json, found)
+        with suppress(OSError):  # the scores are not lost: the table is printed, then writing is tried again
+            _write(chosen.json, found)
     return found
 
 

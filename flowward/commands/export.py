@@ -52,15 +52,16 @@ def run(words: list[str]) -> int:
 
     policy = policy_of(str(chosen.run), chosen.weights, chosen.loading, said=said(words))
     about = {**run.origin(), "weights": chosen.weights, "base": policy.identity["base"]}
-    folder.mkdir(parents=True, exist_ok=True)
     files = []
-    if isinstance(policy.weights, LoRA):
-        files.append(export.lora(policy, folder, about))
-    if chosen.merged or not files:
-        files.append(export.merged(policy, folder, about))
-        if (kept := export.stored(exported.transformers(policy)["transformer"])) != "float32":
-            print(f"merged weights are in {kept}, which rounds small changes away: the adapters alone keep them")
-    command = str(run.summary().get("command", ""))
-    for path in [*files, card.write(run, folder, policy, about, [path.name for path in files], command)]:
+    with export.whole(folder):
+        if isinstance(policy.weights, LoRA):
+            files.append(export.lora(policy, folder, about))
+        if chosen.merged or not files:
+            files.append(export.merged(policy, folder, about))
+            if (kept := export.stored(exported.transformers(policy)["transformer"])) != "float32":
+                print(f"merged weights are in {kept}, which rounds small changes away: the adapters alone keep them")
+        command = str(run.summary().get("command", ""))
+        files.append(card.write(run, folder, policy, about, [path.name for path in files], command))
+    for path in files:
         print(path)
     return 0

@@ -237,7 +237,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     asked: list[float] = []
 
     def ask(number: int, frame: object) -> None:
-        if asked and time.monotonic() - asked[-1] < SAME_SIGNAL:
+        if asked and 0 <= time.monotonic() - asked[-1] < SAME_SIGNAL:
             return
         asked.append(time.monotonic())
         if len(asked) > 1:

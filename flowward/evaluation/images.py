@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..prompts.pictures import picture
+from ..system.checkpoint import discard
 
 MARGIN, GAP = 20, 16  # pixels around the grid, and between its cells
 TEXT, SMALL = 13, 12  # font sizes of prompts and of verdicts
@@ -106,8 +107,10 @@ def save(image: Image.Image, path: Path) -> None:
     try:
         image.save(partial, format="PNG")
         os.replace(partial, path)
+    except OSError as error:  # a full disk names no file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        discard(partial)
 
 
 def _refuse_unequal(images: Tensor, captions: Sequence[str], marks: Sequence[str | None] | None) -> None:

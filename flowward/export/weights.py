@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import diffusers
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -18,9 +20,30 @@ from ..models.diffusers import DiffusersPolicy
 from ..models.lora import LoRA
 from ..process.policy import Policy
 from ..system import strict_json
-from ..system.checkpoint import permit
+from ..system.checkpoint import discard, permit, reason
 from ..training.record import Record
 from .exported import FACTS, transformers
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[None]:
+    """Inside, a folder that is empty or missing is filled. If that fails, it is as it was before.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    new, others = not folder.exists(), set(folder.glob("*"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        for path in set(folder.glob("*")) - others:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else discard(path)
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            raise OSError(f"cannot write {folder}: {reason(error)}; nothing was written there") from error
+        raise
 
 
 def lora(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None) -> Path:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from ..prompts import Prompt
 from ..prompts.image_files import digest
-from ..system.checkpoint import permit
+from ..system.checkpoint import discard, permit, reason
+
+ELSEWHERE = "name another folder with the environment variable FLOWWARD_CACHE"
 
 
 def cache_folder() -> Path:
@@ -42,10 +44,7 @@ class PromptCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(
-                f"prompts cannot be encoded into {folder} ({error.strerror}): name another folder with the environment "
-                "variable FLOWWARD_CACHE"
-            ) from error
+            raise ValueError(f"prompts cannot be encoded into {folder} ({error.strerror}): {ELSEWHERE}") from error
         self._places: dict[str, Path] = {}  # hash -> file
         for path in sorted(folder.glob("*.safetensors")):
             self._learn(path)
@@ -84,10 +83,10 @@ class PromptCache:
             save_file(found, partial)
             permit(partial)
             partial.replace(path)
-        except SafetensorError as error:  # its own kind, for a full disk and for what may not be written
-            raise OSError(f"cannot write {path}: {error}") from error
+        except (SafetensorError, OSError) as error:  # safetensors has its own kind, for a full disk too
+            raise OSError(f"cannot write {path}: {reason(error)}; {ELSEWHERE}") from error
         finally:
-            partial.unlink(missing_ok=True)
+            discard(partial)
         self._learn(path)
 
     def rows(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:

@@ -126,7 +126,7 @@ class Server:
         own = own_failures and answer.status_code == 500 and bool(_sentence(found))
         broken_down = answer.status_code >= 500 and answer.status_code != NEVER and not own
         if answer.status_code in LATER or broken_down:
-            raise Unavailable(sentence, _pause(answer.headers.get("retry-after", "")))
+            raise Unavailable(sentence, _pause(answer.headers.get("retry-after", ""), answer.headers.get("date", "")))
         raise Declined(answer.status_code, sentence)
 
     @staticmethod
@@ -154,7 +154,7 @@ class Server:
             since, self._since = self._since, None
             if since is None or self._said < since:
                 return
-        tell(f"{self._named} answers again after {time.monotonic() - since:.0f} s")
+        tell(f"{self._named} answers again after {max(0.0, time.monotonic() - since):.0f} s")
 
 
 def _usable(proxy: str) -> Any:
@@ -184,10 +184,17 @@ def _sentence(found: Any) -> str:
     return ""
 
 
-def _pause(text: str) -> float:
-    """The seconds in a Retry-After header, which may be a date; 0 if there is none."""
+def _pause(text: str, now: str) -> float:
+    """The seconds in a Retry-After header; 0 if there is none.
+
+    It may be a date, which is compared with that of the answer (`now`): the clock of the server need not be ours.
+    """
     try:
-        seconds = float(text) if text[:1].isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
+        seconds = float(text) if text[:1].isdigit() else _date(text) - (_date(now) if now else time.time())
     except (ValueError, OverflowError, TypeError):
         return 0.0
     return max(0.0, min(seconds, 1e9))
+
+
+def _date(text: str) -> float:
+    return parsedate_to_datetime(text).timestamp()

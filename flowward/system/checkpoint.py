@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -43,9 +44,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
         os.replace(partial, path)
         flush(path.parent)
     except (SafetensorError, OSError) as error:  # safetensors reports a full disk as its own kind of error
-        raise OSError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise OSError(f"cannot write {path}: {reason(error)}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        discard(partial)
 
 
 def flush(path: Path) -> None:
@@ -65,6 +66,23 @@ def flush(path: Path) -> None:
             os.close(folder)
 
 
+def reason(error: Exception) -> str:
+    """Why a file could not be written, in the words of the system; safetensors wraps them."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    found = re.search(r"I/O error: (.+) \(os error \d+\)", str(error))
+    return found[1] if found else str(error)
+
+
+def discard(path: Path) -> None:
+    """Delete a file that is not whole, if it is there.
+
+    It only takes space, so it is no error if it cannot be deleted: a read-only disk refuses even what is not there.
+    """
+    with suppress(OSError):
+        path.unlink()
+
+
 def clear(folder: Path) -> None:
     """Delete what a killed process left half written in a folder: it can be as large as a checkpoint.
 
@@ -72,8 +90,7 @@ def clear(folder: Path) -> None:
     """
     for pattern in LEFTOVERS:
         for path in folder.glob(pattern):
-            with suppress(OSError):  # it only takes space
-                path.unlink()
+            discard(path)
 
 
 def permit(*files: Path) -> None:

@@ -12,9 +12,9 @@ class OutOfMemory(RuntimeError):
     """This process has too little memory; others of the run may have enough."""
 
 
-def ran_out(error: RuntimeError) -> bool:
+def ran_out(error: BaseException) -> bool:
     """Whether an error says that the GPU or the CPU has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def release() -> None:
@@ -32,7 +32,7 @@ def explained(what: str | Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
         raise OutOfMemory(f"out of memory {what if isinstance(what, str) else what()}") from error

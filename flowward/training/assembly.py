@@ -108,6 +108,7 @@ def started(
             told = folder.resume(made.trainer.iteration, config.to_dict(made.settings), made.inputs, made.changes)
             yield replace(made, warnings=(*made.warnings, *([told] if told else []))), folder
         else:
+            RunFolder.refuse(path)
             made = assembled(settings)
             folder = RunFolder.create(path, config.to_dict(made.settings), made.inputs)
             yield made, stack.enter_context(folder.held())

@@ -41,8 +41,7 @@ class RunFolder(Record):
         Raises:
             ValueError: the folder is not empty, or another process has just made it.
         """
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is not an empty folder: use another --output")
+        cls.refuse(path)
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         with folder.held():
@@ -54,6 +53,24 @@ class RunFolder(Record):
                 write(folder, inputs, 0)
             folder.write_config(config)  # last: it makes the folder that of a run
         return folder
+
+    @classmethod
+    def refuse(cls, path: Path) -> None:
+        """Raise what `create` would raise for this path, before a model is loaded.
+
+        Raises:
+            ValueError: the folder is not empty.
+            OSError: it cannot be written to, or made.
+        """
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is not an empty folder: use another --output")
+        if path.is_dir():
+            cls(path)._refuse_used()
+        nearest = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+        if not os.access(nearest, os.W_OK):
+            raise OSError(
+                f"cannot write to {nearest}: it is read-only, or you have no permission; use another --output"
+            )
 
     def _refuse_used(self) -> None:
         if (self.path / "config.yaml").exists():
@@ -219,7 +236,10 @@ class RunFolder(Record):
         if self.metrics.exists():
             with self._writing(self.metrics):
                 checkpoint.flush(self.metrics)
-        checkpoint.save(path, state)
+        try:
+            checkpoint.save(path, state)
+        except OSError as error:
+            raise OSError(f"{checkpoint.reason(error)}{self._intact}") from error
         for old in self.checkpoints()[:-KEPT]:
             old.unlink()
         return path

@@ -90,7 +90,7 @@ class Health:
                 f"{many} prompt{'s' * (many > 1)} occurred more than once in this iteration and counted twice: use "
                 "more prompts, or fewer groups per iteration"
             )
-        return lines + _missing(m)
+        return lines + _missing(m) + _skipped(m)
 
     def state_dict(self) -> dict[str, Any]:
         return {"first_rms": self.first_rms, "first_residual": self.first_residual, "norms": list(self.norms)}
@@ -98,6 +98,16 @@ class Health:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.first_rms, self.first_residual = state["first_rms"], state.get("first_residual") or None
         self.norms = list(state["norms"])
+
+
+def _skipped(m: Mapping[str, float]) -> list[str]:
+    """The warning for optimiser steps that were not taken."""
+    if not (many := int(m.get("skipped_steps", 0))):
+        return []
+    some = "1 optimiser step was" if many == 1 else f"{many} optimiser steps were"
+    return [
+        f"{some} skipped because of a gradient that is NaN or infinite: if this happens often, lower the learning rate"
+    ]
 
 
 def _missing(m: Mapping[str, float]) -> list[str]:

@@ -143,7 +143,8 @@ class Loop(ABC, Generic[Measures]):
         run, rollbacks = self.run, self.rollbacks + 1
         if rollbacks > run.rollback or run.output is None:
             return False
-        failed, state = self.iteration + 1, RunFolder.open(run.output).state(*self.state_dict())
+        needed = [name for name in self.state_dict() if name != "troubles"]  # not in a checkpoint from before the first
+        failed, state = self.iteration + 1, RunFolder.open(run.output).state(*needed)
         if state is None:
             return False
         self.load_state_dict(state)
@@ -248,7 +249,7 @@ class Loop(ABC, Generic[Measures]):
                     (loss.sum() / count).backward()
                     tally.add({"loss": loss.detach(), **metrics})
                 return tally
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not memory.ran_out(error) or self.microbatch < 2 * points.indivisible:
                     raise
             self._halve(points.indivisible)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -124,7 +124,8 @@ class Record:
             with self._writing(self.path / name):
                 os.replace(partial, self.path / name)
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # a read-only disk refuses even what is not there
+                partial.unlink()
 
     @contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
@@ -134,8 +135,12 @@ class Record:
         except OSError as error:
             if not self.path.is_dir():
                 raise OSError(GONE.format(self.path)) from error
-            safe = f"; the checkpoint {saved[-1].name} is intact" if (saved := self.checkpoints()) else ""
-            raise OSError(f"cannot write {path}: {error.strerror or error}{safe}") from error
+            raise OSError(f"cannot write {path}: {error.strerror or error}{self._intact}") from error
+
+    @property
+    def _intact(self) -> str:
+        """The end of an error: which checkpoint the run can continue from."""
+        return f"; the checkpoint {saved[-1].name} is intact" if (saved := self.checkpoints()) else ""
 
 
 def _origin(config: Mapping[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ..learning.snapshots import WarmDecay
 from ..system.errors import at_least_one, not_negative, one_of, positive
 
 Schedule = Literal["constant", "cosine"]
-MOST_RATE = 100.0  # AdamW moves every weight by about the rate, and weights are below 1
+MOST_RATE = 1e30  # above, AdamW leaves the range of its numbers in one step
 MOST_IMAGES = 10_000_000  # per iteration: more would not fit into any memory
 
 

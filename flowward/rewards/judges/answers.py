@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 from ...system import strict_json
+from ...system.checkpoint import discard
 from ...system.terminal import tell
 
 
@@ -40,11 +42,12 @@ class Answers:
         path = self._path(key)
         try:
             path.parent.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8"
-            ) as file:
-                file.write(strict_json.dumps({"score": score, "answer": answer}))
-            os.replace(file.name, path)
+            part = path.with_name(f"{key}.{os.getpid()}.{threading.get_ident()}.part")
+            try:
+                part.write_text(strict_json.dumps({"score": score, "answer": answer}), "utf-8")
+                os.replace(part, path)
+            finally:
+                discard(part)
         except OSError as error:
             if not self.told:
                 tell(f"cannot store answers in {self.folder}: {error.strerror}; continuing without")
