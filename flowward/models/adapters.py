@@ -8,6 +8,8 @@ from typing import Literal
 
 Reference = Literal["init", "base"]
 
+MOST_RANK = 4096  # layers have hardly more rows, so a larger rank is all of the layer and more
+
 
 @dataclass(frozen=True)
 class Adapters:
@@ -38,8 +40,8 @@ class Adapters:
                              "leave them out")  # fmt: skip
         if self.rank is None and not self.start:
             raise ValueError("LoRA adapters need a rank, or a LoRA to start from")
-        if self.rank is not None and self.rank < 1:
-            raise ValueError(f"the LoRA rank must be at least 1, not {self.rank}")
+        if self.rank is not None and not 1 <= self.rank <= MOST_RANK:
+            raise ValueError(f"the LoRA rank must be between 1 and {MOST_RANK}, not {self.rank}")
         if self.alpha is not None and not (isfinite(self.alpha) and self.alpha > 0):
             raise ValueError(f"the LoRA alpha must be a positive number, not {self.alpha}")
         if self.targets == ():

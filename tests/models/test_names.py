@@ -128,7 +128,7 @@ def test_commands_take_them_too(
     ("given", "says"),
     [
         ({}, "need a rank, or a LoRA to start from"),
-        ({"rank": 0}, "LoRA rank must be at least 1, not 0"),
+        ({"rank": 0}, "LoRA rank must be between 1 and 4096, not 0"),
         ({"rank": 2, "alpha": 0.0}, "LoRA alpha must be a positive number, not 0"),
         ({"rank": 2, "alpha": float("nan")}, "LoRA alpha must be a positive number, not nan"),
         ({"rank": 2, "targets": ()}, "name at least one layer"),

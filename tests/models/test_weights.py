@@ -164,5 +164,5 @@ def test_adapters_sit_where_those_of_sd3_sit(tiny: str) -> None:
 
 
 def test_an_adapter_needs_a_rank(tiny: str) -> None:
-    with pytest.raises(ValueError, match="LoRA rank must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="LoRA rank must be between 1 and 4096, not 0"):
         models.load(tiny, 0, "float32")
