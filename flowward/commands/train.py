@@ -85,6 +85,8 @@ def run(words: list[str]) -> int:
     if processes and not (processes.isdecimal() and int(processes) >= 1):
         raise ValueError(f"--processes must be a whole number of at least 1, not '{processes}'")
     if processes and int(processes) > 1:
+        if not resume:
+            RunFolder.refuse(settings.run.output)
         where = [] if resume or given_flag(words, "output") else ["--output", str(settings.run.output)]
         again = [resuming.CHANGED] if changed and resume else []
         if said:

@@ -19,6 +19,7 @@ from rich.text import Text
 from .. import __version__
 from ..system import strict_json
 from ..system.terminal import visible
+from ..training.record import Record
 from . import Report
 from .check import Check
 
@@ -107,10 +108,10 @@ def write(report: Report, folder: Path) -> list[Path]:
         OSError: the files cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    page, data = folder / "verify.html", folder / "verify.json"
-    page.write_text(html(report), "utf-8")
-    data.write_text(strict_json.dumps(to_dict(report), 2) + "\n", "utf-8")
-    return [page, data]
+    written = {"verify.html": html(report), "verify.json": strict_json.dumps(to_dict(report), 2) + "\n"}
+    for name, text in written.items():
+        Record(folder).write_text(name, text)
+    return [folder / name for name in written]
 
 
 def to_dict(report: Report) -> dict[str, Any]:

@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 from fault_rows import HOW, REMOTE, ROWS, SERVER, Row, page
+from faults import full_disk, read_only
 from local_servers import free_port, scripted
+from program import Refused
 from resumed_runs import assert_same, metrics, state
 
 from flowward.cli import main
+from flowward.export import weights
+from flowward.rewards.judges.answers import Answers
+from flowward.system import checkpoint
 from flowward.training.folder import RunFolder
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -104,6 +109,58 @@ def compare(run: Path, other: Path, also_metrics: bool) -> None:
     if also_metrics:
         one, two = ([{**line, "health": []} for line in metrics(folder)] for folder in (run, other))
         assert one == two
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_an_output_that_cannot_be_used_is_refused_before_the_model_is_loaded(
+    tiny: str, refused: Refused, processes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("flowward.models.load", load)
+    monkeypatch.setattr("flowward.system.distributed.launch", load)
+    Path("run").mkdir()
+    with read_only("run"):
+        said = refused(*told("train --output run/new", tiny, ""), "--processes", processes)
+    assert said.endswith("it is read-only, or you have no permission; use another --output")
+    Path("run/mine.txt").touch()
+    said = refused(*told("train --output run", tiny, ""), "--processes", processes)
+    assert said == "run is not an empty folder: use another --output"
+
+
+def test_a_read_only_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a disk also refuses to delete what is not there."""
+    monkeypatch.chdir(tmp_path)
+    Path("disk").mkdir()
+    said = r"^cannot write disk/x.safetensors: Read-only file system$"
+    with read_only("disk"), pytest.raises(OSError, match=said):
+        checkpoint.save(Path("disk/x.safetensors"), {})
+
+
+def test_answers_that_cannot_be_stored_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answers = Answers(Path("answers"))
+    with full_disk("answers/*") as struck:
+        answers.put("abc", 0.5, "yes")
+    assert struck and not [path for path in Path("answers").rglob("*") if path.is_file()]
+    answers.put("abc", 0.5, "yes")
+    assert answers.get("abc") == 0.5
+
+
+def test_a_failed_export_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+    """The folder itself was there before, with a file of somebody else."""
+    (tmp_path / "mine.txt").touch()
+    with (
+        pytest.raises(OSError, match=f"cannot write {tmp_path}: no; nothing was written there"),
+        weights.whole(tmp_path),
+    ):
+        (tmp_path / "transformer").mkdir()
+        (tmp_path / "transformer" / "config.json").touch()
+        (tmp_path / "README.md").touch()
+        raise OSError("no")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_the_page_is_what_the_rows_give() -> None:
