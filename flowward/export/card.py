@@ -33,7 +33,7 @@ def write(
         "tags": ["flowward", "reinforcement-learning", *(["lora"] if "lora_rank" in about else [])],
     }
     parts = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n",
         f"# {text(Path(str(about['base_model'])).name)}, post-trained with {text(about['algorithm'])}\n",
         paragraph(outcome.sentence(evaluations)),
         *(paragraph(f"{line[:1].upper()}{line[1:]}.") for line in [*outcome.remarks(lines), *run.changed_inputs()]),

@@ -120,7 +120,7 @@ class RunFolder(Record):
             yield
 
     def write_config(self, config: dict[str, Any]) -> None:
-        self.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False))
+        self.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
     def write_summary(self, command: str, finished: bool) -> None:
         """Facts for the report: command, state, machine and version."""

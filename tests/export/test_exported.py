@@ -154,11 +154,12 @@ def test_a_pipeline_is_exported_with_its_size_and_its_base(
     tiny_pipelines.tiny("StableDiffusion3Pipeline").save_pretrained(base)
     tiny_pipelines.tiny("StableDiffusion3Pipeline").to(torch.float16).save_pretrained(base, variant="fp16")
     texts.write_text("a cat\ndog\n")
-    words = f"""train --model {base} {"" if variant is None else f"--variant {variant}"} --size 16 64 --text-tokens 20
-        --prompts {texts} --evaluation.prompts {texts}
+    words = f"""train --model {str(base)!r} {"" if variant is None else f"--variant {variant}"} --size 16 64
+        --text-tokens 20
+        --prompts {str(texts)!r} --evaluation.prompts {str(texts)!r}
         {"" if rank is None else "--lora-rank 2"} --device cpu --precision float32 --reward jpeg-compressibility
         --evaluation.images 2 --evaluation.sampler.steps 1 --algorithm.rollout.steps 2 --images-per-update 4
-        --group-size 2 --microbatch 4 --iterations 1 --output {run}"""
+        --group-size 2 --microbatch 4 --iterations 1 --output {str(run)!r}"""
     assert main(shlex.split(words)) == 0
     assert main(["export", str(run)]) == 0
     name = str(run / "export")

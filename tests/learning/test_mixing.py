@@ -284,8 +284,8 @@ def test_bad_settings_are_refused(changes: dict[str, Any], said: str) -> None:
 
 @pytest.mark.processor
 def test_from_the_command_line(tiny: str, tmp_path: Path) -> None:
-    words = f"train --model {tiny} --algorithm mix_grpo --reward scenes balance=0.5 --mix gdpo --iterations 1 "
+    words = f"train --model {tiny!r} --algorithm mix_grpo --reward scenes balance=0.5 --mix gdpo --iterations 1 "
     words += "--images-per-update 8 --group-size 4 --microbatch 8 --evaluation.images 6 --algorithm.rollout.steps 6 "
-    words += f"--algorithm.rollout.window.high 5 --output {tmp_path / 'run'}"
+    words += f"--algorithm.rollout.window.high 5 --output {str(tmp_path / 'run')!r}"
     assert main(shlex.split(words)) == 0
     assert {"reward/scenes", "reward/balance"} < metrics(tmp_path / "run")[1].keys()

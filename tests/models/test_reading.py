@@ -60,8 +60,9 @@ def test_prompts_are_told_apart_by_their_source() -> None:
 
 
 def test_a_run_tells_it_before_it_starts(
-    saved: Path, tmp_path: Path, elsewhere: None, capsys: pytest.CaptureFixture[str]
+    saved: Path, tmp_path: Path, elsewhere: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flowward.models.diffusers.CACHE", tmp_path / "cache")
     file, output = tmp_path / "two.txt", tmp_path / "run"
     file.write_text("a red circle\na blue square\n")
     reward = ["--reward", "jpeg-compressibility", "--evaluation.rewards", "jpeg-compressibility"]

@@ -180,7 +180,7 @@ def test_train_sample_and_eval(
     assert main(["eval", str(run), saved, *how, "--json", str(numbers), "--html", str(page)]) == 0
     assert main(["eval", "--compare", str(numbers)]) == 0
     assert "Traceback" not in capsys.readouterr().err
-    assert str(tmp_path / "a.png") in numbers.read_text()
+    assert json.dumps(str(tmp_path / "a.png")) in numbers.read_text()
     shown = re.findall("alt='([^']*)'", page.read_text())
     assert shown and shown[0::3] == ["source"] * (len(shown) // 3) and "source" not in shown[1::3] + shown[2::3]
     assert main(["export", str(run), "--device", "cpu"]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -379,5 +380,5 @@ def test_a_stopped_run_saves_and_says_how_to_go_on(
     folder = RunFolder.open(run)
     (saved,) = folder.checkpoints()
     assert int(saved.stem) == folder.lines()[-1]["iteration"] >= 1
-    advice = f"flowward train --resume {run} --processes 2"
+    advice = f"flowward train --resume {shlex.quote(str(run))} --processes 2"
     assert said.out.splitlines()[-1] == f"stopped and saved; go on with: {advice}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -108,9 +109,9 @@ def test_a_prompt_with_several_pairs_uses_them_all(pairs: Path, tiny: str) -> No
 
 @pytest.mark.processor
 def test_train_on_a_file_of_pairs(tiny: str, pairs: Path, tmp_path: Path) -> None:
-    words = f"train --algorithm dpo --model {tiny} --preferences {pairs} --output {tmp_path / 'run'} --iterations 2"
-    words += " --group-size 2 --images-per-update 4 --algorithm.points.draws 2 --evaluation.images 6 --microbatch 4"
-    assert cli.main(words.split()) == 0
+    words = f"train --algorithm dpo --model {tiny!r} --preferences {str(pairs)!r} --iterations 2"
+    words += f" --output {str(tmp_path / 'run')!r} --group-size 2 --images-per-update 4 --algorithm.points.draws 2 --evaluation.images 6 --microbatch 4"
+    assert cli.main(shlex.split(words)) == 0
     assert len(RunFolder.open(tmp_path / "run").lines()) == 3
 
 
@@ -122,7 +123,7 @@ def refused(
     monkeypatch.setattr(train.RunFolder, "create", lambda *_: pytest.fail("the run has begun"))
 
     def run(words: str) -> str:
-        assert cli.main(f"train --model {tiny} --output {tmp_path / 'run'} {words}".split()) == 2
+        assert cli.main(shlex.split(f"train --model {tiny!r} --output {str(tmp_path / 'run')!r} {words}")) == 2
         said = capsys.readouterr().err
         assert said.startswith("flowward: ") and said.count("\n") == 1
         return said
@@ -132,7 +133,7 @@ def refused(
 
 @pytest.mark.processor
 def test_pairs_need_groups_of_two(refused: Callable[[str], str], pairs: Path) -> None:
-    assert "preferences are pairs: use --group-size 2, not 12" in refused(f"--preferences {pairs}")
+    assert "preferences are pairs: use --group-size 2, not 12" in refused(f"--preferences {str(pairs)!r}")
 
 
 @pytest.mark.processor
@@ -146,7 +147,7 @@ def test_pairs_need_groups_of_two(refused: Callable[[str], str], pairs: Path) ->
     ],
 )
 def test_what_pairs_cannot_be_used_with(refused: Callable[[str], str], pairs: Path, words: str, said: str) -> None:
-    assert said in refused(f"{words} --group-size 2 --preferences {pairs}")
+    assert said in refused(f"{words} --group-size 2 --preferences {str(pairs)!r}")
 
 
 def test_a_model_of_videos_takes_no_files(tiny: str, pairs: Path, exemplars: Path) -> None:
@@ -160,7 +161,7 @@ def test_a_model_of_videos_takes_no_files(tiny: str, pairs: Path, exemplars: Pat
 def test_a_config_may_not_name_a_reward_beside_pairs(refused: Callable[[str], str], pairs: Path) -> None:
     file = pairs.parent / "mine.yaml"
     file.write_text(f"algorithm: {{name: dpo}}\npreferences: {pairs}\nrun: {{group_size: 2}}\nreward: [balance]\n")
-    assert "leave out --reward" in refused(f"--config {file}")
+    assert "leave out --reward" in refused(f"--config {str(file)!r}")
 
 
 @pytest.mark.processor
@@ -176,23 +177,23 @@ def test_a_config_may_not_name_a_reward_beside_pairs(refused: Callable[[str], st
 def test_what_exemplars_cannot_be_used_with(
     refused: Callable[[str], str], exemplars: Path, words: str, said: str
 ) -> None:
-    assert said in refused(f"{words} --exemplars {exemplars}")
+    assert said in refused(f"{words} --exemplars {str(exemplars)!r}")
 
 
 @pytest.mark.processor
 def test_exemplars_of_prompts_that_never_come(refused: Callable[[str], str], exemplars: Path) -> None:
     with exemplars.open("a") as file:
         file.write('\n{"prompt": "a zebra", "image": "e0.png"}')
-    said = refused(f"--algorithm flowawr --exemplars {exemplars} --prompts scenes")
+    said = refused(f"--algorithm flowawr --exemplars {str(exemplars)!r} --prompts scenes")
     assert "1 of 2 prompts with exemplars are not training prompts, for example 'a zebra'" in said
 
 
 @pytest.mark.processor
 def test_train_with_exemplars(tiny: str, exemplars: Path, tmp_path: Path) -> None:
-    words = f"train --algorithm flowawr --model {tiny} --exemplars {exemplars} --output {tmp_path / 'run'}"
-    words += " --iterations 1 --group-size 4 --images-per-update 8 --microbatch 8 --exemplars-per-group 2"
-    words += " --evaluation.images 6 --reward balance"
-    assert cli.main(words.split()) == 0
+    words = f"train --algorithm flowawr --model {tiny!r} --exemplars {str(exemplars)!r} --iterations 1"
+    words += f" --output {str(tmp_path / 'run')!r} --group-size 4 --images-per-update 8 --microbatch 8"
+    words += " --exemplars-per-group 2 --evaluation.images 6 --reward balance"
+    assert cli.main(shlex.split(words)) == 0
 
 
 def test_exemplars_take_the_place_of_samples(tiny: str, exemplars: Path) -> None:

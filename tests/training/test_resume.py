@@ -284,7 +284,7 @@ def test_a_signal_ends_the_iteration_and_saves(tiny: str, tmp_path: Path, number
     assert not json.loads((run / "summary.json").read_text())["finished"]
 
     advice = out.splitlines()[-1]
-    assert advice == f"stopped and saved; go on with: flowward train --resume {run}"
+    assert advice == f"stopped and saved; go on with: flowward train --resume {shlex.quote(str(run))}"
     train(*shlex.split(advice)[-2:], "--iterations", str(ended + 2))
     train(*BUDGET, "--model", tiny, "--output", whole, "--iterations", str(ended + 2))
     assert_same_run(whole, run)
