@@ -110,7 +110,8 @@ def test_a_prompt_with_several_pairs_uses_them_all(pairs: Path, tiny: str) -> No
 @pytest.mark.processor
 def test_train_on_a_file_of_pairs(tiny: str, pairs: Path, tmp_path: Path) -> None:
     words = f"train --algorithm dpo --model {tiny!r} --preferences {str(pairs)!r} --iterations 2"
-    words += f" --output {str(tmp_path / 'run')!r} --group-size 2 --images-per-update 4 --algorithm.points.draws 2 --evaluation.images 6 --microbatch 4"
+    words += f" --output {str(tmp_path / 'run')!r} --group-size 2 --images-per-update 4"
+    words += " --algorithm.points.draws 2 --evaluation.images 6 --microbatch 4"
     assert cli.main(shlex.split(words)) == 0
     assert len(RunFolder.open(tmp_path / "run").lines()) == 3
 
