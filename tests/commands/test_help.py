@@ -52,7 +52,7 @@ def test_every_option_that_is_accepted_is_on_the_whole_page(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """As tyro itself lists them: none is missing, and none is there that it would refuse."""
-    monkeypatch.setenv("COLUMNS", "200")  # tyro breaks names in a narrow terminal
+    monkeypatch.setenv("COLUMNS", "80")  # tyro breaks names in a narrow terminal, and has two columns in a wide one
     kind, default = KINDS[name]
     with pytest.raises(SystemExit):
         tyro.cli(kind, args=["--help"], config=PLAIN, **({} if default is None else {"default": default}))
