@@ -68,7 +68,8 @@ def started(tiny: str, above: Path, around: Surroundings) -> Found:
     finally:
         os.umask(before)
     assert done.returncode == 0, done.stderr.decode(errors="replace")
-    lines = [json.loads(line) for line in (here / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    written = (here / "run" / "metrics.jsonl").read_text("utf-8").replace(json.dumps(str(here))[1:-1], "HERE")
+    lines = [json.loads(line) for line in written.splitlines()]
     measured = json.loads((here / "eval.json").read_text("utf-8"))["models"]
     for page in ("run/report.html", "eval.html", "run/export/README.md"):
         assert (here / page).read_text("utf-8")
