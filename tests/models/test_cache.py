@@ -90,7 +90,7 @@ def test_a_user_without_a_home_has_a_cache(tmp_path: Path, monkeypatch: pytest.M
     assert caches.cache_folder() == tmp_path
     monkeypatch.delenv("FLOWWARD_CACHE")
     assert caches.cache_folder() == Path.home() / ".cache" / "flowward"
-    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setitem(sys.modules, "pwd", None)
     assert caches.cache_folder() == Path(tempfile.gettempdir()) / "flowward"
 
