@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import hypothesis
-from fuzzing import AREAS, Area
+from fuzzing import AREAS, Area, asked
 
 SECONDS = 10.0  # for one input
 
@@ -34,13 +34,7 @@ def faults(area: Area, cases: int, seed: int) -> list[BaseException]:
     here = Path.cwd()
 
     @hypothesis.seed(seed)
-    @hypothesis.settings(
-        max_examples=cases,
-        deadline=None,
-        database=None,
-        report_multiple_bugs=True,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
+    @asked(cases, report_multiple_bugs=True)
     @hypothesis.given(area.inputs)
     def one(value: Any) -> None:
         before, started = listing(here), time.perf_counter()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -37,6 +38,11 @@ class Area:
     inputs: SearchStrategy[Any]
     check: Callable[[Any, Path], None]  # an input, an empty folder; raises if anything but a sentence comes of it
     few: int  # cases in the tests
+
+
+def asked(cases: int, **more: Any) -> settings:
+    """How hypothesis asks: so many cases, however long one takes, and none remembered from earlier runs."""
+    return settings(max_examples=cases, deadline=None, database=None, suppress_health_check=list(HealthCheck), **more)
 
 
 def sentence(run: Callable[[], object]) -> None:

@@ -133,7 +133,11 @@ class Trainer(Loop[Evaluator]):
             metrics |= scoring.missing()
             key = ("points", self.run.seed, index)
             points = self.algorithm.points(rollout, key) if rollout.advantage.any() else None
-        return Gathered(points, metrics, lambda: self._keep(choice, prompts, rewards[own], rollout.group[own]))
+        return Gathered(
+            points if points is not None and len(points) else None,
+            metrics,
+            lambda: self._keep(choice, prompts, rewards[own], rollout.group[own]),
+        )
 
     def _keep(self, choice: Choice, prompts: Sequence[Prompt], rewards: Tensor, group: Tensor) -> dict[str, float]:
         """Store rewards for the reward buffer and the curriculum. Returns the curriculum's metrics."""

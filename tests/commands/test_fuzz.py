@@ -8,7 +8,7 @@ from typing import Any
 
 import hypothesis
 import pytest
-from fuzzing import AREAS
+from fuzzing import AREAS, asked
 
 
 @pytest.mark.parametrize("name", AREAS)
@@ -16,13 +16,7 @@ def test_an_input_gives_a_value_or_a_sentence(name: str, tmp_path: Path, monkeyp
     area = AREAS[name]
     monkeypatch.chdir(tmp_path)
 
-    @hypothesis.settings(
-        max_examples=area.few,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
+    @asked(area.few, derandomize=True)
     @hypothesis.given(area.inputs)
     def one(value: Any) -> None:
         with tempfile.TemporaryDirectory() as folder:

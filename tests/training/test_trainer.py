@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import TEXTS, algorithm, bright, close, plain, snapshot, trainer
+from tiny_runs import TEXTS, algorithm, bright, close, equal, plain, snapshot, trainer
 from torch import Tensor
 
 from flowward.algorithms import DGPO, FDFO, G2RPO, FlowGRPO
@@ -166,6 +166,15 @@ def test_updates_by_step_must_divide_the_steps(tiny: str) -> None:
     how: Any = G2RPO(rollout=Branches(4, high=3, fanout=2), points=RandomSteps(order="by-step"))
     with pytest.raises(ValueError, match="3 random steps per iteration cannot be split evenly over 2 updates"):
         trainer(tiny, how, updates_per_iteration=2, images_per_update=6, group_size=6, rollout_batch=6, microbatch=3)
+
+
+def test_without_points_no_step_is_taken(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The advantages of a tree's images may cancel in every step that they share."""
+    how: Any = FlowGRPO(rollout=Chain(4), points=RandomSteps(counted="signal"))
+    one = trainer(tiny, how, microbatch=24)
+    monkeypatch.setattr(RandomSteps, "_advantages", lambda self, rollout, steps: torch.zeros(steps.sample.shape[:2]))
+    before = snapshot(one.policy)
+    assert one.step().metrics["gradient_norm"] == 0 and equal(before, snapshot(one.policy))
 
 
 def test_groups_may_share_their_times(tiny: str) -> None:
