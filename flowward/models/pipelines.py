@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -130,10 +131,8 @@ def prepared(family: Family, loading: Loading) -> None:
                 getattr(part, method)()
             except (AttributeError, ValueError, NotImplementedError) as error:
                 raise ValueError(f"{type(part).__name__} does not support {what}; leave out the option") from error
-    if loading.compile_blocks and not shutil.which(COMPILER):
-        raise ValueError(
-            f"--compile-blocks needs a C++ compiler, but {COMPILER} is missing; install it, or leave out the option"
-        )
+    if loading.compile_blocks:
+        _refuse_without_compiler()
     for transformer in transformers if loading.compile_blocks else ():
         compile_blocks(transformer)
     for transformer in transformers if loading.attention else ():
@@ -143,6 +142,21 @@ def prepared(family: Family, loading: Loading) -> None:
             raise ValueError(
                 f"cannot use attention '{loading.attention}': {' '.join(str(error).split())[:200]}"
             ) from error
+
+
+def _refuse_without_compiler() -> None:
+    """Raise ValueError if torch could not call the C++ compiler: it is missing, or a folder's name has spaces."""
+    if not shutil.which(COMPILER):
+        raise ValueError(
+            f"--compile-blocks needs a C++ compiler, but {COMPILER} is missing; install it, or leave out the option"
+        )
+    cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()
+    for folder, variable in ((tempfile.gettempdir(), "TMPDIR"), (cache, "TORCHINDUCTOR_CACHE_DIR")):
+        if any(letter.isspace() for letter in folder):  # torch does not quote names on its command lines
+            raise ValueError(
+                f"--compile-blocks: torch cannot compile in a folder whose name has spaces ({folder}); set {variable} "
+                "to another one, or leave out the option"
+            )
 
 
 def compile_blocks(transformer: torch.nn.Module, backend: str = "inductor") -> None:

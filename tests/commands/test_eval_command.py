@@ -91,6 +91,7 @@ def test_models_against_each_other(
     capsys: pytest.CaptureFixture[str], tiny: str, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one call, or from two files: the same differences; and the page holds every number."""
+    monkeypatch.setenv("COLUMNS", "200")  # so that the titles of tables fit in a line
     both, one, other, html = (tmp_path / name for name in ("both.json", "one.json", "other.json", "page.html"))
     how = [*HOW, "--guard", "jpeg-compressibility", "--precision", "float32"]
     out = said(capsys, tiny, lora, *how, "--json", both, "--html", html)

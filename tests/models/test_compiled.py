@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +14,10 @@ from tiny_policies import policy, trained
 from tiny_runs import close
 from torch import Tensor
 
+from flowward import models
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
+from flowward.models.loading import Loading
 from flowward.models.pipelines import COMPILER, compile_blocks
 
 
@@ -51,7 +57,17 @@ def test_training_on_traced_blocks_is_training() -> None:
     close(trained(policy("StableDiffusion3Pipeline")), trained(one))
 
 
+@pytest.fixture
+def folders_without_spaces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch compiles in the temporary folder, and cannot if its name has spaces."""
+    with tempfile.TemporaryDirectory(dir="/tmp" if os.path.isdir("/tmp") else None) as folder:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
 @pytest.mark.skipif(not shutil.which(COMPILER), reason="there is no C++ compiler")
+@pytest.mark.usefixtures("folders_without_spaces")
 def test_compiled_blocks_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Velocities with their gradients, in plain loops: it takes torch half a minute to find the widest vectors."""
     torch._dynamo.reset()
@@ -82,3 +98,16 @@ def test_copies_share_the_graphs_of_the_policy() -> None:
     for name in ("old", "ema"):
         one.velocity(x, t, condition, name)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before > 0
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "TORCHINDUCTOR_CACHE_DIR"])
+def test_a_folder_with_spaces_is_refused(variable: str, saved: Path, tmp_path: Path) -> None:
+    """Before a run, and not by the compiler in the middle of it."""
+    folder = tmp_path / "with spaces"
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder) if variable == "TMPDIR" else "/tmp")
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder) if variable != "TMPDIR" else "/tmp")
+        patch.setattr(shutil, "which", lambda name: name)
+        with pytest.raises(ValueError, match=rf"name has spaces \(.*with spaces\); set {variable} to another one"):
+            models.load(str(saved), 2, "float32", loading=Loading(size=(32, 32), device="cpu", compile_blocks=True))
