@@ -26,14 +26,7 @@ help:
 
 # A demo that was stopped goes on as it was started; one that is finished stays as it is.
 demo: $(VENV)/.installed
-	@if grep -qs '"finished": true' "$(OUTPUT)/summary.json"; then \
-	  echo "The demo in $(OUTPUT) is finished; for another one: make demo OUTPUT=runs/another"; \
-	elif [ -e "$(OUTPUT)/config.yaml" ]; then \
-	  $(BIN)/flowward train --resume "$(OUTPUT)"; \
-	else \
-	  $(BIN)/flowward train --output "$(OUTPUT)" $(DEMO_ARGS); \
-	fi
-	@echo "Open $(OUTPUT)/report.html in a browser."
+	@$(BIN)/flowward demo --output "$(OUTPUT)" $(DEMO_ARGS)
 
 # In the order of their names: by the number of tests in them, the longest files would come last and keep one core.
 test: $(VENV)/.installed-dev

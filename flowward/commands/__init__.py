@@ -1,6 +1,7 @@
 """The commands of the program, one module each with a `run(words) -> exit code`, imported when it is called."""
 
 COMMANDS = {
+    "demo": "train the built-in model and write a report (start here)",
     "train": "post-train a model with reinforcement learning",
     "sample": "sample images from a model or a run",
     "eval": "measure models and runs: scores with 95 % intervals",

@@ -14,11 +14,11 @@ from ..algorithms import CLASSES
 from ..algorithms.presets import TRAINING, facts
 from ..system import tables
 from ..system.errors import unknown
+from ..training import recipes
 from .help import Page
 from .options import parse
 from .tables import say, short, table
 
-RECIPES = tables.PACKAGE.parent / "recipes"  # in a checkout
 PAGE = Page(
     about="List what can be named on the command line, and what each needs.",
     examples=(
@@ -79,12 +79,9 @@ def _suites() -> Parts:
 
 
 def _recipes() -> Parts:
-    files = sorted(RECIPES.glob("*/*.yaml"))
-    if not files:
-        yield "Recipes are files of the repository, not of the installed package: clone it to use its recipes/ folder."
-        return
-    yield f"Config files for real models in {short(RECIPES)}/."
-    for folder, own in groupby(files, key=lambda file: file.parent):
+    known = recipes.every()
+    yield f"Config files for real models, in {short(tables.shipped('recipes'))}/. Start one from anywhere by its name."
+    for folder, own in groupby(known.values(), key=lambda file: file.parent):
         given = {file: tables.load(file) for file in own}
         rows = [
             (file.stem, _named(recipe["algorithm"]), " + ".join(recipe["reward"]), f"{_images(recipe):,}")
@@ -94,7 +91,7 @@ def _recipes() -> Parts:
         columns = [f"{folder.name}/", "algorithm (preset)", "reward", "images"]
         yield table(columns, rows, model, right=("images",))
     yield "images: per iteration, over all GPUs."
-    yield f"flowward train --config {short(files[0])} [--processes N]"
+    yield f"flowward train --config {next(iter(known))} [--processes N]"
 
 
 def _named(algorithm: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from ..evaluation import outcome
 from ..pages import report
 from ..system import distributed
 from ..system.terminal import visible
-from ..training import config, inputs
+from ..training import config, inputs, recipes
 from ..training.assembly import Assembly, started
 from ..training.folder import RunFolder, read_yaml
 from ..training.log import TrainProgress
@@ -35,7 +35,7 @@ START = (  # options that say what the defaults of the others are
         "algorithm, with settings tested here; `flowward algorithms` lists them (default: advantageflow)",
     ),
     Option("preset", "NAME", "settings of that algorithm (default: scenes; for a real model the first published one)"),
-    Option("config", "FILE", "start from a recipe, or from the config.yaml of a run"),
+    Option("config", "FILE", "start from a recipe (`flowward list recipes`), or from the config.yaml of a run"),
     Option("resume", "RUN|auto", "continue an interrupted run (auto: --output if it has begun, else start it)"),
     Option("changed-inputs", "", "with --resume: continue although prompts, reward code or images have changed"),
 )
@@ -51,7 +51,7 @@ PAGE = Page(
             "--memory auto",
             "post-train Stable Diffusion 3.5 Medium to write text",
         ),
-        ("train --config recipes/sd3.5-medium/flow_grpo-ocr.yaml --processes 8", "a published setting on 8 GPUs"),
+        ("train --config sd3.5-medium/flow_grpo-ocr --processes 8", "a published setting on 8 GPUs"),
         ("train --resume runs/first --iterations 100", "continue a run"),
         ("train --output runs/first --resume auto", "start a run, or continue it: for jobs that are restarted"),
     ),
@@ -114,6 +114,7 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
         default = _settings(RunFolder.open(Path(resume)).config(), named)
         default = replace(default, run=replace(default.run, output=Path(resume)))
     elif file:
+        file = str(recipes.located(file))
         given = read_yaml(Path(file))
         default = _settings(given, named)
         if (Path(file).parent / "checkpoints").is_dir():  # the settings of a run, whose folder is taken

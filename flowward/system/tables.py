@@ -8,7 +8,14 @@ from typing import Any
 import yaml
 
 PACKAGE = Path(__file__).parents[1]
+"""the folder of the package"""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is built
+
+
+def shipped(name: str) -> Path:
+    """A folder that comes with flowward (recipes, examples): inside the package, or beside it in a checkout."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name
 
 
 def load(file: Path) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from flowward.evaluation.suites import SUITES
 from flowward.models.families import FAMILIES
 from flowward.rewards import REWARDS
 from flowward.system import tables
-from flowward.training import config
+from flowward.training import config, recipes
 from flowward.training.folder import read_yaml
 
 EVERY = [
@@ -108,20 +107,13 @@ def test_the_table_of_recipes_counts_as_training_does(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = printed(capsys, "list recipes", monkeypatch)
-    files = sorted(lists.RECIPES.glob("*/*.yaml"))
+    files = recipes.every()
     assert len(files) > 50
-    for file in files:
+    for file in files.values():
         settings = config.from_dict(read_yaml(file))
         rows = [line for line in out.splitlines() if line.startswith(f" {file.stem} ")]
         assert any(f" {settings.run.images:,}" in row and settings.reward[0] in row for row in rows), file
         assert settings.model in out
-
-
-def test_without_a_checkout_there_are_no_recipes(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lists, "RECIPES", tmp_path)
-    assert printed(capsys, "list recipes", monkeypatch).startswith("Recipes are files of the repository")
 
 
 def test_the_table_of_presets_counts_as_training_does(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
 
 import flowward
+from flowward.system import tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,4 +47,7 @@ def test_what_is_no_module_is_in_the_package() -> None:
     assert list((package / "rewards" / "judges" / "templates").glob("*.yaml"))
     assert {file.stem for file in (package / "algorithms" / "presets").glob("*.yaml")} == set(flowward.ALGORITHMS)
     assert (package / "py.typed").is_file() and (package / "pages" / "report.html.in").is_file()
-    assert 'packages = ["flowward"]' in (ROOT / "pyproject.toml").read_text()
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert build["packages"] == ["flowward"]
+    assert build["force-include"] == {name: f"flowward/{name}" for name in ("recipes", "examples")}
+    assert all(tables.shipped(name) == ROOT / name for name in build["force-include"])

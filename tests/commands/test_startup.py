@@ -14,6 +14,7 @@ from flowward.commands import COMMANDS
 HEAVY = ("torch", "torch._dynamo", "sympy", "diffusers", "transformers", "peft", "accelerate", "scipy", "plotly")
 TORCH = {"torch"}  # settings of samplers and algorithms are written in its terms
 LOADED: dict[str, set[str]] = {
+    "demo": TORCH,
     "train": TORCH,
     "sample": TORCH,
     "eval": TORCH,
