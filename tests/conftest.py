@@ -27,6 +27,16 @@ def pytest_fixture_setup(fixturedef: Any) -> Iterator[None]:
         return (yield)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where slow tests run, their short forms do not: they are a part of them."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    short = [item for item in items if item.get_closest_marker("short") and item.path in slow]
+    if short:
+        items[:] = [item for item in items if item not in short]
+        config.hook.pytest_deselected(items=short)
+
+
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """SIGINT raises KeyboardInterrupt, even where the tests run in the background of a shell, which ignores it."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, make_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ from ..system.precision import Wish
 from .run import Run
 
 DEFAULT_ALGORITHM = "advantageflow"
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)  # making one takes fifty times as long as using it
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Settings:
         return None
 
 
+@cache
 def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
     """Settings with the fields of one algorithm and the values of a preset as defaults.
 
@@ -142,7 +145,7 @@ def measured_alike(settings: Settings) -> Settings:
 def to_dict(settings: Settings) -> dict[str, Any]:
     """The settings for YAML; the algorithm's name is stored next to its fields."""
     name = next(name for name, kind in ALGORITHMS.items() if kind is type(settings.algorithm))
-    found: dict[str, Any] = TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    found: dict[str, Any] = _adapter(type(settings)).dump_python(settings, mode="json")
     return {**found, "algorithm": {"name": name, **found["algorithm"]}}
 
 
@@ -166,7 +169,7 @@ def of_python(
         run=run,
         evaluation=evaluation or Evaluation(),
     )
-    found: dict[str, Any] = TypeAdapter(Settings).dump_python(settings, mode="json")
+    found: dict[str, Any] = _adapter(Settings).dump_python(settings, mode="json")
     even = replace(prompts, weights={})
     built_in = prompts.name in prompt_table.BUILT_IN and prompt_table.load(prompts.name) == even
     named = {
@@ -196,7 +199,7 @@ def _described(algorithm: Algorithm) -> dict[str, Any] | str:
     name = next((name for name, kind in ALGORITHMS.items() if kind is type(algorithm)), None)
     if name:
         with suppress(ValueError), warnings.catch_warnings(action="ignore"):  # of fields that hold code
-            own = {"name": name, **TypeAdapter(type(algorithm)).dump_python(algorithm, mode="json")}
+            own = {"name": name, **_adapter(type(algorithm)).dump_python(algorithm, mode="json")}
             if from_dict({"algorithm": own}).algorithm == algorithm:
                 return own
     return repr(algorithm)
@@ -230,17 +233,17 @@ def from_dict(given: dict[str, Any]) -> Settings:
         )
     own = dict(own)
     kind = settings_type(str(own.pop("name", DEFAULT_ALGORITHM)), str(own.pop("preset", "scenes")))
-    preset: dict[str, Any] = TypeAdapter(kind).dump_python(kind(), mode="json")
+    preset: dict[str, Any] = _adapter(kind).dump_python(kind(), mode="json")
     given = each_word({**given, "algorithm": own}, expanded)
     whole = over(preset, lists_of_one(preset, given))
     try:
-        settings = TypeAdapter(kind).validate_python(whole)
+        settings = _adapter(kind).validate_python(whole)
     except ValidationError as error:
         where, said = first_invalid(error)
         raise ValueError(f"config: {where or 'setting'}: {said}") from error
     except ArithmeticError as error:  # of a time grid, for example
         raise ValueError(f"config: a number is out of its range ({error})") from error
-    refuse_unknown(whole, TypeAdapter(kind).dump_python(settings, mode="json"), "config")
+    refuse_unknown(whole, _adapter(kind).dump_python(settings, mode="json"), "config")
     return settings if names_guidance(given) else measured_alike(settings)
 
 

@@ -35,6 +35,7 @@ def rates(category: str, count: int, seed: int = 0) -> tuple[float, float, float
     return float(right), float(blurred), float(wrong)
 
 
+@pytest.mark.short
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_checker_accepts_right_pictures_and_no_others(category: str) -> None:
     right, blurred, wrong = rates(category, 600)

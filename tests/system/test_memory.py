@@ -12,6 +12,7 @@ from tiny_pipelines import tiny
 
 from flowward.algorithms import ALGORITHMS
 from flowward.cli import main
+from flowward.commands import memory
 from flowward.models import blueprint
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
@@ -168,7 +169,7 @@ def test_memory_grows_in_proportion(name: str, one: blueprint.Blueprint) -> None
         assert (c - b) / (b - a) == pytest.approx(2, rel=0.05)
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     tiny("StableDiffusion3Pipeline").save_pretrained(tmp_path)
     (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").unlink()  # none of it is read
     words = ["memory", "--model", str(tmp_path), "--size", "32", "32", "--text-tokens", "16", "--lora-rank", "2"]
@@ -177,6 +178,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "\n24 GB hold rollout_batch 24, microbatch 24" in said
     assert main(["memory"]) == 2
     assert "give --model owner/name" in capsys.readouterr().err
+    monkeypatch.setattr(memory, "_law", lambda *given: lambda size: 1e5)  # it has been counted above
     assert main([*words, "--memory", "1e-6", "--images-per-update", "24", "--microbatch", "24"]) == 0
     assert "1e-06 GB hold no rollout_batch, no microbatch" in capsys.readouterr().out
 

@@ -211,6 +211,7 @@ def test_the_record_is_of_every_algorithm() -> None:
     assert tuple(json.loads(RECORD.read_text("utf-8"))["cases"]) == CASES
 
 
+@pytest.mark.short
 def test_some_algorithms_compute_what_they_did() -> None:
     assert compared(SHORT) == []
 
