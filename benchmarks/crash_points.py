@@ -74,11 +74,3 @@ def install(root: Path, at: int = 0, inside: bool = False, log: Path | None = No
         known.save_file = save_file  # type: ignore[attr-defined]
     os.fsync = fsync
     sys.addaudithook(point)
-
-
-def asked() -> None:
-    """The same, if the environment says so: for processes that this one has not made itself."""
-    if "CRASH_ROOT" in os.environ and "RANK" in os.environ:
-        log = os.environ.get("CRASH_LOG")
-        at, inside = int(os.environ.get("CRASH_AT", 0)), "CRASH_INSIDE" in os.environ
-        install(Path(os.environ["CRASH_ROOT"]), at, inside, Path(log) if log else None)

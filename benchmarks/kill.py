@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from crash_points import install
 
-HOUSE = Path(__file__).parents[1]
 WORDS = shlex.split(
     "train --lora-rank 2 --iterations 3 --images-per-update 8 --group-size 4 --microbatch 8 --rollout-batch 8 "
     "--learning-rate 1e-3 --algorithm.rollout.steps 2 --evaluation.images 4 --evaluation.sampler.steps 1 "
@@ -54,33 +53,15 @@ class Kill:
 
 
 class Program:
-    """`flowward train` in processes that can be killed; one process is forked, so that it needs no second to start."""
+    """`flowward train` in processes that can be killed. They are forked, so that none needs seconds to import."""
 
     def __init__(self, folder: Path, model: str, processes: int):
-        self.folder, self.words, self.processes = folder, [*WORDS, "--model", model], processes
-        self.site = folder / "site"
-        self.site.mkdir()
-        (self.site / "sitecustomize.py").write_text(
-            f"import sys\nsys.path.append({str(Path(__file__).parent)!r})\nimport crash_points\ncrash_points.asked()\n"
-        )
+        self.folder, self.model, self.processes = folder, model, processes
+        self.words = [*WORDS, "--model", model, *(["--processes", str(processes)] if processes > 1 else [])]
 
     def begin(self, run: Path, kill: Kill | None = None, log: Path | None = None) -> int:
         """Start a run, which ends itself at a crash point. Returns the number of its process."""
-        words = [*self.words, "--output", str(run)]
-        crash = kill if kill and kill.kind != "random" else None
-        if self.processes == 1:
-            return _forked(words, run, crash, log)
-        paths = [str(self.site), str(HOUSE), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-        if crash or log:
-            environment |= {"CRASH_ROOT": str(run), "CRASH_AT": str(crash.number if crash else 0)}
-        if crash and crash.inside:
-            environment["CRASH_INSIDE"] = "yes"
-        if log:
-            environment["CRASH_LOG"] = str(log)
-        command = [sys.executable, "-m", "flowward", *words, "--processes", str(self.processes)]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": open(run.with_suffix(".err"), "a")}  # noqa: SIM115
-        return subprocess.Popen(command, env=environment, start_new_session=True, **quiet).pid
+        return _forked([*self.words, "--output", str(run)], run, kill if kill and kill.kind != "random" else None, log)
 
     def end(self, run: Path, kill: Kill | None = None, log: Path | None = None) -> int:
         """Start a run and wait for its end. Returns its exit code; negative: a signal."""
@@ -101,11 +82,54 @@ def _forked(words: Sequence[str], run: Path, kill: Kill | None, log: Path | None
         if kill or log:
             install(run, kill.number if kill else 0, bool(kill and kill.inside), log)
         from flowward.cli import main
+        from flowward.system import distributed
 
+        distributed.Popen = Rank  # type: ignore[misc, assignment]
         code = main(words)
     finally:
         sys.stdout.flush()
         os._exit(code)
+
+
+class Rank:
+    """What `distributed.launch` starts in the place of a `subprocess.Popen`: a copy of this process.
+
+    It has the crash points of the process that it is a copy of, which has done no file operation so far.
+    """
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]):
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code = 1
+        try:
+            os.environ.clear()
+            os.environ.update(env)
+            from flowward.cli import main
+
+            code = main(command[command.index("flowward") + 1 :])
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+
+    def poll(self) -> int | None:
+        if self.returncode is None and (found := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.returncode = os.waitstatus_to_exitcode(found[1])
+        return self.returncode
+
+    def wait(self, timeout: float = ENOUGH) -> None:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("flowward", timeout)
+            time.sleep(0.01)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 def _waited(process: int, enough: float = ENOUGH) -> int:
@@ -250,7 +274,7 @@ def main(given: Sequence[str] | None = None) -> int:
     for processes in how.processes:
         with tempfile.TemporaryDirectory() as where:
             program = Program(Path(where), how.model, processes)
-            if processes == 1:
+            if processes == how.processes[0]:
                 _warm(program)
             wanted, seconds, begun, kills = cases(program, how.random, how.every)
             for kill in kills:
@@ -266,7 +290,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def _warm(program: Program) -> None:
-    """Import and load everything once, in this process, which is then forked."""
+    """Import and load everything once, in one process: this one, which is then forked."""
     import torch
 
     from flowward.cli import main as flowward
@@ -274,7 +298,7 @@ def _warm(program: Program) -> None:
     torch.set_num_threads(1)
     out, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115
     try:
-        assert flowward([*program.words, "--output", str(program.folder / "warm")]) == 0
+        assert flowward([*WORDS, "--model", program.model, "--output", str(program.folder / "warm")]) == 0
     finally:
         sys.stdout = out
 
