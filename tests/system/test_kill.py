@@ -12,12 +12,15 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kill.py"
 
 
 def test_killed_runs_end_as_if_they_had_not_been(tiny: str, tmp_path: Path) -> None:
-    """One kill at a random moment, and kills at some file operations of a new run and of a resumed one."""
+    """One kill at a random moment, and kills at some file operations of a new run and of a resumed one, in one process and two."""
     log = tmp_path / "kills.jsonl"
-    command = [sys.executable, str(BENCHMARK), "--random", "1", "--every", "31", "--model", tiny, "--log", str(log)]
+    how = ["--processes", "1", "2", "--random", "1", "--every", "31", "--model", tiny, "--log", str(log)]
+    command = [sys.executable, str(BENCHMARK), *how]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BENCHMARK.parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert {line["kind"] for line in lines} == {"random", "start", "resumed"}
-    assert all(line["died"] < 0 for line in lines if line["kind"] != "random")
+    assert {(line["processes"], line["kind"]) for line in lines} == {
+        (processes, kind) for processes in (1, 2) for kind in ("random", "start", "resumed")
+    }
+    assert all(line["died"] in (-9, -25, 137, 153) for line in lines if line["kind"] != "random")
