@@ -18,7 +18,7 @@ from ..evaluation import outcome
 from ..pages import report
 from ..system import distributed
 from ..system.terminal import visible
-from ..training import config, inputs
+from ..training import config, inputs, trackers
 from ..training.assembly import Assembly, started
 from ..training.folder import RunFolder, read_yaml
 from ..training.log import TrainProgress
@@ -80,6 +80,7 @@ def run(words: list[str]) -> int:
     processes, words = take(words, "processes")
     changed, words = resuming.changed_inputs(words)
     settings, resume = chosen(words)  # refuses what it must before other processes start
+    trackers.refuse_missing(settings.run.track)
     if changed and not (resume or said):
         raise ValueError("--changed-inputs is for runs that continue: name one with --resume")
     if processes and not (processes.isdecimal() and int(processes) >= 1):

@@ -27,6 +27,7 @@ from .folder import RunFolder
 from .health import Health, held_up
 from .metrics import Clock, Step, Tally
 from .run import Training
+from .trackers import Trackers, opened
 
 Measures = TypeVar("Measures")
 """the evaluator, for `measured`"""
@@ -106,6 +107,12 @@ class Loop(ABC, Generic[Measures]):
         Leaving the loop early (break, or an exception) saves a checkpoint, unless samples are not finite or the last
         iteration is incomplete.
         """
+        with opened(self.run.track, folder, self.iteration) as trackers:
+            yield from self._steps(evaluator, folder, remarks, trackers)
+
+    def _steps(
+        self, evaluator: Measures | None, folder: RunFolder | None, remarks: Sequence[str], trackers: Trackers
+    ) -> Generator[Step]:
         run, saved = self.run, self.iteration
         lines = folder.lines() if folder else []
         before = next((line for line in lines if line["iteration"] == self.iteration), None)
@@ -113,12 +120,13 @@ class Loop(ABC, Generic[Measures]):
         unmeasured = folder is not None and "evaluation" not in (before or {})
         try:
             if self.iteration == 0 and evaluator:
-                yield self._finish(Step(0, {}, [*remarks], {}), 0, evaluator, folder)
+                yield self._finish(Step(0, {}, [*remarks], {}), 0, evaluator, folder, trackers)
             elif evaluator and self._due and distributed.any_of(unmeasured):
                 step = Step.of(before) if before else Step(self.iteration, {}, [], {})
                 step = self.measured(step, evaluator, folder)  # this evaluation was interrupted, or its line was lost
                 if folder:
-                    folder.amend(step.line(seen))
+                    folder.amend(line := step.line(seen))
+                    trackers.send(line)
                 yield step
             while self.iteration < run.iterations:
                 try:
@@ -126,10 +134,11 @@ class Loop(ABC, Generic[Measures]):
                 except TrainingError as error:
                     if not self._rolled_back(folder, str(error)):
                         raise
+                    trackers.go_back(self.iteration)
                     seen, saved = self.iteration * run.samples, self.iteration
                     continue
                 seen += run.samples
-                step = self._finish(step, seen, evaluator if self._due else None, folder)
+                step = self._finish(step, seen, evaluator if self._due else None, folder, trackers)
                 if folder and (step.index == run.iterations or step.index % run.checkpoint_every == 0):
                     folder.save(step.index, self.state_dict())
                     saved = step.index
@@ -162,14 +171,18 @@ class Loop(ABC, Generic[Measures]):
         every = self.run.evaluate_every
         return self.iteration == self.run.iterations or (every > 0 and self.iteration % every == 0)
 
-    def _finish(self, step: Step, seen: int, evaluator: Measures | None, folder: RunFolder | None) -> Step:
+    def _finish(
+        self, step: Step, seen: int, evaluator: Measures | None, folder: RunFolder | None, trackers: Trackers
+    ) -> Step:
         """Evaluate if `evaluator` is given, and log; `seen` is the number of training samples so far."""
         try:
             if evaluator:
                 step = self.measured(step, evaluator, folder)
+            step = replace(step, health=[*step.health, *trackers.news()])
         finally:  # if the evaluation fails, the iteration is logged anyway
             if folder:
-                folder.append(step.line(seen))
+                folder.append(line := step.line(seen))
+                trackers.send(line)
         return step
 
     def step(self) -> Step:

@@ -105,6 +105,12 @@ class Record:
         found = [path for path in (self.path / "samples").glob("*.png") if path.stem.isdigit()]
         return sorted(found, key=lambda path: int(path.stem))
 
+    def pictures(self, iteration: int) -> dict[str, Path]:
+        """The pictures of an evaluation by what they show; those that were saved."""
+        every = {"samples": f"{iteration:06d}.png"}
+        paths = {name: self.path / "samples" / file for name, file in every.items()}
+        return {name: path for name, path in paths.items() if path.is_file()}
+
     def checkpoints(self) -> list[Path]:
         """All checkpoints, oldest first."""
         return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))

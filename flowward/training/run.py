@@ -13,6 +13,7 @@ from ..learning.snapshots import WarmDecay
 from ..system.errors import at_least_one, not_negative, one_of, positive
 
 Schedule = Literal["constant", "cosine"]
+TrackerName = Literal["tensorboard", "wandb", "trackio", "swanlab", "mlflow"]
 MOST_RATE = 1e30  # above, AdamW leaves the range of its numbers in one step
 MOST_IMAGES = 10_000_000  # per iteration: more would not fit into any memory
 
@@ -23,6 +24,8 @@ class Training:
 
     output: Path | None = None
     """run folder (none: nothing is kept in Python, and `flowward train` makes one in runs/)"""
+    track: tuple[TrackerName, ...] = ()
+    """send the run to these experiment trackers too (docs/tracking.md)"""
     iterations: int = 50
     """rollouts, each followed by its optimiser steps"""
     group_size: int = 12
@@ -67,6 +70,9 @@ class Training:
     def __post_init__(self) -> None:
         if self.output is not None:  # from Python it may be a string
             object.__setattr__(self, "output", Path(self.output))
+        object.__setattr__(self, "track", tuple(dict.fromkeys(self.track)))
+        if strange := [name for name in self.track if name not in get_args(TrackerName)]:
+            raise ValueError(f"unknown tracker '{strange[0]}'; known: {', '.join(get_args(TrackerName))}")
         at_least_one(self, "updates_per_iteration", "microbatch", "checkpoint_every")
         not_negative(self, "iterations", "warmup", "seed", "curriculum", "weight_decay", "skip_nonfinite", "rollback")
         one_of("mix of rewards", self.mix, MIXES)
