@@ -133,9 +133,11 @@ class SwanLab(Tracker):
     def make(self, tracking: Any, start: Start, resumed: bool) -> Any:
         project, logs = os.environ.get("SWANLAB_PROJ_NAME", PROJECT), start.folder / "swanlog"
         logs.mkdir(exist_ok=True)
-        return tracking.SwanLabTracker(
-            project, name=start.name, id=start.id, resume="allow", log_dir=os.environ.get("SWANLAB_LOGDIR", str(logs))
-        )
+        import swanlab
+
+        quiet = swanlab.Settings(terminal={"proxy_type": "none"})  # as for W&B
+        where = {"log_dir": os.environ.get("SWANLAB_LOGDIR", str(logs)), "settings": quiet}
+        return tracking.SwanLabTracker(project, name=start.name, id=start.id, resume="allow", **where)
 
     def text(self, name: str, text: str, step: int) -> None:
         import swanlab
