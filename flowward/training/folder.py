@@ -167,8 +167,9 @@ class RunFolder(Record):
         """
         self._refuse_gone()
         self._rewrite([line for line in self._kept() if line["iteration"] <= iteration])
-        for path in self.samples():
-            if int(path.stem) > iteration:
+        for path in (self.path / "samples").glob("*.png"):
+            number = path.stem.partition("-")[0]
+            if number.isdigit() and int(number) > iteration:
                 path.unlink()
         for part in (self.path, self.path / "samples", self.path / "checkpoints"):
             checkpoint.clear(part)
@@ -180,8 +181,9 @@ class RunFolder(Record):
     def _rewrite(self, lines: Iterable[dict[str, Any]]) -> None:
         self.write_text("metrics.jsonl", "".join(strict_json.dumps(line) + "\n" for line in lines))
 
-    def save_sample(self, iteration: int, image: Image) -> None:
-        path = self._place("samples") / f"{iteration:06d}.png"
+    def save_sample(self, iteration: int, image: Image, what: str = "") -> None:
+        """A picture of an evaluation: the sample grid, or `what`."""
+        path = self._place("samples") / f"{iteration:06d}{'-' * bool(what)}{what}.png"
         with self._writing(path):
             images.save(image, path)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -59,6 +59,7 @@ class Gathered:
     points: PointSet | None  # None: all advantages are 0, there is nothing to learn
     metrics: dict[str, float]  # metrics of the samples
     keep: Callable[[], dict[str, float]]  # called once the iteration has succeeded; stores the samples, more metrics
+    shown: dict[str, Any] = field(default_factory=dict)  # see metrics.SHOWN
 
 
 class Loop(ABC, Generic[Measures]):
@@ -168,8 +169,11 @@ class Loop(ABC, Generic[Measures]):
     @property
     def _due(self) -> bool:
         """Whether an evaluation is due."""
+        return self._is_due(self.iteration)
+
+    def _is_due(self, iteration: int) -> bool:
         every = self.run.evaluate_every
-        return self.iteration == self.run.iterations or (every > 0 and self.iteration % every == 0)
+        return iteration == self.run.iterations or (every > 0 and iteration % every == 0)
 
     def _finish(
         self, step: Step, seen: int, evaluator: Measures | None, folder: RunFolder | None, trackers: Trackers
@@ -203,18 +207,18 @@ class Loop(ABC, Generic[Measures]):
             if gathered.points is not None:
                 metrics = gathered.metrics | self.learn(gathered.points)
             else:  # for a gradient of 0, Adam would turn rounding errors into full-length steps
-                metrics = gathered.metrics | {"loss": 0.0, "gradient_norm": 0.0}
+                metrics = gathered.metrics | {"loss": 0.0, "gradient_norm": 0.0, "clipped_steps": 0.0}
             self.sound = False  # until all of this is done
             taken = (index + 1) * self.run.updates_per_iteration
             for name, decay in self.algorithm.copies.items():
                 self.model.weights.follow(name, decay(taken))
             self.model.weights.follow("ema", WarmDecay(self.run.ema_decay)(taken))
-            metrics |= gathered.keep()
+            metrics |= {"learning_rate": self._rate(taken - 1), **gathered.keep()}
         share = cores.share if self._shares_cores else None
         said = [*self._told, *self.health.check(metrics), *held_up(share)]
         self._told = []
         self.iteration, self.sound = index + 1, True
-        return Step(self.iteration, metrics, said, clock.seconds, cpu_share=share)
+        return Step(self.iteration, metrics, said, clock.seconds, cpu_share=share, shown=gathered.shown)
 
     @property
     def _shares_cores(self) -> bool:
@@ -242,7 +246,11 @@ class Loop(ABC, Generic[Measures]):
                 tally = self._gradient(tally, points, mine, len(numbers), fresh, same)
                 norms.append(self.update(self.iteration * run.updates_per_iteration + number))
             taken = [norm for norm in norms if norm is not None]
-            found = {"gradient_norm": sum(taken) / max(1, len(taken))}
+            clipped = sum(norm > run.gradient_clip for norm in taken)
+            found = {
+                name: total / max(1, len(taken))
+                for name, total in (("gradient_norm", sum(taken)), ("clipped_steps", clipped))
+            }
             if run.skip_nonfinite:
                 found["skipped_steps"] = float(len(norms) - len(taken))
             return tally.means(len(points)) | found | tally.extremes()
@@ -335,12 +343,16 @@ class Loop(ABC, Generic[Measures]):
             )
         self.skipped = 0
         for group in self.optimiser.param_groups:
-            group["lr"] = self.run.rate(number) * 0.5**self.rollbacks
+            group["lr"] = self._rate(number)
         # an interrupt during this step, or in another process: a single update cannot be undone (see `learn`)
         self.sound = self.run.updates_per_iteration > 1
         self.optimiser.step()
         self.optimiser.zero_grad()
         return norm
+
+    def _rate(self, number: int) -> float:
+        """The learning rate of optimiser step `number`, halved by every return to a checkpoint."""
+        return self.run.rate(number) * 0.5**self.rollbacks
 
     @property
     def _stored(self) -> list[str]:

@@ -24,6 +24,7 @@ PARTS: Mapping[str, type | tuple[type, ...]] = {  # of a config.yaml: the types 
     "reward": (list, str),
 }
 FACTS: Mapping[str, type | tuple[type, ...]] = {"command": str, "iterations": int, "machine": str}  # of a summary.json
+EXTREMES = "best-worst"  # end of the name of a picture in samples/
 INPUTS = "inputs.json"  # what the run depends on outside its folder: see inputs.py
 GONE = "{} was deleted or moved in the meantime, so nothing more can be saved there"
 
@@ -107,7 +108,7 @@ class Record:
 
     def pictures(self, iteration: int) -> dict[str, Path]:
         """The pictures of an evaluation by what they show; those that were saved."""
-        every = {"samples": f"{iteration:06d}.png"}
+        every = {"samples": f"{iteration:06d}.png", EXTREMES: f"{iteration:06d}-{EXTREMES}.png"}
         paths = {name: self.path / "samples" / file for name, file in every.items()}
         return {name: path for name, path in paths.items() if path.is_file()}
 
