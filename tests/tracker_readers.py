@@ -19,6 +19,7 @@ class Received:
     numbers: dict[tuple[str, int], float] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)  # health, by iteration
     pictures: set[int] = field(default_factory=set)  # iterations with a sample grid
+    extremes: set[int] = field(default_factory=set)  # iterations with the best and the worst image
     settings: dict[str, Any] = field(default_factory=dict)
     runs: set[str] = field(default_factory=set)  # names of runs
 
@@ -27,6 +28,8 @@ class Received:
             self.texts[step] = str(value)
         elif name.partition("/")[0] == "samples":  # W&B lists the parts of a picture
             self.pictures.add(step)
+        elif name.partition("/")[0] == "best-worst":
+            self.extremes.add(step)
         else:
             self.numbers[name, step] = float(value)
 
@@ -43,7 +46,9 @@ def tensorboard(run: Path) -> Received:
             found.take(name, event.step, event.value)
     for event in events.Tensors("health/text_summary"):
         found.take("health", event.step, event.tensor_proto.string_val[0].decode())
-    found.pictures = {event.step for event in events.Images(tags["images"][0])}
+    for name in tags["images"]:
+        for event in events.Images(name):
+            found.take(name, event.step, None)
     found.settings = _hparams(next((run / "tensorboard").glob("*/hparams.yml")))
     found.runs = {path.name for path in run.glob("tensorboard")}
     return found
@@ -137,7 +142,9 @@ def mlflow(run: Path) -> Received:
     for key in known[0].data.metrics:
         for each in client.get_metric_history(name, key):
             found.take(key, each.step, each.value)
-    found.pictures = {int(Path(each.path).stem) for each in client.list_artifacts(name, "samples")}
+    for each in client.list_artifacts(name, "samples"):
+        step, _, what = Path(each.path).stem.partition("-")
+        found.take(what or "samples", int(step), None)
     for each in client.list_artifacts(name, "health"):
         found.texts[int(Path(each.path).stem)] = load_text(f"{known[0].info.artifact_uri}/{each.path}")
     found.settings = known[0].data.params

@@ -76,7 +76,7 @@ def test_warnings_pictures_and_settings_arrive(sent: tuple[RunFolder, Received])
     _, received = sent
     assert set(received.texts) == {1, 2, 3, 4}
     assert all("a warning of this iteration" in text for text in received.texts.values())
-    assert received.pictures == {0, 2, 4}
+    assert received.pictures == {0, 2, 4} and received.extremes == {2, 4}
     assert str(received.settings["run.learning_rate"]) == "0.001" and received.settings["algorithm.name"]
 
 
