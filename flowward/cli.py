@@ -16,10 +16,23 @@ from .commands import COMMANDS
 from .system.paths import expanded
 from .system.terminal import tell
 
+LONGEST = 300  # characters of one word in a sentence
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(words)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has left is no error
+    except BrokenPipeError:  # who read along has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it is told again at the end
+        return 141
+
+
+def _run(words: list[str]) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a sign shows ?, and the command goes on
     debug = "--debug" in words
@@ -33,15 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"flowward {__version__}")
         return 0
     try:
+        _refuse_broken(words)
         if words[0] not in COMMANDS:
             from .system.errors import unknown
 
             raise ValueError(unknown("command", words[0], COMMANDS))
         module = import_module(f".commands.{words[0].replace('-', '_')}", __package__)
         return int(module.run(words[1:]))
-    except BrokenPipeError:  # who read along has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it is told again at the end
-        return 141
+    except BrokenPipeError:
+        raise
     except (ValueError, RuntimeError, OSError, MemoryError) as error:
         if debug:
             traceback.print_exc()
@@ -71,7 +84,7 @@ def _foreseen(error: Exception) -> bool:
     from .rewards import RewardError
     from .system.distributed import Deserted
     from .system.memory import OutOfMemory
-    from .training.loop import TrainingError
+    from .training.course import TrainingError
 
     return isinstance(error, (Deserted, OutOfMemory, RewardError, TrainingError))
 
@@ -93,9 +106,23 @@ def _sentence(error: Exception) -> str:
             "`flowward memory` estimates what a model needs"
         )
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    said = " ".join(str(error).split())  # YAML and rewards may speak in several lines
+        return f"{error.strerror}: {_shortened(str(error.filename))}" if error.filename else error.strerror
+    said = " ".join(map(_shortened, str(error).split()))  # YAML and rewards may speak in several lines
     return said or f"{type(error).__name__} without a message; --debug shows where it was raised"
+
+
+def _shortened(word: str) -> str:
+    """A word that would fill the terminal, without its end."""
+    return word if len(word) <= LONGEST else f"{word[:60]}... ({len(word):,} characters)"
+
+
+def _refuse_broken(words: Sequence[str]) -> None:
+    """Raises ValueError for a word that no file of a run can hold: it is not text in UTF-8."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"'{word}' is not valid UTF-8: write it with other characters, or rename it") from error
 
 
 def _overview() -> str:

@@ -32,6 +32,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["seconds"]
+        line.pop("speed", None)
     return lines
 
 

@@ -106,6 +106,7 @@ class AdvantageFlow(Anchored):
     old: Decay = field(default_factory=lambda: Decay(0.95, slope=0.005, first=0.5))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         not_negative(self, "lam", "calibration")
         if isinstance(self.gamma, str):
             one_of("gamma", self.gamma, ["1-A"])

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..learning.points import Points
 from ..learning.snapshots import Decay
 from ..process.policy import Models
+from ..system.errors import finite
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Anchored:
 
     guidance: float = field(default=1.0, kw_only=True)
     """guidance scale in training (1: off), independent of the rollout's; FLUX.1-dev reads it as input"""
+
+    def __post_init__(self) -> None:
+        finite(self, "guidance")
 
     @property
     def copies(self) -> dict[str, Decay]:

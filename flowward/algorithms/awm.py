@@ -108,6 +108,7 @@ class AWM(Anchored):
     old: Decay = field(default_factory=lambda: Decay(0.3, slope=0.001))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("weighting", self.weighting, get_args(Weighting))
         positive(self, "power", "clip", "advantage_clip")
         not_negative(self, "k_old", "k_ref")

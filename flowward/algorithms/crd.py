@@ -28,7 +28,7 @@ from ..process.flow import wide
 from ..process.policy import Models
 from ..process.rollout import Sampler
 from ..process.times import Times
-from ..system.errors import not_negative, positive
+from ..system.errors import finite, not_negative, positive
 from .anchored import Anchored
 
 
@@ -91,8 +91,10 @@ class CRD(Anchored):
     sampling: Decay = field(default_factory=lambda: Decay(0.999, slope=0.0075, start=75))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(self, "beta", "clip")
         not_negative(self, "k_ref")
+        finite(self, "reference_guidance")
         if self.hold is not None and not 0 <= self.hold <= 1:
             raise ValueError(f"hold, a share of k_ref, must lie in [0, 1], not {self.hold}")
 

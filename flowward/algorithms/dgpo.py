@@ -83,6 +83,7 @@ class DGPO(Anchored):
     old: Decay = field(default_factory=lambda: Decay(0.3, slope=0.001))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(self, "beta", "clip", "advantage_clip")
         not_negative(self, "k_ref")
 

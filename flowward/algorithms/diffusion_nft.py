@@ -106,6 +106,7 @@ class DiffusionNFT(Anchored):
     old: Decay = field(default_factory=lambda: Decay(0.5))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("mode", self.mode, get_args(Mode))
         positive(self, "beta", "clip")
         not_negative(self, "k_ref")

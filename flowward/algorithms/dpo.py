@@ -63,6 +63,7 @@ class DPO(Anchored):
     k_ref = 0.0  # no reference model
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(self, "beta")
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:

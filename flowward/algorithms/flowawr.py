@@ -99,6 +99,7 @@ class FlowAWR(Anchored):
     takes_exemplars = True  # GraftOOD's rule: advantage 1, no pull to the reference
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("form", self.form, get_args(Form))
         not_negative(self, "k_ref")
         lowest = getattr(self.credit, "lowest", -1)  # optional for a user's own credit

@@ -9,13 +9,14 @@ import torch
 import tyro
 
 from .. import models, prompts, rewards
-from ..system.errors import unknown
+from ..system.errors import between, unknown
 from ..system.precision import Wish
 from ..training import bench, config
 from .help import Option, Page
 from .options import parse, set_threads, take
 
 MEASURES = ("overhead",)
+MOST_REPEATS = 1000
 
 PAGE = Page(
     about="Measure the speed of flowward itself, on the built-in model.",
@@ -40,8 +41,7 @@ class Bench:
     """images per optimiser step (default: that of the preset scenes)"""
 
     def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise ValueError(f"repeats must be at least 1, not {self.repeats}")
+        between(self, 1, MOST_REPEATS, "repeats")
 
 
 def run(words: list[str]) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -25,6 +25,7 @@ from ..system.precision import Wish
 from ..system.terminal import tell, visible
 from ..training.log import counting, table
 from ..training.record import Record
+from . import outputs
 from .help import Option, Page
 from .options import given, parse, said, take
 from .policies import policy_of, remark_on_guidance, warn_of_guidance
@@ -39,8 +40,8 @@ PAGE = Page(
         ("eval --compare before.json after.json", "compare two files of --json; no model is run"),
     ),
     first=(
-        *("suite", "prompts", "rewards", "images", "images-per-prompt", "steps", "guidance", "seed", "weights"),
-        *("json", "html", "compare", "size", "batch", "device", "precision"),
+        *("suite", "prompts", "rewards", "images", "images-per-prompt", "steps", "guidance", "seed", "weights", "at"),
+        *("json", "html", "overwrite", "compare", "size", "batch", "device", "precision"),
     ),
     beside=(Option("suite", "NAME|FILE", "named evaluation, or a file of prompts (default: scenes)"),),
 )
@@ -53,6 +54,8 @@ class Evaluate:
     compare: tuple[Path, ...] = ()
     """compare files written by --json, in pairs; no model is run"""
     evaluation: Annotated[Evaluation, tyro.conf.OmitArgPrefixes] = field(default_factory=Evaluation)
+    at: int | Literal["best"] | None = None
+    """use a run's checkpoint of this iteration, or with its `best` headline score (none: the newest)"""
     precision: Wish | None = None
     """precision of all models (none: that of the runs and exports, else auto)"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
@@ -60,6 +63,8 @@ class Evaluate:
     """write scores of every image and all settings to this file"""
     html: Path | None = None
     """write a page with charts and images side by side to this file"""
+    overwrite: bool = False
+    """replace output files that exist"""
 
 
 def run(words: list[str]) -> int:
@@ -91,11 +96,14 @@ def _refuse(chosen: Evaluate, named: bool) -> None:
     if not named and (pipelines := [name for name in chosen.models if models.is_pipeline(name)]):
         what = "name a --suite, or --prompts and --rewards"
         raise ValueError(f"{what}, to measure {pipelines[0]}: the suite {DEFAULT} is for the built-in model")
-    for file in (chosen.json, chosen.html):
+    if chosen.at is not None and not any((Path(name) / "config.yaml").is_file() for name in chosen.models):
+        raise ValueError("--at chooses a checkpoint of a run, but no run is measured: leave it out")
+    for option, file in (("--json", chosen.json), ("--html", chosen.html)):
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
             if file.is_dir() or not os.access(file.parent, os.W_OK):
                 raise ValueError(f"cannot write {file}: name another file")
+            outputs.refuse(file, chosen.overwrite, option)
 
 
 def _write(file: Path | None, found: Sequence[Measurement]) -> None:
@@ -127,7 +135,8 @@ def _measured(chosen: Evaluate, named: Collection[str]) -> list[Measurement]:
     scored = load_rewards(how.scores, how.reward_options)
     for name in dict.fromkeys(chosen.models):
         warn_of_guidance(name, how.sampler.guidance)
-        policy = policy_of(name, how.weights, chosen.loading, precision, named)
+        at = chosen.at if (Path(name) / "config.yaml").is_file() else None  # other models have no checkpoints
+        policy = policy_of(name, how.weights, chosen.loading, precision, named, at)
         precision = policy.precision  # what `auto` was for the first model, it is for all
         remark_on_guidance(name, policy, how.sampler.guidance)
         policy.refuse(list(texts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ import tyro
 
 from ..models.loading import Loading
 from ..training.record import Record
+from . import outputs
 from .help import Page
 from .options import parse, said
 
@@ -20,7 +22,7 @@ PAGE = Page(
         ("export runs/first", "write runs/first/export"),
         ("export runs/first --merged --output my-model", "write a whole pipeline with LoRA merged into it"),
     ),
-    first=("output", "weights", "merged", "device"),
+    first=("output", "overwrite", "weights", "at", "merged", "device"),
 )
 
 
@@ -31,9 +33,13 @@ class Export:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """run folder"""
     output: Path | None = None
-    """folder to write to (default: RUN/export)"""
+    """folder to write to (none: RUN/export, or RUN/export-2 and so on if that exists)"""
+    overwrite: bool = False
+    """replace an earlier export"""
     weights: Literal["policy", "ema"] = "policy"
     """weights to write: the trained `policy` or its `ema` average"""
+    at: int | Literal["best"] | None = None
+    """use a run's checkpoint of this iteration, or with its `best` headline score (none: the newest)"""
     merged: bool = False
     """write the whole transformer too, with LoRA merged into it"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
@@ -42,26 +48,35 @@ class Export:
 def run(words: list[str]) -> int:
     chosen = parse(Export, words, "export", page=PAGE)
     run = Record.open(chosen.run)
-    folder = chosen.output or chosen.run / "export"
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds something already; name another --output")
+    folder = outputs.chosen(chosen.output, chosen.run / "export", chosen.overwrite)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder with --output")
     from ..export import card, exported  # after the flags, so that --help does not wait for torch and diffusers
     from ..export import weights as export
     from ..models.lora import LoRA
     from .policies import policy_of
 
-    policy = policy_of(str(chosen.run), chosen.weights, chosen.loading, said=said(words))
+    before = folder.exists() and any(folder.iterdir())
+    if before and not exported.facts(str(folder)):
+        raise ValueError(f"{folder} is not an export, so it is not replaced: name another --output")
+    place = folder.with_name(f".{folder.name}.partial") if before else folder
+    policy = policy_of(str(chosen.run), chosen.weights, chosen.loading, said=said(words), at=chosen.at)
     about = {**run.origin(), "weights": chosen.weights, "base": policy.identity["base"]}
+    if (at := run.best() if chosen.at == "best" else chosen.at) is not None:
+        about["iterations"] = at
     files = []
-    with export.whole(folder):
+    with export.whole(place):
         if isinstance(policy.weights, LoRA):
-            files.append(export.lora(policy, folder, about))
+            files.append(export.lora(policy, place, about))
         if chosen.merged or not files:
-            files.append(export.merged(policy, folder, about))
+            files.append(export.merged(policy, place, about))
             if (kept := export.stored(exported.transformers(policy)["transformer"])) != "float32":
                 print(f"merged weights are in {kept}, which rounds small changes away: the adapters alone keep them")
         command = str(run.summary().get("command", ""))
-        files.append(card.write(run, folder, policy, about, [path.name for path in files], command))
+        files.append(card.write(run, place, policy, about, [path.name for path in files], command))
+    if before:  # the earlier export stays until the new one is complete
+        shutil.rmtree(folder)
+        place.rename(folder)
     for path in files:
-        print(path)
+        print(folder / path.relative_to(place))
     return 0

@@ -34,7 +34,7 @@ METAVARS = {
     "lora_targets": "LAYER ...",
     "init_lora": "LORA",
     "init_lora_sha256": "HASH",
-    "size": "HEIGHT WIDTH",
+    "loading.size": "HEIGHT WIDTH",
     "memory": "GB|auto",
     "betas": "BETA1 BETA2",
 }
@@ -118,7 +118,9 @@ def _option(name: str, hint: Any, value: Any, text: str, prefix: str, group: str
     given = next((mark.metavar for mark in marks if getattr(mark, "metavar", None)), None)
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     switch = value if hint is bool and isinstance(value, bool) else None
-    metavar = "" if switch is not None else given or METAVARS.get(name) or _metavar(kinds)
+    metavar = (
+        "" if switch is not None else given or METAVARS.get(f"{group}.{name}") or METAVARS.get(name) or _metavar(kinds)
+    )
     flag = (prefix + name).replace("_", "-")
     said = " ".join(re.sub(r"\bNone\b", "none", text).split())
     if not positional and value is not MISSING and (shown := _said(value, said)):

@@ -32,7 +32,26 @@ def take(words: list[str], name: str) -> tuple[str | None, list[str]]:
             value = word.partition("=")[2]
         else:
             rest.append(word)
+    if value == "":
+        raise ValueError(f"--{name} is empty: give it a value, or leave it out")
     return value, rest
+
+
+def every(words: list[str], name: str) -> tuple[list[str], list[str]]:
+    """All values of a flag that may be repeated, and the other words."""
+    found = list[str]()
+    while any(word.partition("=")[0] == f"--{name}" for word in words):
+        at = next(n for n, word in enumerate(words) if word.partition("=")[0] == f"--{name}")
+        length = 1 if "=" in words[at] else 2
+        value, _ = take(words[at : at + length], name)
+        found.append(value or "")
+        words = [*words[:at], *words[at + length :]]
+    return found, words
+
+
+def switched(words: list[str], name: str) -> tuple[bool, list[str]]:
+    """Whether a flag without a value is given, and the other words."""
+    return f"--{name}" in words, [word for word in words if word != f"--{name}"]
 
 
 def given(words: list[str], name: str) -> str | None:

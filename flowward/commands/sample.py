@@ -15,12 +15,15 @@ from ..models.loading import Loading
 from ..process.rollout import Sampler
 from ..prompts import prompt_of
 from ..prompts.image_files import refuse_broken
-from ..system.errors import positive
+from ..system.errors import between
 from ..system.precision import Wish
 from ..system.terminal import tell, visible
+from . import outputs
 from .help import Page
 from .options import parse, said
 from .policies import policy_of, remark_on_guidance, warn_of_guidance
+
+MOST = 10_000  # images of one grid
 
 PAGE = Page(
     about="Sample images for prompts and save them as one labelled grid.",
@@ -29,7 +32,20 @@ PAGE = Page(
         ("sample runs/first 'two rings' --count 8 --output rings.png", "eight images of a trained model"),
     ),
     first=(
-        *("count", "output", "overwrite", "steps", "guidance", "solver", "seed", "weights", "size", "source", "batch"),
+        *(
+            "count",
+            "output",
+            "overwrite",
+            "steps",
+            "guidance",
+            "solver",
+            "seed",
+            "weights",
+            "at",
+            "size",
+            "source",
+            "batch",
+        ),
         *("device", "precision"),
     ),
 )
@@ -49,14 +65,16 @@ class Sample:
     """images per prompt"""
     batch: int | None = None
     """images sampled at once; does not change them (none: two megapixels, at most 200 images)"""
-    output: Path = Path("sample.png")
-    """PNG file of the grid"""
+    output: Path | None = None
+    """PNG file of the grid (none: sample.png, or sample-2.png and so on if that exists)"""
     overwrite: bool = False
     """replace an output file that exists"""
     seed: int = 0
     """random seed; the same seed gives the same images"""
     weights: Literal["policy", "ema"] = "policy"
     """weights of a run: the trained `policy` or its `ema` average"""
+    at: int | Literal["best"] | None = None
+    """use a run's checkpoint of this iteration, or with its `best` headline score (none: the newest)"""
     precision: Wish | None = None
     """precision of the networks (none: that of the run or export, else auto)"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
@@ -65,14 +83,17 @@ class Sample:
     def __post_init__(self) -> None:
         if self.count < 1 or not self.prompts:
             raise ValueError("name at least one prompt, and draw at least one image of it")
-        if self.batch is not None:
-            positive(self, "batch")
+        between(self, 1, MOST, "count", *(["batch"] if self.batch is not None else []))
+        if (many := len(self.prompts) * self.count) > MOST:
+            raise ValueError(f"one grid can show at most {MOST:,} images, not {many:,}")
         if self.seed < 0:
             raise ValueError(f"the seed must not be negative, it is {self.seed}")
-        if self.output.suffix.lower() != ".png":
+        if self.output and self.output.suffix.lower() != ".png":
             raise ValueError(f"images are written as PNG: give --output a name that ends in .png, not {self.output}")
-        if self.output.exists() and not self.overwrite:
-            raise ValueError(f"{self.output} exists: name another --output, or say --overwrite")
+        if self.output and self.output.is_dir():
+            raise ValueError(f"{self.output} is a folder: name a PNG file with --output")
+        if self.output:
+            outputs.refuse(self.output, self.overwrite)
 
 
 def run(words: list[str]) -> int:
@@ -81,7 +102,7 @@ def run(words: list[str]) -> int:
     if chosen.source:
         refuse_broken(chosen.source)
     warn_of_guidance(chosen.model, chosen.sampler.guidance)
-    policy = policy_of(chosen.model, chosen.weights, chosen.loading, chosen.precision, said(words))
+    policy = policy_of(chosen.model, chosen.weights, chosen.loading, chosen.precision, said(words), chosen.at)
     remark_on_guidance(chosen.model, policy, chosen.sampler.guidance)
     texts = [prompt for prompt in chosen.prompts for _ in range(chosen.count)]
     asked = [prompt_of(text, chosen.source) for text in texts]
@@ -89,8 +110,9 @@ def run(words: list[str]) -> int:
     for remark in policy.remarks_on(asked):
         tell(remark)
     drawn = draw(policy, asked, chosen.sampler, chosen.seed, batch=chosen.batch)
-    chosen.output.parent.mkdir(parents=True, exist_ok=True)
+    file = outputs.chosen(chosen.output, Path("sample.png"), chosen.overwrite)
+    file.parent.mkdir(parents=True, exist_ok=True)
     sources = [chosen.source] * len(texts) if chosen.source else []
-    images.save(images.labelled_grid(drawn, texts, columns=chosen.count, sources=sources), chosen.output)
-    print(visible(f"{len(texts)} images of {policy.name}: {chosen.output}"))
+    images.save(images.labelled_grid(drawn, texts, columns=chosen.count, sources=sources), file)
+    print(visible(f"{len(texts)} images of {policy.name}: {file}"))
     return 0

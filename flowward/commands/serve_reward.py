@@ -10,11 +10,15 @@ from typing import Annotated, Any
 
 import tyro
 
+from ..system.asking import check_token
+from ..system.errors import between
 from ..system.terminal import tell
 from .help import Page
 from .options import parse
 
 TOKEN = "FLOWWARD_TOKEN"
+MOST_BATCH = 1_000_000
+MOST_MEGABYTES = 1_000_000
 PAGE = Page(
     about="Serve a reward over HTTP, for `flowward train --reward http://HOST:PORT` on this machine or another one.",
     examples=(
@@ -46,12 +50,17 @@ class ServeReward:
     """largest size of all calls in memory; further calls wait"""
 
     def check(self) -> None:
-        """Raises ValueError where a port or a limit cannot be."""
+        """Raises ValueError if a port, limit, address or token is impossible."""
         if not 0 <= self.port < 65536:
             raise ValueError(f"a port lies between 0 and 65535, not at {self.port}")
         limits = (self.max_batch, self.max_megabytes, self.max_total_megabytes)
-        if self.max_batch < 1 or not all(0 < limit < float("inf") for limit in limits):
+        if not all(0 < limit < float("inf") for limit in limits):
             raise ValueError(f"the limits must be positive, not {', '.join(f'{limit:g}' for limit in limits)}")
+        if not self.host:
+            raise ValueError("--host is empty: name an address of this machine, or leave it out")
+        between(self, 1, MOST_BATCH, "max_batch")
+        between(self, 0.001, MOST_MEGABYTES, "max_megabytes", "max_total_megabytes")
+        check_token(self.token)
 
 
 def run(words: list[str]) -> int:

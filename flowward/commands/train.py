@@ -18,14 +18,14 @@ from ..evaluation import outcome
 from ..pages import report
 from ..system import distributed
 from ..system.terminal import visible
-from ..training import config, inputs, recipes
-from ..training.assembly import Assembly, started
-from ..training.folder import RunFolder, read_yaml
+from ..training import config, config_files, inputs, recipes, trackers
+from ..training.assembly import Assembly, assembled, started
+from ..training.folder import RunFolder, dumped
 from ..training.log import TrainProgress
 from . import resuming
 from .help import Option, Page
+from .options import every, parse, set_threads, switched, take
 from .options import given as given_flag
-from .options import parse, set_threads, take
 
 SAME_SIGNAL = 1.0  # seconds within which a signal is the one before it, come by another way
 START = (  # options that say what the defaults of the others are
@@ -35,9 +35,13 @@ START = (  # options that say what the defaults of the others are
         "algorithm, with settings tested here; `flowward algorithms` lists them (default: advantageflow)",
     ),
     Option("preset", "NAME", "settings of that algorithm (default: scenes; for a real model the first published one)"),
-    Option("config", "FILE", "start from a recipe (`flowward list recipes`), or from the config.yaml of a run"),
+    Option("config", "FILE", "start from a recipe, or a run's config.yaml; repeat it: later files win"),
     Option("resume", "RUN|auto", "continue an interrupted run (auto: --output if it has begun, else start it)"),
     Option("changed-inputs", "", "with --resume: continue although prompts, reward code or images have changed"),
+)
+LOOKS = (  # options that end before a run begins
+    Option("dry-run", "", "check everything, estimate memory and time, and end; no run folder is made"),
+    Option("print-config", "", "print the resolved config.yaml, and end"),
 )
 PROCESSES = Option("processes", "N", "share the work among N processes, one CUDA device each (default: 1)")
 PAGE = Page(
@@ -69,19 +73,26 @@ PAGE = Page(
             "threads",
         ),
     ),
-    beside=(*START, PROCESSES),
+    beside=(*START, *LOOKS, PROCESSES),
     title="Start, model, rewards and prompts",
 )
 
 
 def run(words: list[str]) -> int:
     given = shlex.join(["flowward", "train", *words])
+    printed, words = switched(words, "print-config")
+    dry, words = switched(words, "dry-run")
     words, said = resuming.resolved(words)
     processes, words = take(words, "processes")
     changed, words = resuming.changed_inputs(words)
     settings, resume = chosen(words)  # refuses what it must before other processes start
+    trackers.refuse_missing(settings.run.track)
     if changed and not (resume or said):
         raise ValueError("--changed-inputs is for runs that continue: name one with --resume")
+    if printed:
+        return _print_config(settings, named_output=resume or given_flag(words, "output") is not None)
+    if dry:
+        return _rehearse(settings, resume, processes)
     if processes and not (processes.isdecimal() and int(processes) >= 1):
         raise ValueError(f"--processes must be a whole number of at least 1, not '{processes}'")
     if processes and int(processes) > 1:
@@ -102,22 +113,21 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
     """Settings, and whether a run goes on."""
     algorithm, words = take(words, "algorithm")
     preset, words = take(words, "preset")
-    file, words = take(words, "config")
+    files, words = every(words, "config")
     resume, words = take(words, "resume")
-    if sum(choice is not None for choice in (algorithm, file, resume)) > 1:
+    if sum(choice is not None for choice in (algorithm, files or None, resume)) > 1:
         raise ValueError("--algorithm, --config and --resume exclude each other: each says what to start from")
-    if preset and (file or resume):
+    if preset and (files or resume):
         raise ValueError("--preset names settings of an algorithm; --config and --resume bring their own")
     named = {word.partition("=")[0] for word in words}
     given: dict[str, Any] = {}  # by a file
     if resume:
         default = _settings(RunFolder.open(Path(resume)).config(), named)
         default = replace(default, run=replace(default.run, output=Path(resume)))
-    elif file:
-        file = str(recipes.located(file))
-        given = read_yaml(Path(file))
+    elif files:
+        given = config_files.read([recipes.located(file) for file in files])
         default = _settings(given, named)
-        if (Path(file).parent / "checkpoints").is_dir():  # the settings of a run, whose folder is taken
+        if any((Path(file).parent / "checkpoints").is_dir() for file in files):  # a run's, whose folder is taken
             default = replace(default, run=replace(default.run, output=None))
     else:
         default = _default(algorithm or config.DEFAULT_ALGORITHM, preset, given_flag(words, "model"))
@@ -125,12 +135,11 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
     if resume and settings.run.output != Path(resume):
         raise ValueError(f"--resume goes on in its own folder, {resume}: leave out --output, or copy that folder first")
     settings = _of_adapters(replace(settings, model=models.located(settings.model)), named, resume)
-    if models.is_pipeline(settings.model) and not (resume or file):
-        if "--reward" not in named and not settings.preferences:
-            raise ValueError("name a --reward: the default one judges images of the built-in world alone")
-        if "--evaluation.rewards" not in named:
-            own = tuple(rewards.weighted(item)[0] for item in settings.reward)
-            settings = replace(settings, evaluation=replace(settings.evaluation, rewards=own))
+    unnamed = "--reward" not in named and not (settings.preferences or resume or files)
+    if unnamed and models.is_pipeline(settings.model):
+        raise ValueError("name a --reward: the default one judges images of the built-in world alone")
+    if not resume and "--evaluation.rewards" not in named and "rewards" not in (given.get("evaluation") or {}):
+        settings = _measured_by_reward(settings)
     if "--evaluation.sampler.guidance" not in named and not resume and not config.names_guidance(given):
         settings = config.measured_alike(settings)
     for name in ("reward", "prompts", "prompt_column", "prompt_weights"):
@@ -142,6 +151,46 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
         name = time.strftime(f"{unplaced.model}-%Y%m%d-%H%M%S").replace("/", "-")
         settings = replace(settings, run=replace(settings.run, output=Path("runs") / name))
     return settings, resume is not None
+
+
+def _measured_by_reward(settings: Any) -> Any:
+    """The settings with the reward that is optimised as the headline of evaluations.
+
+    On the built-in model, strict accuracy stays beside it.
+    """
+    own = tuple(dict.fromkeys(rewards.weighted(item)[0] for item in settings.reward))
+    pipeline = models.is_pipeline(settings.model)
+    if settings.preferences or (settings.reward == config.Settings.reward and not pipeline):
+        return settings
+    scores = own if pipeline else tuple(dict.fromkeys((*own, *settings.evaluation.rewards)))
+    return replace(settings, evaluation=replace(settings.evaluation, rewards=scores))
+
+
+def _print_config(settings: Any, named_output: bool) -> int:
+    """The name of a folder that was made up for this run is left out: the next run gets its own."""
+    found = config.to_dict(settings)
+    if not named_output:
+        found["run"]["output"] = None
+    print(dumped(found), end="")
+    return 0
+
+
+def _rehearse(settings: Any, resume: bool, processes: str | None) -> int:
+    """Raises ValueError if the settings do not fit together, as a run would."""
+    from ..training import rehearsal
+
+    if resume or processes:
+        raise ValueError(
+            f"--dry-run estimates a new run on one device: leave out {'--resume' if resume else '--processes'}"
+        )
+    RunFolder.refuse(settings.run.output)
+    set_threads(settings.threads)
+    made = assembled(settings)
+    for line in [*made.notes, *(f"warning: {warning}" for warning in made.warnings)]:
+        print(visible(line))
+    for line in rehearsal.rehearsed(made).lines():
+        print(visible(line))
+    return 0
 
 
 def _of_adapters(settings: Any, named: set[str], resume: str | None) -> Any:
@@ -214,9 +263,13 @@ def _steps(made: Assembly, folder: RunFolder | None) -> bool:
         with closing(trainer.steps(made.evaluator, folder, made.warnings)) as steps:
             for step in steps:
                 progress.show(step)
-                if distributed.any_of(asked()):
-                    return trainer.iteration < run.iterations  # after the last one there is nothing to go on with
-    return False
+                if trainer.stopping:
+                    break
+                if distributed.any_of(bool(asked())):
+                    if step.evaluation or not distributed.any_of(asked() == signal.SIGINT):
+                        return trainer.iteration < run.iterations  # after the last one there is nothing to go on with
+                    trainer.stopping = True
+    return trainer.iteration < run.iterations
 
 
 def _begin(made: Assembly, progress: TrainProgress) -> None:
@@ -231,26 +284,29 @@ def _begin(made: Assembly, progress: TrainProgress) -> None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGINT and SIGTERM only ask to stop: the yielded function says whether one came.
+def _stop_signals() -> Iterator[Callable[[], int]]:
+    """Inside, SIGINT and SIGTERM only ask to stop: the yielded function returns the first one that came, or 0.
 
     A second one raises KeyboardInterrupt. One that follows within a second is the same: where several processes share
     a run, each may get it from the terminal (or from a scheduler) and from the process that started it.
     """
     asked: list[float] = []
+    first: list[int] = []
 
     def ask(number: int, frame: object) -> None:
         if asked and 0 <= time.monotonic() - asked[-1] < SAME_SIGNAL:
             return
         asked.append(time.monotonic())
+        first.append(number)
         if len(asked) > 1:
             raise KeyboardInterrupt
         if distributed.rank() == 0:
-            print("\nstopping after this iteration (once more to stop at once) ...", file=sys.stderr, flush=True)
+            then = " and an evaluation" if number == signal.SIGINT else ""
+            print(f"\nstopping after this iteration{then} (once more to stop at once) ...", file=sys.stderr, flush=True)
 
     previous = {name: signal.signal(name, ask) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield lambda: first[0] if first else 0
     finally:
         for name, handler in previous.items():
             signal.signal(name, handler)

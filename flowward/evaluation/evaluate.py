@@ -19,7 +19,7 @@ from ..prompts import Edit, Prompt, PromptSet, refuse_others, source_of
 from ..rewards import Explains, Metadata, Reward, RewardError
 from ..rewards.scoring import agreement
 from ..system import distributed, memory
-from ..system.errors import named
+from ..system.errors import between, named
 from ..system.paths import short_codes
 from .images import labelled_grid, thumbnails
 from .measurement import Measurement
@@ -27,6 +27,9 @@ from .provenance import described, hash_of, versions
 from .statistics import interval
 
 __all__ = ["Evaluation", "Evaluator", "draw", "evaluate", "explain", "interval", "load_rewards", "measure", "settings"]
+
+
+MOST_IMAGES = 1_000_000  # of an evaluation: more would take weeks
 
 
 class NotFinite(RewardError):
@@ -62,10 +65,9 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.images < 1:
             raise ValueError(f"an evaluation needs at least 1 image, not {self.images}: raise images")
-        if self.batch is not None and self.batch < 1:
-            raise ValueError(f"the batch of an evaluation must be at least 1, not {self.batch}")
-        if self.images_per_prompt is not None and self.images_per_prompt < 1:
-            raise ValueError(f"an evaluation needs at least 1 image per prompt, not {self.images_per_prompt}")
+        between(self, 1, MOST_IMAGES, "images", *(["batch"] if self.batch is not None else []))
+        if self.images_per_prompt is not None:
+            between(self, 1, MOST_IMAGES, "images_per_prompt")
         if aimed := [name for name in self.guard if name in self.rewards[:1]]:
             raise ValueError(f"'{aimed[0]}' is the headline score, so it cannot be a guard: choose another guard")
         if self.seed < 0:
@@ -91,11 +93,16 @@ class Evaluation:
         """The prompt of each image, as indices.
 
         Raises:
-            ValueError: `prompts` is not a PromptSet.
+            ValueError: `prompts` is not a PromptSet, or there are too many images.
         """
         refuse_others(prompts)
         if self.images_per_prompt is None:
             return prompts.spread(self.images)
+        if (every := len(prompts) * self.images_per_prompt) > MOST_IMAGES:
+            raise ValueError(
+                f"{len(prompts):,} prompts with {self.images_per_prompt:,} images each are {every:,} images; an "
+                f"evaluation can have at most {MOST_IMAGES:,}"
+            )
         return [index for index in range(len(prompts)) for _ in range(self.images_per_prompt)]
 
 

@@ -33,6 +33,7 @@ def interval(scores: Tensor, verdicts: bool = False) -> dict[str, float | int | 
     if verdicts and ((scores == 0) | (scores == 1)).all():
         middle = (mean + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
         half = Z95 * math.sqrt(mean * (1 - mean) / n + Z95**2 / (4 * n * n)) / (1 + Z95**2 / n)
+        half = min(half, middle, 1 - middle)  # rounding could leave [0, 1] by 1e-17
     elif n > 1:
         middle, half = mean, Z95 * scores.double().std().item() / math.sqrt(n)
     else:

@@ -25,7 +25,7 @@ def write(
     run: Record, folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence[str], command: str = ""
 ) -> Path:
     """Write README.md and its images next to the exported weights in `folder`; `files` are the weight files."""
-    lines = run.lines()
+    lines = [line for line in run.lines() if line["iteration"] <= about.get("iterations", line["iteration"])]
     evaluations = outcome.of(lines)
     head = {
         "base_model": about["base_model"],
@@ -50,7 +50,7 @@ def write(
     if rewards := [(line["iteration"], line["reward"]) for line in lines if line.get("reward") is not None]:
         (folder / "reward.svg").write_text(curve(rewards, "training reward"), "utf-8")
         parts.append("![training reward over iterations](reward.svg)\n")
-    parts += _pictures(run, folder)
+    parts += _pictures(run, folder, lines[-1]["iteration"] if lines else 0)
     if command:
         parts.append(f"## Reproduce\n\n{code(command)}")
     card = folder / "README.md"
@@ -109,9 +109,9 @@ def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _pictures(run: Record, folder: Path) -> list[str]:
-    """The first and the last sample grid."""
-    grids = sorted((run.path / "samples").glob("*.png"))
+def _pictures(run: Record, folder: Path, last: int) -> list[str]:
+    """The first and the last sample grid, up to an iteration."""
+    grids = [path for path in run.samples() if int(path.stem) <= last]
     named = {"before.png": grids[:1], "after.png": grids[1:][-1:]}
     found = []
     for name, grid in named.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 from .. import models
 from ..models.loading import Loading
@@ -14,6 +14,7 @@ from ..training import config
 from ..training.folder import RunFolder
 from . import exported
 
+At = int | Literal["best"]
 MADE_FROM = ("model", "loading", "lora_rank", "lora_alpha", "lora_targets", "precision")  # settings of a run's model
 
 
@@ -23,17 +24,21 @@ def load(
     loading: Loading | None = None,
     precision: Wish | None = None,
     said: Collection[str] = (),
+    at: At | None = None,
 ) -> Policy:
     """A model by name, an export on its base model, or a run's newest checkpoint with the named weights as its policy.
 
     A run's model is loaded with its settings of training, except device, precision and memory savings. `said` are the
-    names of settings of `loading` that were given explicitly, even if they have their default value.
+    names of settings of `loading` that were given explicitly, even if they have their default value. `at` chooses a
+    checkpoint of a run: an iteration, or `best`, the one with the best headline score (none: the newest).
     Without a `precision`, a run or an export is loaded in the precision of its training, any other model in `auto`.
 
     Raises:
         ValueError: the model, run, checkpoint, adapters or weights do not exist, or a run is loaded at another size.
     """
     path = Path(name := models.located(str(name)))
+    if at is not None and not (path / "config.yaml").is_file():
+        raise ValueError(f"{name} is not a run, so it has no checkpoints: leave out --at")
     if found := exported.load(name, precision or trained_in(name) or "auto", loading):
         return found
     if not (path / "config.yaml").is_file():
@@ -41,7 +46,7 @@ def load(
     folder = RunFolder.open(path)
     given = folder.config()  # only these keys, since a run from Python may have an algorithm without a name
     settings = config.from_dict({key: given[key] for key in MADE_FROM if key in given})
-    state = folder.state("identity", "iteration", "weights")
+    state = folder.state("identity", "iteration", "weights", at=at)
     if state is None:
         raise ValueError(f"{path} contains no checkpoint yet: wait for the first one, or set --checkpoint-every lower")
     how = loading.of_run(name, settings.loading, said) if loading else settings.loading

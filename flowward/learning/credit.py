@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..system.errors import one_of, positive
+from ..system.errors import between, one_of, positive
 
 Piece = Callable[[Tensor, Tensor], Tensor]
 Spread = Literal["pooled", "group"]
@@ -129,7 +129,8 @@ class ZScore:
 
     def __post_init__(self) -> None:
         one_of("spread of rewards", self.spread, get_args(Spread))
-        positive(self, "floor", "least")
+        positive(self, "floor")
+        between(self, 1, 10**9, "least")
         if self.ddof not in (0, 1):
             raise ValueError(f"ddof must be 0 or 1, not {self.ddof}")
 

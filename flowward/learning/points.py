@@ -18,7 +18,10 @@ from ..process.flow import interpolate, noise
 from ..process.policy import Condition
 from ..process.rollout import Rollout
 from ..process.times import Times
+from ..system.errors import between
 from ..system.streams import Key, generator
+
+MOST_POINTS = 10_000  # per image, group or pair; published settings have at most 14
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,7 @@ class Renoise:
     times: Times = field(default_factory=Times)
 
     def __post_init__(self) -> None:
-        if self.per_image < 1:
-            raise ValueError(f"per_image must be at least 1 training point, not {self.per_image}")
+        between(self, 1, MOST_POINTS, "per_image")
 
     def __call__(self, rollout: Rollout, key: Key) -> Renoised:
         """Raises ValueError if the sampler's grid is too coarse for the time distribution."""
@@ -215,8 +217,7 @@ class RenoiseGroups:
     """use the same times for all groups of an iteration (DGPO)"""
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"draws must be at least 1 per group, not {self.draws}")
+        between(self, 1, MOST_POINTS, "draws")
 
     def __call__(self, rollout: Rollout, key: Key) -> Together:
         """Raises ValueError if groups differ in size, or the grid is too coarse for the time distribution."""
@@ -234,8 +235,7 @@ class RenoisePairs:
     times: Times = field(default_factory=Times)
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"draws must be at least 1 per pair, not {self.draws}")
+        between(self, 1, MOST_POINTS, "draws")
 
     def __call__(self, rollout: Rollout, key: Key) -> Together:
         """Raises ValueError if groups differ in size, or the grid is too coarse for the time distribution."""

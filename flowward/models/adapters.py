@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import Literal
 
 Reference = Literal["init", "base"]
 
+MOST_ALPHA = 1_000_000
 MOST_RANK = 4096  # layers have hardly more rows, so a larger rank is all of the layer and more
 
 
@@ -42,7 +42,7 @@ class Adapters:
             raise ValueError("LoRA adapters need a rank, or a LoRA to start from")
         if self.rank is not None and not 1 <= self.rank <= MOST_RANK:
             raise ValueError(f"the LoRA rank must be between 1 and {MOST_RANK}, not {self.rank}")
-        if self.alpha is not None and not (isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"the LoRA alpha must be a positive number, not {self.alpha}")
+        if self.alpha is not None and not 0 < self.alpha <= MOST_ALPHA:
+            raise ValueError(f"the LoRA alpha must be a positive number of at most {MOST_ALPHA:,}, not {self.alpha}")
         if self.targets == ():
             raise ValueError("name at least one layer for LoRA adapters, or leave the choice to the model family")

@@ -185,7 +185,7 @@ class DiffusersPolicy(Policy):
             case "classifier-free":
                 return super().under(weights, guidance)
             case "embedded":
-                return lambda x, t, condition: self._velocity(x, t, condition, weights, guidance)
+                return self.counted(lambda x, t, condition: self._velocity(x, t, condition, weights, guidance), weights)
             case "none":
                 if guidance != 1:
                     raise ValueError(

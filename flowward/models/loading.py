@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from ..system.errors import positive
+from ..system.errors import between
 
 MODEL = (
     "size",
@@ -16,6 +16,9 @@ MODEL = (
     "variant",
     "quantise",
 )  # these define the model
+MOST_PIXELS = 65_536  # per side
+MOST_FRAMES = 100_000
+MOST_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,13 @@ class Loading:
         return replace(trained, **{"device": self.device, **asked})
 
     def __post_init__(self) -> None:
-        positive(self, *(name for name in ("frames", "text_tokens") if getattr(self, name) is not None))
+        if self.size and not all(1 <= side <= MOST_PIXELS for side in self.size):
+            raise ValueError(f"size must be between 1 and {MOST_PIXELS:,} pixels per side, not {_said(self.size)}")
+        for name, most in (("frames", MOST_FRAMES), ("text_tokens", MOST_TOKENS)):
+            if getattr(self, name) is not None:
+                between(self, 1, most, name)
+        if empty := [name for name in ("revision", "variant", "device", "attention") if getattr(self, name) == ""]:
+            raise ValueError(f"{empty[0]} is empty: name one, or leave out the option")
 
 
 def _said(value: Any) -> str:

@@ -5,6 +5,7 @@ No torch: commands ask before they load anything.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from ..system.errors import unknown
 
 BUILT_IN = ("scenes",)
+RUNS = "runs"  # where runs without an --output go
 INDEX = "model_index.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"  # what diffusers' load_lora_weights looks for in a folder
 PEFT_FILE = "adapter_model.safetensors"
@@ -74,7 +76,18 @@ def is_pipeline(name: str) -> bool:
     path = Path(name := located(name))
     if (path / INDEX).is_file():
         return True
-    return not path.exists() and name.count("/") == 1 and path.suffix not in (".safetensors", ".gguf", *PICKLES)
+    return (
+        not path.exists()
+        and name.count("/") == 1
+        and not _is_path(name)
+        and path.suffix not in (".safetensors", ".gguf", *PICKLES)
+    )
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name that does not exist is a path: by how it begins, or because its first folder is here."""
+    first = name.partition("/")[0]
+    return first in ("", ".", "..", "~", RUNS) or ("/" in name and Path(first).is_dir())
 
 
 def refusal(name: str) -> str:
@@ -86,8 +99,16 @@ def refusal(name: str) -> str:
         return _file(path)
     if path.suffix in (".safetensors", ".gguf", *PICKLES):
         return f"there is no file {name}"
+    if _is_path(name):
+        near = difflib.get_close_matches(path.name, _beside(path), n=1)
+        return f"there is no file or folder {name}" + (f"; did you mean {path.parent / near[0]}?" if near else "")
     what = " (or give the folder of a pretrained model, or owner/name for a model on the hub)"
     return unknown("model", name, BUILT_IN) + what
+
+
+def _beside(path: Path) -> list[str]:
+    """The names in the folder of a path."""
+    return sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
 
 
 def _file(path: Path) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from math import cos, inf, pi, sin, sqrt
 from typing import Literal, Protocol
 
+MOST_NOISE = 1e6  # strength, if the noise schedule itself has no limit; published ones are about 1
+
 
 class Law(Protocol):
     """A noise schedule: the Gaussian that a sampler draws each step from."""
@@ -45,8 +47,7 @@ class Churn:
     """overshoot of each step; replaces a share sqrt(1 - (1 + gamma)^-2) of the noise"""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.gamma < inf:
-            raise ValueError(f"churn gamma must be a finite number, at least 0, not {self.gamma}")
+        _refuse_strength("churn (gamma)", self.gamma)
 
     def coefficients(self, t: float, s: float, first: float | None = None) -> tuple[float, float, float]:
         r = s / (1 + self.gamma - self.gamma * s)
@@ -58,12 +59,10 @@ class Churn:
         return 1 / (1 + self.gamma), sqrt(self.gamma * (2 + self.gamma)) / (1 + self.gamma)
 
 
-def _refuse_strength(name: str, value: float, most: float = inf) -> None:
-    """Raise ValueError unless a noise strength lies in [0, most], or is finite if there is no bound."""
-    if most < inf and not 0 <= value <= most:
+def _refuse_strength(name: str, value: float, most: float = MOST_NOISE) -> None:
+    """Raise ValueError unless a noise strength lies in [0, most]."""
+    if not 0 <= value <= most:
         raise ValueError(f"the noise of {name} must lie in [0, {most:g}], not {value}")
-    if not 0 <= value < inf:
-        raise ValueError(f"the noise of {name} must be a finite number, at least 0, not {value}")
 
 
 def _law(t: float, s: float, c: float, sigma: float) -> tuple[float, float, float]:

@@ -73,6 +73,8 @@ class Policy(ABC):
     loading: Any = None  # the options it was loaded with (models.loading.Loading), if any
     edits: bool = False  # an editing model: every prompt has a source image
     notes: tuple[str, ...] = ()  # about its weights, printed before a run
+    evaluated: int = 0  # network evaluations through `under` so far, in samples
+    trained: int = 0  # those among them whose gradient flows
 
     @abstractmethod
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
@@ -142,16 +144,27 @@ class Policy(ABC):
         With classifier-free guidance (Ho and Salimans, 2022, arXiv:2207.12598) it returns `guided(v, v_0, guidance)`,
         by default v_0 + guidance (v - v_0). v_0 is the velocity without a prompt. This doubles the cost.
         """
+        bare = self.counted(lambda x, t, condition: self.velocity(x, t, condition, weights), weights)
         if guidance == 1:
-            return lambda x, t, condition: self.velocity(x, t, condition, weights)
+            return bare
         blank = self.blank()
 
         def guided(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
             both = condition.cat(blank(condition))
-            v, v_0 = self.velocity(torch.cat([x, x]), torch.cat([t, t]), both, weights).chunk(2)
+            v, v_0 = bare(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
             return self.guided(v, v_0, guidance)
 
         return guided
+
+    def counted(self, velocity: Velocity, weights: str) -> Velocity:
+        """The velocity under these weights; each call is added to `evaluated`, and to `trained` if gradients flow."""
+
+        def counting(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            self.evaluated += len(x)
+            self.trained += len(x) * (weights == "policy" and torch.is_grad_enabled())
+            return velocity(x, t, condition)
+
+        return counting
 
     def evaluations(self, guidance: float) -> int:
         """Network evaluations per sampling step."""

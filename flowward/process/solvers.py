@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import exp, expm1, inf, log, sqrt
+from math import exp, expm1, log, sqrt
 from typing import Protocol
 
 from torch import Tensor
 
 from .flow import wide
+
+MOST_TAU = 100  # 1 reverses the usual diffusion
 
 Field = Callable[[Tensor, float], Tensor]
 """x [B, ...] at time t -> v [B, ...]"""
@@ -90,8 +92,8 @@ class SA:
     """add noise in steps that end at this time or earlier"""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.tau < inf:
-            raise ValueError(f"tau, the noise of SA-Solver, must be a finite number, at least 0, not {self.tau}")
+        if not 0 <= self.tau <= MOST_TAU:
+            raise ValueError(f"tau, the noise of SA-Solver, must be between 0 and {MOST_TAU}, not {self.tau}")
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(f"SA-Solver needs 0 <= low <= high <= 1, not low = {self.low} and high = {self.high}")
 

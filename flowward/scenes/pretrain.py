@@ -22,7 +22,7 @@ from ..system import checkpoint, strict_json
 from ..system.precision import Precision, autocast, resolve
 from ..system.streams import generator
 from .network import Networks
-from .recipe import Pretrain
+from .recipe import SHARD, Pretrain
 from .render import misread, render
 
 STAGES = ("autoencoder", "flow")
@@ -71,7 +71,7 @@ class Latents:
     shard: int = -1
     texts: tuple[str, ...] = ()
     z: Tensor | None = None
-    steps_per_shard: int = 64
+    steps_per_shard: int = SHARD
 
     @torch.no_grad()
     def batch(self, step: int) -> tuple[list[str], Tensor]:

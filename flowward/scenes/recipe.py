@@ -6,6 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..system.errors import between, not_negative, positive
+
+MOST_STEPS = 10**9
+MOST_BATCH = 100_000
+SHARD = 64  # training steps for which pictures are rendered at once
+
 
 @dataclass(frozen=True)
 class Pretrain:
@@ -47,3 +53,16 @@ class Pretrain:
     """precision of the networks (auto: bf16 if the processor has it); a resumed run keeps its own"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
+
+    def __post_init__(self) -> None:
+        not_negative(self, "seed", "kl")
+        positive(self, "autoencoder_learning_rate", "learning_rate", "matrix_learning_rate")
+        between(self, 1, MOST_STEPS, "autoencoder_steps", "steps", "stop", "save_every")
+        between(self, 1, MOST_BATCH, "autoencoder_batch", "batch")
+        between(self, 0, 1, "caption_errors", "caption_dropout")
+        if self.stop > self.steps:
+            raise ValueError(f"stop must be at most steps, {self.steps}, where the learning rate is 0, not {self.stop}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema, a decay, must lie in [0, 1), not {self.ema}")
+        if not 1 <= self.views <= SHARD:
+            raise ValueError(f"views must be between 1 and {SHARD}, not {self.views}")

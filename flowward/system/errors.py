@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+LARGEST = 1e30  # of a setting: networks compute in float32, which ends at 3e38
+
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """'unknown reward 'scens'; did you mean 'scenes'?'; lists the known names if none is similar."""
@@ -61,10 +63,11 @@ def one_of(kind: str, name: object, known: Iterable[str]) -> None:
 
 
 def positive(owner: object, *names: str) -> None:
-    """Raise ValueError if one of these attributes is not a positive, finite number."""
+    """Raise ValueError if one of these attributes is not a positive number that float32 holds."""
     for name in names:
         if not 0 < getattr(owner, name) < float("inf"):
             raise ValueError(f"{name} must be a positive number, not {getattr(owner, name)}")
+    _not_huge(owner, names)
 
 
 def at_least_one(owner: object, *names: str) -> None:
@@ -74,11 +77,19 @@ def at_least_one(owner: object, *names: str) -> None:
             raise ValueError(f"{name} must be at least 1, not {getattr(owner, name)}")
 
 
+def between(owner: object, low: float, high: float, *names: str) -> None:
+    """Raise ValueError if one of these attributes is not a number from `low` to `high`."""
+    for name in names:
+        if not low <= getattr(owner, name) <= high:
+            raise ValueError(f"{name} must be between {low:,} and {high:,}, not {getattr(owner, name)}")
+
+
 def not_negative(owner: object, *names: str) -> None:
     """Raise ValueError if one of these attributes is negative, NaN or infinite."""
     for name in names:
         if not 0 <= getattr(owner, name) < float("inf"):
             raise ValueError(f"{name} must not be negative, it is {getattr(owner, name)}")
+    _not_huge(owner, names)
 
 
 def finite(owner: object, *names: str) -> None:
@@ -86,3 +97,10 @@ def finite(owner: object, *names: str) -> None:
     for name in names:
         if not isfinite(getattr(owner, name)):
             raise ValueError(f"{name} must be a finite number, not {getattr(owner, name)}")
+    _not_huge(owner, names)
+
+
+def _not_huge(owner: object, names: Iterable[str]) -> None:
+    for name in names:
+        if abs(getattr(owner, name)) > LARGEST:
+            raise ValueError(f"{name} must be between -{LARGEST:g} and {LARGEST:g}, not {getattr(owner, name)}")

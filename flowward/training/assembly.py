@@ -17,7 +17,7 @@ from ..process.policy import Policy
 from ..prompts import PromptSet
 from ..rewards import Reward
 from ..system import distributed
-from . import config, fit, inputs
+from . import config, fit, inputs, trackers
 from .datasets import Exemplars, Preferences
 from .folder import RunFolder
 from .inputs import Change, Inputs
@@ -268,6 +268,9 @@ def train(
         RewardError, TrainingError: the run cannot continue.
         OSError: the run folder cannot be written.
     """
+    trackers.refuse_missing(run.track)
+    if run.track and not run.output:
+        raise ValueError("trackers continue a run by what its folder says: set `output` beside `track`")
     trainer = Trainer(algorithm, policy, reward, prompts, run)
     policy.refuse(list(prompts))
     rewards.refuse(reward, prompts.texts, prompts.about(range(len(prompts))))

@@ -100,10 +100,11 @@ def overhead(
     for call in calls:
         counts[call.what] += call.batch
     iteration, networks = statistics.median(whole), statistics.median(bare)
-    return Overhead(iteration / networks, iteration, networks, dict(counts), _peak_memory())
+    return Overhead(iteration / networks, iteration, networks, dict(counts), peak_memory())
 
 
-def _peak_memory() -> float | None:
+def peak_memory() -> float | None:
+    """Largest number of bytes that this process has had so far; None if the operating system does not report it."""
     try:
         import resource
     except ImportError:  # Windows

@@ -10,7 +10,7 @@ import platform
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
 from PIL.Image import Image
@@ -23,8 +23,6 @@ from .lines import gaps, parsed, spans
 from .record import GONE, INPUTS, Record, read_yaml
 
 __all__ = ["RunFolder", "read_yaml"]
-
-KEPT = 2  # number of checkpoints to keep
 
 
 class RunFolder(Record):
@@ -120,7 +118,7 @@ class RunFolder(Record):
             yield
 
     def write_config(self, config: dict[str, Any]) -> None:
-        self.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        self.write_text("config.yaml", dumped(config))
 
     def write_summary(self, command: str, finished: bool) -> None:
         """Facts for the report: command, state, machine and version."""
@@ -167,8 +165,9 @@ class RunFolder(Record):
         """
         self._refuse_gone()
         self._rewrite([line for line in self._kept() if line["iteration"] <= iteration])
-        for path in self.samples():
-            if int(path.stem) > iteration:
+        for path in (self.path / "samples").glob("*.png"):
+            number = path.stem.partition("-")[0]
+            if number.isdigit() and int(number) > iteration:
                 path.unlink()
         for part in (self.path, self.path / "samples", self.path / "checkpoints"):
             checkpoint.clear(part)
@@ -180,8 +179,9 @@ class RunFolder(Record):
     def _rewrite(self, lines: Iterable[dict[str, Any]]) -> None:
         self.write_text("metrics.jsonl", "".join(strict_json.dumps(line) + "\n" for line in lines))
 
-    def save_sample(self, iteration: int, image: Image) -> None:
-        path = self._place("samples") / f"{iteration:06d}.png"
+    def save_sample(self, iteration: int, image: Image, what: str = "") -> None:
+        """A picture of an evaluation: the sample grid, or `what`."""
+        path = self._place("samples") / f"{iteration:06d}{'-' * bool(what)}{what}.png"
         with self._writing(path):
             images.save(image, path)
 
@@ -195,21 +195,35 @@ class RunFolder(Record):
         (self.path / name).mkdir(exist_ok=True)
         return self.path / name
 
-    def state(self, *needed: str) -> dict[str, Any] | None:
-        """The content of the newest checkpoint, with all keys of `needed`; None if there is no checkpoint.
+    def state(self, *needed: str, at: int | Literal["best"] | None = None) -> dict[str, Any] | None:
+        """The content of a checkpoint (`at` None: the newest), with all keys of `needed`; None if there is none.
 
         Raises:
-            ValueError: it is damaged or lacks a key; the message says if the previous checkpoint is intact.
+            ValueError: it is damaged or lacks a key; the message says if the previous checkpoint is intact. Or there is
+                no checkpoint of this iteration.
         """
         paths = self.checkpoints()
         if not paths:
             return None
+        if at is not None:
+            return _holding(self._chosen(at), needed)
         try:
             return _holding(paths[-1], needed)
         except ValueError as error:
             if len(paths) > 1 and _is_whole(paths[-2], needed):
                 raise ValueError(f"{error}; delete it to continue from {paths[-2].name}, which is intact") from error
             raise
+
+    def _chosen(self, at: int | Literal["best"]) -> Path:
+        """The checkpoint of an iteration, or the one with the best headline score."""
+        iteration, saved = self.best() if at == "best" else at, self.checkpoints()
+        if iteration is None:
+            raise ValueError(f"{self.path} has no checkpoint of an evaluated iteration: leave out --at best")
+        for path in saved:
+            if int(path.stem) == iteration:
+                return path
+        known = ", ".join(str(int(path.stem)) for path in saved)
+        raise ValueError(f"{self.path} has no checkpoint of iteration {iteration}; it has {known} (see train --keep)")
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -228,8 +242,11 @@ class RunFolder(Record):
                 f"{self.checkpoints()[-1]} is damaged: its state does not fit this run ({what})"
             ) from error
 
-    def save(self, iteration: int, state: dict[str, Any]) -> Path:
-        """Write a checkpoint, then delete old ones. The metrics so far are on the disk before it."""
+    def save(self, iteration: int, state: dict[str, Any], keep: int = 2) -> Path:
+        """Write a checkpoint, then delete all but the last `keep` ones and the best one.
+
+        The metrics so far are on the disk before it.
+        """
         folder = self._place("checkpoints")
         path = folder / f"{iteration:06d}.safetensors"
         checkpoint.clear(folder)
@@ -240,9 +257,16 @@ class RunFolder(Record):
             checkpoint.save(path, state)
         except OSError as error:
             raise OSError(f"{checkpoint.reason(error)}{self._intact}") from error
-        for old in self.checkpoints()[:-KEPT]:
-            old.unlink()
+        best = self.best()
+        for old in self.checkpoints()[:-keep]:
+            if int(old.stem) != best:
+                old.unlink()
         return path
+
+
+def dumped(config: dict[str, Any]) -> str:
+    """The text of a config.yaml."""
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
 
 def _holding(path: Path, needed: Iterable[str]) -> dict[str, Any]:

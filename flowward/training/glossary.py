@@ -43,6 +43,30 @@ RUN = {
         "Evaluation time", "the evaluation after this iteration, if there was one", "steady", "s"
     ),
     "seconds.total": Metric("Total time", "sum of the times above", "steady", "s"),
+    "speed.images_per_second": Metric(
+        "Images per second", "training images of this iteration per second, without the evaluation", "steady", "1/s"
+    ),
+    "speed.evaluations_per_second": Metric(
+        "Network evaluations per second",
+        "network_evaluations per second of this iteration, without the evaluation",
+        "steady",
+        "1/s",
+    ),
+    "speed.mfu": Metric(
+        "Model FLOP utilisation",
+        "FLOPs of the network evaluations, as a share of the GPU's peak (only if the peak is known)",
+        "steady; a low value often means small batches",
+        "share, 0 to 1",
+    ),
+    "speed.gpu_memory": Metric(
+        "Peak GPU memory", "most GPU memory that tensors used in this iteration (only on CUDA)", "steady", "GB"
+    ),
+    "network_evaluations": Metric(
+        "Network evaluations",
+        "evaluations of the velocity network in this iteration, one per sample, without the evaluation",
+        "constant; lower in the first iteration, whose copies equal the policy",
+        "evaluations",
+    ),
 }
 
 REWARDS = {
@@ -66,6 +90,17 @@ REWARDS = {
         "correlation of two rewards among images of the same prompt, from -1 to 1 (only with several rewards)",
         "above 0; below 0 the two rewards conflict",
     ),
+    "reward_histogram.counts": Metric(
+        "Histogram of rewards",
+        "images in each of ten equal bins between the lowest and the highest reward",
+        "no single bin with nearly all images",
+        "images",
+    ),
+    "reward_histogram.edges": Metric("Edges of the bins", "edges of these bins, one more than bins", "any"),
+    "best.prompt": Metric("Best image", "prompt of the image with the highest reward", "any"),
+    "best.reward": Metric("Highest reward", "summed reward of the best image", "rises"),
+    "worst.prompt": Metric("Worst image", "prompt of the image with the lowest reward", "any"),
+    "worst.reward": Metric("Lowest reward", "summed reward of the worst image", "rises"),
     "zero_variance": Metric(
         "Share of groups with equal rewards",
         "share of images in groups whose advantages are all 0",
@@ -110,6 +145,15 @@ OPTIMISATION = {
         "Skipped steps",
         "optimiser steps of this iteration that were skipped for a NaN or infinite gradient (--skip-nonfinite)",
         "0; now and then 1",
+    ),
+    "learning_rate": Metric(
+        "Learning rate", "learning rate of the last optimiser step of this iteration", "follows --warmup and --schedule"
+    ),
+    "clipped_steps": Metric(
+        "Clipped steps",
+        "share of optimiser steps whose gradient was longer than --gradient-clip and was scaled down",
+        "any; always 1 means that the clip sets the step length",
+        "share, 0 to 1",
     ),
     "gradient_norm": Metric(
         "Gradient norm, before clipping",
@@ -245,6 +289,7 @@ that says what to change.
 
 - `KEY@STEP` is the same metric for one rollout step alone. Step 0 is the first, noisiest step.
 - `seconds.train` is the key `train` of the object `seconds`.
+- Each evaluation also saves `samples/ITERATION-best-worst.png`: the best and the worst image of that iteration.
 - NAME is a reward. PART is `overall` or `categories.CATEGORY`.
 
 This page is generated from `flowward/training/glossary.py`.

@@ -40,6 +40,7 @@ class Line(BaseModel):
     reward: float | None = None
     health: list[str] | None = None
     seconds: dict[str, float] | None = None
+    speed: dict[str, float] | None = None
     evaluation: Evaluated | None = None
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from ..evaluation.comparison import Difference
 
 
+RECENT = 10  # iterations that the ETA follows
 WIDE = 80  # columns of a terminal with room for the last score next to the reward
 
 
@@ -29,18 +32,20 @@ class TrainProgress:
 
     def __init__(self, run: Run, first: int, where: Path):
         self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-        self._run, self._first, self._started = run, first, time.perf_counter()
+        self._run, self._last = run, time.perf_counter()
+        self._spent: deque[float] = deque(maxlen=RECENT)  # seconds of the last iterations, without evaluations
+        self._measured = 0.0  # seconds of the last evaluation
         self._bar = Progress(
             BarColumn(),  # shrinks in a narrow terminal
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TimeElapsedColumn(table_column=Column(no_wrap=True)),
             TextColumn("ETA"),
-            TimeRemainingColumn(elapsed_when_finished=False, table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[figures]}", markup=False),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("training", total=run.iterations, completed=first, figures="")
+        self._task = self._bar.add_task("training", total=run.iterations, completed=first, figures="", left="")
         self._score = ""
         self._first_evaluation: dict[str, Any] | None = None
         self._said: set[str] = set()
@@ -63,12 +68,11 @@ class TrainProgress:
             if self._console.width >= WIDE:
                 measure = Measure.every([(step.index, step.evaluation)])[0]
                 self._score = f"{measure.name} {measure.number(measure.overall[0][1]['mean'])}"
+        left = self._left(step)
         if not step.metrics:
             return
         figures = f"reward {step.metrics['reward']:.3f}"
         if not self._console.is_terminal:
-            left = (time.perf_counter() - self._started) / max(1, step.index - self._first)
-            left *= self._run.iterations - step.index
             seconds = sum(step.seconds.values())
             self.say(
                 f"[{step.index}/{self._run.iterations}] {figures}  gradient norm {step.metrics['gradient_norm']:.2f}  "
@@ -79,7 +83,22 @@ class TrainProgress:
             if kind not in self._said:
                 self._said.add(kind)
                 self.say(f"  health warning, iteration {step.index}: {line}")
-        self._bar.update(self._task, completed=step.index, figures=visible(f"{figures}  {self._score}".strip()))
+        self._bar.update(
+            self._task,
+            completed=step.index,
+            figures=visible(f"{figures}  {self._score}".strip()),
+            left=f"{left / 60:.1f} min",
+        )
+
+    def _left(self, step: Step) -> float:
+        """Seconds to the end: the median of the last iterations, and the evaluations that are still due."""
+        now, evaluated = time.perf_counter(), step.seconds.get("evaluate", 0.0)
+        self._measured = evaluated or self._measured
+        if step.metrics:
+            self._spent.append(max(0.0, now - self._last - evaluated))
+        self._last = now
+        each = median(self._spent) if self._spent else 0.0
+        return (self._run.iterations - step.index) * each + self._run.evaluations(step.index) * self._measured
 
 
 @contextmanager
@@ -133,8 +152,8 @@ def _differences(console: Console, found: Mapping[str, dict[str, Any]], changes:
     said = f"{after} against {before}: paired differences, with 95 % intervals over prompts"
     console.print(visible(said), soft_wrap=True)
     grid = Table()
-    for name in ("", "difference", "p", "significant"):
-        grid.add_column(name, justify="right" if name in ("difference", "p") else "left")
+    for name in ("", "difference", "p (Holm)", "significant"):
+        grid.add_column(name, justify="right" if name in ("difference", "p (Holm)") else "left")
     evaluations = [(0, found[before]), (1, found[after])]
     for each in changes:
         if each.category is None or each.score == changes[0].score:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Protocol
 
 import torch
 from torch import Tensor
@@ -23,17 +23,12 @@ from ..learning.snapshots import WarmDecay
 from ..process.policy import Weights
 from ..system import distributed, memory, threads
 from ..system.streams import generator
+from .course import Course, Measures, TrainingError
 from .folder import RunFolder
 from .health import Health, held_up
 from .metrics import Clock, Step, Tally
 from .run import Training
-
-Measures = TypeVar("Measures")
-"""the evaluator, for `measured`"""
-
-
-class TrainingError(RuntimeError):
-    """Training cannot continue; the weights are those of the last good step."""
+from .trackers import opened
 
 
 class Model(Protocol):
@@ -58,6 +53,7 @@ class Gathered:
     points: PointSet | None  # None: all advantages are 0, there is nothing to learn
     metrics: dict[str, float]  # metrics of the samples
     keep: Callable[[], dict[str, float]]  # called once the iteration has succeeded; stores the samples, more metrics
+    shown: dict[str, Any] = field(default_factory=dict)  # see metrics.SHOWN
 
 
 class Loop(ABC, Generic[Measures]):
@@ -81,7 +77,8 @@ class Loop(ABC, Generic[Measures]):
         self.microbatch = run.microbatch  # smaller after memory ran out
         self.skipped = 0  # optimiser steps in a row whose gradient was not finite
         self.rollbacks = 0  # times that the run went back to a checkpoint
-        self._told: list[str] = []  # health warnings for the next finished iteration
+        self.stopping = False  # set from outside: measure the last iteration, and end
+        self.told: list[str] = []  # health warnings for the next finished iteration
 
     @abstractmethod
     def gather(self, index: int, clock: Clock) -> Gathered:
@@ -104,73 +101,16 @@ class Loop(ABC, Generic[Measures]):
         `remarks`, warnings about the whole run, become the health warnings of the first evaluation.
 
         Leaving the loop early (break, or an exception) saves a checkpoint, unless samples are not finite or the last
-        iteration is incomplete.
+        iteration is incomplete. With `stopping`, the loop saves and evaluates the last iteration, yields it again, and
+        ends.
         """
-        run, saved = self.run, self.iteration
-        lines = folder.lines() if folder else []
-        before = next((line for line in lines if line["iteration"] == self.iteration), None)
-        seen = (before or {}).get("images", self.iteration * run.samples)  # batch sizes may have changed since
-        unmeasured = folder is not None and "evaluation" not in (before or {})
-        try:
-            if self.iteration == 0 and evaluator:
-                yield self._finish(Step(0, {}, [*remarks], {}), 0, evaluator, folder)
-            elif evaluator and self._due and distributed.any_of(unmeasured):
-                step = Step.of(before) if before else Step(self.iteration, {}, [], {})
-                step = self.measured(step, evaluator, folder)  # this evaluation was interrupted, or its line was lost
-                if folder:
-                    folder.amend(step.line(seen))
-                yield step
-            while self.iteration < run.iterations:
-                try:
-                    step = self.step()
-                except TrainingError as error:
-                    if not self._rolled_back(folder, str(error)):
-                        raise
-                    seen, saved = self.iteration * run.samples, self.iteration
-                    continue
-                seen += run.samples
-                step = self._finish(step, seen, evaluator if self._due else None, folder)
-                if folder and (step.index == run.iterations or step.index % run.checkpoint_every == 0):
-                    folder.save(step.index, self.state_dict())
-                    saved = step.index
-                yield step
-        finally:
-            if folder and self.iteration > saved and self.sound:
-                folder.save(self.iteration, self.state_dict())
+        with opened(self.run.track, folder, self.iteration) as trackers:
+            yield from Course(self, evaluator, folder, trackers).steps(remarks)
 
-    def _rolled_back(self, folder: RunFolder | None, why: str) -> bool:
-        """Go back to the last checkpoint and halve the learning rate, if the run may; every process does the same."""
-        run, rollbacks = self.run, self.rollbacks + 1
-        if rollbacks > run.rollback or run.output is None:
-            return False
-        needed = [name for name in self.state_dict() if name != "troubles"]  # not in a checkpoint from before the first
-        failed, state = self.iteration + 1, RunFolder.open(run.output).state(*needed)
-        if state is None:
-            return False
-        self.load_state_dict(state)
-        self.optimiser.zero_grad()
-        self.rollbacks, self.sound = rollbacks, True
-        if folder:
-            folder.forget_after(self.iteration)
-        slower = f"{0.5**rollbacks:g} times the learning rate"
-        self._told.append(f"went back from iteration {failed} to {self.iteration}, and goes on with {slower}: {why}")
-        return True
-
-    @property
-    def _due(self) -> bool:
-        """Whether an evaluation is due."""
+    def due(self, iteration: int) -> bool:
+        """Whether an evaluation follows this iteration."""
         every = self.run.evaluate_every
-        return self.iteration == self.run.iterations or (every > 0 and self.iteration % every == 0)
-
-    def _finish(self, step: Step, seen: int, evaluator: Measures | None, folder: RunFolder | None) -> Step:
-        """Evaluate if `evaluator` is given, and log; `seen` is the number of training samples so far."""
-        try:
-            if evaluator:
-                step = self.measured(step, evaluator, folder)
-        finally:  # if the evaluation fails, the iteration is logged anyway
-            if folder:
-                folder.append(step.line(seen))
-        return step
+        return iteration == self.run.iterations or (every > 0 and iteration % every == 0)
 
     def step(self) -> Step:
         """One iteration. If it fails, the state is that of the previous one, or `sound` is False (see `update`).
@@ -190,18 +130,18 @@ class Loop(ABC, Generic[Measures]):
             if gathered.points is not None:
                 metrics = gathered.metrics | self.learn(gathered.points)
             else:  # for a gradient of 0, Adam would turn rounding errors into full-length steps
-                metrics = gathered.metrics | {"loss": 0.0, "gradient_norm": 0.0}
+                metrics = gathered.metrics | {"loss": 0.0, "gradient_norm": 0.0, "clipped_steps": 0.0}
             self.sound = False  # until all of this is done
             taken = (index + 1) * self.run.updates_per_iteration
             for name, decay in self.algorithm.copies.items():
                 self.model.weights.follow(name, decay(taken))
             self.model.weights.follow("ema", WarmDecay(self.run.ema_decay)(taken))
-            metrics |= gathered.keep()
+            metrics |= {"learning_rate": self._rate(taken - 1), **gathered.keep()}
         share = cores.share if self._shares_cores else None
-        said = [*self._told, *self.health.check(metrics), *held_up(share)]
-        self._told = []
+        said = [*self.told, *self.health.check(metrics), *held_up(share)]
+        self.told = []
         self.iteration, self.sound = index + 1, True
-        return Step(self.iteration, metrics, said, clock.seconds, cpu_share=share)
+        return Step(self.iteration, metrics, said, clock.seconds, cpu_share=share, shown=gathered.shown)
 
     @property
     def _shares_cores(self) -> bool:
@@ -229,7 +169,11 @@ class Loop(ABC, Generic[Measures]):
                 tally = self._gradient(tally, points, mine, len(numbers), fresh, same)
                 norms.append(self.update(self.iteration * run.updates_per_iteration + number))
             taken = [norm for norm in norms if norm is not None]
-            found = {"gradient_norm": sum(taken) / max(1, len(taken))}
+            clipped = sum(norm > run.gradient_clip for norm in taken)
+            found = {
+                name: total / max(1, len(taken))
+                for name, total in (("gradient_norm", sum(taken)), ("clipped_steps", clipped))
+            }
             if run.skip_nonfinite:
                 found["skipped_steps"] = float(len(norms) - len(taken))
             return tally.means(len(points)) | found | tally.extremes()
@@ -259,7 +203,7 @@ class Loop(ABC, Generic[Measures]):
         full, self.microbatch = self.microbatch, self.microbatch // 2 // indivisible * indivisible
         self.optimiser.zero_grad()
         memory.release()
-        self._told.append(
+        self.told.append(
             f"out of memory with {full} training points per pass; going on with {self.microbatch}: the same result, in "
             f"more time (--microbatch {self.microbatch})"
         )
@@ -322,12 +266,16 @@ class Loop(ABC, Generic[Measures]):
             )
         self.skipped = 0
         for group in self.optimiser.param_groups:
-            group["lr"] = self.run.rate(number) * 0.5**self.rollbacks
+            group["lr"] = self._rate(number)
         # an interrupt during this step, or in another process: a single update cannot be undone (see `learn`)
         self.sound = self.run.updates_per_iteration > 1
         self.optimiser.step()
         self.optimiser.zero_grad()
         return norm
+
+    def _rate(self, number: int) -> float:
+        """The learning rate of optimiser step `number`, halved by every return to a checkpoint."""
+        return self.run.rate(number) * 0.5**self.rollbacks
 
     @property
     def _stored(self) -> list[str]:

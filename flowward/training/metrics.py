@@ -6,15 +6,20 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ..learning.credit import group_max
 from ..process.rollout import Rollout
 from ..prompts import Prompt
 from ..system import distributed
+
+SHOWN = ("reward_histogram", "best", "worst")  # keys of a line whose values are mappings
+BINS = 10  # of the histogram of rewards
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class Step:
     seconds: dict[str, float]
     evaluation: dict[str, Any] | None = None  # the result of `evaluate`, if an evaluation was due
     cpu_share: float | None = None  # of training with several CPU threads: see system.threads.Cores
+    speed: dict[str, float] = field(default_factory=dict)  # figures that depend on the clock: see speed.py
+    shown: dict[str, Any] = field(default_factory=dict)  # of the samples, not plotted: see SHOWN
 
     def line(self, images: int) -> dict[str, Any]:
         """The line of metrics.jsonl; `images` is the number of training images so far."""
@@ -34,16 +41,25 @@ class Step:
         line["seconds"] = {**self.seconds, "total": sum(self.seconds.values())}
         if self.cpu_share is not None:  # it varies as seconds do, so it is among them
             line["seconds"]["cpu_share"] = self.cpu_share
+        line |= ({"speed": self.speed} if self.speed else {}) | self.shown
         return line | ({"evaluation": self.evaluation} if self.evaluation else {})
 
     @classmethod
     def of(cls, line: Mapping[str, Any]) -> Step:
         """From its line, without the evaluation."""
-        others = ("iteration", "images", "health", "seconds", "evaluation")
+        others = ("iteration", "images", "health", "seconds", "evaluation", "speed", *SHOWN)
         metrics = {name: value for name, value in line.items() if name not in others}
         spent = line.get("seconds") or {}
         seconds = {name: value for name, value in spent.items() if name not in ("total", "cpu_share")}
-        return cls(line["iteration"], metrics, line.get("health") or [], seconds, cpu_share=spent.get("cpu_share"))
+        return cls(
+            line["iteration"],
+            metrics,
+            line.get("health") or [],
+            seconds,
+            cpu_share=spent.get("cpu_share"),
+            speed=line.get("speed") or {},
+            shown={name: line[name] for name in SHOWN if name in line},
+        )
 
 
 def scored(reward: Tensor, advantage: Tensor, cohort: Tensor) -> dict[str, float]:
@@ -66,6 +82,18 @@ def describe(rollout: Rollout, prompts: Sequence[Prompt]) -> dict[str, float]:
         "latent_rms": rollout.x0[own.to(rollout.x0.device)].square().mean().sqrt().item(),
         "duplicate_prompts": len(prompts) - len(set(prompts)),
     }
+
+
+def histogram(reward: Tensor) -> dict[str, list[float]]:
+    """Counts of rewards [N] in BINS equal bins from the lowest to the highest, and the BINS + 1 edges."""
+    counts, edges = np.histogram(reward.double().numpy(), BINS)
+    return {"counts": counts.tolist(), "edges": edges.tolist()}
+
+
+def extremes(reward: Tensor, own: Tensor) -> tuple[int, int]:
+    """The numbers of the best and of the worst sample, by rewards [N], among those with own [N]."""
+    none = torch.full_like(reward, float("inf"))
+    return int(torch.where(own, reward, -none).argmax()), int(torch.where(own, reward, none).argmin())
 
 
 class Tally:

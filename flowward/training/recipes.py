@@ -13,13 +13,13 @@ def every() -> dict[str, Path]:
     return {f"{file.parent.name}/{file.stem}": file for file in sorted(shipped("recipes").glob("*/*.yaml"))}
 
 
-def located(name: str) -> Path:
-    """The file that `name` means: a path, or a recipe with or without `recipes/` and `.yaml`.
+def located(name: str, folder: Path = Path()) -> Path:
+    """The file that `name` means: a path from `folder`, or a recipe with or without `recipes/` and `.yaml`.
 
     Raises:
         ValueError: there is no such file, and no such recipe.
     """
-    file, known = Path(name), every()
+    file, known = folder / name, every()
     if file.exists():
         return file
     recipe = name.removeprefix("recipes/").removesuffix(".yaml")

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from ..evaluation.outcome import of
 from ..system import strict_json, strict_yaml
 from ..system.paths import short_code
 from .lines import readable
@@ -24,6 +25,7 @@ PARTS: Mapping[str, type | tuple[type, ...]] = {  # of a config.yaml: the types 
     "reward": (list, str),
 }
 FACTS: Mapping[str, type | tuple[type, ...]] = {"command": str, "iterations": int, "machine": str}  # of a summary.json
+EXTREMES = "best-worst"  # end of the name of a picture in samples/
 INPUTS = "inputs.json"  # what the run depends on outside its folder: see inputs.py
 GONE = "{} was deleted or moved in the meantime, so nothing more can be saved there"
 
@@ -105,9 +107,29 @@ class Record:
         found = [path for path in (self.path / "samples").glob("*.png") if path.stem.isdigit()]
         return sorted(found, key=lambda path: int(path.stem))
 
+    def pictures(self, iteration: int) -> dict[str, Path]:
+        """The pictures of an evaluation by what they show; those that were saved."""
+        every = {"samples": f"{iteration:06d}.png", EXTREMES: f"{iteration:06d}-{EXTREMES}.png"}
+        paths = {name: self.path / "samples" / file for name, file in every.items()}
+        return {name: path for name, path in paths.items() if path.is_file()}
+
     def checkpoints(self) -> list[Path]:
         """All checkpoints, oldest first."""
         return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
+
+    def best(self) -> int | None:
+        """The iteration with the best headline score among those with a checkpoint; None if none was evaluated."""
+        saved = {int(path.stem) for path in self.checkpoints()}
+        found = [(mean, -iteration) for iteration, mean in self.headlines() if iteration in saved]
+        return -max(found)[1] if found else None
+
+    def headlines(self) -> list[tuple[int, float]]:
+        """(iteration, mean of the headline score) of each evaluation, without the one before training."""
+        return [
+            (iteration, next(iter(evaluation["scores"].values()))["overall"]["mean"])
+            for iteration, evaluation in of(self.lines())
+            if iteration
+        ]
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file of the folder, whole or not at all.
@@ -115,7 +137,9 @@ class Record:
         Raises:
             OSError: it cannot be written; an existing file is unchanged.
         """
-        partial = self.path / f".{name}.partial"
+        partial, target = self.path / f".{name}.partial", self.path / name
+        if target.exists() and not target.is_file():  # such as /dev/null, which root could replace by a file
+            raise OSError(f"cannot write {target}: it is not a regular file")
         try:
             with self._writing(self.path / name), open(partial, "w", encoding="utf-8") as file:
                 file.write(text)

@@ -10,10 +10,14 @@ from typing import Literal, get_args
 from ..learning.mixing import MIXES, MixName
 from ..learning.optimisers import OPTIMISERS, OptimiserName
 from ..learning.snapshots import WarmDecay
-from ..system.errors import at_least_one, not_negative, one_of, positive
+from ..system.errors import at_least_one, between, not_negative, one_of, positive
 
 Schedule = Literal["constant", "cosine"]
+TrackerName = Literal["tensorboard", "wandb", "trackio", "swanlab", "mlflow"]
 MOST_RATE = 1e30  # above, AdamW leaves the range of its numbers in one step
+MOST_BATCH = 1_000_000_000  # images or training points
+MOST_BUFFER = 1_000_000  # remembered rewards per prompt
+MOST_KEPT = 100_000  # checkpoints
 MOST_IMAGES = 10_000_000  # per iteration: more would not fit into any memory
 
 
@@ -23,6 +27,8 @@ class Training:
 
     output: Path | None = None
     """run folder (none: nothing is kept in Python, and `flowward train` makes one in runs/)"""
+    track: tuple[TrackerName, ...] = ()
+    """send the run to these experiment trackers too (docs/tracking.md)"""
     iterations: int = 50
     """rollouts, each followed by its optimiser steps"""
     group_size: int = 12
@@ -63,12 +69,20 @@ class Training:
     """iterations between evaluations (0: only before and after)"""
     checkpoint_every: int = 25
     """iterations between checkpoints"""
+    keep: int = 2
+    """keep the last N checkpoints, and the one with the best headline score"""
 
     def __post_init__(self) -> None:
         if self.output is not None:  # from Python it may be a string
             object.__setattr__(self, "output", Path(self.output))
-        at_least_one(self, "updates_per_iteration", "microbatch", "checkpoint_every")
+        object.__setattr__(self, "track", tuple(dict.fromkeys(self.track)))
+        if strange := [name for name in self.track if name not in get_args(TrackerName)]:
+            raise ValueError(f"unknown tracker '{strange[0]}'; known: {', '.join(get_args(TrackerName))}")
+        at_least_one(self, "updates_per_iteration", "checkpoint_every")
+        between(self, 1, MOST_BATCH, "microbatch")
+        between(self, 1, MOST_KEPT, "keep")
         not_negative(self, "iterations", "warmup", "seed", "curriculum", "weight_decay", "skip_nonfinite", "rollback")
+        not_negative(self, "evaluate_every")
         one_of("mix of rewards", self.mix, MIXES)
         one_of("optimiser", self.optimiser, OPTIMISERS)
         one_of("schedule of the learning rate", self.schedule, get_args(Schedule))
@@ -88,6 +102,12 @@ class Training:
     def groups(self) -> int:
         """Prompts per iteration."""
         return self.samples // self.group_size
+
+    def evaluations(self, after: int) -> int:
+        """Evaluations that are due after an iteration."""
+        every, end = self.evaluate_every, self.iterations
+        due = end // every - after // every if every else 0
+        return due + (end > after and (not every or end % every != 0))
 
     def rate(self, number: int) -> float:
         """The learning rate of optimiser step `number`, counted from 0."""
@@ -115,8 +135,9 @@ class Run(Training):
                 f"group_size is {self.group_size}, but advantages compare images of one prompt: use at least 2"
             )
         super().__post_init__()
-        at_least_one(self, "images_per_update", "rollout_batch")
-        not_negative(self, "reward_buffer")
+        at_least_one(self, "images_per_update")
+        between(self, 1, MOST_BATCH, "rollout_batch")
+        between(self, 0, MOST_BUFFER, "reward_buffer")
         if self.images > MOST_IMAGES:
             raise ValueError(f"an iteration can have at most {MOST_IMAGES:,} images, not {self.images:,}")
         if self.images % self.group_size:

@@ -7,15 +7,17 @@ advantages, and pass the algorithm's training points to the loop.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from ..algorithms.algorithm import Algorithm, refuse_incomplete
 from ..evaluation.evaluate import Evaluator, NotFinite
+from ..evaluation.images import labelled_grid
 from ..evaluation.provenance import same_scores
 from ..learning.mixing import MIXES, RewardBuffer, each_reward
 from ..process.noise import Noise
@@ -26,12 +28,15 @@ from ..rewards import Reward, RewardError, terms
 from ..rewards.scoring import Scoring, agreed
 from ..system import distributed
 from .batches import counted
+from .course import TrainingError
 from .curriculum import Choice, Curriculum, InTurn, Order
 from .folder import RunFolder
 from .guards import Watch
-from .loop import Gathered, Loop, TrainingError
-from .metrics import Clock, Step, describe
+from .loop import Gathered, Loop
+from .metrics import Clock, Step, describe, extremes, histogram
+from .record import EXTREMES
 from .run import Run
+from .speed import Speedometer
 
 Collect = Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]
 """(prompts, encoded prompts, iteration, numbers of images [n]) -> these images in order, in parts: samples, images"""
@@ -41,6 +46,20 @@ Graft = Callable[[Rollout, Sequence[Prompt], int], Rollout]  # samples, prompts 
 
 def _as_it_is(rollout: Rollout, prompts: Sequence[Prompt], index: int) -> Rollout:
     return rollout
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The best and the worst image of an iteration."""
+
+    iteration: int
+    images: Tensor  # [2, 3, H, W] or [2, F, 3, H, W]: best, worst
+    told: Sequence[Mapping[str, Any]]  # the prompt and the reward of each
+
+    def grid(self) -> Image:
+        """Both side by side, each with its reward and its prompt."""
+        ends = zip(("best", "worst"), self.told, strict=True)
+        return labelled_grid(self.images, [f"{name} {each['reward']:.3g}: {each['prompt']}" for name, each in ends])
 
 
 class Trainer(Loop[Evaluator]):
@@ -76,6 +95,8 @@ class Trainer(Loop[Evaluator]):
         if run.curriculum:
             self.order = Curriculum(prompts, run.seed, rest=run.curriculum)
         self.watch: Watch | None = None  # for guards, from the first evaluation on
+        self.speedometer = Speedometer(policy, prompts[0])
+        self.extremes: Extremes | None = None  # of the last iteration before an evaluation
         counts = counted(algorithm, self.rollout, run)
         self.points_per_update, self.indivisible = counts.per_update, counts.indivisible
 
@@ -94,9 +115,18 @@ class Trainer(Loop[Evaluator]):
             "--gradient-checkpointing or --vae-tiling"
         )
 
+    def _step(self) -> Step:
+        self.speedometer.reset()
+        step = super()._step()
+        counts = self.speedometer.evaluations()
+        speed = self.speedometer.figures(self.run.images, counts, sum(step.seconds.values()))
+        return replace(step, metrics={**step.metrics, "network_evaluations": counts["all"]}, speed=speed)
+
     def measured(self, step: Step, evaluator: Evaluator, folder: RunFolder | None) -> Step:
         """The step with an evaluation of the current weights. A sample grid is saved in the folder."""
         started = time.perf_counter()
+        if folder and self.extremes and self.extremes.iteration == step.index:
+            folder.save_sample(step.index, self.extremes.grid(), EXTREMES)
         try:
             measured, grid = evaluator.measure(), evaluator.grid()
         except RewardError as error:  # all processes raise it, but samples may be infinite in some of them only
@@ -133,11 +163,27 @@ class Trainer(Loop[Evaluator]):
             metrics |= scoring.missing()
             key = ("points", self.run.seed, index)
             points = self.algorithm.points(rollout, key) if rollout.advantage.any() else None
+            shown = self._shown(index, [self.prompts.texts[i] for i in choice.indices], rollout, images)
         return Gathered(
             points if points is not None and len(points) else None,
             metrics,
             lambda: self._keep(choice, prompts, rewards[own], rollout.group[own]),
+            shown,
         )
+
+    def _shown(self, index: int, texts: Sequence[str], rollout: Rollout, images: Tensor) -> dict[str, Any]:
+        """Histogram of rewards, best and worst sample; their pictures are kept if an evaluation follows.
+
+        `texts` has one text per group, `images` are those of this process.
+        """
+        reward, ends = rollout.reward, extremes(rollout.reward, rollout.own)
+        told = [{"prompt": texts[int(rollout.group[n])], "reward": reward[n].item()} for n in ends]
+        if self.due(index + 1):
+            mine = distributed.share(torch.arange(self.run.images), self.run.group_size)
+            found = torch.cat(distributed.everyone(images[torch.isin(mine, torch.tensor(ends))]))
+            rows = [0, -1] if ends[0] <= ends[1] else [-1, 0]  # they are in the order of their numbers
+            self.extremes = Extremes(index + 1, found[rows], told)
+        return {"reward_histogram": histogram(reward[rollout.own]), "best": told[0], "worst": told[1]}
 
     def _keep(self, choice: Choice, prompts: Sequence[Prompt], rewards: Tensor, group: Tensor) -> dict[str, float]:
         """Store rewards for the reward buffer and the curriculum. Returns the curriculum's metrics."""

@@ -294,7 +294,7 @@ def test_noise_of_a_sample_does_not_depend_on_the_batch() -> None:
 
 
 def test_an_image_needs_a_point() -> None:
-    with pytest.raises(ValueError, match="at least 1 training point"):
+    with pytest.raises(ValueError, match="per_image must be between 1 and 10,000, not"):
         Renoise(per_image=0)
 
 

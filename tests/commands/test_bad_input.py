@@ -70,7 +70,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         ("train --threads 0", "threads must be between 1 and 64, not 0"),
         ("train --threads -1", "threads must be between 1 and 64, not -1"),
         ("bench --threads 0", "threads must be between 1 and 64, not 0"),
-        ("bench overhead --repeats 0", "repeats must be at least 1, not 0"),
+        ("bench overhead --repeats 0", "repeats must be between 1 and 1,000, not 0"),
         ("pretrain scenes --output x --threads -1", "threads must be between 1 and 64, not -1"),
         ("train --evaluation.images 0", "needs at least 1 image, not 0"),
         ("train --evaluation.seed -5", "must be 0 or more, not -5"),

@@ -23,8 +23,9 @@ from flowward.training.trainer import Trainer
 FENCED = re.MULTILINE | re.DOTALL
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "flowward").rglob("*.md"))]
+LOOKS = {f"--{each.name}" for each in train.LOOKS}
 KINDS: dict[str, Callable[[list[str]], Any]] = {
-    "train": lambda words: train.chosen(take(words, "processes")[1]),
+    "train": lambda words: train.chosen([word for word in take(words, "processes")[1] if word not in LOOKS]),
     "memory": lambda words: train.chosen([*words, "--reward", "jpeg-compressibility"], "memory"),
     "sample": lambda words: parse(sample.Sample, words, "sample"),
     "eval": lambda words: parse(evaluation.Evaluate, take(words, "suite")[1], "eval"),

@@ -200,7 +200,7 @@ def test_as_many_images_of_every_prompt() -> None:
     texts = PromptSet("x", ("a", "b", "c"), ("one", "one", "two"))
     assert Evaluation(images_per_prompt=2).chosen(texts) == [0, 0, 1, 1, 2, 2]
     assert Evaluation(images=4).chosen(texts) == texts.spread(4)
-    with pytest.raises(ValueError, match="at least 1 image per prompt, not 0"):
+    with pytest.raises(ValueError, match="images_per_prompt must be between 1 and 1,000,000, not 0"):
         Evaluation(images_per_prompt=0)
 
 

@@ -148,7 +148,7 @@ def test_a_run_with_a_remote_reward_is_the_run_with_the_reward(tiny: str, tmp_pa
             folder = tmp_path / str(len(lines))
             assert main(["train", *budget, *words, "--model", tiny, "--output", str(folder)]) == 0
             text = (folder / "metrics.jsonl").read_text()
-            lines.append([{**json.loads(line), "seconds": 0} for line in text.splitlines()])
+            lines.append([{**json.loads(line), "seconds": 0, "speed": 0} for line in text.splitlines()])
     assert lines[0] == lines[1]
 
 

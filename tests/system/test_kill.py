@@ -12,7 +12,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kill.py"
 
 
 def test_killed_runs_end_as_if_they_had_not_been(tiny: str, tmp_path: Path) -> None:
-    """One kill at a random moment, and kills at some file operations of a new run and of a resumed one, in one process and two."""
+    """One at a random moment, and some at file operations of a new run and of a resumed one; one process and two."""
     log = tmp_path / "kills.jsonl"
     how = ["--processes", "1", "2", "--random", "1", "--every", "31", "--model", tiny, "--log", str(log)]
     command = [sys.executable, str(BENCHMARK), *how]

@@ -74,7 +74,7 @@ def started(tiny: str, above: Path, around: Surroundings) -> Found:
     for page in ("run/report.html", "eval.html", "run/export/README.md"):
         assert (here / page).read_text("utf-8")
     return Found(
-        [{name: value for name, value in line.items() if name != "seconds"} for line in lines],
+        [{name: value for name, value in line.items() if name not in ("seconds", "speed")} for line in lines],
         {name: each["per_image"] for name, each in measured.items()},
         (here / "sample.png").read_bytes(),
         [path for path in (here / "run").rglob("*") if path.is_file()],

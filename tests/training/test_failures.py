@@ -20,8 +20,9 @@ from flowward.process.policy import Models
 from flowward.process.rollout import Sampler
 from flowward.rewards import RewardError
 from flowward.system import checkpoint
+from flowward.training.course import TrainingError
 from flowward.training.folder import RunFolder
-from flowward.training.trainer import Trainer, TrainingError
+from flowward.training.trainer import Trainer
 
 kinds = pytest.mark.parametrize("rank", [None, 2], ids=["full", "lora"])
 

@@ -69,6 +69,9 @@ MORE = {  # with two updates: terms that the vetted settings leave out
     **dict.fromkeys(REVERSE, "--algorithm.beta 0.04"),
 }
 RELATIVE, ABSOLUTE = 5e-3, 1e-7
+LATER = (  # keys that metrics.jsonl did not have when the record was written
+    "learning_rate", "clipped_steps", "network_evaluations", "reward_histogram", "best", "worst", "speed",
+)  # fmt: skip
 ROUNDING = "first_ratio"  # metrics that tell of nothing else: they are compared to the bit or not at all
 CASES = tuple(f"{name} {updates}" for name in flowward.ALGORITHMS for updates in (1, 2))
 SHORT = ("advantageflow 1", "flow_grpo 2", "g2rpo 1")
@@ -100,7 +103,8 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of its iterations; of an evaluation the mean of its reward."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     for line in lines:
-        del line["seconds"]
+        for name in ("seconds", *LATER):
+            line.pop(name, None)
         line["health"] = len(line["health"])  # how many rules trip; the words may change
         if "evaluation" in line:
             line["evaluation"] = line["evaluation"]["scores"]["balance"]["overall"]["mean"]

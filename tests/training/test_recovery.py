@@ -13,8 +13,8 @@ from tiny_runs import TEXTS, algorithm, bright, close, equal, small, snapshot, t
 import flowward
 from flowward import models, prompts
 from flowward.system.memory import OutOfMemory
+from flowward.training.course import TrainingError
 from flowward.training.folder import RunFolder
-from flowward.training.loop import TrainingError
 from flowward.training.metrics import Step
 from flowward.training.trainer import Trainer
 

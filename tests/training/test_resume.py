@@ -19,18 +19,19 @@ from typing import Any
 
 import psutil
 import pytest
-from resumed_runs import BUDGET, assert_same_run, metrics, state, train
+from resumed_runs import BUDGET, assert_same, assert_same_run, metrics, state, train
 from torch import Tensor
 
 from flowward import rewards
 from flowward.cli import main
+from flowward.commands import train as train_command
 from flowward.commands.train import _stop_signals
 from flowward.evaluation.evaluate import Evaluator
 from flowward.learning import snapshots
 from flowward.pages import report
 from flowward.rewards import RewardError
 from flowward.system import checkpoint
-from flowward.training import health
+from flowward.training import health, log
 from flowward.training import metrics as metrics_module
 from flowward.training.folder import RunFolder
 
@@ -172,7 +173,11 @@ def test_pictures_after_the_checkpoint_go_with_their_metrics(tiny: str, tmp_path
     (tmp_path / "run/checkpoints/.000002.safetensors.partial").write_text("half a checkpoint")
     RunFolder.open(tmp_path / "run").forget_after(1)
     assert not list((tmp_path / "run").rglob("*.partial"))
-    assert [path.name for path in sorted((tmp_path / "run/samples").iterdir())] == ["000000.png", "000001.png"]
+    assert [path.name for path in sorted((tmp_path / "run/samples").iterdir())] == [
+        "000000.png",
+        "000001-best-worst.png",
+        "000001.png",
+    ]
 
 
 def test_weights_that_blow_up_in_the_last_iteration_are_not_saved(
@@ -259,7 +264,7 @@ def test_a_signal_in_the_last_iteration_leaves_nothing_to_go_on_with(
         return images.mean((1, 2, 3))
 
     monkeypatch.setitem(rewards.REWARDS, "mine", lambda: reward)
-    words = shlex.split(shlex.join(BUDGET).replace("balance", "mine"))
+    words = [*shlex.split(shlex.join(BUDGET).replace("balance", "mine")), "--evaluation.rewards", "balance"]
     for name, iterations, code in (("last", "1", 0), ("first", "2", 130)):
         run = tmp_path / name
         how = ["--model", tiny, "--output", str(run), "--iterations", iterations]
@@ -281,12 +286,68 @@ def test_a_signal_ends_the_iteration_and_saves(tiny: str, tmp_path: Path, number
     assert "stopping after this iteration" in err and "Traceback" not in err
     ended = state(run)["iteration"]
     assert 1 <= ended < 500 and metrics(run)[-1]["iteration"] == ended
+    measured = metrics(run)[-1].pop("evaluation", None)
+    assert bool(measured) == (number == signal.SIGINT) == (run / "samples" / f"{ended:06d}.png").exists()
     assert not json.loads((run / "summary.json").read_text())["finished"]
 
     advice = out.splitlines()[-1]
     assert advice == f"stopped and saved; go on with: flowward train --resume {shlex.quote(str(run))}"
     train(*shlex.split(advice)[-2:], "--iterations", str(ended + 2))
-    train(*BUDGET, "--model", tiny, "--output", whole, "--iterations", str(ended + 2))
+    every = ["--evaluate-every", str(ended)] if measured else []  # has the evaluation that the stop added
+    train(*BUDGET, *every, "--model", tiny, "--output", whole, "--iterations", str(ended + 2))
+    assert_same_run(whole, run)
+
+
+def test_a_stop_measures_and_changes_nothing_else(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    how = [*BUDGET, "--model", tiny, "--iterations", "4"]
+    train(*how, "--output", whole)
+    real = log.TrainProgress.show
+
+    def stopped(progress: Any, step: Any) -> None:
+        real(progress, step)
+        if step.index == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log.TrainProgress, "show", stopped)
+        assert main(["train", *map(str, how), "--output", str(run)]) == 130
+    assert "iteration 2: balance" in capsys.readouterr().out
+    assert [line["iteration"] for line in metrics(run) if "evaluation" in line] == [0, 2]
+    train("--resume", run)
+    assert_same(state(whole), state(run))
+    lines = metrics(run)
+    assert lines[2].pop("evaluation") and lines == metrics(whole)
+
+
+def test_a_second_signal_during_the_evaluation_of_a_stop_loses_nothing(
+    interruptible: None, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    how = [*BUDGET, "--model", tiny, "--iterations", "3"]
+    measure, show, calls = Evaluator.measure, log.TrainProgress.show, list[int]()
+
+    def shown(progress: Any, step: Any) -> None:
+        show(progress, step)
+        if step.index == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    def measured(evaluator: Evaluator) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return measure(evaluator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_command, "SAME_SIGNAL", 0.0)
+        patch.setattr(log.TrainProgress, "show", shown)
+        patch.setattr(Evaluator, "measure", measured)
+        assert main(["train", *map(str, how), "--output", str(run)]) == 130
+    assert len(calls) == 2 and [line["iteration"] for line in metrics(run)] == [0, 1]
+    train("--resume", run)
+    train(*how, "--output", whole)
     assert_same_run(whole, run)
 
 
