@@ -33,6 +33,19 @@ def stills(images: Tensor) -> Tensor:
     return torch.cat([images[:, at] for at in sorted({0, frames // 2, frames - 1})], -1)
 
 
+def beside(images: Tensor, sources: Sequence[Path]) -> Tensor:
+    """The stills of images, each to the right of its source image, if there are any.
+
+    Raises:
+        ValueError: a source is not an image.
+    """
+    images = stills(images)
+    if not sources:
+        return images
+    before = torch.stack([picture(path, (images.shape[-2], images.shape[-1])) for path in sources])
+    return torch.cat([before, images], -1)
+
+
 def labelled_grid(
     images: Tensor,
     captions: Sequence[str],
@@ -57,10 +70,7 @@ def labelled_grid(
         ValueError: the images have another shape, there are none, the lists differ in length, or a source is not an
             image.
     """
-    images = stills(images)
-    if sources:
-        before = torch.stack([picture(path, (images.shape[-2], images.shape[-1])) for path in sources])
-        images, tile = torch.cat([before, images], -1), 2 * tile
+    images, tile = beside(images, sources), tile * (2 if sources else 1)
     _refuse_unequal(images, captions, marks)
     pictures = [_fitted(array, tile) for array in _bytes(images)]
     marks = marks or [None] * len(captions)

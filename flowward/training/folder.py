@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -167,7 +167,7 @@ class RunFolder(Record):
         """
         self._refuse_gone()
         self._rewrite([line for line in self._kept() if line["iteration"] <= iteration])
-        for path in self.samples():
+        for path in [*self.samples(), *self.records()]:
             if int(path.stem) > iteration:
                 path.unlink()
         for part in (self.path, self.path / "samples", self.path / "checkpoints"):
@@ -180,10 +180,13 @@ class RunFolder(Record):
     def _rewrite(self, lines: Iterable[dict[str, Any]]) -> None:
         self.write_text("metrics.jsonl", "".join(strict_json.dumps(line) + "\n" for line in lines))
 
-    def save_sample(self, iteration: int, image: Image) -> None:
+    def save_sample(self, iteration: int, image: Image, record: Mapping[str, Any] | None = None) -> None:
+        """The sample grid of an evaluation; `record` has its pictures one by one (evaluation/samples.py)."""
         path = self._place("samples") / f"{iteration:06d}.png"
         with self._writing(path):
             images.save(image, path)
+        if record:
+            self.write_text(f"samples/{path.stem}.json", strict_json.dumps(record) + "\n")
 
     def _place(self, name: str) -> Path:
         """A folder inside, made again if it is missing.

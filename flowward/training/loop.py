@@ -159,8 +159,11 @@ class Loop(ABC, Generic[Measures]):
     @property
     def _due(self) -> bool:
         """Whether an evaluation is due."""
+        return self._evaluated_after(self.iteration)
+
+    def _evaluated_after(self, iteration: int) -> bool:
         every = self.run.evaluate_every
-        return self.iteration == self.run.iterations or (every > 0 and self.iteration % every == 0)
+        return iteration == self.run.iterations or (every > 0 and iteration % every == 0)
 
     def _finish(self, step: Step, seen: int, evaluator: Measures | None, folder: RunFolder | None) -> Step:
         """Evaluate if `evaluator` is given, and log; `seen` is the number of training samples so far."""

@@ -105,6 +105,11 @@ class Record:
         found = [path for path in (self.path / "samples").glob("*.png") if path.stem.isdigit()]
         return sorted(found, key=lambda path: int(path.stem))
 
+    def records(self) -> list[Path]:
+        """The pictures of evaluations with their prompts (evaluation/samples.py), oldest first; none in older runs."""
+        found = [path for path in (self.path / "samples").glob("*.json") if path.stem.isdigit()]
+        return sorted(found, key=lambda path: int(path.stem))
+
     def checkpoints(self) -> list[Path]:
         """All checkpoints, oldest first."""
         return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
@@ -115,14 +120,15 @@ class Record:
         Raises:
             OSError: it cannot be written; an existing file is unchanged.
         """
-        partial = self.path / f".{name}.partial"
+        path = self.path / name
+        partial = path.with_name(f".{path.name}.partial")
         try:
-            with self._writing(self.path / name), open(partial, "w", encoding="utf-8") as file:
+            with self._writing(path), open(partial, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            with self._writing(self.path / name):
-                os.replace(partial, self.path / name)
+            with self._writing(path):
+                os.replace(partial, path)
         finally:
             with suppress(OSError):  # a read-only disk refuses even what is not there
                 partial.unlink()

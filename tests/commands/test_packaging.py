@@ -44,5 +44,5 @@ def test_what_is_no_module_is_in_the_package() -> None:
     package = Path(flowward.__file__).parent
     assert list((package / "rewards" / "judges" / "templates").glob("*.yaml"))
     assert {file.stem for file in (package / "algorithms" / "presets").glob("*.yaml")} == set(flowward.ALGORITHMS)
-    assert (package / "py.typed").is_file() and (package / "pages" / "report.html.in").is_file()
+    assert (package / "py.typed").is_file() and (package / "pages" / "templates" / "page.html.j2").is_file()
     assert 'packages = ["flowward"]' in (ROOT / "pyproject.toml").read_text()
