@@ -29,11 +29,11 @@ def render(template: str, axes: Sequence[Axis] = (), **values: Any) -> str:
     With axes or `charts=True`, the page contains Plotly's code (1.2 MB) once.
     """
     values = {"charts": bool(axes), "axes": {axis.key: axis.values() for axis in axes}, **values}
-    return _environment().get_template(template).render(values)
+    return environment().get_template(template).render(values)
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     """Made when the first page is, since only commands that write one need Jinja."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -114,6 +114,7 @@
   }
   // Iterations and images are whole numbers: a few of them get a tick each.
   const whole = (spec) => {
+    if (spec.categories) return {};
     const x = spec.series.flatMap((series) => values(series)), span = Math.max(...x) - Math.min(...x);
     return chosen.x !== "seconds" && span <= 7 ? { dtick: 1 } : { nticks: 7 };
   };
