@@ -171,7 +171,9 @@ def _health(lines: list[Line], run: Run) -> dict[str, Any]:
             kind = without_figures(message)
             said[kind] = (message, [*said.get(kind, ("", []))[1], line["iteration"]])
     rows = [[message, f"{len(at):,}", spans(at)] for message, at in said.values()]
-    recorded = dict.fromkeys(key for line in run.trained for key, value in line.items() if is_number(value))
+    recorded: dict[str, None] = {}
+    for line in run.trained:
+        recorded |= {key: None for key, value in line.items() if key not in recorded and is_number(value)}
     shown = (*WATCHED, "iteration", "images", *(key for key in recorded if key.partition("/")[0] in REWARDS))
     rest = [key for key in recorded if key not in shown]
     groups = {

@@ -3,7 +3,8 @@
 "use strict";
 (() => {
   const axes = JSON.parse(document.querySelector("#axes").textContent);
-  const chosen = { x: "iteration", smooth: 0, log: false };
+  const points = Math.max(0, ...Object.values(axes).map((axis) => axis.iteration?.length ?? 0));
+  const chosen = { x: "iteration", smooth: points > 75 ? 0.8 : 0, log: false };
   const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross"];
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
   const figures = [...document.querySelectorAll("figure.chart")];
@@ -53,7 +54,7 @@
       if (smooth) {
         parts.push({
           ...line, y: smoothed(series.y), name: `${name}, smoothed`, showlegend: false, text: undefined,
-          line: { ...line.line, color: tint, width: 2 }, hovertemplate: "%{y:.4g} (smoothed)",
+          line: { ...line.line, color: tint, width: 2 }, hovertemplate: "%{y:.4g}",
         });
       }
       return parts;
@@ -161,6 +162,7 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
 
   const read = (input) => input.type === "checkbox" ? input.checked : input.type === "range" ? +input.value : input.value;
+  document.querySelectorAll("[data-option=smooth]").forEach((input) => { input.value = chosen.smooth; });
   document.querySelectorAll("[data-option]").forEach((input) => input.addEventListener("input", () => {
     const option = input.dataset.option;
     chosen[option] = read(input);

@@ -12,7 +12,7 @@
     image.alt = own.alt;
     image.className = own.className;
     full.querySelector(".prompt").textContent = card?.querySelector(".prompt")?.textContent ?? "";
-    const said = around[at].closest("figure")?.querySelector("figcaption")?.innerText.replace(/\s+/g, " ").trim();
+    const said = around[at].closest("figure")?.querySelector("figcaption")?.innerText.split(/\s*\n\s*/).filter(Boolean).join(" · ");
     full.querySelector(".quiet").textContent = `${said || own.alt} (${at + 1} of ${around.length})`;
     full.classList.toggle("alone", around.length < 2);
   }
