@@ -8,13 +8,17 @@ from typing import Annotated
 
 import tyro
 
-from ..pages import report
+from ..pages import index, report
 from .help import Page
 from .options import parse
 
 PAGE = Page(
-    about="Write RUN/report.html, one page with curves, samples and health of a run. The run may still be going.",
-    examples=(("report runs/first", "write runs/first/report.html"),),
+    about="Write RUN/report.html, one page with curves, samples and health of a run. The run may still be going. For a "
+    "folder of runs, write its index.html: a table of the runs with links to their reports.",
+    examples=(
+        ("report runs/first", "write runs/first/report.html"),
+        ("report runs", "write runs/index.html, and the reports that are missing or out of date"),
+    ),
 )
 
 
@@ -23,7 +27,7 @@ class Report:
     """Write report.html of run folders: curves, samples and health. It works while a run is going, too."""
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """one or more run folders"""
+    """one or more run folders, or folders of run folders"""
 
 
 def run(words: list[str]) -> int:
@@ -31,5 +35,5 @@ def run(words: list[str]) -> int:
     if not folders:
         raise ValueError("name at least one run folder")
     for folder in folders:
-        print(report.write(folder))
+        print(index.write(folder) if index.runs(folder) else report.write(folder))
     return 0

@@ -263,6 +263,8 @@ def _steps(made: Assembly, folder: RunFolder | None) -> bool:
         with closing(trainer.steps(made.evaluator, folder, made.warnings)) as steps:
             for step in steps:
                 progress.show(step)
+                if folder and step.evaluation:
+                    _write_report(folder, progress)
                 if trainer.stopping:
                     break
                 if distributed.any_of(bool(asked())):
@@ -270,6 +272,14 @@ def _steps(made: Assembly, folder: RunFolder | None) -> bool:
                         return trainer.iteration < run.iterations  # after the last one there is nothing to go on with
                     trainer.stopping = True
     return trainer.iteration < run.iterations
+
+
+def _write_report(folder: RunFolder, progress: TrainProgress) -> None:
+    """The report so far. Training goes on without it; the one at the end says what is wrong."""
+    try:
+        report.write(folder.path)
+    except (OSError, ValueError) as error:
+        progress.say(f"warning: no report after this evaluation: {error}")
 
 
 def _begin(made: Assembly, progress: TrainProgress) -> None:

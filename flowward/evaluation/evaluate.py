@@ -21,9 +21,10 @@ from ..rewards.scoring import agreement
 from ..system import distributed, memory
 from ..system.errors import between, named
 from ..system.paths import short_codes
-from .images import labelled_grid, thumbnails
+from .images import thumbnails
 from .measurement import Measurement
 from .provenance import described, hash_of, versions
+from .samples import Samples
 from .statistics import interval
 
 __all__ = ["Evaluation", "Evaluator", "draw", "evaluate", "explain", "interval", "load_rewards", "measure", "settings"]
@@ -340,6 +341,10 @@ class Evaluator:
 
     def grid(self) -> Image:
         """The sample grid: always the same prompts and seeds, with the first reward's verdict on each image."""
+        return self.samples().grid()
+
+    def samples(self) -> Samples:
+        """The images of the sample grid, with the first reward's verdict on each."""
         chosen = self.prompts.spread(self.pictures)
         texts, asked = [self.prompts.texts[i] for i in chosen], [self.prompts[i] for i in chosen]
         how = self.evaluation
@@ -347,4 +352,4 @@ class Evaluator:
         with agreement():
             marks = explain(next(iter(self.rewards.values())), images, texts, self.prompts.about(chosen))
         sources = [each.source for each in asked if isinstance(each, Edit)]
-        return labelled_grid(images, texts, marks, columns=4, sources=sources)
+        return Samples(images, texts, [self.prompts.categories[i] for i in chosen], marks, sources)

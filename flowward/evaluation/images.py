@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import io
 import os
-import unicodedata
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..prompts.pictures import picture
 from ..system.checkpoint import discard
+from . import fonts
+from .fonts import Font
 
 MARGIN, GAP = 20, 16  # pixels around the grid, and between its cells
 TEXT, SMALL = 13, 12  # font sizes of prompts and of verdicts
 MOST_LINES = 2  # of a prompt, and of a verdict
 INK, HAIRLINE, GREEN, RED = "#24272c", "#d3d6da", "#1f8a4c", "#c8322b"
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_WIDE = "\u1100-\u11ff\u2e80-\ua4cf\uac00-\ud7af\uf900-\ufaff\uff00-\uff60"  # scripts without spaces between words
+PIECES = re.compile(f" ?[{_WIDE}]| ?[^ {_WIDE}]+")  # where lines can be broken
 
 
 def stills(images: Tensor) -> Tensor:
@@ -31,6 +33,19 @@ def stills(images: Tensor) -> Tensor:
         return images
     frames = images.shape[1]
     return torch.cat([images[:, at] for at in sorted({0, frames // 2, frames - 1})], -1)
+
+
+def beside(images: Tensor, sources: Sequence[Path]) -> Tensor:
+    """The stills of images, each to the right of its source image, if there are any.
+
+    Raises:
+        ValueError: a source is not an image.
+    """
+    images = stills(images)
+    if not sources:
+        return images
+    before = torch.stack([picture(path, (images.shape[-2], images.shape[-1])) for path in sources])
+    return torch.cat([before, images], -1)
 
 
 def labelled_grid(
@@ -57,28 +72,24 @@ def labelled_grid(
         ValueError: the images have another shape, there are none, the lists differ in length, or a source is not an
             image.
     """
-    images = stills(images)
-    if sources:
-        before = torch.stack([picture(path, (images.shape[-2], images.shape[-1])) for path in sources])
-        images, tile = torch.cat([before, images], -1), 2 * tile
+    images, tile = beside(images, sources), tile * (2 if sources else 1)
     _refuse_unequal(images, captions, marks)
     pictures = [_fitted(array, tile) for array in _bytes(images)]
     marks = marks or [None] * len(captions)
-    font, small = ImageFont.load_default(TEXT), ImageFont.load_default(SMALL)
-    texts = [_wrapped(caption, font, tile) for caption in captions]
-    notes = [_wrapped(mark or "", small, tile) for mark in marks]
+    texts = [_lines(caption, TEXT, tile) for caption in captions]
+    notes = [_lines(mark or "", SMALL, tile) for mark in marks]
 
     columns = min(columns, len(pictures))
     rows = [range(start, min(start + columns, len(pictures))) for start in range(0, len(pictures), columns)]
     note_height = MOST_LINES * _line_height(SMALL) if any(mark is not None for mark in marks) else 0
-    caption_height = [max(len(texts[i]) for i in row) * _line_height(TEXT) for row in rows]
+    caption_height = [max(len(texts[i][0]) for i in row) * _line_height(TEXT) for row in rows]
     heights = [pictures[0].height + 8 + text + note_height for text in caption_height]
     width = 2 * MARGIN + columns * tile + (columns - 1) * GAP
     grid = Image.new("RGB", (width, 2 * MARGIN + sum(heights) + (len(rows) - 1) * GAP), "white")
     y = MARGIN
     for row, height in zip(rows, heights, strict=True):
         for column, i in enumerate(row):
-            _cell(grid, MARGIN + column * (tile + GAP), y, pictures[i], marks[i], (texts[i], font), (notes[i], small))
+            _cell(grid, MARGIN + column * (tile + GAP), y, pictures[i], marks[i], texts[i], notes[i])
         y += height + GAP
     return grid
 
@@ -178,19 +189,25 @@ def _badge(right: bool, size: int = 18) -> Image.Image:
     return badge.resize((size, size), Image.Resampling.LANCZOS)
 
 
+def _lines(text: str, size: int, width: int) -> tuple[list[str], Font]:
+    """A text in lines, with the font to draw it."""
+    drawable, font = fonts.shown(text, size)
+    return _wrapped(drawable, font, width), font
+
+
 def _line_height(size: int) -> int:
     return round(1.3 * size)
 
 
 def _wrapped(text: str, font: Font, width: int) -> list[str]:
     """At most MOST_LINES lines no wider than `width`; an ellipsis marks a cut."""
-    words = _drawable(text).split()
+    pieces = PIECES.findall(" ".join(text.split()))
     lines: list[str] = []
-    while words and len(lines) < MOST_LINES:
-        line = words.pop(0)
-        while words and font.getlength(f"{line} {words[0]}") <= width:
-            line += f" {words.pop(0)}"
-        lines.append(_shortened(line, font, width, more=bool(words) and len(lines) == MOST_LINES - 1))
+    while pieces and len(lines) < MOST_LINES:
+        line = pieces.pop(0).strip()
+        while pieces and font.getlength(line + pieces[0]) <= width:
+            line += pieces.pop(0)
+        lines.append(_shortened(line, font, width, more=bool(pieces) and len(lines) == MOST_LINES - 1))
     return lines
 
 
@@ -201,9 +218,3 @@ def _shortened(line: str, font: Font, width: int, more: bool) -> str:
     while kept and font.getlength(f"{kept}…") > width:
         kept = kept[:-1]
     return f"{kept.rstrip()}…"
-
-
-def _drawable(text: str) -> str:
-    """Text with the characters of Pillow's default font: no accents, and hyphens for dashes."""
-    plain = unicodedata.normalize("NFKD", text.replace("–", "-").replace("—", "-"))
-    return "".join(c for c in plain if not unicodedata.combining(c))

@@ -107,8 +107,8 @@ def sentence(evaluations: Evaluations) -> str:
         return f"{prefix}; {when(first)}, {what} was {measure.interval(before)}."
     change = f"from {measure.interval(before)} {when(first)} to {measure.interval(after)} {when(last)}"
     verb, verdict = "rose" if after["mean"] > before["mean"] else "fell", "the 95 % intervals do not overlap"
-    if differing := _differing(evaluations):
-        verb, verdict = "went", f"the two evaluations differ in {', '.join(differing)} and cannot be compared"
+    if unlike := differing(evaluations):
+        verb, verdict = "went", f"the two evaluations differ in {', '.join(unlike)} and cannot be compared"
     elif overlap(before, after) is None:
         verb, verdict = "went", "one image has no interval, so this is not evidence of a change"
     elif overlap(before, after):
@@ -147,7 +147,8 @@ def settings(evaluation: dict[str, Any]) -> str:
     return ", ".join(f"{key} {'none' if value is None else value}" for key, value in used.items())
 
 
-def _differing(evaluations: Evaluations) -> list[str]:
+def differing(evaluations: Evaluations) -> list[str]:
+    """Settings in which the first and the last evaluation differ, so that they cannot be compared."""
     first, last = evaluations[0][1], evaluations[-1][1]
     settings = [key for key in first | last if key not in ("scores", "model", "versions")]
     return [key for key in settings if _differ(key, first, last)]

@@ -1,34 +1,24 @@
 """The HTML page of an evaluation: scores with intervals, differences, images side by side, and all settings.
 
-The page contains everything it needs (images, charts and Plotly's code), so it works offline.
+The page contains everything it needs (images, charts and their code), so it works offline.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from html import escape
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..evaluation.comparison import Difference, hacking, warnings
 from ..evaluation.measurement import Measurement
 from ..evaluation.outcome import Measure, bounded
-from .page import chart, page, table, text
-from .pictures import pictures
+from .curves import PERCENT
+from .page import render
+from .parts import Chart, Series, Table, Tile
+from .pictures import galleries, ranking
 
-COLOURS = ("#2b6cb0", "#d98b2b", "#4a9a74", "#8a6fb5", "#9aa3ad")  # of the models, as in report.html.in
-INTERVALS = (
-    "The first bracket is the 95&nbsp;% confidence interval over noise: the same prompts with other initial noise. "
-    "<i>Over prompts</i> is the 95&nbsp;% confidence interval over other prompts of the same categories."
-)
-PAIRED = (
-    "Models are compared image by image, on the same prompts and the same noise. Brackets are paired 95&nbsp;% "
-    "confidence intervals over prompts. p comes from a bootstrap over prompts; for pass/fail scores it is the larger "
-    "one of this and McNemar’s exact test. The corrected p (Holm) accounts for several models and categories. A "
-    "difference is significant if the corrected p is below 0.05. 0&nbsp;→&nbsp;1 and 1&nbsp;→&nbsp;0 count the images "
-    "that changed to pass and to fail."
-)
+Result = Mapping[str, Any]  # the summary of a measurement
 
 
 def of(found: Sequence[Measurement], changes: Sequence[Difference], command: str = "") -> str:
@@ -40,26 +30,26 @@ def of(found: Sequence[Measurement], changes: Sequence[Difference], command: str
     changes = [replace(each, before=short[each.before], after=short[each.after]) for each in changes]
     results = [each.summary() for each in found]
     labels = [each.name for each in found]
-    scores = list(dict.fromkeys(score for each in found for score in each.scores))
     guards = dict.fromkeys(guard for each in found for guard in each.guards)
-    about = [*(f"<b>Possible reward hacking.</b> {text(line)}." for line in hacking(found, changes))]
-    about += [f"{text(line[0].upper() + line[1:])}." for line in warnings(found)]
-    body = [
-        f"<h1>{escape(title)}</h1><p class=quiet>{text(_status(results[0], scores, list(guards)))}</p>",
-        "".join(f"<p class=result>{text(line)}</p>" for line in _sentences(found, results, changes)),
-        "".join(f"<p class=warning>{line}</p>" for line in about),
-        _tiles(labels, results),
-        _differences(results, changes) if changes else "",
-        f"<h2>{escape(scores[0])}</h2><p class=quiet>{INTERVALS}</p>" + _score(scores[0], labels, results),
-        pictures(found) if all(each.pictures for each in found) else "",
-        "<h2>Other scores</h2>" * (len(scores) > 1),
-        *(
-            f"<h3>{escape(name)}{' (guard)' * (name in guards)}</h3>" + _score(name, labels, results, 240)
-            for name in scores[1:]
-        ),
-        "<h2>Settings</h2>" + _settings(results, command),
-    ]
-    return page(title, "\n".join(body))
+    headline, *others = dict.fromkeys(score for each in found for score in each.scores)
+    return render(
+        "evaluation.html.j2",
+        charts=True,
+        title=title,
+        status=_status(results[0], headline, list(guards)),
+        results=_sentences(found, results, changes),
+        hacked=[f"{line}." for line in hacking(found, changes)],
+        warnings=[f"{line[0].upper()}{line[1:]}." for line in warnings(found)],
+        figures=_tiles(labels, results),
+        differences=_differences(results, changes),
+        headline=_score(headline, labels, results),
+        others=[_score(name, labels, results, " (guard)" * (name in guards)) for name in others],
+        models=labels,
+        galleries=galleries(found) if all(each.pictures for each in found) else [],
+        ranking=ranking(found),
+        settings=_settings(results),
+        command=command,
+    )
 
 
 def _short(names: Sequence[str]) -> dict[str, str]:
@@ -68,21 +58,19 @@ def _short(names: Sequence[str]) -> dict[str, str]:
     return last if len(set(last.values())) == len(names) else {name: name for name in names}
 
 
-def _measure(name: str, results: Sequence[Mapping[str, Any]]) -> Measure:
+def _measure(name: str, results: Sequence[Result]) -> Measure:
     return Measure.of(name, [(k, dict(result)) for k, result in enumerate(results)])
 
 
-def _status(result: Mapping[str, Any], scores: Sequence[str], guards: Sequence[str]) -> str:
+def _status(result: Result, headline: str, guards: Sequence[str]) -> str:
     watched = f"; guards: {', '.join(guards)}" if guards else ""
     return (
         f"{result['images']:,} images per model, prompts {result['prompts']}, seed {result['seed']}. "
-        f"Headline score: {scores[0]}{watched}."
+        f"Headline score: {headline}{watched}."
     )
 
 
-def _sentences(
-    found: Sequence[Measurement], results: Sequence[Mapping[str, Any]], changes: Sequence[Difference]
-) -> list[str]:
+def _sentences(found: Sequence[Measurement], results: Sequence[Result], changes: Sequence[Difference]) -> list[str]:
     """The headline score of each later model compared with the first one; of a single model, its headline score."""
     name = found[0].headline
     measure = _measure(name, results)
@@ -99,30 +87,25 @@ def _sentences(
     return said
 
 
-def _tiles(labels: Sequence[str], results: Sequence[Mapping[str, Any]]) -> str:
+def _tiles(labels: Sequence[str], results: Sequence[Result]) -> list[Tile]:
     """The headline score of every model."""
     measure = _measure(next(iter(results[0]["scores"])), results)
-    cells = [
-        f"<div class=tile><b>{text(measure.number(score['mean']))}</b>"
-        f"<span>{text(labels[k])} {text(measure.bounds(score))}</span></div>"
-        for k, score in measure.overall
-    ]
-    return f"<div class=tiles>{''.join(cells)}</div>"
+    return [Tile(measure.number(each["mean"]), f"{labels[k]} {measure.bounds(each)}") for k, each in measure.overall]
 
 
-def _differences(results: Sequence[Mapping[str, Any]], changes: Sequence[Difference]) -> str:
-    parts = [f"<h2>Differences</h2><p class=quiet>{PAIRED}</p>"]
+def _differences(results: Sequence[Result], changes: Sequence[Difference]) -> list[tuple[str, Table, Table | None]]:
+    """For each pair of models: its title, the table of all scores, and the one by category."""
+    found = []
     for before, after in dict.fromkeys((each.before, each.after) for each in changes):
         own = [each for each in changes if (each.before, each.after) == (before, after)]
-        parts.append(f"<h3>{escape(after)} against {escape(before)}</h3>")
-        parts.append(_table_of([each for each in own if each.category is None], results))
-        if categories := [each for each in own if each.category is not None]:
-            rows = _table_of(categories, results)
-            parts.append(f"<details><summary>By category</summary>{rows}</details>")
-    return "".join(parts)
+        title, categories = f"{after} against {before}", [each for each in own if each.category is not None]
+        overall = _table_of([each for each in own if each.category is None], results, title)
+        by_category = _table_of(categories, results, f"{title}, by category") if categories else None
+        found.append((title, overall, by_category))
+    return found
 
 
-def _table_of(changes: Sequence[Difference], results: Sequence[Mapping[str, Any]]) -> str:
+def _table_of(changes: Sequence[Difference], results: Sequence[Result], about: str) -> Table:
     flips = ("0\u00a0→\u00a01", "1\u00a0→\u00a00")  # without a line break, on a phone too
     head = ["score", "difference", *flips, "p", "corrected p", "significant", "images", "prompts"]
     rows = []
@@ -132,11 +115,20 @@ def _table_of(changes: Sequence[Difference], results: Sequence[Mapping[str, Any]
         pairs = ["" if count is None else f"{count:,}" for count in (each.gained, each.lost)]
         verdict = "yes" if each.significant else "no"
         rows.append([name, size, *pairs, f"{each.p:.2g}", each.p_said, verdict, f"{each.n:,}", f"{each.prompts:,}"])
-    return table(head, rows)
+    return Table(head, rows, about=f"Differences, {about}")
 
 
-def _score(name: str, labels: Sequence[str], results: Sequence[Mapping[str, Any]], height: int = 340) -> str:
-    """One score: a bar chart by category, and a table."""
+@dataclass(frozen=True)
+class Scored:
+    """One score of all models."""
+
+    title: str
+    chart: Chart
+    table: Table
+
+
+def _score(name: str, labels: Sequence[str], results: Sequence[Result], mark: str = "") -> Scored:
+    """Dots with intervals by category, and a table."""
     measure = _measure(name, results)
     own = {k: result["scores"][name] for k, result in enumerate(results) if name in result["scores"]}
     models = {k: labels[k] for k in own}
@@ -144,44 +136,29 @@ def _score(name: str, labels: Sequence[str], results: Sequence[Mapping[str, Any]
     categories = next(iter(own.values()))["categories"]
     for category in categories if len(categories) > 1 else ():  # a single category would repeat the overall score
         rows[category] = [score["categories"][category] for score in own.values()]
-    head = ["", *(cell for model in models.values() for cell in (model, "over prompts")), "images", "prompts"]
+    head = ["", *(cell for model in models.values() for cell in (model, f"{model}, over prompts")), "images", "prompts"]
     body = []
     for label, scores in rows.items():
         cells = [cell for score in scores for cell in (measure.interval(score), measure.over_prompts(score))]
         body.append([label, *cells, f"{scores[0]['n']:,}", f"{scores[0]['prompts']:,}"])
-    return _bars(measure, models, rows, height) + table(head, body)
+    return Scored(name + mark, _dots(measure, models, rows), Table(head, body, about=f"{name}, by category"))
 
 
-def _bars(
-    measure: Measure, models: Mapping[int, str], rows: Mapping[str, Sequence[dict[str, Any]]], height: int
-) -> str:
-    """A bar per category and model (by its number), with the interval over noise."""
-    factor, traces = 100 if measure.percent else 1, []
+def _dots(measure: Measure, models: Mapping[int, str], rows: Mapping[str, Sequence[dict[str, Any]]]) -> Chart:
+    """A row per category, a dot per model (by its number) with the interval over noise."""
+    factor, series = 100 if measure.percent else 1, []
     for k, (number, model) in enumerate(models.items()):
         own = [each[k] for each in rows.values()]
-        reach = [[factor * abs(score[end] - score["mean"]) if bounded(score) else 0 for score in own]
-                 for end in ("high", "low")]  # fmt: skip
-        bar = {
-            "type": "bar",
-            "x": [label.replace("_", " ") for label in rows],
-            "y": [factor * score["mean"] for score in own],
-            "name": escape(model),
-            "marker": {"color": COLOURS[min(number, len(COLOURS) - 1)]},
-            "error_y": {
-                "array": reach[0],
-                "arrayminus": reach[1],
-                "thickness": 1.2,
-                "width": 3,
-                "color": "#7d8590",
-            },
-            "customdata": [measure.interval(score) for score in own],
-            "hovertemplate": "%{x}: %{customdata}<extra></extra>",
-        }
-        traces.append(bar)
-    return chart(traces, ticksuffix=" %" if measure.percent else "", height=height)
+        low, high = ([factor * each[end] if bounded(each) else None for each in own] for end in ("low", "high"))
+        said = [f"{label}: {measure.interval(each)}" for label, each in zip(rows, own, strict=True)]
+        series.append(Series([factor * each["mean"] for each in own], "", model, low, high, said, colour=number))
+    height = 70 + len(rows) * (22 + 10 * len(models))
+    suffix, limits = (" %", PERCENT) if measure.percent else ("", None)
+    return Chart(f"{measure.label}, 95 % intervals over noise", series, list(rows), limits, suffix, height=height)
 
 
-def _settings(results: Sequence[Mapping[str, Any]], command: str) -> str:
+def _settings(results: Sequence[Result]) -> list[Table]:
+    """Settings that differ between the models, if any do, and those that are the same."""
     models = [result["model"]["name"] for result in results]
     flat = [_flat({key: value for key, value in result.items() if key != "scores"}) for result in results]
     same: list[list[str]] = []
@@ -189,12 +166,10 @@ def _settings(results: Sequence[Mapping[str, Any]], command: str) -> str:
     for key in dict.fromkeys(key for each in flat for key in each):
         values = [each.get(key, "–") for each in flat]
         (same if len(set(values)) == 1 else other).append([key, *values])
-    parts = [table(["setting", "value"], [row[:2] for row in same], left=2)]
+    found = [Table(["setting", "value"], [row[:2] for row in same], 2, "Settings of all models")]
     if other:
-        parts.insert(0, table(["differing setting", *models], other, left=1 + len(models)))
-    if command:
-        parts.append(f"<h3>Command</h3><div class=copyable><pre>{escape(command)}</pre><button>copy</button></div>")
-    return "".join(parts)
+        found.insert(0, Table(["differing setting", *models], other, 1 + len(models), "Differing settings"))
+    return found
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, str]:

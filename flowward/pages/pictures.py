@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +10,14 @@ from numpy.typing import NDArray
 from ..evaluation.images import thumbnails
 from ..evaluation.measurement import Measurement
 from ..prompts.pictures import picture
+from .parts import Card, Fact, Gallery, Shot, embedded
 
-SHOWN = 6  # prompts in each group
+SHOWN = 6  # prompts in each gallery
 
 
-def pictures(found: Sequence[Measurement]) -> str:
+def galleries(found: Sequence[Measurement]) -> list[Gallery]:
     """The images that changed most, the best and the worst, with all scores. Every image needs a thumbnail."""
     first, last = found[0], found[-1]
-    legend = "".join(f"<span><i class=part-{min(k, 4)}></i>{escape(each.name)}</span>" for k, each in enumerate(found))
     mean = sum(_ranked(each, first.headline) for each in found)
     groups: dict[str, NDArray[np.int64]] = {}
     if len(found) > 1:
@@ -30,16 +28,16 @@ def pictures(found: Sequence[Measurement]) -> str:
         groups[f"Largest losses{pair}"] = _distinct(first, np.argsort(change, kind="stable"), moved < 0)
     groups["Best"] = _distinct(first, np.argsort(-mean, kind="stable"))
     groups["Worst"] = _distinct(first, np.argsort(mean, kind="stable"))
-    parts = []
-    for title, chosen in groups.items():
-        if len(chosen):
-            cells, many = "".join(_pair(found, k) for k in chosen), len(found) + bool(first.sources)
-            parts.append(f"<h3>{escape(title)}</h3><div class=pairs style='--models: {many}'>{cells}</div>")
-    note = (
-        f"Ranked by {first.headline}, and by the other scores if it is equal. "
-        "Images side by side have the same prompt and the same noise."
+    many = len(found) + bool(first.sources)
+    return [Gallery([_card(found, k) for k in own], title, many) for title, own in groups.items() if len(own)]
+
+
+def ranking(found: Sequence[Measurement]) -> str:
+    """How the galleries are chosen, in words."""
+    return (
+        f"Ranked by {found[0].headline}, and by the other scores if it is equal. Images side by side have the same "
+        "prompt and the same noise. Select a picture to enlarge it; the arrow keys move on, Escape closes."
     )
-    return f"<h2>Images</h2><p class=quiet>{escape(note)}</p><div class=legend>{legend}</div>{''.join(parts)}"
 
 
 def _ranked(measured: Measurement, headline: str) -> NDArray[np.float64]:
@@ -59,32 +57,24 @@ def _distinct(
     return np.asarray(own[np.sort(first)][:SHOWN])
 
 
-def _pair(found: Sequence[Measurement], k: int) -> str:
-    shots = []
+def _card(found: Sequence[Measurement], k: int) -> Card:
+    """Image k of every model."""
+    text, shots = found[0].texts[k], []
     if found[0].sources and (source := found[0].sources[k]):
         height, width = found[0].settings["image_size"]
         (data,) = thumbnails(picture(source, (height, width))[None])
-        shots.append(f"<figure class=shot>{_image(data, 'source')}<table><tr><td>source</td></tr></table></figure>")
+        shots.append(_shot(data, f"{text}, source image", "source image"))
     for number, each in enumerate(found):
-        rows = "".join(
-            f"<tr><td>{escape(name)}</td><td class=number>{_said(own[k].item(), name in each.verdicts)}</td></tr>"
-            for name, own in each.scores.items()
-        )
-        shots.append(
-            f"<figure class=shot>{_image(each.pictures[k], each.name)}"
-            f"<i class=part-{min(number, 4)}></i><table>{rows}</table></figure>"
-        )
-    said = f"<p>{escape(found[0].texts[k])}</p><p class=quiet>{escape(found[0].categories[k])}, image {k}</p>"
-    return f"<div class=pair>{said}<div class=shots>{''.join(shots)}</div></div>"
+        facts = [_fact(name, own[k].item(), name in each.verdicts) for name, own in each.scores.items()]
+        shots.append(_shot(each.pictures[k], f"{text}, by {each.name}", each.name, facts, number))
+    return Card(text, shots, f"{found[0].categories[k]}, image {k}")
 
 
-def _image(data: bytes, name: str) -> str:
-    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return f"<img class={kind} alt='{escape(name, quote=True)}' src='{source}'>"
+def _shot(data: bytes, alt: str, label: str, facts: Sequence[Fact] = (), mark: int | None = None) -> Shot:
+    return Shot(embedded(data), alt, label, facts, mark, small=data.startswith(b"\x89PNG"))
 
 
-def _said(score: float, verdict: bool) -> str:
+def _fact(name: str, score: float, verdict: bool) -> Fact:
     if verdict and score in (0, 1):
-        return "<b class=right>✓</b>" if score else "<b class=wrong>✗</b>"
-    return f"{score:.3f}" if abs(score) < 10 else f"{score:.2f}"
+        return Fact(name, "", "right" if score else "wrong")
+    return Fact(name, f"{score:.3f}" if abs(score) < 10 else f"{score:.2f}")

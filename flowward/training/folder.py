@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -165,7 +165,7 @@ class RunFolder(Record):
         """
         self._refuse_gone()
         self._rewrite([line for line in self._kept() if line["iteration"] <= iteration])
-        for path in (self.path / "samples").glob("*.png"):
+        for path in (each for each in (self.path / "samples").iterdir() if each.suffix in (".png", ".json")):
             number = path.stem.partition("-")[0]
             if number.isdigit() and int(number) > iteration:
                 path.unlink()
@@ -179,11 +179,18 @@ class RunFolder(Record):
     def _rewrite(self, lines: Iterable[dict[str, Any]]) -> None:
         self.write_text("metrics.jsonl", "".join(strict_json.dumps(line) + "\n" for line in lines))
 
-    def save_sample(self, iteration: int, image: Image, what: str = "") -> None:
-        """A picture of an evaluation: the sample grid, or `what`."""
+    def save_sample(
+        self, iteration: int, image: Image, what: str = "", record: Mapping[str, Any] | None = None
+    ) -> None:
+        """A picture of an evaluation: the sample grid, or `what`.
+
+        `record` has the pictures of a grid one by one (evaluation/samples.py).
+        """
         path = self._place("samples") / f"{iteration:06d}{'-' * bool(what)}{what}.png"
         with self._writing(path):
             images.save(image, path)
+        if record:
+            self.write_text(f"samples/{path.stem}.json", strict_json.dumps(record) + "\n")
 
     def _place(self, name: str) -> Path:
         """A folder inside, made again if it is missing.

@@ -113,6 +113,11 @@ class Record:
         paths = {name: self.path / "samples" / file for name, file in every.items()}
         return {name: path for name, path in paths.items() if path.is_file()}
 
+    def records(self) -> list[Path]:
+        """The pictures of evaluations with their prompts (evaluation/samples.py), oldest first; none in older runs."""
+        found = [path for path in (self.path / "samples").glob("*.json") if path.stem.isdigit()]
+        return sorted(found, key=lambda path: int(path.stem))
+
     def checkpoints(self) -> list[Path]:
         """All checkpoints, oldest first."""
         return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
@@ -137,16 +142,17 @@ class Record:
         Raises:
             OSError: it cannot be written; an existing file is unchanged.
         """
-        partial, target = self.path / f".{name}.partial", self.path / name
-        if target.exists() and not target.is_file():  # such as /dev/null, which root could replace by a file
-            raise OSError(f"cannot write {target}: it is not a regular file")
+        path = self.path / name
+        partial = path.with_name(f".{path.name}.partial")
+        if path.exists() and not path.is_file():  # such as /dev/null, which root could replace by a file
+            raise OSError(f"cannot write {path}: it is not a regular file")
         try:
-            with self._writing(self.path / name), open(partial, "w", encoding="utf-8") as file:
+            with self._writing(path), open(partial, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            with self._writing(self.path / name):
-                os.replace(partial, self.path / name)
+            with self._writing(path):
+                os.replace(partial, path)
         finally:
             with suppress(OSError):  # a read-only disk refuses even what is not there
                 partial.unlink()

@@ -19,11 +19,12 @@ from ..algorithms.algorithm import Algorithm, refuse_incomplete
 from ..evaluation.evaluate import Evaluator, NotFinite
 from ..evaluation.images import labelled_grid
 from ..evaluation.provenance import same_scores
+from ..evaluation.samples import grouped
 from ..learning.mixing import MIXES, RewardBuffer, each_reward
 from ..process.noise import Noise
 from ..process.policy import Condition, Models, Policy
 from ..process.rollout import Drawn, Rollout
-from ..prompts import Prompt, PromptSet, refuse_others
+from ..prompts import Prompt, PromptSet, refuse_others, text_of
 from ..rewards import Reward, RewardError, terms
 from ..rewards.scoring import Scoring, agreed
 from ..system import distributed
@@ -40,6 +41,8 @@ from .speed import Speedometer
 
 Collect = Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]
 """(prompts, encoded prompts, iteration, numbers of images [n]) -> these images in order, in parts: samples, images"""
+
+SHOWN_GROUPS = 3  # of an iteration, in the report
 
 Graft = Callable[[Rollout, Sequence[Prompt], int], Rollout]  # samples, prompts of groups, iteration -> samples
 
@@ -94,6 +97,7 @@ class Trainer(Loop[Evaluator]):
         self.order: Order = InTurn(prompts, run.seed)
         if run.curriculum:
             self.order = Curriculum(prompts, run.seed, rest=run.curriculum)
+        self.groups: list[dict[str, Any]] = []  # of this iteration, for the report; empty if it shows none
         self.watch: Watch | None = None  # for guards, from the first evaluation on
         self.speedometer = Speedometer(policy, prompts[0])
         self.extremes: Extremes | None = None  # of the last iteration before an evaluation
@@ -128,12 +132,12 @@ class Trainer(Loop[Evaluator]):
         if folder and self.extremes and self.extremes.iteration == step.index:
             folder.save_sample(step.index, self.extremes.grid(), EXTREMES)
         try:
-            measured, grid = evaluator.measure(), evaluator.grid()
+            measured, samples = evaluator.measure(), evaluator.samples()
         except RewardError as error:  # all processes raise it, but samples may be infinite in some of them only
             self.sound = not distributed.any_of(isinstance(error, NotFinite))
             raise
         if folder:
-            folder.save_sample(step.index, grid)
+            folder.save_sample(step.index, samples.grid(), record=samples.record(step.index, self.groups))
         if self.watch is None:
             self.watch = Watch(folder.path if folder else None)
         health = [*step.health, *self.watch.look(step.index, measured)]
@@ -157,6 +161,7 @@ class Trainer(Loop[Evaluator]):
             with clock("reward"):
                 rewards = agreed(lambda: scoring.result(images))
                 rollout = self.credit(rollout, rewards, prompts)
+                self.groups = self._first_groups(rollout, images, prompts) if self.due(index + 1) else []
         with clock("train"):
             own, names = rollout.own, [name for name, _, _ in terms(self.reward)]
             metrics = describe(rollout, prompts) | each_reward(names, rewards[own], rollout.group[own])
@@ -184,6 +189,13 @@ class Trainer(Loop[Evaluator]):
             rows = [0, -1] if ends[0] <= ends[1] else [-1, 0]  # they are in the order of their numbers
             self.extremes = Extremes(index + 1, found[rows], told)
         return {"reward_histogram": histogram(reward[rollout.own]), "best": told[0], "worst": told[1]}
+
+    def _first_groups(self, rollout: Rollout, images: Tensor, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+        """The first groups whose images this process has, with rewards and advantages."""
+        size, mine = self.run.group_size, distributed.share(torch.arange(self.run.images), self.run.group_size)
+        many = min(SHOWN_GROUPS, len(images) // size)
+        rows, texts = mine[: many * size], [text_of(prompts[n]) for n in self._group()[mine[: many * size : size]]]
+        return grouped(texts, images[: many * size], rollout.reward[rows], rollout.advantage[rows])
 
     def _keep(self, choice: Choice, prompts: Sequence[Prompt], rewards: Tensor, group: Tensor) -> dict[str, float]:
         """Store rewards for the reward buffer and the curriculum. Returns the curriculum's metrics."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict
-from html import escape
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -29,14 +28,6 @@ NOTE = (
     "Measured in one world of 200 atoms. All methods have the same first-order gain, 1 / 1.1 (with ghuber it decreases "
     "with the error). Bare: not divided by a point's own error."
 )
-_STYLE = """<style>
-.laws { table-layout: fixed; width: 100%; min-width: 56rem; }
-.laws td:first-child { overflow-wrap: anywhere; } .laws td.number { white-space: nowrap; }
-.laws col.law { width: 38%; } .laws col.source { width: 12%; } .laws col.verdict { width: 5.5rem; }
-.laws th, .laws td { padding-right: .9rem; }
-.holds { color: #2f855a; } .breaks { color: #c53030; font-weight: 600; }
-@media (prefers-color-scheme: dark) { .holds { color: #68d391; } .breaks { color: #fc8181; } }
-</style>"""
 
 
 def figure(value: float, digits: int = 4) -> str:
@@ -127,49 +118,40 @@ def to_dict(report: Report) -> dict[str, Any]:
 
 def html(report: Report) -> str:
     """The report as a self-contained HTML page."""
-    from ..pages.page import page, table, text
+    from ..pages.page import render
+    from ..pages.parts import Table
 
     groups = _by_algorithm(report.checks)
     overview = [[name, f"{len(checks)}", _count(checks).split(", ")[1]] for name, checks in groups]
-    parts = [
-        _STYLE,
-        "<h1>Correctness checks with known answers</h1>",
-        f"<p class=quiet>flowward {__version__}, {report.seconds:.1f} s</p>",
-        f"<p class=result>{text(report.sentence)}</p>",
-        table(["algorithm", "laws", "verdict"], overview),
-        "<p>Each law compares an algorithm's code with a formula that was derived without this code, in float64. "
-        "For tensors, expected and measured are lengths along the expected tensor, so a wrong sign gives a negative "
-        "number. The error is the largest difference relative to the largest value. The source is an arXiv number, a "
-        "derivation in docs/verify.md, or the protocol of all algorithms.</p>",
-    ]
-    if report.failures:
-        broken = [[check.algorithm, check.law, check.remark] for check in report.failures]
-        parts.append("<h2>Broken</h2>" + table(["algorithm", "law", "what is wrong"], broken, left=3))
-    if report.distances:
-        rows = [[row.algorithm, row.method, _distance(row.kl), _distance(row.chi_square)] for row in report.distances]
-        parts.append(f"<h2>Which methods are exact</h2><p>{text(DISTANCES)}. {text(NOTE)}</p>")
-        parts.append(table(["algorithm", "method", "KL tilt", "χ² tilt"], rows, left=2))
-    for name, checks in groups:
-        parts.append(f"<h2>{escape(name)}</h2><p class=quiet>{_count(checks)}</p>")
-        protocol = [check for check in checks if check.part == "protocol"]
-        own = [check for check in checks if check.part == "equation"]
-        if own:
-            parts.append(_laws(own))
-            closed = all(check.holds for check in protocol)
-            summary = f"The protocol of all algorithms: {_count(protocol)}"
-            parts.append(f"<details{'' if closed else ' open'}><summary>{summary}</summary>{_laws(protocol)}</details>")
-        else:
-            parts.append(_laws(protocol))
-    return page("flowward verify", "\n".join(parts))
+    broken = [[check.algorithm, check.law, check.remark] for check in report.failures]
+    rows = [[row.algorithm, row.method, _distance(row.kl), _distance(row.chi_square)] for row in report.distances]
+    return render(
+        "verify.html.j2",
+        title="Correctness checks with known answers",
+        version=f"flowward {__version__}, {report.seconds:.1f} s",
+        sentence=report.sentence,
+        overview=Table(["algorithm", "laws", "verdict"], overview, about="Overview"),
+        broken=Table(["algorithm", "law", "what is wrong"], broken, 3, "Broken laws"),
+        distances=Table(["algorithm", "method", "KL tilt", "χ² tilt"], rows, 2, "Which methods are exact"),
+        about=f"{DISTANCES}. {NOTE}",
+        head=HEAD,
+        groups=[_group(name, checks) for name, checks in groups],
+    )
 
 
-def _laws(checks: list[Check]) -> str:
-    head = "".join(f"<th{' class=number' * (name not in ('law', 'source', ''))}>{name}</th>" for name in HEAD)
-    rows = []
-    for check in checks:
-        remark = "" if check.holds else f"<br><span class=breaks>{escape(check.remark)}</span>"
-        numbers = "".join(f"<td class=number>{cell}</td>" for cell in _figures(check))
-        verdict = "<td class=holds>holds</td>" if check.holds else "<td class=breaks>broken</td>"
-        rows.append(f"<tr><td>{escape(check.law)}{remark}</td><td>{escape(check.source)}</td>{numbers}{verdict}</tr>")
-    columns = "<col class=law><col class=source><col><col><col><col><col class=verdict>"
-    return f"<div class=wide><table class=laws>{columns}<tr>{head}</tr>{''.join(rows)}</table></div>"
+def _group(name: str, checks: list[Check]) -> dict[str, Any]:
+    """The laws of an algorithm: its own, then those of the protocol, unfolded if one of them is broken."""
+    own, protocol = ([check for check in checks if check.part == part] for part in ("equation", "protocol"))
+    return {
+        "name": name,
+        "said": _count(checks),
+        "own": [_law(check) for check in own],
+        "protocol": [_law(check) for check in protocol],
+        "protocol_said": _count(protocol),
+        "open": not all(check.holds for check in protocol),
+    }
+
+
+def _law(check: Check) -> dict[str, Any]:
+    return {"law": check.law, "source": check.source, "figures": _figures(check), "holds": check.holds,
+            "remark": check.remark}  # fmt: skip

@@ -46,7 +46,7 @@ def test_what_is_no_module_is_in_the_package() -> None:
     package = Path(flowward.__file__).parent
     assert list((package / "rewards" / "judges" / "templates").glob("*.yaml"))
     assert {file.stem for file in (package / "algorithms" / "presets").glob("*.yaml")} == set(flowward.ALGORITHMS)
-    assert (package / "py.typed").is_file() and (package / "pages" / "report.html.in").is_file()
+    assert (package / "py.typed").is_file() and (package / "pages" / "templates" / "page.html.j2").is_file()
     build = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert build["packages"] == ["flowward"]
     assert build["force-include"] == {name: f"flowward/{name}" for name in ("recipes", "examples")}

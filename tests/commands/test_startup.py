@@ -11,7 +11,7 @@ from program import BUDGET, alone
 
 from flowward.commands import COMMANDS
 
-HEAVY = ("torch", "torch._dynamo", "sympy", "diffusers", "transformers", "peft", "accelerate", "scipy", "plotly")
+HEAVY = ("torch", "torch._dynamo", "sympy", "diffusers", "transformers", "peft", "accelerate", "scipy", "jinja2")
 TORCH = {"torch"}  # settings of samplers and algorithms are written in its terms
 LOADED: dict[str, set[str]] = {
     "demo": TORCH,
@@ -90,12 +90,12 @@ def test_lists_of_prompts_are_read_without_torch(tmp_path: Path) -> None:
     )
 
 
-def test_a_report_needs_charts_alone(tmp_path: Path) -> None:
+def test_a_report_needs_templates_alone(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": "scenes", "algorithm": {"name": "awm"}}))
     lines = [{"iteration": k, "reward": k / 8, "health": [], "seconds": {"total": 1.0}} for k in range(4)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert loaded(PROGRAM, "report", str(tmp_path), ends=0) == {"plotly"}
-    assert "plotly-graph-div" in (tmp_path / "report.html").read_text("utf-8")
+    assert loaded(PROGRAM, "report", str(tmp_path), ends=0) == {"jinja2"}
+    assert 'class="chart"' in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_training_without_adapters_asks_for_no_library_of_adapters(tiny: str, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_caption_is_never_cut_without_an_ellipsis() -> None:
     assert word[0].endswith("…")
     assert all(font.getlength(line) <= 144 for line in long + word)
     assert images._wrapped("", font, 144) == []
-    assert images._wrapped("Café — naïve", font, 144) == ["Cafe - naive"]
+    assert images._lines("Café — naïve", images.TEXT, 144)[0] == ["Cafe - naive"]
 
 
 def test_every_prompt_of_the_scenes_world_fits() -> None:

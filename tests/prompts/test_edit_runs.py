@@ -181,8 +181,8 @@ def test_train_sample_and_eval(
     assert main(["eval", "--compare", str(numbers)]) == 0
     assert "Traceback" not in capsys.readouterr().err
     assert json.dumps(str(tmp_path / "a.png")) in numbers.read_text()
-    shown = re.findall("alt='([^']*)'", page.read_text())
-    assert shown and shown[0::3] == ["source"] * (len(shown) // 3) and "source" not in shown[1::3] + shown[2::3]
+    shown = re.findall('<img[^>]* alt="([^"]+)"', page.read_text())
+    assert shown and [said.endswith(", source image") for said in shown] == [True, False, False] * (len(shown) // 3)
     assert main(["export", str(run), "--device", "cpu"]) == 0
     assert "pipe(image, prompt, num_inference_steps=1" in (run / "export" / "README.md").read_text()
 

@@ -1,0 +1,87 @@
+"""Write one page of each kind for the browser to check: pages.py FOLDER. Names and prompts are awkward ones."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from measurements import made
+
+from flowward.evaluation.comparison import differences
+from flowward.evaluation.images import thumbnails
+from flowward.evaluation.samples import Samples, grouped
+from flowward.pages import evaluation, index, report
+from flowward.training.folder import RunFolder
+
+PROMPTS = (
+    "a red circle",
+    "<script>alert('x')</script> & \"quotes\"",
+    "一只戴着红色帽子的猫坐在雪地里的木椅上",
+    "قطة ترتدي قبعة حمراء",
+    "Кошка в красной шапке",
+    "a quiet harbour at dawn with many small boats, " * 6,
+)
+CONFIG = {"model": "scenes", "reward": ["scenes", "mine.py:<b>Own"], "algorithm": {"name": "flow_grpo"}}
+
+
+def measured(k: int) -> dict:
+    share = 0.4 + 0.01 * k
+    shares = {"overall": share, "counting": share / 2, "a_category_with_a_rather_long_name": share * 1.1}
+    parts = {name: {"mean": x, "low": x - 0.05, "high": x + 0.05, "n": 128} for name, x in shares.items()}
+    overall = parts.pop("overall")
+    scores = {name: {"overall": overall, "categories": parts} for name in ("scenes-strict", "balance")}
+    return {"weights": "policy", "seed": 1234, "images": 256, "prompts": "scenes-held-out", "scores": scores}
+
+
+def line(k: int) -> dict:
+    found = {"iteration": k, "images": 64 * k, "seconds": {"rollout": 1.0, "train": 2.0, "total": 3.0}}
+    if k:
+        found |= {"reward": 0.5 + 0.01 * k, "reward/scenes": 0.5, "zero_variance": 0.2, "gradient_norm": 0.3 + k / 100}
+        found |= {"loss": 0.1, "pull": 1.0, "pull@0": 1.0, "<i>own": 2.0, "health": ["40% of the groups are equal"]}
+    return found | ({"evaluation": measured(k)} if k % 10 == 0 else {})
+
+
+def run(path: Path, grids_alone: bool) -> None:
+    folder = RunFolder.create(path, CONFIG)
+    for k in range(41):
+        folder.append(line(k))
+        if k % 10 == 0:
+            images = torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(k))
+            marks = ["", "2 objects instead of 3", None] * 4
+            samples = Samples(images, PROMPTS * 2, ["counting"] * 12, marks, scores={"scenes": [0.5] * 12})
+            groups = grouped(PROMPTS[:2], images, torch.rand(12), torch.randn(12))
+            folder.save_sample(k, samples.grid(), None if grids_alone else samples.record(k, groups))
+    folder.write_summary("flowward train --prompts '<b>mine</b>.txt'", finished=True)
+    report.write(path)
+
+
+def compared(path: Path) -> None:
+    found = []
+    for name in ("runs/<i>base", "run & more", "a model with a name that is rather long"):
+        one = made(name, {"strict": [0.0, 1, 1, 0, 1, 1], "soft": torch.rand(6).tolist()}, guard=["soft"])
+        found.append(replace(one, texts=PROMPTS, pictures=tuple(thumbnails(torch.rand(6, 3, 32, 32)))))
+    path.write_text(evaluation.of(found, differences(found), "flowward eval 'a' <b>"), "utf-8")
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    run(folder / "runs" / "new", grids_alone=False)
+    run(folder / "runs" / "older", grids_alone=True)
+    (folder / "runs" / "damaged").mkdir()
+    (folder / "runs" / "damaged" / "config.yaml").write_text("model: 7\n")
+    index.write(folder / "runs")
+    compared(folder / "evaluation.html")
+    (folder / "pretraining").mkdir()
+    steps = [{"stage": stage, "step": k, "loss": 1 / k} for stage in ("autoencoder", "flow") for k in range(1, 50)]
+    (folder / "pretraining" / "log.jsonl").write_text("\n".join(map(json.dumps, steps)))
+    report.write_loss_curve(folder / "pretraining")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

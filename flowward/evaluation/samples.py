@@ -1,0 +1,64 @@
+"""The sample pictures of an evaluation and of training groups: as a grid, and as the record that saved.py reads."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+from torch import Tensor
+
+from . import images as pictures
+
+LONGEST = 160  # side of a saved picture, in pixels
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures of N prompts, always the same ones from the same noise."""
+
+    images: Tensor  # [N, 3, H, W] or videos [N, F, 3, H, W]
+    texts: Sequence[str]
+    categories: Sequence[str]
+    marks: Sequence[str | None]
+    sources: Sequence[Path] = ()
+    scores: dict[str, list[float]] = field(default_factory=dict)  # each [N]
+
+    def grid(self) -> Image:
+        return pictures.labelled_grid(self.images, self.texts, self.marks, columns=4, sources=self.sources)
+
+    def record(self, iteration: int, groups: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+        """As `saved.Saved` reads it."""
+        found = [
+            {
+                "number": number,
+                "prompt": self.texts[number],
+                "category": self.categories[number],
+                "mark": self.marks[number],
+                "scores": {name: own[number] for name, own in self.scores.items()},
+                **image,
+            }
+            for number, image in enumerate(small(pictures.beside(self.images, self.sources)))
+        ]
+        return {"iteration": iteration, "samples": found, "groups": list(groups)}
+
+
+def grouped(texts: Sequence[str], images: Tensor, rewards: Tensor, advantages: Tensor) -> list[dict[str, Any]]:
+    """Training groups of G prompts as `saved.Group` reads them: images [G * S, ...], rewards and advantages [G * S]."""
+    size = len(images) // len(texts)
+    members = [
+        {"reward": float(reward), "advantage": float(advantage), **image}
+        for image, reward, advantage in zip(small(images), rewards, advantages, strict=True)
+    ]
+    return [{"prompt": text, "samples": members[k * size : (k + 1) * size]} for k, text in enumerate(texts)]
+
+
+def small(images: Tensor) -> list[dict[str, str]]:
+    """Each image as a small file in base64, with its kind."""
+    return [
+        {"image": base64.b64encode(data).decode(), "kind": "png" if data.startswith(b"\x89PNG") else "jpeg"}
+        for data in pictures.thumbnails(images, LONGEST)
+    ]
