@@ -13,8 +13,8 @@ from typing import Any
 
 import uvicorn
 
-from flowward.rewards.service.limits import configured
 from flowward.rewards.service.server import Service, application
+from flowward.system.serving import configured
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 
