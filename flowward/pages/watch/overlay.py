@@ -36,7 +36,7 @@ class Curves:
     def values(self, known: set[str]) -> Values:
         """As JSON, without the charts that are `known` already; these are added to them."""
         fresh = {name: chart for name, chart in self.charts.items() if name not in known}
-        known |= fresh.keys()
+        known.update(fresh)
         return {"charts": fresh, "series": self.series, "axes": self.axes}
 
 
