@@ -161,11 +161,11 @@ def _dots(measure: Measure, models: Mapping[int, str], rows: Mapping[str, Sequen
 def _settings(results: Sequence[Result]) -> list[Table]:
     """Settings that differ between the models, if any do, and those that are the same."""
     models = [result["model"]["name"] for result in results]
-    flat = [flat({key: value for key, value in result.items() if key != "scores"}) for result in results]
+    listed = [flat({key: value for key, value in result.items() if key != "scores"}) for result in results]
     same: list[list[str]] = []
     other: list[list[str]] = []
-    for key in dict.fromkeys(key for each in flat for key in each):
-        values = [each.get(key, "–") for each in flat]
+    for key in dict.fromkeys(key for each in listed for key in each):
+        values = [each.get(key, "–") for each in listed]
         (same if len(set(values)) == 1 else other).append([key, *values])
     found = [Table(["setting", "value"], [row[:2] for row in same], 2, "Settings of all models")]
     if other:

@@ -161,8 +161,11 @@ def test_a_damaged_run_is_shown_with_its_fault(tmp_path: Path) -> None:
     made(tmp_path / "one")
     (tmp_path / "one" / "config.yaml").write_text("model: 7\n")
     (tmp_path / "one" / "summary.json").write_text("{")
+    made(tmp_path / "two", many=0)
     ((_, first),) = events(Folder(tmp_path), Seen())
-    assert "config.yaml is damaged: model is '7'" in first["runs"][0]["facts"]["wrong"]
+    one, two = (each["facts"] for each in first["runs"])
+    assert "config.yaml is damaged: model is '7'" in one["wrong"] and two["wrong"] == ""
+    assert one.keys() == two.keys() and two["health"] == [] and two["state"] == "running"
 
 
 def test_a_run_folder_alone_can_be_watched(tmp_path: Path) -> None:

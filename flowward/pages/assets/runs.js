@@ -289,7 +289,7 @@
     const alt = `${shot.prompt}, ${run.id}, ${when(iteration)}`;
     const facts = el("span", { class: "facts" }, ...shot.facts.map(([name, value, verdict]) =>
       el("span", { class: `fact ${verdict}` }, [{ right: "✓", wrong: "✗" }[verdict], name, value].filter(Boolean).join(" "))));
-    const image = el("img", { src: shot.image, alt, ...(shot.small ? { class: "small" } : {}) });
+    const image = el("img", { src: shot.image, alt, "data-later": "", ...(shot.small ? { class: "small" } : {}) });
     return el("figure", { class: "shot" }, el("button", { type: "button", class: "zoom", "aria-label": `enlarge: ${alt}` }, image),
       el("figcaption", {}, mark(colours.get(run.id)), el("span", {}, short(run.id)), el("span", { class: "quiet" }, `, ${when(iteration)}`), facts));
   }

@@ -53,7 +53,7 @@ class Watched:
             OSError: the run was deleted.
         """
         record = Record(self.path)
-        self._read_settings(record)
+        changed = self._read_settings(record)
         self._tail = self._tail or Tail(record.metrics)
         anew, added = self._tail.read() if is_inside(record.metrics, self.root) else (bool(self.lines), [])
         if anew:
@@ -61,23 +61,22 @@ class Watched:
         for line in added:
             self.lines.append(line)
             self.spent.append(self.spent[-1] + float((line.get("seconds") or {}).get("total") or 0.0))
-        fresh = {} if not (added or anew or not self.facts) else self._figures()
+        fresh = overlay.figures(self.lines, self._config[1]) if added or anew or changed else {}
         self.facts = {**self.facts, **fresh, **self._state(record, held, now), "samples": self._samples(record)}
 
-    def _read_settings(self, record: Record) -> None:
+    def _read_settings(self, record: Record) -> bool:
+        """Whether they have changed."""
         path = record.path / "config.yaml"
         changed = path.stat().st_mtime
         if changed == self._config[0] or not is_inside(path, self.root):
-            return
+            return False
         try:
             config, wrong = record.config(), ""
         except ValueError as error:
             config, wrong = {}, str(error)
         self._config, self.version = (changed, config), self.version + 1
         self.settings, self.facts = overlay.settings(config), {"wrong": wrong}
-
-    def _figures(self) -> Values:
-        return overlay.figures(self.lines, self._config[1])
+        return True
 
     def _state(self, record: Record, held: set[tuple[int, int, int]], now: float) -> Values:
         own = state.is_held(self.path, held)
