@@ -15,6 +15,7 @@ const work = await mkdtemp(join(tmpdir(), "watch-")), runs = join(work, "runs");
 await mkdir(runs);
 
 const server = spawn(python, ["-m", "flowward", "watch", runs, "--port", "0"], { stdio: ["ignore", "pipe", "inherit"] });
+process.on("exit", () => server.kill());
 const address = await new Promise((done) => server.stdout.once("data", (said) => done(/http:\S+/.exec(said)[0])));
 const browser = await chromium.launch({ executablePath: program, args: ["--no-sandbox"] });
 

@@ -2,8 +2,8 @@
 
     python benchmarks/watching.py --pairs 4
 
-Runs alternate: alone, watched, alone, ... CPU seconds are counted, not the clock, so other work on the machine matters
-little. With Chromium (`--browser /usr/bin/chromium`) the page is open in it; otherwise a client reads the stream alone.
+Runs alternate: alone, watched, watched, alone, ... CPU seconds are counted, not the clock, so other work on the machine
+matters little. With `--browser /usr/bin/chromium` the page is open in Chromium; otherwise a client reads the stream.
 """
 
 from __future__ import annotations
@@ -15,23 +15,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 from urllib.request import urlopen
 
-TRAIN = [
-    "--precision",
-    "bf16",
-    "--threads",
-    "1",
-    "--images-per-update",
-    "96",
-    "--group-size",
-    "8",
-    "--microbatch",
-    "96",
-]
+SIZES = {"--images-per-update": 48, "--group-size": 8, "--microbatch": 48, "--evaluation.images": 24}
+TRAIN = ["--precision", "bf16", "--threads", "1", *(str(word) for pair in SIZES.items() for word in pair)]
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -71,7 +61,14 @@ def watched(folder: Path, browser: str | None) -> Iterator[None]:
         assert server.stdout is not None
         address = next(word for word in server.stdout.readline().split() if word.startswith("http"))
         reader = (
-            [browser, "--headless", "--no-sandbox", "--remote-debugging-port=0", address]
+            [
+                browser,
+                "--headless",
+                "--no-sandbox",
+                f"--user-data-dir={folder}-profile",
+                "--remote-debugging-port=0",
+                address,
+            ]
             if browser
             else [
                 sys.executable,
@@ -91,16 +88,17 @@ def watched(folder: Path, browser: str | None) -> Iterator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=4)
-    parser.add_argument("--iterations", type=int, default=12)
+    parser.add_argument("--iterations", type=int, default=8)
     parser.add_argument("--browser", help="Chromium; default: a client without a page")
     chosen = parser.parse_args()
     found: dict[str, list[float]] = {"alone": [], "watched": []}
     with tempfile.TemporaryDirectory() as work:
         for k in range(chosen.pairs):
-            found["alone"].append(trained(Path(work) / f"alone-{k}", chosen.iterations))
-            (Path(work) / f"watched-{k}").mkdir()
-            with watched(Path(work) / f"watched-{k}", chosen.browser):
-                found["watched"].append(trained(Path(work) / f"watched-{k}" / "run", chosen.iterations))
+            for name in ("alone", "watched") if k % 2 == 0 else ("watched", "alone"):
+                runs = Path(work) / f"{name}-{k}"
+                runs.mkdir()
+                with watched(runs, chosen.browser) if name == "watched" else nullcontext():
+                    found[name].append(trained(runs / "run", chosen.iterations))
             print(f"alone {found['alone'][-1]:.3f} s, watched {found['watched'][-1]:.3f} s per iteration", flush=True)
     alone, followed = median(found["alone"]), median(found["watched"])
     print(f"medians: alone {alone:.3f} s, watched {followed:.3f} s, ratio {followed / alone:.3f}")

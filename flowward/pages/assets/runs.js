@@ -311,12 +311,15 @@
     drawAll();
   }));
 
+  // The table is on the screen before the charts are made.
   function drawAll() {
     drawTable();
-    drawCharts();
-    drawWarnings();
-    drawSettings();
-    drawMoments();
+    requestAnimationFrame(() => setTimeout(() => {
+      drawCharts();
+      drawWarnings();
+      drawSettings();
+      drawMoments();
+    }));
   }
   function start(given) {
     folder = given;
