@@ -13,8 +13,8 @@ from tiny_runs import TEXTS
 
 import flowward
 from flowward import models, prompts
+from flowward.commands import compare, export, sample, serve_reward, train, verify, watch
 from flowward.commands import eval as evaluation
-from flowward.commands import export, sample, serve_reward, train, verify
 from flowward.commands.options import parse, take
 from flowward.rewards.judges.judge import Judge
 from flowward.rewards.service.remote import Remote
@@ -32,6 +32,8 @@ KINDS: dict[str, Callable[[list[str]], Any]] = {
     "export": lambda words: parse(export.Export, words, "export"),
     "verify": lambda words: parse(verify.Verify, words, "verify"),
     "serve-reward": lambda words: parse(serve_reward.ServeReward, words, "serve-reward"),
+    "watch": lambda words: parse(watch.Watch, words, "watch"),
+    "compare": lambda words: parse(compare.Compare, words, "compare"),
 }
 
 

@@ -14,7 +14,19 @@ import tyro
 
 from flowward.algorithms import ALGORITHMS
 from flowward.cli import main
-from flowward.commands import COMMANDS, bench, export, memory, report, sample, serve_reward, train, verify
+from flowward.commands import (
+    COMMANDS,
+    bench,
+    compare,
+    export,
+    memory,
+    report,
+    sample,
+    serve_reward,
+    train,
+    verify,
+    watch,
+)
 from flowward.commands import eval as evaluation
 from flowward.commands.help import Page, options_of, show
 from flowward.commands.options import PLAIN, parse, take
@@ -33,6 +45,8 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "verify": (verify.Verify, None),
     "bench": (bench.Bench, None),
     "report": (report.Report, None),
+    "watch": (watch.Watch, None),
+    "compare": (compare.Compare, None),
     "serve-reward": (serve_reward.ServeReward, None),
     "pretrain": (Pretrain, None),
 }
@@ -81,6 +95,8 @@ WORDS: dict[str, Callable[[list[str]], Any]] = {
     "export": lambda words: parse(export.Export, words, "export"),
     "verify": lambda words: parse(verify.Verify, words, "verify"),
     "serve-reward": lambda words: parse(serve_reward.ServeReward, words, "serve-reward"),
+    "watch": lambda words: parse(watch.Watch, words, "watch"),
+    "compare": lambda words: parse(compare.Compare, words, "compare"),
 }
 
 
