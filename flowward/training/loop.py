@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -27,6 +27,7 @@ from .folder import RunFolder
 from .health import Health, held_up
 from .metrics import Clock, Step, Tally
 from .run import Training
+from .samples import Samples
 
 Measures = TypeVar("Measures")
 """the evaluator, for `measured`"""
@@ -58,6 +59,7 @@ class Gathered:
     points: PointSet | None  # None: all advantages are 0, there is nothing to learn
     metrics: dict[str, float]  # metrics of the samples
     keep: Callable[[], dict[str, float]]  # called once the iteration has succeeded; stores the samples, more metrics
+    samples: Samples = field(default_factory=Samples.none)  # for who follows the run
 
 
 class Loop(ABC, Generic[Measures]):
@@ -81,6 +83,7 @@ class Loop(ABC, Generic[Measures]):
         self.microbatch = run.microbatch  # smaller after memory ran out
         self.skipped = 0  # optimiser steps in a row whose gradient was not finite
         self.rollbacks = 0  # times that the run went back to a checkpoint
+        self._samples = Samples.none()  # of the last iteration
         self._told: list[str] = []  # health warnings for the next finished iteration
 
     @abstractmethod
@@ -185,6 +188,7 @@ class Loop(ABC, Generic[Measures]):
 
     def _step(self) -> Step:
         clock, index = Clock(), self.iteration
+        self._samples.release()
         gathered = self.gather(index, clock)
         with clock("train"), threads.watched() as cores:
             if gathered.points is not None:
@@ -199,9 +203,9 @@ class Loop(ABC, Generic[Measures]):
             metrics |= gathered.keep()
         share = cores.share if self._shares_cores else None
         said = [*self._told, *self.health.check(metrics), *held_up(share)]
-        self._told = []
+        self._told, self._samples = [], gathered.samples
         self.iteration, self.sound = index + 1, True
-        return Step(self.iteration, metrics, said, clock.seconds, cpu_share=share)
+        return Step(self.iteration, metrics, said, clock.seconds, cpu_share=share, samples=gathered.samples)
 
     @property
     def _shares_cores(self) -> bool:

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -15,11 +15,16 @@ from ..learning.credit import group_max
 from ..process.rollout import Rollout
 from ..prompts import Prompt
 from ..system import distributed
+from .samples import Samples
 
 
 @dataclass(frozen=True)
 class Step:
-    """One finished iteration."""
+    """One finished iteration.
+
+    Its images and their scores are those that this process sampled: all of them, unless several processes share a run.
+    A step that only evaluates (step 0, for example) has none.
+    """
 
     index: int  # counts from 1
     metrics: dict[str, float]
@@ -27,6 +32,31 @@ class Step:
     seconds: dict[str, float]
     evaluation: dict[str, Any] | None = None  # the result of `evaluate`, if an evaluation was due
     cpu_share: float | None = None  # of training with several CPU threads: see system.threads.Cores
+    samples: Samples = field(default_factory=Samples.none, repr=False, compare=False)
+
+    @property
+    def images(self) -> Tensor:
+        """The N images that were sampled and scored, float [N, 3, H, W] in [0, 1] on the CPU; videos [N, F, 3, H, W].
+
+        Raises:
+            ValueError: the next iteration has begun, and they have been let go.
+        """
+        return self.samples.images
+
+    @property
+    def prompts(self) -> list[str]:
+        """The N prompts of the images."""
+        return self.samples.prompts
+
+    @property
+    def rewards(self) -> dict[str, Tensor]:
+        """The scores [N] of each reward, by its name, without weights."""
+        return self.samples.rewards
+
+    @property
+    def advantages(self) -> Tensor:
+        """The advantages [N] that the images were trained with."""
+        return self.samples.advantages
 
     def line(self, images: int) -> dict[str, Any]:
         """The line of metrics.jsonl; `images` is the number of training images so far."""

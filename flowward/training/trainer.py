@@ -32,6 +32,7 @@ from .guards import Watch
 from .loop import Gathered, Loop, TrainingError
 from .metrics import Clock, Step, describe
 from .run import Run
+from .samples import Samples
 
 Collect = Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]
 """(prompts, encoded prompts, iteration, numbers of images [n]) -> these images in order, in parts: samples, images"""
@@ -137,7 +138,15 @@ class Trainer(Loop[Evaluator]):
             points if points is not None and len(points) else None,
             metrics,
             lambda: self._keep(choice, prompts, rewards[own], rollout.group[own]),
+            samples=self._samples_of(choice, images, rewards, rollout.advantage),
         )
+
+    def _samples_of(self, choice: Choice, images: Tensor, rewards: Tensor, advantage: Tensor) -> Samples:
+        """The images of this process, with their part of the rewards [N, R] and advantages [N] of all processes."""
+        mine = self._mine()
+        texts = [self.prompts.texts[choice.indices[group]] for group in self._group()[mine].tolist()]
+        names = [name for name, _, _ in terms(self.reward)]
+        return Samples(images, texts, dict(zip(names, rewards[mine].unbind(1), strict=True)), advantage[mine])
 
     def _keep(self, choice: Choice, prompts: Sequence[Prompt], rewards: Tensor, group: Tensor) -> dict[str, float]:
         """Store rewards for the reward buffer and the curriculum. Returns the curriculum's metrics."""
@@ -162,8 +171,8 @@ class Trainer(Loop[Evaluator]):
 
         `seen` is called with each batch of images as soon as it is ready.
         """
-        run, condition, parts, pictures = self.run, self.policy.encode(prompts), [], []
-        mine = distributed.share(torch.arange(run.images), run.group_size)
+        condition, parts, pictures = self.policy.encode(prompts), [], []
+        mine = self._mine()
         with self.policy.weights.still(self.algorithm.behaviour):
             for drawn, images in self.collect(prompts, condition, index, mine):
                 parts.append(drawn)
@@ -187,7 +196,7 @@ class Trainer(Loop[Evaluator]):
     def _scoring(self, chosen: Sequence[int]) -> Scoring:
         """Scoring for the images that this process samples for these prompts."""
         run, prompts = self.run, self.prompts
-        mine = [chosen[n] for n in self._group()[distributed.share(torch.arange(run.images), run.group_size)].tolist()]
+        mine = [chosen[n] for n in self._group()[self._mine()].tolist()]
         rewards = [(name, reward) for name, _, reward in terms(self.reward)]
         return Scoring(rewards, [prompts.texts[i] for i in mine], prompts.about(mine), run.group_size)
 
@@ -207,6 +216,10 @@ class Trainer(Loop[Evaluator]):
     def _group(self) -> Tensor:
         """The group number of each image, [N]."""
         return torch.arange(self.run.groups).repeat_interleave(self.run.group_size)
+
+    def _mine(self) -> Tensor:
+        """The numbers of the images of this process."""
+        return distributed.share(torch.arange(self.run.images), self.run.group_size)
 
     def state_dict(self) -> dict[str, Any]:
         """The state that the rest of the run depends on."""
