@@ -35,6 +35,18 @@ def take(words: list[str], name: str) -> tuple[str | None, list[str]]:
     return value, rest
 
 
+def every(words: list[str], name: str) -> tuple[list[str], list[str]]:
+    """All values of a flag that may be repeated, and the other words."""
+    found = list[str]()
+    while any(word.partition("=")[0] == f"--{name}" for word in words):
+        at = next(n for n, word in enumerate(words) if word.partition("=")[0] == f"--{name}")
+        length = 1 if "=" in words[at] else 2
+        value, _ = take(words[at : at + length], name)
+        found.append(value or "")
+        words = [*words[:at], *words[at + length :]]
+    return found, words
+
+
 def given(words: list[str], name: str) -> str | None:
     """The value of a flag, which stays among the words."""
     return take(words, name)[0] if any(word.partition("=")[0] == f"--{name}" for word in words) else None

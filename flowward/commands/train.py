@@ -21,11 +21,12 @@ from ..system.terminal import visible
 from ..training import config, inputs, recipes
 from ..training.assembly import Assembly, started
 from ..training.folder import RunFolder, read_yaml
+from ..training.hooks import Hooks
 from ..training.log import TrainProgress
 from . import resuming
 from .help import Option, Page
+from .options import every, parse, set_threads, take
 from .options import given as given_flag
-from .options import parse, set_threads, take
 
 SAME_SIGNAL = 1.0  # seconds within which a signal is the one before it, come by another way
 START = (  # options that say what the defaults of the others are
@@ -40,6 +41,7 @@ START = (  # options that say what the defaults of the others are
     Option("changed-inputs", "", "with --resume: continue although prompts, reward code or images have changed"),
 )
 PROCESSES = Option("processes", "N", "share the work among N processes, one CUDA device each (default: 1)")
+HOOK = Option("hook", "FILE:NAME", "call this function with every finished step; may be repeated")
 PAGE = Page(
     about="Post-train a flow model with online reinforcement learning. Start from an algorithm, a config file or a "
     "run; its values are the defaults shown here, and every option overrides one of them.",
@@ -69,7 +71,7 @@ PAGE = Page(
             "threads",
         ),
     ),
-    beside=(*START, PROCESSES),
+    beside=(*START, PROCESSES, HOOK),
     title="Start, model, rewards and prompts",
 )
 
@@ -79,6 +81,8 @@ def run(words: list[str]) -> int:
     words, said = resuming.resolved(words)
     processes, words = take(words, "processes")
     changed, words = resuming.changed_inputs(words)
+    named, words = every(words, "hook")
+    hooks = Hooks.load(named)
     settings, resume = chosen(words)  # refuses what it must before other processes start
     if changed and not (resume or said):
         raise ValueError("--changed-inputs is for runs that continue: name one with --resume")
@@ -91,11 +95,13 @@ def run(words: list[str]) -> int:
         again = [resuming.CHANGED] if changed and resume else []
         if said:
             print(said, flush=True)
-        return distributed.launch(int(processes), ["train", *words, *where, *again])
+        hooked = [f"--hook={name}" for name in named]
+        return distributed.launch(int(processes), ["train", *words, *where, *again, *hooked])
     with distributed.joined() as others:
         if said:
             print(said)
-        return _train(settings, resume, changed, given + (f" --processes {others}" if others > 1 else ""))
+        command = given + (f" --processes {others}" if others > 1 else "")
+        return _train(settings, resume, changed, command, hooks)
 
 
 def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple[Any, bool]:
@@ -189,10 +195,10 @@ def _settings(given: dict[str, Any], named: set[str]) -> config.Settings:
     return config.from_dict(given)
 
 
-def _train(settings: Any, resume: bool, changed_inputs: bool, command: str) -> int:
+def _train(settings: Any, resume: bool, changed_inputs: bool, command: str, hooks: Hooks) -> int:
     set_threads(settings.threads)
     with started(settings, resume, changed_inputs) as (made, folder):
-        stopped = _steps(made, folder)
+        stopped = _steps(made, folder, hooks)
         if folder:
             folder.write_summary(command, finished=not stopped)
             print(visible(outcome.sentence(outcome.of(folder.lines()))))
@@ -206,7 +212,7 @@ def _train(settings: Any, resume: bool, changed_inputs: bool, command: str) -> i
     return 130 if stopped else 0
 
 
-def _steps(made: Assembly, folder: RunFolder | None) -> bool:
+def _steps(made: Assembly, folder: RunFolder | None, hooks: Hooks) -> bool:
     """Train. Returns whether the run was stopped before its end."""
     run, trainer = made.settings.run, made.trainer
     with TrainProgress(run, trainer.iteration, run.output) as progress, _stop_signals() as asked:
@@ -214,6 +220,7 @@ def _steps(made: Assembly, folder: RunFolder | None) -> bool:
         with closing(trainer.steps(made.evaluator, folder, made.warnings)) as steps:
             for step in steps:
                 progress.show(step)
+                hooks(step)
                 if distributed.any_of(asked()):
                     return trainer.iteration < run.iterations  # after the last one there is nothing to go on with
     return False

@@ -15,7 +15,7 @@ import flowward
 from flowward import models, prompts
 from flowward.commands import eval as evaluation
 from flowward.commands import export, sample, serve_reward, train, verify
-from flowward.commands.options import parse, take
+from flowward.commands.options import every, parse, take
 from flowward.rewards.judges.judge import Judge
 from flowward.rewards.service.remote import Remote
 from flowward.training.trainer import Trainer
@@ -24,7 +24,7 @@ FENCED = re.MULTILINE | re.DOTALL
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "flowward").rglob("*.md"))]
 KINDS: dict[str, Callable[[list[str]], Any]] = {
-    "train": lambda words: train.chosen(take(words, "processes")[1]),
+    "train": lambda words: train.chosen(every(take(words, "processes")[1], "hook")[1]),
     "memory": lambda words: train.chosen([*words, "--reward", "jpeg-compressibility"], "memory"),
     "sample": lambda words: parse(sample.Sample, words, "sample"),
     "eval": lambda words: parse(evaluation.Evaluate, take(words, "suite")[1], "eval"),
