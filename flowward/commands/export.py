@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ..models.loading import Loading
+from ..system.paths import refuse_filled
 from ..training.record import Record
 from .help import Page
 from .options import parse, said
@@ -43,25 +44,11 @@ def run(words: list[str]) -> int:
     chosen = parse(Export, words, "export", page=PAGE)
     run = Record.open(chosen.run)
     folder = chosen.output or chosen.run / "export"
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds something already; name another --output")
-    from ..export import card, exported  # after the flags, so that --help does not wait for torch and diffusers
-    from ..export import weights as export
-    from ..models.lora import LoRA
+    refuse_filled(folder, "another --output")
+    from ..export import writing  # after the flags, so that --help does not wait for torch and diffusers
     from .policies import policy_of
 
     policy = policy_of(str(chosen.run), chosen.weights, chosen.loading, said=said(words))
-    about = {**run.origin(), "weights": chosen.weights, "base": policy.identity["base"]}
-    files = []
-    with export.whole(folder):
-        if isinstance(policy.weights, LoRA):
-            files.append(export.lora(policy, folder, about))
-        if chosen.merged or not files:
-            files.append(export.merged(policy, folder, about))
-            if (kept := export.stored(exported.transformers(policy)["transformer"])) != "float32":
-                print(f"merged weights are in {kept}, which rounds small changes away: the adapters alone keep them")
-        command = str(run.summary().get("command", ""))
-        files.append(card.write(run, folder, policy, about, [path.name for path in files], command))
-    for path in files:
+    for path in writing.write(run, policy, folder, chosen.weights, chosen.merged):
         print(path)
     return 0

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import models, rewards
-from ..algorithms.presets import published
 from ..evaluation import outcome
 from ..pages import report
 from ..system import distributed
@@ -126,7 +125,7 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
         if (Path(file).parent / "checkpoints").is_dir():  # the settings of a run, whose folder is taken
             default = replace(default, run=replace(default.run, output=None))
     else:
-        default = _default(algorithm or config.DEFAULT_ALGORITHM, preset, given_flag(words, "model"))
+        default = config.starting(algorithm or config.DEFAULT_ALGORITHM, preset, given_flag(words, "model"))
     settings = parse(type(default), words, command, default, page)
     if resume and settings.run.output != Path(resume):
         raise ValueError(f"--resume goes on in its own folder, {resume}: leave out --output, or copy that folder first")
@@ -167,19 +166,6 @@ def _of_adapters(settings: Any, named: set[str], resume: str | None) -> Any:
         settings = replace(settings, lora_alpha=None, lora_targets=None)
     settings.adapters  # noqa: B018 (refuses impossible values)
     return settings
-
-
-def _default(algorithm: str, preset: str | None, model: str | None) -> Any:
-    """A preset's settings: the named one, or that of scenes, or for a real model the first that was published.
-
-    That one then takes the time grid of the model, which need not be the published one's.
-    """
-    if preset or not models.is_pipeline(model or "scenes"):
-        return config.settings_type(algorithm, preset or "scenes")()
-    default = config.settings_type(algorithm, published(algorithm))()
-    rollout = replace(default.algorithm.rollout, grid="model", shift=1.0)
-    few = replace(default.evaluation, images=60)
-    return replace(default, algorithm=replace(default.algorithm, rollout=rollout), evaluation=few)
 
 
 def _settings(given: dict[str, Any], named: set[str]) -> config.Settings:

@@ -40,7 +40,7 @@ class Hooks:
     @classmethod
     def of(cls, given: Hook | Sequence[Hook] | None) -> Hooks:
         """One function, several, or none."""
-        hooks = [] if given is None else [*given] if isinstance(given, list | tuple) else [given]
+        hooks: list[Any] = [] if given is None else [*given] if isinstance(given, list | tuple) else [given]
         return cls([(str(getattr(hook, "__name__", type(hook).__name__)), hook) for hook in hooks])
 
     def __call__(self, step: Step) -> None:
