@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import TEXTS
+from tiny_runs import TEXTS, few_steps
 
 import flowward
 from flowward import models, prompts
@@ -82,10 +83,19 @@ def test_every_block_of_python_on_a_page_runs(
     monkeypatch.setattr(Judge, "_meet", lambda judge: "")
     made: list[Trainer] = []
     monkeypatch.setattr(flowward, "train", lambda *parts: made.append(Trainer(*parts)) or [], raising=False)
+    monkeypatch.setattr(flowward, "fit", partial(shortened, flowward.fit), raising=False)
     monkeypatch.chdir(tmp_path)
     policy = models.load(tiny)
-    given = {"base": policy, "trained": policy, "prompts": prompts.of("mine", TEXTS)}
+    given: dict[str, Any] = {"base": policy, "trained": policy, "prompts": prompts.of("mine", TEXTS)}
+    if "run." in code and "run = " not in code:
+        given["run"] = flowward.fit("advantageflow", policy, "balance", "scenes")
     exec(code.replace("images=600", "images=5"), given)
+
+
+def shortened(fit: Callable[..., Any], name: str, *parts: Any, **settings: Any) -> Any:
+    """One small iteration, of as few steps as possible."""
+    few = {"iterations": 1, "images_per_update": 8, "group_size": 4, "microbatch": 8, "evaluation": {"images": 5}}
+    return fit(few_steps(name), *parts, **{**settings, **few})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

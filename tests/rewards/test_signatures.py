@@ -13,6 +13,7 @@ from local_servers import served
 from torch import Tensor, nn
 
 from flowward import rewards
+from flowward.evaluation.provenance import described
 from flowward.rewards import Sum, score
 from flowward.rewards.judges.judge import Judge
 from flowward.rewards.scoring import Scoring
@@ -99,3 +100,11 @@ def test_files_may_have_either(tmp_path: Any) -> None:
     rewards.refuse(loaded, TEXTS, ABOUT)
     wanted = IMAGES.mean((1, 2, 3)) + 2 * torch.arange(4)
     assert torch.allclose(score("sum", loaded, IMAGES, TEXTS, ABOUT), wanted)
+
+
+def test_a_reward_without_a_module_is_a_reward() -> None:
+    """As code that is run by `exec` makes it."""
+    space: dict[str, Any] = {}
+    exec("def bright(images, prompts):\n    return images.mean((1, 2, 3))", {"__builtins__": {}}, space)
+    assert space["bright"].__module__ is None and described(space["bright"])["kind"].endswith(".bright")
+    assert torch.equal(score("own", space["bright"], IMAGES, TEXTS), IMAGES.mean((1, 2, 3)))
