@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..evaluation import outcome
 from ..evaluation.outcome import counted
 from ..pages import report
 from ..system import strict_json
@@ -142,8 +143,10 @@ def _train(
             how = f"; go on with: flowward train --resume {folder.path}" if kept else ""
             say(f"stopped after {counted(fitted.iterations, 'iteration')}{how}")
     folder.write_summary("", finished=not fitted.stopped)
+    if evaluations := outcome.of(folder.lines()):
+        say(outcome.sentence(evaluations))
     if kept:
-        report.write(folder.path)
+        say(f"report: {report.write(folder.path)}")
 
 
 def _silent(text: str) -> None:

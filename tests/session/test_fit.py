@@ -19,6 +19,7 @@ from torch import Tensor
 import flowward
 from flowward.cli import main
 from flowward.export import trained
+from flowward.models.weights import Full
 from flowward.process.rollout import Sampler
 from flowward.session.fitted import Fitted
 from flowward.training.folder import RunFolder
@@ -164,6 +165,20 @@ def test_a_second_interrupt_does_not_wait(tiny: str) -> None:
     assert run.iterations == 0 and run.stopped
 
 
+def test_weights_that_an_interrupt_has_torn_are_not_returned(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The optimiser has stepped, the copies of the policy have not followed: nothing of this iteration is kept."""
+
+    def torn(weights: Full, name: str, decay: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Full, "follow", torn)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny, output=tmp_path / "run")
+    assert not RunFolder.open(tmp_path / "run").checkpoints()
+
+
 @pytest.mark.parametrize("what", ["reward", "hook"])
 def test_who_fails_late_does_not_take_the_weights_along(tiny: str, what: str) -> None:
     calls: list[int] = []
@@ -244,7 +259,7 @@ def test_progress_is_lines_where_there_is_no_terminal(
     said = capsys.readouterr()
     assert not said.err and "[1/2] reward " in said.out and "iteration 2: bright " in said.out
     assert "warning: 5 of the 5 prompts of the evaluation are also training prompts" in said.out
-    assert "run folder" not in said.out
+    assert "run folder" not in said.out and "Bright on given prompts went from" in said.out
     fit(tiny, iterations=2, evaluation=HOW)
     assert capsys.readouterr() == ("", "")
 
@@ -255,3 +270,4 @@ def test_a_stop_is_said(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
     assert "stopping after this iteration" in said
     assert f"stopped after 1 iteration; go on with: flowward train --resume {tmp_path / 'run'}" in said
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in said
