@@ -29,7 +29,7 @@ from flowward.commands import (
 )
 from flowward.commands import eval as evaluation
 from flowward.commands.help import Page, options_of, show
-from flowward.commands.options import PLAIN, parse, take
+from flowward.commands.options import PLAIN, every, parse, take
 from flowward.scenes.pretrain import Pretrain
 from flowward.training import config
 
@@ -88,7 +88,7 @@ def test_a_page_names_only_options_that_there_are(name: str) -> None:
 
 
 WORDS: dict[str, Callable[[list[str]], Any]] = {
-    "train": lambda words: train.chosen(take(words, "processes")[1]),
+    "train": lambda words: train.chosen(every(take(words, "processes")[1], "hook")[1]),
     "memory": lambda words: train.chosen([*words, "--reward", "jpeg-compressibility"], "memory"),
     "eval": lambda words: parse(evaluation.Evaluate, take(words, "suite")[1], "eval"),
     "sample": lambda words: parse(sample.Sample, words, "sample"),
