@@ -1,0 +1,103 @@
+"""One page per command: what `flowward COMMAND --help-all` prints, as tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, redirect_stdout, suppress
+from importlib import import_module
+from io import StringIO
+from unittest.mock import patch
+
+from flowward.commands import COMMANDS, demo, help, options
+from flowward.commands.help import Option, Page, example
+
+from .markdown import code, fenced, plain, table
+
+FOLDER = "reference/commands"
+WIDTH = 100  # columns of an example
+DEFAULT = re.compile(r" ?\(default: (.*)\)$")
+
+
+def shown(command: str, *words: str) -> tuple[Page, Sequence[Option]]:
+    """What a command gives to its help page, after words such as --algorithm NAME."""
+    found: list[tuple[Page, Sequence[Option]]] = []
+
+    def keep(page: Page, name: str, own: Sequence[Option], full: bool) -> str:
+        found.append((page, own))
+        return ""
+
+    module = import_module(f"flowward.commands.{command.replace('-', '_')}")
+    with ExitStack() as stack:
+        for each in (options, demo):
+            stack.enter_context(patch.object(each, "show", keep))
+        stack.enter_context(redirect_stdout(StringIO()))
+        stack.enter_context(suppress(SystemExit))
+        module.run([*words, "--help-all"])
+    return found[0]
+
+
+def defaulted(option: Option) -> tuple[str, str]:
+    """The text of an option without its default, and the default."""
+    match = DEFAULT.search(option.text)
+    if match:
+        return option.text[: match.start()], match[1]
+    off = "off" if option.switch is False else "none" if option.optional and "none:" in option.text else ""
+    return option.text, off
+
+
+def rows(own: Sequence[Option]) -> list[list[str]]:
+    """Lines of a table of options."""
+    texts = [(each, *defaulted(each)) for each in own]
+    return [[code(each.left), plain(text), code(default)] for each, text, default in texts]
+
+
+def grouped(own: Sequence[Option]) -> Mapping[str, list[Option]]:
+    """Options by the part that they belong to."""
+    found: dict[str, list[Option]] = {}
+    for each in own:
+        found.setdefault(each.group, []).append(each)
+    return found
+
+
+def title(group: str, page: Page) -> str:
+    """The title of a part, as on the help page."""
+    return help.title(group, page)
+
+
+def _page(command: str) -> str:
+    page, own = shown(command)
+    every = [*page.beside, *own]
+    flags = grouped([each for each in every if not each.positional])
+    words = [each for each in every if each.positional]
+    usage = f"flowward {command} [options] {' '.join(each.metavar for each in words)}"
+    parts = [f"# flowward {command}", plain(page.about), f"Usage: {code(usage.strip())}"]
+    if page.examples:
+        told = "\n".join(example(said, what, WIDTH) for said, what in page.examples)
+        parts.append(fenced("\n".join(line[2:] for line in told.splitlines())))
+    if words:
+        parts.append(table(["argument", "meaning"], [[code(each.metavar), plain(each.text)] for each in words]))
+    for group, part in flags.items():
+        parts += [f"## {title(group, page)}", table(["option", "meaning", "default"], rows(part))]
+    if command == "train":
+        parts.append("Options of the other algorithms are on [their pages](../../algorithms/index.md).")
+    return "\n\n".join(parts) + "\n"
+
+
+def _index() -> str:
+    listed = [[f"[`flowward {name}`]({name}.md)", plain(what)] for name, what in COMMANDS.items()]
+    return "\n\n".join(
+        [
+            "# Commands",
+            "This page is for finding a command. Each page lists all options of one command. Start here:",
+            fenced("flowward demo               # train the built-in model and write a report\nflowward train --help"),
+            table(["command", "what it does"], listed),
+            "`--help` shows the options that most runs need, `--help-all` all of them. `--debug` after any command "
+            "shows the traceback of an error. The exit code is 0 on success, and 2 if the input is wrong.\n",
+        ]
+    )
+
+
+def pages() -> dict[str, str]:
+    """The list of commands, and a page for each."""
+    return {f"{FOLDER}/index.md": _index(), **{f"{FOLDER}/{name}.md": _page(name) for name in COMMANDS}}
