@@ -6,6 +6,7 @@ from typing import Any
 
 from generator import pages
 from generator.links import inside
+from generator.markdown import unescaped
 from mkdocs.structure.files import File, Files
 
 
@@ -17,5 +18,5 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(text: str, page: Any, **_: Any) -> str:
-    """Lead links out of docs/ to a page of the site or to the source code."""
-    return inside(text, page.file.src_uri)
+    """Lead links out of docs/ to a page of the site or to the source code; show | in tables as it is."""
+    return inside(unescaped(text), page.file.src_uri)

@@ -107,9 +107,10 @@ def _page(name: str) -> str:
     own = facts(name)
     real = next(key for key in own.presets if key != "scenes")
     commands = (
-        f"flowward train --algorithm {name} --output runs/{name}      # on the built-in model\n"
-        f"flowward algorithms {name}                                  # its presets side by side\n"
-        f"flowward train --algorithm {name} --preset {real} --model owner/name --reward ocr ..."
+        f"# train the built-in model\nflowward train --algorithm {name} --output runs/{name}\n"
+        f"# train a real model with a published preset\n"
+        f"flowward train --algorithm {name} --preset {real} --model owner/name --reward ocr ...\n"
+        f"# see its presets side by side\nflowward algorithms {name}"
     )
     parts = [
         f"# {own.title}",

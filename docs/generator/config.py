@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from flowward.commands.help import Option
 
-from .commands import defaulted, grouped, shown, title
+from .commands import defaulted, grouped, shown, title, value
 from .markdown import code, fenced, plain, table
 
 PAGE = "reference/config.md"
@@ -54,7 +54,7 @@ def settings(algorithm: str | None = None) -> Sequence[Option]:
 def rows(own: Sequence[Option]) -> list[list[str]]:
     """Lines of a table of keys."""
     texts = [(each, *defaulted(each)) for each in own]
-    return [[code(key(each)), code(each.metavar or "true|false"), plain(text), code(d)] for each, text, d in texts]
+    return [[code(key(each)), code(each.metavar or "true|false"), plain(text), value(d)] for each, text, d in texts]
 
 
 def _page() -> str:

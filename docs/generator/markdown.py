@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+CODE = re.compile(r"(`+)(.+?)\1")
 SPECIAL = re.compile(r"([\\*_\[\]])")
 
 
@@ -36,6 +37,14 @@ def plain(text: str) -> str:
 
 def _escaped(text: str) -> str:
     return SPECIAL.sub(r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def unescaped(page: str) -> str:
+    """A page without the backslashes that GitHub needs before a | in code within a table: mkdocs would show them."""
+    return "\n".join(
+        CODE.sub(lambda code: code[0].replace("\\|", "|"), line) if line.startswith("|") else line
+        for line in page.split("\n")
+    )
 
 
 def fenced(text: str, kind: str = "sh") -> str:
