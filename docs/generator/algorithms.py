@@ -100,7 +100,7 @@ def _settings(name: str) -> Iterator[str]:
         "Each key of `config.yaml` is also an option: `algorithm.clip` is `--algorithm.clip`. "
         "Defaults: preset `scenes`."
     )
-    yield table(["key", "values", "meaning", "default"], config.rows(own))
+    yield table(["key", "meaning", "default", "values"], config.rows(own))
 
 
 def _page(name: str) -> str:

@@ -16,6 +16,10 @@ from .markdown import code, fenced, plain, table
 
 FOLDER = "reference/commands"
 WIDTH = 100  # columns of an example
+START = """
+flowward demo                         # train the built-in model and write a report
+flowward train --output runs/first    # the same, with all options of training
+"""
 MOST_WORDS = 3  # of a default that is a value; more are a phrase
 DEFAULT = re.compile(r" ?\(default: (.*)\)$")
 
@@ -50,7 +54,7 @@ def defaulted(option: Option) -> tuple[str, str]:
 def rows(own: Sequence[Option]) -> list[list[str]]:
     """Lines of a table of options."""
     texts = [(each, *defaulted(each)) for each in own]
-    return [[code(flag(each)), code(each.metavar), plain(text), value(default)] for each, text, default in texts]
+    return [[code(flag(each)), plain(text), value(default), code(each.metavar)] for each, text, default in texts]
 
 
 def flag(option: Option) -> str:
@@ -90,7 +94,7 @@ def _page(command: str) -> str:
     if words:
         parts.append(table(["argument", "meaning"], [[code(each.metavar), plain(each.text)] for each in words]))
     for group, part in flags.items():
-        parts += [f"## {title(group, page)}", table(["option", "values", "meaning", "default"], rows(part))]
+        parts += [f"## {title(group, page)}", table(["option", "meaning", "default", "values"], rows(part))]
     if command == "train":
         parts.append("Options of the other algorithms are on [their pages](../../algorithms/index.md).")
     return "\n\n".join(parts) + "\n"
@@ -102,7 +106,7 @@ def _index() -> str:
         [
             "# Commands",
             "This page is for finding a command. Each page lists all options of one command. Start here:",
-            fenced("flowward demo                         # train the built-in model and write a report\nflowward train --output runs/first    # the same, with all options of this command"),
+            fenced(START),
             table(["command", "what it does"], listed),
             "`--help` shows the options that most runs need, `--help-all` all of them. `--debug` after any command "
             "shows the traceback of an error. The exit code is 0 on success, and 2 if the input is wrong.\n",

@@ -54,20 +54,20 @@ def settings(algorithm: str | None = None) -> Sequence[Option]:
 def rows(own: Sequence[Option]) -> list[list[str]]:
     """Lines of a table of keys."""
     texts = [(each, *defaulted(each)) for each in own]
-    return [[code(key(each)), code(each.metavar or "true|false"), plain(text), value(d)] for each, text, d in texts]
+    return [[code(key(each)), plain(text), value(d), code(each.metavar or "true|false")] for each, text, d in texts]
 
 
 def _page() -> str:
     page, _ = shown("train")
     parts = [HEAD.format(start=fenced(START), example=fenced(EXAMPLE, "yaml"))]
     names = [
-        ["`algorithm.name`", "`NAME`", "algorithm, see [the list](../algorithms/index.md)", "`advantageflow`"],
-        ["`algorithm.preset`", "`NAME`", "settings of that algorithm that the others are laid over", "`scenes`"],
+        ["`algorithm.name`", "algorithm, see [the list](../algorithms/index.md)", "`advantageflow`", "`NAME`"],
+        ["`algorithm.preset`", "settings of that algorithm; the other keys change them", "`scenes`", "`NAME`"],
     ]
     for group, own in grouped(settings()).items():
         lines = names + rows(own) if group == "algorithm" else rows(own)
         head = "Model, rewards and prompts" if not group else title(group, page)
-        parts += [f"## {head}", table(["key", "values", "meaning", "default"], lines)]
+        parts += [f"## {head}", table(["key", "meaning", "default", "values"], lines)]
     parts.append(
         "The keys below `algorithm` are those of AdvantageFlow. Each [algorithm](../algorithms/index.md) has its own."
     )

@@ -31,6 +31,7 @@ class Reward(Protocol):
         - `in_background`: it mostly waits for a server or a judge. It may then be called in a thread while the next
           batch is sampled, so it must be thread-safe and need little computation.
         - `verdicts`: scores of 0 and 1 mean fail and pass. This is also assumed of a reward that `Explains`.
+        - `bounds`: the lowest and the highest score that there can be, such as (0.0, 1.0); intervals end there.
         - `missing`: the number of scores so far that stand in for a score that was not available. The metrics count
           them per iteration.
         - `identity`: a JSON mapping of what scores depend on besides dataclass fields, such as the model behind a
@@ -58,6 +59,12 @@ class Reads(Protocol):
 def gives_verdicts(reward: Reward) -> bool:
     """Whether scores of 0 and 1 mean fail and pass: declared by `verdicts`, or the reward `Explains`."""
     return bool(getattr(reward, "verdicts", isinstance(reward, Explains)))
+
+
+def bounds_of(reward: Reward) -> tuple[float, float] | None:
+    """The lowest and the highest score that there can be, if the reward declares them (`bounds`)."""
+    found = getattr(reward, "bounds", None)
+    return (float(found[0]), float(found[1])) if found else None
 
 
 class RewardError(RuntimeError):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from generator import algorithms, config, equations, examples, links, markdown, pages
+from generator import algorithms, config, equations, examples, links, markdown, navigation, pages
 
 from flowward.algorithms import CLASSES
 from flowward.algorithms.presets import facts
@@ -131,9 +131,15 @@ def _paths(nav: Any) -> list[str]:
 
 
 def test_every_page_is_in_the_navigation_once(made: Mapping[str, str]) -> None:
-    listed = _paths(yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"])
     written = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
-    assert sorted(listed) == sorted([*written, *made])
+    given = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"]
+    assert sorted(_paths(navigation.whole(given, [*made, *written]))) == sorted([*written, *made])
+
+
+def test_a_folder_in_the_navigation_stands_for_its_pages() -> None:
+    given = [{"A": ["a/", "x.md"]}, {"B": "b/"}]
+    found = navigation.whole(given, ["a/one.md", "a/index.md", "a/deep/two.md", "b/README.md", "x.md"])
+    assert found == [{"A": ["a/index.md", "a/one.md", "x.md"]}, {"B": ["b/README.md"]}]
 
 
 def test_every_example_has_a_page(made: Mapping[str, str]) -> None:
