@@ -9,18 +9,16 @@ from .markdown import fenced, table
 FOLDER = "reference/api"
 START = """
 import flowward
-from flowward.algorithms import AdvantageFlow
 
 policy = flowward.load("scenes", lora_rank=16)
-run = flowward.Run(iterations=20, images_per_update=96, microbatch=96)
-reward, prompts = flowward.rewards.load("scenes"), flowward.prompts.load("scenes")
-for step in flowward.train(AdvantageFlow(), policy, reward, prompts, run):
-    print(step.index, step.metrics["reward"])
+run = flowward.fit("advantageflow", policy, "scenes", "scenes", iterations=20)
+print(run.evaluate())
 """
 PAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {  # page: what it is for, and what it shows
     "training": (
-        "Train from Python: settings, the loop, and what each iteration returns.",
+        "Train from Python in one call or in your own loop: settings, and what each iteration returns.",
         (
+            *("flowward.session.fit.fit", "flowward.session.fitted.Fitted"),
             *("flowward.training.assembly.train", "flowward.training.run.Run", "flowward.training.metrics.Step"),
             "flowward.training.run.Training",
         ),
@@ -69,10 +67,10 @@ def _index() -> str:
     return "\n\n".join(
         [
             "# Python API",
-            "This page is for using flowward from Python. Start from this:",
+            "This page lists what can be imported; [From Python](../../python.md) explains it. Start from this:",
             fenced(START, "python"),
-            "Public names are imported from `flowward`: `load`, `train`, `Run`, `ALGORITHMS`, `trained`, and the "
-            "modules `rewards`, `prompts`, `credit`, `flow` and `objectives`. The pages below show them "
+            "Public names are imported from `flowward`: `fit`, `load`, `train`, `Run`, `ALGORITHMS`, `trained`, and "
+            "the modules `rewards`, `prompts`, `credit`, `flow` and `objectives`. The pages below show them "
             "under the file that defines them.",
             table(["page", "what it is for"], listed),
         ]

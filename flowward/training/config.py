@@ -16,8 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 from .. import prompts as prompt_table
 from ..algorithms import ALGORITHMS
 from ..algorithms.algorithm import Algorithm
-from ..algorithms.presets import PRESETS
+from ..algorithms.presets import PRESETS, published
 from ..evaluation.evaluate import Evaluation
+from ..models import is_pipeline
 from ..models.adapters import Adapters, Reference
 from ..models.loading import Loading
 from ..models.lora import LoRA
@@ -131,6 +132,22 @@ def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
     made = make_dataclass("Train", changed, bases=(Settings,), frozen=True)
     made.__doc__ = Settings.__doc__
     return made
+
+
+def starting(algorithm: str, preset: str | None, model: str | None) -> Any:
+    """A preset's settings: the named one, or that of scenes, or for a real model the first that was published.
+
+    That one then takes the time grid of the model, which need not be the published one's.
+
+    Raises:
+        ValueError: there is no such algorithm or preset.
+    """
+    if preset or not is_pipeline(model or "scenes"):
+        return settings_type(algorithm, preset or "scenes")()
+    default = settings_type(algorithm, published(algorithm))()
+    rollout = replace(default.algorithm.rollout, grid="model", shift=1.0)
+    few = replace(default.evaluation, images=60)
+    return replace(default, algorithm=replace(default.algorithm, rollout=rollout), evaluation=few)
 
 
 def _alike(how: Evaluation, algorithm: Algorithm) -> Evaluation:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,12 @@ from flowward.training.trainer import Trainer
 
 
 class Brightness:
-    """It takes no metadata."""
+    """It takes no prompts."""
 
     def __init__(self, factor: float):
         self.factor = factor
 
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         return self.factor * images.mean((1, 2, 3))
 
 
