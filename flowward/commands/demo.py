@@ -26,7 +26,7 @@ OPTIONS = (Option("output", "FOLDER", f"write to this folder (default: {OUTPUT})
 def run(words: list[str]) -> int:
     if asks_help(words):
         print(show(PAGE, "demo", OPTIONS, full=False))
-        return 0
+        raise SystemExit(0)
     given, more = take(words, "output")
     output = Path(given or OUTPUT)
     if (output / "config.yaml").is_file():

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from .. import prompts as prompt_table
 from ..algorithms import ALGORITHMS
 from ..algorithms.algorithm import Algorithm
-from ..algorithms.presets import PRESETS, published
+from ..algorithms.presets import PRESETS, Preset, published
 from ..evaluation.evaluate import Evaluation
 from ..models import is_pipeline
 from ..models.adapters import Adapters, Reference
@@ -104,7 +104,6 @@ class Settings:
         return None
 
 
-@cache
 def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
     """Settings with the fields of one algorithm and the values of a preset as defaults.
 
@@ -118,12 +117,22 @@ def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
     if preset not in PRESETS[algorithm]:
         raise ValueError(unknown(f"preset of {algorithm}", preset, PRESETS[algorithm]))
     chosen = PRESETS[algorithm][preset]
-    where = f"presets/{algorithm}.yaml: {preset}"
+    key = f"{algorithm} {preset} {chosen}"  # with its values, which may be changed
+    if key not in _TYPES:
+        _TYPES[key] = _type_of(chosen, ALGORITHMS[algorithm], f"presets/{algorithm}.yaml: {preset}")
+    return _TYPES[key]
+
+
+_TYPES: dict[str, type[Settings]] = {}  # made so far; there is one adapter per type
+
+
+def _type_of(chosen: Preset, algorithm: type, where: str) -> type[Settings]:
+    """Settings with the values of one preset; `where` it is written."""
     refuse_unknown(chosen.run, {each.name: None for each in fields(Run)}, where, "run.")
     refuse_unknown(chosen.settings, {each.name: None for each in fields(Settings)}, where, "settings.")
     run = replace(Run(), **chosen.run)
     changed: list[tuple[str, Any, Any]] = [
-        ("algorithm", ALGORITHMS[algorithm], field(default=chosen.algorithm)),
+        ("algorithm", algorithm, field(default=chosen.algorithm)),
         ("run", Annotated[Run, tyro.conf.OmitArgPrefixes], field(default=run)),
         ("evaluation", Evaluation, field(default=_alike(Evaluation(), chosen.algorithm))),
     ]

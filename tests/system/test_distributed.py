@@ -107,10 +107,10 @@ class NoNumbers(Sampler):
 
 
 class Whole(Evaluator):
-    """One that measures, and another that draws the grid."""
+    """One that measures, and another that draws the pictures."""
 
     def __init__(self, measures: Evaluator, draws: Evaluator):
-        self.__dict__.update(measure=measures.measure, grid=draws.grid)
+        self.__dict__.update(measure=measures.measure, samples=draws.samples)
 
 
 def process(number: int, folder: str, where: str) -> None:
