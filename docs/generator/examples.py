@@ -44,7 +44,7 @@ def pages() -> dict[str, str]:
     index = "\n\n".join(
         [
             "# Examples",
-            "These files are in the folder `examples/` of the source code. Each runs as it is, for example:",
+            "These files are in the folder `examples/` of the source code. The first lines of each say how to run it:",
             fenced("python examples/bare_loop.py"),
             table(["file", "what it shows"], listed),
         ]
