@@ -1,5 +1,6 @@
 # make demo    train the built-in model and write a report
 # make test    linters, types, imports and tests
+# make docs    build the documentation into build/site; nothing in it needs a network
 # make clean   remove the environment and the caches; runs/ stays
 #
 # Variables: PYTHON=python3.12   the interpreter that .venv is made from
@@ -19,7 +20,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test clean
+.PHONY: help demo test docs clean
 
 help:
 	@awk '/^$$/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -35,6 +36,11 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '' -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# A page that no other one leads to, a link to nothing and an unknown name in the API are errors.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python .ci/check_docs.py build/site
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
@@ -60,4 +66,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the tools for tests ..."
 	@$(PIP) install -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "Installing what builds the documentation ..."
+	@$(PIP) install -c constraints.txt -e ".[docs]"
 	@touch $@

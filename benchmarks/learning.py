@@ -6,7 +6,7 @@
 Each run is a run folder of its own, made by `flowward train`; finished ones are kept, so it can be stopped and started
 again. At the end a table: strict accuracy on 1,200 held-out images before and after, per seed. The second form runs
 nothing: it adds the finished runs of the folder to a file of results, prints the table of that file, and draws it (for
-which matplotlib is needed: pip install flowward[docs]).
+which matplotlib is needed: pip install flowward[figures]).
 """
 
 from __future__ import annotations

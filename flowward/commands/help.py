@@ -196,7 +196,7 @@ def show(page: Page, command: str, options: Sequence[Option], full: bool, width:
         parts.append(_list("Options", [own[name] for name in page.first if name in own], width))
         parts.append(f"--help-all shows all {len(flags)} options.")
     else:
-        parts += [_list(_title(group, page), own, width) for group, own in _groups(flags).items()]
+        parts += [_list(title(group, page), own, width) for group, own in _groups(flags).items()]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -207,7 +207,7 @@ def _groups(options: Sequence[Option]) -> Mapping[str, list[Option]]:
     return found
 
 
-def _title(group: str, page: Page) -> str:
+def title(group: str, page: Page) -> str:
     if not group:
         return page.title
     return TITLES.get(group) or f"{group.partition('.')[0].capitalize()}: {group.rpartition('.')[2].replace('_', ' ')}"

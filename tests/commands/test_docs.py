@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import shlex
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import generator
 import pytest
 from tiny_runs import TEXTS, few_steps
 
 import flowward
 from flowward import models, prompts
-from flowward.commands import compare, export, sample, serve_reward, train, verify, watch
+from flowward.commands import algorithms, compare, export, report, sample, serve_reward, train, verify, watch
 from flowward.commands import eval as evaluation
+from flowward.commands import list as listing
 from flowward.commands.options import every, parse, take
 from flowward.rewards.judges.judge import Judge
 from flowward.rewards.service.remote import Remote
@@ -24,6 +29,8 @@ from flowward.training.trainer import Trainer
 FENCED = re.MULTILINE | re.DOTALL
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "flowward").rglob("*.md"))]
+MADE = generator.pages()  # by the code, for the site
+TEXT = {**{page.relative_to(ROOT).as_posix(): page.read_text("utf-8") for page in PAGES}, **MADE}
 LOOKS = {f"--{each.name}" for each in train.LOOKS}
 KINDS: dict[str, Callable[[list[str]], Any]] = {
     "train": lambda words: train.chosen(
@@ -34,6 +41,10 @@ KINDS: dict[str, Callable[[list[str]], Any]] = {
     "eval": lambda words: parse(evaluation.Evaluate, take(words, "suite")[1], "eval"),
     "export": lambda words: parse(export.Export, words, "export"),
     "verify": lambda words: parse(verify.Verify, words, "verify"),
+    "algorithms": lambda words: parse(algorithms.Algorithms, words, "algorithms"),
+    "demo": lambda words: train.chosen(words),
+    "list": lambda words: parse(listing.List, words, "list"),
+    "report": lambda words: parse(report.Report, words, "report"),
     "serve-reward": lambda words: parse(serve_reward.ServeReward, words, "serve-reward"),
     "watch": lambda words: parse(watch.Watch, words, "watch"),
     "compare": lambda words: parse(compare.Compare, words, "compare"),
@@ -43,9 +54,7 @@ KINDS: dict[str, Callable[[list[str]], Any]] = {
 def blocks(*kinds: str) -> list[tuple[str, str]]:
     """(page, text) of the fenced blocks of these kinds."""
     found = [
-        (page.name, *block)
-        for page in PAGES
-        for block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text("utf-8"), FENCED)
+        (page, *block) for page, text in TEXT.items() for block in re.findall(r"^```(\w*)\n(.*?)^```", text, FENCED)
     ]
     return [(name, text) for name, kind, text in found if kind in kinds]
 
@@ -53,7 +62,7 @@ def blocks(*kinds: str) -> list[tuple[str, str]]:
 def commands() -> list[list[str]]:
     """The words of every call of flowward; dots stand for more of them."""
     lines = "\n".join(text for _, text in blocks("", "sh")).replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("flowward ")]
+    return [shlex.split(line.partition(" > ")[0], comments=True)[1:] for line in lines if line.startswith("flowward ")]
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
@@ -61,6 +70,7 @@ def test_every_command_on_a_page_has_its_options(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "mine.yaml").write_text("lora_rank: 4\n", "utf-8")
     monkeypatch.chdir(tmp_path)
     more = ["--reward", "jpeg-compressibility"] if "..." in words and "--reward" not in words else []
     if words[0] in KINDS and "--resume" not in words:
@@ -78,8 +88,11 @@ def test_commands_beside_published_numbers_name_a_precision(page: Path) -> None:
         assert re.search("--(precision|config|resume|help)", command), command
 
 
+RUN = [(page, code) for page, code in blocks("python") if not page.startswith("examples/")]  # those have own tests
+
+
 @pytest.mark.processor
-@pytest.mark.parametrize(("page", "code"), blocks("python"), ids=[page for page, _ in blocks("python")])
+@pytest.mark.parametrize(("page", "code"), RUN, ids=[page for page, _ in RUN])
 def test_every_block_of_python_on_a_page_runs(
     page: str, code: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +116,37 @@ def shortened(fit: Callable[..., Any], name: str, *parts: Any, **settings: Any) 
     return fit(few_steps(name), *parts, **{**settings, **few})
 
 
+SNIPPETS = blocks("python", "py")
+
+
+@pytest.mark.parametrize(("page", "code"), SNIPPETS, ids=[page for page, _ in SNIPPETS])
+def test_what_python_on_a_page_imports_from_flowward_exists(page: str, code: str) -> None:
+    for line in ast.walk(ast.parse(code)):
+        if isinstance(line, ast.ImportFrom) and (line.module or "").partition(".")[0] == "flowward":
+            module = import_module(str(line.module))
+            assert all(hasattr(module, each.name) or import_module(f"{line.module}.{each.name}") for each in line.names)
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("yaml"), ids=[page for page, _ in blocks("yaml")])
+def test_every_block_of_yaml_on_a_page_is_a_config_file(page: str, text: str, tmp_path: Path) -> None:
+    for folder in (ROOT / "recipes").iterdir():
+        (tmp_path / folder.name).symlink_to(folder)
+    file = tmp_path / "mine" / "own.yaml"
+    file.parent.mkdir()
+    file.write_text(text, "utf-8")
+    assert train.chosen(["--config", str(file), "--output", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("json"), ids=[page for page, _ in blocks("json")])
+def test_every_block_of_json_on_a_page_is_json(page: str, text: str) -> None:
+    try:
+        json.loads(text)
+    except ValueError:
+        assert all(isinstance(json.loads(line), dict) for line in text.splitlines())  # lines of a prompt file
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
-        assert (page.parent / link).exists(), link
+        target = (page.parent / link).resolve()
+        assert target.exists() or target.relative_to(ROOT / "docs").as_posix() in MADE, link

@@ -169,6 +169,17 @@ def test_the_example_of_an_own_algorithm(
     assert capsys.readouterr().out.split()[:2] == ["1", "reward"]
 
 
+@pytest.mark.processor
+def test_the_example_of_an_own_reward(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flowward.models.scenes.SHIPPED", Path(tiny))
+    code = (Path(__file__).parents[2] / "examples" / "own_reward.py").read_text("utf-8")
+    assert code.count("iterations=10") == 1
+    exec(code.replace("iterations=10", "iterations=1"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.split()[:2] == ["1", "reward"]
+
+
 def test_leaving_the_loop_early_saves(tiny: str, tmp_path: Path) -> None:
     run = small(output=tmp_path / "run", iterations=9, checkpoint_every=9)
     for step in flowward.train(
