@@ -7,24 +7,21 @@ advantages, and pass the algorithm's training points to the loop.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from ..algorithms.algorithm import Algorithm, refuse_incomplete
 from ..evaluation.evaluate import Evaluator, NotFinite
-from ..evaluation.images import labelled_grid
 from ..evaluation.provenance import same_scores
-from ..evaluation.samples import grouped
 from ..learning.mixing import MIXES, RewardBuffer, each_reward
 from ..process.noise import Noise
 from ..process.policy import Condition, Models, Policy
 from ..process.rollout import Drawn, Rollout
-from ..prompts import Prompt, PromptSet, refuse_others, text_of
+from ..prompts import Prompt, PromptSet, refuse_others
 from ..rewards import Reward, RewardError, terms
 from ..rewards.scoring import Scoring, agreed
 from ..system import distributed
@@ -34,36 +31,22 @@ from .curriculum import Choice, Curriculum, InTurn, Order
 from .folder import RunFolder
 from .guards import Watch
 from .loop import Gathered, Loop
-from .metrics import Clock, Step, describe, extremes, histogram
+from .metrics import Clock, Step, describe
 from .record import EXTREMES
 from .run import Run
 from .samples import Samples
+from .shown import Shown
 from .speed import Speedometer
 
 Collect = Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]
 """(prompts, encoded prompts, iteration, numbers of images [n]) -> these images in order, in parts: samples, images"""
 
-SHOWN_GROUPS = 3  # of an iteration, in the report
 
 Graft = Callable[[Rollout, Sequence[Prompt], int], Rollout]  # samples, prompts of groups, iteration -> samples
 
 
 def _as_it_is(rollout: Rollout, prompts: Sequence[Prompt], index: int) -> Rollout:
     return rollout
-
-
-@dataclass(frozen=True)
-class Extremes:
-    """The best and the worst image of an iteration."""
-
-    iteration: int
-    images: Tensor  # [2, 3, H, W] or [2, F, 3, H, W]: best, worst
-    told: Sequence[Mapping[str, Any]]  # the prompt and the reward of each
-
-    def grid(self) -> Image:
-        """Both side by side, each with its reward and its prompt."""
-        ends = zip(("best", "worst"), self.told, strict=True)
-        return labelled_grid(self.images, [f"{name} {each['reward']:.3g}: {each['prompt']}" for name, each in ends])
 
 
 class Trainer(Loop[Evaluator]):
@@ -98,10 +81,9 @@ class Trainer(Loop[Evaluator]):
         self.order: Order = InTurn(prompts, run.seed)
         if run.curriculum:
             self.order = Curriculum(prompts, run.seed, rest=run.curriculum)
-        self.groups: list[dict[str, Any]] = []  # of this iteration, for the report; empty if it shows none
         self.watch: Watch | None = None  # for guards, from the first evaluation on
         self.speedometer = Speedometer(policy, prompts[0])
-        self.extremes: Extremes | None = None  # of the last iteration before an evaluation
+        self.shown: Shown | None = None  # of the last iteration
         counts = counted(algorithm, self.rollout, run)
         self.points_per_update, self.indivisible = counts.per_update, counts.indivisible
 
@@ -130,15 +112,18 @@ class Trainer(Loop[Evaluator]):
     def measured(self, step: Step, evaluator: Evaluator, folder: RunFolder | None) -> Step:
         """The step with an evaluation of the current weights. A sample grid is saved in the folder."""
         started = time.perf_counter()
-        if folder and self.extremes and self.extremes.iteration == step.index:
-            folder.save_sample(step.index, self.extremes.grid(), EXTREMES)
+        shown = self.shown if self.shown and self.shown.iteration == step.index else None
+        extremes = shown.extremes() if shown else None
+        if folder and extremes:
+            folder.save_sample(step.index, extremes, EXTREMES)
         try:
             measured, samples = evaluator.measure(), evaluator.samples()
         except RewardError as error:  # all processes raise it, but samples may be infinite in some of them only
             self.sound = not distributed.any_of(isinstance(error, NotFinite))
             raise
         if folder:
-            folder.save_sample(step.index, samples.grid(), record=samples.record(step.index, self.groups))
+            groups = shown.groups(self.run.group_size) if shown else []
+            folder.save_sample(step.index, samples.grid(), record=samples.record(step.index, groups))
         if self.watch is None:
             self.watch = Watch(folder.path if folder else None)
         health = [*step.health, *self.watch.look(step.index, measured)]
@@ -162,41 +147,22 @@ class Trainer(Loop[Evaluator]):
             with clock("reward"):
                 rewards = agreed(lambda: scoring.result(images))
                 rollout = self.credit(rollout, rewards, prompts)
-                self.groups = self._first_groups(rollout, images, prompts) if self.due(index + 1) else []
         with clock("train"):
             own, names = rollout.own, [name for name, _, _ in terms(self.reward)]
             metrics = describe(rollout, prompts) | each_reward(names, rewards[own], rollout.group[own])
             metrics |= scoring.missing()
             key = ("points", self.run.seed, index)
             points = self.algorithm.points(rollout, key) if rollout.advantage.any() else None
-            shown = self._shown(index, [self.prompts.texts[i] for i in choice.indices], rollout, images)
+            samples = self._samples_of(choice, images, rewards, rollout.advantage)
+            texts = [self.prompts.texts[i] for i in choice.indices]
+            self.shown = Shown.of(index + 1, samples, self._mine(), rollout, texts)
         return Gathered(
             points if points is not None and len(points) else None,
             metrics,
             lambda: self._keep(choice, prompts, rewards[own], rollout.group[own]),
-            shown,
-            self._samples_of(choice, images, rewards, rollout.advantage),
+            dict(self.shown.line),
+            samples,
         )
-
-    def _shown(self, index: int, texts: Sequence[str], rollout: Rollout, images: Tensor) -> dict[str, Any]:
-        """Histogram of rewards, best and worst sample; their pictures are kept if an evaluation follows.
-
-        `texts` has one text per group, `images` are those of this process.
-        """
-        reward, ends = rollout.reward, extremes(rollout.reward, rollout.own)
-        told = [{"prompt": texts[int(rollout.group[n])], "reward": reward[n].item()} for n in ends]
-        if self.due(index + 1):
-            found = torch.cat(distributed.everyone(images[torch.isin(self._mine(), torch.tensor(ends))]))
-            rows = [0, -1] if ends[0] <= ends[1] else [-1, 0]  # they are in the order of their numbers
-            self.extremes = Extremes(index + 1, found[rows], told)
-        return {"reward_histogram": histogram(reward[rollout.own]), "best": told[0], "worst": told[1]}
-
-    def _first_groups(self, rollout: Rollout, images: Tensor, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-        """The first groups whose images this process has, with rewards and advantages."""
-        size, mine = self.run.group_size, self._mine()
-        many = min(SHOWN_GROUPS, len(images) // size)
-        rows, texts = mine[: many * size], [text_of(prompts[n]) for n in self._group()[mine[: many * size : size]]]
-        return grouped(texts, images[: many * size], rollout.reward[rows], rollout.advantage[rows])
 
     def _samples_of(self, choice: Choice, images: Tensor, rewards: Tensor, advantage: Tensor) -> Samples:
         """The images of this process, with their part of the rewards [N, R] and advantages [N] of all processes."""

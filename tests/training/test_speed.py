@@ -100,9 +100,9 @@ def test_the_pictures_are_the_brightest_and_the_darkest(tiny: str, tmp_path: Pat
     how, folder = Evaluation(images=2, sampler=Sampler(1)), RunFolder.create(tmp_path / "run", {})
     evaluator = Evaluator(one.policy, how, one.prompts, 2, {"same": same})
     *_, last = one.steps(evaluator, folder)
-    assert one.extremes and one.extremes.iteration == 2
+    assert one.shown and one.shown.iteration == 2
     order = seen[-1].mean((1, 2, 3)).argsort()
-    assert torch.equal(one.extremes.images, seen[-1][order[[-1, 0]]])
+    assert torch.equal(one.shown.best_and_worst(), seen[-1][order[[-1, 0]]])
     line = folder.lines()[-1]
     assert line["best"]["reward"] >= line["reward"] >= line["worst"]["reward"] and line["best"]["prompt"] in TEXTS
     assert folder.pictures(2).keys() == {"samples", "best-worst"} and folder.pictures(1) == {}
