@@ -15,6 +15,7 @@ from ..evaluation import outcome
 from ..evaluation.outcome import Measure
 from ..models import is_pipeline
 from ..process.policy import Policy
+from ..system.whole_files import write as write_whole
 from ..training.record import Record
 from . import metadata
 from .markdown import code, paragraph, table, text
@@ -43,14 +44,14 @@ def write(
             f"Evaluation settings: {text(outcome.settings(evaluations[-1][1]))}.\n"
         )
     if rewards := [(line["iteration"], line["reward"]) for line in lines if line.get("reward") is not None]:
-        (folder / "reward.svg").write_text(curve(rewards, "training reward"), "utf-8")
+        write_whole(folder / "reward.svg", curve(rewards, "training reward"))
         parts.append("![training reward over iterations](reward.svg)\n")
     parts += _pictures(run, folder, lines[-1]["iteration"] if lines else 0)
     if command:
         parts.append(f"## Reproduce\n\n{code(command)}")
     head = metadata.of(about, policy, evaluations).to_yaml()
     card = folder / "README.md"
-    card.write_text(str(ModelCard(f"---\n{head}\n---\n\n" + "\n".join(parts))), "utf-8")
+    write_whole(card, str(ModelCard(f"---\n{head}\n---\n\n" + "\n".join(parts))))
     return card
 
 

@@ -17,7 +17,7 @@ from PIL.Image import Image
 
 from .. import __version__
 from ..evaluation import images
-from ..system import checkpoint, memory, strict_json
+from ..system import checkpoint, memory, strict_json, whole_files
 from .inputs import Change, Inputs, write
 from .lines import gaps, parsed, spans
 from .record import GONE, INPUTS, Record, read_yaml
@@ -170,7 +170,7 @@ class RunFolder(Record):
             if number.isdigit() and int(number) > iteration:
                 path.unlink()
         for part in (self.path, self.path / "samples", self.path / "checkpoints"):
-            checkpoint.clear(part)
+            whole_files.clear(part)
 
     def _kept(self) -> list[dict[str, Any]]:
         """All lines that were not cut off or overwritten, also those that readers cannot use."""
@@ -256,14 +256,14 @@ class RunFolder(Record):
         """
         folder = self._place("checkpoints")
         path = folder / f"{iteration:06d}.safetensors"
-        checkpoint.clear(folder)
+        whole_files.clear(folder)
         if self.metrics.exists():
             with self._writing(self.metrics):
-                checkpoint.flush(self.metrics)
+                whole_files.flush(self.metrics)
         try:
             checkpoint.save(path, state)
         except OSError as error:
-            raise OSError(f"{checkpoint.reason(error)}{self._intact}") from error
+            raise OSError(f"{whole_files.reason(error)}{self._intact}") from error
         best = self.best()
         for old in self.checkpoints()[:-keep]:
             if int(old.stem) != best:
