@@ -72,7 +72,9 @@ def run(words: list[str]) -> int:
 
         from ..rewards.service import limits, server
     except ImportError as error:
-        raise ValueError("serving a reward needs fastapi and uvicorn: pip install 'flowward[server]'") from error
+        raise ValueError(
+            "serving a reward needs fastapi, uvicorn and prometheus_client: pip install 'flowward[server]'"
+        ) from error
     from .. import rewards
     from ..system.addresses import is_loopback
 
