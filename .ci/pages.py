@@ -17,6 +17,7 @@ from flowward.evaluation.comparison import differences
 from flowward.evaluation.images import thumbnails
 from flowward.evaluation.samples import Samples, grouped
 from flowward.pages import evaluation, index, report
+from flowward.pages.watch import compare
 from flowward.training.folder import RunFolder
 
 PROMPTS = (
@@ -52,7 +53,7 @@ def run(path: Path, grids_alone: bool) -> None:
     for k in range(41):
         folder.append(line(k))
         if k % 10 == 0:
-            images = torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(k))
+            images = torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(k + len(path.name)))
             marks = ["", "2 objects instead of 3", None] * 4
             samples = Samples(images, PROMPTS * 2, ["counting"] * 12, marks, scores={"scenes": [0.5] * 12})
             groups = grouped(PROMPTS[:2], images, torch.rand(12), torch.randn(12))
@@ -76,6 +77,10 @@ def main(folder: Path) -> None:
     (folder / "runs" / "damaged").mkdir()
     (folder / "runs" / "damaged" / "config.yaml").write_text("model: 7\n")
     index.write(folder / "runs")
+    run(folder / "runs" / "<img src=x onerror=alert(1)>", grids_alone=False)
+    compare.write(
+        [folder / "runs" / name for name in ("new", "older", "<img src=x onerror=alert(1)>")], folder / "compare.html"
+    )
     compared(folder / "evaluation.html")
     (folder / "pretraining").mkdir()
     steps = [{"stage": stage, "step": k, "loss": 1 / k} for stage in ("autoencoder", "flow") for k in range(1, 50)]

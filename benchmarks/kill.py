@@ -157,7 +157,8 @@ def outcome(run: Path) -> dict[str, Any]:
 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     for line in lines:
-        del line["seconds"]
+        for name in ("seconds", "speed"):
+            line.pop(name, None)
     last = max((run / "checkpoints").glob("*.safetensors"))
     names = sorted(str(path.relative_to(run)) for path in run.rglob("*"))
     grids = [path.read_bytes() for path in sorted((run / "samples").iterdir())]

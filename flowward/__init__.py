@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .learning import credit
     from .models import load
     from .process import flow
+    from .session.fit import fit
     from .training.assembly import train
     from .training.run import Run
 
@@ -29,7 +30,13 @@ __version__ = "0.1.0"
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
-_HOME = {"ALGORITHMS": "algorithms", "load": "models", "Run": "training.run", "train": "training.assembly"}
+_HOME = {
+    "ALGORITHMS": "algorithms",
+    "Run": "training.run",
+    "fit": "session.fit",
+    "load": "models",
+    "train": "training.assembly",
+}
 _MODULES = {
     "credit": "learning.credit",
     "flow": "process.flow",
@@ -53,4 +60,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-__all__ = ["ALGORITHMS", "Run", "credit", "flow", "load", "objectives", "prompts", "rewards", "train", "trained"]
+__all__ = ["ALGORITHMS", "Run", "credit", "fit", "flow", "load", "objectives", "prompts", "rewards", "train", "trained"]

@@ -153,7 +153,7 @@ DISK = [
         "The checkpoint before it. The iterations after that one are trained again.", AGAIN, left=1,
     ),
     Row(
-        "The disk is full: a sample grid", partial(full_disk, "run/samples/*png*", 2),
+        "The disk is full: a sample grid", partial(full_disk, "run/samples/*0000?.png*", 2),
         f"cannot write run/samples/000002.png: {FULL}{INTACT}",
         "All iterations. The evaluation is repeated on resume.", AGAIN, left=2,
     ),

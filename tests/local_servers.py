@@ -12,9 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
-from flowward.rewards.service.limits import configured
 from flowward.rewards.service.server import Service, application
+from flowward.system.serving import configured
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 
@@ -22,8 +23,15 @@ Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 @contextmanager
 def served(service: Service, token: str | None = None, port: int = 0) -> Iterator[str]:
     """The address of a reward that is served until the block ends."""
+    with running(application(service, token), port) as at:
+        yield at
+
+
+@contextmanager
+def running(app: FastAPI, port: int = 0) -> Iterator[str]:
+    """The address of an application that is served until the block ends."""
     listener = socket.create_server(("127.0.0.1", port))
-    config = configured(application(service, token), log_level="critical")
+    config = configured(app, log_level="critical")
     config.timeout_graceful_shutdown = 1
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

@@ -72,9 +72,7 @@ def run(words: list[str]) -> int:
 
 def _write(chosen: Export, words: list[str], run: Record, folder: Path) -> list[Path]:
     """Write the export; an earlier one stays until the new one is complete. Returns the paths of its parts."""
-    from ..export import card, exported  # after the flags, so that --help does not wait for torch and diffusers
-    from ..export import weights as export
-    from ..models.lora import LoRA
+    from ..export import exported, writing  # after the flags, so that --help does not wait for torch and diffusers
     from .policies import policy_of
 
     before = folder.exists() and any(folder.iterdir())
@@ -82,20 +80,9 @@ def _write(chosen: Export, words: list[str], run: Record, folder: Path) -> list[
         raise ValueError(f"{folder} is not an export, so it is not replaced: name another --output")
     place = folder.with_name(f".{folder.name}.partial") if before else folder
     policy = policy_of(str(chosen.run), chosen.weights, chosen.loading, said=said(words), at=chosen.at)
-    about = {**run.origin(), "weights": chosen.weights, "base": policy.identity["base"]}
-    if (at := run.best() if chosen.at == "best" else chosen.at) is not None:
-        about["iterations"] = at
-    files = []
-    with export.whole(place):
-        if isinstance(policy.weights, LoRA):
-            files.append(export.lora(policy, place, about))
-        if chosen.merged or not files:
-            files.append(export.merged(policy, place, about))
-            if (kept := export.stored(exported.transformers(policy)["transformer"])) != "float32":
-                print(f"merged weights are in {kept}, which rounds small changes away: the adapters alone keep them")
-        command = str(run.summary().get("command", ""))
-        files.append(card.write(run, place, policy, about, [path.name for path in files], command))
-    if before:
+    at = run.best() if chosen.at == "best" else chosen.at
+    files = writing.write(run, policy, place, chosen.weights, chosen.merged, at)
+    if before:  # the earlier export stays until the new one is complete
         shutil.rmtree(folder)
         place.rename(folder)
     return [folder / path.relative_to(place) for path in files]

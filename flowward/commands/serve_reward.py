@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -68,9 +66,8 @@ def run(words: list[str]) -> int:
     chosen.check()
     token = chosen.token if chosen.token is not None else os.environ.get(TOKEN)
     try:
-        import uvicorn
-
-        from ..rewards.service import limits, server
+        from ..rewards.service import server
+        from ..system import serving
     except ImportError as error:
         raise ValueError(
             "serving a reward needs fastapi, uvicorn and prometheus_client: pip install 'flowward[server]'"
@@ -78,30 +75,12 @@ def run(words: list[str]) -> int:
     from .. import rewards
     from ..system.addresses import is_loopback
 
-    listener = _listen(chosen.host, chosen.port)  # before a model is loaded for minutes
+    listener = serving.listen(chosen.host, chosen.port)  # before a model is loaded for minutes
     if token is None and not is_loopback(chosen.host):
         tell(f"whoever reaches {chosen.host} can use this server: give --token or {TOKEN}")
     reward = rewards.load([chosen.name], chosen.reward_options)
     sizes = chosen.max_megabytes * 1e6, chosen.max_total_megabytes * 1e6
     service = server.Service(chosen.name, reward, chosen.max_batch, *sizes)
-    host, port = listener.getsockname()[:2]
-    line = f"reward '{chosen.name}' at http://{f'[{host}]' if ':' in host else host}:{port}  (stop with Ctrl-C)"
-
-    class Announced(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            print(line, flush=True)
-
-    config = limits.configured(server.application(service, token))
-    with suppress(KeyboardInterrupt):  # which a process that was told to ignore the signal does not get
-        Announced(config).run([listener])
-    print("stopped", flush=True)
+    line = f"reward '{chosen.name}' at {serving.address(listener)}  (stop with Ctrl-C)"
+    serving.Announced(server.application(service, token), line).until_stopped(listener)
     return 0
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Raises ValueError where the address is taken, or not this machine's."""
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise ValueError(f"cannot listen at {host}:{port} ({error.strerror}); name another --host or --port") from error

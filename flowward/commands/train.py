@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import models, rewards
-from ..algorithms.presets import published
 from ..evaluation import outcome
 from ..pages import report
 from ..system import distributed
@@ -21,6 +20,7 @@ from ..system.terminal import visible
 from ..training import config, config_files, inputs, recipes, trackers
 from ..training.assembly import Assembly, assembled, started
 from ..training.folder import RunFolder, dumped
+from ..training.hooks import Hooks
 from ..training.log import TrainProgress
 from . import resuming
 from .help import Option, Page
@@ -44,6 +44,7 @@ LOOKS = (  # options that end before a run begins
     Option("print-config", "", "print the resolved config.yaml, and end"),
 )
 PROCESSES = Option("processes", "N", "share the work among N processes, one CUDA device each (default: 1)")
+HOOK = Option("hook", "FILE:NAME", "call this function with every finished step; may be repeated")
 PAGE = Page(
     about="Post-train a flow model with online reinforcement learning. Start from an algorithm, a config file or a "
     "run; its values are the defaults shown here, and every option overrides one of them.",
@@ -73,7 +74,7 @@ PAGE = Page(
             "threads",
         ),
     ),
-    beside=(*START, *LOOKS, PROCESSES),
+    beside=(*START, *LOOKS, PROCESSES, HOOK),
     title="Start, model, rewards and prompts",
 )
 
@@ -85,6 +86,8 @@ def run(words: list[str]) -> int:
     words, said = resuming.resolved(words)
     processes, words = take(words, "processes")
     changed, words = resuming.changed_inputs(words)
+    named, words = every(words, "hook")
+    hooks = Hooks.load(named)
     settings, resume = chosen(words)  # refuses what it must before other processes start
     trackers.refuse_missing(settings.run.track)
     if changed and not (resume or said):
@@ -102,11 +105,13 @@ def run(words: list[str]) -> int:
         again = [resuming.CHANGED] if changed and resume else []
         if said:
             print(said, flush=True)
-        return distributed.launch(int(processes), ["train", *words, *where, *again])
+        hooked = [f"--hook={name}" for name in named]
+        return distributed.launch(int(processes), ["train", *words, *where, *again, *hooked])
     with distributed.joined() as others:
         if said:
             print(said)
-        return _train(settings, resume, changed, given + (f" --processes {others}" if others > 1 else ""))
+        command = given + (f" --processes {others}" if others > 1 else "")
+        return _train(settings, resume, changed, command, hooks)
 
 
 def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple[Any, bool]:
@@ -130,7 +135,7 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
         if any((Path(file).parent / "checkpoints").is_dir() for file in files):  # a run's, whose folder is taken
             default = replace(default, run=replace(default.run, output=None))
     else:
-        default = _default(algorithm or config.DEFAULT_ALGORITHM, preset, given_flag(words, "model"))
+        default = config.starting(algorithm or config.DEFAULT_ALGORITHM, preset, given_flag(words, "model"))
     settings = parse(type(default), words, command, default, page)
     if resume and settings.run.output != Path(resume):
         raise ValueError(f"--resume goes on in its own folder, {resume}: leave out --output, or copy that folder first")
@@ -212,19 +217,6 @@ def _of_adapters(settings: Any, named: set[str], resume: str | None) -> Any:
     return settings
 
 
-def _default(algorithm: str, preset: str | None, model: str | None) -> Any:
-    """A preset's settings: the named one, or that of scenes, or for a real model the first that was published.
-
-    That one then takes the time grid of the model, which need not be the published one's.
-    """
-    if preset or not models.is_pipeline(model or "scenes"):
-        return config.settings_type(algorithm, preset or "scenes")()
-    default = config.settings_type(algorithm, published(algorithm))()
-    rollout = replace(default.algorithm.rollout, grid="model", shift=1.0)
-    few = replace(default.evaluation, images=60)
-    return replace(default, algorithm=replace(default.algorithm, rollout=rollout), evaluation=few)
-
-
 def _settings(given: dict[str, Any], named: set[str]) -> config.Settings:
     """Those of a config.yaml. What a run from Python could not write down has to be named with a flag.
 
@@ -238,10 +230,10 @@ def _settings(given: dict[str, Any], named: set[str]) -> config.Settings:
     return config.from_dict(given)
 
 
-def _train(settings: Any, resume: bool, changed_inputs: bool, command: str) -> int:
+def _train(settings: Any, resume: bool, changed_inputs: bool, command: str, hooks: Hooks) -> int:
     set_threads(settings.threads)
     with started(settings, resume, changed_inputs) as (made, folder):
-        stopped = _steps(made, folder)
+        stopped = _steps(made, folder, hooks)
         if folder:
             folder.write_summary(command, finished=not stopped)
             print(visible(outcome.sentence(outcome.of(folder.lines()))))
@@ -255,7 +247,7 @@ def _train(settings: Any, resume: bool, changed_inputs: bool, command: str) -> i
     return 130 if stopped else 0
 
 
-def _steps(made: Assembly, folder: RunFolder | None) -> bool:
+def _steps(made: Assembly, folder: RunFolder | None, hooks: Hooks) -> bool:
     """Train. Returns whether the run was stopped before its end."""
     run, trainer = made.settings.run, made.trainer
     with TrainProgress(run, trainer.iteration, run.output) as progress, _stop_signals() as asked:
@@ -263,6 +255,7 @@ def _steps(made: Assembly, folder: RunFolder | None) -> bool:
         with closing(trainer.steps(made.evaluator, folder, made.warnings)) as steps:
             for step in steps:
                 progress.show(step)
+                hooks(step)
                 if folder and step.evaluation:
                     _write_report(folder, progress)
                 if trainer.stopping:

@@ -263,6 +263,7 @@ def measure(
         frozenset(name for name in judged if ((joined[name] == 0) | (joined[name] == 1)).all()),
         tuple(kept),
         sources=tuple(map(source_of, asked)) if prompts.sources else (),
+        bounds={name: known for name, own in rewards.items() if (known := reward_table.bounds_of(own))},
     )
 
 

@@ -93,6 +93,11 @@ def labelled_grid(
     return grid
 
 
+def pictures(images: Tensor) -> list[Image.Image]:
+    """Each image [N, 3, H, W] or video (its stills) as a picture of its own size."""
+    return [Image.fromarray(pixels) for pixels in _bytes(stills(images))]
+
+
 def thumbnails(images: Tensor, longest: int = 192) -> list[bytes]:
     """Each image [N, 3, H, W] or video (its stills) as a small file: a PNG if small enough, else a reduced JPEG."""
     found = []

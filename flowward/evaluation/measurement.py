@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ..prompts import Prompt, prompt_of, source_of, text_of
@@ -30,6 +30,7 @@ class Measurement:
     verdicts: frozenset[str]  # names of the pass/fail scores, 0 or 1
     pictures: tuple[bytes, ...] = ()  # N thumbnails (PNG or JPEG), if they were kept
     sources: tuple[Path | None, ...] = ()  # N source images of edits, or empty
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of the scores that have some
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -71,13 +72,14 @@ class Measurement:
         }
         scores = {}
         for name, own in self.scores.items():
-            verdicts = name in self.verdicts
+            verdicts, limits = name in self.verdicts, self.bounds.get(name)
             categories = {
-                category: {**interval(own[at], verdicts), **parts[category][name]}
+                category: {**interval(own[at], verdicts, limits), **parts[category][name]}
                 for category, at in self.rows().items()
             }
-            overall = {**interval(own, verdicts), **over[name]}
-            scores[name] = {"verdicts": verdicts, "overall": overall, "categories": categories}
+            overall = {**interval(own, verdicts, limits), **over[name]}
+            known = {"bounds": list(limits)} if limits else {}
+            scores[name] = {"verdicts": verdicts, **known, "overall": overall, "categories": categories}
             for each in (overall, *categories.values()):
                 if verdicts and each["mean"] in (0, 1):  # resampling shows no spread, but that does not prove it
                     each["over_prompts"] = None
@@ -126,6 +128,7 @@ class Loose(BaseModel):
 
 class Verdicts(Loose):
     verdicts: bool
+    bounds: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
 
 
 class Named(Loose):
@@ -176,11 +179,12 @@ def _read(name: str, said: dict[str, Any], texts: tuple[str, ...], categories: t
     settings = {key: value for key, value in said.items() if key not in ("scores", "per_image")}
     scores = {key: unpacked(own) for key, own in said["per_image"].items()}
     verdicts = frozenset(key for key, own in said["scores"].items() if own["verdicts"])
+    bounds = {key: (own["bounds"][0], own["bounds"][1]) for key, own in said["scores"].items() if own.get("bounds")}
     if not scores or not texts or any(len(own) != len(texts) for own in scores.values()):
         raise ValueError("the numbers of scores and images differ")
     if not all(own.isfinite().all() for own in scores.values()):
         raise ValueError("a score is not finite")
-    return Measurement(name, settings, texts, categories, scores, verdicts)
+    return Measurement(name, settings, texts, categories, scores, verdicts, bounds=bounds)
 
 
 def packed(scores: Tensor) -> str:

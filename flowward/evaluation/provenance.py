@@ -54,7 +54,12 @@ def described(thing: object) -> dict[str, Any]:
     own = getattr(thing, "identity", None)
     known = {key: _plain(value) for key, value in own.items()} if isinstance(own, Mapping) else {}
     code = {CODE: found} if (found := code_of(thing)) else {}
-    return {"kind": f"{_lasting(kind.__module__)}.{getattr(kind, '__qualname__', '')}", **options, **known, **code}
+    return {
+        "kind": f"{_lasting(kind.__module__ or '')}.{getattr(kind, '__qualname__', '')}",
+        **options,
+        **known,
+        **code,
+    }
 
 
 def _lasting(module: str) -> str:

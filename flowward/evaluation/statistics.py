@@ -23,11 +23,13 @@ BLOCK = 1000  # resamples per batch, to limit memory
 Floats = NDArray[np.float64]
 
 
-def interval(scores: Tensor, verdicts: bool = False) -> dict[str, float | int | None]:
+def interval(
+    scores: Tensor, verdicts: bool = False, bounds: tuple[float, float] | None = None
+) -> dict[str, float | int | None]:
     """Mean and 95 % interval of scores [n]: Wilson's for pass/fail scores (0/1), the normal one otherwise.
 
     The kind of reward decides (`verdicts`), since graded scores may happen to be all 0 or 1. A single graded score has
-    no interval, so `low` and `high` are None.
+    no interval, so `low` and `high` are None. Scores with `bounds` have an interval that ends there.
     """
     n, mean = len(scores), scores.double().mean().item()
     if verdicts and ((scores == 0) | (scores == 1)).all():
@@ -38,7 +40,10 @@ def interval(scores: Tensor, verdicts: bool = False) -> dict[str, float | int | 
         middle, half = mean, Z95 * scores.double().std().item() / math.sqrt(n)
     else:
         return {"mean": mean, "low": None, "high": None, "n": n}
-    return {"mean": mean, "low": middle - half, "high": middle + half, "n": n}
+    low, high = middle - half, middle + half
+    if bounds and bounds[0] <= mean <= bounds[1]:
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+    return {"mean": mean, "low": low, "high": high, "n": n}
 
 
 def bootstrap(

@@ -17,6 +17,7 @@ from .curves import PERCENT
 from .page import render
 from .parts import Chart, Series, Table, Tile
 from .pictures import galleries, ranking
+from .settings import flat
 
 Result = Mapping[str, Any]  # the summary of a measurement
 
@@ -160,30 +161,13 @@ def _dots(measure: Measure, models: Mapping[int, str], rows: Mapping[str, Sequen
 def _settings(results: Sequence[Result]) -> list[Table]:
     """Settings that differ between the models, if any do, and those that are the same."""
     models = [result["model"]["name"] for result in results]
-    flat = [_flat({key: value for key, value in result.items() if key != "scores"}) for result in results]
+    listed = [flat({key: value for key, value in result.items() if key != "scores"}) for result in results]
     same: list[list[str]] = []
     other: list[list[str]] = []
-    for key in dict.fromkeys(key for each in flat for key in each):
-        values = [each.get(key, "–") for each in flat]
+    for key in dict.fromkeys(key for each in listed for key in each):
+        values = [each.get(key, "–") for each in listed]
         (same if len(set(values)) == 1 else other).append([key, *values])
     found = [Table(["setting", "value"], [row[:2] for row in same], 2, "Settings of all models")]
     if other:
         found.insert(0, Table(["differing setting", *models], other, 1 + len(models), "Differing settings"))
     return found
-
-
-def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    """Nested settings as one flat list, with keys such as rewards.ocr.model."""
-    found: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{before}{key}.")
-        elif isinstance(value, list):
-            found[f"{before}{key}"] = ", ".join(_plain(each) for each in value) or "none"
-        else:
-            found[f"{before}{key}"] = _plain(value)
-    return found
-
-
-def _plain(value: Any) -> str:
-    return "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -26,18 +26,18 @@ FEWEST = 6  # prompts that are shown anyway
 def of(folder: Path) -> dict[str, Any]:
     """The values of samples.html.j2."""
     paths = Record(folder).records()
-    found = [each for path in _spread(paths, MOST) if (each := _read(path)) is not None and each.samples]
+    found = [each for path in spread(paths, MOST) if (each := read(path)) is not None and each.samples]
     return _cards(found) if found else _grids(Record(folder).samples())
 
 
-def _read(path: Path) -> Saved | None:
-    """What is damaged is left out."""
+def read(path: Path) -> Saved | None:
+    """The pictures of an evaluation; None if the file is damaged."""
     with suppress(OSError, ValueError, ValidationError, RecursionError):
         return Saved.model_validate_json(path.read_text("utf-8"))
     return None
 
 
-def _spread(items: Sequence[Any], most: int) -> list[Any]:
+def spread(items: Sequence[Any], most: int) -> list[Any]:
     """All, or evenly spaced ones with the first and the last."""
     if len(items) <= most:
         return list(items)
@@ -78,7 +78,7 @@ def _prompts(found: Sequence[Saved]) -> list[Shown]:
     first = found[0].samples
     whole = sum(len(each.image) for saved in found for each in saved.samples)
     many = len(first) if whole <= ROOM else max(FEWEST, int(len(first) * ROOM / whole))
-    return _spread(first, many)
+    return spread(first, many)
 
 
 def _moment(iteration: int) -> str:
@@ -90,13 +90,13 @@ def _shot(sample: Shown, iteration: int, later: bool) -> Shot:
         sample.address,
         f"{sample.prompt}, {when(iteration)}",
         _moment(iteration),
-        _facts(sample),
+        facts(sample),
         small=sample.address.startswith("data:image/png"),
         later=later,
     )
 
 
-def _facts(sample: Shown) -> list[Fact]:
+def facts(sample: Shown) -> list[Fact]:
     scores = [Fact(name, _number(value)) for name, value in sample.scores.items()]
     if sample.mark is None:
         return scores
@@ -107,9 +107,9 @@ def _frame(sample: Shown | None, iteration: int, shown: bool) -> dict[str, Any]:
     """What the slider shows at an iteration; the page has the picture of the last one already."""
     if sample is None:
         return {"image": "data:,", "alt": f"no picture {when(iteration)}", "facts": []}
-    facts = [[fact.name, fact.value, fact.verdict] for fact in _facts(sample)]
+    said = [[fact.name, fact.value, fact.verdict] for fact in facts(sample)]
     image = {} if shown else {"image": sample.address}
-    return {**image, "alt": f"{sample.prompt}, {when(iteration)}", "facts": facts}
+    return {**image, "alt": f"{sample.prompt}, {when(iteration)}", "facts": said}
 
 
 def _group(group: Group) -> Gallery:
@@ -129,7 +129,7 @@ def _number(value: float) -> str:
 def _grids(paths: Sequence[Path]) -> dict[str, Any]:
     """Grids of whole evaluations; their prompts are part of the image."""
     shots = []
-    for path in _spread(paths, MOST_GRIDS):
+    for path in spread(paths, MOST_GRIDS):
         with suppress(OSError):
             label = _moment(int(path.stem))
             shots.append(Shot(embedded(path.read_bytes()), f"samples: {label}", label))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .code import code_of
 from .loading import REWARDS, Sum, load, located_option, make, owner, terms, weighted
-from .reward import Explains, Metadata, Reads, Reward, RewardError, gives_verdicts, refuse, score
+from .reward import Explains, Metadata, Reads, Reward, RewardError, bounds_of, gives_verdicts, refuse, score
 
 __all__ = [
     "REWARDS",
@@ -17,6 +17,7 @@ __all__ = [
     "Reward",
     "RewardError",
     "Sum",
+    "bounds_of",
     "code_of",
     "gives_verdicts",
     "load",

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from importlib.metadata import entry_points
-from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
 
+from ..system import user_code
 from ..system.errors import first_invalid, named, unknown
 from ..system.paths import absolute, absolute_code, short_codes
 from ..system.threads import refuse_fewer
@@ -211,10 +207,8 @@ def find(name: str) -> Any:
         return REWARDS[name]
     if _is_address(name):
         return Remote
-    if ":" in name:
-        return _own(name)
-    if name.endswith(".py"):
-        raise ValueError(f"give the function or class in {name} as well; write {name}:NAME")
+    if ":" in name or name.endswith(".py"):
+        return user_code.find("reward", name)
     offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name not in offered:
         raise ValueError(unknown("reward", name, [*REWARDS, *offered]))
@@ -226,27 +220,3 @@ def find(name: str) -> Any:
 
 def _is_address(name: str) -> bool:
     return name.startswith(("http://", "https://"))
-
-
-def _own(name: str) -> Any:
-    """`package.module:function` or `path/to/file.py:function`."""
-    where, _, attribute = name.rpartition(":")
-    try:
-        module = _of_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except (Exception, SystemExit) as error:  # a user's file may fail in any way
-        raise ValueError(f"cannot import reward '{name}': {named(error)}") from error
-    if not callable(found := getattr(module, attribute, None)):
-        raise ValueError(f"reward '{name}': {where} has no function '{attribute}'")
-    return found
-
-
-def _of_file(path: Path) -> ModuleType:
-    """Run a file as a new module, registered under its file name (`mine.py`), which no import can clash with.
-
-    It must be registered: dataclasses with string annotations (`from __future__ import annotations`) look it up.
-    """
-    spec = importlib.util.spec_from_file_location(path.name, path)
-    assert spec and spec.loader
-    module = sys.modules[path.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -23,7 +23,7 @@ class Reward(Protocol):
         """images float [B, 3, H, W] or [B, F, 3, H, W] in [0, 1], B prompts -> scores [B], higher is better.
 
         A reward must not change the images, because other rewards score them too. `metadata` comes from the prompt
-        set (see Metadata).
+        set (see Metadata); a reward that does not need it may leave this argument out: (images, prompts).
 
         Optional attributes describe a reward (default: False).
         - `takes_videos`: it scores whole videos.
@@ -31,6 +31,7 @@ class Reward(Protocol):
         - `in_background`: it mostly waits for a server or a judge. It may then be called in a thread while the next
           batch is sampled, so it must be thread-safe and need little computation.
         - `verdicts`: scores of 0 and 1 mean fail and pass. This is also assumed of a reward that `Explains`.
+        - `bounds`: the lowest and the highest score that there can be, such as (0.0, 1.0); intervals end there.
         - `missing`: the number of scores so far that stand in for a score that was not available. The metrics count
           them per iteration.
         - `identity`: a JSON mapping of what scores depend on besides dataclass fields, such as the model behind a
@@ -58,6 +59,12 @@ class Reads(Protocol):
 def gives_verdicts(reward: Reward) -> bool:
     """Whether scores of 0 and 1 mean fail and pass: declared by `verdicts`, or the reward `Explains`."""
     return bool(getattr(reward, "verdicts", isinstance(reward, Explains)))
+
+
+def bounds_of(reward: Reward) -> tuple[float, float] | None:
+    """The lowest and the highest score that there can be, if the reward declares them (`bounds`)."""
+    found = getattr(reward, "bounds", None)
+    return (float(found[0]), float(found[1])) if found else None
 
 
 class RewardError(RuntimeError):
@@ -122,16 +129,40 @@ def _refuse_uncallable(reward: Any) -> None:
     name = _name(reward)
     if not callable(reward):
         raise ValueError(f"{name} is not a reward; a reward is called with (images, prompts, metadata)")
-    try:
-        signature = inspect.signature(reward)
-    except (TypeError, ValueError):  # code that is not Python has no signature
-        return
-    try:
-        signature.bind(None, None, None)
-    except TypeError as error:
+    signature = _signature(reward)
+    if signature and not any(_takes(signature, *call) for call in CALLS):
         raise ValueError(
-            f"reward '{name}' must accept (images, prompts, metadata), but its signature is {signature}"
-        ) from error
+            f"reward '{name}' must accept (images, prompts) or (images, prompts, metadata), but its signature is "
+            f"{signature}"
+        )
+
+
+CALLS: tuple[tuple[int, tuple[str, ...]], ...] = ((3, ()), (2, ("metadata",)), (2, ()))
+"""how a reward may be called: (number of arguments by position, arguments by name), the fullest call first"""
+
+
+def _signature(reward: Any) -> inspect.Signature | None:
+    """The arguments that a reward takes; None if it does not say, as code that is not Python."""
+    try:
+        return inspect.signature(reward.forward if isinstance(reward, torch.nn.Module) else reward)
+    except (TypeError, ValueError):
+        return None
+
+
+def _takes(signature: inspect.Signature, count: int, names: Sequence[str]) -> bool:
+    try:
+        signature.bind(*[None] * count, **dict.fromkeys(names))
+    except TypeError:
+        return False
+    return True
+
+
+def _called(reward: Any, images: Tensor, prompts: Sequence[str], metadata: Metadata) -> Any:
+    """Call a reward with the metadata, if it takes them."""
+    signature = _signature(reward)
+    takes = (call for call in CALLS if signature is None or _takes(signature, *call))
+    count, names = next(takes, CALLS[0])  # a signature that fits no call raises its own error
+    return reward(*(images, prompts, metadata)[:count], **dict.fromkeys(names, metadata))
 
 
 def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
@@ -153,7 +184,7 @@ def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], met
         return score(name, reward, images.flatten(0, 1), repeated, about).view(-1, frames).mean(1)
     edits = 0 if images.is_inference() else images._version
     with guarded(f"reward '{name}'"):
-        found = reward(images, prompts, metadata)
+        found = _called(reward, images, prompts, metadata)
     try:
         scores = torch.as_tensor(found).detach().float().cpu()
     except Exception as error:

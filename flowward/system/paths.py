@@ -62,3 +62,9 @@ def fingerprint(path: Path) -> str:
             opened.seek(-PART, os.SEEK_END)
             found.update(opened.read())
     return found.hexdigest()[:16]
+
+
+def refuse_filled(folder: Path, instead: str = "another folder") -> None:
+    """Raise ValueError if a folder to write to is not empty, or a file; the message asks for something `instead`."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} holds something already; name {instead}")

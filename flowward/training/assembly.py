@@ -268,6 +268,29 @@ def train(
         RewardError, TrainingError: the run cannot continue.
         OSError: the run folder cannot be written.
     """
+    trainer, described, remarks = of_python(algorithm, policy, reward, prompts, run, evaluator)
+    folder = RunFolder.create(Path(run.output), described) if run.output else None
+    with folder.held() if folder else nullcontext():
+        yield from trainer.steps(evaluator, folder, remarks)
+
+
+def of_python(
+    algorithm: Algorithm,
+    policy: Policy,
+    reward: Reward,
+    prompts: PromptSet,
+    run: Run,
+    evaluator: Evaluator | None = None,
+    say: Callable[[str], object] | None = None,
+) -> tuple[Trainer, dict[str, Any], list[str]]:
+    """The trainer of a run from Python, its settings for config.yaml, and warnings about the whole run.
+
+    Args:
+        say: choose the batch sizes for `run.memory`, and print them with this function (None: leave them).
+
+    Raises:
+        ValueError: the arguments do not fit together, or the model or a reward does not accept a prompt.
+    """
     trackers.refuse_missing(run.track)
     if run.track and not run.output:
         raise ValueError("trackers continue a run by what its folder says: set `output` beside `track`")
@@ -276,12 +299,13 @@ def train(
     rewards.refuse(reward, prompts.texts, prompts.about(range(len(prompts))))
     if evaluator:
         evaluator.refuse()
+    if say and (limit := fit.limit(run.memory, policy.device)):
+        run = _fitted(trainer, limit, say)
+        trainer = Trainer(algorithm, policy, reward, prompts, run)
     how = evaluator.told if evaluator else None
     described = config.of_python(algorithm, policy, reward, prompts, run, how)
-    folder = RunFolder.create(Path(run.output), described) if run.output else None
     remarks: list[str | None] = [*policy.remarks_on([*prompts, *(evaluator.prompts if evaluator else ())])]
     if evaluator and how:
         shared = leak(prompts, evaluator.prompts, how.chosen(evaluator.prompts))
         remarks += [shared, how.unlike(algorithm.rollout.guidance)]
-    with folder.held() if folder else nullcontext():
-        yield from trainer.steps(evaluator, folder, [remark for remark in remarks if remark])
+    return trainer, described, [remark for remark in remarks if remark]

@@ -16,8 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 from .. import prompts as prompt_table
 from ..algorithms import ALGORITHMS
 from ..algorithms.algorithm import Algorithm
-from ..algorithms.presets import PRESETS
+from ..algorithms.presets import PRESETS, Preset, published
 from ..evaluation.evaluate import Evaluation
+from ..models import is_pipeline
 from ..models.adapters import Adapters, Reference
 from ..models.loading import Loading
 from ..models.lora import LoRA
@@ -103,7 +104,6 @@ class Settings:
         return None
 
 
-@cache
 def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
     """Settings with the fields of one algorithm and the values of a preset as defaults.
 
@@ -117,12 +117,22 @@ def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
     if preset not in PRESETS[algorithm]:
         raise ValueError(unknown(f"preset of {algorithm}", preset, PRESETS[algorithm]))
     chosen = PRESETS[algorithm][preset]
-    where = f"presets/{algorithm}.yaml: {preset}"
+    key = f"{algorithm} {preset} {chosen}"  # with its values, which may be changed
+    if key not in _TYPES:
+        _TYPES[key] = _type_of(chosen, ALGORITHMS[algorithm], f"presets/{algorithm}.yaml: {preset}")
+    return _TYPES[key]
+
+
+_TYPES: dict[str, type[Settings]] = {}  # made so far; there is one adapter per type
+
+
+def _type_of(chosen: Preset, algorithm: type, where: str) -> type[Settings]:
+    """Settings with the values of one preset; `where` it is written."""
     refuse_unknown(chosen.run, {each.name: None for each in fields(Run)}, where, "run.")
     refuse_unknown(chosen.settings, {each.name: None for each in fields(Settings)}, where, "settings.")
     run = replace(Run(), **chosen.run)
     changed: list[tuple[str, Any, Any]] = [
-        ("algorithm", ALGORITHMS[algorithm], field(default=chosen.algorithm)),
+        ("algorithm", algorithm, field(default=chosen.algorithm)),
         ("run", Annotated[Run, tyro.conf.OmitArgPrefixes], field(default=run)),
         ("evaluation", Evaluation, field(default=_alike(Evaluation(), chosen.algorithm))),
     ]
@@ -131,6 +141,22 @@ def settings_type(algorithm: str, preset: str = "scenes") -> type[Settings]:
     made = make_dataclass("Train", changed, bases=(Settings,), frozen=True)
     made.__doc__ = Settings.__doc__
     return made
+
+
+def starting(algorithm: str, preset: str | None, model: str | None) -> Any:
+    """A preset's settings: the named one, or that of scenes, or for a real model the first that was published.
+
+    That one then takes the time grid of the model, which need not be the published one's.
+
+    Raises:
+        ValueError: there is no such algorithm or preset.
+    """
+    if preset or not is_pipeline(model or "scenes"):
+        return settings_type(algorithm, preset or "scenes")()
+    default = settings_type(algorithm, published(algorithm))()
+    rollout = replace(default.algorithm.rollout, grid="model", shift=1.0)
+    few = replace(default.evaluation, images=60)
+    return replace(default, algorithm=replace(default.algorithm, rollout=rollout), evaluation=few)
 
 
 def _alike(how: Evaluation, algorithm: Algorithm) -> Evaluation:

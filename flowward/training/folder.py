@@ -156,9 +156,9 @@ class RunFolder(Record):
         """
         self._refuse_gone()
         self._rewrite([line for line in self._kept() if line["iteration"] <= iteration])
-        for path in (each for each in (self.path / "samples").iterdir() if each.suffix in (".png", ".json")):
+        for path in (self.path / "samples").glob("[0-9]*.*"):
             number = path.stem.partition("-")[0]
-            if number.isdigit() and int(number) > iteration:
+            if path.suffix in (".png", ".json") and number.isdigit() and int(number) > iteration:
                 path.unlink()
         for part in (self.path, self.path / "samples", self.path / "checkpoints"):
             whole_files.clear(part)

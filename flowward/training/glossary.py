@@ -236,6 +236,9 @@ EVALUATION = {
         "constant",
     ),
     "evaluation.scores.NAME.verdicts": Metric("Pass/fail", "true if each score is pass (1) or fail (0)", "constant"),
+    "evaluation.scores.NAME.bounds": Metric(
+        "Bounds", "lowest and highest score that there can be, if the reward declares them", "constant"
+    ),
     "evaluation.scores.NAME.PART.mean": Metric("Mean", "mean score of all images, or of one category", "rises"),
     "evaluation.scores.NAME.PART.low": Metric("Lower end", "lower end of the 95 % interval over noise", "rises"),
     "evaluation.scores.NAME.PART.high": Metric("Upper end", "upper end of the 95 % interval over noise", "rises"),

@@ -30,8 +30,10 @@ WIDE = 80  # columns of a terminal with room for the last score next to the rewa
 class TrainProgress:
     """A progress bar with the reward and the last score, or one plain line per iteration if there is no terminal."""
 
-    def __init__(self, run: Run, first: int, where: Path):
-        self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    def __init__(self, run: Run, first: int, where: Path | None):
+        """`first` is the number of finished iterations, `where` the run folder, if there is one."""
+        # a notebook shows plain lines: a bar there needs ipywidgets, and is lost when the notebook is saved
+        self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False, force_jupyter=False)
         self._run, self._last = run, time.perf_counter()
         self._spent: deque[float] = deque(maxlen=RECENT)  # seconds of the last iterations, without evaluations
         self._measured = 0.0  # seconds of the last evaluation
@@ -49,7 +51,8 @@ class TrainProgress:
         self._score = ""
         self._first_evaluation: dict[str, Any] | None = None
         self._said: set[str] = set()
-        self.say(f"run folder: {where}")
+        if where:
+            self.say(f"run folder: {where}")
 
     def __enter__(self) -> TrainProgress:
         self._bar.start()

@@ -28,6 +28,7 @@ from .folder import RunFolder
 from .health import Health, held_up
 from .metrics import Clock, Step, Tally
 from .run import Training
+from .samples import Samples
 from .trackers import opened
 
 
@@ -54,6 +55,7 @@ class Gathered:
     metrics: dict[str, float]  # metrics of the samples
     keep: Callable[[], dict[str, float]]  # called once the iteration has succeeded; stores the samples, more metrics
     shown: dict[str, Any] = field(default_factory=dict)  # see metrics.SHOWN
+    samples: Samples = field(default_factory=Samples.none)  # for who follows the run
 
 
 class Loop(ABC, Generic[Measures]):
@@ -78,6 +80,7 @@ class Loop(ABC, Generic[Measures]):
         self.skipped = 0  # optimiser steps in a row whose gradient was not finite
         self.rollbacks = 0  # times that the run went back to a checkpoint
         self.stopping = False  # set from outside: measure the last iteration, and end
+        self._samples = Samples.none()  # of the last iteration
         self.told: list[str] = []  # health warnings for the next finished iteration
 
     @abstractmethod
@@ -125,6 +128,7 @@ class Loop(ABC, Generic[Measures]):
 
     def _step(self) -> Step:
         clock, index = Clock(), self.iteration
+        self._samples.release()
         gathered = self.gather(index, clock)
         with clock("train"), threads.watched() as cores:
             if gathered.points is not None:
@@ -139,9 +143,17 @@ class Loop(ABC, Generic[Measures]):
             metrics |= {"learning_rate": self._rate(taken - 1), **gathered.keep()}
         share = cores.share if self._shares_cores else None
         said = [*self.told, *self.health.check(metrics), *held_up(share)]
-        self.told = []
+        self.told, self._samples = [], gathered.samples
         self.iteration, self.sound = index + 1, True
-        return Step(self.iteration, metrics, said, clock.seconds, cpu_share=share, shown=gathered.shown)
+        return Step(
+            self.iteration,
+            metrics,
+            said,
+            clock.seconds,
+            cpu_share=share,
+            shown=gathered.shown,
+            samples=gathered.samples,
+        )
 
     @property
     def _shares_cores(self) -> bool:

@@ -17,6 +17,7 @@ from ..learning.credit import group_max
 from ..process.rollout import Rollout
 from ..prompts import Prompt
 from ..system import distributed
+from .samples import Samples
 
 SHOWN = ("reward_histogram", "best", "worst")  # keys of a line whose values are mappings
 BINS = 10  # of the histogram of rewards
@@ -24,7 +25,11 @@ BINS = 10  # of the histogram of rewards
 
 @dataclass(frozen=True)
 class Step:
-    """One finished iteration."""
+    """One finished iteration.
+
+    Its images and their scores are those that this process sampled: all of them, unless several processes share a run.
+    A step that only evaluates (step 0, for example) has none.
+    """
 
     index: int  # counts from 1
     metrics: dict[str, float]
@@ -34,6 +39,31 @@ class Step:
     cpu_share: float | None = None  # of training with several CPU threads: see system.threads.Cores
     speed: dict[str, float] = field(default_factory=dict)  # figures that depend on the clock: see speed.py
     shown: dict[str, Any] = field(default_factory=dict)  # of the samples, not plotted: see SHOWN
+    samples: Samples = field(default_factory=Samples.none, repr=False, compare=False)
+
+    @property
+    def images(self) -> Tensor:
+        """The N images that were sampled and scored, float [N, 3, H, W] in [0, 1] on the CPU; videos [N, F, 3, H, W].
+
+        Raises:
+            ValueError: the next iteration has begun, and they have been let go.
+        """
+        return self.samples.images
+
+    @property
+    def prompts(self) -> list[str]:
+        """The N prompts of the images."""
+        return self.samples.prompts
+
+    @property
+    def rewards(self) -> dict[str, Tensor]:
+        """The scores [N] of each reward, by its name, without weights."""
+        return self.samples.rewards
+
+    @property
+    def advantages(self) -> Tensor:
+        """The advantages [N] that the images were trained with."""
+        return self.samples.advantages
 
     def line(self, images: int) -> dict[str, Any]:
         """The line of metrics.jsonl; `images` is the number of training images so far."""

@@ -37,6 +37,7 @@ from .loop import Gathered, Loop
 from .metrics import Clock, Step, describe, extremes, histogram
 from .record import EXTREMES
 from .run import Run
+from .samples import Samples
 from .speed import Speedometer
 
 Collect = Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]
@@ -174,6 +175,7 @@ class Trainer(Loop[Evaluator]):
             metrics,
             lambda: self._keep(choice, prompts, rewards[own], rollout.group[own]),
             shown,
+            self._samples_of(choice, images, rewards, rollout.advantage),
         )
 
     def _shown(self, index: int, texts: Sequence[str], rollout: Rollout, images: Tensor) -> dict[str, Any]:
@@ -184,18 +186,24 @@ class Trainer(Loop[Evaluator]):
         reward, ends = rollout.reward, extremes(rollout.reward, rollout.own)
         told = [{"prompt": texts[int(rollout.group[n])], "reward": reward[n].item()} for n in ends]
         if self.due(index + 1):
-            mine = distributed.share(torch.arange(self.run.images), self.run.group_size)
-            found = torch.cat(distributed.everyone(images[torch.isin(mine, torch.tensor(ends))]))
+            found = torch.cat(distributed.everyone(images[torch.isin(self._mine(), torch.tensor(ends))]))
             rows = [0, -1] if ends[0] <= ends[1] else [-1, 0]  # they are in the order of their numbers
             self.extremes = Extremes(index + 1, found[rows], told)
         return {"reward_histogram": histogram(reward[rollout.own]), "best": told[0], "worst": told[1]}
 
     def _first_groups(self, rollout: Rollout, images: Tensor, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
         """The first groups whose images this process has, with rewards and advantages."""
-        size, mine = self.run.group_size, distributed.share(torch.arange(self.run.images), self.run.group_size)
+        size, mine = self.run.group_size, self._mine()
         many = min(SHOWN_GROUPS, len(images) // size)
         rows, texts = mine[: many * size], [text_of(prompts[n]) for n in self._group()[mine[: many * size : size]]]
         return grouped(texts, images[: many * size], rollout.reward[rows], rollout.advantage[rows])
+
+    def _samples_of(self, choice: Choice, images: Tensor, rewards: Tensor, advantage: Tensor) -> Samples:
+        """The images of this process, with their part of the rewards [N, R] and advantages [N] of all processes."""
+        mine = self._mine()
+        texts = [self.prompts.texts[choice.indices[group]] for group in self._group()[mine].tolist()]
+        names = [name for name, _, _ in terms(self.reward)]
+        return Samples(images, texts, dict(zip(names, rewards[mine].unbind(1), strict=True)), advantage[mine])
 
     def _keep(self, choice: Choice, prompts: Sequence[Prompt], rewards: Tensor, group: Tensor) -> dict[str, float]:
         """Store rewards for the reward buffer and the curriculum. Returns the curriculum's metrics."""
@@ -220,8 +228,8 @@ class Trainer(Loop[Evaluator]):
 
         `seen` is called with each batch of images as soon as it is ready.
         """
-        run, condition, parts, pictures = self.run, self.policy.encode(prompts), [], []
-        mine = distributed.share(torch.arange(run.images), run.group_size)
+        condition, parts, pictures = self.policy.encode(prompts), [], []
+        mine = self._mine()
         with self.policy.weights.still(self.algorithm.behaviour):
             for drawn, images in self.collect(prompts, condition, index, mine):
                 parts.append(drawn)
@@ -245,7 +253,7 @@ class Trainer(Loop[Evaluator]):
     def _scoring(self, chosen: Sequence[int]) -> Scoring:
         """Scoring for the images that this process samples for these prompts."""
         run, prompts = self.run, self.prompts
-        mine = [chosen[n] for n in self._group()[distributed.share(torch.arange(run.images), run.group_size)].tolist()]
+        mine = [chosen[n] for n in self._group()[self._mine()].tolist()]
         rewards = [(name, reward) for name, _, reward in terms(self.reward)]
         return Scoring(rewards, [prompts.texts[i] for i in mine], prompts.about(mine), run.group_size)
 
@@ -265,6 +273,10 @@ class Trainer(Loop[Evaluator]):
     def _group(self) -> Tensor:
         """The group number of each image, [N]."""
         return torch.arange(self.run.groups).repeat_interleave(self.run.group_size)
+
+    def _mine(self) -> Tensor:
+        """The numbers of the images of this process."""
+        return distributed.share(torch.arange(self.run.images), self.run.group_size)
 
     def state_dict(self) -> dict[str, Any]:
         """The state that the rest of the run depends on."""

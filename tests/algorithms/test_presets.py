@@ -252,15 +252,13 @@ def test_a_wrong_key_is_refused_with_its_file(
     head, _, rest = text.rpartition(was)  # the last one: that of the preset, not of the defaults
     file.write_text(head + becomes + rest)
     monkeypatch.setattr(folder, "FOLDER", tmp_path)
-    for known in (facts, config.settings_type):
-        known.cache_clear()
+    facts.cache_clear()
     try:
         with pytest.raises(ValueError, match=said):
             monkeypatch.setitem(PRESETS, "crd", folder._Own("crd"))
             config.settings_type("crd", "ocr")
     finally:
-        for known in (facts, config.settings_type):
-            known.cache_clear()
+        facts.cache_clear()
 
 
 def test_facts_are_read_without_torch() -> None:

@@ -78,7 +78,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         ("sample scenes 'a circle' --seed -5", "must not be negative, it is -5"),
         ("train --algorithm advantageflow --resume x", "--algorithm, --config and --resume exclude each other"),
         ("train --config", "--config needs a value"),
-        ("train --config missing.yaml", "cannot read missing.yaml: No such file or directory"),
+        ("train --config missing.yaml", "there is no config file missing.yaml"),
         ("train --resume missing", "missing is not a run folder"),
         ("report", "name at least one run folder"),
         ("eval", "name at least one model or run"),
@@ -268,7 +268,7 @@ def test_an_algorithm_may_be_named_alone() -> None:
 def test_a_word_may_begin_at_home(refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Shells leave ~ alone after an equals sign."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert f"cannot read {tmp_path}/nothing.yaml" in refused("train", "--config=~/nothing.yaml")
+    assert f"there is no config file {tmp_path}/nothing.yaml" in refused("train", "--config=~/nothing.yaml")
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "model: [scenes\nrun: }", "", "\x00", "just words"])

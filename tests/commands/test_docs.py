@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import TEXTS
+from tiny_runs import TEXTS, few_steps
 
 import flowward
 from flowward import models, prompts
+from flowward.commands import compare, export, sample, serve_reward, train, verify, watch
 from flowward.commands import eval as evaluation
-from flowward.commands import export, sample, serve_reward, train, verify
-from flowward.commands.options import parse, take
+from flowward.commands.options import every, parse, take
 from flowward.rewards.judges.judge import Judge
 from flowward.rewards.service.remote import Remote
 from flowward.training.trainer import Trainer
@@ -25,13 +26,17 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "flowward").rglob("*.md"))]
 LOOKS = {f"--{each.name}" for each in train.LOOKS}
 KINDS: dict[str, Callable[[list[str]], Any]] = {
-    "train": lambda words: train.chosen([word for word in take(words, "processes")[1] if word not in LOOKS]),
+    "train": lambda words: train.chosen(
+        [word for word in every(take(words, "processes")[1], "hook")[1] if word not in LOOKS]
+    ),
     "memory": lambda words: train.chosen([*words, "--reward", "jpeg-compressibility"], "memory"),
     "sample": lambda words: parse(sample.Sample, words, "sample"),
     "eval": lambda words: parse(evaluation.Evaluate, take(words, "suite")[1], "eval"),
     "export": lambda words: parse(export.Export, words, "export"),
     "verify": lambda words: parse(verify.Verify, words, "verify"),
     "serve-reward": lambda words: parse(serve_reward.ServeReward, words, "serve-reward"),
+    "watch": lambda words: parse(watch.Watch, words, "watch"),
+    "compare": lambda words: parse(compare.Compare, words, "compare"),
 }
 
 
@@ -83,10 +88,19 @@ def test_every_block_of_python_on_a_page_runs(
     monkeypatch.setattr(Judge, "_meet", lambda judge: "")
     made: list[Trainer] = []
     monkeypatch.setattr(flowward, "train", lambda *parts: made.append(Trainer(*parts)) or [], raising=False)
+    monkeypatch.setattr(flowward, "fit", partial(shortened, flowward.fit), raising=False)
     monkeypatch.chdir(tmp_path)
     policy = models.load(tiny)
-    given = {"base": policy, "trained": policy, "prompts": prompts.of("mine", TEXTS)}
+    given: dict[str, Any] = {"base": policy, "trained": policy, "prompts": prompts.of("mine", TEXTS)}
+    if "run." in code and "run = " not in code:
+        given["run"] = flowward.fit("advantageflow", policy, "balance", "scenes")
     exec(code.replace("images=600", "images=5"), given)
+
+
+def shortened(fit: Callable[..., Any], name: str, *parts: Any, **settings: Any) -> Any:
+    """One small iteration, of as few steps as possible."""
+    few = {"iterations": 1, "images_per_update": 8, "group_size": 4, "microbatch": 8, "evaluation": {"images": 5}}
+    return fit(few_steps(name), *parts, **{**settings, **few})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -14,10 +14,22 @@ import tyro
 
 from flowward.algorithms import ALGORITHMS
 from flowward.cli import main
-from flowward.commands import COMMANDS, bench, export, memory, report, sample, serve_reward, train, verify
+from flowward.commands import (
+    COMMANDS,
+    bench,
+    compare,
+    export,
+    memory,
+    report,
+    sample,
+    serve_reward,
+    train,
+    verify,
+    watch,
+)
 from flowward.commands import eval as evaluation
 from flowward.commands.help import Page, options_of, show
-from flowward.commands.options import PLAIN, parse, take
+from flowward.commands.options import PLAIN, every, parse, take
 from flowward.scenes.pretrain import Pretrain
 from flowward.training import config
 
@@ -33,6 +45,8 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "verify": (verify.Verify, None),
     "bench": (bench.Bench, None),
     "report": (report.Report, None),
+    "watch": (watch.Watch, None),
+    "compare": (compare.Compare, None),
     "serve-reward": (serve_reward.ServeReward, None),
     "pretrain": (Pretrain, None),
 }
@@ -74,13 +88,15 @@ def test_a_page_names_only_options_that_there_are(name: str) -> None:
 
 
 WORDS: dict[str, Callable[[list[str]], Any]] = {
-    "train": lambda words: train.chosen(take(words, "processes")[1]),
+    "train": lambda words: train.chosen(every(take(words, "processes")[1], "hook")[1]),
     "memory": lambda words: train.chosen([*words, "--reward", "jpeg-compressibility"], "memory"),
     "eval": lambda words: parse(evaluation.Evaluate, take(words, "suite")[1], "eval"),
     "sample": lambda words: parse(sample.Sample, words, "sample"),
     "export": lambda words: parse(export.Export, words, "export"),
     "verify": lambda words: parse(verify.Verify, words, "verify"),
     "serve-reward": lambda words: parse(serve_reward.ServeReward, words, "serve-reward"),
+    "watch": lambda words: parse(watch.Watch, words, "watch"),
+    "compare": lambda words: parse(compare.Compare, words, "compare"),
 }
 
 

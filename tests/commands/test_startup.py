@@ -8,10 +8,22 @@ from pathlib import Path
 import pytest
 import yaml
 from program import BUDGET, alone
+from watched_runs import made
 
 from flowward.commands import COMMANDS
 
-HEAVY = ("torch", "torch._dynamo", "sympy", "diffusers", "transformers", "peft", "accelerate", "scipy", "jinja2")
+HEAVY = (
+    "torch",
+    "torch._dynamo",
+    "sympy",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "scipy",
+    "jinja2",
+    "fastapi",
+)
 TORCH = {"torch"}  # settings of samplers and algorithms are written in its terms
 LOADED: dict[str, set[str]] = {
     "demo": TORCH,
@@ -22,6 +34,8 @@ LOADED: dict[str, set[str]] = {
     "bench": TORCH,
     "export": set(),
     "report": set(),
+    "watch": set(),
+    "compare": set(),
     "algorithms": set(),
     "list": set(),
     "pretrain": set(),
@@ -96,6 +110,17 @@ def test_a_report_needs_templates_alone(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert loaded(PROGRAM, "report", str(tmp_path), ends=0) == {"jinja2"}
     assert 'class="chart"' in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_runs_are_compared_and_watched_without_torch(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        made(tmp_path / "runs" / name)
+    words = ["compare", str(tmp_path / "runs"), "--output", str(tmp_path / "compare.html")]
+    assert loaded(PROGRAM, *words, ends=0) == {"jinja2"}
+    served = "from flowward.pages.watch import folder, server\nimport pathlib, sys\n"
+    served += "server.application(folder.Folder(pathlib.Path(sys.argv[1])), None)"
+    assert loaded(served, str(tmp_path / "runs")) == {"jinja2", "fastapi"}
+    assert loaded(PROGRAM, "watch", str(tmp_path / "gone"), ends=2) == set()
 
 
 def test_training_without_adapters_asks_for_no_library_of_adapters(tiny: str, tmp_path: Path) -> None:

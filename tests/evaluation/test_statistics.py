@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from measurements import made
 from scipy.stats import binom
 
-from flowward.evaluation.statistics import Z95, bootstrap, bounds, holm, mcnemar, p_value
+from flowward.evaluation import measurement
+from flowward.evaluation.statistics import Z95, bootstrap, bounds, holm, interval, mcnemar, p_value
 
 
 def width(scores: np.ndarray, prompts: np.ndarray, strata: np.ndarray | None = None, seed: int = 0) -> float:
@@ -136,3 +141,23 @@ def test_ten_thousand_resamples_take_less_than_a_second() -> None:
     started = time.process_time()
     assert bootstrap(scores, prompts, prompts % 6).shape == (10_000, 4)
     assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("scores", [[0.0, 0.0, 0.1, 0.02], [1.0, 0.9, 1.0]])
+def test_an_interval_ends_where_scores_do(scores: list[float]) -> None:
+    free, held = (interval(torch.tensor(scores), bounds=bounds) for bounds in (None, (0.0, 1.0)))
+    assert free["low"] < 0 or free["high"] > 1  # type: ignore[operator]
+    assert held["mean"] == free["mean"]
+    assert held["low"] == max(free["low"], 0) and held["high"] == min(free["high"], 1)  # type: ignore[type-var]
+    outside = torch.tensor(scores) + 5  # whoever declares bounds and leaves them
+    assert interval(outside, bounds=(0.0, 1.0)) == interval(outside)
+
+
+def test_bounds_are_kept_with_the_scores(tmp_path: Path) -> None:
+    scores = [0.0, 0.0, 0.1, 0.02]
+    one = replace(made("one", {"graded": scores, "free": scores}), bounds={"graded": (0.0, 1.0)})
+    (tmp_path / "one.json").write_text(measurement.to_json([one]))
+    (again,) = measurement.read(tmp_path / "one.json")
+    assert again.summary() == one.summary()
+    overall = {name: own["overall"]["low"] for name, own in again.summary()["scores"].items()}
+    assert overall["graded"] == 0 and overall["free"] < 0

@@ -36,7 +36,7 @@ def test_unknown_suites_and_files() -> None:
 
 def measured(capsys: pytest.CaptureFixture[str], tmp_path: Path, *words: str) -> tuple[int, dict, str]:
     file = tmp_path / "found.json"
-    code = main(["eval", *words, "--steps", "1", "--json", str(file)])
+    code = main(["eval", *words, "--steps", "1", "--json", str(file), "--overwrite"])
     ((_, found),) = json.loads(file.read_text())["models"].items() if code == 0 else ((None, {}),)
     return code, found, capsys.readouterr().err
 

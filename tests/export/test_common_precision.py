@@ -74,11 +74,13 @@ def test_a_run_its_export_and_its_base_are_measured_alike(trained_run: str, own:
     names = [tiny, trained_run, f"{trained_run}/export", f"{trained_run}/export/transformer"]
     found = Path("found.json")
     for order in (names, names[::-1]):
-        assert main(["eval", *order, *EVAL, "--json", str(found)]) == 0
+        assert main(["eval", *order, *EVAL, "--json", str(found), "--overwrite"]) == 0
         assert set(measured(found).values()) == {own} and len(measured(found)) == 4
-    assert main(["eval", *names, *EVAL, "--precision", OTHER[own], "--json", str(found)]) == 0
+    assert main(["eval", *names, *EVAL, "--precision", OTHER[own], "--json", str(found), "--overwrite"]) == 0
     assert set(measured(found).values()) == {OTHER[own]}
-    assert main(["eval", tiny, *EVAL, "--json", str(found)]) == 0  # with nobody to say, it is the processor
+    assert (
+        main(["eval", tiny, *EVAL, "--json", str(found), "--overwrite"]) == 0
+    )  # with nobody to say, it is the processor
     assert set(measured(found).values()) == {OTHER[own]}
 
 

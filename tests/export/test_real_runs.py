@@ -19,7 +19,6 @@ from flowward import models
 from flowward.algorithms import ALGORITHMS
 from flowward.algorithms.presets import PRESETS, published
 from flowward.cli import main
-from flowward.commands import train
 from flowward.commands.options import said
 from flowward.evaluation.images import stills
 from flowward.export import card, exported
@@ -30,6 +29,7 @@ from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
 from flowward.rewards import score
 from flowward.rewards.images.jpeg import Compressible, Incompressible, kilobytes
+from flowward.training import config
 from flowward.training.run import Run
 from flowward.verify import model
 
@@ -159,14 +159,14 @@ def test_flux_says_so_where_its_guidance_is_not_its_own(
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_real_model_starts_from_published_settings(saved: Path, algorithm: str) -> None:
     """On the times of its own scheduler; nobody wants the batches of the built-in world there."""
-    settings = train._default(algorithm, None, str(saved))
+    settings = config.starting(algorithm, None, str(saved))
     chosen = PRESETS[algorithm][published(algorithm)]
     assert settings.algorithm == replace(chosen.algorithm, rollout=settings.algorithm.rollout)
     assert settings.run.images == replace(Run(), **chosen.run).images
     assert settings.algorithm.rollout.grid == "model"
     times = settings.algorithm.rollout.bound(policy("StableDiffusion3Pipeline").times).times
     assert len(times) == settings.algorithm.rollout.steps + 1
-    scenes, default = train._default(algorithm, "scenes", str(saved)), train._default(algorithm, None, None)
+    scenes, default = config.starting(algorithm, "scenes", str(saved)), config.starting(algorithm, None, None)
     assert (scenes.algorithm, scenes.run) == (default.algorithm, default.run)
 
 

@@ -72,10 +72,10 @@ failures = pytest.mark.parametrize(
 
 
 @pytest.mark.processor
-def test_a_reward_that_takes_no_metadata_is_refused_before_the_run(refused: Refused, tiny: str) -> None:
-    Path("mine.py").write_text("def bright(images, prompts):\n    return images.mean((1, 2, 3))\n")
+def test_a_reward_that_takes_no_prompts_is_refused_before_the_run(refused: Refused, tiny: str) -> None:
+    Path("mine.py").write_text("def bright(images):\n    return images.mean((1, 2, 3))\n")
     said = refused("train", *BUDGET, "--model", tiny, "--reward", "mine.py:bright", "--output", "run")
-    assert said.startswith("reward 'bright' must accept (images, prompts, metadata)")
+    assert said.startswith("reward 'bright' must accept (images, prompts) or (images, prompts, metadata), but its")
     assert not Path("run").exists()
 
 

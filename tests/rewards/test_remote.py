@@ -139,7 +139,7 @@ def test_threads_may_share_a_client(address: str) -> None:
 def test_a_run_with_a_remote_reward_is_the_run_with_the_reward(tiny: str, tmp_path: Path) -> None:
     budget = shlex.split(
         "--iterations 2 --images-per-update 8 --group-size 4 --microbatch 8 --algorithm.rollout.steps 2 "
-        "--evaluation.images 6 --evaluation.sampler.steps 2 --threads 1"
+        "--evaluation.images 6 --evaluation.sampler.steps 2 --evaluation.rewards balance --threads 1"
     )
     lines = []
     with served(Service("balance", rewards.load(["balance"])), token="secret") as at:

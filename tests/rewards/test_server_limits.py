@@ -21,6 +21,7 @@ from flowward.rewards.service import limits
 from flowward.rewards.service.remote import Remote
 from flowward.rewards.service.server import Service
 from flowward.rewards.service.wire import JSON, TENSORS, encode, png, to_uint8
+from flowward.system import serving
 
 pytestmark = pytest.mark.usefixtures("hasty")
 PNG = base64.b64encode(png(to_uint8(IMAGES[0]))).decode()
@@ -30,8 +31,9 @@ HEAD = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nCo
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A server whose patience is a fraction of a second."""
-    for name, value in {"HEAD": 0.5, "REST": 0.5, "LATE": 0.5, "CONNECTIONS": 8}.items():
-        monkeypatch.setattr(limits, name, value)
+    for name, value in {"HEAD": 0.5, "REST": 0.5, "CONNECTIONS": 8}.items():
+        monkeypatch.setattr(serving, name, value)
+    monkeypatch.setattr(limits, "LATE", 0.5)
     with served(Service("weighted", Weighted(), max_batch=8, max_bytes=1e6)) as at:
         yield at
 

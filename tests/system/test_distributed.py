@@ -107,10 +107,10 @@ class NoNumbers(Sampler):
 
 
 class Whole(Evaluator):
-    """One that measures, and another that draws the grid."""
+    """One that measures, and another that draws the pictures."""
 
     def __init__(self, measures: Evaluator, draws: Evaluator):
-        self.__dict__.update(measure=measures.measure, grid=draws.grid)
+        self.__dict__.update(measure=measures.measure, samples=draws.samples)
 
 
 def process(number: int, folder: str, where: str) -> None:
@@ -216,11 +216,17 @@ WORDS = [
 
 
 def test_the_command_starts_processes(tiny: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """One run folder, one set of lines, and the same numbers; the command that is recorded starts it again."""
+    """One run folder, one set of lines, and the same numbers; the command that is recorded starts it again.
+
+    A hook is called in the first of them, with its share of the images.
+    """
+    seen, hook = tmp_path / "seen", tmp_path / "mine.py"
+    hook.write_text(f"def note(step):\n    print(step.index, len(step.images), file=open({str(seen)!r}, 'a'))\n")
     words = ["train", "--model", tiny, *WORDS]
     assert cli.main([*words, "--output", str(tmp_path / "one")]) == 0
     capfd.readouterr()
-    assert cli.main([*words, "--output", str(tmp_path / "two"), "--processes", "2"]) == 0
+    assert cli.main([*words, "--output", str(tmp_path / "two"), "--hook", f"{hook}:note", "--processes", "2"]) == 0
+    assert seen.read_text().splitlines() == ["0 0", "1 4", "2 4"]
     said = capfd.readouterr().out
     assert said.count("report:") == 1 and said.count("[1/2]") == 1
     one, two = (RunFolder.open(tmp_path / name) for name in ("one", "two"))

@@ -15,6 +15,7 @@ from flowward.algorithms.policy_gradient import PolicyGradient
 from flowward.evaluation.evaluate import Evaluation, Evaluator
 from flowward.process.rollout import Pairs, Sampler
 from flowward.rewards import Sum
+from flowward.rewards.images.scenes import Balance
 from flowward.training import glossary
 from flowward.training.folder import RunFolder
 from flowward.training.metrics import SHOWN
@@ -47,7 +48,7 @@ def line(tiny: str, name: str, folder: Path) -> dict[str, Any]:
         skip_nonfinite=1,
         reward_buffer=0 if grouped else 8,
     )
-    measures = {"bright": lambda images, prompts, metadata=None: images.mean((1, 2, 3))}
+    measures = {"balance": Balance()}  # has bounds
     evaluator = Evaluator(policy, Evaluation(images=4, sampler=Sampler(2)), texts, 2, measures)
     written = RunFolder.create(folder, {})
     list(Trainer(algorithm, policy, SEVERAL, texts, run).steps(evaluator, written))

@@ -116,7 +116,7 @@ def test_flags_that_contradict_a_start(tiny: str, lora: Path, refused: Refused, 
     ("words", "says"),
     [
         ("--lora-alpha 4", "all weights are trained; set lora_rank (--lora-rank), or leave out lora_alpha"),
-        ("--lora-rank 2 --lora-alpha 0", "the LoRA alpha must be a positive number, not 0"),
+        ("--lora-rank 2 --lora-alpha 0", "the LoRA alpha must be a positive number of at most 1,000,000, not 0"),
         ("--lora-rank 0", "the LoRA rank must be between 1 and 4096, not 0"),
         ("--lora-rank 2 --lora-targets to_z", "has no linear layer 'to_z' for LoRA adapters; did you mean"),
         ("--init-lora gone.safetensors", "there is no LoRA gone.safetensors: give a .safetensors file"),

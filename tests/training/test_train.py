@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,12 @@ from flowward.training.trainer import Trainer
 
 
 class Brightness:
-    """It takes no metadata."""
+    """It takes no prompts."""
 
     def __init__(self, factor: float):
         self.factor = factor
 
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         return self.factor * images.mean((1, 2, 3))
 
 
@@ -138,7 +137,7 @@ def test_with_an_evaluator_the_base_model_comes_first(tiny: str, tmp_path: Path)
     assert [step.evaluation is not None for step in steps] == [True, False, True]
     assert steps[0].evaluation["scores"]["balance"]["overall"]["n"] == 5
     names = [f"{index:06d}.{kind}" for index in (0, 2) for kind in ("json", "png")]
-    assert sorted(path.name for path in (run.output / "samples").iterdir()) == names
+    assert {path.name for path in (run.output / "samples").iterdir()} == {*names, "000002-best-worst.png"}
 
 
 @pytest.mark.processor

@@ -3,20 +3,28 @@
 "use strict";
 (() => {
   const axes = JSON.parse(document.querySelector("#axes").textContent);
-  const points = Math.max(0, ...Object.values(axes).map((axis) => axis.iteration?.length ?? 0));
-  const chosen = { x: "iteration", smooth: points > 75 ? 0.8 : 0, log: false };
+  const chosen = { x: "iteration", smooth: null, log: false };
   const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross"];
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
   const figures = [...document.querySelectorAll("figure.chart")];
   const specs = new Map(figures.map((figure) => [figure, JSON.parse(figure.querySelector("script").textContent)]));
   const drawn = new Set();
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const seriesColour = (series) => colour(`--part-${Math.min(series.colour ?? 0, 4)}`);
+  const seriesColour = (series) => colour(`--part-${(series.colour ?? 0) % 5}`);
+  const kind = (series) => { const k = series.colour ?? 0; return (k + Math.floor(k / 5)) % 5; };  // of 25 runs no two look alike
   const faint = (hex, share) => hex + Math.round(255 * share).toString(16).padStart(2, "0");
 
-  const longest = Math.max(0, ...Object.values(axes).map((axis) => axis.seconds?.at(-1) ?? 0));
-  const [unit, size] = longest > 7200 ? ["h", 3600] : longest > 180 ? ["min", 60] : ["s", 1];
-  const titles = { iteration: "iteration", images: "training images", seconds: `wall time (${unit})` };
+  let unit, size, titles;
+  function measure() {
+    const longest = Math.max(0, ...Object.values(axes).map((axis) => axis.seconds?.at(-1) ?? 0));
+    [unit, size] = longest > 7200 ? ["h", 3600] : longest > 180 ? ["min", 60] : ["s", 1];
+    titles = { iteration: "iteration", images: "training images", seconds: `wall time (${unit})` };
+    if (chosen.smooth !== null || !Object.keys(axes).length) return;
+    const points = Math.max(0, ...Object.values(axes).map((axis) => axis.iteration?.length ?? 0));
+    chosen.smooth = points > 75 ? 0.8 : 0;
+    document.querySelectorAll("[data-option=smooth]").forEach((input) => { input.value = chosen.smooth; });
+  }
+  measure();
   const values = (series) => {
     const axis = axes[series.axis], own = axis[chosen.x];
     return !own ? axis.iteration : chosen.x === "seconds" ? own.map((x) => x / size) : own;
@@ -36,18 +44,18 @@
   function curves(spec, several) {
     return spec.series.flatMap((series) => {
       const x = values(series), tint = seriesColour(series), parts = [];
-      const name = escaped(series.name ?? spec.title), number = series.colour ?? 0;
+      const name = escaped(series.name ?? spec.title);
       if (series.low) {
         const edge = { type: "scatter", x, mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false };
         parts.push({ ...edge, y: series.low });
-        parts.push({ ...edge, y: series.high, fill: "tonexty", fillcolor: faint(tint, 0.2) });
+        parts.push({ ...edge, y: series.high, fill: "tonexty", fillcolor: faint(tint, spec.series.length > 2 ? 0.1 : 0.2) });
       }
       const smooth = spec.smooth && chosen.smooth > 0;
       const line = {
         type: "scatter", x, y: series.y, name, showlegend: several, text: series.said?.map(escaped),
         mode: spec.dots || x.length < 30 ? "lines+markers" : "lines",
-        line: { color: smooth ? faint(tint, 0.3) : tint, width: smooth ? 1 : 2, dash: DASHES[number % 5] },
-        marker: { size: 7, color: tint, symbol: SYMBOLS[number % 5] },
+        line: { color: smooth ? faint(tint, 0.3) : tint, width: smooth ? 1 : 2, dash: DASHES[kind(series)] },
+        marker: { size: 7, color: tint, symbol: SYMBOLS[kind(series)] },
         hovertemplate: series.said ? "%{text}" : "%{y:.4g}", cliponaxis: false,
       };
       parts.push(line);
@@ -72,7 +80,7 @@
       });
       return {
         type: "scatter", mode: "markers", x: series.y, y: at, name: escaped(series.name ?? spec.title), showlegend: many > 1,
-        marker: { size: 9, color: seriesColour(series), symbol: SYMBOLS[(series.colour ?? 0) % 5] },
+        marker: { size: 9, color: seriesColour(series), symbol: SYMBOLS[kind(series)] },
         error_x: {
           type: "data", symmetric: false, array: reach("high", 1), arrayminus: reach("low", -1),
           color: seriesColour(series), thickness: 1.5, width: 4,
@@ -111,6 +119,7 @@
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--quiet"), activecolor: ink, orientation: "h" },
       xaxis: flat ? amount : moment, yaxis: flat ? names : amount,
+      uirevision: `${chosen.x} ${chosen.log}`,  // what the reader has zoomed into stays when new points come
     };
   }
   // Iterations and images are whole numbers: a few of them get a tick each.
@@ -138,7 +147,7 @@
   function draw(figure) {
     const spec = specs.get(figure), plot = figure.querySelector(".plot");
     if (!plot.clientWidth) return;  // inside a closed <details>
-    const traces = spec.categories ? rows(spec) : curves(spec, spec.series.length > 1);
+    const traces = spec.categories ? rows(spec) : curves(spec, spec.series.length > 1 && spec.legend !== false);
     const settings = {
       responsive: true, displaylogo: false, displayModeBar: matchMedia("(hover: none)").matches ? true : "hover",
       modeBarButtons: [[
@@ -149,6 +158,22 @@
     drawn.add(figure);
   }
   const again = () => drawn.forEach(draw);
+
+  // For pages whose charts are made, or change, after they were loaded (runs.js).
+  function change(figure, spec) {
+    specs.set(figure, spec);
+    if (!figures.includes(figure)) {
+      figures.push(figure);
+      seen.observe(figure);
+    } else if (drawn.has(figure)) draw(figure);
+  }
+  function remove(figure) {
+    figures.splice(figures.indexOf(figure), 1);
+    seen.unobserve(figure);
+    specs.delete(figure);
+    if (drawn.delete(figure)) Plotly.purge(figure.querySelector(".plot"));
+  }
+  globalThis.charts = { axes, change, remove, measure };
 
   const seen = new IntersectionObserver((entries) => entries.forEach((entry) => {
     if (!entry.isIntersecting || drawn.has(entry.target)) return;
@@ -162,7 +187,6 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
 
   const read = (input) => input.type === "checkbox" ? input.checked : input.type === "range" ? +input.value : input.value;
-  document.querySelectorAll("[data-option=smooth]").forEach((input) => { input.value = chosen.smooth; });
   document.querySelectorAll("[data-option]").forEach((input) => input.addEventListener("input", () => {
     const option = input.dataset.option;
     chosen[option] = read(input);

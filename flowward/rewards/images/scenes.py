@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ def verdicts(images: Tensor, prompts: Sequence[str]) -> list[Verdict]:
 
 class _OfPrompts:
     """Shared by rewards that read the prompt."""
+
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
         """Raise ValueError if a prompt is not a sentence of the scenes world."""
@@ -68,6 +70,8 @@ class Balance:
     background, in half widths. It ignores the prompt, so it can be a second objective, or show drift. A blank picture
     scores 0, and so does one with NaN or infinity.
     """
+
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         finite = images.isfinite().flatten(1).all(1).cpu().numpy()

@@ -29,7 +29,7 @@ from ..service.wire import not_finite, png, to_uint8
 from . import template as templates
 from .answers import Answers
 from .missing import AGAIN, Missing, filled
-from .reading import Unreadable
+from .reading import Unreadable, YesNo
 
 HOT = 0.7  # temperature of a retry: at 0 the answer would be the same
 
@@ -115,6 +115,11 @@ class Judge:
     def compares(self) -> bool:
         """Whether a score depends on the other images of the prompt in the call."""
         return self._template.images == 2
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Of probabilities and win rates; a template that reads numbers does not say their range."""
+        return (0.0, 1.0) if self.compares or isinstance(self._template.read, YesNo) else None
 
     @property
     def identity(self) -> dict[str, str]:

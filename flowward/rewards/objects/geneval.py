@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class GenEval(NetworkReward):
         ValueError: a network cannot be loaded, or a setting is out of range.
     """
 
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     model: str = "facebook/mask2former-swin-small-coco-instance"
     """detect objects with this Mask2Former for COCO instances (hub id or folder)"""
     clip: str = "openai/clip-vit-large-patch14"

@@ -103,6 +103,12 @@ class Remote:
         return bool(self._about.get("verdicts"))
 
     @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The lowest and the highest score that there can be, if the served reward declares them."""
+        found = self._about.get("bounds")
+        return (found[0], found[1]) if found else None
+
+    @property
     def identity(self) -> dict[str, str]:
         """The name of the served reward."""
         return {"serves": self._about["reward"]}

@@ -22,7 +22,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from ... import __version__
 from ...system.asking import check_token
 from ...system.errors import named
-from ..reward import Reward, RewardError, gives_verdicts, refuse, score
+from ..reward import Reward, RewardError, bounds_of, gives_verdicts, refuse, score
 from .counters import CONTENT_TYPE, Counters
 from .limits import Room, body_of, size_of
 from .page import page
@@ -52,6 +52,7 @@ class Service:
             "takes_videos": bool(getattr(self.reward, "takes_videos", False)),
             "compares": bool(getattr(self.reward, "compares", False)),
             "verdicts": gives_verdicts(self.reward),
+            "bounds": bounds_of(self.reward),
             "max_batch": self.max_batch,
             "max_bytes": self.max_bytes,
         }

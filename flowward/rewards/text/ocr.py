@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -92,6 +92,7 @@ class OCR:
         ValueError: rapidocr, onnxruntime or rapidfuzz is not installed, or a setting is out of range.
     """
 
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     side: int = 256
     """detect text at this longest side in pixels; recognition uses full resolution"""
     confidence: float = 0.0

@@ -1,0 +1,202 @@
+"""A run as the values that assets/runs.js draws: curves that lie over those of other runs, figures, and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+from ...evaluation import outcome
+from ...evaluation.outcome import Measure, without_figures
+from ...training.lines import spans
+from .. import curves, report
+from ..curves import Run
+from ..page import Line, is_number
+from ..parts import Axis, Chart
+from ..settings import flat
+
+Values = dict[str, Any]
+MOST, LAST = 400, 200  # points of a curve, and how many of them are the last ones without gaps
+EVERYWHERE = ("run.output",)  # settings that differ between all runs and explain nothing
+BARE = ("iteration", "images")
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Charts by name without their curves, and curves by the name of their chart, over two axes."""
+
+    charts: dict[str, Values]
+    series: dict[str, Values]
+    axes: dict[str, Values]
+
+    def values(self, known: set[str]) -> Values:
+        """As JSON, without the charts that are `known` already; these are added to them."""
+        fresh = {name: chart for name, chart in self.charts.items() if name not in known}
+        known.update(fresh)
+        return {"charts": fresh, "series": self.series, "axes": self.axes}
+
+
+def drawn(lines: Sequence[Line], name: str, before: float = 0.0, most: int = MOST) -> Curves:
+    """The curves of consecutive lines; `before` are the seconds of the lines before them."""
+    run = Run.of(lines, name)
+    run = _fewer(run, thinned(run.trained, most), thinned(run.evaluated, most))
+    made = _measured(run) | _scored(run)
+    series = {name: _curve(chart) for name, (chart, _) in made.items() if chart.series}
+    charts = {name: {**_bare(chart), **about} for name, (chart, about) in made.items()}
+    axes = {kind: _shifted(axis, before) for kind, axis in zip(("trained", "evaluated"), run.axes, strict=True)}
+    return Curves(charts, series, axes)
+
+
+def _measured(run: Run) -> dict[str, tuple[Chart, Values]]:
+    """A chart for each metric, and what the page says beside it."""
+    sections = _metrics(run.trained)
+    return {
+        f"metric/{each.key}": (
+            each.chart,
+            {"section": sections[each.key], "key": each.key, "line": each.line, "healthy": each.healthy},
+        )
+        for each in curves.explained([run], list(sections))
+    }
+
+
+def _scored(run: Run) -> dict[str, tuple[Chart, Values]]:
+    """A chart for each score, and for each category of it."""
+    found: dict[str, tuple[Chart, Values]] = {}
+    evaluations = outcome.of(list(run.evaluated))
+    for measure in Measure.every(evaluations) if evaluations else ():
+        name = f"score/{measure.name}"
+        title = measure.name if measure.name == measure.label else f"{measure.name}: {measure.label}"
+        found[name] = curves.score([(run, measure)], title), {"section": "score", "score": measure.name}
+        for category in measure.categories:
+            chart = curves.score([(run, measure)], category, category)
+            found[f"{name}/{category}"] = chart, {"section": "category", "score": measure.name}
+    return found
+
+
+def _bare(chart: Chart) -> Values:
+    return replace(chart, series=()).data()
+
+
+def _curve(chart: Chart) -> Values:
+    own = chart.data()["series"][0]
+    kept = {part: own[part] for part in ("y", "low", "high", "said") if part in own}
+    return {**kept, "axis": "evaluated" if chart.dots else "trained"}
+
+
+def _shifted(axis: Axis, before: float) -> Values:
+    found = replace(axis, seconds=[before + x for x in axis.seconds]).values()
+    return {name: found.get(name, []) for name in ("iteration", "images", "seconds")}
+
+
+def _metrics(trained: Sequence[Line]) -> dict[str, str]:
+    """All metrics that are numbers, and the section of the page where each belongs."""
+    recorded = dict.fromkeys(key for line in trained for key, value in line.items() if is_number(value))
+    found = {key: "watched" for key in report.WATCHED if key in recorded}
+    if "reward" in recorded:
+        found = {"reward": "reward", **found}
+    for key in recorded:
+        part = "part" if "/" in key and key.partition("/")[0] in report.REWARDS else "step" if "@" in key else "other"
+        if key not in BARE:
+            found.setdefault(key, part)
+    return found
+
+
+def _fewer(run: Run, trained: list[int], evaluated: list[int]) -> Run:
+    def some(axis: Axis, keep: list[int]) -> Axis:
+        iteration, images, seconds = (
+            [values[k] for k in keep] if values else [] for values in (axis.iteration, axis.images, axis.seconds)
+        )
+        return Axis(axis.key, iteration, images, seconds, axis.run)
+
+    axes = some(run.axes[0], trained), some(run.axes[1], evaluated)
+    return replace(run, trained=[run.trained[k] for k in trained], evaluated=[run.evaluated[k] for k in evaluated],
+                   axes=axes)  # fmt: skip
+
+
+def thinned(lines: Sequence[Line], most: int = MOST, last: int = LAST) -> list[int]:
+    """Which lines a chart can show: all of the `last`, and of each stretch before them the most unusual one.
+
+    So no spike is lost, and each point that is shown has its own iteration and its exact value.
+    """
+    older = len(lines) - last
+    if len(lines) <= most:
+        return list(range(len(lines)))
+    keys = [key for key, value in lines[-1].items() if is_number(value) and key not in BARE]
+    table = np.array([[line[key] if is_number(line.get(key)) else 0.0 for key in keys] for line in lines[:older]])
+    table = table.reshape(older, len(keys)) / np.maximum(np.std(table.reshape(older, len(keys)), axis=0), 1e-12)
+    edges = np.linspace(1, older, most - last, dtype=int)  # the first line is kept, too
+    found = [0]
+    for low, high in pairwise(edges):
+        part = table[low:high]
+        found.append(int(low) + (int(np.abs(part - part.mean(axis=0)).max(axis=1).argmax()) if keys else 0))
+    return [*found, *range(older, len(lines))]
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that tell runs apart."""
+    return {key: value for key, value in flat(config).items() if key not in EVERYWHERE}
+
+
+def figures(lines: Sequence[Line], config: Mapping[str, Any], most: int = MOST) -> Values:
+    """What the table of runs says about one: how far it is, its headline score, and its warnings."""
+    evaluations = outcome.of(list(lines))
+    found: Values = {
+        "what": report.title(dict(config)),
+        "iteration": lines[-1]["iteration"] if lines else 0,
+        "planned": (config.get("run") or {}).get("iterations"),
+        "score": "",
+        "headline": "",
+        "change": "",
+        "prompts": "",
+        "health": warnings(lines),
+        "thinned": len(lines) > most,
+    }
+    if evaluations:
+        measure = Measure.every(evaluations)[0]
+        (first, before), (last, after) = measure.overall[0], measure.overall[-1]
+        change = "" if first == last or outcome.differing(evaluations) else measure.change(before, after)
+        prompts = str(evaluations[-1][1].get("prompts", "unnamed prompts"))
+        found |= {"headline": measure.name, "score": f"{measure.label} {measure.interval(after)}", "change": change,
+                  "prompts": prompts}  # fmt: skip
+    return found
+
+
+def warnings(lines: Sequence[Line]) -> list[list[str]]:
+    """Each kind of warning once: its latest words, how often it came, and in which iterations."""
+    latest: dict[str, str] = {}
+    at: dict[str, list[int]] = {}
+    for line in lines:
+        for message in line.get("health") or []:
+            kind = without_figures(message)
+            latest[kind] = message
+            at.setdefault(kind, []).append(line["iteration"])
+    return [[message, f"{len(at[kind]):,}", spans(at[kind])] for kind, message in latest.items()]
+
+
+def short(paths: Sequence[PurePath]) -> list[str]:
+    """The last parts of different paths: of each as many as tell it from the others."""
+    found = []
+    for path in paths:
+        others = [other.parts for other in paths if other != path]
+        ends = (path.parts[-many:] for many in range(1, len(path.parts) + 1))
+        found.append("/".join(next(end for end in ends if all(other[-len(end) :] != end for other in others))))
+    return found
+
+
+def unlike(runs: Mapping[str, Values]) -> str:
+    """One sentence if headline scores differ or evaluations are missing; otherwise empty."""
+    headlines: dict[str, list[str]] = {}
+    for name, own in runs.items():
+        headlines.setdefault(f"{own['headline']} on {own['prompts']}" if own["headline"] else "", []).append(name)
+    missing = headlines.pop("", [])
+    parts = []
+    if len(headlines) > 1:
+        told = "; ".join(f"{score} ({', '.join(names)})" for score, names in headlines.items())
+        parts.append(f"the headline scores differ and cannot be compared: {told}")
+    if missing:
+        parts.append(f"no evaluation has been recorded for {', '.join(missing)}")
+    return "; ".join(parts)

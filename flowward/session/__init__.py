@@ -1,0 +1,1 @@
+"""Training from Python in one call: flowward.fit, and what it returns."""
