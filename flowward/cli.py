@@ -47,6 +47,11 @@ def _run(words: list[str]) -> int:
         return 0
     try:
         _refuse_broken(words)
+        if words[0] == "--print-completion":
+            from .commands.completion import printed
+
+            print(printed(*words[1:2] or [""]), end="")
+            return 0
         if words[0] not in COMMANDS:
             from .system.errors import unknown
 
@@ -145,6 +150,7 @@ def _overview() -> str:
             "  # how much better is it than before?",
             "  flowward eval scenes runs/first",
             "",
+            "--print-completion bash|zsh|fish prints a script that completes options in a shell.",
             "--debug after any command shows the traceback of an error.",
         ]
     )

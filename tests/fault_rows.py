@@ -174,7 +174,7 @@ DISK = [
         "export run", left=1, begun=True,
     ),
     Row(
-        "The disk is full: the model card of an export", partial(full_disk, "run/export/README.md"),
+        "The disk is full: the model card of an export", partial(full_disk, "run/export/.README.md*"),
         f"cannot write run/export: {FULL}; nothing was written there",
         "The run. A half-written export is deleted.", "Free some space, or name another `--output`.",
         "export run", left=1, begun=True,

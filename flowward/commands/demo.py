@@ -7,7 +7,7 @@ from pathlib import Path
 from ..system.terminal import visible
 from ..training.record import Record
 from . import train
-from .help import Option, Page, show
+from .help import Option, Page, Shown, show
 from .options import asks_help, take
 
 OUTPUT = Path("runs/demo")
@@ -26,7 +26,7 @@ OPTIONS = (Option("output", "FOLDER", f"write to this folder (default: {OUTPUT})
 def run(words: list[str]) -> int:
     if asks_help(words):
         print(show(PAGE, "demo", OPTIONS, full=False))
-        raise SystemExit(0)
+        raise Shown(PAGE, OPTIONS)
     given, more = take(words, "output")
     output = Path(given or OUTPUT)
     if (output / "config.yaml").is_file():

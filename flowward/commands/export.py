@@ -21,8 +21,9 @@ PAGE = Page(
     examples=(
         ("export runs/first", "write runs/first/export"),
         ("export runs/first --merged --output my-model", "write a whole pipeline with LoRA merged into it"),
+        ("export runs/first --push-to-hub owner/name", "write runs/first/export, then upload it to the hub"),
     ),
-    first=("output", "overwrite", "weights", "at", "merged", "device"),
+    first=("output", "overwrite", "weights", "at", "merged", "device", "push-to-hub"),
 )
 
 
@@ -42,6 +43,10 @@ class Export:
     """use a run's checkpoint of this iteration, or with its `best` headline score (none: the newest)"""
     merged: bool = False
     """write the whole transformer too, with LoRA merged into it"""
+    push_to_hub: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")] = None
+    """upload the export to this model of the hub, which is made if it does not exist"""
+    private: bool = False
+    """make the model of --push-to-hub private, if it does not exist yet"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
 
 
@@ -51,6 +56,22 @@ def run(words: list[str]) -> int:
     folder = outputs.chosen(chosen.output, chosen.run / "export", chosen.overwrite)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder with --output")
+    if chosen.private and chosen.push_to_hub is None:
+        raise ValueError("--private belongs to --push-to-hub OWNER/NAME; without it nothing is uploaded")
+    if chosen.push_to_hub is not None:
+        from ..export import hub
+
+        hub.refuse(chosen.push_to_hub)
+        hub.fetch_card(run)
+    for path in _write(chosen, words, run, folder):
+        print(path)
+    if chosen.push_to_hub is not None:
+        print(hub.push(folder, chosen.push_to_hub, chosen.private))
+    return 0
+
+
+def _write(chosen: Export, words: list[str], run: Record, folder: Path) -> list[Path]:
+    """Write the export; an earlier one stays until the new one is complete. Returns the paths of its parts."""
     from ..export import exported, writing  # after the flags, so that --help does not wait for torch and diffusers
     from .policies import policy_of
 
@@ -64,6 +85,4 @@ def run(words: list[str]) -> int:
     if before:  # the earlier export stays until the new one is complete
         shutil.rmtree(folder)
         place.rename(folder)
-    for path in files:
-        print(folder / path.relative_to(place))
-    return 0
+    return [folder / path.relative_to(place) for path in files]

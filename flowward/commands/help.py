@@ -88,6 +88,14 @@ class Page:
     title: str = "Options"  # of those that belong to no part
 
 
+class Shown(SystemExit):
+    """The end of a command that has printed its help page."""
+
+    def __init__(self, page: Page, options: Sequence[Option]):
+        super().__init__(0)
+        self.options = [*page.beside, *options]
+
+
 def options_of(kind: Any, default: Any = None) -> list[Option]:
     """The options that tyro makes of a dataclass, in its order."""
     return list(_walk(kind, default, "", "", omit=False))

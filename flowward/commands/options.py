@@ -13,7 +13,7 @@ from typing import Any
 
 import tyro
 
-from .help import Option, Page, options_of, show
+from .help import Option, Page, Shown, options_of, show
 
 PLAIN = (tyro.conf.AvoidSubcommands,)  # flags are of the kind of value that a setting has: another preset has another
 NEAR = 0.75  # likeness from which a misspelt option is recognised
@@ -74,7 +74,7 @@ def parse(kind: Any, words: Sequence[str], command: str, default: Any = None, pa
     page, options = page or Page(about=_about(kind)), options_of(kind, default)
     if asks_help(words):
         print(show(page, command, options, full="--help-all" in words))
-        raise SystemExit(0)
+        raise Shown(page, options)
     extra = {} if default is None else {"default": default}
     said = io.StringIO()
     try:

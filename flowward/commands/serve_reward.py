@@ -69,7 +69,9 @@ def run(words: list[str]) -> int:
         from ..rewards.service import server
         from ..system import serving
     except ImportError as error:
-        raise ValueError("serving a reward needs fastapi and uvicorn: pip install 'flowward[server]'") from error
+        raise ValueError(
+            "serving a reward needs fastapi, uvicorn and prometheus_client: pip install 'flowward[server]'"
+        ) from error
     from .. import rewards
     from ..system.addresses import is_loopback
 

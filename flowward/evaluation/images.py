@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..prompts.pictures import picture
-from ..system.checkpoint import discard
+from ..system.whole_files import replacing
 from . import fonts
 from .fonts import Font
 
@@ -119,14 +118,11 @@ def save(image: Image.Image, path: Path) -> None:
         OSError: the file cannot be written; an existing file at `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        image.save(partial, format="PNG")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            image.save(partial, format="PNG")
     except OSError as error:  # a full disk names no file
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        discard(partial)
 
 
 def _refuse_unequal(images: Tensor, captions: Sequence[str], marks: Sequence[str | None] | None) -> None:

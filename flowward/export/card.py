@@ -1,4 +1,4 @@
-"""The model card of exported weights: usage, training settings, scores, reward curve and sample images."""
+"""The model card of exported weights: metadata, usage, training settings, scores, reward curve and sample images."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import ModelCard
 
 from ..evaluation import outcome
 from ..evaluation.outcome import Measure
 from ..models import is_pipeline
 from ..process.policy import Policy
+from ..system.whole_files import write as write_whole
 from ..training.record import Record
+from . import metadata
 from .markdown import code, paragraph, table, text
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 28  # size of a curve and its margins, in pixels
@@ -27,14 +29,8 @@ def write(
     """Write README.md and its images next to the exported weights in `folder`; `files` are the weight files."""
     lines = [line for line in run.lines() if line["iteration"] <= about.get("iterations", line["iteration"])]
     evaluations = outcome.of(lines)
-    head = {
-        "base_model": about["base_model"],
-        "library_name": "diffusers",
-        "tags": ["flowward", "reinforcement-learning", *(["lora"] if "lora_rank" in about else [])],
-    }
     parts = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n",
-        f"# {text(Path(str(about['base_model'])).name)}, post-trained with {text(about['algorithm'])}\n",
+        f"# {text(metadata.title(about))}\n",
         paragraph(outcome.sentence(evaluations)),
         *(paragraph(f"{line[:1].upper()}{line[1:]}.") for line in [*outcome.remarks(lines), *run.changed_inputs()]),
         _use(folder, policy, about, files),
@@ -48,13 +44,14 @@ def write(
             f"Evaluation settings: {text(outcome.settings(evaluations[-1][1]))}.\n"
         )
     if rewards := [(line["iteration"], line["reward"]) for line in lines if line.get("reward") is not None]:
-        (folder / "reward.svg").write_text(curve(rewards, "training reward"), "utf-8")
+        write_whole(folder / "reward.svg", curve(rewards, "training reward"))
         parts.append("![training reward over iterations](reward.svg)\n")
     parts += _pictures(run, folder, lines[-1]["iteration"] if lines else 0)
     if command:
         parts.append(f"## Reproduce\n\n{code(command)}")
+    head = metadata.of(about, policy, evaluations).to_yaml()
     card = folder / "README.md"
-    card.write_text("\n".join(parts), "utf-8")
+    write_whole(card, str(ModelCard(f"---\n{head}\n---\n\n" + "\n".join(parts))))
     return card
 
 

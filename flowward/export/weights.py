@@ -19,8 +19,8 @@ from ..models import LORA_FILE
 from ..models.diffusers import DiffusersPolicy
 from ..models.lora import LoRA
 from ..process.policy import Policy
-from ..system import strict_json
-from ..system.checkpoint import discard, permit, reason
+from ..system import strict_json, whole_files
+from ..system.whole_files import discard, flush, permit, reason
 from ..training.record import Record
 from .exported import FACTS, transformers
 
@@ -36,6 +36,8 @@ def whole(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
+        for path in (*filter(Path.is_file, folder.rglob("*")), folder):
+            flush(path)
     except BaseException as error:
         for path in set(folder.glob("*")) - others:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else discard(path)
@@ -90,9 +92,7 @@ def _write(pipe: Any, folder: Path, tensors: dict[str, Tensor], trained: LoRA, d
     with safe_open(file, "pt") as opened:
         header = opened.metadata() or {}
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (it is not a mapping)
-    partial = folder / f".{LORA_FILE}.partial"
-    partial.write_bytes(_header_in_order(save(tensors, {**header, "flowward": described})))
-    partial.replace(file)
+    whole_files.write(file, _header_in_order(save(tensors, {**header, "flowward": described})))
 
 
 def _in_order(metadata: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..prompts import Prompt
 from ..prompts.image_files import digest
-from ..system.checkpoint import discard, permit, reason
+from ..system.whole_files import permit, reason, replacing
 
 ELSEWHERE = "name another folder with the environment variable FLOWWARD_CACHE"
 
@@ -78,15 +78,12 @@ class PromptCache:
                     own = own[: int(mask[row].sum(dtype=torch.long))]  # bf16 cannot count past 256
                 found[f"{address(prompt)}.{name}"] = own.to("cpu", self.dtype, copy=True).contiguous()
         path = self.folder / f"{address(''.join(map(address, prompts)))}.safetensors"
-        partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
-            save_file(found, partial)
-            permit(partial)
-            partial.replace(path)
+            with replacing(path, shared=True) as partial:
+                save_file(found, partial)
+                permit(partial)
         except (SafetensorError, OSError) as error:  # safetensors has its own kind, for a full disk too
             raise OSError(f"cannot write {path}: {reason(error)}; {ELSEWHERE}") from error
-        finally:
-            discard(partial)
         self._learn(path)
 
     def rows(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..prompts.scenes import MAX_WORDS, vocabulary
+from ..system import whole_files
 from .render import SIZE
 
 WIDTH = 128
@@ -132,8 +133,8 @@ class Networks:
         encoder = self.text_encoder
         path = folder / "text_encoder"
         path.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.to(dtype).contiguous() for k, v in encoder.state_dict().items()}, path / "model.safetensors")
+        with whole_files.replacing(path / "model.safetensors") as partial:
+            save_file({k: v.to(dtype).contiguous() for k, v in encoder.state_dict().items()}, partial)
         config = {"words": encoder.words, "width": encoder.table.embedding_dim, "length": encoder.length}
-        (path / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-        for file in folder.rglob("*.safetensors"):  # safetensors makes files readable for their owner only
-            file.chmod((path / "config.json").stat().st_mode)
+        whole_files.write(path / "config.json", json.dumps(config, indent=2) + "\n")
+        whole_files.permit(*folder.rglob("*.safetensors"))

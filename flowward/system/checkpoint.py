@@ -1,7 +1,6 @@
-"""State on disk: nested dicts, lists, numbers and tensors in one safetensors file, written atomically.
+"""State on disk: nested dicts, lists, numbers and tensors in one safetensors file, written whole or not at all.
 
-Nothing is pickled, so a checkpoint from a stranger cannot run code. A file gets its name only when it is complete:
-after a crash or on a full disk, the previous one is still there. A hash of the content is stored with it, so that a
+Nothing is pickled, so a checkpoint from a stranger cannot run code. A hash of the content is stored with it, so that a
 file that the disk or a copy has changed is not taken for a good one.
 """
 
@@ -10,11 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .whole_files import permit, reason, replacing
+
 _TREE, _HASH = "flowward", "sha256"  # keys of the metadata
-LEFTOVERS = (".*.partial", ".tmp??????")  # of a killed process: of our own writers, and of safetensors
 THREADS = 4  # that hash tensors at once; hashing is as fast as a disk, so a large checkpoint should not wait for one
 
 
@@ -36,69 +33,12 @@ def save(path: Path, state: dict[str, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
     tree = json.dumps(_pack(state, "", tensors), allow_nan=False)
     tensors = tensors or {"_": torch.zeros(1)}
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        save_file(tensors, partial, {_TREE: tree, _HASH: _hash(tree, tensors)})
-        permit(partial)
-        flush(partial)
-        os.replace(partial, path)
-        flush(path.parent)
+        with replacing(path, durable=True) as partial:
+            save_file(tensors, partial, {_TREE: tree, _HASH: _hash(tree, tensors)})
+            permit(partial)
     except (SafetensorError, OSError) as error:  # safetensors reports a full disk as its own kind of error
         raise OSError(f"cannot write {path}: {reason(error)}") from error
-    finally:
-        discard(partial)
-
-
-def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk and survive a power cut.
-
-    Raises:
-        OSError: they cannot be written.
-    """
-    if not path.is_dir():
-        with open(path, "rb+") as file:  # Windows syncs only files opened for writing
-            os.fsync(file.fileno())
-    elif os.name == "posix":  # Windows opens no folders
-        folder = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def reason(error: Exception) -> str:
-    """Why a file could not be written, in the words of the system; safetensors wraps them."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    found = re.search(r"I/O error: (.+) \(os error \d+\)", str(error))
-    return found[1] if found else str(error)
-
-
-def discard(path: Path) -> None:
-    """Delete a file that is not whole, if it is there.
-
-    It only takes space, so it is no error if it cannot be deleted: a read-only disk refuses even what is not there.
-    """
-    with suppress(OSError):
-        path.unlink()
-
-
-def clear(folder: Path) -> None:
-    """Delete what a killed process left half written in a folder: it can be as large as a checkpoint.
-
-    Only for a folder that no other process writes to.
-    """
-    for pattern in LEFTOVERS:
-        for path in folder.glob(pattern):
-            discard(path)
-
-
-def permit(*files: Path) -> None:
-    """Give safetensors files the permissions of the umask: safetensors makes them readable for their owner only."""
-    mask = os.umask(0)  # the only way to read it is to set it
-    os.umask(mask)
-    for file in files:
-        os.chmod(file, 0o666 & ~mask)
 
 
 def load(path: Path) -> dict[str, Any]:

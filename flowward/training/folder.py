@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,7 +17,7 @@ from PIL.Image import Image
 
 from .. import __version__
 from ..evaluation import images
-from ..system import checkpoint, memory, strict_json
+from ..system import checkpoint, locks, memory, strict_json, whole_files
 from .inputs import Change, Inputs, write
 from .lines import gaps, parsed, spans
 from .record import GONE, INPUTS, Record, read_yaml
@@ -75,7 +75,7 @@ class RunFolder(Record):
             raise ValueError(
                 f"{self.path} already contains a run: use another --output, or continue with --resume {self.path}"
             )
-        begun = {".config.yaml.partial", INPUTS, f".{INPUTS}.partial"}
+        begun = {".config.yaml.partial", INPUTS, f".{INPUTS}.partial", locks.LOCK}
         for path in self.path.iterdir():
             empty = path.name in ("samples", "checkpoints") and path.is_dir() and not any(path.iterdir())
             if not empty and path.name not in begun:
@@ -89,21 +89,12 @@ class RunFolder(Record):
             ValueError: another process has the lock.
         """
         self._own = os.stat(self.path).st_ino
-        try:
-            import fcntl
-        except ImportError:  # Windows
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locks.held(self.path))
+            except BlockingIOError:
+                raise ValueError(f"a run is still writing to {self.path}: stop it first") from None
             yield self
-            return
-        lock = os.open(self.path, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # some file systems have no locks
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise ValueError(f"a run is still writing to {self.path}: stop it first") from None
-            yield self
-        finally:
-            os.close(lock)
 
     def _refuse_gone(self) -> None:
         """Raises OSError if the folder was deleted since the run began, even if there is a new one of its name."""
@@ -170,7 +161,7 @@ class RunFolder(Record):
             if path.suffix in (".png", ".json") and number.isdigit() and int(number) > iteration:
                 path.unlink()
         for part in (self.path, self.path / "samples", self.path / "checkpoints"):
-            checkpoint.clear(part)
+            whole_files.clear(part)
 
     def _kept(self) -> list[dict[str, Any]]:
         """All lines that were not cut off or overwritten, also those that readers cannot use."""
@@ -256,14 +247,14 @@ class RunFolder(Record):
         """
         folder = self._place("checkpoints")
         path = folder / f"{iteration:06d}.safetensors"
-        checkpoint.clear(folder)
+        whole_files.clear(folder)
         if self.metrics.exists():
             with self._writing(self.metrics):
-                checkpoint.flush(self.metrics)
+                whole_files.flush(self.metrics)
         try:
             checkpoint.save(path, state)
         except OSError as error:
-            raise OSError(f"{checkpoint.reason(error)}{self._intact}") from error
+            raise OSError(f"{whole_files.reason(error)}{self._intact}") from error
         best = self.best()
         for old in self.checkpoints()[:-keep]:
             if int(old.stem) != best:

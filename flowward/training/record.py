@@ -5,14 +5,13 @@ Files appear whole or not at all.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from ..evaluation.outcome import of
-from ..system import strict_json, strict_yaml
+from ..system import strict_json, strict_yaml, whole_files
 from ..system.paths import short_code
 from .lines import readable
 
@@ -143,19 +142,8 @@ class Record:
             OSError: it cannot be written; an existing file is unchanged.
         """
         path = self.path / name
-        partial = path.with_name(f".{path.name}.partial")
-        if path.exists() and not path.is_file():  # such as /dev/null, which root could replace by a file
-            raise OSError(f"cannot write {path}: it is not a regular file")
-        try:
-            with self._writing(path), open(partial, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            with self._writing(path):
-                os.replace(partial, path)
-        finally:
-            with suppress(OSError):  # a read-only disk refuses even what is not there
-                partial.unlink()
+        with self._writing(path):
+            whole_files.write(path, text)
 
     @contextmanager
     def _writing(self, path: Path) -> Iterator[None]:

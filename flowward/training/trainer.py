@@ -114,14 +114,14 @@ class Trainer(Loop[Evaluator]):
         started = time.perf_counter()
         shown = self.shown if self.shown and self.shown.iteration == step.index else None
         extremes = shown.extremes() if shown else None
-        if folder and extremes:
-            folder.save_sample(step.index, extremes, EXTREMES)
         try:
             measured, samples = evaluator.measure(), evaluator.samples()
         except RewardError as error:  # all processes raise it, but samples may be infinite in some of them only
             self.sound = not distributed.any_of(isinstance(error, NotFinite))
             raise
         if folder:
+            if extremes:
+                folder.save_sample(step.index, extremes, EXTREMES)
             groups = shown.groups(self.run.group_size) if shown else []
             folder.save_sample(step.index, samples.grid(), record=samples.record(step.index, groups))
         if self.watch is None:

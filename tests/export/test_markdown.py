@@ -72,7 +72,8 @@ def test_a_card_of_a_run_with_evil_names(run: Path, tmp_path: Path) -> None:
     one, files = policy("StableDiffusion3Pipeline"), ["pytorch_lora_weights.safetensors"]
     said = card.write(Record(run), tmp_path, one, about, files, f"run '{name}'").read_text("utf-8")
     head, _, body = said.removeprefix("---\n").partition("---\n")
-    assert yaml.safe_load(head)["base_model"] == name
+    (index,) = yaml.safe_load(head)["model-index"]
+    assert index["results"][0]["dataset"]["name"] == index["results"][0]["metrics"][0]["type"] == name
     tokens = READER.parse(body)
     kinds, _ = shown(body)
     headings = [tokens[i + 1].content for i, each in enumerate(tokens) if each.type == "heading_open"]

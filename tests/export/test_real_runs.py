@@ -108,7 +108,7 @@ def test_a_run_on_a_real_pipeline_from_the_command_line(
     assert "Traceback" not in said.err
     assert main(["export", str(run), "--output", str(run / "export")]) == 2  # what is there stays
     told = (run / "export" / "README.md").read_text()
-    assert f"base_model: {saved}" in told and "| guidance | 1.0 |" in told and "pipe.load_lora_weights" in told
+    assert f"| base model | {saved} |" in told and "| guidance | 1.0 |" in told and "pipe.load_lora_weights" in told
     assert (run / "export" / "reward.svg").is_file() and (run / "export" / "after.png").is_file()
 
     trained = policy_of(str(run), "policy")

@@ -219,6 +219,12 @@ def test_a_bad_option_is_refused(options: list[str], said: str) -> None:
         rewards.load(["ocr"], options)
 
 
+def test_rapidfuzz_that_is_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rapidfuzz.distance", None)
+    with pytest.raises(ValueError, match=r"comparing texts needs rapidfuzz; pip install 'flowward\[rewards\]'"):
+        rewards.load("ocr")
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rapidocr", None)
     with pytest.raises(

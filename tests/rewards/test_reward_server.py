@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pytest
 import torch
 from local_servers import served
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 from remote_rewards import IMAGES, PROMPTS, WEB, Held, Weighted
 from safetensors.torch import save
 from torch import Tensor
@@ -116,17 +117,14 @@ def test_a_token_is_asked_for_before_a_body_is_looked_at() -> None:
 
 
 def test_a_client_that_leaves_in_the_middle_is_an_error_and_no_more() -> None:
-    service = Service("weighted", Weighted())
-    with served(service) as at:
+    with served(Service("weighted", Weighted())) as at:
         host, port = at.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
             head = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: {TENSORS}\r\nContent-Length: 1000\r\n\r\n"
             connection.sendall(head.encode() + bytes(10))
-        deadline = time.monotonic() + 20
-        while not service.counts["errors"] and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: counted(at)["flowward_reward_errors_total"] > 0)
         assert torch.equal(Remote(at)(IMAGES, PROMPTS), Weighted()(IMAGES, PROMPTS).float())
-    assert service.counts["errors"] == 1
+        assert counted(at)["flowward_reward_errors_total"] == 1 and counted(at)["flowward_reward_waiting"] == 0
 
 
 def test_a_reward_that_waits_for_another_server_can_be_served(address: str) -> None:
@@ -151,6 +149,20 @@ def test_png_from_any_program(small: str) -> None:
 # Calls and their order
 
 
+def counted(at: str) -> dict[str, float]:
+    """Every sample of /metrics, as Prometheus' own parser reads it."""
+    families = text_string_to_metric_families(WEB.get(f"{at}/metrics").text)
+    return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that another thread does."""
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def test_calls_wait_their_turn_and_health_does_not() -> None:
     reward = Held()
     with served(Service("held", reward)) as at:
@@ -159,14 +171,25 @@ def test_calls_wait_their_turn_and_health_does_not() -> None:
             thread.start()
         assert reward.begun.wait(60)
         assert WEB.get(f"{at}/health").json() == {"status": "ok"} and all(thread.is_alive() for thread in threads)
+        until(lambda: counted(at)["flowward_reward_waiting"] == 2)  # one is computed, and waits no longer
         reward.go.set()
         for thread in threads:
             thread.join()
-        counts = dict(line.split() for line in WEB.get(f"{at}/metrics").text.splitlines() if line[0] != "#")
+        counts = counted(at)
+        assert WEB.get(f"{at}/metrics").headers["content-type"].startswith("text/plain; version=0.0.4")
         assert WEB.get(f"{at}/openapi.json").json()["paths"].keys() >= {"/score", "/health", "/metrics"}
     assert reward.most == 1 and reward.calls == [7, 7, 7]
-    assert counts["flowward_reward_requests_total"] == "3" and counts["flowward_reward_images_total"] == "21"
-    assert float(counts["flowward_reward_seconds_total"]) >= 0.03 and counts["flowward_reward_errors_total"] == "0"
+    assert counts["flowward_reward_requests_total"] == 3 and counts["flowward_reward_images_total"] == 21
+    assert counts["flowward_reward_seconds_total"] >= 0.03
+    assert counts["flowward_reward_errors_total"] == counts["flowward_reward_waiting"] == 0
+
+
+def test_servers_in_one_process_count_for_themselves(small: str) -> None:
+    before = counted(small)
+    with served(Service("small", Weighted())) as other:
+        assert WEB.post(f"{other}/score", content=b"{").status_code == 415
+        assert counted(other)["flowward_reward_errors_total"] == 1
+    assert counted(small) == before
 
 
 def test_a_call_whose_client_has_left_is_not_computed() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flowward.system import checkpoint
+from flowward.system import checkpoint, whole_files
 
 
 def through_disk(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path: Path) 
     left, others = [".000002.safetensors.partial", ".tmpAb3dEf"], [".gitignore", "tmp", ".tmp", "000001.safetensors"]
     for name in (*left, *others):
         (tmp_path / name).write_text("")
-    checkpoint.clear(tmp_path)
+    whole_files.clear(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {*others}
 
 
@@ -152,5 +152,5 @@ def test_safetensors_still_names_its_temporary_files_like_that(tmp_path: Path) -
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")])
     assert done.returncode == -signal.SIGXFSZ
     assert len(list(tmp_path.iterdir())) == 1
-    checkpoint.clear(tmp_path)
+    whole_files.clear(tmp_path)
     assert list(tmp_path.iterdir()) == []

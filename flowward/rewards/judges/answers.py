@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-import threading
 from pathlib import Path
 
 from ...system import strict_json
-from ...system.checkpoint import discard
 from ...system.terminal import tell
+from ...system.whole_files import write
 
 
 class Answers:
@@ -42,12 +40,7 @@ class Answers:
         path = self._path(key)
         try:
             path.parent.mkdir(exist_ok=True)
-            part = path.with_name(f"{key}.{os.getpid()}.{threading.get_ident()}.part")
-            try:
-                part.write_text(strict_json.dumps({"score": score, "answer": answer}), "utf-8")
-                os.replace(part, path)
-            finally:
-                discard(part)
+            write(path, strict_json.dumps({"score": score, "answer": answer}), shared=True)
         except OSError as error:
             if not self.told:
                 tell(f"cannot store answers in {self.folder}: {error.strerror}; continuing without")

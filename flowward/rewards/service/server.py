@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ... import __version__
 from ...system.asking import check_token
 from ...system.errors import named
 from ..reward import Reward, RewardError, bounds_of, gives_verdicts, refuse, score
+from .counters import CONTENT_TYPE, Counters
 from .limits import Room, body_of, size_of
 from .page import page
 from .wire import JSON, TENSORS, Call, Refused, asked_of, decode
@@ -37,8 +38,7 @@ class Service:
     max_batch: int = 256
     max_bytes: float = 1e9
     max_total_bytes: float = 3e9  # of all calls at once; others wait
-    counts: Counter[str] = field(default_factory=Counter)  # requests, images, errors
-    seconds: float = 0.0
+    counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
         for limit in ("max_batch", "max_bytes", "max_total_bytes"):
@@ -67,25 +67,12 @@ class Service:
             scores: list[float] = self._scored(call).tolist()
             return scores
         finally:
-            self.seconds += time.perf_counter() - started
-            self.counts["images"] += len(call.images)
+            self.counters.seconds.inc(time.perf_counter() - started)
+            self.counters.images.inc(len(call.images))
 
     def _scored(self, call: Call) -> Any:
         with torch.no_grad():
             return score(self.name, self.reward, call.images, call.prompts, call.metadata)
-
-    def metrics(self) -> str:
-        """Counters in Prometheus' text format."""
-        lines = []
-        for name, value, what in (
-            ("requests", self.counts["requests"], "Calls to /score."),
-            ("images", self.counts["images"], "Images scored by the reward."),
-            ("seconds", self.seconds, "Seconds of computation in the reward."),
-            ("errors", self.counts["errors"], "Calls that were refused or failed."),
-        ):
-            full = f"flowward_reward_{name}_total"
-            lines += [f"# HELP {full} {what}", f"# TYPE {full} counter", f"{full} {value}"]
-        return "\n".join(lines) + "\n"
 
 
 def application(service: Service, token: str | None = None) -> FastAPI:
@@ -120,9 +107,9 @@ def application(service: Service, token: str | None = None) -> FastAPI:
         return service.about()
 
     @app.get("/metrics", dependencies=guard, response_class=PlainTextResponse)
-    async def metrics() -> str:
+    async def metrics() -> Response:
         """Report counters for Prometheus."""
-        return service.metrics()
+        return Response(service.counters.text(), media_type=CONTENT_TYPE)
 
     _add_calls(app, service, guard)
     return app
@@ -148,16 +135,18 @@ def _add_calls(app: FastAPI, service: Service, guard: list[Any]) -> None:
     @app.post("/score", dependencies=guard, openapi_extra=_described(TENSORS, JSON))
     async def scored(request: Request) -> dict[str, list[float]]:
         """Score images: one number per image."""
-        service.counts["requests"] += 1
+        service.counters.requests.inc()
         try:
-            async with room.taken(size_of(request, service.max_bytes)):
-                body, kind = await body_of(request, service.max_bytes), request.headers.get("content-type", "")
-                async with turn:
-                    if await request.is_disconnected():  # it will ask again, so do not compute twice
-                        return {"scores": []}
-                    return {"scores": await run_in_threadpool(service.score, body, kind)}
+            async with AsyncExitStack() as held:
+                with service.counters.waiting.track_inprogress():
+                    await held.enter_async_context(room.taken(size_of(request, service.max_bytes)))
+                    body, kind = await body_of(request, service.max_bytes), request.headers.get("content-type", "")
+                    await held.enter_async_context(turn)
+                if await request.is_disconnected():  # it will ask again, so do not compute twice
+                    return {"scores": []}
+                return {"scores": await run_in_threadpool(service.score, body, kind)}
         except (Refused, RewardError) as error:
-            service.counts["errors"] += 1
+            service.counters.errors.inc()
             raise _failure(error) from error
 
 

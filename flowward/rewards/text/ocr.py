@@ -21,13 +21,16 @@ def plain(text: str) -> str:
 
 
 def edit_distance(one: str, other: str) -> int:
-    """Levenshtein distance: the number of inserted, removed or replaced characters."""
-    row = list(range(len(other) + 1))
-    for i, mine in enumerate(one, 1):
-        before, row[0] = row[0], i
-        for j, its in enumerate(other, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (mine != its))
-    return row[-1]
+    """Levenshtein distance: the number of inserted, removed or replaced characters.
+
+    Raises:
+        ValueError: rapidfuzz is not installed.
+    """
+    try:
+        from rapidfuzz.distance import Levenshtein
+    except ImportError as error:
+        raise ValueError("comparing texts needs rapidfuzz; pip install 'flowward[rewards]'") from error
+    return Levenshtein.distance(one, other)
 
 
 def similarity(read: str, wanted: str) -> float:
@@ -41,7 +44,10 @@ def similarity(read: str, wanted: str) -> float:
 
 
 def part_distance(read: str, wanted: str) -> int:
-    """The edit distance of the wanted text to the part of the recognised text that is most like it."""
+    """The edit distance of the wanted text to the part of the recognised text that is most like it.
+
+    rapidfuzz has no such distance: its `partial_ratio` has another one, without replacements.
+    """
     row = [0] * (len(read) + 1)  # a part may begin and end anywhere
     for i, mine in enumerate(wanted, 1):
         before, row[0] = row[0], i
@@ -83,7 +89,7 @@ class OCR:
     first one alone.
 
     Raises:
-        ValueError: rapidocr or onnxruntime is not installed, or a setting is out of range.
+        ValueError: rapidocr, onnxruntime or rapidfuzz is not installed, or a setting is out of range.
     """
 
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
@@ -100,6 +106,7 @@ class OCR:
                 f"the side must be at least 32, the confidence in [0, 1] and threads at least 0, "
                 f"not {self.side}, {self.confidence} and {self.threads}"
             )
+        edit_distance("", "")  # what it needs is missed now, not after a first iteration
         self._reader: TextReader = reader(self.side)
 
     def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:

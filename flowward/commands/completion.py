@@ -1,0 +1,187 @@
+"""flowward --print-completion: a script that completes commands, options and values in a shell.
+
+It is made of the tables behind the help pages, so pressing Tab starts no Python. Why tyro does not do it:
+docs/notes/startup.md.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from importlib import import_module
+from io import StringIO
+
+from ..algorithms import CLASSES
+from ..system import tables
+from ..system.errors import unknown
+from . import COMMANDS
+from .help import Option, Shown
+from .list import LISTS
+
+VALUE = re.compile(r"[a-z][a-z0-9-]*")  # an alternative of a metavar that is typed as it stands
+ANYTHING = ("-h", "--help", "--help-all", "--debug")
+
+
+def printed(shell: str) -> str:
+    """The script for a shell.
+
+    Raises:
+        ValueError: there is none for this shell.
+    """
+    if shell not in SHELLS:
+        raise ValueError(unknown("shell", shell, SHELLS))
+    return SHELLS[shell]({command: options(command) for command in COMMANDS})
+
+
+def options(command: str) -> list[Option]:
+    """The options of a command, as its whole help page shows them."""
+    with redirect_stdout(StringIO()):
+        try:
+            import_module(f".{command.replace('-', '_')}", __package__).run(["--help-all"])
+        except Shown as shown:
+            return shown.options
+    raise AssertionError(f"{command} --help-all shows no page")
+
+
+def flags(option: Option) -> list[str]:
+    """`--name`, and `--no-name` of a switch."""
+    if option.positional:
+        return []
+    path, dot, last = option.name.rpartition(".")
+    return [f"--{option.name}", *([f"--{path}{dot}no-{last}"] if option.switch is not None else [])]
+
+
+def values(option: Option) -> list[str]:
+    """The words that an option takes, if they are known; none if a file may be meant."""
+    if re.search(r"\b(FILE|PATH|RUN|LORA)\b", option.metavar):
+        return []
+    names = {
+        "algorithm": lambda: list(CLASSES),
+        **dict.fromkeys(("reward", "rewards", "evaluation.rewards", "guard"), lambda: _named("rewards")),
+    }
+    known = names[option.name]() if option.name in names else []
+    return [*known, *(each for each in option.metavar.removesuffix(" ...").split("|") if VALUE.fullmatch(each))]
+
+
+def _named(wing: str) -> list[str]:
+    return list(tables.load(tables.PACKAGE / wing / "table.yaml"))
+
+
+def words(command: str) -> list[str]:
+    """What may stand first after a command."""
+    return {"algorithms": list(CLASSES), "list": list(LISTS), "pretrain": ["scenes"]}.get(command, [])
+
+
+Tables = Mapping[str, Sequence[Option]]
+
+
+def _cases(found: Tables, line: Callable[[str, Sequence[str]], str]) -> list[str]:
+    """A line for each option whose values are known."""
+    return [
+        line(f"{command}:--{option.name}", values(option))
+        for command, own in found.items()
+        for option in own
+        if not option.positional and values(option)
+    ]
+
+
+def _flags(own: Sequence[Option]) -> list[tuple[str, str]]:
+    """(flag, what it does) of a command; those of every command come last."""
+    return [*((flag, option.text) for option in own for flag in flags(option)), *((flag, "") for flag in ANYTHING)]
+
+
+def _bash(found: Tables) -> str:
+    values_of = _cases(found, lambda case, own: f'        {case}) words="{" ".join(own)}" ;;')
+    known = {name: " ".join(flag for flag, _ in _flags(own)) for name, own in found.items()}
+    flags_of = [f'        {name}) flags="{own}" ;;' for name, own in known.items()]
+    first = [f'        {name}) words="{" ".join(own)}" ;;' for name in found if (own := words(name))]
+    return "\n".join(
+        [
+            "# flowward in bash; written by: flowward --print-completion bash",
+            "_flowward() {",
+            '    local current="${COMP_WORDS[COMP_CWORD]}" command="${COMP_WORDS[1]}" flags="" words=""',
+            "    COMPREPLY=()",
+            '    if [ "$COMP_CWORD" -eq 1 ]; then',
+            f'        COMPREPLY=($(compgen -W "{" ".join(found)} --help --version" -- "$current"))',
+            "        return",
+            "    fi",
+            '    case "$command:${COMP_WORDS[COMP_CWORD-1]}" in',
+            *values_of,
+            "    esac",
+            '    if [ "$COMP_CWORD" -eq 2 ]; then case "$command" in',
+            *first,
+            "    esac; fi",
+            '    case "$command" in',
+            *flags_of,
+            "    esac",
+            '    [[ "$current" == -* ]] && words="$flags"',
+            '    COMPREPLY=($(compgen -W "$words" -- "$current"))',
+            "}",
+            "complete -o bashdefault -o default -F _flowward flowward",
+            "",
+        ]
+    )
+
+
+def _zsh(found: Tables) -> str:
+    def told(name: str, text: str) -> str:
+        return shlex.quote(f"{name}:{text}" if text else name)
+
+    known = {name: " ".join(told(*flag) for flag in _flags(own)) for name, own in found.items()}
+    flags_of = [f"        {name}) own=({own}) ;;" for name, own in known.items()]
+    first = [f"            {name}) compadd -- {' '.join(own)} ;;" for name in found if (own := words(name))]
+    return "\n".join(
+        [
+            "#compdef flowward",
+            "# flowward in zsh; written by: flowward --print-completion zsh",
+            "_flowward() {",
+            "    local -a own",
+            "    if (( CURRENT == 2 )); then",
+            f"        own=({' '.join(told(name, COMMANDS[name]) for name in found)})",
+            "        _describe command own",
+            "        return",
+            "    fi",
+            '    case "${words[2]}" in',
+            *flags_of,
+            "    esac",
+            '    if [[ "${words[CURRENT]}" == -* ]]; then',
+            "        _describe -o option own",
+            "        return",
+            "    fi",
+            '    case "${words[2]}:${words[CURRENT-1]}" in',
+            *_cases(found, lambda case, own: f"        {case}) compadd -- {' '.join(own)}; return ;;"),
+            "    esac",
+            '    if (( CURRENT == 3 )); then case "${words[2]}" in',
+            *first,
+            "    esac; fi",
+            "    _files",
+            "}",
+            'if [ "$funcstack[1]" = "_flowward" ]; then _flowward "$@"; else compdef _flowward flowward; fi',
+            "",
+        ]
+    )
+
+
+def _fish(found: Tables) -> str:
+    lines = ["# flowward in fish; written by: flowward --print-completion fish"]
+    for name, own in found.items():
+        lines.append(f"complete -c flowward -n __fish_use_subcommand -f -a {name} -d {_quoted(COMMANDS[name])}")
+        start = f"complete -c flowward -n '__fish_seen_subcommand_from {name}'"
+        if first := words(name):
+            lines.append(f"{start} -a {_quoted(' '.join(first))}")
+        for option in own:
+            known = f" -a {_quoted(' '.join(values(option)))}" if values(option) else ""
+            takes = "" if option.switch is not None else " -x" if known else " -r"  # -x: no files
+            lines += [f"{start} -l {flag[2:]}{takes}{known} -d {_quoted(option.text)}" for flag in flags(option)]
+        lines.append(f"{start} -s h -l help")
+        lines.append(f"{start} -l help-all")
+    return "\n".join([*lines, ""])
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+SHELLS: Mapping[str, Callable[[Tables], str]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}
