@@ -114,13 +114,15 @@ class Trainer(Loop[Evaluator]):
         started = time.perf_counter()
         shown = self.shown if self.shown and self.shown.iteration == step.index else None
         extremes = shown.extremes() if shown else None
+        if folder and extremes and self.due(step.index):  # first: on resume there are no samples to make it from
+            folder.save_sample(step.index, extremes, EXTREMES)
         try:
             measured, samples = evaluator.measure(), evaluator.samples()
         except RewardError as error:  # all processes raise it, but samples may be infinite in some of them only
             self.sound = not distributed.any_of(isinstance(error, NotFinite))
             raise
         if folder:
-            if extremes:
+            if extremes and not self.due(step.index):  # the run was stopped here
                 folder.save_sample(step.index, extremes, EXTREMES)
             groups = shown.groups(self.run.group_size) if shown else []
             folder.save_sample(step.index, samples.grid(), record=samples.record(step.index, groups))
