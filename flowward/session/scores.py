@@ -38,8 +38,20 @@ class Scores:
 
     @property
     def sentence(self) -> str:
-        """The headline score before and after, with 95 % intervals."""
-        return outcome.sentence(self._evaluations)
+        """The headline score before and after, with 95 % intervals, and whether the paired difference is significant."""
+        measure = Measure.every(self._evaluations)[0]
+        own = [each for each in self.differences if each.score == measure.name and each.category is None]
+        if not own:
+            return outcome.sentence(self._evaluations)
+        change, ((_, before), (_, after)) = own[0], measure.overall
+        verdict = "significant" if change.significant else "no evidence of a change"
+        sign = "" if change.p_said.startswith("<") else "= "
+        return (
+            f"{measure.label[0].upper()}{measure.label[1:]}: {measure.interval(before)} before training, "
+            f"{measure.interval(after)} after {outcome.counted(self.iteration, 'iteration')}. On the same prompts and "
+            f"noise the difference is {measure.difference(change.mean, change.low, change.high)}, {verdict} "
+            f"(p {sign}{change.p_said})."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything for JSON: settings, and scores with intervals overall and by category."""
