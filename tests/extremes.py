@@ -15,7 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowward.commands import algorithms, bench, eval, export, memory, report, sample, serve_reward, verify
+from flowward.commands import (
+    algorithms,
+    bench,
+    compare,
+    eval,
+    export,
+    memory,
+    report,
+    sample,
+    serve_reward,
+    verify,
+    watch,
+)
 from flowward.commands import list as lists
 from flowward.commands import pretrain as pretraining
 from flowward.commands.help import Option, Page, options_of
@@ -105,6 +117,8 @@ COMMANDS = (
     Command("pretrain", Pretrain, pretraining.PAGE, ("scenes", "--output", "new")),
     Command("verify", verify.Verify, verify.PAGE),
     Command("report", report.Report, report.PAGE, ("run",)),
+    Command("watch", watch.Watch, watch.PAGE, (".",)),
+    Command("compare", compare.Compare, compare.PAGE, ("run", "run")),
     Command("list", lists.List, lists.PAGE),
     Command("algorithms", algorithms.Algorithms, algorithms.PAGE),
 )

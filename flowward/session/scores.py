@@ -38,7 +38,7 @@ class Scores:
 
     @property
     def sentence(self) -> str:
-        """The headline score before and after, with 95 % intervals, and whether the paired difference is significant."""
+        """The headline score before and after, with 95 % intervals, and whether the difference is significant."""
         measure = Measure.every(self._evaluations)[0]
         own = [each for each in self.differences if each.score == measure.name and each.category is None]
         if not own:

@@ -268,7 +268,7 @@ def test_the_share_of_a_reference_is_one() -> None:
 
 @pytest.mark.parametrize("kind", [Renoise, RenoiseGroups, RenoisePairs])
 def test_points_of_nothing_and_more_times_than_there_are_levels_are_refused(kind: Any) -> None:
-    with pytest.raises(ValueError, match=r"at least 1 (training point|per group|per pair), not 0"):
+    with pytest.raises(ValueError, match=r"(per_image|draws) must be between 1 and 10,000, not 0"):
         kind(0)
     done = Rollout.of([Drawn(torch.zeros(2, 3))], Condition({"": torch.zeros(1)}), torch.zeros(2).long(), torch.ones(4))
     assert len(kind(4, Times("levels"))(done, ("points",))) == 8

@@ -13,10 +13,11 @@ from tiny_runs import bright, few_steps
 
 from flowward import ALGORITHMS, models, prompts
 from flowward.cli import main
-from flowward.commands import eval, policies, sample, serve_reward
+from flowward.commands import eval, policies, sample
 from flowward.models import blueprint
 from flowward.pages import report
 from flowward.scenes import pretrain
+from flowward.system import serving
 from flowward.training.course import TrainingError
 from flowward.training.folder import RunFolder
 from flowward.training.run import Run
@@ -40,7 +41,7 @@ def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (sample, eval):
         monkeypatch.setattr(module, "policy_of", lambda *_, **__: Toy())
     monkeypatch.setattr(models, "load", lambda *_, **__: Toy())
-    for owner, name in ((policies, "policy_of"), (blueprint, "load"), (serve_reward, "_listen")):
+    for owner, name in ((policies, "policy_of"), (blueprint, "load"), (serving, "listen")):
         monkeypatch.setattr(owner, name, end)
     for name in ("verify", "verify_model"):
         monkeypatch.setattr(f"flowward.verify.{name}", end)

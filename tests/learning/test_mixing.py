@@ -273,7 +273,7 @@ def test_any_other_algorithm_may_have_one(tiny: str) -> None:
     [
         ({"group_size": 1}, "advantages compare images of one prompt: use at least 2"),
         ({"group_size": 0, "reward_buffer": 5}, "use at least 2"),
-        ({"reward_buffer": -1}, "reward_buffer must not be negative"),
+        ({"reward_buffer": -1}, "reward_buffer must be between 0 and 1,000,000"),
         ({"mix": "gdop"}, "unknown mix of rewards 'gdop'; did you mean 'gdpo'"),
     ],
 )

@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_read_is_refused_in_a_sentence(
     ("how", "says"),
     [
         (Loading(size=(30, 32), device="cpu"), "the height of .* must be a multiple of 4 pixels, not 30"),
-        (Loading(size=(32, 0), device="cpu"), "the width of .* must be a multiple of 4 pixels, not 0"),
+        (Loading(size=(32, 30), device="cpu"), "the width of .* must be a multiple of 4 pixels, not 30"),
         (Loading(size=(32, 32), frames=5, device="cpu"), "makes images, not videos of 5 frames"),
         (Loading(device="cuda:77"), "this machine has no device 'cuda:77'"),
         (Loading(device="tpu"), "this machine has no device 'tpu'"),

@@ -54,7 +54,7 @@ def file(path: Path, content: Any = b"") -> Path:
         (lambda at: file(at / "models--owner--name" / "refs" / "main").parents[1], "give owner/name to download"),
         (lambda at: at, "is a folder, but not a model; give the folder"),
         (lambda at: at / "gone" / "x.safetensors", "there is no file"),
-        (lambda at: at / "gone", "unknown model '.*gone'; known: scenes"),
+        (lambda at: at / "gone", "there is no file or folder .*gone"),
     ],
 )  # fmt: skip
 def test_what_exists_is_said_to_be_what_it_is(tmp_path: Path, made: Callable[[Path], Path], says: str) -> None:
@@ -129,8 +129,8 @@ def test_commands_take_them_too(
     [
         ({}, "need a rank, or a LoRA to start from"),
         ({"rank": 0}, "LoRA rank must be between 1 and 4096, not 0"),
-        ({"rank": 2, "alpha": 0.0}, "LoRA alpha must be a positive number, not 0"),
-        ({"rank": 2, "alpha": float("nan")}, "LoRA alpha must be a positive number, not nan"),
+        ({"rank": 2, "alpha": 0.0}, "LoRA alpha must be a positive number of at most 1,000,000, not 0"),
+        ({"rank": 2, "alpha": float("nan")}, "LoRA alpha must be a positive number of at most 1,000,000, not nan"),
         ({"rank": 2, "targets": ()}, "name at least one layer"),
         ({"rank": 2, "start": "x"}, "follow the LoRA that training starts from, x: leave them out"),
     ],
