@@ -118,7 +118,7 @@ COMMANDS = (
     Command("verify", verify.Verify, verify.PAGE),
     Command("report", report.Report, report.PAGE, ("run",)),
     Command("watch", watch.Watch, watch.PAGE, (".",)),
-    Command("compare", compare.Compare, compare.PAGE, ("run", "run")),
+    Command("compare", compare.Compare, compare.PAGE, ("run", "other")),
     Command("list", lists.List, lists.PAGE),
     Command("algorithms", algorithms.Algorithms, algorithms.PAGE),
 )

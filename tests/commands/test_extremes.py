@@ -37,7 +37,8 @@ def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.chdir(tmp_path)
     Path("null").symlink_to(os.devnull)
-    RunFolder.create(Path("run"), {"model": "scenes"})
+    for name in ("run", "other"):
+        RunFolder.create(Path(name), {"model": "scenes"})
     for module in (sample, eval):
         monkeypatch.setattr(module, "policy_of", lambda *_, **__: Toy())
     monkeypatch.setattr(models, "load", lambda *_, **__: Toy())
