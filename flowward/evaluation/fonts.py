@@ -34,7 +34,7 @@ def shown(text: str, size: int) -> tuple[str, Font]:
     if has(own, characters):
         return plain, own
     path = _covering(_visible(text))
-    return (NONE, own) if path is None else (text, ImageFont.truetype(path, size))
+    return (NONE, own) if path is None else (text, ImageFont.truetype(str(path), size))
 
 
 def has(font: Font, characters: frozenset[str]) -> bool:
@@ -59,7 +59,7 @@ def _covering(characters: frozenset[str]) -> Path | None:
     """The first font file of this computer with all characters."""
     for path in files():
         try:
-            if has(ImageFont.truetype(path, 12), characters):
+            if has(ImageFont.truetype(str(path), 12), characters):
                 return path
         except (OSError, ValueError):  # damaged, or of a kind that FreeType cannot read
             continue
