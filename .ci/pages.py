@@ -57,7 +57,7 @@ def run(path: Path, grids_alone: bool) -> None:
             marks = ["", "2 objects instead of 3", None] * 4
             samples = Samples(images, PROMPTS * 2, ["counting"] * 12, marks, scores={"scenes": [0.5] * 12})
             groups = grouped(PROMPTS[:2], images, torch.rand(12), torch.randn(12))
-            folder.save_sample(k, samples.grid(), None if grids_alone else samples.record(k, groups))
+            folder.save_sample(k, samples.grid(), record=None if grids_alone else samples.record(k, groups))
     folder.write_summary("flowward train --prompts '<b>mine</b>.txt'", finished=True)
     report.write(path)
 

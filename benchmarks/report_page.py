@@ -58,7 +58,7 @@ def pictures(run: RunFolder, k: int) -> None:
     marks = ["" if random.random() < level(k) else "2 objects instead of 3" for _ in texts]
     samples = Samples(images[:24], texts, [CATEGORIES[n % 6] for n in range(24)], marks)
     groups = grouped(texts[:3], images, torch.rand(36), torch.randn(36)) if k else []
-    run.save_sample(k, samples.grid(), samples.record(k, groups))
+    run.save_sample(k, samples.grid(), record=samples.record(k, groups))
 
 
 def main(path: Path) -> None:
