@@ -51,3 +51,19 @@ def test_what_is_no_module_is_in_the_package() -> None:
     assert build["packages"] == ["flowward"]
     assert build["force-include"] == {name: f"flowward/{name}" for name in ("recipes", "examples")}
     assert all(tables.shipped(name) == ROOT / name for name in build["force-include"])
+
+
+def test_the_lock_has_the_versions_that_are_tested() -> None:
+    """And a hash of each; whoever changes constraints.txt makes it anew (docs/notes/libraries.md)."""
+
+    def versions(name: str) -> dict[str, str]:
+        lines = (ROOT / name).read_text("utf-8").splitlines()
+        pairs = [re.match(r"([\w.-]+)==([^ ;\\]+)", line) for line in lines]
+        return {each[1].lower().replace("_", "-"): each[2] for each in pairs if each}
+
+    tested, locked = versions("constraints.txt"), versions("requirements.lock")
+    own = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    assert {re.split(r"[^\w-]", each)[0].replace("_", "-") for each in own} <= locked.keys()
+    assert {name: version for name, version in locked.items() if tested.get(name, version) != version} == {}
+    text = (ROOT / "requirements.lock").read_text("utf-8")
+    assert text.count("--hash=sha256:") >= len(locked) and "://" not in text
