@@ -65,7 +65,14 @@ def made(folder: str, name: str, reward: Any = bright, **changes: Any) -> Traine
 
 def two_iterations(folder: str, name: str) -> dict[str, Any]:
     one = made(folder, name, group_size=2 if name == "fdfo" else 4)
-    return {"metrics": [one.step().metrics for _ in range(2)], "weights": snapshot(one.policy)}
+    steps = [one.step() for _ in range(2)]
+    assert one.shown
+    return {
+        "metrics": [step.metrics for step in steps],
+        "weights": snapshot(one.policy),
+        "extremes": one.shown.best_and_worst(),
+        "told": [step.shown["best"]["prompt"] for step in steps],
+    }
 
 
 def fails_for_dark_ones(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
@@ -149,13 +156,16 @@ def results(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[st
 
 @pytest.mark.parametrize("name", ENTRANTS)
 def test_two_processes_do_what_one_does(results: list[dict[str, Any]], tiny: str, name: str) -> None:
-    """Three groups over two processes: the figures of an iteration agree, and so do the weights after two."""
+    """Three groups over two processes: the figures of an iteration agree, its best and worst images, and the
+    weights after two."""
     alone = two_iterations(tiny, name)
     first, second = (each[name] for each in results)
     for now, then in zip(alone["metrics"], first["metrics"], strict=True):
         assert now.keys() == then.keys()
         for key in now.keys() - {"first_ratio_max", "first_ratio_in_clips_max"}:  # rounding errors, of other batches
             assert math.isclose(now[key], then[key], rel_tol=1e-4, abs_tol=1e-6), key
+    torch.testing.assert_close(first["extremes"], alone["extremes"], rtol=0, atol=1e-4)
+    assert torch.equal(first["extremes"], second["extremes"]) and first["told"] == alone["told"]
     moved = snapshot(models.load(tiny, None, "float32"))
     assert max((alone["weights"][key] - moved[key]).abs().max() for key in moved) > 1e-5
     for key, tensor in alone["weights"].items():
