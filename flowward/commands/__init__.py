@@ -7,7 +7,7 @@ COMMANDS = {
     "eval": "measure models and runs: scores with 95 % intervals",
     "report": "write a run's report.html",
     "watch": "follow all runs of a folder on a local web page",
-    "compare": "lay the curves of several runs over each other on one page",
+    "compare": "draw the curves of several runs in the same charts",
     "export": "write a run's weights for diffusers, with a model card",
     "algorithms": "list the algorithms, or show one: paper, cost, presets",
     "list": "list rewards, prompts, suites, recipes, models or presets",

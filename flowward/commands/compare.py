@@ -13,8 +13,8 @@ from .help import Page
 from .options import parse
 
 PAGE = Page(
-    about="Write one page that lays the curves of several runs over each other, with their pictures and the settings "
-    "that differ. It is one file and works offline. The runs may still be going.",
+    about="Write one page with the curves of several runs in the same charts, their pictures, and the settings that "
+    "differ. It is one file and works offline, also while the runs are still training.",
     examples=(
         ("compare runs/first runs/second", "write compare.html"),
         ("compare runs --output all.html", "all runs of a folder"),
@@ -24,7 +24,7 @@ PAGE = Page(
 
 @dataclass(frozen=True)
 class Compare:
-    """Write one page that lays the curves of several runs over each other."""
+    """Write one page with the curves of several runs in the same charts."""
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
     """two or more run folders, or folders of run folders"""

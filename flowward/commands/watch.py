@@ -16,8 +16,8 @@ from .options import parse
 
 TOKEN = "FLOWWARD_TOKEN"
 PAGE = Page(
-    about="Show all runs of a folder on a local web page that follows them: state, curves, pictures, warnings and "
-    "settings. It only reads. Stop it with Ctrl-C.",
+    about="Show all runs of a folder on a local web page: state, curves, pictures, warnings and settings. The page "
+    "updates itself while runs train. It only reads files. Stop it with Ctrl-C.",
     examples=(
         ("watch runs", "open the printed address in a browser"),
         ("watch runs --host 0.0.0.0 --token SECRET", "for other machines, with a token of your own"),
@@ -27,7 +27,7 @@ PAGE = Page(
 
 @dataclass(frozen=True)
 class Watch:
-    """Show all runs of a folder on a local web page that follows them."""
+    """Show all runs of a folder on a local web page that updates itself."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """folder of run folders, or one run folder"""
@@ -36,7 +36,7 @@ class Watch:
     port: int = 8090
     """port to listen at (0: any free one)"""
     token: str | None = None
-    """secret that the page's address must contain (default: FLOWWARD_TOKEN; with another --host, a new one)"""
+    """secret in the page's address (default: variable FLOWWARD_TOKEN; a new one if --host is not this machine)"""
 
 
 def run(words: list[str]) -> int:

@@ -24,8 +24,8 @@ LISTED = "given prompts"  # name of a prompt set from a list
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The parts of a run."""
+class Arguments:
+    """What a run is made of, from what was passed to `fit`."""
 
     algorithm: Algorithm
     policy: Policy
@@ -46,7 +46,7 @@ class Parts:
         run: Run | None,
         output: str | Path | None,
         changes: Mapping[str, Any],
-    ) -> Parts:
+    ) -> Arguments:
         """The parts from the arguments of `fit`.
 
         Raises:

@@ -20,7 +20,7 @@ from ..training.metrics import Step
 from ..training.run import Run
 from ..training.trainer import Trainer
 from . import arguments, measuring
-from .arguments import Parts
+from .arguments import Arguments
 from .fitted import PROMPTS, Fitted, with_prompts
 from .interrupts import deferred
 
@@ -70,7 +70,7 @@ def fit(
         OSError: the run folder cannot be written.
     """
     hooks = Hooks.of(hook)
-    parts = Parts.read(algorithm, policy, reward, prompts, run, output, settings)
+    parts = Arguments.read(algorithm, policy, reward, prompts, run, output, settings)
     usual = measuring.evaluator(parts, evaluation)
     evaluator = None if evaluation is False else usual
     if parts.loaded:
@@ -93,7 +93,7 @@ def fit(
     return fitted
 
 
-def _folder(parts: Parts, config: dict[str, Any], temporary: TemporaryDirectory[str] | None) -> RunFolder:
+def _folder(parts: Arguments, config: dict[str, Any], temporary: TemporaryDirectory[str] | None) -> RunFolder:
     """A new run folder. Prompts that were given as a list are written beside, so that the run can be resumed."""
     kind, path = (Scratch, Path(temporary.name)) if temporary else (RunFolder, Path(str(parts.run.output)))
     folder = kind.create(path, config)

@@ -10,13 +10,13 @@ from ..evaluation.evaluate import Evaluation, Evaluator, load_rewards
 from ..prompts import BUILT_IN
 from ..rewards import Reward, terms, weighted
 from ..system.paths import short_codes
-from .arguments import Parts, changed, prompt_set, reward_of
+from .arguments import Arguments, changed, prompt_set, reward_of
 
 WORLD = "scenes"  # prompt sets of the built-in world, which its checker can judge
 FEW = 60  # images of an evaluation outside of it
 
 
-def evaluator(parts: Parts, given: Any = None) -> Evaluator:
+def evaluator(parts: Arguments, given: Any = None) -> Evaluator:
     """What measures a run: see `fit` for what `given` may be. By default the held-out prompts of the training set.
 
     Raises:
@@ -55,7 +55,7 @@ def asked(usual: Evaluator, prompts: Any = None, rewards: Any = None, **changes:
     return replace(usual, evaluation=how, prompts=texts, rewards=scores)
 
 
-def _usual(parts: Parts) -> Evaluator:
+def _usual(parts: Arguments) -> Evaluator:
     held_out = f"{parts.prompts.name}-held-out"
     texts, where = prompt_set(held_out) if held_out in BUILT_IN else (parts.prompts, parts.named.get("prompts"))
     own, names = _scores(parts)
@@ -75,7 +75,7 @@ def _usual(parts: Parts) -> Evaluator:
     return Evaluator(parts.policy, how, texts, rewards={**own, **load_rewards(more)} if more else own)
 
 
-def _scores(parts: Parts) -> tuple[dict[str, Reward], tuple[str, ...]]:
+def _scores(parts: Arguments) -> tuple[dict[str, Reward], tuple[str, ...]]:
     """The rewards of training by their names in results, and the names to load them by, if they have such names."""
     found = terms(parts.reward)
     if not (given := parts.named.get("reward")):

@@ -18,7 +18,7 @@ from flowward.algorithms import ALGORITHMS, AdvantageFlow
 from flowward.evaluation.evaluate import Evaluation, Evaluator
 from flowward.process.policy import Policy
 from flowward.session import measuring
-from flowward.session.arguments import LISTED, Parts, listed, prompt_set
+from flowward.session.arguments import LISTED, Arguments, listed, prompt_set
 from flowward.session.fitted import Fitted
 from flowward.training.hooks import Hooks
 from flowward.training.run import Run
@@ -42,9 +42,9 @@ def scenes(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowward.models.scenes.SHIPPED", Path(tiny))
 
 
-def read(policy: Any, **changes: Any) -> Parts:
+def read(policy: Any, **changes: Any) -> Arguments:
     given = {"algorithm": algorithm(), "reward": bright, "prompts": list(TEXTS), "run": None, "output": None}
-    return Parts.read(**{**given, "policy": policy, "changes": {}, **changes})
+    return Arguments.read(**{**given, "policy": policy, "changes": {}, **changes})
 
 
 def nothing(policy: Any, **changes: Any) -> Fitted:
