@@ -13,7 +13,7 @@ from .help import Page
 from .options import parse
 
 PAGE = Page(
-    about="Write RUN/report.html, one page with curves, samples and health of a run. It works while the run is training, "
+    about="Write RUN/report.html, one page with curves, samples and health of a run. It works during training, "
     "too. For a folder of runs, write its index.html: a table of the runs with links to their reports.",
     examples=(
         ("report runs/first", "write runs/first/report.html"),
