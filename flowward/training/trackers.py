@@ -257,8 +257,9 @@ class Trackers:
             warnings.warn(sentence, stacklevel=2)
 
     def _post(self, task: Callable[[Tracker], None] | None) -> None:
-        for queue in self._queues.values():
-            queue.put(task)
+        for name, queue in self._queues.items():
+            if self._threads[name].is_alive():  # nobody empties the queue of a tracker that has failed
+                queue.put(task)
 
     def _work(self, name: str, done: int) -> None:
         """The thread of a tracker: all its calls, in order, until it fails."""
