@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from ..system.terminal import visible
@@ -40,5 +41,6 @@ def run(words: list[str]) -> int:
 
 
 def _ended(output: Path) -> int:
-    print(visible(f"Open {output / 'report.html'} in a browser."))
+    print(visible(f"Open {output / 'report.html'} in a browser. Next, draw pictures with the trained model:"))
+    print(visible(f"  {shlex.join(['flowward', 'sample', str(output), 'a red circle', '--count', '8'])}"))
     return 0

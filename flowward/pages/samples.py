@@ -116,10 +116,16 @@ def _group(group: Group) -> Gallery:
     """One prompt: its training images, the best first."""
     shots = []
     for rank, each in enumerate(sorted(group.samples, key=lambda each: -each.reward), 1):
-        facts = [Fact("reward", _number(each.reward)), Fact("advantage", f"{each.advantage:+.2f}".replace("-", "−"))]
+        facts = [Fact("reward", _number(each.reward)), Fact("advantage", _signed(each.advantage))]
         alt = f"{group.prompt}, {rank} of {len(group.samples)} by reward"
         shots.append(Shot(each.address, alt, "", facts, small=each.address.startswith("data:image/png")))
     return Gallery([Card(group.prompt, shots)], columns=8)
+
+
+def _signed(value: float) -> str:
+    """An advantage with its sign; 0.00 has none."""
+    said = f"{value:+.2f}".replace("-", "−")
+    return "0.00" if said[1:] == "0.00" else said
 
 
 def _number(value: float) -> str:

@@ -23,7 +23,8 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     (run / "summary.json").write_text('{"finished": true}')
     capsys.readouterr()
     assert main(["demo"]) == 0
-    assert "is finished" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "is finished" in said and "  flowward sample runs/demo 'a red circle' --count 8" in said
     assert given == [
         ["--output", "runs/demo", "--seed", "1"],
         ["--resume", "auto", "--output", "runs/demo", "--seed", "1"],

@@ -108,3 +108,9 @@ def test_a_record_reads_back_and_is_forgotten_with_its_iteration(tmp_path: Path)
     assert [each.prompt for each in back.samples] == list(PROMPTS) and len(back.groups) == 2
     run.forget_after(0)
     assert [path.name for path in (run.path / "samples").iterdir()] and len(run.records()) == len(run.samples()) == 1
+
+
+def test_an_advantage_of_nothing_has_no_sign() -> None:
+    assert [samples._signed(value) for value in (0.0, -0.001, 0.004, -0.25, 1.0)] == [
+        "0.00", "0.00", "0.00", "−0.25", "+1.00",
+    ]  # fmt: skip
