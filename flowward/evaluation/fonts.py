@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def _rank(name: str) -> int:
 
 
 def _found() -> Iterator[Path]:
-    folders = [Path(folder).expanduser() for folder in FOLDERS]
+    folders = [Path(os.path.expanduser(folder)) for folder in FOLDERS]  # Path.expanduser needs a home
     if (spec := find_spec("matplotlib")) and spec.origin:  # brings DejaVu Sans
         folders.append(Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf")
     for folder in folders:

@@ -41,3 +41,17 @@ def test_scripts_without_spaces_are_broken_into_lines() -> None:
     font = ImageFont.load_default(images.TEXT)  # every character is as wide as its box
     lines = images._wrapped(SCRIPTS["Chinese"], font, int(6 * font.getlength("一")))
     assert lines == ["一只戴着红色", "帽子的猫"]
+
+
+def test_a_user_without_a_home_has_the_fonts_of_the_computer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user is not in its list of users."""
+    import pwd
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(RuntimeError):
+        Path("~/.fonts").expanduser()
+    assert fonts.files.__wrapped__() == fonts.files()
