@@ -1,0 +1,59 @@
+"""The prompts of the modules: Jinja2 files in wording/, one per module, or in a folder of the user.
+
+A file has a system part and a user part, with a line of three hyphens between them. What comes from tools is only ever
+in the user part, between marks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .episode import Messages
+
+OWN = Path(__file__).parent / "wording"
+NAMES = ("planner", "executor", "verifier", "generator", "analyst")
+
+
+@dataclass(frozen=True)
+class Templates:
+    """The prompts of an agent, from a folder; files that are not there are the built-in ones."""
+
+    folder: Path | None = None
+    name: str = field(default="", kw_only=True)
+
+    def source(self, name: str) -> Path:
+        """The file of a module's prompt."""
+        own = self.folder / f"{name}.txt" if self.folder else None
+        return own if own and own.is_file() else OWN / f"{name}.txt"
+
+    @cached_property
+    def _read(self) -> dict[str, Any]:
+        """Raises ValueError for a file that is not a template, with its name and line."""
+        import jinja2
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+            autoescape=False,  # nosec B701
+        )
+        found = {}
+        for name in NAMES:
+            path = self.source(name)
+            try:
+                parts = path.read_text("utf-8").split("\n---\n")
+                found[name] = [environment.from_string(part) for part in parts]
+            except jinja2.TemplateSyntaxError as error:
+                raise ValueError(f"{path}, line {error.lineno}: {error.message}") from error
+            if len(parts) != 2:
+                raise ValueError(f"{path} needs a system part and a user part, with a line --- between them")
+        return found
+
+    def filled(self, name: str, **values: Any) -> Messages:
+        """The messages of a module."""
+        system, user = (part.render(**values).strip() for part in self._read[name])
+        return (("system", system), ("user", user))
