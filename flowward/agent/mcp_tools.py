@@ -18,16 +18,18 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, TextIO, TypeVar, cast
 
 from ..system.addresses import without_password
+from ..system.asking import check_token
 from ..system.errors import named
 from .tools import Card, ToolError
 
 START, CALL, ALIVE = 30.0, 60.0, 5.0  # seconds to start, to answer a call, to show that it is alive
 CLOSE = 10.0  # seconds to end: the SDK asks, and kills a server that does not listen
+TOKEN = "FLOWWARD_MCP_TOKEN"  # environment variable, sent to servers that are given by their addresses
 PAUSE = 60.0  # seconds for which a server that could not be started again is not tried
 SHOWN = 60  # characters of a command in a message
 LONGEST = 600  # characters of what a server says about a tool
@@ -100,6 +102,7 @@ class McpServer:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._open: _Connection | None = None
+        self._refused = 0  # the HTTP status of the last answer, if it is an error
         try:
             self._open = self._connected()
             if not self._open.cards:
@@ -245,21 +248,23 @@ class McpServer:
         from mcp import Client
 
         connection = _Connection(task=asyncio.current_task())
+        heard = connection.heard
         try:
-            transport, patience, heard = self._transport(), self.start, connection.heard
-            async with Client(transport, read_timeout_seconds=patience, message_handler=heard, cache=None) as client:
-                connection.client = client
+            async with AsyncExitStack() as stack:
+                transport = await self._transport(stack)
+                client = Client(transport, read_timeout_seconds=self.start, message_handler=heard, cache=None)
+                connection.client = await stack.enter_async_context(client)
                 ready.set_result(connection)
                 await connection.stop.wait()
         except BaseException as error:  # groups of errors, cancellation
             if not ready.done():
                 ready.set_exception(_first(error))
 
-    def _transport(self) -> Any:
+    async def _transport(self, stack: AsyncExitStack) -> Any:
         from mcp import StdioServerParameters, stdio_client
 
         if _is_address(self.where):
-            return self.where
+            return await self._http(stack)
         if not shutil.which(self._words[0]):
             raise FileNotFoundError(f"there is no program '{self._words[0]}'")
         self._errors.seek(0)
@@ -267,12 +272,30 @@ class McpServer:
         given = StdioServerParameters(command=self._words[0], args=self._words[1:], env=self._environment)
         return stdio_client(given, errlog=self._errors)
 
+    async def _http(self, stack: AsyncExitStack) -> Any:
+        import httpx2
+        from mcp.client.streamable_http import streamable_http_client
+
+        token = os.environ.get(TOKEN)
+        check_token(token)
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+
+        async def look(response: Any) -> None:  # the SDK does not pass the status on
+            self._refused = response.status_code if response.status_code >= 400 else 0
+
+        seconds = httpx2.Timeout(max(self.patience, self.start))
+        client = httpx2.AsyncClient(headers=headers, timeout=seconds, event_hooks={"response": [look]})
+        return streamable_http_client(self.where, http_client=await stack.enter_async_context(client))
+
     def _why(self, error: BaseException) -> str:
         """What went wrong, with the last line that the server printed on standard error."""
         if isinstance(error, (FileNotFoundError, ValueError)):
             return str(error)
+        if self._refused:
+            advice = f"; its token is read from the environment variable {TOKEN}" if self._refused in (401, 403) else ""
+            return f"it answers {self._refused}{advice}"
         what = "the server has ended" if str(error) == "Connection closed" else named(error)
-        self._errors.seek(0)
+        self._errors.seek(max(0, os.fstat(self._errors.fileno()).st_size - 10_000))
         printed = [line.strip() for line in self._errors.read().split("\n") if line.strip()]
         return f"{what}; it last printed '{printed[-1][:200]}'" if printed else what
 

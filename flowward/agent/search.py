@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from ..prompts.lines import MARK, json_rows
+from ..system.terminal import tell
 from ..system.whole_files import reason
 from .tools import Card, ToolError
 
 RESULTS = 3  # passages that a query returns
 PASSAGE = 1000  # most characters of one
+MANY = 20_000  # passages whose index takes more than a few seconds
 TEXTS = (".txt", ".md")
 WORD = re.compile(r"\w+")
 READING = "passages of 1000; words \\w+ in lower case; bm25s"  # part of the hash: change it with what it describes
@@ -172,6 +174,8 @@ def _kept(found: Sequence[Document], cache: Path) -> Any:
             if index.scores["num_docs"] == len(found):
                 return index
         shutil.rmtree(folder, ignore_errors=True)
+    if len(found) >= MANY:
+        tell(f"building the index of {len(found):,} passages, once")
     index = bm25s.BM25()
     index.index([[*words(each.title), *words(each.text)] for each in found], show_progress=False)
     _keep(index, folder)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,30 @@ def test_a_missing_server_is_named_before_the_run(where: str, why: str) -> None:
     with pytest.raises(ValueError, match=why) as refused:
         McpServer(where, start=1.0)
     assert "\n" not in str(refused.value) and time.monotonic() - started < 12
+
+
+@pytest.mark.parametrize("token", [None, "t-9"])
+def test_the_token_is_sent_and_a_refusal_is_one_sentence(token: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.append(self.headers["Authorization"])
+            self.send_error(401, "who are you")
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    if token is None:
+        monkeypatch.delenv(mcp_tools.TOKEN, raising=False)
+    else:
+        monkeypatch.setenv(mcp_tools.TOKEN, token)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        with pytest.raises(ValueError, match="cannot be used: it answers 401; its token is read from"):
+            McpServer(f"http://127.0.0.1:{listening.server_port}/mcp", start=5.0)
+        listening.shutdown()
+    assert set(seen) == {None if token is None else f"Bearer {token}"}
 
 
 def test_a_server_on_the_network(tmp_path: Path) -> None:
