@@ -170,9 +170,7 @@ def _kept(found: Sequence[Document], cache: Path) -> Any:
     folder = cache / whole.hexdigest()[:40]
     if folder.is_dir():
         with suppress(Exception):  # damaged: it is built again
-            index = bm25s.BM25.load(folder)
-            if index.scores["num_docs"] == len(found):
-                return index
+            return bm25s.BM25.load(folder)
         shutil.rmtree(folder, ignore_errors=True)
     if len(found) >= MANY:
         tell(f"building the index of {len(found):,} passages, once")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -107,8 +108,15 @@ def test_the_order_is_that_of_bm25(tmp_path: Path, cache: Path) -> None:
 
 
 def test_equal_passages_keep_their_order(tmp_path: Path, cache: Path) -> None:
-    place = lines(tmp_path / "all.jsonl", *[{"text": "the same words", "title": f"T{n}"} for n in range(50)])
-    assert [each.title for each in Search(place, cache=cache).best("words")] == ["T0", "T1", "T2"]
+    texts = ["the same words", "other words of more than the same number", "nothing"]
+    dice = random.Random(0)
+    rows = [{"text": dice.choice(texts), "title": str(n)} for n in range(900)]
+    found = Search(lines(tmp_path / "all.jsonl", *rows), results=900, cache=cache).best("same words")
+    assert [each.text for each in found] == sorted((each.text for each in found), key=texts.index)
+    assert len(found) == sum(row["text"] != texts[2] for row in rows)
+    for text in texts:
+        numbers = [int(each.title) for each in found if each.text == text]
+        assert numbers == sorted(numbers)
 
 
 def test_passages_hold_every_word_once_and_fit() -> None:

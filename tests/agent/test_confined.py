@@ -179,13 +179,24 @@ while time.monotonic() < until:
     assert "was ended" in failure(code, sealed, BRIEF)
 
 
+COUNT = """
+import os, time
+n = 0
+try:
+    for i in range(100):
+        if not os.fork():
+            time.sleep(9)
+            os._exit(0)
+        n += 1
+except OSError:
+    pass
+n
+"""
+
+
 def test_only_so_many_processes_at_once() -> None:
     if confined_here:
-        code = (
-            "import os, time\nn = 0\ntry:\n    while n < 100:\n        if not os.fork():\n            time.sleep(9)\n"
-        )
-        code += "        n += 1\nexcept OSError:\n    pass\nn"
-        assert int(run(code, SMALL, True)) == SMALL.processes - 1
+        assert int(run(COUNT, SMALL, True)) == SMALL.processes - 1
 
 
 @both
@@ -224,6 +235,13 @@ if confined_here:
             assert not (place / "written_by_a_snippet").exists()
         for code in ("os.remove(os.__file__)", "os.chmod(os.__file__, 0o777)", "os.rename('/usr', '/home/x')"):
             assert re.search("Read-only file system|Permission denied", failure(f"import os\n{code}", True))
+
+    def test_what_is_shown_is_read_only_for_an_ordinary_user_too() -> None:
+        """Nobody may write little anyway, but who runs this may own the folder of Python."""
+        code = (
+            "import os, sys\n[os.statvfs(each).f_flag & os.ST_RDONLY > 0 for each in ('/usr', sys.prefix, os.__file__)]"
+        )
+        assert run(code, SMALL, True) == "[True, True, True]"
 
     def test_files_are_bounded_each_and_together() -> None:
         assert re.search("File too large|No space left", failure("open('a', 'w').write('x' * 10 ** 7)", True))
@@ -266,6 +284,10 @@ def test_secrets_of_our_environment_are_not_seen(sealed: bool, monkeypatch: pyte
     if sealed:
         look = "import glob\n[open(each, 'rb').read() for each in glob.glob('/proc/*/environ')]"
         assert run(look, SMALL, True) == "[]"
+
+
+def test_files_of_an_unconfined_snippet_are_bounded_too() -> None:
+    assert "File too large" in failure("open('a', 'w').write('x' * 10 ** 7)", False)
 
 
 @both
