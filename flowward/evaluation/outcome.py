@@ -43,7 +43,13 @@ class Measure:
             for category, own in score.get("categories", {}).items():
                 categories.setdefault(category, []).append((iteration, own))
         overall = [(iteration, score["overall"]) for iteration, score in found]
-        verdicts = name.endswith("strict") and all(0 <= score["mean"] <= 1 for _, score in overall)
+        # pass/fail scores of images are named by their reward; episodes of agents say so in the evaluation
+        shares = name.endswith("strict") or all(
+            said.get("samples") == "episodes" and said["scores"][name]["verdicts"]
+            for _, said in evaluations
+            if name in said["scores"]
+        )
+        verdicts = shares and all(0 <= score["mean"] <= 1 for _, score in overall)
         return cls(name, overall, categories if len(categories) > 1 else {}, verdicts)
 
     @classmethod
@@ -53,7 +59,7 @@ class Measure:
 
     @property
     def label(self) -> str:
-        return "strict accuracy" if self.percent else self.name
+        return "strict accuracy" if self.percent and self.name.endswith("strict") else self.name
 
     def number(self, x: float) -> str:
         return f"{100 * x:.1f} %" if self.percent else f"{x:.{3 if abs(x) < 10 else 2}f}"
