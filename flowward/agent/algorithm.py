@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -118,7 +118,7 @@ class AgentFlow:
         """The training points of turns with these advantages [T]."""
         return Turns(trace, advantage, self.weights)
 
-    def loss(self, models: LogProbs, points: Decisions) -> tuple[Tensor, dict[str, Any]]:
+    def loss(self, models: LogProbs, points: Decisions) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each turn [B], summed over its tokens with their weights, and what is worth watching.
 
         Before the first update the policy is what sampled, so the ratio is 1 by definition.

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol
 import torch
 from torch import Tensor
 
-from ..algorithms.algorithm import Algorithm
+from ..algorithms.algorithm import Objective
 from ..learning.optimisers import OPTIMISERS, load_moments, undone_if_it_fails
 from ..learning.points import PointSet, Rows
 from ..learning.snapshots import WarmDecay
@@ -64,7 +64,7 @@ class Loop(ABC, Generic[Measures]):
     models: Any  # Answers; typed by the subclass
     block: int  # rows per forward pass without gradient
 
-    def __init__(self, algorithm: Algorithm, model: Model, run: Training):
+    def __init__(self, algorithm: Objective, model: Model, run: Training):
         threads.refuse_fewer()
         self.algorithm, self.model, self.run = algorithm, model, run
         for name in [*algorithm.copies, "ema", *(["reference"] if "reference" in algorithm.anchors else [])]:

@@ -1,0 +1,81 @@
+"""Health warnings of agents, in addition to those of every run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ..training.health import Health
+
+WRONG = 0.1  # share of turns whose plan could not be used, or that were cut
+ONE_TURN = 0.98  # share of episodes that end after their first turn
+IDLE = 0.5  # share of turns without a tool
+FAR = 1.0  # KL in nats per token
+LONGER = 2.0  # answer tokens / their first value
+
+
+@dataclass
+class AgentHealth(Health):
+    """The rules of agents."""
+
+    first_tokens: float | None = None
+
+    def check(self, m: Mapping[str, float]) -> list[str]:
+        """The warnings for an iteration's metrics; usually none."""
+        if self.first_tokens is None:
+            self.first_tokens = m.get("answer_tokens")
+        return [*super().check(m), *self._behaviour(m)]
+
+    def _behaviour(self, m: Mapping[str, float]) -> Iterator[str]:
+        if failed := m.get("end/failed", 0.0):
+            yield (
+                f"{failed:.0%} of the episodes were lost because a server did not answer: they are left out; look at "
+                "the servers of executor, verifier and generator, or raise --patience"
+            )
+        unread = sum(m.get(f"trouble/{name}", 0.0) for name in ("empty", "unreadable", "tool", "arguments"))
+        if unread > WRONG:
+            yield (
+                f"{unread:.0%} of the turns had a plan that could not be used (no tool, an unknown tool, or wrong "
+                "arguments): read some in episodes.jsonl, and make the planner's prompt clearer"
+            )
+        if m.get("trouble/error", 0.0) > WRONG:
+            yield f"{m['trouble/error']:.0%} of the turns ended in an error of a tool: read some in episodes.jsonl"
+        if m.get("cut", 0.0) > WRONG:
+            yield f"{m['cut']:.0%} of the planner's answers were cut at the limit of tokens: raise --max-tokens"
+        if m.get("one_turn", 0.0) > ONE_TURN and m.get("end/stopped", 0.0) > ONE_TURN:
+            yield (
+                "all episodes end after one turn: look at the verifier; if it is right, the questions need no planning"
+            )
+        if m.get("undecided", 0.0) > WRONG:
+            yield (
+                f"{m['undecided']:.0%} of the verifier's answers said neither stop nor continue, which counts as "
+                "continue: use a stronger model for --verifier, or change its prompt"
+            )
+        if m.get("tool/none", 0.0) > IDLE:
+            yield (
+                f"{m['tool/none']:.0%} of the turns use no tool: lower the learning rate, or raise "
+                "--algorithm.beta, and check that the tools work"
+            )
+        if m.get("kl", 0.0) > FAR:
+            yield (
+                f"the planner is far from its start (KL {m['kl']:.2g} nats per token): lower the learning rate, or "
+                "raise --algorithm.beta"
+            )
+        if self.first_tokens and m.get("answer_tokens", 0.0) > LONGER * self.first_tokens + 8:
+            yield (
+                f"the planner's answers are {m['answer_tokens'] / self.first_tokens:.1f} times as long as at the "
+                "start: raise --algorithm.beta, or lower --max-tokens"
+            )
+        if (m.get("shortened", 0.0) + m.get("dropped", 0.0)) > WRONG:
+            yield (
+                f"{max(m['shortened'], m['dropped']):.0%} of the prompts show a shortened memory: lower --max-result, "
+                "or use a model with a longer context"
+            )
+
+    def state_dict(self) -> dict[str, object]:
+        return {**super().state_dict(), "first_tokens": self.first_tokens}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        super().load_state_dict(state)
+        found = state.get("first_tokens")
+        self.first_tokens = float(found) if isinstance(found, int | float) else None
