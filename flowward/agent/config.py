@@ -42,7 +42,7 @@ class Settings:
     reward: tuple[str, ...] = ("exact",)
     """score answers: exact, number, f1, judge:URL#MODEL or file.py:function; several are added up by their weights"""
     tools: tuple[str, ...] = ()
-    """give the agent these tools, e.g. calculator, search:FOLDER, python, mcp:COMMAND, file.py:function (docs/agent.md)"""
+    """give the agent these tools: world, calculator, search:FOLDER, python, mcp:COMMAND, file.py:function, ..."""
     planner: Literal["chat", "world"] = "chat"
     """prompts of the planner: the `chat` template file, or the few words that the built-in planner knows"""
     executor: str = "rule"
