@@ -15,7 +15,7 @@ from ..system.paths import fingerprint
 from ..training import inputs
 from ..training.folder import RunFolder
 from ..training.inputs import Change, Inputs
-from . import config, questions, rewards, toolbox, world
+from . import config, questions, rewards, world
 from .chat import ChatModel
 from .config import Settings
 from .episode import SAME
@@ -94,10 +94,22 @@ def assembled(settings: Settings, resume: bool = False, changed_inputs: bool = F
         language.weights.add("reference")
     if resume and settings.run.output:
         _restore(trainer, RunFolder.open(settings.run.output), changes)
-    measured = {"modules": settings.modules, "model": {"name": settings.model}, **_limits(settings)}
-    evaluator = AgentEvaluator(player, held_out, terms, settings.evaluation, measured)
+    evaluator = AgentEvaluator(player, held_out, terms, settings.evaluation, facts(settings))
     warnings = tuple(each for each in (_leak(settings, asked, held_out, evaluator), inputs.sentence(changes)) if each)
     return AgentAssembly(settings, trainer, evaluator, language.notes, warnings, found, tuple(changes))
+
+
+def evaluator_of(settings: Settings, player: Player) -> AgentEvaluator:
+    """What measures an agent that is not trained here.
+
+    Raises:
+        ValueError: questions or rewards cannot be loaded, or a question does not fit into the planner's context.
+    """
+    how = settings.evaluation
+    asked = questions.load(how.questions, how.question_column)
+    for text in asked.texts:
+        player.system.refuse(text)
+    return AgentEvaluator(player, asked, rewards.load(settings.reward), how, facts(settings))
 
 
 def _restore(trainer: AgentTrainer, folder: RunFolder, changes: Sequence[Change]) -> None:
@@ -208,10 +220,12 @@ def _questions(found: PromptSet) -> dict[str, Any]:
     return {"hash": hash_of(found), "prompts": len(found)}
 
 
-def _limits(settings: Settings) -> dict[str, Any]:
+def facts(settings: Settings) -> dict[str, Any]:
     """What the scores of an evaluation depend on besides the weights."""
     limits = settings.limits
     return {
+        "modules": settings.modules,
+        "model": {"name": settings.model},
         "temperature": settings.temperature,
         "tools": list(settings.tools),
         "max_turns": limits.max_turns,
