@@ -14,7 +14,7 @@ from ..system.asking import ServiceError
 from ..system.streams import Key, generator
 from .episode import Ask, Episode, Said
 from .language import Language
-from .system import Answerer, Caller, Driver, System
+from .system import Answerer, Caller, Driver, System, Watcher, unwatched
 
 
 class Sampler(Protocol):
@@ -70,13 +70,18 @@ class Player:
     at_once: int = 128  # episodes in step
 
     def play(
-        self, questions: Sequence[str], weights: str = "policy", keys: Sequence[Key] | None = None
+        self,
+        questions: Sequence[str],
+        weights: str = "policy",
+        keys: Sequence[Key] | None = None,
+        seen: Watcher = unwatched,
     ) -> tuple[list[Episode], dict[str, float]]:
         """One episode of each question, and the seconds spent by module.
 
         Args:
             weights: of the planner.
             keys: of the random numbers of each episode; the turn is added at the end. None: the likeliest tokens.
+            seen: is told what happens, of all episodes.
         """
         found, seconds = list[Episode](), defaultdict[str, float](float)
         for start in range(0, len(questions), self.at_once):
@@ -90,7 +95,7 @@ class Player:
                 return self.sampler(weights, asks, [(*own[n], ask.turn) for n, ask in zip(numbers, asks, strict=True)])
 
             driver = Driver(planner, self.tools, self.models)
-            found += driver.run([self.system.episode(each) for each in questions[start : start + self.at_once]])
+            found += driver.run([self.system.episode(each, seen) for each in questions[start : start + self.at_once]])
             for name, spent in driver.seconds.items():
                 seconds[name] += spent
         return found, dict(seconds)

@@ -53,6 +53,12 @@ class Templates:
                 raise ValueError(f"{path} needs a system part and a user part, with a line --- between them")
         return found
 
+    def refuse(self) -> None:
+        """Raise ValueError if a file cannot be used."""
+        if self.folder and not self.folder.is_dir():
+            raise ValueError(f"there is no folder {self.folder} with prompts")
+        self._read  # noqa: B018
+
     def filled(self, name: str, **values: Any) -> Messages:
         """The messages of a module."""
         system, user = (part.render(**values).strip() for part in self._read[name])
