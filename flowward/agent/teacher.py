@@ -26,7 +26,7 @@ LATE = {"guess": 0.25, "wrong": 0.10}  # and in later ones
 
 def right(asked: world.Asked, memory: Memory) -> str:
     """The plan that leads to the answer: search what is not known yet, then calculate."""
-    found = {entry.command: world.result_of(entry) for entry in memory.entries}
+    found = {entry.command: world.found(entry) for entry in memory.entries}
     for fact in asked.facts:
         if not found.get(" ".join(fact)):
             return f"{world.SEARCH} {' '.join(fact)}"
@@ -73,7 +73,7 @@ def walk(rng: np.random.Generator, question: str, asked: world.Asked, agent: Sys
         plan = teacher(rng, good, first=turn == 0)
         yield Labelled(agent.planner.ask(question, "", cards, memory), plan)
         memory = after(memory, good if rng.random() < RIGHT else plan, question, agent)
-        if world.verifier(question, "", cards, memory).stop:
+        if world.verdict(question, "", cards, memory).stop:
             return
 
 

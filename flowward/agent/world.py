@@ -20,7 +20,7 @@ from ..prompts.picks import number, picks
 from ..prompts.prompt import PromptSet
 from .episode import Messages, Plan, Unreadable, Verdict
 from .memory import Entry, Memory
-from .modules import Rule
+from .modules import Rule, context_as_input, last_result
 from .system import Limits, Reader, System
 from .tools import Card, Tool, ToolError
 
@@ -144,17 +144,17 @@ def _card(name: str, about: str, argument: str, limits: str = "") -> Card:
 
 @dataclass(frozen=True)
 class Search:
-    """Finds the sentence that shares most words with the query."""
+    """Finds the sentence that shares most words with the query, and returns its number."""
 
     documents: tuple[str, ...] = field(default_factory=sentences)
-    card: Card = field(default=_card(SEARCH, "finds a sentence about a tower", "query", "48 sentences"))
+    card: Card = field(default=_card(SEARCH, "looks up a number about a tower", "query", "it knows 48 sentences"))
 
     @cached_property
     def _words(self) -> list[set[str]]:
         return [set(words(document)) for document in self.documents]
 
     def __call__(self, query: str) -> str:
-        """The sentence, or a text without numbers if none fits, or several fit equally well."""
+        """The number, or a text without numbers if no sentence fits, or several fit equally well."""
         wanted = set(words(query))
         shared = [len(wanted & known) for known in self._words]
         best = max(shared)
@@ -162,7 +162,7 @@ class Search:
             return "no sentence has any of these words"
         if shared.count(best) > 1:
             return "several sentences fit equally well: name the tower and what you want to know about it"
-        return self.documents[shared.index(best)]
+        return self.documents[shared.index(best)].split()[-1]
 
 
 @dataclass(frozen=True)
@@ -213,24 +213,26 @@ class Guess:
 
 def tools() -> dict[str, Tool]:
     """The tools of the world by name."""
-    found: tuple[Any, ...] = (Search(), Arithmetic(), Guess())  # each names its one argument
-    return {tool.card.name: tool for tool in found}
+    made: tuple[Any, ...] = (Search(), Arithmetic(), Guess())  # each names its one argument
+    return {tool.card.name: tool for tool in made}
 
 
-def result_of(entry: Entry) -> str:
-    """The number in the result of a step; empty if it failed or found nothing."""
-    found = re.findall(r"-?\d+", entry.result) if entry.tool and not entry.result.startswith(ERROR) else []
-    return found[-1] if found else ""
+def found(entry: Entry) -> str:
+    """The number that a step found; empty if it failed or found none."""
+    return entry.result if entry.tool and re.fullmatch(r"-?\d+", entry.result) else ""
 
 
 @dataclass(frozen=True)
-class WorldPlanner:
+class Planner:
     """The planner's language: `QUESTION ; 1 search height arlo = 7 ; ...`, answered by a tool's name and its input."""
 
     def ask(self, question: str, analysis: str, tools: Sequence[Card], memory: Memory) -> Messages:
-        shown = (["left", "out", str(memory.dropped)] for _ in range(bool(memory.dropped)))
-        steps = [*shown, *(_step(entry) for entry in memory.entries)]
-        return (("user", " ".join([*words(question), *(word for step in steps for word in (";", *step))])),)
+        said = words(question)
+        if memory.dropped:
+            said += [";", "left", "out", str(memory.dropped)]
+        for entry in memory.entries:
+            said += [";", *_step(entry)]
+        return (("user", " ".join(said)),)
 
     def read(self, text: str, tools: Sequence[Card]) -> Plan:
         """The first word is the tool; the others are its input.
@@ -251,21 +253,25 @@ def _step(entry: Entry) -> list[str]:
     """One step as the planner reads it."""
     failed = not entry.tool or entry.result.startswith(ERROR)
     given = [] if entry.tool == GUESS else words(entry.command)
-    return [str(entry.turn), *words(entry.tool), *given, "=", result_of(entry) or (ERROR if failed else NOTHING)]
+    return [str(entry.turn), *words(entry.tool), *given, "=", found(entry) or (ERROR if failed else NOTHING)]
 
 
 def executor(question: str, plan: Plan, tool: Card) -> Mapping[str, Any]:
-    """The plan's context is the tool's one argument; `guess` is given the question."""
-    return {tool.required[0]: question if tool.name == GUESS else plan.context}
+    """The plan's context is the tool's one argument; but `guess` is given the question.
+
+    Raises:
+        Unreadable: another tool needs several arguments.
+    """
+    return {"question": question} if tool.name == GUESS else context_as_input(question, plan, tool)
 
 
-def verifier(question: str, analysis: str, tools: Sequence[Card], memory: Memory) -> Verdict:
+def verdict(question: str, analysis: str, tools: Sequence[Card], memory: Memory) -> Verdict:
     """Stop after a guess; at a lookup after a search that found something, otherwise after a calculation.
 
     It does not know the answer, so it stops at a wrong sentence or calculation too.
     """
     last = memory.entries[-1]
-    if not result_of(last):
+    if not found(last):
         return Verdict(False, "no number yet")
     if last.tool == GUESS:
         return Verdict(True, "there is a guess")
@@ -273,14 +279,9 @@ def verifier(question: str, analysis: str, tools: Sequence[Card], memory: Memory
     return Verdict(last.tool == wanted, f"{wanted} {'was used' if last.tool == wanted else 'is still needed'}")
 
 
-def generator(question: str, analysis: str, memory: Memory) -> str:
-    """The number in the last result that has one; empty if there is none."""
-    return next((found for entry in reversed(memory.entries) if (found := result_of(entry))), "")
-
-
 def system(reader: Reader, limits: Limits = LIMITS) -> System:
     """The agent of this world: the planner's model is what `reader` belongs to, all else goes by rule."""
-    return System(WorldPlanner(), Rule(executor), Rule(verifier), Rule(generator), tools(), limits, reader)
+    return System(Planner(), Rule(executor), Rule(verdict), Rule(last_result), tools(), limits, reader)
 
 
 def vocabulary() -> tuple[str, ...]:
