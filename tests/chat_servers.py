@@ -24,7 +24,9 @@ def echo(request: dict[str, Any]) -> Answer:
 
 
 @contextmanager
-def chatting(answer: Respond = echo, models: tuple[str, ...] = ("m",), port: int = 0) -> Iterator[tuple[str, list[Any]]]:
+def chatting(
+    answer: Respond = echo, models: tuple[str, ...] = ("m",), port: int = 0
+) -> Iterator[tuple[str, list[Any]]]:
     """The address (.../v1) of a chat server, and the requests that it got."""
     requests: list[Any] = []
 

@@ -32,9 +32,7 @@ ECHOED = [f"re: {text}" for text in TEXTS]
 def test_a_request_is_sent_as_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "secret")
     with chatting() as (at, requests):
-        model = ChatModel(
-            at, max_tokens=7, request={"top_k": 3, "temperature": None, "seed": 1}, key_variable="MY_KEY"
-        )
+        model = ChatModel(at, max_tokens=7, request={"top_k": 3, "temperature": None, "seed": 1}, key_variable="MY_KEY")
         assert texts(model(asks("hello"))) == ["re: hello"]
     assert requests == [
         {
@@ -145,7 +143,7 @@ def test_one_request_that_never_succeeds_costs_the_others_nothing() -> None:
     with chatting(poisoned) as (at, _):
         model = ChatModel(at, concurrency=2, patience=0.2)
         assert texts(model(asks(*TEXTS))) == [*ECHOED[:2], "ServiceError", *ECHOED[3:]]
-        with pytest.raises(ServiceError, match="gave up after 0.2 s"):
+        with pytest.raises(ServiceError, match=r"gave up after 0.2 s"):
             model.ask((("user", "q2"),))
 
 
@@ -164,7 +162,7 @@ def test_what_an_answer_says() -> None:
 def test_a_model_is_found_or_refused_before_the_run() -> None:
     with chatting(models=("a", "org/b")) as (at, requests):
         assert ChatModel(f"{at}#org/b").model == "org/b"
-        with pytest.raises(ValueError, match="choose a model for the chat server; .* has a, org/b"):
+        with pytest.raises(ValueError, match=r"choose a model for the chat server; .* has a, org/b"):
             ChatModel(at)
         with pytest.raises(ValueError, match="unknown chat server model 'org/c'; did you mean 'org/b'"):
             ChatModel(f"{at}#org/c")
@@ -173,7 +171,10 @@ def test_a_model_is_found_or_refused_before_the_run() -> None:
         ChatModel(at)
     with pytest.raises(ValueError, match="is not a server address"):
         ChatModel("localhost")
-    with scripted(lambda *_: reply({"detail": "bad key"}, 401)) as at, pytest.raises(ValueError, match="OPENAI_API_KEY"):
+    with (
+        scripted(lambda *_: reply({"detail": "bad key"}, 401)) as at,
+        pytest.raises(ValueError, match="OPENAI_API_KEY"),
+    ):
         ChatModel(at)
     with scripted(lambda *_: reply({"x": 1})) as at, pytest.raises(ValueError, match="not an OpenAI-compatible server"):
         ChatModel(at)
