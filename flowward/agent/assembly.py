@@ -167,7 +167,7 @@ def models_of(settings: Settings, language: Language | None = None) -> dict[str,
 
 
 def _server(settings: Settings, name: str) -> ChatModel:
-    return ChatModel.named(name, concurrency=settings.concurrency, patience=settings.patience)
+    return ChatModel(name, concurrency=settings.concurrency, patience=settings.patience)
 
 
 def system_of(settings: Settings, reader: Reader, tools: Toolbox) -> System:
@@ -190,9 +190,9 @@ def system_of(settings: Settings, reader: Reader, tools: Toolbox) -> System:
         return by_model(chosen, templates)
 
     return System(
-        world.WorldPlanner() if settings.planner == "world" else PlannerByTemplate(templates),
+        world.Planner() if settings.planner == "world" else PlannerByTemplate(templates),
         module("executor", {"rule": context_as_input}, ExecutorByModel),
-        module("verifier", {"rule": stop_after_a_final_tool, "world": world.verifier}, VerifierByModel),
+        module("verifier", {"rule": stop_after_a_final_tool, "world": world.verdict}, VerifierByModel),
         module("generator", {"rule": last_result}, GeneratorByModel),
         tools.tools,
         settings.limits,
