@@ -33,7 +33,7 @@ from .modules import (
     no_analysis,
     stop_after_a_final_tool,
 )
-from .rewards import Term
+from .rewards import Judge, Term
 from .rollout import Before, InProcess, Player, Sampler
 from .system import Reader, System
 from .templates import Templates
@@ -79,7 +79,7 @@ def assembled(settings: Settings, resume: bool = False, changed_inputs: bool = F
     Raises:
         ValueError: the settings do not fit together, a server is missing, or the run folder is damaged.
     """
-    terms = rewards.load(settings.reward)
+    terms = terms_of(settings)
     asked = questions.weighted(questions.load(settings.questions, settings.question_column), settings.question_weights)
     held_out = questions.load(settings.evaluation.questions, settings.evaluation.question_column)
     found = inputs_of(settings, asked, held_out, terms)
@@ -109,7 +109,7 @@ def evaluator_of(settings: Settings, player: Player) -> AgentEvaluator:
     asked = questions.load(how.questions, how.question_column)
     for text in asked.texts:
         player.system.refuse(text)
-    return AgentEvaluator(player, asked, rewards.load(settings.reward), how, facts(settings))
+    return AgentEvaluator(player, asked, terms_of(settings), how, facts(settings))
 
 
 def _restore(trainer: AgentTrainer, folder: RunFolder, changes: Sequence[Change]) -> None:
@@ -166,6 +166,12 @@ def models_of(settings: Settings, language: Language | None = None) -> dict[str,
     return found
 
 
+def terms_of(settings: Settings) -> list[Term]:
+    """The rewards. Raises ValueError if one is unknown, or a judge does not answer."""
+    templates = Templates(settings.templates)
+    return rewards.load(settings.reward, lambda address: Judge(_server(settings, address), templates))
+
+
 def _server(settings: Settings, name: str) -> ChatModel:
     return ChatModel(name, concurrency=settings.concurrency, patience=settings.patience)
 
@@ -208,7 +214,8 @@ def inputs_of(settings: Settings, asked: PromptSet, held_out: PromptSet, terms: 
         "evaluation questions": {"named": settings.evaluation.questions, "identity": _questions(held_out)},
     }
     for term in terms:
-        found[f"reward {term.name}"] = {"named": term.name, "identity": {"code": code_of(term.reward)}}
+        known = getattr(term.reward, "identity", {})
+        found[f"reward {term.name}"] = {"named": term.name, "identity": {**known, "code": code_of(term.reward)}}
     if settings.templates:
         found["templates"] = {
             "named": str(settings.templates), "identity": {"hash": fingerprint(settings.templates)}

@@ -16,7 +16,6 @@ from . import config
 from .assembly import assembled
 from .trainer import AgentTrainer
 
-
 SLOW = 1e-12  # learning rate: the episodes of all iterations stay alike
 
 
