@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..evaluation.leakage import leak
@@ -34,7 +35,8 @@ from .modules import (
     stop_after_a_final_tool,
 )
 from .rewards import Judge, Term
-from .rollout import Before, InProcess, Player, Sampler
+from .rollout import Before, InProcess, OnServer, Player, Sampler
+from .serving import ServedPlanner
 from .system import Reader, System
 from .templates import Templates
 from .toolbox import Toolbox
@@ -89,7 +91,9 @@ def assembled(settings: Settings, resume: bool = False, changed_inputs: bool = F
     player = player_of(settings, language)
     for text in dict.fromkeys((*asked.texts, *held_out.texts)):
         player.system.refuse(text)
-    trainer = AgentTrainer(settings.algorithm, language, player, terms, asked, settings.run, settings.temperature)
+    trainer = AgentTrainer(
+        settings.algorithm, language, player, terms, asked, settings.run, settings.temperature, settings.correct
+    )
     if SAME in player.models and "reference" not in trainer.algorithm.anchors:
         language.weights.add("reference")
     if resume and settings.run.output:
@@ -148,6 +152,8 @@ def player_of(settings: Settings, language: Language) -> Player:
     reader = language.reader(limits.max_tokens, settings.max_prompt)
     tools = Toolbox.load(settings.tools, settings.python_unconfined, lambda name: _server(settings, name).ask)
     sampler: Sampler = InProcess(language, settings.temperature, limits.max_tokens)
+    if settings.server:
+        sampler = OnServer(language, _planner_server(settings), (settings.run.output or Path(".")) / "served")
     return Player(
         system_of(settings, reader, tools), sampler, tools, models_of(settings, language), settings.run.rollout_batch
     )
@@ -163,6 +169,19 @@ def models_of(settings: Settings, language: Language | None = None) -> dict[str,
             found[name] = Before(language, ANSWER_TOKENS)
         elif name not in RULES:
             found[name] = _server(settings, name)
+    return found
+
+
+def _planner_server(settings: Settings) -> ServedPlanner:
+    """Raises ValueError if it does not answer, or lacks an option that it must be started with."""
+    found = ServedPlanner(
+        settings.server or "",
+        temperature=settings.temperature,
+        max_tokens=settings.limits.max_tokens,
+        concurrency=settings.concurrency,
+        patience=settings.patience,
+    )
+    found.refuse()
     return found
 
 
