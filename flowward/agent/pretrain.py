@@ -25,9 +25,10 @@ from ..system import whole_files
 from ..system.seeds import numpy_generator
 from ..system.streams import generator
 from . import world
-from .episode import Ask, Episode, Observation, Said, Use
+from .episode import Episode, Observation, Use
 from .language import Language
-from .system import Driver, System, Text
+from .rollout import InProcess, Player
+from .system import System, Text
 from .teacher import Labelled, flawless, turns
 from .tools import ToolError
 
@@ -155,18 +156,12 @@ def play(language: Language, seed: int | None, count: int = QUESTIONS) -> Played
     given, most = world.held_out(), world.LIMITS.max_tokens
     agent = world.system(language.reader(most))
 
-    def asked(places: Sequence[int], requests: Sequence[Ask]) -> list[Said]:
-        uniforms = None
-        if seed is not None:
-            streams = [generator("start", seed, place, ask.turn) for place, ask in zip(places, requests, strict=True)]
-            uniforms = [torch.rand(most, dtype=torch.float64, generator=stream) for stream in streams]
-        return language.sample("policy", [ask.ids for ask in requests], uniforms, 1.0, most)
-
     def used(uses: Sequence[Use]) -> list[Observation]:
         return [_used(agent, use) for use in uses]
 
     questions = [given.texts[place] for place in given.spread(count)]
-    return Played.of(Driver(asked, used).run([agent.episode(question) for question in questions]))
+    keys = None if seed is None else [("start", seed, number) for number in range(count)]
+    return Played.of(Player(agent, InProcess(language, 1.0, most), used).play(questions, keys=keys)[0])
 
 
 def _used(agent: System, use: Use) -> Observation:
