@@ -7,11 +7,12 @@ words right and succeeds at every kind of question now and then: so there is som
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,15 +218,11 @@ class Check:
         )
 
 
-def fit(network: Any, tokens: Any, seed: int, steps: int, say: Callable[[str], object]) -> tuple[Check, int]:
-    """Train until the check is passed, `steps` steps or more; returns it and the number of steps.
-
-    Raises:
-        ValueError: it is not passed after twice as many.
-    """
+def losses(network: Any, tokens: Any, seed: int, steps: int) -> Iterator[float]:
+    """Train without end, by a schedule for `steps` steps; gives the loss of each step."""
     agent = world.system(Text())
     optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
-    for step in range(MOST * steps):
+    for step in itertools.count():
         optimiser.param_groups[0]["lr"] = LEARNING_RATE * rate(step, steps)
         ids, labels = batch(tokens, turns(numpy_generator("start turns", seed, step), BATCH, agent))
         loss = cross_entropy(network(ids).logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
@@ -233,15 +230,25 @@ def fit(network: Any, tokens: Any, seed: int, steps: int, say: Callable[[str], o
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
-        done = step + 1
+        yield loss.item()
+
+
+def fit(network: Any, tokens: Any, seed: int, steps: int, say: Callable[[str], object]) -> tuple[Check, int]:
+    """Train until the check is passed, `steps` steps or more; returns it and the number of steps.
+
+    Raises:
+        ValueError: it is not passed after twice as many.
+    """
+    missing = ""
+    for done, loss in enumerate(itertools.islice(losses(network, tokens, seed, steps), MOST * steps), 1):
         if done % EVERY == 0:
-            say(f"step {done} of {max(steps, done)}: loss {loss.item():.3f}")
+            say(f"step {done} of {max(steps, done)}: loss {loss:.3f}")
         if done >= steps and (done - steps) % EVERY == 0:
             check = Check.of(network, tokens, seed)
             say(f"after {done} steps: {check}")
-            if not check.missing:
+            if not (missing := check.missing):
                 return check, done
-    raise ValueError(f"the start is not good enough after {MOST * steps} steps: {check.missing}; use more --steps")
+    raise ValueError(f"the start is not good enough after {MOST * steps} steps: {missing}; use more --steps")
 
 
 def pretrain(output: Path, seed: int = 0, steps: int = 1500, say: Callable[[str], object] = print) -> Check:
@@ -319,10 +326,10 @@ teaches it the right strategy.
 float32. The tokenizer has one token for each of {words} words, numbers from -10 to 144 among them. The chat template
 marks the prompt, and where the plan begins.
 
-**Training.** `{command}`: {steps} steps of {batch} turns (AdamW, learning rate 3e-3, one thread). The turns are those
-of a teacher that writes every plan well but plays badly. In the first turn it guesses 45 % of the time, and calculates
-or searches something wrong 20 %; in later turns it guesses 25 %, and searches something wrong 10 %. Held-out questions
-are never among them.
+**Training.** `{command}`: {steps} steps of {batch} turns (AdamW, learning rate
+3e-3, one thread). The turns are those of a teacher that writes every plan well but plays badly. In the first turn it
+guesses 45 % of the time, and calculates or searches something wrong 20 %; in later turns it guesses 25 %, and searches
+something wrong 10 %. Held-out questions are never among them.
 
 **Success** on {questions} held-out questions: of episodes sampled at temperature 1, and of greedy ones.
 
