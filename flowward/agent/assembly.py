@@ -167,7 +167,7 @@ def models_of(settings: Settings, language: Language | None = None) -> dict[str,
 
 
 def _server(settings: Settings, name: str) -> ChatModel:
-    return ChatModel.named(name, concurrency=settings.concurrency, patience=settings.patience)
+    return ChatModel(name, concurrency=settings.concurrency, patience=settings.patience)
 
 
 def system_of(settings: Settings, reader: Reader, tools: Toolbox) -> System:

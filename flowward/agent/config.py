@@ -24,6 +24,7 @@ from .trainer import AgentRun
 
 PRESETS: Mapping[str, Mapping[str, Any]] = tables.load(Path(__file__).with_name("presets.yaml"))
 NAME = "agentflow"  # of the algorithm, in config.yaml
+KIND = "agent"  # of the run, in config.yaml
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
@@ -140,7 +141,7 @@ def starting(preset: str | None, model: str | None) -> Settings:
 def to_dict(settings: Settings) -> dict[str, Any]:
     """The settings for YAML; the algorithm's name is stored beside its fields."""
     found: dict[str, Any] = _adapter(Settings).dump_python(settings, mode="json")
-    return {**found, "algorithm": {"name": NAME, **found["algorithm"]}}
+    return {"kind": KIND, **found, "algorithm": {"name": NAME, **found["algorithm"]}}
 
 
 def from_dict(given: Mapping[str, Any], default: Settings | None = None) -> Settings:
@@ -149,6 +150,7 @@ def from_dict(given: Mapping[str, Any], default: Settings | None = None) -> Sett
     Raises:
         ValueError: a key is unknown or a value has the wrong type; the message names the place.
     """
+    given = {key: value for key, value in given.items() if key != "kind"}
     own = given.get("algorithm") or {}
     own = {"name": own} if isinstance(own, str) else dict(own)
     name, preset = own.pop("name", NAME), own.pop("preset", None)

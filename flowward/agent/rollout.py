@@ -69,6 +69,14 @@ class Player:
     models: Mapping[str, Answerer] = field(default_factory=dict)  # by the name in Ask.model
     at_once: int = 128  # episodes in step
 
+    def __enter__(self) -> Player:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop what tools have started, such as servers."""
+        if close := getattr(self.tools, "close", None):
+            close()
+
     def play(
         self,
         questions: Sequence[str],

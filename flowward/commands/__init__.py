@@ -3,6 +3,7 @@
 COMMANDS = {
     "demo": "train the built-in model and write a report (start here)",
     "train": "post-train a model with reinforcement learning",
+    "agent": "train, measure and use language agents that plan over several turns",
     "sample": "sample images from a model or a run",
     "eval": "measure models and runs: scores with 95 % intervals",
     "report": "write a run's report.html",

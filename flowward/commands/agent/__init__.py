@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train the planner of an agent with AgentFlow (five minutes on a laptop)",
     "solve": "answer one question, and show every turn",
     "eval": "measure planners: success with 95 % intervals, sampled and greedy",
+    "export": "write a trained planner for transformers, peft, vLLM and SGLang",
     "prompts": "show the prompts of the modules, or copy them to a folder",
     "pretrain": "make the built-in planner's supervised start again",
 }
