@@ -292,7 +292,7 @@ def write(output: Path, network: Any, tokens: Any, about: str) -> None:
 
 def card(check: Check, seed: int, steps: int) -> str:
     """The model card."""
-    command = f"flowward agent pretrain --output FOLDER --seed {seed}"
+    command = f"flowward agent pretrain --output FOLDER --seed {seed} --threads {torch.get_num_threads()}"
     lines = [
         f"| {name} | {solved:.3f} | {check.greedy.solved[name]:.3f} |" for name, solved in check.sampled.solved.items()
     ]
@@ -326,10 +326,10 @@ teaches it the right strategy.
 float32. The tokenizer has one token for each of {words} words, numbers from -10 to 144 among them. The chat template
 marks the prompt, and where the plan begins.
 
-**Training.** `{command}`: {steps} steps of {batch} turns (AdamW, learning rate
-3e-3, one thread). The turns are those of a teacher that writes every plan well but plays badly. In the first turn it
-guesses 45 % of the time, and calculates or searches something wrong 20 %; in later turns it guesses 25 %, and searches
-something wrong 10 %. Held-out questions are never among them.
+**Training.** `{command}`: {steps} steps of {batch} turns
+(AdamW, learning rate 3e-3). The turns are those of a teacher that writes every plan well but plays badly. In the first
+turn it guesses 45 % of the time, and calculates or searches something wrong 20 %; in later turns it guesses 25 %, and
+searches something wrong 10 %. Held-out questions are never among them.
 
 **Success** on {questions} held-out questions: of episodes sampled at temperature 1, and of greedy ones.
 

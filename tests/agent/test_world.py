@@ -94,7 +94,8 @@ def test_search_finds_the_sentence_with_most_words(query: str, result: str) -> N
 def test_a_guess_is_fixed_for_a_question_and_nearly_always_wrong() -> None:
     given, guess = world.questions(), world.Guess()
     guesses = [guess(question=text) for text in given.texts]
-    assert guesses == [guess(question=text) for text in given.texts]
+    assert guesses == [guess(question=text[:9] + text[9:]) for text in given.texts]
+    assert guess(question=LOOKUP) == "36"  # in every process, on every machine
     assert len(set(guesses)) == world.GUESSES
     right = sum(found == about["answer"] for found, about in zip(guesses, given.metadata, strict=True))
     assert right / len(given) < 0.03
