@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..system.addresses import without_password
 from ..system.asking import Declined, Server, ServiceError, Unavailable
 from ..system.chat_servers import chosen, served_models
 from ..system.errors import at_least_one, not_negative, one_of, positive
@@ -87,6 +88,7 @@ class ServedPlanner:
         one_of("kind of server", self.kind, ("auto", *ENGINES))
         at, _, named = self.address.partition("#")
         at = at.rstrip("/").removesuffix("/v1")
+        self._at = without_password(at)
         self._server = Server(at, self.timeout, os.environ.get(self.key_variable) or None, again=AGAIN)
         cards = served_models(self._server, WHO, self.key_variable, path="/v1/models")
         self._engine = self._known([card.get("owned_by") for card in cards])
@@ -103,7 +105,7 @@ class ServedPlanner:
         kind = self.kind if self.kind != "auto" else next((owner for owner in owners if owner in ENGINES), "")
         if not kind:
             raise ValueError(
-                f"cannot tell whether {self.address} is vLLM or SGLang; say it with the setting kind: vllm or sglang"
+                f"cannot tell whether {self._at} is vLLM or SGLang; say it with the setting kind: vllm or sglang"
             )
         return ENGINES[kind]
 
@@ -119,7 +121,7 @@ class ServedPlanner:
             return
         if abs(drawn - usual) < SAME:
             raise ValueError(
-                f"{self._server.address} returns log-probabilities without the temperature {self.temperature:g}; "
+                f"{self._at} returns log-probabilities without the temperature {self.temperature:g}; "
                 f"{self._engine.with_temperature}"
             )
 
@@ -240,7 +242,7 @@ class ServedPlanner:
             except Declined:
                 return False
             self._loads += 1
-        tell(f"{self._server.address} was restarted without the adapter {served}; it is loaded again")
+        tell(f"{self._at} was restarted without the adapter {served}; it is loaded again")
         return True
 
 
@@ -275,7 +277,6 @@ def truncated_weight(recomputed: Tensor, served: Tensor, mask: Tensor, cap: floa
     """
     if not cap >= 1:
         raise ValueError(f"the cap of importance weights must be at least 1, not {cap}")
-    difference = (recomputed.detach() - served.detach()).masked_fill(
-        ~mask.bool(), 0.0
-    )  # before exp: padding may be nan
+    difference = recomputed.detach() - served.detach()
+    difference = difference.masked_fill(~mask.bool(), 0.0)  # before exp: padding may be nan
     return difference.exp().clamp(max=cap)

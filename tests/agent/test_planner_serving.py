@@ -179,6 +179,12 @@ def test_log_probabilities_without_the_temperature_are_refused(kind: str) -> Non
         served.refuse()
 
 
+def test_a_model_that_is_certain_says_nothing_about_the_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sampling_servers.LOGITS", (50.0, 0.0, 0.0, 0.0))
+    with planner(on_raw=True) as (served, _):
+        served.refuse()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_without_ids_are_refused(kind: str) -> None:
     with planner(kind, on_ids=False) as (served, _):
