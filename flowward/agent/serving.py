@@ -9,19 +9,16 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
 
 from ..system.addresses import without_password
 from ..system.asking import Declined, Server, ServiceError, Unavailable
 from ..system.chat_servers import chosen, served_models
 from ..system.errors import at_least_one, not_negative, one_of, positive
 from ..system.jobs import attempted
-from ..system.seeds import entropy
 from ..system.terminal import tell
 from .chat import AGAIN
 from .engines import ENGINES, Engine
@@ -29,8 +26,6 @@ from .episode import Ask, Said
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from .system import Drawer
 
 WHO = "planner server"
 FILES = ("adapter_config.json", "adapter_model.safetensors")  # of a peft adapter
@@ -210,12 +205,6 @@ class ServedPlanner:
             lambda each: f"sampling turn {each[0].turn + 1} of the planner",
         )
 
-    def drawer(self, seed_of: Callable[[int, Ask], int], temperature: float | None = None) -> Drawer:
-        """`draw` as a Drawer (system.py): `seed_of` makes the seed from an episode's place and its request."""
-        return lambda places, asks: self.draw(
-            asks, [seed_of(place, ask) for place, ask in zip(places, asks, strict=True)], temperature
-        )
-
     def _drawn(self, ask: Ask, seed: int, temperature: float) -> Said:
         with self._lock:
             loads, adapter = self._loads, self._adapter
@@ -244,12 +233,6 @@ class ServedPlanner:
             self._loads += 1
         tell(f"{self._at} was restarted without the adapter {served}; it is loaded again")
         return True
-
-
-def request_seed(seed: int, iteration: int, question: int, episode: int, turn: int) -> int:
-    """The seed of one request, from 0 to 2^31 - 1, for the same key the same."""
-    key = entropy(("served planner", seed, iteration, question, episode, turn))
-    return int(np.random.SeedSequence(key).generate_state(1)[0] >> 1)
 
 
 def gap(recomputed: Tensor, served: Tensor, mask: Tensor) -> dict[str, float]:
