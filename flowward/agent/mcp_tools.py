@@ -7,6 +7,7 @@ hangs during a run is started again once, and the call is repeated; if that does
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import logging
 import os
@@ -101,6 +102,7 @@ class McpServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # servers of a run that ends with an error are ended too
         self._open: _Connection | None = None
         self._refused = 0  # the HTTP status of the last answer, if it is an error
         try:
@@ -131,6 +133,7 @@ class McpServer:
 
     def close(self) -> None:
         """End the server and its thread. Takes some seconds if the server hangs."""
+        atexit.unregister(self.close)
         if self._loop.is_closed():
             return
         with suppress(Late):

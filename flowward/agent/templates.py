@@ -14,7 +14,7 @@ from typing import Any
 from .episode import Messages
 
 OWN = Path(__file__).parent / "wording"
-NAMES = ("planner", "executor", "verifier", "generator", "analyst")
+NAMES = ("planner", "executor", "verifier", "generator", "analyst", "judge")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,12 @@ class Templates:
             if len(parts) != 2:
                 raise ValueError(f"{path} needs a system part and a user part, with a line --- between them")
         return found
+
+    def refuse(self) -> None:
+        """Raise ValueError if a file cannot be used."""
+        if self.folder and not self.folder.is_dir():
+            raise ValueError(f"there is no folder {self.folder} with prompts")
+        self._read  # noqa: B018
 
     def filled(self, name: str, **values: Any) -> Messages:
         """The messages of a module."""

@@ -2,10 +2,11 @@
 
 | word | tool |
 | --- | --- |
+| `world` | the tools of the built-in world |
 | `calculator` | arithmetic |
 | `python` | a snippet of Python, sealed off |
 | `search:FOLDER` | passages of your own documents |
-| `answer:http://host/v1#model` | what a chat model answers |
+| `answer:http://host/v1#model` | what a chat model answers (`#model` may be left out for a server with one) |
 | `mcp:"command args"`, `mcp:http://host/mcp` | every tool of an MCP server |
 | `file.py:function`, `package.module:function` | your own function |
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -24,19 +26,20 @@ from typing import Any
 
 from ..system.errors import named, unknown
 from ..system.jobs import work
+from ..system.paths import absolute, absolute_code
 from ..system.user_code import find
 from .episode import Messages, Observation, Use
 from .tools import Card, Tool, ToolError
 
 THREADS = 16  # calls of slow tools at once
-BUILT_IN = ("answer", "calculator", "mcp", "python", "search")
+BUILT_IN = ("answer", "calculator", "mcp", "python", "search", "world")
 LONGEST = 200_000  # characters of a result that are looked at: the episode cuts it far shorter
 
 Asker = Callable[[Messages], str]
 """asks a chat model; raises what a server that does not answer raises"""
 
-Chat = Callable[[str, str], Asker]
-"""a chat model by the address of its server and its name"""
+Chat = Callable[[str], Asker]
+"""a chat model by its address, `http://host/v1#model`"""
 
 
 @dataclass
@@ -74,6 +77,28 @@ class Toolbox:
         except (Exception, SystemExit) as error:  # a user's tool may fail in any way
             return Observation(_text(f"the tool {use.tool} failed: {named(error)}"), failed=True)
 
+    @classmethod
+    def load(cls, names: Iterable[str], unconfined: bool = False, ask: Chat | None = None) -> Toolbox:
+        """Tools by their words, see the top of this file.
+
+        Args:
+            unconfined: let `python` run without isolation.
+            ask: makes the chat models of `answer`.
+
+        Raises:
+            ValueError: a word is unknown, a tool cannot be used here, or two have one name.
+        """
+        tools: dict[str, Tool] = {}
+        made_of: dict[str, str] = {}
+        with ExitStack() as stack:
+            for word in names:
+                for tool in _made(word.strip(), unconfined, ask, stack):
+                    name = tool.card.name
+                    if name in tools:
+                        raise ValueError(f"two tools have the name '{name}': {made_of[name]} and {word}; leave one out")
+                    tools[name], made_of[name] = tool, word
+            return cls(tools, _open=stack.pop_all())
+
     def close(self) -> None:
         """End the servers that were started for tools."""
         self._open.close()
@@ -95,44 +120,16 @@ def _text(result: Any) -> str:
     return result[:LONGEST].encode("utf-8", "replace").decode()
 
 
-def load(
-    words: Iterable[str],
-    chat: Chat | None = None,
-    unconfined: bool = False,
-    known: Mapping[str, Callable[[], Tool]] | None = None,
-) -> Toolbox:
-    """Tools by their words, see the top of this file.
-
-    Args:
-        chat: makes the chat models of `answer`.
-        unconfined: let `python` run without isolation.
-        known: further names, such as the tools of the built-in world.
-
-    Raises:
-        ValueError: a word is unknown, a tool cannot be used here, or two have one name.
-    """
-    tools: dict[str, Tool] = {}
-    made_of: dict[str, str] = {}
-    with ExitStack() as stack:
-        for word in words:
-            for tool in _made(word.strip(), chat, unconfined, known or {}, stack):
-                name = tool.card.name
-                if name in tools:
-                    raise ValueError(f"two tools have the name '{name}': {made_of[name]} and {word}; leave one out")
-                tools[name], made_of[name] = tool, word
-        return Toolbox(tools, _open=stack.pop_all())
-
-
-def _made(
-    word: str, chat: Chat | None, unconfined: bool, known: Mapping[str, Callable[[], Tool]], stack: ExitStack
-) -> Sequence[Tool]:
+def _made(word: str, unconfined: bool, ask: Chat | None, stack: ExitStack) -> Sequence[Tool]:
     name, colon, rest = word.partition(":")
     rest = rest.strip()
     if name in BUILT_IN and bool(rest) != (name in ("answer", "mcp", "search")):
-        raise ValueError(f"the tool {name} {NEEDS[name]}")
-    if not colon and name in known:
-        return [known[name]()]
+        raise ValueError(f"the tool {name} {NEEDS.get(name, 'takes nothing after its name')}")
     match name:
+        case "world":
+            from . import world
+
+            return list(world.tools().values())
         case "calculator":
             from .calculator import Calculator
 
@@ -146,14 +143,34 @@ def _made(
 
             return [Search(Path(rest).expanduser())]
         case "answer":
-            return [_answer(rest, chat)]
+            return [_answer(rest, ask)]
         case "mcp":
             from .mcp_tools import McpServer
 
             return stack.enter_context(closing(McpServer(_unquoted(rest)))).tools
     if not colon:
-        raise ValueError(unknown("tool", word, [*BUILT_IN, *known]) + "; your own is file.py:function")
+        raise ValueError(unknown("tool", word, BUILT_IN) + "; your own is file.py:function")
     return [own(find("tool", word))]
+
+
+def located(word: str) -> str:
+    """The word with absolute paths, so that the run can be resumed from another folder."""
+    name, _, rest = word.partition(":")
+    if name == "search":
+        return f"search:{absolute(rest.strip())}"
+    if name == "mcp":
+        return f"mcp:{_located_command(_unquoted(rest.strip()))}" if rest.strip() else word
+    return absolute_code(word)
+
+
+def _located_command(command: str) -> str:
+    """The command of a server with absolute paths for the files that it names; an address or a wrong one unchanged."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    there = [absolute(each) if place or "/" in each else each for place, each in enumerate(words)]
+    return shlex.join(there) if there != words else command
 
 
 def _unquoted(command: str) -> str:
@@ -164,9 +181,7 @@ def _unquoted(command: str) -> str:
 
 NEEDS = {
     "answer": "needs a chat model: answer:http://host/v1#model",
-    "calculator": "takes nothing after its name",
     "mcp": 'needs a server: mcp:"command arguments" or mcp:http://host/mcp',
-    "python": "takes nothing after its name",
     "search": "needs your documents: search:FOLDER or search:FILE.jsonl",
 }
 
@@ -201,13 +216,12 @@ class AnswerTool:
 INSTRUCTION = "Answer the question shortly and exactly. If you do not know, say so."
 
 
-def _answer(where: str, chat: Chat | None) -> Tool:
-    address, mark, model = where.rpartition("#")
-    if not (mark and model and address.startswith(("http://", "https://"))):
-        raise ValueError(f"the tool answer {NEEDS['answer']}, not answer:{where}")
-    if chat is None:
+def _answer(address: str, ask: Chat | None) -> Tool:
+    if not address.startswith(("http://", "https://")):
+        raise ValueError(f"the tool answer {NEEDS['answer']}, not answer:{address}")
+    if ask is None:
         raise ValueError("the tool answer cannot be used here: there are no chat models")
-    return AnswerTool(chat(address, model), model)
+    return AnswerTool(ask(address), address.partition("#")[2] or "a language model")
 
 
 class OwnTool:

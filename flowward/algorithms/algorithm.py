@@ -15,13 +15,11 @@ from ..process.rollout import Rollout, Sampling
 from ..system.streams import Key
 
 
-class Algorithm(Protocol):
-    """What the loop asks of an algorithm; see algorithms/advantageflow.py for one."""
+class Objective(Protocol):
+    """What the loop asks of an algorithm, whatever kind of sample it trains on."""
 
     @property
     def behaviour(self) -> str: ...  # the weights that are sampled from
-    @property
-    def rollout(self) -> Sampling: ...
     @property
     def copies(self) -> Mapping[str, Decay]: ...  # copies of the policy that it uses, and how each follows
     @property
@@ -32,6 +30,14 @@ class Algorithm(Protocol):
     def anchors(self) -> Mapping[str, float]: ...  # velocities needed beside the policy's, and the guidance of each
     @property
     def credit(self) -> Piece: ...
+    def loss(self, models: Any, points: Any) -> tuple[Tensor, dict[str, Tensor]]: ...  # Rows of its `points`
+
+
+class Algorithm(Objective, Protocol):
+    """What the loop over images asks of an algorithm; see algorithms/advantageflow.py for one."""
+
+    @property
+    def rollout(self) -> Sampling: ...
     @property
     def points(self) -> Callable[[Rollout, Key], PointSet]: ...
     def loss(self, models: Models, points: Any) -> tuple[Tensor, dict[str, Tensor]]: ...  # a Batch of its `points`

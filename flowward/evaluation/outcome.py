@@ -43,7 +43,13 @@ class Measure:
             for category, own in score.get("categories", {}).items():
                 categories.setdefault(category, []).append((iteration, own))
         overall = [(iteration, score["overall"]) for iteration, score in found]
-        verdicts = name.endswith("strict") and all(0 <= score["mean"] <= 1 for _, score in overall)
+        # pass/fail scores of images are named by their reward; episodes of agents say so in the evaluation
+        shares = name.endswith("strict") or all(
+            said.get("samples") == "episodes" and said["scores"][name]["verdicts"]
+            for _, said in evaluations
+            if name in said["scores"]
+        )
+        verdicts = shares and all(0 <= score["mean"] <= 1 for _, score in overall)
         return cls(name, overall, categories if len(categories) > 1 else {}, verdicts)
 
     @classmethod
@@ -53,7 +59,7 @@ class Measure:
 
     @property
     def label(self) -> str:
-        return "strict accuracy" if self.percent else self.name
+        return "strict accuracy" if self.percent and self.name.endswith("strict") else self.name
 
     def number(self, x: float) -> str:
         return f"{100 * x:.1f} %" if self.percent else f"{x:.{3 if abs(x) < 10 else 2}f}"
@@ -100,8 +106,9 @@ def sentence(evaluations: Evaluations) -> str:
         return "There is no evaluation yet."
     measure = Measure.every(evaluations)[0]
     (first, before), (last, after) = measure.overall[0], measure.overall[-1]
-    prompts = str(evaluations[-1][1].get("prompts", "unnamed prompts"))
-    what = f"{measure.label} on {'held-out prompts' if prompts.endswith('held-out') else prompts}"
+    asked = "questions" if evaluations[-1][1].get("samples") == "episodes" else "prompts"
+    prompts = str(evaluations[-1][1].get("prompts", f"unnamed {asked}"))
+    what = f"{measure.label} on {f'held-out {asked}' if prompts.endswith('held-out') else prompts}"
     if first == last:
         prefix = "No evaluation after training yet" if first == 0 else "Only one evaluation, so no comparison"
         return f"{prefix}; {when(first)}, {what} was {measure.interval(before)}."
@@ -150,7 +157,7 @@ def settings(evaluation: dict[str, Any]) -> str:
 def differing(evaluations: Evaluations) -> list[str]:
     """Settings in which the first and the last evaluation differ, so that they cannot be compared."""
     first, last = evaluations[0][1], evaluations[-1][1]
-    settings = [key for key in first | last if key not in ("scores", "model", "versions")]
+    settings = [key for key in first | last if key not in ("scores", "model", "versions", "behaviour")]
     return [key for key in settings if _differ(key, first, last)]
 
 

@@ -12,7 +12,7 @@ from ..process.rollout import Rollout, Steps
 from ..system.errors import one_of
 from ..system.streams import Key
 from .credit import ZScore
-from .points import Batch, even_units
+from .points import Batch, MeanOfPoints, even_units
 
 Weight = Literal["even", "noise", "per-time"]
 Views = Literal["sum", "mean", "restandardised"]
@@ -34,7 +34,7 @@ class Moves(Batch):
 
 
 @dataclass(frozen=True)
-class Walked:
+class Walked(MeanOfPoints):
     """State number i, with its steps. States of one root go into the same optimiser step, or in order those of one
     step number.
     """

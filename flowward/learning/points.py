@@ -82,6 +82,14 @@ class PointSet(Protocol):
     def indivisible(self) -> int: ...  # so many consecutive points are compared by the loss
     def __len__(self) -> int: ...
     def take(self, numbers: Tensor) -> Rows: ...  # the points with these numbers [B]
+    def total(self, numbers: Tensor) -> float: ...  # what the sum of these points' losses is divided by
+
+
+class MeanOfPoints:
+    """The loss of an optimiser step is the mean over its points."""
+
+    def total(self, numbers: Tensor) -> float:
+        return len(numbers)
 
 
 def even_units(count: int, size: int) -> list[Tensor]:
@@ -134,7 +142,7 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class Renoised:
+class Renoised(MeanOfPoints):
     """Number i is sample i // unit, noised for the (i % unit)th time."""
 
     rollout: Rollout
@@ -173,7 +181,7 @@ class Renoise:
 
 
 @dataclass(frozen=True)
-class Together:
+class Together(MeanOfPoints):
     """`members` [P, K] are compared, `draws` times each: number i is member i % K in draw i // K.
 
     All members of a draw have the same time and noise, so that only the images differ.
@@ -247,7 +255,7 @@ class RenoisePairs:
 
 
 @dataclass(frozen=True)
-class VisitedStates:
+class VisitedStates(MeanOfPoints):
     """Number i is state i % S of sample i // S, with the velocity that was recorded there."""
 
     rollout: Rollout

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .. import models, prompts, rewards
 from ..algorithms import ALGORITHMS
@@ -75,7 +75,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Assembly:
-    """A run that is ready to start."""
+    """A run over images that is ready to start."""
 
     settings: Any  # config.Settings, with the chosen precision and batch sizes
     trainer: Trainer
@@ -85,32 +85,67 @@ class Assembly:
     inputs: Inputs  # what the run depends on outside its folder
     changes: tuple[Change, ...] = ()  # since it was started
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """The settings for config.yaml."""
+        return config.to_dict(self.settings)
+
+    @property
+    def introduction(self) -> str:
+        """What is trained, and what comes first."""
+        trainer, done = self.trainer, self.trainer.iteration
+        begins = f"going on after iteration {done}" if done else f"measuring on {self.evaluator.prompts.name} first"
+        return f"model {trainer.policy.name}, {len(trainer.prompts)} prompts; {begins}"
+
+
+class Ready(Protocol):
+    """A run of any kind that is ready to start; see Assembly."""
+
+    settings: Any
+    trainer: Any  # a Loop
+    evaluator: Any
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    inputs: Inputs
+    changes: tuple[Change, ...]
+
+    @property
+    def described(self) -> dict[str, Any]: ...
+    @property
+    def introduction(self) -> str: ...
+
 
 @contextmanager
 def started(
-    settings: Any, resume: bool = False, changed_inputs: bool = False
-) -> Iterator[tuple[Assembly, RunFolder | None]]:
-    """A run that is ready to start, and its folder, which no other process can write to meanwhile.
+    settings: Any,
+    resume: bool = False,
+    changed_inputs: bool = False,
+    assemble: Callable[[Any, bool, bool], Any] | None = None,
+) -> Iterator[tuple[Any, RunFolder | None]]:
+    """A run that is ready to start (Ready), and its folder, which no other process can write to meanwhile.
 
     The folder of a resumed run is locked before its state is read, and then loses everything after its checkpoint. A
     new one is made when everything else is there. In processes that do not write it, it is None.
 
+    Args:
+        assemble: (settings, resume, changed_inputs) -> Ready (None: `assembled`).
+
     Raises:
         ValueError: see `assembled`; or the folder is not empty, or a run is still writing to it.
     """
-    path = settings.run.output
+    path, assemble = settings.run.output, assemble or assembled
     with ExitStack() as stack:
         if distributed.rank():
-            yield assembled(settings, resume, changed_inputs), None
+            yield assemble(settings, resume, changed_inputs), None
         elif resume:
             folder = stack.enter_context(RunFolder.open(path).held())
-            made = assembled(settings, resume, changed_inputs)
-            told = folder.resume(made.trainer.iteration, config.to_dict(made.settings), made.inputs, made.changes)
+            made = assemble(settings, resume, changed_inputs)
+            told = folder.resume(made.trainer.iteration, made.described, made.inputs, made.changes)
             yield replace(made, warnings=(*made.warnings, *([told] if told else []))), folder
         else:
             RunFolder.refuse(path)
-            made = assembled(settings)
-            folder = RunFolder.create(path, config.to_dict(made.settings), made.inputs)
+            made = assemble(settings, False, False)
+            folder = RunFolder.create(path, made.described, made.inputs)
             yield made, stack.enter_context(folder.held())
 
 

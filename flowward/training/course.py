@@ -41,7 +41,7 @@ class Course(Generic[Measures]):
         loop, lines = self.loop, self.folder.lines() if self.folder else []
         before = next((line for line in lines if line["iteration"] == loop.iteration), None)
         self.saved = loop.iteration
-        self.seen = (before or {}).get("images", loop.iteration * loop.run.samples)  # batch sizes may have changed
+        self.seen = (before or {}).get(loop.run.noun, loop.iteration * loop.run.samples)  # batch sizes may have changed
         try:
             yield from self._start(before, remarks)
             while loop.iteration < loop.run.iterations:
@@ -95,7 +95,7 @@ class Course(Generic[Measures]):
             step = replace(step, health=[*step.health, *self.trackers.news()])
         finally:  # if the evaluation fails, the iteration is logged anyway
             if self.folder:
-                self.folder.append(line := step.line(self.seen))
+                self.folder.append(line := step.line(self.seen, self.loop.run.noun))
                 self.trackers.send(line)
         return step
 
@@ -103,7 +103,7 @@ class Course(Generic[Measures]):
         """The step with an evaluation; its line in metrics.jsonl is replaced."""
         step = self.loop.measured(step, evaluator, self.folder)
         if self.folder:
-            self.folder.amend(line := step.line(self.seen))
+            self.folder.amend(line := step.line(self.seen, self.loop.run.noun))
             self.trackers.send(line)
         return step
 

@@ -34,6 +34,7 @@ def held_up(cpu_share: float | None) -> list[str]:
 class Health:
     """The rules and their state."""
 
+    noun: str = "images"  # what samples are
     first_rms: float | None = None
     first_residual: float | None = None
     norms: list[float] = field(default_factory=list)
@@ -43,7 +44,7 @@ class Health:
         lines = []
         if m.get("reward_std", 1.0) < 1e-6:
             lines.append(
-                f"all images got the same reward, {m['reward']:.3g}, so there is no learning signal: "
+                f"all {self.noun} got the same reward, {m['reward']:.3g}, so there is no learning signal: "
                 "check the reward, or use a softer one"
             )
         elif m.get("zero_variance", 0.0) > NO_SIGNAL:

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol
 import torch
 from torch import Tensor
 
-from ..algorithms.algorithm import Algorithm
+from ..algorithms.algorithm import Objective
 from ..learning.optimisers import OPTIMISERS, load_moments, undone_if_it_fails
 from ..learning.points import PointSet, Rows
 from ..learning.snapshots import WarmDecay
@@ -64,7 +64,7 @@ class Loop(ABC, Generic[Measures]):
     models: Any  # Answers; typed by the subclass
     block: int  # rows per forward pass without gradient
 
-    def __init__(self, algorithm: Algorithm, model: Model, run: Training):
+    def __init__(self, algorithm: Objective, model: Model, run: Training):
         threads.refuse_fewer()
         self.algorithm, self.model, self.run = algorithm, model, run
         for name in [*algorithm.copies, "ema", *(["reference"] if "reference" in algorithm.anchors else [])]:
@@ -73,7 +73,7 @@ class Loop(ABC, Generic[Measures]):
         self.optimiser = OPTIMISERS[run.optimiser](
             self.parameters, run.learning_rate, betas=run.betas, weight_decay=run.weight_decay
         )
-        self.health = Health()
+        self.health = self.rules()
         self.iteration = 0  # finished iterations
         self.sound = True  # worth saving: the iteration is complete and its samples are finite
         self.microbatch = run.microbatch  # smaller after memory ran out
@@ -82,6 +82,10 @@ class Loop(ABC, Generic[Measures]):
         self.stopping = False  # set from outside: measure the last iteration, and end
         self._samples = Samples.none()  # of the last iteration
         self.told: list[str] = []  # health warnings for the next finished iteration
+
+    def rules(self) -> Health:
+        """The health rules of this kind of sample."""
+        return Health()
 
     @abstractmethod
     def gather(self, index: int, clock: Clock) -> Gathered:
@@ -178,7 +182,7 @@ class Loop(ABC, Generic[Measures]):
                 mine, first = distributed.share(numbers, points.indivisible), number == 0
                 same = self._same() if first else ()
                 fresh = first and self.algorithm.behaviour == "policy"
-                tally = self._gradient(tally, points, mine, len(numbers), fresh, same)
+                tally = self._gradient(tally, points, mine, points.total(numbers), fresh, same)
                 norms.append(self.update(self.iteration * run.updates_per_iteration + number))
             taken = [norm for norm in norms if norm is not None]
             clipped = sum(norm > run.gradient_clip for norm in taken)
@@ -188,12 +192,12 @@ class Loop(ABC, Generic[Measures]):
             }
             if run.skip_nonfinite:
                 found["skipped_steps"] = float(len(norms) - len(taken))
-            return tally.means(len(points)) | found | tally.extremes()
+            return tally.means(points.total(torch.cat([*units]))) | found | tally.extremes()
 
     def _gradient(
-        self, before: Tally, points: PointSet, mine: Tensor, count: int, fresh: bool, same: Sequence[str]
+        self, before: Tally, points: PointSet, mine: Tensor, total: float, fresh: bool, same: Sequence[str]
     ) -> Tally:
-        """Add up the gradients of an optimiser step with so many points in all processes. Returns the metrics so far.
+        """Add up the gradients of an optimiser step, a sum over points divided by `total`. Returns the metrics so far.
 
         If memory runs out, it starts again with half the microbatch, as long as there is a half.
         """
@@ -202,7 +206,7 @@ class Loop(ABC, Generic[Measures]):
             try:
                 for part in self.batches(points, mine, fresh, same):
                     loss, metrics = self.algorithm.loss(self.models, part)
-                    (loss.sum() / count).backward()
+                    (loss.sum() / total).backward()
                     tally.add({"loss": loss.detach(), **metrics})
                 return tally
             except (RuntimeError, MemoryError) as error:

@@ -65,9 +65,9 @@ class Step:
         """The advantages [N] that the images were trained with."""
         return self.samples.advantages
 
-    def line(self, images: int) -> dict[str, Any]:
-        """The line of metrics.jsonl; `images` is the number of training images so far."""
-        line: dict[str, Any] = {"iteration": self.index, "images": images, **self.metrics, "health": self.health}
+    def line(self, seen: int, samples: str = "images") -> dict[str, Any]:
+        """The line of metrics.jsonl; `seen` is the number of training samples so far, `samples` what they are."""
+        line: dict[str, Any] = {"iteration": self.index, samples: seen, **self.metrics, "health": self.health}
         line["seconds"] = {**self.seconds, "total": sum(self.seconds.values())}
         if self.cpu_share is not None:  # it varies as seconds do, so it is among them
             line["seconds"]["cpu_share"] = self.cpu_share
@@ -77,7 +77,7 @@ class Step:
     @classmethod
     def of(cls, line: Mapping[str, Any]) -> Step:
         """From its line, without the evaluation."""
-        others = ("iteration", "images", "health", "seconds", "evaluation", "speed", *SHOWN)
+        others = ("iteration", "images", "episodes", "health", "seconds", "evaluation", "speed", *SHOWN)
         metrics = {name: value for name, value in line.items() if name not in others}
         spent = line.get("seconds") or {}
         seconds = {name: value for name, value in spent.items() if name not in ("total", "cpu_share")}
@@ -149,8 +149,8 @@ class Tally:
                 self._totals[name] += value.sum().item()
                 self._counts[name] += len(value)
 
-    def means(self, points: int) -> dict[str, float]:
-        """Means of all metrics. The loss is averaged over `points`, since it is 0 for skipped points."""
+    def means(self, points: float) -> dict[str, float]:
+        """Means of all metrics. The loss is divided by `points`, since it is 0 for skipped points."""
         totals, counts = distributed.merged(self._totals), distributed.merged(self._counts)
         counts["loss"] = points
         return {name: total / counts[name] for name, total in totals.items()}

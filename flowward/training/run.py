@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from ..learning.mixing import MIXES, MixName
 from ..learning.optimisers import OPTIMISERS, OptimiserName
@@ -24,6 +24,8 @@ MOST_IMAGES = 10_000_000  # per iteration: more would not fit into any memory
 @dataclass(frozen=True)
 class Training:
     """Settings of any training loop, for any kind of sample. Gradient accumulation is derived from them."""
+
+    noun: ClassVar[str] = "images"  # what samples are
 
     output: Path | None = None
     """run folder (none: nothing is kept in Python, and `flowward train` makes one in runs/)"""

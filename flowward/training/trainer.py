@@ -52,6 +52,7 @@ def _as_it_is(rollout: Rollout, prompts: Sequence[Prompt], index: int) -> Rollou
 class Trainer(Loop[Evaluator]):
     """The training loop for images of a flow model."""
 
+    algorithm: Algorithm
     run: Run
     models: Models
 

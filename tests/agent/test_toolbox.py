@@ -21,7 +21,7 @@ from flowward.agent.modules import (
 )
 from flowward.agent.system import Driver, Limits, System, refuse_arguments
 from flowward.agent.templates import Templates
-from flowward.agent.toolbox import AnswerTool, Toolbox, card_of, load, own
+from flowward.agent.toolbox import AnswerTool, Toolbox, card_of, located, own
 from flowward.agent.tools import Card, ToolError
 from flowward.system.asking import ServiceError
 
@@ -124,26 +124,53 @@ def test_words_to_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("Bregenz lies on a lake.")
     (tmp_path / "mine.py").write_text('def double(n: int) -> int:\n    """Doubles."""\n    return 2 * n\n')
-    asked: list[Any] = []
+    asked: list[str] = []
 
-    def chat(address: str, model: str) -> Callable[[Messages], str]:
-        asked.append((address, model))
+    def chat(address: str) -> Callable[[Messages], str]:
+        asked.append(address)
         return lambda messages: f" {messages[-1][1].upper()} "
 
     words = ["calculator", f"search:{tmp_path / 'notes'}", f"{tmp_path / 'mine.py'}:double"]
-    words += ["answer:http://host/v1#tiny", "guess"]
-    with load(words, chat, known={"guess": lambda: Made("guess", lambda: "7")}) as tools:
-        assert list(tools.tools) == ["calculator", "search", "double", "answer", "guess"]
+    words += ["answer:http://host/v1#tiny"]
+    with Toolbox.load(words, ask=chat) as tools:
+        assert list(tools.tools) == ["calculator", "search", "double", "answer"]
         uses = [Use("calculator", {"expression": "6 * 7"}), Use("search", {"query": "lake"}), Use("double", {"n": 4})]
-        uses += [Use("answer", {"question": "who"}), Use("guess", {})]
-        assert [each.text for each in tools(uses)] == ["42", "[1] a.txt: Bregenz lies on a lake.", "8", "WHO", "7"]
-    assert asked == [("http://host/v1", "tiny")]
+        uses += [Use("answer", {"question": "who"})]
+        assert [each.text for each in tools(uses)] == ["42", "[1] a.txt: Bregenz lies on a lake.", "8", "WHO"]
+    assert asked == ["http://host/v1#tiny"] and "tiny" in tools.tools["answer"].card.about
+
+
+def test_the_tools_of_the_world() -> None:
+    assert list(Toolbox.load(["world"]).tools) == ["search", "calculator", "guess"]
+    with pytest.raises(ValueError, match="two tools have the name 'calculator': world and calculator"):
+        Toolbox.load(["world", "calculator"])
+
+
+def test_words_get_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.py", "notes", "my server.py"):
+        (tmp_path / name).touch()
+    for word, there in {
+        "calculator": "calculator",
+        "world": "world",
+        "search:notes": f"search:{tmp_path}/notes",
+        "search:missing": "search:missing",
+        "mine.py:run": f"{tmp_path}/mine.py:run",
+        "json:dumps": "json:dumps",
+        "mcp:http://host/mcp": "mcp:http://host/mcp",
+        "mcp:": "mcp:",
+        "mcp:KEY=$KEY python mine.py --fast": f"mcp:'KEY=$KEY' python {tmp_path}/mine.py --fast",
+        "mcp:\"python 'my server.py'\"": f"mcp:python '{tmp_path}/my server.py'",
+        "mcp:notes 'a": "mcp:notes 'a",
+        "answer:http://host/v1#m": "answer:http://host/v1#m",
+    }.items():
+        assert located(word) == there and located(there) == there
 
 
 def test_words_that_are_no_tools() -> None:
     for word, why in {
         "calculater": "unknown tool 'calculater'; did you mean 'calculator'",
-        "zzz": "known: answer, calculator, mcp, python, search",
+        "zzz": "known: answer, calculator, mcp, python, search, world",
         "": "unknown tool ''",
         "search": "the tool search needs your documents: search:FOLDER",
         "search:": "needs your documents",
@@ -151,8 +178,8 @@ def test_words_that_are_no_tools() -> None:
         "python:x": "takes nothing after its name",
         "mcp": "the tool mcp needs a server",
         "answer": "answer:http://host/v1#model",
-        "answer:http://host/v1": "answer:http://host/v1#model",
-        "answer:http://host/v1#": "answer:http://host/v1#model",
+        "answer:host": "answer:http://host/v1#model, not answer:host",
+        "world:x": "takes nothing after its name",
         "answer:http://host/v1#m": "there are no chat models",
         "missing.py:run": "cannot import tool 'missing.py:run'",
         "json:nothing": "json has no function 'nothing'",
@@ -160,13 +187,13 @@ def test_words_that_are_no_tools() -> None:
         'mcp:"no-such-program-here --flag"': "there is no program 'no-such-program-here'",
     }.items():
         with pytest.raises(ValueError) as refused:
-            load([word])
+            Toolbox.load([word])
         assert why in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_two_tools_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="two tools have the name 'calculator': calculator and calculator"):
-        load(["calculator", "calculator"])
+        Toolbox.load(["calculator", "calculator"])
 
 
 def test_servers_are_closed_with_the_toolbox_and_when_another_word_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,11 +207,11 @@ def test_servers_are_closed_with_the_toolbox_and_when_another_word_is_wrong(monk
             closed.append(self.where)
 
     monkeypatch.setattr("flowward.agent.mcp_tools.McpServer", Server)
-    with load(["mcp:one", 'mcp:"two 2"', "mcp:'a b' 'c'"]) as tools:
+    with Toolbox.load(["mcp:one", 'mcp:"two 2"', "mcp:'a b' 'c'"]) as tools:
         assert list(tools.tools) == ["one", "two 2", "'a b' 'c'"] and not closed
     assert sorted(closed) == ["'a b' 'c'", "one", "two 2"]
     with pytest.raises(ValueError, match="unknown tool"):
-        load(["mcp:three", "nonsense"])
+        Toolbox.load(["mcp:three", "nonsense"])
     assert closed[-1] == "three"
 
 

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from flowward import rewards
 from flowward.cli import main
-from flowward.commands import train as train_command
-from flowward.commands.train import _stop_signals
+from flowward.commands import running
+from flowward.commands.running import _stop_signals
 from flowward.evaluation.evaluate import Evaluator
 from flowward.learning import snapshots
 from flowward.pages import report
@@ -339,7 +339,7 @@ def test_a_second_signal_during_the_evaluation_of_a_stop_loses_nothing(
         return measure(evaluator)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_command, "SAME_SIGNAL", 0.0)
+        patch.setattr(running, "SAME_SIGNAL", 0.0)
         patch.setattr(log.TrainProgress, "show", shown)
         patch.setattr(Evaluator, "measure", measured)
         assert main(["train", *map(str, how), "--output", str(run)]) == 130
