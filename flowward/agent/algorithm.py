@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..learning.credit import ZScore
+from ..learning.mixing import Mix, rewards_first
 from ..learning.snapshots import Decay
 from ..learning.terms import clipped_ratio, log_bounds
 from ..system.errors import not_negative, one_of, positive
@@ -113,6 +114,32 @@ class AgentFlow:
     def skips_silent(self) -> bool:
         """Without the KL term, a turn whose advantage is 0 has no gradient, so it is not evaluated."""
         return self.beta == 0
+
+    def advantages(
+        self,
+        trace: Trace,
+        rewards: Tensor,
+        group: Tensor,
+        kept: Tensor,
+        weights: Tensor | None = None,
+        mix: Mix = rewards_first,
+    ) -> Tensor:
+        """The advantage of each turn of the trace, float64 [T].
+
+        Args:
+            rewards: [n, R] of n episodes. The trace names an episode by its row.
+            group: [n], the number of the question.
+            kept: [n] bool; the others have failed, and are left out of their groups.
+            weights: [R], of the rewards; all 1 unless given.
+            mix: how several rewards become one advantage.
+        """
+        weights = torch.ones(rewards.shape[1], dtype=torch.float64) if weights is None else weights
+        if self.statistics == "turn":
+            turns = trace.episode
+            return mix(self.credit, rewards[turns], weights, group[turns])
+        advantage = torch.zeros(len(group), dtype=torch.float64)
+        advantage[kept] = mix(self.credit, rewards[kept], weights, group[kept])
+        return advantage[trace.episode]
 
     def points(self, trace: Trace, advantage: Tensor) -> Turns:
         """The training points of turns with these advantages [T]."""
