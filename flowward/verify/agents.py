@@ -307,7 +307,7 @@ def lengths(kind: Kind) -> Iterator[Check]:
     seen = float(min(biased) > 0.01)
     yield number("statistics by turn have a bias above 0.01 (1: yes)", DERIVED, seen, 1, 0)
     share = 1 / (1 - by_share(four))
-    law = "the first of these, from E[1 - T_i / sum T]"
+    law = "by turn, a success in 1 turn / in 2 turns, without divisor: E[1 - T_i / sum T] in 1 turn / in 2"
     yield number(law, DERIVED, ratio(by_turn(four, False)), share, EXACT)
 
 
@@ -402,9 +402,9 @@ def dual_clip(kind: Kind) -> Iterator[Check]:
     ratio = torch.tensor([0.1, 0.9, 1.2, 2.9, 3.1, 50.0], dtype=torch.float64)
     one = ratio.log().expand(2, 6)
     a = torch.tensor([2.0, -2.0], dtype=torch.float64)
-    for dual, most in ((None, 100.0), (3.0, 6.0)):
+    for dual, bound in ((None, 100.0), (3.0, 6.0)):
         loss = surrogate(one, torch.zeros_like(one), a, 0.2, 0.3, dual)
-        expected = torch.stack([-2 * ratio.clamp(max=1.3), (2 * ratio.clamp(min=0.8)).clamp(max=most)])
+        expected = torch.stack([-2 * ratio.clamp(max=1.3), (2 * ratio.clamp(min=0.8)).clamp(max=bound)])
         yield compared(f"loss at ratios from 0.1 to 50, dual clip {dual or 'off'}", DUAL, loss, expected)
     bounded = Case.of(kind, step=3.0, beta=0.0, dual=1.5)
     loss = bounded.loss(bounded.logits["policy"], bounded.points)
