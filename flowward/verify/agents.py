@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from ..agent.algorithm import AgentFlow, k3, surrogate
-from ..agent.points import Decisions, Trace, Turns
+from ..agent.points import Chosen, Decisions, Trace, Turns
 from ..learning.credit import ZScore, center
 from .check import EXACT, Check, Kind, compared, differences, guarded, number, real
 from .turns import Groups, Table, Way, World
@@ -126,8 +126,8 @@ def only_the_planner(kind: Kind) -> Iterator[Check]:
     """Only the planner's tokens have a gradient, and only in the policy."""
     case = Case.of(kind, beta=0.1)
     points, said = case.points, [answer for way in played(case.groups) for answer in way.answers]
-    counted = [row[row >= 0].tolist() for row in points.answer.where(points.weight != 0, -1)]
-    wrong = sum(found != [*answer] for found, answer in zip(counted, said, strict=True))
+    rows = zip(points.answer.tolist(), (points.weight != 0).tolist(), said, strict=True)
+    wrong = sum([token for token, on in zip(own, counts, strict=True) if on] != [*right] for own, counts, right in rows)
     law = "turns whose tokens with a weight are not the planner's own tokens"
     yield number(law, PROTOCOL, wrong, 0, 0, "prompts hold what others wrote")
     logits = {name: each.clone().requires_grad_() for name, each in case.logits.items()}
@@ -216,29 +216,42 @@ def gradients(kind: Kind) -> Iterator[Check]:
     """The expected gradient over all groups."""
     world = World()
     ways, rate = world.ways, world.success
-    for divisor, size in ((False, 3), (True, 4)):  # with the divisor, c depends on J from 4 episodes on
+    tokens = world.expected({way: sum(map(len, way.answers)) for way in ways})
+    above = {way: way.reward - rate for way in ways}
+
+    def paper(chosen: Chosen, c: float) -> Tensor:
+        h = {way: {turn: above[way] * w for turn, w in way.weights("paper", chosen).items()} for way in ways}
+        return c * world.slope_by_turn(h)
+
+    for divisor, size in ((False, 3), (True, 3), (True, 4)):  # with the divisor, c depends on J from 4 episodes on
         c, how, groups = factor(size, rate, divisor), {"credit": credit(divisor), "beta": 0.0}, world.groups(size)
-        by = f"{'with' if divisor else 'without'} divisor"
-        tokens = world.expected({way: sum(map(len, way.answers)) for way in ways})
+        law = f"expected gradient, {size} episodes, {'with' if divisor else 'without'} divisor, c = {c:.3f}"
         found = groups.gradient(kind(weights="token", **how))
         expected = c * world.slope({way: way.reward for way in ways}) / tokens
-        yield compared(f"expected gradient, token weights, {by}: c dJ / E[tokens]", DERIVED, found, expected)
-        found = groups.gradient(kind(weights="episode", **how))
-        n = {way: (way.reward - rate) * way.weights("episode")[0] for way in ways}
+        yield compared(f"{law}, token weights: c dJ / E[tokens]", DERIVED, found, expected)
+        law = f"{law}, paper weights"
         yield compared(
-            f"expected gradient, episode weights, {by}: c d E[(R - J) / n]", DERIVED, found, c * world.slope(n)
+            f"{law}: c sum_t d_t E[(R - J) / (T |a_t|)]", DERIVED, groups.gradient(kind(**how)), paper("all", c)
         )
-        for chosen in ("all", "first", "last"):
-            found = groups.gradient(kind(turns=chosen, **how))
-            h = {way: {t: (way.reward - rate) * w for t, w in way.weights("paper", chosen).items()} for way in ways}
-            law = f"expected gradient, paper weights, {chosen} turns, {by}: c sum_t d_t E[(R - J) / (T |a_t|)]"
-            yield compared(law, DERIVED, found, c * world.slope_by_turn(h))
-    first = world.groups(3).gradient(kind(turns="first", weights="token", credit=center, beta=0.0))
-    share = world.slope_by_turn({way: {0: way.reward} for way in ways})
-    tokens = world.expected({way: len(way.answers[0]) for way in ways})
-    yield compared(
-        "expected gradient, token weights, first turns: c d_1 J / E[|a_1|]", DERIVED, first, 2 / 3 * share / tokens
-    )
+        if size == 4:
+            return
+        found = groups.gradient(kind(turns="first", **how))
+        yield compared(f"{law}, first turn only: c d_1 E[(R - J) / |a_1|]", DERIVED, found, paper("first", c))
+        found = groups.gradient(kind(turns="last", **how))
+        yield compared(f"{law}, last turn only: c d_T E[(R - J) / |a_T|]", DERIVED, found, paper("last", c))
+        found = groups.gradient(kind(weights="episode", **how))
+        expected = c * world.slope({way: above[way] * way.weights("episode")[0] for way in ways})
+        yield compared(f"{law.replace('paper', 'episode')}: c d E[(R - J) / n]", DERIVED, found, expected)
+
+
+def first_turns(kind: Kind) -> Iterator[Check]:
+    """With token weights, training first turns only follows the success rate through them."""
+    world = World()
+    found = world.groups(3).gradient(kind(turns="first", weights="token", credit=center, beta=0.0))
+    share = world.slope_by_turn({way: {0: way.reward} for way in world.ways})
+    tokens = world.expected({way: len(way.answers[0]) for way in world.ways})
+    law = "expected gradient, token weights, first turn only: c d_1 J / E[|a_1|]"
+    yield compared(law, DERIVED, found, 2 / 3 * share / tokens)
 
 
 def objectives(kind: Kind) -> Iterator[Check]:
@@ -333,14 +346,11 @@ def example(kind: Kind) -> Iterator[Check]:
     trace, one = trace_of(LENGTHS), torch.zeros(4, dtype=torch.long)
     reward, every = torch.tensor(OUTCOMES, dtype=torch.float64)[:, None], torch.ones(4, dtype=torch.bool)
     right = torch.tensor([1.0, 1, 1, 0, 1, 0], dtype=torch.float64)
-    for statistics, up, down in (
-        ("trajectory", math.sqrt(3) / 2, -math.sqrt(3) / 2),
-        ("turn", math.sqrt(5 / 12), -math.sqrt(5 / 3)),
-    ):
-        exact = kind(credit=ZScore("group", 1e-14, 1), statistics=statistics)
-        found = exact.advantages(trace, reward, one, every)
-        law = f"R = 1, 0, 1, 0 and T = 3, 1, 1, 1 by {statistics}: A = {up:.3f} and {down:.3f}"
-        yield compared(law, PAPER, found, down + (up - down) * right)
+    for statistics, mean, s in (("trajectory", 1 / 2, math.sqrt(1 / 3)), ("turn", 2 / 3, math.sqrt(4 / 15))):
+        found = kind(statistics=statistics).advantages(trace, reward, one, every)
+        up, down = (1 - mean) / s, -mean / s
+        law = f"R = 1, 0, 1, 0 and T = 3, 1, 1, 1 by {statistics}: A = {up:.3f} and {down:.3f}, floor {FLOOR:g}"
+        yield compared(law, PAPER, found, (right - mean) / (s + FLOOR))
 
 
 def failures(kind: Kind) -> Iterator[Check]:
@@ -377,24 +387,31 @@ def totals(kind: Kind) -> Iterator[Check]:
 
 
 def clips(kind: Kind) -> Iterator[Check]:
-    """The clip acts under an enlarged step."""
-    low, high, case = 0.2, 0.3, Case.of(kind, step=2.0, beta=0.0, low=0.2, high=0.3)
-    points, old = case.points, case.points.known["old"]
-    log_p = Table(case.logits).at("policy", points).requires_grad_()
+    """The clip stops the gradient, and acts under an enlarged step."""
+    low, high, case = 0.2, 0.3, Case.of(kind, beta=0.0, low=0.2, high=0.3)
+    points, there = case.points, case.points.answer >= 0
+    ratios = torch.tensor([0.5, 0.75, 0.85, 1.0, 1.15, 1.25, 1.35, 2.0], dtype=torch.float64)
+    rho, old = ratios[torch.arange(there.numel()).view(there.shape) * 3 % 8], points.known["old"]
+    log_p = (old + rho.log()).requires_grad_()
     loss, watched = case.algorithm.loss(_Fixed(log_p), points)
-    found = torch.autograd.grad(loss.sum(), log_p)[0]
-    a, rho, there = points.advantage[:, None], (log_p.detach() - old).exp(), points.answer >= 0
+    found, a = torch.autograd.grad(loss.sum(), log_p)[0], points.advantage[:, None]
     stopped = ((a > 0) & (rho > 1 + high) | (a < 0) & (rho < 1 - low)) & there
-    yield compared(
-        "gradient -A rho w on log pi, 0 beyond the clip", PPO, found, (-a * rho * points.weight).where(~stopped, 0.0)
-    )
+    slope = (-a * rho * points.weight).where(~stopped, 0.0)
+    yield compared("gradient -A rho w on log pi, 0 beyond the clip", PPO, found, slope)
     seen = (watched["clipped_up"] + watched["clipped_down"]) * there.sum(1)
     yield number("clipped tokens that are reported", PPO, seen.sum().item(), stopped.sum().item(), EXACT)
-    some = float(stopped.any() and not stopped[there].all())
-    yield number("an enlarged step is clipped at some tokens, not at all (1: yes)", PPO, some, 1, 0)
+    large, small = (_clipped(Case.of(kind, step=step)) for step in (2.0, 0.01))
+    yield number(
+        "tokens are clipped after a large step, not after a small one (1: yes)", PPO, float(large > small == 0), 1, 0
+    )
     near = Case.of(kind, step=0.2, beta=0.1)
     law = "autograd = central differences, with the KL term"
     yield differences(law, lambda v: near.loss(v, near.points), near.logits["policy"])
+
+
+def _clipped(case: Case) -> float:
+    _, watched = case.algorithm.loss(Table(case.logits), case.points)
+    return sum(watched[name].sum().item() for name in ("clipped_up", "clipped_down"))
 
 
 def dual_clip(kind: Kind) -> Iterator[Check]:
@@ -457,4 +474,4 @@ def cosine(found: Tensor, expected: Tensor) -> float:
 
 
 PROTOCOLS = (shapes, only_the_planner, nothing_to_learn, batches, first_update)
-EQUATIONS = (example, gradients, objectives, lengths, totals, failures, clips, dual_clip, divergence)
+EQUATIONS = (example, gradients, first_turns, objectives, lengths, totals, failures, clips, dual_clip, divergence)

@@ -15,10 +15,11 @@ table with one logit for each state (first turn, after action 1, after action 2)
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import product
+from itertools import combinations_with_replacement, product
 from typing import Any
 
 import torch
@@ -150,12 +151,13 @@ class World:
         return torch.autograd.grad(total, logits)[0]
 
     def groups(self, size: int) -> Groups:
-        return Groups(self, size, tuple(product(range(len(self.ways)), repeat=size)))
+        """All of them; groups that differ in the order of episodes alone are one."""
+        return Groups(self, size, tuple(combinations_with_replacement(range(len(self.ways)), size)))
 
 
 @dataclass(frozen=True)
 class Groups:
-    """All groups of `size` episodes, as so many questions with one group each."""
+    """Groups of `size` episodes, as so many questions with one group each."""
 
     world: World
     size: int
@@ -167,9 +169,10 @@ class Groups:
 
     @cached_property
     def probability(self) -> Tensor:
-        """Of each group."""
+        """Of each group, in any order of its episodes."""
         own = torch.stack([self.world.probability(way, self.world.logits) for way in self.world.ways])
-        return own[self.index].prod(1)
+        repeats = [math.prod(map(math.factorial, Counter(members).values())) for members in self.members]
+        return own[self.index].prod(1) * math.factorial(self.size) / torch.tensor(repeats)
 
     @property
     def reward(self) -> Tensor:
