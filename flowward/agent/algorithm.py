@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import log
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -52,15 +53,17 @@ def surrogate(
         dual: also bound the loss of a negative advantage by dual * |A| (dual clip, arXiv:1912.09729).
     """
     a = advantage.double()[:, None]
-    loss = clipped_ratio(log_prob.double() - old.detach().double(), a, low, high)
-    if dual is not None:
-        loss = torch.where(a < 0, loss.minimum(-dual * a), loss)
-    return loss
+    log_ratio = log_prob.double() - old.detach().double()
+    if dual is not None:  # in logarithms, so that a ratio beyond the bound cannot overflow
+        log_ratio = torch.where(a < 0, log_ratio.clamp_max(log(dual)), log_ratio)
+    return clipped_ratio(log_ratio, a, low, high)
 
 
 def k3(log_prob: Tensor, reference: Tensor) -> Tensor:
     """exp(d) - d - 1 with d = log reference - log pi, of each token, float64: an unbiased estimate of KL(pi, reference)
     for tokens that pi sampled (Schulman, 2020, "Approximating KL divergence"). d is clamped to +/- 20.
+
+    The gradient of a loss, with the tokens held fixed, averages to that of KL(reference, pi) (`flowward verify`).
     """
     d = (reference.detach().double() - log_prob.double()).clamp(-FAR, FAR)
     return d.expm1() - d
