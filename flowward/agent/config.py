@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..models.adapters import Adapters
 from ..system import tables
-from ..system.errors import between, first_invalid, not_negative, positive, unknown
+from ..system.errors import between, first_invalid, positive, unknown
 from ..system.nested import each_word, lists_of_one, over, refuse_unknown
 from ..system.paths import absolute, expanded
 from ..system.precision import Wish
@@ -24,6 +24,7 @@ from .trainer import AgentRun
 
 PRESETS: Mapping[str, Mapping[str, Any]] = tables.load(Path(__file__).with_name("presets.yaml"))
 NAME = "agentflow"  # of the algorithm, in config.yaml
+KIND = "agent"  # of the run, in config.yaml
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
@@ -46,7 +47,7 @@ class Settings:
     planner: Literal["chat", "world"] = "chat"
     """prompts of the planner: the `chat` template file, or the few words that the built-in planner knows"""
     executor: str = "rule"
-    """turn plans into arguments: by `rule`, by the `same` model before training, or by a chat server, URL#MODEL"""
+    """turn plans into arguments: `rule`, `world`, `same` (the model before training), or a chat server, URL#MODEL"""
     verifier: str = "rule"
     """decide when to stop: `rule`, `world` (the rule of the built-in world), `same`, or URL#MODEL"""
     generator: str = "rule"
@@ -91,10 +92,13 @@ class Settings:
     def __post_init__(self) -> None:
         positive(self, "temperature", "patience")
         between(self, 1, 10_000, "concurrency")
+        if self.server is not None and self.lora_rank is None:
+            raise ValueError("a server gets the planner's new weights as a LoRA adapter: set lora_rank (--lora-rank)")
         if self.max_prompt is not None:
             between(self, 1, 10_000_000, "max_prompt")
         if self.correct is not None:
-            not_negative(self, "correct")
+            if not self.correct >= 1:
+                raise ValueError(f"correct, the largest weight of a token, must be at least 1, not {self.correct:g}")
             if self.server is None:
                 raise ValueError("correct weights tokens by the probabilities of a server: name one with --server")
 
@@ -140,7 +144,7 @@ def starting(preset: str | None, model: str | None) -> Settings:
 def to_dict(settings: Settings) -> dict[str, Any]:
     """The settings for YAML; the algorithm's name is stored beside its fields."""
     found: dict[str, Any] = _adapter(Settings).dump_python(settings, mode="json")
-    return {**found, "algorithm": {"name": NAME, **found["algorithm"]}}
+    return {"kind": KIND, **found, "algorithm": {"name": NAME, **found["algorithm"]}}
 
 
 def from_dict(given: Mapping[str, Any], default: Settings | None = None) -> Settings:
@@ -149,6 +153,7 @@ def from_dict(given: Mapping[str, Any], default: Settings | None = None) -> Sett
     Raises:
         ValueError: a key is unknown or a value has the wrong type; the message names the place.
     """
+    given = {key: value for key, value in given.items() if key != "kind"}
     own = given.get("algorithm") or {}
     own = {"name": own} if isinstance(own, str) else dict(own)
     name, preset = own.pop("name", NAME), own.pop("preset", None)

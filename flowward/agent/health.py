@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
 
-from ..training.health import Health
+from ..training.health import WINDOW, Health
 
 WRONG = 0.1  # share of turns whose plan could not be used, or that were cut
 ONE_TURN = 0.98  # share of episodes that end after their first turn
 IDLE = 0.5  # share of turns without a tool
-FAR = 1.0  # KL in nats per token
+FAR = 0.5  # KL in nats per token, from which a jump is told
+JUMP = 4.0  # KL / its recent median
+APART = 0.05  # nats per token between a server's log-probabilities and those of training
+APART_RATIO = 0.1  # mean probability ratio between them - 1
 LONGER = 2.0  # answer tokens / their first value
 
 
@@ -19,6 +24,7 @@ class AgentHealth(Health):
     """The rules of agents."""
 
     first_tokens: float | None = None
+    kls: list[float] = field(default_factory=list)
 
     def check(self, m: Mapping[str, float]) -> list[str]:
         """The warnings for an iteration's metrics; usually none."""
@@ -56,10 +62,17 @@ class AgentHealth(Health):
                 f"{m['tool/none']:.0%} of the turns use no tool: lower the learning rate, or raise "
                 "--algorithm.beta, and check that the tools work"
             )
-        if m.get("kl", 0.0) > FAR:
+        kl = m.get("kl", 0.0)
+        if len(self.kls) >= 5 and kl > max(FAR, JUMP * median(self.kls)):
             yield (
-                f"the planner is far from its start (KL {m['kl']:.2g} nats per token): lower the learning rate, or "
-                "raise --algorithm.beta"
+                f"the planner is running away from its start (KL {kl:.2g} nats per token, recent median "
+                f"{median(self.kls):.2g}): lower the learning rate, or raise --algorithm.beta"
+            )
+        self.kls = [*self.kls, kl][-WINDOW:]
+        if m.get("server_gap_mean", 0.0) > APART or abs(m.get("server_gap_ratio", 1.0) - 1) > APART_RATIO:
+            yield (
+                f"the server's log-probabilities differ from those of training by {m['server_gap_mean']:.2g} nats per "
+                "token: check that it runs the same model, precision and temperature, or use --correct 2"
             )
         if self.first_tokens and m.get("answer_tokens", 0.0) > LONGER * self.first_tokens + 8:
             yield (
@@ -72,10 +85,9 @@ class AgentHealth(Health):
                 "or use a model with a longer context"
             )
 
-    def state_dict(self) -> dict[str, object]:
-        return {**super().state_dict(), "first_tokens": self.first_tokens}
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "first_tokens": self.first_tokens, "kls": list(self.kls)}
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        found = state.get("first_tokens")
-        self.first_tokens = float(found) if isinstance(found, int | float) else None
+        self.first_tokens, self.kls = state["first_tokens"], list(state["kls"])

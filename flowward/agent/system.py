@@ -81,7 +81,7 @@ Watcher = Callable[[str, Any], object]
 ("observed", Entry), ("judged", Verdict), ("answered", text)"""
 
 
-def _unwatched(name: str, value: Any) -> None:
+def unwatched(name: str, value: Any) -> None:
     """Nobody looks."""
 
 
@@ -99,7 +99,7 @@ class System:
     analyst: Analyst = field(default_factory=lambda: Rule(no_analysis))
 
     def episode(
-        self, question: str, seen: Watcher = _unwatched, clock: Callable[[], float] = time.monotonic
+        self, question: str, seen: Watcher = unwatched, clock: Callable[[], float] = time.monotonic
     ) -> Generator[Request, Any, Episode]:
         """One episode of a question. ServiceError, thrown in by the driver, ends it as `failed`."""
         started, turns = clock(), list[Turn]()

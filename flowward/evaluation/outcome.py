@@ -106,8 +106,9 @@ def sentence(evaluations: Evaluations) -> str:
         return "There is no evaluation yet."
     measure = Measure.every(evaluations)[0]
     (first, before), (last, after) = measure.overall[0], measure.overall[-1]
-    prompts = str(evaluations[-1][1].get("prompts", "unnamed prompts"))
-    what = f"{measure.label} on {'held-out prompts' if prompts.endswith('held-out') else prompts}"
+    asked = "questions" if evaluations[-1][1].get("samples") == "episodes" else "prompts"
+    prompts = str(evaluations[-1][1].get("prompts", f"unnamed {asked}"))
+    what = f"{measure.label} on {f'held-out {asked}' if prompts.endswith('held-out') else prompts}"
     if first == last:
         prefix = "No evaluation after training yet" if first == 0 else "Only one evaluation, so no comparison"
         return f"{prefix}; {when(first)}, {what} was {measure.interval(before)}."
@@ -156,7 +157,7 @@ def settings(evaluation: dict[str, Any]) -> str:
 def differing(evaluations: Evaluations) -> list[str]:
     """Settings in which the first and the last evaluation differ, so that they cannot be compared."""
     first, last = evaluations[0][1], evaluations[-1][1]
-    settings = [key for key in first | last if key not in ("scores", "model", "versions")]
+    settings = [key for key in first | last if key not in ("scores", "model", "versions", "behaviour")]
     return [key for key in settings if _differ(key, first, last)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
 from typing import Any
@@ -88,20 +89,46 @@ class Server:
 
         return Timeout(timeout, connect=min(timeout, CONNECT))
 
-    def ask(self, method: str, path: str, own_failures: bool = False, **body: Any) -> Any:
-        """Like `call`, for callers that try again: reports on stderr that the server is not answering."""
+    def ask(
+        self,
+        method: str,
+        path: str,
+        own_failures: bool = False,
+        read: Callable[[Any], Any] = lambda found: found,
+        **body: Any,
+    ) -> Any:
+        """Like `call`, for callers that try again: reports on stderr that the server is not answering.
+
+        `read` makes the result from the JSON. If it cannot, the answer is broken, which is a temporary failure.
+        """
         try:
-            found = self.call(method, path, own_failures, **body)
+            found = self._understood(read, self.call(method, path, own_failures, **body))
         except Unavailable as error:
             self._begins(str(error))
             raise
         self._ends()
         return found
 
+    def _understood(self, read: Callable[[Any], Any], found: Any) -> Any:
+        try:
+            return read(found)
+        except ValueError as error:
+            raise Unavailable(f"{self._named}: {error}") from error
+        except (LookupError, TypeError, AttributeError) as error:
+            raise Unavailable(f"{self._named}: the answer cannot be read: {str(found)[:200]}") from error
+
     def call(
-        self, method: str, path: str, own_failures: bool = False, timeout: float | None = None, **body: Any
+        self,
+        method: str,
+        path: str,
+        own_failures: bool = False,
+        timeout: float | None = None,
+        plain: bool = False,
+        **body: Any,
     ) -> Any:
-        """The JSON of an answer. With `own_failures`, a status 500 with a `detail` sentence counts as a refusal.
+        """The JSON of an answer; with `plain`, an answer without JSON is its text.
+
+        With `own_failures`, a status 500 with a `detail` sentence counts as a refusal.
 
         Raises:
             Unavailable: no answer, or a temporary failure: too many requests, a server error, broken JSON.
@@ -117,6 +144,8 @@ class Server:
         except (ValueError, RecursionError) as error:
             found, broken = None, error
         if answer.status_code == 200:
+            if broken is not None and plain:
+                return answer.text
             if broken is not None:
                 raise Unavailable(f"{self._named}: the answer is not JSON") from broken
             return found

@@ -45,6 +45,34 @@ def work(
         jobs.stop()
 
 
+def attempted(
+    doer: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+    patience: float,
+    name: Callable[[Item], str],
+) -> list[Result | ServiceError]:
+    """As `work`, but what fails fails alone: an item gets the ServiceError in the place of its result.
+
+    That is a permanent refusal of this item, or the end of patience for all items that have no result by then.
+    """
+    found: dict[int, Result | ServiceError] = {}
+
+    def attempt(place: int) -> None:
+        try:
+            found[place] = doer(items[place])
+        except ServiceError as error:
+            found[place] = error
+
+    places = range(len(items))
+    try:
+        work([attempt] * workers, places, patience, lambda place: name(items[place]))
+    except ServiceError as error:
+        over, done = error, dict(found)  # a worker may still be at it
+        return [done.get(place, over) for place in places]
+    return [found[place] for place in places]
+
+
 class _Jobs(Generic[Item, Result]):
     """Items that wait, are in work, or are done."""
 

@@ -249,6 +249,10 @@ def from_dict(given: dict[str, Any]) -> Settings:
     Raises:
         ValueError: a key is unknown or a value has the wrong type; the message names the place.
     """
+    if given.get("kind", "images") != "images":
+        raise ValueError(
+            f"these are settings of a run of kind '{given['kind']}', not of images: use flowward {given['kind']} train"
+        )
     own = given.get("algorithm") or {}
     if isinstance(own, str) and own in ALGORITHMS:
         own = {"name": own}

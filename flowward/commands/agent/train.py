@@ -86,7 +86,7 @@ def run(words: list[str]) -> int:
     if processes and not (processes.isdecimal() and int(processes) >= 1):
         raise ValueError(f"--processes must be a whole number of at least 1, not '{processes}'")
     if processes and int(processes) > 1:
-        if not resume:
+        if not resume and settings.run.output:
             RunFolder.refuse(settings.run.output)
         where = [] if resume or given(words, "output") else ["--output", str(settings.run.output)]
         again = [resuming.CHANGED] if changed and resume else []
@@ -132,7 +132,8 @@ def chosen(words: list[str]) -> tuple[Settings, bool]:
 
 def _checked(settings: Settings) -> int:
     """Raises ValueError if the settings do not fit together, as a run would."""
-    RunFolder.refuse(settings.run.output or Path("runs"))
+    if settings.run.output:
+        RunFolder.refuse(settings.run.output)
     set_threads(settings.threads)
     made = assembled(settings)
     print(visible(made.introduction))

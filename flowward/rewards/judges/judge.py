@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from ...prompts.pictures import picture
-from ...system.asking import Declined, Server, ServiceError, Unavailable
-from ...system.errors import not_negative, positive, unknown
+from ...system.asking import Server, ServiceError
+from ...system.chat_servers import chosen, first_choice, served_models
+from ...system.errors import not_negative, positive
 from ...system.jobs import work
 from ..reward import Metadata, RewardError, served, subjects
 from ..service.wire import not_finite, png, to_uint8
@@ -94,22 +95,8 @@ class Judge:
 
     def _meet(self) -> str:
         """The model to ask, checked against the models of the server."""
-        try:
-            found = self._server.call("GET", "/models", timeout=min(self.timeout, 10.0))
-            listed = [str(each["id"]) for each in found["data"] if each["id"]]
-        except Unavailable as error:
-            raise ValueError(f"no judge answers ({error}); start one, such as: vllm serve MODEL") from error
-        except Declined as error:
-            denied = error.status in (401, 403)
-            hint = f"the key comes from {self.key_variable}" if denied else "the address usually ends in /v1"
-            raise ValueError(f"{error} ({hint})") from error
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{self.server} is not an OpenAI-compatible server; check the address") from error
-        if not self.model and len(listed) != 1:
-            raise ValueError(f"choose a model for the judge; {self.server} has {', '.join(listed) or 'none'}")
-        if self.model and self.model not in listed:
-            raise ValueError(unknown("judge model", self.model, listed))
-        return self.model or listed[0]
+        listed = [each["id"] for each in served_models(self._server, "judge", self.key_variable)]
+        return chosen(self.model, listed, "judge", self.server)
 
     @property
     def compares(self) -> bool:
@@ -275,9 +262,6 @@ def _digest(image: Tensor) -> str:
 
 def _choice(answer: Any) -> Mapping[str, Any]:
     try:
-        choice = answer["choices"][0]
-        if isinstance(choice, dict) and isinstance(choice.get("message", {}), dict):
-            return choice
-    except (KeyError, IndexError, TypeError):
-        pass
-    raise Unreadable(f"it has no choices: {str(answer)[:200]}")
+        return first_choice(answer)
+    except ValueError as error:
+        raise Unreadable(str(error)) from error
