@@ -136,6 +136,8 @@ class AgentFlow:
             weights: [R], of the rewards; all 1 unless given.
             mix: how several rewards become one advantage.
         """
+        if not len(trace):
+            return torch.zeros(0, dtype=torch.float64)
         weights = torch.ones(rewards.shape[1], dtype=torch.float64) if weights is None else weights
         if self.statistics == "turn":
             turns = trace.episode

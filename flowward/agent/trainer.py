@@ -183,6 +183,8 @@ class AgentTrainer(Loop[AgentEvaluator]):
     @torch.no_grad()
     def _recomputed(self, trace: Trace) -> tuple[Trace, dict[str, float]]:
         """The trace with log-probabilities as training computes them, and how far those of the server are from them."""
+        if not len(trace):
+            return trace, {}  # all episodes were lost
         turns = Turns(trace, torch.zeros(len(trace), dtype=torch.float64))
         parts = [turns.take(numbers) for numbers in torch.arange(len(trace)).split(self.block)]
         own = [self.language.log_probs("policy", part, self.models.temperature).float().cpu() for part in parts]

@@ -338,7 +338,7 @@ def trace_of(lengths: tuple[int, ...]) -> Trace:
     """Episodes of so many turns of one token each."""
     turns, none = sum(lengths), torch.zeros(sum(lengths), dtype=torch.long)
     episode = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-    return Trace(none, none, torch.zeros(turns), none + 1, none + 1, episode)
+    return Trace(none, none, torch.zeros(turns), none + 1, none + 1, episode, torch.ones(turns))
 
 
 def example(kind: Kind) -> Iterator[Check]:
