@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_agents import trainer
+from tiny_language import language
 from torch import Tensor
 
 from flowward.agent.algorithm import AgentFlow, k3, surrogate
-from flowward.agent.episode import Episode, Said, Turn
+from flowward.agent.episode import Ask, Episode, Said, Turn
 from flowward.agent.points import Decisions, Trace, Turns
-from flowward.agent.trainer import LogProbs
+from flowward.agent.trainer import EpisodesLost, LogProbs
 from flowward.learning.credit import ZScore
 from flowward.learning.mixing import advantages_first
+from flowward.system.asking import ServiceError
 from flowward.system.streams import generator
-from tests.tiny_language import language
 
 
 def turn(prompt: Sequence[int], answer: Sequence[int], log_prob: float = -0.5) -> Turn:
@@ -273,6 +275,27 @@ def test_microbatches_and_padding_change_only_rounding() -> None:
     for size in (1, 4):
         for found, right in zip(gradient(size), whole, strict=True):
             assert (found - right).abs().max().item() < 1e-5 * largest
+
+
+def test_a_server_that_loses_every_episode_ends_the_run_with_its_reason() -> None:
+    """Also where log-probabilities are recomputed: there is nothing to recompute."""
+
+    class Gone:
+        elsewhere = True
+
+        def __call__(self, weights: str, asks: Sequence[Ask], keys: Any) -> list[ServiceError]:
+            return [ServiceError("the server is gone")] * len(asks)
+
+    own = trainer(iterations=1)
+    own.player = replace(own.player, sampler=Gone())  # type: ignore[arg-type]
+    with pytest.raises(EpisodesLost, match="no episode of this iteration could be finished: the server is gone"):
+        list(own.steps())
+
+
+@pytest.mark.parametrize("statistics", ["trajectory", "turn"])
+def test_no_turn_has_no_advantage(statistics: Any) -> None:
+    nothing, kept = Trace.of([episode(turn([9], []))], [0]), torch.ones(1, dtype=torch.bool)
+    assert len(AgentFlow(statistics=statistics).advantages(nothing, torch.ones(1, 1), torch.zeros(1).long(), kept)) == 0
 
 
 # Settings
