@@ -79,9 +79,9 @@ class AgentHealth(Health):
                 f"the planner's answers are {m['answer_tokens'] / self.first_tokens:.1f} times as long as at the "
                 "start: raise --algorithm.beta, or lower --max-tokens"
             )
-        if (m.get("shortened", 0.0) + m.get("dropped", 0.0)) > WRONG:
+        if (less := max(m.get("shortened", 0.0), m.get("dropped", 0.0))) > WRONG:
             yield (
-                f"{max(m['shortened'], m['dropped']):.0%} of the prompts show a shortened memory: lower --max-result, "
+                f"{less:.0%} of the prompts show a shortened memory: lower --max-result, "
                 "or use a model with a longer context"
             )
 
