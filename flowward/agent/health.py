@@ -52,6 +52,10 @@ class AgentHealth(Health):
             yield (
                 "all episodes end after one turn: look at the verifier; if it is right, the questions need no planning"
             )
+        if m.get("end/turns", 0.0) > ONE_TURN:
+            yield (
+                "the verifier ended no episode, so all ran to --max-turns: look at the verifier, or raise --max-turns"
+            )
         if m.get("undecided", 0.0) > WRONG:
             yield (
                 f"{m['undecided']:.0%} of the verifier's answers said neither stop nor continue, which counts as "
