@@ -18,7 +18,7 @@ from flowward.agent.algorithm import AgentFlow
 from flowward.agent.points import Decisions, Turns
 from flowward.cli import main
 from flowward.learning import credit
-from flowward.verify import Check, agents, verify
+from flowward.verify import Check, agents, expectations, verify
 from flowward.verify.check import guarded
 from flowward.verify.turns import World
 
@@ -52,9 +52,9 @@ def test_the_world_is_whole() -> None:
 )  # with 2 or 3 episodes all groups that teach have the same standard deviation
 def test_the_factor_of_small_groups_does_not_depend_on_the_success_rate(size: int, expected: float) -> None:
     for success in (0.1, 0.5, 0.8):
-        assert agents.factor(size, success, True, 1e-12) == pytest.approx(expected)
-        assert agents.factor(size, success, False) == 1 - 1 / size
-    assert agents.factor(8, 0.5, True) < agents.factor(8, 0.1, True)
+        assert expectations.factor(size, success, True, 1e-12) == pytest.approx(expected)
+        assert expectations.factor(size, success, False) == 1 - 1 / size
+    assert expectations.factor(8, 0.5, True) < expectations.factor(8, 0.1, True)
 
 
 def test_figures_of_the_bias_by_length(laws: list[Check]) -> None:
