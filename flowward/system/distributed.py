@@ -30,6 +30,7 @@ from .terminal import tell
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)  # one process may wait this long for another, such as for encoding prompts
+BUFFER = 64 * 2**20  # bytes of gradients that travel together
 GRACE = 120.0  # seconds for the others to save and exit after one process has failed
 
 
@@ -267,11 +268,35 @@ def any_of(condition: bool) -> bool:
 
 
 def add_up(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its sum over the processes, bit-identical in all of them."""
-    if count() > 1:
+    """Replace each tensor by its sum over the processes, bit-identical in all of them.
+
+    They travel in a few flat buffers: a network has hundreds of tensors, and one collective each would cost more in
+    waiting than in bytes. One buffer exists at a time.
+    """
+    if count() == 1:
+        return
+    for alike in _buffers(tensors):
+        flat = torch.cat([tensor.flatten() for tensor in alike])
         with _others():
-            for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
-                work.wait()
+            dist.all_reduce(flat)
+        for tensor, part in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def _buffers(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in turn, of one type and device and at most BUFFER bytes; a larger one is alone."""
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for alike in kinds.values():
+        part, size = list[Tensor](), 0
+        for tensor in alike:
+            if part and size + tensor.nbytes > BUFFER:
+                yield part
+                part, size = [], 0
+            part.append(tensor)
+            size += tensor.nbytes
+        yield part
 
 
 def merged(figures: Mapping[str, float], combine: Any = sum) -> dict[str, float]:

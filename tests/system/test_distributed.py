@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+from collectives import counted
 from tiny_runs import TEXTS, bright, small, snapshot
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
@@ -120,6 +121,20 @@ class Whole(Evaluator):
         self.__dict__.update(measure=measures.measure, samples=draws.samples)
 
 
+def added_up(number: int) -> dict[str, Any]:
+    """Sums of many small tensors of two types, in buffers of 400 bytes; one tensor is larger than that."""
+    tensors = [torch.full((size, 2), float(size + number)) for size in (*range(1, 20), 100)]
+    halves = [torch.full((3,), 2.0 + number, dtype=torch.bfloat16) for _ in range(30)]
+    turned = torch.arange(6.0).view(2, 3).t()  # its rows are not one after the other in memory
+    before, distributed.BUFFER = distributed.BUFFER, 400
+    try:
+        with counted() as calls:
+            distributed.add_up([*tensors, turned, *halves])
+    finally:
+        distributed.BUFFER = before
+    return {"sums": [*tensors, *halves], "turned": turned, "calls": calls.sums, "bytes": calls.summed}
+
+
 def process(number: int, folder: str, where: str) -> None:
     """What each of the processes does."""
     torch.set_num_threads(1)
@@ -142,6 +157,7 @@ def process(number: int, folder: str, where: str) -> None:
     found["everyone"] = {str(rank): [each.x0, each.steps.sample] for rank, each in enumerate(every) if each.steps}
     found["shares"] = [distributed.share(torch.arange(12), unit) for unit in (1, 2, 4)]
     found["merged"] = distributed.merged({"both": 1.0 + number, f"only {number}": 5.0})
+    found["sums"] = added_up(number)
     found["stop"] = [distributed.any_of(number == 1), distributed.any_of(False)]
     checkpoint.save(Path(where) / f"{number}.safetensors", found)
     dist.destroy_process_group()
@@ -199,6 +215,20 @@ def test_what_is_told_to_everyone(results: list[dict[str, Any]]) -> None:
         assert [each["everyone"][rank][1].item() for rank in ("0", "1")] == [0, 1]
         assert each["merged"] == {"both": 3.0, "only 0": 5.0, "only 1": 5.0}
         assert each["stop"] == [True, False]
+
+
+def test_gradients_are_added_up_in_a_few_buffers(results: list[dict[str, Any]]) -> None:
+    """Every tensor once, in its own type and shape: 21 of float32 in 7 buffers, 30 halves in 1."""
+    sizes = (*range(1, 20), 100)
+    wanted = [torch.full((size, 2), 2.0 * size + 1) for size in sizes]
+    halves = [torch.full((3,), 5.0, dtype=torch.bfloat16)] * 30
+    for each in results:
+        found = each["sums"]
+        for one, other in zip(found["sums"], [*wanted, *halves], strict=True):
+            assert one.dtype == other.dtype and torch.equal(one, other)
+        assert torch.equal(found["turned"], 2 * torch.arange(6.0).view(2, 3).t())
+        assert found["bytes"] == 8 * sum(sizes) + 6 * 4 + 30 * 6
+        assert found["calls"] == 7 + 1
 
 
 def test_shares_are_whole_and_leave_nothing_out(results: list[dict[str, Any]]) -> None:
