@@ -221,14 +221,14 @@ class AgentTrainer(Loop[AgentEvaluator]):
         metrics |= shares(distributed.merged(counts(episodes)))
         texts = [self.questions.texts[i] for i in choice.indices]
         metrics["duplicate_prompts"] = len(texts) - len(set(texts))
-        points = self.algorithm.points(found.trace, advantage) if advantage.any() else None
+        points = replace(self.algorithm.points(found.trace, advantage), group_size=run.group_size)
         seen = torch.where(kept[:, None], found.reward, torch.nan)  # a lost episode says nothing about its question
 
         def keep() -> dict[str, float]:
             self.order.see(choice, seen, group)
             return self.order.told(choice)
 
-        return Gathered(points, metrics, keep)
+        return Gathered(points if advantage.any() else None, metrics, keep)
 
     def credit(self, found: Scored, group: Tensor) -> Tensor:
         """The advantage of each turn, float64 [T]. Failed episodes are left out of their groups."""

@@ -20,13 +20,13 @@ AT_ONCE = 4  # simultaneous calls to one reward
 class Scoring:
     """Scores of N images by several rewards.
 
-    A reward with `in_background = True` (a server, a judge) is called as soon as the images of a prompt are complete.
+    A reward with `in_background = True` (a server, a judge) is called as soon as a unit of images is complete.
     Meanwhile the next images are sampled. The other rewards are called at the end, with all images at once.
 
     Args:
         rewards: (name, reward) pairs.
         texts, metadata: for the N images, in order.
-        unit: number of consecutive images to score together, because a reward may compare images of a prompt.
+        unit: number of consecutive images to score together: those of a prompt, where a reward compares them.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Scoring:
     ):
         self.rewards, self.texts, self.metadata, self.unit = rewards, texts, metadata, unit
         self._waiting = [getattr(reward, "in_background", False) for _, reward in rewards]
-        self._held: list[Tensor] = []  # images of an incomplete prompt
+        self._held: list[Tensor] = []  # images of an incomplete unit
         self._asked = 0  # images sent to rewards in the background
         self._answers: dict[str, list[Future[Tensor]]] = {}
         self._missed = self._missing()  # before this iteration
@@ -70,6 +70,8 @@ class Scoring:
         Raises:
             RewardError: a reward failed.
         """
+        if not len(images):  # of a process that has nothing to draw
+            return torch.empty(0, len(self.rewards))
         columns = []
         for (name, reward), waits in zip(self.rewards, self._waiting, strict=True):
             if waits:

@@ -1,8 +1,8 @@
 """Several processes, one run: each does a share of the work, and all have the same weights.
 
-Images and training points depend only on their number, so it does not matter which process makes them. After the
-rollout every process has all samples; gradients are summed before each optimiser step. With one process, all functions
-here do nothing. Processes are started by `flowward train --processes N` or by `torchrun`.
+Images and training points depend only on their number, so it does not matter which process makes them. Samples stay
+where they were drawn, and every process learns the scores of all; gradients are summed before each optimiser step. With
+one process, all functions here do nothing. Processes are started by `flowward train --processes N` or by `torchrun`.
 
 Processes trust each other: they exchange pickles, which can contain code. So nobody else may reach their ports.
 `launch` listens only on this machine; the port of torchrun needs a firewall.
@@ -216,7 +216,7 @@ def everyone(value: T) -> list[T]:
     if count() == 1:
         return [value]
     mine = list(_tensors(value))
-    shapes = _told([tuple(tensor.shape) for tensor in mine])
+    shapes = told([tuple(tensor.shape) for tensor in mine])
     found: list[list[Tensor]] = [[] for _ in shapes]
     for number, tensor in enumerate(mine):
         sizes = [torch.Size(shape[number]) for shape in shapes]
@@ -231,8 +231,10 @@ def everyone(value: T) -> list[T]:
     return [_rebuilt(value, iter(tensors)) for tensors in found]
 
 
-def _told(value: Any) -> list[Any]:
-    """Gather the values of all processes, in order; they must be picklable."""
+def told(value: T) -> list[T]:
+    """Gather the values of all processes, in order; they must be picklable, and should be small."""
+    if count() == 1:
+        return [value]
     found: list[Any] = [None] * count()
     with _others():
         dist.all_gather_object(found, value)
@@ -259,7 +261,7 @@ def messages(text: str | None) -> list[str]:
     """The messages of all processes, in order."""
     if count() == 1:
         return [text] if text else []
-    return [each for each in _told(text) if each]
+    return [each for each in told(text) if each]
 
 
 def any_of(condition: bool) -> bool:
@@ -303,6 +305,6 @@ def merged(figures: Mapping[str, float], combine: Any = sum) -> dict[str, float]
     """Combine the metrics of all processes by name; a process may lack some of them."""
     if count() == 1:
         return dict(figures)
-    every = _told(dict(figures))
+    every = told(dict(figures))
     names = dict.fromkeys(name for each in every for name in each)
     return {name: combine([each[name] for each in every if name in each]) for name in names}

@@ -17,7 +17,7 @@ from ..process.policy import Policy
 from ..prompts import PromptSet
 from ..rewards import Reward
 from ..system import distributed
-from . import config, fit, inputs, trackers
+from . import batches, config, fit, inputs, trackers
 from .datasets import Exemplars, Preferences
 from .folder import RunFolder
 from .inputs import Change, Inputs
@@ -187,7 +187,8 @@ def assembled(
     guidance = () if settings.preferences else _of_guidance(policy, settings.algorithm.rollout.guidance)
     notes = (*policy.notes, *trainer.rollout.remarks(), *guidance)
     changed = inputs.sentence(changes)
-    warnings = (*read, *_warnings(settings, parts.prompts, held_out), *([changed] if changed else []))
+    idle = batches.idle(settings.run, trainer.unit, distributed.count())
+    warnings = (*read, *_warnings(settings, parts.prompts, held_out), *idle, *([changed] if changed else []))
     return Assembly(settings, trainer, evaluator, notes, warnings, found, tuple(changes))
 
 

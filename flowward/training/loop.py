@@ -18,11 +18,10 @@ from torch import Tensor
 
 from ..algorithms.algorithm import Objective
 from ..learning.optimisers import OPTIMISERS, load_moments, undone_if_it_fails
-from ..learning.points import PointSet, Rows
+from ..learning.points import PointSet, Rows, unit_order
 from ..learning.snapshots import WarmDecay
 from ..process.policy import Weights
 from ..system import distributed, memory, threads
-from ..system.streams import generator
 from .course import Course, Measures, TrainingError
 from .folder import RunFolder
 from .health import Health, held_up
@@ -167,19 +166,20 @@ class Loop(ABC, Generic[Measures]):
     def learn(self, points: PointSet) -> dict[str, float]:
         """The optimiser steps of one iteration, over units of points in random order; each point is used once.
 
-        Points that are `in_order` keep their order. With fewer units than optimiser steps, fewer steps are taken.
+        With several steps, each has as many units of every prompt (see `unit_order`). Points that are `in_order` keep
+        their order. A process trains on the points whose samples it has. With fewer units than optimiser steps, fewer
+        steps are taken.
         If there are several steps, an exception undoes those taken so far.
         """
         run, units = self.run, points.units()
-        shuffled = torch.randperm(len(units), generator=generator("order", run.seed, self.iteration))
-        order = torch.arange(len(units)) if points.in_order else shuffled
+        order = unit_order(points, run.updates_per_iteration, ("order", run.seed, self.iteration))
         tally = Tally()
         norms: list[float | None] = []  # None: the step was skipped
         # a single update has nothing to undo, so it needs no copy of the weights
         with undone_if_it_fails(self.parameters if run.updates_per_iteration > 1 else (), self.optimiser):
-            for number, chosen in enumerate(order.chunk(run.updates_per_iteration)):
+            for number, chosen in enumerate(order):
                 numbers = torch.cat([units[unit] for unit in chosen.tolist()])
-                mine, first = distributed.share(numbers, points.indivisible), number == 0
+                mine, first = points.here(numbers), number == 0
                 same = self._same() if first else ()
                 fresh = first and self.algorithm.behaviour == "policy"
                 tally = self._gradient(tally, points, mine, points.total(numbers), fresh, same)

@@ -109,9 +109,16 @@ def describe(rollout: Rollout, prompts: Sequence[Prompt]) -> dict[str, float]:
     """Metrics of a rollout before training: of the policy's own samples, without exemplars."""
     own = rollout.own
     return scored(rollout.reward[own], rollout.advantage[own], rollout.cohort[own]) | {
-        "latent_rms": rollout.x0[own.to(rollout.x0.device)].square().mean().sqrt().item(),
+        "latent_rms": _rms(rollout.x0[rollout.own_here.to(rollout.x0.device)]),
         "duplicate_prompts": len(prompts) - len(set(prompts)),
     }
+
+
+def _rms(values: Tensor) -> float:
+    """The root mean square of the values of all processes."""
+    mean = values.square().mean().item() if values.numel() else 0.0
+    found = distributed.merged({"sum": mean * values.numel(), "count": float(values.numel())})
+    return torch.tensor(found["sum"] / max(1.0, found["count"])).sqrt().item()
 
 
 def histogram(reward: Tensor) -> dict[str, list[float]]:
