@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from flowward import models, prompts
 from flowward.algorithms import DGPO, AdvantageFlow, FlowGRPO, TempFlowGRPO
+from flowward.evaluation.evaluate import Evaluation, measure
 from flowward.learning.points import Renoise, RenoiseGroups, unit_order
 from flowward.process.plans import Branches, Chain
 from flowward.process.policy import Condition
@@ -41,6 +43,24 @@ def comparing(images: Tensor, texts: Any, metadata: Any = None) -> Tensor:
 
 
 comparing.compares = True  # type: ignore[attr-defined]
+
+
+def apart(images: Tensor, texts: Any, metadata: Any = None) -> Tensor:
+    """Brightness over that of the prompt's other images in the call."""
+    light = images.mean((1, 2, 3))
+    return torch.stack([light[k] - light[[other == text for other in texts]].mean() for k, text in enumerate(texts)])
+
+
+apart.compares = True  # type: ignore[attr-defined]
+
+
+def evaluation(folder: str) -> dict[str, Any]:
+    """15 images of 5 prompts, of which a reward compares those of a prompt; they are not one after the other."""
+    policy, how = models.load(folder, None, "float32"), Evaluation(images=15, sampler=Sampler(2), batch=1)
+    with counted() as calls:
+        found = measure(policy, prompts.of("mine", TEXTS), how, {"apart": apart, "bright": bright}, pictures=True)
+    pictures = [hashlib.sha256(each).hexdigest() for each in found.pictures]
+    return {**found.scores, "pictures": pictures, "gathered": calls.gathered, "size": list(policy.image_size)}
 
 
 def made(folder: str, name: str, updates: int) -> Trainer:
@@ -98,6 +118,7 @@ def process(number: int, folder: str, where: str, count: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{where}/meet", rank=number, world_size=count)
     found = {f"{name} {updates}": three_iterations(folder, name, updates) for name, updates in RUNS}
+    found["evaluation"] = evaluation(folder)
     checkpoint.save(Path(where) / f"{number}.safetensors", found)
     dist.destroy_process_group()
 
@@ -107,7 +128,8 @@ def alone(tiny: str) -> dict[str, dict[str, Any]]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return {f"{name} {updates}": three_iterations(tiny, name, updates) for name, updates in RUNS}
+        found = {f"{name} {updates}": three_iterations(tiny, name, updates) for name, updates in RUNS}
+        return found | {"evaluation": evaluation(tiny)}
     finally:
         torch.set_num_threads(before)
 
@@ -147,6 +169,19 @@ def test_no_sample_travels(
     for each in (each[case] for each in several):
         assert each["sums"] == 3 * updates
         assert 0 < each["gathered"] / 3 < alone[case]["x0"].nbytes / 4
+
+
+def test_an_evaluation_gathers_scores_and_thumbnails(
+    several: list[dict[str, Any]], alone: dict[str, dict[str, Any]]
+) -> None:
+    """In the order of one process, and no images; those of a prompt are compared by one process."""
+    one = alone["evaluation"]
+    assert one["apart"].abs().max() > 1e-4 and len(set(one["pictures"])) == 15
+    height, width = one["size"]
+    for each in (each["evaluation"] for each in several):
+        assert torch.equal(each["bright"], one["bright"]) and each["pictures"] == one["pictures"]
+        torch.testing.assert_close(each["apart"], one["apart"], rtol=0, atol=1e-6)
+        assert 0 < each["gathered"] < 15 * 3 * height * width * 4 / len(several) / 2
 
 
 def test_what_travels_of_flow_grpo_at_512_pixels() -> None:
