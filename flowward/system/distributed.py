@@ -34,6 +34,9 @@ BUFFER = 64 * 2**20  # bytes of gradients that travel together
 GRACE = 120.0  # seconds for the others to save and exit after one process has failed
 
 
+_waited = 0.0  # seconds: see `waited`
+
+
 class Deserted(RuntimeError):
     """Another process of the run has ended."""
 
@@ -185,12 +188,21 @@ def _others() -> Iterator[None]:
     Raises:
         Deserted: another process has ended; torch reports that as a plain RuntimeError.
     """
+    global _waited
+    started = time.perf_counter()
     try:
         yield
     except RuntimeError as error:
         raise Deserted(
             "another process of this run has ended, so this one cannot continue; see its message above"
         ) from error
+    finally:
+        _waited += time.perf_counter() - started
+
+
+def waited() -> float:
+    """Seconds that this process has spent with what needs the others; on a GPU sums of gradients end later."""
+    return _waited
 
 
 def is_news(sentence: str) -> bool:
@@ -299,6 +311,20 @@ def _buffers(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
             part.append(tensor)
             size += tensor.nbytes
         yield part
+
+
+def apart(tensors: Sequence[Tensor]) -> list[int]:
+    """The processes whose tensors differ from those of the first, by a 64-bit sum of their bits; usually none."""
+    if count() == 1:
+        return []
+    sums = told(sum((number + 1) * _bits(tensor) for number, tensor in enumerate(tensors)) % 2**64)
+    return [rank for rank, own in enumerate(sums) if own != sums[0]]
+
+
+def _bits(tensor: Tensor) -> int:
+    """The sum of the bits of all numbers, as whole numbers that start again at 2^64."""
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return int(tensor.detach().contiguous().view(whole).sum(dtype=torch.int64))
 
 
 def merged(figures: Mapping[str, float], combine: Any = sum) -> dict[str, float]:

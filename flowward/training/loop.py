@@ -7,6 +7,7 @@ generator to save, and several processes can share the work.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -25,7 +26,7 @@ from ..system import distributed, memory, threads
 from .course import Course, Measures, TrainingError
 from .folder import RunFolder
 from .health import Health, held_up
-from .metrics import Clock, Step, Tally
+from .metrics import Clock, Step, Tally, pace
 from .run import Training
 from .samples import Samples
 from .trackers import opened
@@ -113,6 +114,22 @@ class Loop(ABC, Generic[Measures]):
         with opened(self.run.track, folder, self.iteration) as trackers:
             yield from Course(self, evaluator, folder, trackers).steps(remarks)
 
+    def refuse_apart(self) -> None:
+        """All processes compare their trained weights, and end where these differ.
+
+        Raises:
+            TrainingError: they do; nothing is saved.
+        """
+        if others := distributed.apart(self.parameters):
+            self.sound = False
+            who = f"process {others[0]}" if len(others) == 1 else f"processes {', '.join(map(str, others))}"
+            when = f"after iteration {self.iteration}" if self.iteration else "before the first iteration"
+            raise TrainingError(
+                f"{when} the weights of {who} differ from those of process 0, although all must be equal; they are not "
+                "saved. A device or a library has computed something else, or a file is not the same everywhere: "
+                "resume from the last checkpoint, and look for the cause if it comes again"
+            )
+
     def due(self, iteration: int) -> bool:
         """Whether an evaluation follows this iteration."""
         every = self.run.evaluate_every
@@ -131,6 +148,7 @@ class Loop(ABC, Generic[Measures]):
 
     def _step(self) -> Step:
         clock, index = Clock(), self.iteration
+        started, waited = time.perf_counter(), distributed.waited()
         self._samples.release()
         gathered = self.gather(index, clock)
         with clock("train"), threads.watched() as cores:
@@ -148,12 +166,14 @@ class Loop(ABC, Generic[Measures]):
         said = [*self.told, *self.health.check(metrics), *held_up(share)]
         self.told, self._samples = [], gathered.samples
         self.iteration, self.sound = index + 1, True
+        busy = time.perf_counter() - started - (distributed.waited() - waited)
         return Step(
             self.iteration,
             metrics,
             said,
             clock.seconds,
             cpu_share=share,
+            pace=pace(busy),
             shown=gathered.shown,
             samples=gathered.samples,
         )

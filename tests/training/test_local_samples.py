@@ -25,6 +25,9 @@ from flowward.process.policy import Condition
 from flowward.process.rollout import Drawn, Rollout, Sampler, Steps
 from flowward.system import checkpoint, distributed
 from flowward.training import batches
+from flowward.training.course import TrainingError
+from flowward.training.folder import RunFolder
+from flowward.training.metrics import Step
 from flowward.training.trainer import Trainer
 
 LAYOUTS = (2, 4)  # processes; an iteration has two prompts, which are one update
@@ -114,11 +117,38 @@ def three_iterations(folder: str, name: str, updates: int) -> dict[str, Any]:
     }
 
 
+def strayed(folder: str, where: Path, number: int) -> dict[str, Any]:
+    """What becomes of a run where one weight of the last process changes, before the first and after iteration 1."""
+    found: dict[str, Any] = {}
+    for when in (0, 1):
+        one = made(folder, "advantageflow", 1)
+        one.run = replace(one.run, checkpoint_every=1)
+        out = RunFolder.create(where / str(when), {"model": "mine"}) if number == 0 else None
+        lines: list[Any] = []
+
+        def stray(one: Trainer = one) -> None:
+            if number == dist.get_world_size() - 1:
+                with torch.no_grad():
+                    one.parameters[3].view(-1)[0] += 1e-6
+
+        if when == 0:
+            stray()
+        try:
+            for step in one.steps(None, out):
+                lines.append(step.line(8))
+                stray()
+        except TrainingError as error:
+            saved = [int(path.stem) for path in out.checkpoints()] if out else []
+            found[str(when)] = {"said": str(error), "steps": len(lines), "saved": saved}
+    return found | {"seconds": lines[0]["seconds"]}
+
+
 def process(number: int, folder: str, where: str, count: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{where}/meet", rank=number, world_size=count)
     found = {f"{name} {updates}": three_iterations(folder, name, updates) for name, updates in RUNS}
     found["evaluation"] = evaluation(folder)
+    found["strayed"] = strayed(folder, Path(where), number)
     checkpoint.save(Path(where) / f"{number}.safetensors", found)
     dist.destroy_process_group()
 
@@ -182,6 +212,23 @@ def test_an_evaluation_gathers_scores_and_thumbnails(
         assert torch.equal(each["bright"], one["bright"]) and each["pictures"] == one["pictures"]
         torch.testing.assert_close(each["apart"], one["apart"], rtol=0, atol=1e-6)
         assert 0 < each["gathered"] < 15 * 3 * height * width * 4 / len(several) / 2
+
+
+def test_weights_that_differ_end_the_run_and_are_not_saved(several: list[dict[str, Any]]) -> None:
+    last = len(several) - 1
+    for number, each in enumerate(each["strayed"] for each in several):
+        for when, started in (("0", "before the first iteration the"), ("1", "after iteration 2 the")):
+            found = each[when]
+            assert found["said"].startswith(f"{started} weights of process {last} differ from those of process 0")
+            assert found["steps"] == int(when) and found["saved"] == [1] * (number == 0 and when == "1")
+
+
+def test_the_slowest_and_the_fastest_process_are_told(several: list[dict[str, Any]]) -> None:
+    for each in (each["strayed"]["seconds"] for each in several):
+        assert 0 < each["fastest"] <= each["slowest"] < each["total"] + 1
+        assert each["slowest"] == several[0]["strayed"]["seconds"]["slowest"]
+        assert {"slowest", "fastest"}.isdisjoint(Step.of({"iteration": 1, "seconds": each}).seconds)
+        assert Step.of({"iteration": 1, "seconds": each}).line(8)["seconds"] == each
 
 
 def test_what_travels_of_flow_grpo_at_512_pixels() -> None:
