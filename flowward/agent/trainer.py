@@ -201,7 +201,7 @@ class AgentTrainer(Loop[AgentEvaluator]):
         indices = [choice.indices[number // self.run.group_size] for number in numbers]
         texts, about = [self.questions.texts[i] for i in indices], self.questions.about(indices) or [{}] * len(indices)
         answers = [episode.answer for episode in episodes]
-        reward = agreed(lambda: torch.stack([term.score(answers, texts, about) for term in self.terms], 1))
+        reward = agreed(lambda: torch.stack([term.score(answers, texts, about) for term in self.terms], 1), slow=True)
         failed = torch.tensor([int(episode.failed) for episode in episodes], dtype=torch.long)
         every = distributed.everyone(Played(trace, failed))
         if all(bool(each.failed.all()) for each in every):

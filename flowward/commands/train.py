@@ -63,6 +63,7 @@ PAGE = Page(
             "memory",
             "seed",
             "processes",
+            "patience",
             "threads",
         ),
     ),
@@ -99,7 +100,7 @@ def run(words: list[str]) -> int:
             print(said, flush=True)
         hooked = [f"--hook={name}" for name in named]
         return distributed.launch(int(processes), ["train", *words, *where, *again, *hooked])
-    with distributed.joined() as others:
+    with distributed.joined(settings.patience) as others:
         if said:
             print(said)
         command = given + (f" --processes {others}" if others > 1 else "")

@@ -255,7 +255,8 @@ def measure(
     mine, held = dealt[distributed.rank()], list[Tensor]()
     how = evaluation
     batches = _batches(policy, asked, how.sampler, how.seed, how.weights, how.batch, mine)
-    with policy.weights.still(evaluation.weights), agreement():
+    slow = any(getattr(reward, "in_background", False) for reward in rewards.values())
+    with policy.weights.still(evaluation.weights), agreement(slow):
         for numbers, images in batches:
             part = [chosen[number] for number in numbers]
             own = [prompts.texts[i] for i in part]

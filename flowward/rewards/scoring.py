@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -39,6 +39,11 @@ class Scoring:
         self._answers: dict[str, list[Future[Tensor]]] = {}
         self._missed = self._missing()  # before this iteration
         self._threads = ThreadPoolExecutor(AT_ONCE * sum(self._waiting)) if any(self._waiting) else None
+
+    @property
+    def slow(self) -> bool:
+        """Whether a reward may wait for a server."""
+        return any(self._waiting)
 
     def __enter__(self) -> Self:
         return self
@@ -96,8 +101,11 @@ class Scoring:
 
 
 @contextmanager
-def agreement() -> Iterator[None]:
+def agreement(slow: bool = False) -> Iterator[None]:
     """Inside, each process scores its own images; if one fails, all processes raise.
+
+    Args:
+        slow: a process may wait for servers meanwhile, so the others wait for it longer than usual.
 
     Raises:
         RewardError: a reward failed in some process.
@@ -107,16 +115,18 @@ def agreement() -> Iterator[None]:
         yield
     except RewardError as error:
         failure = error
-    if said := distributed.messages(str(failure) or "RewardError" if failure else None):
+    with distributed.patiently() if slow else nullcontext():
+        said = distributed.messages(str(failure) or "RewardError" if failure else None)
+    if said:
         raise failure or RewardError(said[0])
 
 
-def agreed(scored: Callable[[], Tensor]) -> Tensor:
-    """The scores [N, R] of all processes; `scored` computes those of this one.
+def agreed(scored: Callable[[], Tensor], slow: bool = False) -> Tensor:
+    """The scores [N, R] of all processes; `scored` computes those of this one. For `slow` see `agreement`.
 
     Raises:
         RewardError: a reward failed in some process; all processes raise it.
     """
-    with agreement():
+    with agreement(slow):
         mine = scored()
     return torch.cat(distributed.everyone(mine))

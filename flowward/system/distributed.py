@@ -29,12 +29,16 @@ from torch import Tensor
 from .terminal import tell
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=2)  # one process may wait this long for another, such as for encoding prompts
+PATIENCE = 600.0  # seconds that one process waits for another
+MOST_PATIENCE = 1e8  # three years
+LONG = timedelta(hours=2)  # the same while models are loaded, prompts encoded, and servers asked
 BUFFER = 64 * 2**20  # bytes of gradients that travel together
 GRACE = 120.0  # seconds for the others to save and exit after one process has failed
 
 
 _waited = 0.0  # seconds: see `waited`
+_group: Any = None  # the process group that is used now; None: torch's default one
+_long: Any = None  # the one with LONG patience
 
 
 class Deserted(RuntimeError):
@@ -52,14 +56,15 @@ def count() -> int:
 
 
 @contextmanager
-def joined() -> Iterator[int]:
+def joined(patience: float = PATIENCE) -> Iterator[int]:
     """Inside, this process joins the others if torchrun started it; yields the number of processes.
 
-    Only the first prints.
+    Only the first prints. A process that waits longer than `patience` seconds for another gives up (see `patiently`).
 
     Raises:
         ValueError: there are more processes than CUDA devices.
     """
+    global _long
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         yield count()
         return
@@ -67,14 +72,18 @@ def joined() -> Iterator[int]:
     if torch.cuda.is_available():
         _refuse_many(local + 1)
         torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        timeout=timedelta(seconds=min(patience, MOST_PATIENCE)),
+    )
+    _long = dist.new_group(timeout=LONG)
     said = sys.stdout
     try:
         if rank() > 0:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the rest of the process
         yield count()
     finally:
-        sys.stdout = said
+        sys.stdout, _long = said, None
         dist.destroy_process_group()
 
 
@@ -165,6 +174,20 @@ def _ended(ranks: Sequence[Popen[bytes]]) -> int:
 
 
 @contextmanager
+def patiently() -> Iterator[None]:
+    """Inside, processes wait LONG for each other: each may have to load, encode, or ask a server for some time.
+
+    All processes have to enter and leave it together.
+    """
+    global _group
+    before, _group = _group, _long
+    try:
+        yield
+    finally:
+        _group = before
+
+
+@contextmanager
 def first() -> Iterator[None]:
     """Run the block in the first process alone; the others follow when it is done."""
     if rank() > 0:
@@ -178,7 +201,7 @@ def wait() -> None:
     """Wait until every process calls this."""
     if count() > 1:
         with _others():
-            dist.barrier()
+            dist.barrier(_group)
 
 
 @contextmanager
@@ -194,7 +217,8 @@ def _others() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise Deserted(
-            "another process of this run has ended, so this one cannot continue; see its message above"
+            "another process of this run has ended, or did not answer in time (--patience), so this one cannot "
+            "continue; see its message above"
         ) from error
     finally:
         _waited += time.perf_counter() - started
@@ -237,7 +261,7 @@ def everyone(value: T) -> list[T]:
         padded[: tensor.numel()] = tensor.flatten()
         parts = [torch.empty_like(padded) for _ in sizes]
         with _others():
-            dist.all_gather(parts, padded)
+            dist.all_gather(parts, padded, _group)
         for each, part, size in zip(found, parts, sizes, strict=True):
             each.append(part[: size.numel()].view(size))
     return [_rebuilt(value, iter(tensors)) for tensors in found]
@@ -249,7 +273,7 @@ def told(value: T) -> list[T]:
         return [value]
     found: list[Any] = [None] * count()
     with _others():
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, _group)
     return found
 
 
@@ -292,7 +316,7 @@ def add_up(tensors: Sequence[Tensor]) -> None:
     for alike in _buffers(tensors):
         flat = torch.cat([tensor.flatten() for tensor in alike])
         with _others():
-            dist.all_reduce(flat)
+            dist.all_reduce(flat, group=_group)
         for tensor, part in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
             tensor.copy_(part.view_as(tensor))
 

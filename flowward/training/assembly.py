@@ -136,15 +136,19 @@ def started(
     path, assemble = settings.run.output, assemble or assembled
     with ExitStack() as stack:
         if distributed.rank():
-            yield assemble(settings, resume, changed_inputs), None
+            with distributed.patiently():
+                made = assemble(settings, resume, changed_inputs)
+            yield made, None
         elif resume:
             folder = stack.enter_context(RunFolder.open(path).held())
-            made = assemble(settings, resume, changed_inputs)
+            with distributed.patiently():
+                made = assemble(settings, resume, changed_inputs)
             told = folder.resume(made.trainer.iteration, made.described, made.inputs, made.changes)
             yield replace(made, warnings=(*made.warnings, *([told] if told else []))), folder
         else:
             RunFolder.refuse(path)
-            made = assemble(settings, False, False)
+            with distributed.patiently():
+                made = assemble(settings, False, False)
             folder = RunFolder.create(path, made.described, made.inputs)
             yield made, stack.enter_context(folder.held())
 

@@ -150,7 +150,7 @@ class Trainer(Loop[Evaluator]):
                 rollout = self.graft(rollout, prompts, index)
                 self._refuse_infinite(rollout)
             with clock("reward"):
-                rewards = agreed(lambda: scoring.result(images))
+                rewards = agreed(lambda: scoring.result(images), scoring.slow)
                 rollout = self.credit(rollout, rewards, prompts)
         with clock("train"):
             own, names = rollout.own, [name for name, _, _ in terms(self.reward)]

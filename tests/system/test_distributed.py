@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import signal
+import socket
 import sys
 import threading
 import time
@@ -163,6 +164,25 @@ def process(number: int, folder: str, where: str) -> None:
     dist.destroy_process_group()
 
 
+def late(number: int, where: str, port: int) -> None:
+    """The last process is late, first where others are patient, then where they are not."""
+    around = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": PROCESSES, "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in around.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "x"}
+    said = list[Any]()
+    with distributed.joined(patience=1.0):
+        with distributed.patiently():
+            time.sleep(2.0 * number)
+            said.append(distributed.told(number))
+        said.append(distributed.told(number))  # all are there
+        time.sleep(3.0 * number)
+        try:
+            distributed.add_up([torch.ones(1)])
+        except distributed.Deserted as error:
+            said.append(str(error))
+    (Path(where) / f"{number}.json").write_text(json.dumps(said))
+
+
 @pytest.fixture(scope="module")
 def results(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     where = tmp_path_factory.mktemp("processes")
@@ -229,6 +249,17 @@ def test_gradients_are_added_up_in_a_few_buffers(results: list[dict[str, Any]]) 
         assert torch.equal(found["turned"], 2 * torch.arange(6.0).view(2, 3).t())
         assert found["bytes"] == 8 * sum(sizes) + 6 * 4 + 30 * 6
         assert found["calls"] == 7 + 1
+
+
+def test_a_process_waits_longer_only_where_it_is_told_to(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start_processes(late, (str(tmp_path), port), PROCESSES, start_method="spawn")
+    for number in range(PROCESSES):
+        first, second, ended = json.loads((tmp_path / f"{number}.json").read_text())
+        assert first == second == [0, 1]
+        assert ended.startswith("another process of this run has ended, or did not answer in time (--patience)")
 
 
 def test_shares_are_whole_and_leave_nothing_out(results: list[dict[str, Any]]) -> None:

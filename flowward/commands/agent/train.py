@@ -94,7 +94,7 @@ def run(words: list[str]) -> int:
             print(said, flush=True)
         hooked = [f"--hook={name}" for name in named]
         return distributed.launch(int(processes), ["agent", "train", *words, *where, *again, *hooked])
-    with distributed.joined() as others:
+    with distributed.joined(settings.patience) as others:
         if said:
             print(said)
         command = typed + (f" --processes {others}" if others > 1 else "")
