@@ -16,6 +16,7 @@ from ..system.paths import short_code
 from .lines import readable
 
 PARTS: Mapping[str, type | tuple[type, ...]] = {  # of a config.yaml: the types that readers rely on
+    "kind": str,
     "model": str,
     "run": dict,
     "loading": dict,
