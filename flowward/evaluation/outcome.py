@@ -24,11 +24,12 @@ class Nouns:
     samples: str
     sample: str
     prompts: str
+    prompt: str
 
 
 NOUNS = {
-    "images": Nouns("images", "image", "prompts"),
-    "episodes": Nouns("episodes", "episode", "questions"),
+    "images": Nouns("images", "image", "prompts", "prompt"),
+    "episodes": Nouns("episodes", "episode", "questions", "question"),
 }
 
 

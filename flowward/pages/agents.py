@@ -20,7 +20,7 @@ from ..training.record import Record
 from . import curves
 from .curves import Run
 from .page import Line, duration, is_number
-from .parts import Chart, Fact, Table
+from .parts import Chart, Fact, Series, Table
 
 MOST = 5  # questions that are shown side by side
 LONG = 20_000  # characters of a text that are shown
@@ -45,8 +45,8 @@ PROBLEMS = {
 }
 SHOWN = ("turns", "end", "tool", "trouble", *PROBLEMS)  # metrics that these sections show, up to their slash
 MODULES = {"rollout": "planner", "planner": "planner", "train": "planner", "analyst": "analysis"}  # by part of the time
-WEIGHTS = ("sampled", "greedy")
 Way = Literal["sampled", "greedy"]
+WAYS: tuple[Way, ...] = ("sampled", "greedy")
 
 
 class Behaviour(BaseModel):
@@ -178,7 +178,7 @@ def _measured(lines: Sequence[Line]) -> Iterator[Measured]:
     for line in lines:
         told = (line.get("evaluation") or {}).get("behaviour")
         found: dict[Way, Behaviour] = {}
-        for way in WEIGHTS:
+        for way in WAYS:
             with suppress(ValidationError):
                 found[way] = Behaviour.model_validate(told.get(way) if isinstance(told, dict) else None)  # type: ignore[index]
         if found:
@@ -329,12 +329,13 @@ def _tools(measured: Sequence[Measured], curve: Run) -> dict[str, Any]:
         key.removeprefix("tool/") for line in curve.trained for key in line if key.startswith("tool/")
     )
     found = [each for each in _ends(measured) if "sampled" in each.behaviour]
-    used = [each.behaviour[way].used for each in found for way in WEIGHTS if way in each.behaviour]
+    used = [each.behaviour[way].used for each in found for way in WAYS if way in each.behaviour]
     for own in used:
         recorded |= dict.fromkeys(own)
     names = sorted(recorded)  # the same colour in all bars and curves
     colours = {name: number for number, name in enumerate(names)}
-    chart = _several(curve, {f"tool/{name}": _tool(name) for name in names}, "Share of turns with each tool, in training")
+    keys = {f"tool/{name}": _tool(name) for name in names}
+    chart = _several(curve, keys, "Share of turns with each tool, in training")
     return {
         "moments": [_moment(each.iteration) for each in found],
         "bars": [_bars(each.behaviour["sampled"], colours) for each in found],
@@ -358,14 +359,22 @@ def _bars(own: Behaviour, colours: Mapping[str, int]) -> list[Bar]:
     return bars
 
 
-def _several(curve: Run, keys: Mapping[str, str], title: str) -> Chart | None:
-    """Shares of one iteration in one chart; None if none of them was recorded."""
+def _several(curve: Run, keys: Mapping[str, str], title: str, whole: bool = True) -> Chart | None:
+    """Shares of each iteration in one chart, without those that are always 0; None if all are.
+
+    Args:
+        keys: metrics, and their names in the legend.
+        whole: the axis goes from 0 to 1.
+    """
     series = []
     for colour, (key, name) in enumerate(keys.items()):
         y = [line[key] if is_number(line.get(key)) else None for line in curve.trained]
-        if any(value is not None for value in y):
-            series.append(curves.Series(y, curve.axes[0].key, name, key=key, colour=colour))
-    return Chart(title, series, limits=curves.SHARE, smooth=True, height=260) if series else None
+        if any(y):
+            series.append(Series(y, curve.axes[0].key, name, key=key, colour=colour))
+    if not series:
+        return None
+    title = f"{title}: {series[0].name}" if len(series) == 1 else title  # a single curve has no legend
+    return Chart(title, series, limits=curves.SHARE if whole else None, smooth=True, height=260)
 
 
 # Turns
@@ -383,26 +392,29 @@ def _turns(measured: Sequence[Measured], curve: Run) -> dict[str, Any]:
     }
     wrong |= {said: lambda own, name=name: _percent(getattr(own, name)) for name, said in PROBLEMS.items()}
     length = {"tokens per planner's answer": lambda own: "–" if own.answer_tokens is None else f"{own.answer_tokens:.1f}"}
+    every = [own for each in found for own in each.behaviour.values()]
+    never = [name for name, figure in (how | wrong).items() if all(figure(own) == _percent(0) for own in every)]
+    rows = {name: figure for name, figure in (how | wrong | length).items() if name not in never}
     keys = {f"trouble/{name}": said for name, said in WRONG.items()} | PROBLEMS
-    ever = {key: said for key, said in keys.items() if any(line.get(key) for line in curve.trained)}
+    known = any("turns" in line for line in curve.trained)
     return {
-        "table": _compared(found, how, "episodes"),
-        "troubles": _compared(found, wrong | length, "turns"),
-        "length": curves.explained([curve], ["turns"]) if any("turns" in line for line in curve.trained) else [],
+        "table": _compared(found, rows, ""),
+        "never": ", ".join(never),
+        "length": curves.metric([curve], "turns", height=260) if known else None,
         "ends": _several(curve, {f"end/{end}": said for end, said in ENDED.items()}, "How episodes end, in training"),
-        "wrong": _several(curve, ever, "Turns with a problem, in training"),
-        "trained": bool(curve.trained),
+        "wrong": _several(curve, keys, "Turns with a problem, in training", whole=False),
+        "trained": known,
     }
 
 
 def _compared(found: Sequence[Measured], rows: Mapping[str, Any], what: str) -> Table | None:
     """Figures of sampled and greedy episodes, before and after training."""
-    columns = [(way, each) for way in WEIGHTS for each in found if way in each.behaviour]
+    columns = [(way, each) for way in WAYS for each in found if way in each.behaviour]
     if not columns or not rows:
         return None
     head = [what, *(f"{way}, {when(each.iteration)}" for way, each in columns)]
     cells = [[name, *(figure(each.behaviour[way]) for way, each in columns)] for name, figure in rows.items()]
-    return Table(head, cells, about=f"{what.capitalize()} before and after training")
+    return Table(head, cells, about=f"{what or 'turns and ends'}, before and after training")
 
 
 # Time
@@ -411,12 +423,14 @@ def _compared(found: Sequence[Measured], rows: Mapping[str, Any], what: str) -> 
 def _spent(lines: Sequence[Line]) -> Table | None:
     """Seconds of all iterations by module, with the model of each."""
     named: dict[str, Any] = {}
-    spent: dict[str, float] = {}
+    spent = dict.fromkeys((part for line in reversed(lines) for part in line.get("seconds") or {}), 0.0)
+    for other in ("total", "cpu_share"):
+        spent.pop(other, None)
     for line in lines:
         named = (line.get("evaluation") or {}).get("modules") or named
         for part, own in (line.get("seconds") or {}).items():
-            if part not in ("total", "cpu_share"):
-                spent[part] = spent.get(part, 0.0) + own
+            if part in spent:
+                spent[part] += own
     trained = max(1, sum(line["iteration"] > 0 for line in lines))
     rows = [
         [part, str(named.get(MODULES.get(part, part), "–")), duration(own), f"{own / trained:.3g} s"]

@@ -54,7 +54,7 @@
       }
       const smooth = spec.smooth && chosen.smooth > 0;
       const line = {
-        type: "scatter", x, y: series.y, name, showlegend: several, text: series.said?.map(escaped),
+        type: "scatter", x, y: series.y, name, showlegend: several && !smooth, text: series.said?.map(escaped),
         mode: spec.dots || x.length < 30 ? "lines+markers" : "lines",
         line: { color: smooth ? faint(tint, 0.3) : tint, width: smooth ? 1 : 2, dash: DASHES[kind(series)] },
         marker: { size: 7, color: tint, symbol: SYMBOLS[kind(series)] },
@@ -65,6 +65,7 @@
         parts.push({
           ...line, y: smoothed(series.y), name: `${name}, smoothed`, showlegend: false, text: undefined,
           line: { ...line.line, color: tint, width: 2 }, hovertemplate: "%{y:.4g}",
+          ...(several ? { name, showlegend: true, hoverinfo: "skip", hovertemplate: undefined } : {}),
         });
       }
       return parts;
@@ -118,7 +119,7 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       hovermode: flat ? "closest" : "x unified", dragmode: matchMedia("(hover: none)").matches ? false : "zoom",
       hoverlabel: { bgcolor: colour("--raised"), bordercolor: rule, font: { color: ink } },
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
+      legend: { orientation: "h", traceorder: "normal", x: 0, y: 1.02, yanchor: "bottom" },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--quiet"), activecolor: ink, orientation: "h" },
       xaxis: flat ? amount : moment, yaxis: flat ? names : amount,
       uirevision: `${chosen.x} ${chosen.log}`,  // what the reader has zoomed into stays when new points come

@@ -189,7 +189,7 @@
       : `There are no runs in ${folder.folder} yet. This page shows them as soon as they start.`;
     document.querySelectorAll("section:not(#table), .wide, .contents").forEach((part) => { part.hidden = !runs.size; });
     const unseen = colours.size > 0 && !chosen().some((run) => run.facts.pictures);  // episodes have no pictures
-    for (const part of [at("samples"), document.querySelector("[href='#samples']").parentElement]) part.hidden ||= unseen;
+    for (const part of [at("samples"), document.querySelector("[href='#samples']").parentElement]) part.hidden = unseen || !runs.size;
     since();
   }
   // The same sentence as `overlay.unlike`.
