@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..evaluation.leakage import leak
@@ -33,8 +34,9 @@ from .modules import (
     no_analysis,
     stop_after_a_final_tool,
 )
-from .rewards import Term
-from .rollout import Before, InProcess, Player, Sampler
+from .rewards import Judge, Term
+from .rollout import Before, InProcess, OnServer, Player, Sampler
+from .serving import ServedPlanner
 from .system import Reader, System
 from .templates import Templates
 from .toolbox import Toolbox
@@ -79,7 +81,7 @@ def assembled(settings: Settings, resume: bool = False, changed_inputs: bool = F
     Raises:
         ValueError: the settings do not fit together, a server is missing, or the run folder is damaged.
     """
-    terms = rewards.load(settings.reward)
+    terms = terms_of(settings)
     asked = questions.weighted(questions.load(settings.questions, settings.question_column), settings.question_weights)
     held_out = questions.load(settings.evaluation.questions, settings.evaluation.question_column)
     found = inputs_of(settings, asked, held_out, terms)
@@ -89,7 +91,9 @@ def assembled(settings: Settings, resume: bool = False, changed_inputs: bool = F
     player = player_of(settings, language)
     for text in dict.fromkeys((*asked.texts, *held_out.texts)):
         player.system.refuse(text)
-    trainer = AgentTrainer(settings.algorithm, language, player, terms, asked, settings.run, settings.temperature)
+    trainer = AgentTrainer(
+        settings.algorithm, language, player, terms, asked, settings.run, settings.temperature, settings.correct
+    )
     if SAME in player.models and "reference" not in trainer.algorithm.anchors:
         language.weights.add("reference")
     if resume and settings.run.output:
@@ -109,7 +113,7 @@ def evaluator_of(settings: Settings, player: Player) -> AgentEvaluator:
     asked = questions.load(how.questions, how.question_column)
     for text in asked.texts:
         player.system.refuse(text)
-    return AgentEvaluator(player, asked, rewards.load(settings.reward), how, facts(settings))
+    return AgentEvaluator(player, asked, terms_of(settings), how, facts(settings))
 
 
 def _restore(trainer: AgentTrainer, folder: RunFolder, changes: Sequence[Change]) -> None:
@@ -148,6 +152,8 @@ def player_of(settings: Settings, language: Language) -> Player:
     reader = language.reader(limits.max_tokens, settings.max_prompt)
     tools = Toolbox.load(settings.tools, settings.python_unconfined, lambda name: _server(settings, name).ask)
     sampler: Sampler = InProcess(language, settings.temperature, limits.max_tokens)
+    if settings.server:
+        sampler = OnServer(language, _planner_server(settings), (settings.run.output or Path(".")) / "served")
     return Player(
         system_of(settings, reader, tools), sampler, tools, models_of(settings, language), settings.run.rollout_batch
     )
@@ -164,6 +170,25 @@ def models_of(settings: Settings, language: Language | None = None) -> dict[str,
         elif name not in RULES:
             found[name] = _server(settings, name)
     return found
+
+
+def _planner_server(settings: Settings) -> ServedPlanner:
+    """Raises ValueError if it does not answer, or lacks an option that it must be started with."""
+    found = ServedPlanner(
+        settings.server or "",
+        temperature=settings.temperature,
+        max_tokens=settings.limits.max_tokens,
+        concurrency=settings.concurrency,
+        patience=settings.patience,
+    )
+    found.refuse()
+    return found
+
+
+def terms_of(settings: Settings) -> list[Term]:
+    """The rewards. Raises ValueError if one is unknown, or a judge does not answer."""
+    templates = Templates(settings.templates)
+    return rewards.load(settings.reward, lambda address: Judge(_server(settings, address), templates))
 
 
 def _server(settings: Settings, name: str) -> ChatModel:
@@ -208,7 +233,8 @@ def inputs_of(settings: Settings, asked: PromptSet, held_out: PromptSet, terms: 
         "evaluation questions": {"named": settings.evaluation.questions, "identity": _questions(held_out)},
     }
     for term in terms:
-        found[f"reward {term.name}"] = {"named": term.name, "identity": {"code": code_of(term.reward)}}
+        known = getattr(term.reward, "identity", {})
+        found[f"reward {term.name}"] = {"named": term.name, "identity": {**known, "code": code_of(term.reward)}}
     if settings.templates:
         found["templates"] = {
             "named": str(settings.templates), "identity": {"hash": fingerprint(settings.templates)}

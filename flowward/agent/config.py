@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..models.adapters import Adapters
 from ..system import tables
-from ..system.errors import between, first_invalid, not_negative, positive, unknown
+from ..system.errors import between, first_invalid, positive, unknown
 from ..system.nested import each_word, lists_of_one, over, refuse_unknown
 from ..system.paths import absolute, expanded
 from ..system.precision import Wish
@@ -92,10 +92,13 @@ class Settings:
     def __post_init__(self) -> None:
         positive(self, "temperature", "patience")
         between(self, 1, 10_000, "concurrency")
+        if self.server is not None and self.lora_rank is None:
+            raise ValueError("a server gets the planner's new weights as a LoRA adapter: set lora_rank (--lora-rank)")
         if self.max_prompt is not None:
             between(self, 1, 10_000_000, "max_prompt")
         if self.correct is not None:
-            not_negative(self, "correct")
+            if not self.correct >= 1:
+                raise ValueError(f"correct, the largest weight of a token, must be at least 1, not {self.correct:g}")
             if self.server is None:
                 raise ValueError("correct weights tokens by the probabilities of a server: name one with --server")
 

@@ -14,6 +14,8 @@ ONE_TURN = 0.98  # share of episodes that end after their first turn
 IDLE = 0.5  # share of turns without a tool
 FAR = 0.5  # KL in nats per token, from which a jump is told
 JUMP = 4.0  # KL / its recent median
+APART = 0.05  # nats per token between a server's log-probabilities and those of training
+APART_RATIO = 0.1  # mean probability ratio between them - 1
 LONGER = 2.0  # answer tokens / their first value
 
 
@@ -67,6 +69,11 @@ class AgentHealth(Health):
                 f"{median(self.kls):.2g}): lower the learning rate, or raise --algorithm.beta"
             )
         self.kls = [*self.kls, kl][-WINDOW:]
+        if m.get("server_gap_mean", 0.0) > APART or abs(m.get("server_gap_ratio", 1.0) - 1) > APART_RATIO:
+            yield (
+                f"the server's log-probabilities differ from those of training by {m['server_gap_mean']:.2g} nats per "
+                "token: check that it runs the same model, precision and temperature, or use --correct 2"
+            )
         if self.first_tokens and m.get("answer_tokens", 0.0) > LONGER * self.first_tokens + 8:
             yield (
                 f"the planner's answers are {m['answer_tokens'] / self.first_tokens:.1f} times as long as at the "

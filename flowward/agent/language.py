@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ WORLD = Path(__file__).parent / "start"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """layers that get adapters: attention and feed-forward (Llama, Qwen, Mistral and others name them so)"""
 NONE = -1  # in place of a token id: padding
+REMEMBERED = 4096  # prompts whose token ids are kept
 SHRINK = 0.75  # part of the rows that go on, below which finished ones leave the batch
 
 
@@ -83,6 +85,7 @@ class Language:
         self.weights, self.notes = trainable(network, adapters, usual=TARGETS, seed=seed)
         self.identity |= self.weights.identity()
         self._folds_system = not self._takes_system()
+        self._encoded = lru_cache(REMEMBERED)(self._encode)  # episodes of a question begin with the same prompt
 
     @classmethod
     def load(
@@ -162,6 +165,9 @@ class Language:
 
         A system message goes before the user's text if the template has no place for it.
         """
+        return self._encoded(messages)
+
+    def _encode(self, messages: Messages) -> tuple[int, ...]:
         if self._folds_system and messages and messages[0][0] == "system":
             (_, system), (role, first), *rest = messages
             messages = ((role, f"{system}\n\n{first}"), *rest)

@@ -7,7 +7,7 @@ inside it, are two numbers, so that the three ways of averaging are one equation
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -31,6 +31,7 @@ class Trace:
     prompts: Tensor  # [T] length of each prompt
     answers: Tensor  # [T] length of each answer
     episode: Tensor  # [T] number of the episode
+    correction: Tensor  # of each token of the answers, float32: what its loss is multiplied with; usually 1
 
     @classmethod
     def of(cls, episodes: Sequence[Episode], numbers: Sequence[int], chosen: Chosen = "all") -> Trace:
@@ -48,13 +49,13 @@ class Trace:
             torch.tensor([len(turn.prompt) for _, turn in turns], dtype=torch.long),
             torch.tensor([len(turn.said.ids) for _, turn in turns], dtype=torch.long),
             torch.tensor([number for number, _ in turns], dtype=torch.long),
+            torch.ones(sum(len(turn.said.ids) for _, turn in turns)),
         )
 
     @classmethod
     def cat(cls, traces: Sequence[Trace]) -> Trace:
         """The turns of all of them, in order."""
-        names = ("prompt", "answer", "log_prob", "prompts", "answers", "episode")
-        return cls(*(torch.cat([getattr(each, name) for each in traces]) for name in names))
+        return cls(*(torch.cat([getattr(each, name.name) for each in traces]) for name in fields(cls)))
 
     def __len__(self) -> int:
         return len(self.episode)
@@ -99,13 +100,15 @@ class Turns:
         prompts = self.trace.prompt.split(self.trace.prompts.tolist())
         answers = self.trace.answer.split(self.trace.answers.tolist())
         recorded = self.trace.log_prob.split(self.trace.answers.tolist())
+        corrections = self.trace.correction.split(self.trace.answers.tolist())
         rows = numbers.tolist()
         answer = pad_sequence([answers[row] for row in rows], batch_first=True, padding_value=-1)
         return Decisions(
             pad_sequence([prompts[row] for row in rows], batch_first=True, padding_value=-1, padding_side="left"),
             answer,
             self.advantage[numbers],
-            (answer >= 0) * self.token_weights()[numbers][:, None],
+            pad_sequence([corrections[row] for row in rows], batch_first=True).double()
+            * self.token_weights()[numbers][:, None],
             known={"old": pad_sequence([recorded[row] for row in rows], batch_first=True)},
         )
 

@@ -7,11 +7,12 @@ words right and succeeds at every kind of question now and then: so there is som
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from ..system import whole_files
 from ..system.seeds import numpy_generator
 from ..system.streams import generator
 from . import world
-from .episode import Ask, Episode, Observation, Said, Use
+from .episode import Episode, Observation, Use
 from .language import Language
-from .system import Driver, System, Text
+from .rollout import InProcess, Player
+from .system import System, Text
 from .teacher import Labelled, flawless, turns
 from .tools import ToolError
 
@@ -155,18 +157,12 @@ def play(language: Language, seed: int | None, count: int = QUESTIONS) -> Played
     given, most = world.held_out(), world.LIMITS.max_tokens
     agent = world.system(language.reader(most))
 
-    def asked(places: Sequence[int], requests: Sequence[Ask]) -> list[Said]:
-        uniforms = None
-        if seed is not None:
-            streams = [generator("start", seed, place, ask.turn) for place, ask in zip(places, requests, strict=True)]
-            uniforms = [torch.rand(most, dtype=torch.float64, generator=stream) for stream in streams]
-        return language.sample("policy", [ask.ids for ask in requests], uniforms, 1.0, most)
-
     def used(uses: Sequence[Use]) -> list[Observation]:
         return [_used(agent, use) for use in uses]
 
     questions = [given.texts[place] for place in given.spread(count)]
-    return Played.of(Driver(asked, used).run([agent.episode(question) for question in questions]))
+    keys = None if seed is None else [("start", seed, number) for number in range(count)]
+    return Played.of(Player(agent, InProcess(language, 1.0, most), used).play(questions, keys=keys)[0])
 
 
 def _used(agent: System, use: Use) -> Observation:
@@ -222,15 +218,11 @@ class Check:
         )
 
 
-def fit(network: Any, tokens: Any, seed: int, steps: int, say: Callable[[str], object]) -> tuple[Check, int]:
-    """Train until the check is passed, `steps` steps or more; returns it and the number of steps.
-
-    Raises:
-        ValueError: it is not passed after twice as many.
-    """
+def losses(network: Any, tokens: Any, seed: int, steps: int) -> Iterator[float]:
+    """Train without end, by a schedule for `steps` steps; gives the loss of each step."""
     agent = world.system(Text())
     optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
-    for step in range(MOST * steps):
+    for step in itertools.count():
         optimiser.param_groups[0]["lr"] = LEARNING_RATE * rate(step, steps)
         ids, labels = batch(tokens, turns(numpy_generator("start turns", seed, step), BATCH, agent))
         loss = cross_entropy(network(ids).logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
@@ -238,15 +230,25 @@ def fit(network: Any, tokens: Any, seed: int, steps: int, say: Callable[[str], o
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
-        done = step + 1
+        yield loss.item()
+
+
+def fit(network: Any, tokens: Any, seed: int, steps: int, say: Callable[[str], object]) -> tuple[Check, int]:
+    """Train until the check is passed, `steps` steps or more; returns it and the number of steps.
+
+    Raises:
+        ValueError: it is not passed after twice as many.
+    """
+    missing = ""
+    for done, loss in enumerate(itertools.islice(losses(network, tokens, seed, steps), MOST * steps), 1):
         if done % EVERY == 0:
-            say(f"step {done} of {max(steps, done)}: loss {loss.item():.3f}")
+            say(f"step {done} of {max(steps, done)}: loss {loss:.3f}")
         if done >= steps and (done - steps) % EVERY == 0:
             check = Check.of(network, tokens, seed)
             say(f"after {done} steps: {check}")
-            if not check.missing:
+            if not (missing := check.missing):
                 return check, done
-    raise ValueError(f"the start is not good enough after {MOST * steps} steps: {check.missing}; use more --steps")
+    raise ValueError(f"the start is not good enough after {MOST * steps} steps: {missing}; use more --steps")
 
 
 def pretrain(output: Path, seed: int = 0, steps: int = 1500, say: Callable[[str], object] = print) -> Check:
@@ -290,7 +292,7 @@ def write(output: Path, network: Any, tokens: Any, about: str) -> None:
 
 def card(check: Check, seed: int, steps: int) -> str:
     """The model card."""
-    command = f"flowward agent pretrain --output FOLDER --seed {seed}"
+    command = f"flowward agent pretrain --output FOLDER --seed {seed} --threads {torch.get_num_threads()}"
     lines = [
         f"| {name} | {solved:.3f} | {check.greedy.solved[name]:.3f} |" for name, solved in check.sampled.solved.items()
     ]
@@ -324,10 +326,10 @@ teaches it the right strategy.
 float32. The tokenizer has one token for each of {words} words, numbers from -10 to 144 among them. The chat template
 marks the prompt, and where the plan begins.
 
-**Training.** `{command}`: {steps} steps of {batch} turns (AdamW, learning rate 3e-3, one thread). The turns are those
-of a teacher that writes every plan well but plays badly. In the first turn it guesses 45 % of the time, and calculates
-or searches something wrong 20 %; in later turns it guesses 25 %, and searches something wrong 10 %. Held-out questions
-are never among them.
+**Training.** `{command}`: {steps} steps of {batch} turns
+(AdamW, learning rate 3e-3). The turns are those of a teacher that writes every plan well but plays badly. In the first
+turn it guesses 45 % of the time, and calculates or searches something wrong 20 %; in later turns it guesses 25 %, and
+searches something wrong 10 %. Held-out questions are never among them.
 
 **Success** on {questions} held-out questions: of episodes sampled at temperature 1, and of greedy ones.
 

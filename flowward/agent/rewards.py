@@ -9,8 +9,8 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -18,8 +18,12 @@ from torch import Tensor
 
 from ..rewards import RewardError, weighted
 from ..rewards.reward import guarded
+from ..system.asking import ServiceError
 from ..system.errors import unknown
 from ..system.user_code import find
+from .chat import ChatModel
+from .episode import Ask, Said
+from .templates import Templates
 
 ANSWER = "answer"  # key of the right answer in the metadata of a question
 
@@ -180,14 +184,62 @@ def _f1(answer: str, right: str) -> float:
     return 2 * shared / (found.total() + wanted.total())
 
 
+@dataclass
+class Judge:
+    """1 if a chat model says that the answer means the same as the right one, else 0.
+
+    An answer of the judge without a verdict is asked for once more; then the score is 0, and `unread` counts it.
+    """
+
+    model: ChatModel
+    templates: Templates = field(default_factory=Templates)
+    unread: int = 0
+
+    verdicts = True
+    bounds = (0.0, 1.0)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The model, and the text of its prompt."""
+        return {"model": self.model.model, "template": self.templates.source("judge").read_text("utf-8")}
+
+    def __call__(
+        self, answers: Sequence[str], questions: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> Tensor:
+        """Raises RewardError if the server refuses, or does not answer for too long."""
+        asks = [
+            Ask("judge", self.model.model, self.templates.filled(
+                "judge", question=question, expected=expected(about), answer=answer
+            ))
+            for answer, question, about in zip(answers, questions, metadata, strict=True)
+        ]  # fmt: skip
+        found = [self._read(said) for said in self.model(asks)]
+        again = [number for number, verdict in enumerate(found) if verdict is None]
+        for number, said in zip(again, self.model([asks[number] for number in again]) if again else [], strict=True):
+            found[number] = self._read(said)
+        self.unread += sum(verdict is None for verdict in found)
+        return torch.tensor([float(verdict or 0.0) for verdict in found], dtype=torch.float64)
+
+    @staticmethod
+    def _read(said: Said | ServiceError) -> float | None:
+        if isinstance(said, ServiceError):
+            raise RewardError(f"judging an answer: {said}") from said
+        lines = re.findall(r"^[\s*_#>-]*verdict[\s*_]*:[\s*_]*(right|wrong)\b", said.text, re.IGNORECASE | re.MULTILINE)
+        return float(lines[-1].lower() == "right") if lines else None
+
+
 REWARDS: Mapping[str, type] = {"exact": Exact, "number": Number, "f1": F1}
+JUDGE = "judge:"
 
 
-def load(names: Sequence[str]) -> list[Term]:
-    """Rewards by name, `name=weight`, or `file.py:function`.
+def load(names: Sequence[str], judge: Callable[[str], AnswerReward] | None = None) -> list[Term]:
+    """Rewards by name, `name=weight`, `judge:URL#MODEL`, or `file.py:function`.
+
+    Args:
+        judge: makes the reward of a judge at an address (None: with default settings).
 
     Raises:
-        ValueError: a name is unknown or comes twice, or a file has no such function.
+        ValueError: a name is unknown or comes twice, a file has no such function, or no judge answers.
     """
     found: list[Term] = []
     for item in names:
@@ -196,11 +248,14 @@ def load(names: Sequence[str]) -> list[Term]:
             raise ValueError(f"reward '{name}' is named twice: name it once, with its weight")
         if name in REWARDS:
             found.append(Term(name, weight, REWARDS[name]()))
+        elif name.startswith(JUDGE):
+            address = name.removeprefix(JUDGE)
+            found.append(Term(name, weight, judge(address) if judge else Judge(ChatModel(address))))
         elif ":" in name:
             made = find("reward", name)
             found.append(Term(name, weight, made() if isinstance(made, type) else made))
         else:
-            raise ValueError(unknown("reward of answers", name, REWARDS) + " (or file.py:function)")
+            raise ValueError(unknown("reward of answers", name, REWARDS) + " (or judge:URL#MODEL, or file.py:function)")
     if not found:
         raise ValueError("name at least one reward")
     return found

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..system.asking import ServiceError
+from ..system.seeds import entropy
 from ..system.streams import Key, generator
 from .episode import Ask, Episode, Said
 from .language import Language
+from .serving import ServedPlanner
 from .system import Answerer, Caller, Driver, System, Watcher, unwatched
 
 
 class Sampler(Protocol):
     """Samples the planner's answers. Equal keys give equal answers; None in place of keys: the likeliest tokens."""
+
+    elsewhere: bool  # by another program: its log-probabilities are not those that training computes
 
     def __call__(
         self, weights: str, asks: Sequence[Ask], keys: Sequence[Key] | None
@@ -33,6 +40,8 @@ class InProcess:
     temperature: float
     max_tokens: int
 
+    elsewhere = False
+
     def __call__(self, weights: str, asks: Sequence[Ask], keys: Sequence[Key] | None) -> list[Said]:
         prompts = [ask.ids for ask in asks]
         if keys is None:
@@ -40,6 +49,42 @@ class InProcess:
         return self.language.sample(
             weights, prompts, [uniforms(key, self.max_tokens) for key in keys], self.temperature, self.max_tokens
         )
+
+
+@dataclass
+class OnServer:
+    """Samples on a vLLM or SGLang server, which gets the adapter whenever its weights have changed."""
+
+    language: Language
+    server: ServedPlanner
+    folder: Path  # of the adapters; the server reads them there
+    loaded: dict[str, Tensor] = field(default_factory=dict, init=False)
+    count: int = field(default=0, init=False)
+
+    elsewhere = True
+
+    def __call__(self, weights: str, asks: Sequence[Ask], keys: Sequence[Key] | None) -> Sequence[Said | ServiceError]:
+        self._bring(weights)
+        temperature = 0.0 if keys is None else None
+        return self.server.draw(asks, [0] * len(asks) if keys is None else [_seed(key) for key in keys], temperature)
+
+    def _bring(self, weights: str) -> None:
+        """Load the adapter with these weights, if the server has others."""
+        mine = self.language.weights.tensors(weights)
+        if self.loaded and all(torch.equal(tensor, mine[name]) for name, tensor in self.loaded.items()):
+            return
+        self.count += 1
+        name = f"flowward-{self.count}"
+        self.language.save(self.folder / name, weights)
+        self.server.use(self.folder / name, name)
+        self.loaded = {name: tensor.detach().clone() for name, tensor in mine.items()}
+        old = self.folder / f"flowward-{self.count - 2}"
+        shutil.rmtree(old, ignore_errors=True)  # the one before the last is unloaded by now
+
+
+def _seed(key: Key) -> int:
+    """A number from 0 to 2^31 - 1 for a request."""
+    return int(np.random.SeedSequence(entropy(key)).generate_state(1)[0] >> 1)
 
 
 def uniforms(key: Key, count: int) -> Tensor:

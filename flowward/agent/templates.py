@@ -14,7 +14,7 @@ from typing import Any
 from .episode import Messages
 
 OWN = Path(__file__).parent / "wording"
-NAMES = ("planner", "executor", "verifier", "generator", "analyst")
+NAMES = ("planner", "executor", "verifier", "generator", "analyst", "judge")
 
 
 @dataclass(frozen=True)

@@ -75,4 +75,5 @@ def changed(settings: Settings, given: Any) -> Settings:
         for name in ("max_turns", "max_tokens", "max_time")
         if (value := getattr(given, name, None)) is not None
     }
+    settings = replace(settings, server=None, correct=None)  # the trained weights are here
     return replace(settings, **named, limits=replace(settings.limits, **limits))

@@ -30,9 +30,10 @@ from .evaluation import AgentEvaluator
 from .figures import counts, shares
 from .health import AgentHealth
 from .language import Language
-from .points import Decisions, Trace
+from .points import Decisions, Trace, Turns
 from .rewards import Term
 from .rollout import Player
+from .serving import gap, truncated_weight
 
 MOST_EPISODES = 1_000_000  # per iteration
 
@@ -113,12 +114,19 @@ class AgentTrainer(Loop[AgentEvaluator]):
         questions: PromptSet,
         run: AgentRun,
         temperature: float = 1.0,
+        correct: float | None = None,
     ):
-        """Raises ValueError if `questions` has another type."""
+        """`correct`: for a planner that is sampled elsewhere, the largest weight of a token (serving.truncated_weight).
+
+        Raises:
+            ValueError: `questions` has another type, or the planner is sampled elsewhere and processes share the run.
+        """
+        if player.sampler.elsewhere and distributed.count() > 1:
+            raise ValueError("a planner on a server is trained by one process: leave out --processes")
         refuse_others(questions)
         super().__init__(algorithm, language, run)
         self.language, self.player, self.terms, self.questions = language, player, list(terms), questions
-        self.models = LogProbs(language, temperature)
+        self.models, self.correct = LogProbs(language, temperature), correct
         self.order: Order = InTurn(questions, run.seed)
         if run.curriculum:
             self.order = Curriculum(questions, run.seed, rest=run.curriculum)
@@ -157,19 +165,38 @@ class AgentTrainer(Loop[AgentEvaluator]):
         elapsed = time.perf_counter() - started
         seconds.pop("planner", None)
         clock.seconds |= seconds | {"rollout": elapsed - sum(seconds.values())}
+        trace, metrics = Trace.of(episodes, mine, self.algorithm.turns), dict[str, float]()
+        if self.player.sampler.elsewhere:
+            with clock("recompute"):
+                trace, metrics = self._recomputed(trace)
         with clock("reward"):
-            found = self._scored(episodes, choice, mine)
+            found = self._scored(episodes, trace, choice, mine)
         with clock("train"):
-            return self._gathered(choice, found, episodes)
+            gathered = self._gathered(choice, found, episodes)
+            return replace(gathered, metrics=gathered.metrics | metrics)
 
-    def _scored(self, episodes: Sequence[Episode], choice: Choice, numbers: Sequence[int]) -> Scored:
+    @torch.no_grad()
+    def _recomputed(self, trace: Trace) -> tuple[Trace, dict[str, float]]:
+        """The trace with log-probabilities as training computes them, and how far those of the server are from them."""
+        turns = Turns(trace, torch.zeros(len(trace), dtype=torch.float64))
+        parts = [turns.take(numbers) for numbers in torch.arange(len(trace)).split(self.block)]
+        own = [self.language.log_probs("policy", part, self.models.temperature).float().cpu() for part in parts]
+        there = [part.answer >= 0 for part in parts]
+        flat = torch.cat([values[mask] for values, mask in zip(own, there, strict=True)])
+        every = torch.ones_like(flat, dtype=torch.bool)
+        found = {f"server_gap_{name}": value for name, value in gap(flat, trace.log_prob, every).items()}
+        if self.correct is not None:
+            trace = replace(trace, correction=truncated_weight(flat, trace.log_prob, every, self.correct).float())
+        return replace(trace, log_prob=flat), found
+
+    def _scored(self, episodes: Sequence[Episode], trace: Trace, choice: Choice, numbers: Sequence[int]) -> Scored:
         """The episodes of all processes, scored by the process that played them."""
         indices = [choice.indices[number // self.run.group_size] for number in numbers]
         texts, about = [self.questions.texts[i] for i in indices], self.questions.about(indices) or [{}] * len(indices)
         answers = [episode.answer for episode in episodes]
         reward = agreed(lambda: torch.stack([term.score(answers, texts, about) for term in self.terms], 1))
         failed = torch.tensor([int(episode.failed) for episode in episodes], dtype=torch.long)
-        own = Scored(Trace.of(episodes, numbers, self.algorithm.turns), reward * (1 - failed)[:, None], failed)
+        own = Scored(trace, reward * (1 - failed)[:, None], failed)
         every = distributed.everyone(own)
         if all(bool(each.failed.all()) for each in every):
             whys = distributed.messages(next((episode.why for episode in episodes if episode.failed), None))

@@ -9,7 +9,6 @@ Held-out questions are about other lookups, and about other ordered pairs of tow
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,11 +17,12 @@ from typing import Any
 
 from ..prompts.picks import number, picks
 from ..prompts.prompt import PromptSet
+from .calculator import Calculator, calculate
 from .episode import Messages, Plan, Unreadable, Verdict
 from .memory import Entry, Memory
 from .modules import Rule, context_as_input, last_result
 from .system import Limits, Reader, System
-from .tools import Card, Tool, ToolError
+from .tools import Card, Tool
 
 TOWERS = (
     *("arlo", "brim", "cald", "dorn", "elka", "fenn", "gild", "hart"),
@@ -78,7 +78,7 @@ class Asked:
 
     @property
     def answer(self) -> str:
-        return Arithmetic()(expression=self.sum) if self.operator else str(value(self.facts[0]))
+        return calculate(self.sum) if self.operator else str(value(self.facts[0]))
 
     def text(self, opening: str) -> str:
         return f"{opening} " + f" {self.operator} ".join(f"the {kind} of {tower}" for kind, tower in self.facts)
@@ -166,42 +166,6 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Arithmetic:
-    """Sums, differences and products of whole numbers."""
-
-    card: Card = field(default=_card(CALCULATOR, "calculates with whole numbers: + - *", "expression"))
-
-    def __call__(self, expression: str) -> str:
-        """Raises ToolError for anything else."""
-        try:
-            return str(_number(ast.parse(expression.strip(), mode="eval").body))
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise ToolError(f"'{expression[:60]}' cannot be calculated: use whole numbers, + - and *") from error
-
-
-LARGEST = 10**6  # of a number in a calculation
-
-
-def _number(node: ast.AST) -> int:
-    match node:
-        case ast.Constant(value=int() as found) if not isinstance(found, bool):
-            result = found
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            result = -_number(operand)
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            result = _number(left) + _number(right)
-        case ast.BinOp(left=left, op=ast.Sub(), right=right):
-            result = _number(left) - _number(right)
-        case ast.BinOp(left=left, op=ast.Mult(), right=right):
-            result = _number(left) * _number(right)
-        case _:
-            raise ValueError
-    if abs(result) > LARGEST:
-        raise ValueError
-    return result
-
-
-@dataclass(frozen=True)
 class Guess:
     """A number for any question, at once: a fixed one for each, and nearly always wrong."""
 
@@ -213,7 +177,7 @@ class Guess:
 
 def tools() -> dict[str, Tool]:
     """The tools of the world by name."""
-    made: tuple[Any, ...] = (Search(), Arithmetic(), Guess())  # each names its one argument
+    made: tuple[Any, ...] = (Search(), Calculator(), Guess())  # each names its one argument
     return {tool.card.name: tool for tool in made}
 
 

@@ -15,12 +15,15 @@ from ..training import bench, config
 from .help import Option, Page
 from .options import parse, set_threads, take
 
-MEASURES = ("overhead",)
+MEASURES = ("overhead", "episodes")
 MOST_REPEATS = 1000
 
 PAGE = Page(
-    about="Measure the speed of flowward itself, on the built-in model.",
-    examples=(("bench overhead --repeats 5", "time of an iteration, divided by that of its network passes"),),
+    about="Measure the speed of flowward itself, on the built-in models.",
+    examples=(
+        ("bench overhead --repeats 5", "time of an iteration, divided by that of its network passes"),
+        ("bench episodes --repeats 5 --threads 1", "the same of an iteration of the built-in agent"),
+    ),
     beside=(Option("algorithm", "NAME", "algorithm whose iteration is measured (default: advantageflow)"),),
 )
 
@@ -29,8 +32,8 @@ PAGE = Page(
 class Bench:
     """Measure the speed of flowward itself."""
 
-    what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[overhead]")] = "overhead"
-    """`overhead`: time of a training iteration divided by that of its network passes alone"""
+    what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[overhead|episodes]")] = "overhead"
+    """time of a training iteration (`episodes`: of an agent) divided by that of its network passes alone"""
     repeats: int = 5
     """iterations to measure; the median is printed"""
     precision: Wish = "auto"
@@ -50,6 +53,8 @@ def run(words: list[str]) -> int:
     if chosen.what not in MEASURES:
         raise ValueError(unknown("measure", chosen.what, MEASURES))
     set_threads(chosen.threads)
+    if chosen.what == "episodes":
+        return _episodes(chosen)
     settings = config.settings_type(name or config.DEFAULT_ALGORITHM)()
     size = settings.run
     if chosen.images_per_update is not None:
@@ -71,5 +76,18 @@ def run(words: list[str]) -> int:
     if found.peak_memory is not None:
         print(f"peak memory          {found.peak_memory / 2**20:8.0f} MiB of the process")
     print(f"precision            {policy.precision:>8}")
+    print(f"threads              {torch.get_num_threads():8d}")
+    return 0
+
+
+def _episodes(chosen: Bench) -> int:
+    from ..agent import bench as episodes  # it loads transformers
+
+    found = episodes.overhead(chosen.repeats)
+    print(f"iteration            {found.iteration:8.3f} s  (median of {chosen.repeats}, built-in agent)")
+    print(f"bare network calls   {found.networks:8.3f} s  (the same calls, interleaved)")
+    for what, count in found.calls.items():
+        print(f"  {what:<18} {count:8d} rows")
+    print(f"overhead             {found.ratio:8.3f}    (target: at most 1.15)")
     print(f"threads              {torch.get_num_threads():8d}")
     return 0

@@ -73,4 +73,4 @@ def adapt(network: Any, rank: int, alpha: float, targets: Sequence[str], layers:
 
 def exported(network: Any) -> dict[str, Tensor]:
     """The adapter's tensors, under the names that diffusers and peft load."""
-    return get_peft_model_state_dict(network, adapter_name=ADAPTER)
+    return get_peft_model_state_dict(network, adapter_name=ADAPTER, save_embedding_layers=False)

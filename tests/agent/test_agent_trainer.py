@@ -1,6 +1,8 @@
 """The loop over questions: what may not matter does not, and a run goes on as if it had not stopped."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,12 @@ from tiny_agents import evaluator, trainer
 
 from flowward.agent.algorithm import AgentFlow
 from flowward.agent.episode import Ask, Said
-from flowward.agent.rollout import InProcess
+from flowward.agent.rollout import InProcess, OnServer
 from flowward.agent.trainer import AgentTrainer, EpisodesLost
 from flowward.system.asking import ServiceError
 from flowward.system.streams import Key
 from flowward.training.folder import RunFolder
+from flowward.training.metrics import Clock
 
 
 def weights(own: AgentTrainer) -> dict[str, torch.Tensor]:
@@ -88,6 +91,7 @@ def broken(model: Any, lost: Sequence[int]) -> Any:
                 said[place] = ServiceError("the server is gone")
         return said
 
+    sampler.elsewhere = False  # type: ignore[attr-defined]
     return sampler
 
 
@@ -114,18 +118,59 @@ def test_a_run_without_any_episode_stops_and_keeps_its_weights() -> None:
     assert furthest(before, weights(own)) == 0
 
 
+class Server:
+    """A planner server with the weights that it was given, whose log-probabilities are off by `shift`."""
+
+    def __init__(self, model: Any, shift: float):
+        self.model, self.shift, self.used = model, shift, list[str]()
+
+    def use(self, folder: Path, name: str) -> None:
+        assert (folder / "adapter_model.safetensors").is_file()
+        self.used.append(name)
+
+    def draw(self, asks: Sequence[Ask], seeds: Sequence[int], temperature: float | None) -> list[Said]:
+        uniforms = [torch.rand(3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        said = self.model.sample("policy", [ask.ids for ask in asks], uniforms, 1.0, 3)
+        return [replace(each, log_probs=tuple(value - self.shift for value in each.log_probs)) for each in said]
+
+
+def served(shift: float, path: Path, **run: Any) -> tuple[AgentTrainer, Server]:
+    own = trainer(adapters=4, **run)
+    server = Server(own.language, shift)
+    return with_sampler(own, OnServer(own.language, server, path)), server  # type: ignore[arg-type]
+
+
+def test_the_log_probabilities_of_a_server_are_recomputed_and_their_gap_is_told(tmp_path: Path) -> None:
+    own, server = served(0.1, tmp_path, iterations=2, questions_per_update=8, updates_per_iteration=1)
+    first, _ = own.steps()
+    assert first.metrics["server_gap_mean"] == pytest.approx(0.1, abs=1e-4)
+    assert first.metrics["server_gap_ratio"] == pytest.approx(torch.tensor(0.1).exp().item(), abs=1e-3)
+    assert first.metrics["first_ratio_max"] < 1e-5  # the ratio of training is of recomputed ones
+    assert any("the server's log-probabilities differ" in line for line in first.health)
+    assert server.used == ["flowward-1", "flowward-2"]  # a name of its own after each update
+
+
+def test_a_truncated_weight_multiplies_the_loss(tmp_path: Path) -> None:
+    def gradient(shift: float, correct: float | None, cap: str) -> torch.Tensor:
+        own, _ = served(shift, tmp_path / cap, iterations=1, questions_per_update=8, updates_per_iteration=1)
+        own.correct, own.algorithm = correct, AgentFlow(beta=0.0)
+        gathered = own.gather(0, Clock())
+        assert gathered.points is not None
+        (part,) = own.batches(gathered.points, torch.arange(len(gathered.points)), fresh=True)
+        own.algorithm.loss(own.models, part)[0].sum().backward()
+        return torch.cat([each.grad.flatten() for each in own.parameters if each.grad is not None])
+
+    plain = gradient(0.1, None, "plain")
+    assert (gradient(0.1, 2.0, "all") / math.exp(0.1) - plain).norm() < 1e-4 * plain.norm()
+    assert (gradient(0.1, 1.0, "cut") - plain).norm() < 1e-4 * plain.norm()
+
+
 def test_only_chosen_turns_are_trained() -> None:
     for chosen, expected in (("first", {1}), ("last", {1}), ("all", {1, 2, 3})):
         own = trainer(AgentFlow(turns=chosen), iterations=1)  # type: ignore[arg-type]
-        gathered = own.gather(0, type("C", (), {"seconds": {}, "__call__": lambda *_: memoryless()})())  # type: ignore[arg-type]
+        gathered = own.gather(0, Clock())
         assert gathered.points is not None
         assert {len(unit) for unit in gathered.points.units()} <= expected
-
-
-def memoryless() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()
 
 
 def test_an_evaluation_measures_sampled_and_greedy_episodes_and_keeps_some(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ class Prompts:
     """Show the prompts of the modules."""
 
     names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[MODULE ...]")] = ()
-    """planner, executor, verifier, generator or analyst (default: all)"""
+    """planner, executor, verifier, generator, analyst or judge (default: all)"""
     templates: Path | None = None
     """show those of this folder"""
     output: Path | None = None
