@@ -6,7 +6,7 @@ episodes.jsonl. Older or damaged lines lack parts of it; those parts are left ou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -15,11 +15,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..agent import episodes
 from ..evaluation.outcome import GREEDY, Measure, counted, when
+from ..system import strict_json
 from ..training.lines import spans
 from ..training.record import Record
 from . import curves
 from .curves import Run
-from .page import Line, duration, is_number
+from .page import Line, duration
 from .parts import Chart, Fact, Series, Table
 
 MOST = 5  # questions that are shown side by side
@@ -180,7 +181,7 @@ def _measured(lines: Sequence[Line]) -> Iterator[Measured]:
         found: dict[Way, Behaviour] = {}
         for way in WAYS:
             with suppress(ValidationError):
-                found[way] = Behaviour.model_validate(told.get(way) if isinstance(told, dict) else None)  # type: ignore[index]
+                found[way] = Behaviour.model_validate(told.get(way) if isinstance(told, dict) else None)
         if found:
             yield Measured(line["iteration"], found)
 
@@ -266,8 +267,9 @@ def _verdicts(line: Line) -> frozenset[str]:
 def _played(episode: Recorded, verdicts: frozenset[str]) -> Played:
     steps = [_step(turn) for turn in episode.turns]
     end = f"{counted(len(steps), 'turn')}, {ENDED.get(episode.end, episode.end)}"
+    end = f"{end}: {episode.why}" if episode.why else end
     facts = list(_facts(episode, verdicts))
-    return Played(_moment(episode.iteration), _cut(episode.answer), facts, _cut(f"{end}: {episode.why}" if episode.why else end), steps)  # fmt: skip
+    return Played(_moment(episode.iteration), _cut(episode.answer), facts, _cut(end), steps)
 
 
 def _facts(episode: Recorded, verdicts: frozenset[str]) -> Iterator[Fact]:
@@ -310,8 +312,12 @@ def _input(turn: Turn) -> str:
     if turn.arguments is None:
         return turn.context
     if len(turn.arguments) == 1:
-        return str(next(iter(turn.arguments.values())))
-    return "\n".join(f"{name}: {value}" for name, value in turn.arguments.items())
+        return _plain(next(iter(turn.arguments.values())))
+    return "\n".join(f"{name}: {_plain(value)}" for name, value in turn.arguments.items())
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else strict_json.dumps(value)
 
 
 def _cut(text: str) -> str:
@@ -329,20 +335,25 @@ def _tools(measured: Sequence[Measured], curve: Run) -> dict[str, Any]:
         key.removeprefix("tool/") for line in curve.trained for key in line if key.startswith("tool/")
     )
     found = [each for each in _ends(measured) if "sampled" in each.behaviour]
-    used = [each.behaviour[way].used for each in found for way in WAYS if way in each.behaviour]
-    for own in used:
-        recorded |= dict.fromkeys(own)
-    names = sorted(recorded)  # the same colour in all bars and curves
+    for own in _every(found):
+        recorded |= dict.fromkeys(
+            [*own.used, *(name for shares in own.tools.values() for name in shares if name != "n")]
+        )
+    names = sorted(recorded, key=lambda name: (name == "none", name))  # the same colour in all bars and curves
     colours = {name: number for number, name in enumerate(names)}
     keys = {f"tool/{name}": _tool(name) for name in names}
     chart = _several(curve, keys, "Share of turns with each tool, in training")
+    ever = [name for name in names if any(own.used.get(name) for own in _every(found))]
+
+    def used(own: Behaviour) -> dict[str, str]:
+        return {_tool(name): _percent(own.used.get(name, 0.0)) for name in ever}
+
     return {
         "moments": [_moment(each.iteration) for each in found],
         "bars": [_bars(each.behaviour["sampled"], colours) for each in found],
-        "used": _compared(found, {_tool(name): lambda own, name=name: _percent(own.used.get(name, 0.0)) for name in names},
-                          "episodes that use it"),
+        "used": _compared(found, used, "episodes that use it"),
         "chart": chart,
-    }  # fmt: skip
+    }
 
 
 def _tool(name: str) -> str:
@@ -362,13 +373,17 @@ def _bars(own: Behaviour, colours: Mapping[str, int]) -> list[Bar]:
 def _several(curve: Run, keys: Mapping[str, str], title: str, whole: bool = True) -> Chart | None:
     """Shares of each iteration in one chart, without those that are always 0; None if all are.
 
+    A tool that no turn of an iteration used has no key in its line.
+
     Args:
         keys: metrics, and their names in the legend.
         whole: the axis goes from 0 to 1.
     """
     series = []
+    known = [any(key in line for key in keys) for line in curve.trained]
     for colour, (key, name) in enumerate(keys.items()):
-        y = [line[key] if is_number(line.get(key)) else None for line in curve.trained]
+        found = [line.get(key, 0.0) if has else None for line, has in zip(curve.trained, known, strict=True)]
+        y = [value if is_number(value) else None for value in found]
         if any(y):
             series.append(Series(y, curve.axes[0].key, name, key=key, colour=colour))
     if not series:
@@ -383,22 +398,18 @@ def _several(curve: Run, keys: Mapping[str, str], title: str, whole: bool = True
 def _turns(measured: Sequence[Measured], curve: Run) -> dict[str, Any]:
     """How many turns episodes have, how they end, and what goes wrong in them."""
     found = _ends(measured)
-    ends = dict.fromkeys(end for each in found for own in each.behaviour.values() for end in own.ends)
-    troubles = dict.fromkeys(name for each in found for own in each.behaviour.values() for name in own.troubles)
-    how: dict[str, Any] = {"turns per episode": lambda own: f"{own.turns:.2f}"}
-    how |= {ENDED.get(end, end): lambda own, end=end: _percent(own.ends.get(end, 0.0)) for end in ends}
-    wrong: dict[str, Any] = {
-        WRONG.get(name, name): lambda own, name=name: _percent(own.troubles.get(name, 0.0)) for name in troubles
-    }
-    wrong |= {said: lambda own, name=name: _percent(getattr(own, name)) for name, said in PROBLEMS.items()}
-    length = {"tokens per planner's answer": lambda own: "–" if own.answer_tokens is None else f"{own.answer_tokens:.1f}"}
-    every = [own for each in found for own in each.behaviour.values()]
-    never = [name for name, figure in (how | wrong).items() if all(figure(own) == _percent(0) for own in every)]
-    rows = {name: figure for name, figure in (how | wrong | length).items() if name not in never}
+    names = dict.fromkeys(name for own in _every(found) for name in _shares(own))
+    never = [name for name in names if not any(_shares(own).get(name) for own in _every(found))]
+
+    def figures(own: Behaviour) -> dict[str, str]:
+        shares = {name: _percent(share) for name, share in _shares(own).items() if name not in never}
+        tokens = "–" if own.answer_tokens is None else f"{own.answer_tokens:.1f}"
+        return {"turns per episode": f"{own.turns:.2f}", **shares, "tokens per planner's answer": tokens}
+
     keys = {f"trouble/{name}": said for name, said in WRONG.items()} | PROBLEMS
     known = any("turns" in line for line in curve.trained)
     return {
-        "table": _compared(found, rows, ""),
+        "table": _compared(found, figures, ""),
         "never": ", ".join(never),
         "length": curves.metric([curve], "turns", height=260) if known else None,
         "ends": _several(curve, {f"end/{end}": said for end, said in ENDED.items()}, "How episodes end, in training"),
@@ -407,14 +418,30 @@ def _turns(measured: Sequence[Measured], curve: Run) -> dict[str, Any]:
     }
 
 
-def _compared(found: Sequence[Measured], rows: Mapping[str, Any], what: str) -> Table | None:
-    """Figures of sampled and greedy episodes, before and after training."""
-    columns = [(way, each) for way in WAYS for each in found if way in each.behaviour]
-    if not columns or not rows:
-        return None
-    head = [what, *(f"{way}, {when(each.iteration)}" for way, each in columns)]
-    cells = [[name, *(figure(each.behaviour[way]) for way, each in columns)] for name, figure in rows.items()]
-    return Table(head, cells, about=f"{what or 'turns and ends'}, before and after training")
+def _shares(own: Behaviour) -> dict[str, float]:
+    """Of episodes with each end, and of turns with each problem, by their names on the page."""
+    ends = {ENDED.get(end, end): share for end, share in own.ends.items()}
+    troubles = {WRONG.get(name, name): share for name, share in own.troubles.items()}
+    return ends | troubles | {said: getattr(own, name) for name, said in PROBLEMS.items()}
+
+
+def _every(found: Sequence[Measured]) -> list[Behaviour]:
+    return [own for each in found for own in each.behaviour.values()]
+
+
+def _compared(found: Sequence[Measured], figures: Callable[[Behaviour], Mapping[str, str]], what: str) -> Table | None:
+    """Figures of sampled and greedy episodes, before and after training, with their names; None if there are none."""
+    columns = {
+        f"{way}, {when(each.iteration)}": figures(each.behaviour[way])
+        for way in WAYS
+        for each in found
+        if way in each.behaviour
+    }
+    rows = [
+        [name, *(own.get(name, "–") for own in columns.values())]
+        for name in dict.fromkeys(name for own in columns.values() for name in own)
+    ]
+    return Table([what, *columns], rows, about=f"{what or 'turns'}, before and after training") if rows else None
 
 
 # Time

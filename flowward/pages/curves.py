@@ -13,7 +13,6 @@ from .parts import Axis, Chart, Series
 
 SHARE = (0.0, 1.0)
 PERCENT = (0.0, 100.0)
-SHARES = "share, 0 to 1"  # the unit of shares in the glossary
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def metric(runs: Sequence[Run], key: str, title: str = "", height: int = 200) ->
         y = [line[key] if is_number(line.get(key)) else None for line in run.trained]
         if any(value is not None for value in y):
             series.append(Series(y, run.axes[0].key, run.name, key=key, colour=run.colour))
-    share = known is not None and known.unit == SHARES
+    share = known is not None and known.unit == glossary.SHARES
     return Chart(title or (known.title if known else key), series, limits=SHARE if share else None, smooth=True,
                  height=height)  # fmt: skip
 

@@ -21,7 +21,8 @@ def write(folders: Sequence[Path], output: Path) -> str:
     """Write the page. Returns one sentence if the runs cannot be compared in every respect, otherwise "".
 
     Raises:
-        ValueError: a folder is no run folder, is given twice, is damaged, is of an unknown kind, or the page has no folder to lie in.
+        ValueError: a folder is no run folder, is given twice, is damaged or of an unknown kind, or the page has no
+            folder to lie in.
         OSError: the page cannot be written; an existing one is unchanged.
     """
     if output.is_dir() or not output.absolute().parent.is_dir():

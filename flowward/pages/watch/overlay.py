@@ -13,7 +13,7 @@ import numpy as np
 from ...evaluation import outcome
 from ...evaluation.outcome import Measure, without_figures
 from ...training.lines import spans
-from .. import curves, kinds, report
+from .. import curves, report
 from ..curves import Run
 from ..kinds import Kind
 from ..page import Line, is_number
