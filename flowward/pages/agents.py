@@ -20,7 +20,7 @@ from ..training.lines import spans
 from ..training.record import Record
 from . import curves
 from .curves import Run
-from .page import Line, duration
+from .page import Line, duration, is_number
 from .parts import Chart, Fact, Series, Table
 
 MOST = 5  # questions that are shown side by side

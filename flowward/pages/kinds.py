@@ -22,7 +22,7 @@ class Kind:
 
     nouns: Nouns  # `samples` is also the key of their number in metrics.jsonl
     intervals: str  # what 95 % intervals are over
-    beyond: str  # what they do not cover
+    beyond: str  # what they do not cover, beside other training seeds
     command: tuple[str, ...]  # that trains, after `flowward`
     template: str
     contents: tuple[tuple[str, str], ...]  # id and title of each section of the report
@@ -40,7 +40,7 @@ KINDS: Mapping[str, Kind] = {
     DEFAULT: Kind(
         NOUNS["images"],
         "the initial noise of the images",
-        "new prompts or other training seeds",
+        "new prompts",
         ("train",),
         "report.html.j2",
         (
@@ -59,7 +59,7 @@ KINDS: Mapping[str, Kind] = {
     "agent": Kind(
         NOUNS["episodes"],
         "the measured episodes",
-        "questions of another kind or other training seeds",
+        "questions of another kind",
         ("agent", "train"),
         "agent.html.j2",
         (

@@ -94,7 +94,7 @@
     if (!colours.size) return;
     at("noun").textContent = words("samples");
     document.querySelectorAll("[data-option=x] [value=samples]").forEach((option) => { option.textContent = words("samples"); });
-    at("intervals").textContent = `Brackets and bands are 95 % confidence intervals over ${words("intervals")}. They do not cover ${words("beyond")}.`;
+    at("intervals").textContent = `Brackets and bands are 95 % confidence intervals over ${words("intervals")}. They do not cover ${words("beyond")} or other training seeds.`;
   }
 
   // Charts: one for each name that a chosen run has.
