@@ -8,6 +8,7 @@ from itertools import accumulate
 
 from ..evaluation.outcome import Measure, Scores, bounded
 from ..training import glossary
+from ..training.explanation import SHARES
 from .page import Line, is_number
 from .parts import Axis, Chart, Series
 
@@ -58,7 +59,7 @@ def metric(runs: Sequence[Run], key: str, title: str = "", height: int = 200) ->
         y = [line[key] if is_number(line.get(key)) else None for line in run.trained]
         if any(value is not None for value in y):
             series.append(Series(y, run.axes[0].key, run.name, key=key, colour=run.colour))
-    share = known is not None and known.unit == glossary.SHARES
+    share = known is not None and known.unit == SHARES
     return Chart(title or (known.title if known else key), series, limits=SHARE if share else None, smooth=True,
                  height=height)  # fmt: skip
 

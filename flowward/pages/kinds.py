@@ -9,7 +9,7 @@ from typing import Any
 from ..evaluation.outcome import NOUNS, Measure, Nouns
 from ..system.errors import unknown
 from ..training.record import Record
-from . import agents, samples
+from . import agents, behaviour, samples
 from .curves import Run
 from .page import Line
 
@@ -75,7 +75,7 @@ KINDS: Mapping[str, Kind] = {
         ),
         agents.sections,
         agents.sampled_and_greedy,
-        agents.SHOWN,
+        behaviour.SHOWN,
     ),
 }
 

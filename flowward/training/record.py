@@ -162,6 +162,20 @@ class Record:
         return f"; the checkpoint {saved[-1].name} is intact" if (saved := self.checkpoints()) else ""
 
 
+def refuse_other_kinds(path: str | Path, instead: str = "") -> None:
+    """Raise ValueError for a run over something else than images. Any other path is left alone.
+
+    Args:
+        instead: the command that takes the run, after its kind.
+    """
+    if not (Path(path) / "config.yaml").is_file():
+        return
+    kind = Record.open(Path(path)).config().get("kind") or "images"
+    if kind != "images":
+        command = " ".join(filter(None, ("flowward", kind, instead)))
+        raise ValueError(f"{path} is a run of kind '{kind}', not of images: use {command}")
+
+
 def _origin(config: Mapping[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
     algorithm, run, loading = config.get("algorithm"), config["run"], config.get("loading") or {}
     rollout = (algorithm.get("rollout") or {}) if isinstance(algorithm, dict) else {}
