@@ -43,7 +43,6 @@ from .toolbox import Toolbox
 from .trainer import AgentTrainer
 
 RULES = ("rule", "none", "world")  # modules that ask no model
-ANSWER_TOKENS = 1024  # of another module that the planner's own model plays
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def models_of(settings: Settings, language: Language | None = None) -> dict[str,
         if name == SAME:
             if language is None:
                 raise ValueError("'same' needs the planner in this process: name a chat server, URL#MODEL")
-            found[name] = Before(language, ANSWER_TOKENS)
+            found[name] = Before(language, settings.module_tokens)
         elif name not in RULES:
             found[name] = _server(settings, name)
     return found
@@ -192,7 +191,9 @@ def terms_of(settings: Settings) -> list[Term]:
 
 
 def _server(settings: Settings, name: str) -> ChatModel:
-    return ChatModel(name, concurrency=settings.concurrency, patience=settings.patience)
+    return ChatModel(
+        name, max_tokens=settings.module_tokens, concurrency=settings.concurrency, patience=settings.patience
+    )
 
 
 def system_of(settings: Settings, reader: Reader, tools: Toolbox) -> System:
@@ -216,7 +217,7 @@ def system_of(settings: Settings, reader: Reader, tools: Toolbox) -> System:
 
     return System(
         world.Planner() if settings.planner == "world" else PlannerByTemplate(templates),
-        module("executor", {"rule": context_as_input}, ExecutorByModel),
+        module("executor", {"rule": context_as_input, "world": world.executor}, ExecutorByModel),
         module("verifier", {"rule": stop_after_a_final_tool, "world": world.verdict}, VerifierByModel),
         module("generator", {"rule": last_result}, GeneratorByModel),
         tools.tools,

@@ -47,7 +47,7 @@ class Settings:
     planner: Literal["chat", "world"] = "chat"
     """prompts of the planner: the `chat` template file, or the few words that the built-in planner knows"""
     executor: str = "rule"
-    """turn plans into arguments: by `rule`, by the `same` model before training, or by a chat server, URL#MODEL"""
+    """turn plans into arguments: `rule`, `world`, `same` (the model before training), or a chat server, URL#MODEL"""
     verifier: str = "rule"
     """decide when to stop: `rule`, `world` (the rule of the built-in world), `same`, or URL#MODEL"""
     generator: str = "rule"
@@ -66,6 +66,8 @@ class Settings:
     """sample and train the planner at this temperature"""
     max_prompt: int | None = None
     """shorten the memory so that prompts have at most this many tokens (none: the model's context)"""
+    module_tokens: int = 1024
+    """most tokens of one answer of another module"""
     patience: float = 600.0
     """wait so many seconds for chat servers that do not answer"""
     concurrency: int = 16
@@ -92,6 +94,7 @@ class Settings:
     def __post_init__(self) -> None:
         positive(self, "temperature", "patience")
         between(self, 1, 10_000, "concurrency")
+        between(self, 1, 1_000_000, "module_tokens")
         if self.server is not None and self.lora_rank is None:
             raise ValueError("a server gets the planner's new weights as a LoRA adapter: set lora_rank (--lora-rank)")
         if self.max_prompt is not None:

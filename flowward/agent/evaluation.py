@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..evaluation.measurement import Measurement
 from ..prompts import PromptSet
+from ..rewards.scoring import agreement
 from ..system import distributed
 from ..system.errors import between, not_negative
 from .episode import Episode
@@ -85,12 +86,13 @@ class AgentEvaluator:
             asked = [chosen[number] for number in mine]
             own = None if greedy else [keys[number] for number in mine]
             texts = [self.questions.texts[index] for index in asked]
-            episodes, seconds = self.player.play(texts, self.how.weights, own)
-            found = self.scores(episodes, asked)
+            episodes, _ = self.player.play(texts, self.how.weights, own)
+            with agreement():
+                found = self.scores(episodes, asked)
             everyone = torch.cat(distributed.everyone(found))
             names = [f"{term.name} (greedy)" if greedy else term.name for term in self.terms]
             scores |= dict(zip(names, everyone.float().unbind(1), strict=True))
-            told.append(behaviour(episodes, seconds))
+            told.append(behaviour(episodes))
             if not greedy and mine[:1] in ([0], []):
                 shown = [
                     self._shown(episode, index, row) for episode, index, row in zip(episodes, asked, found, strict=True)

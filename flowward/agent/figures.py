@@ -9,10 +9,8 @@ from typing import Any
 from ..system import distributed
 from .episode import ENDS, TROUBLES, Episode, Turn
 
-MEANS = ("turns", "answer_tokens", "prompt_tokens")
 
-
-def counts(episodes: Sequence[Episode], answers: Sequence[str] = ()) -> dict[str, float]:
+def counts(episodes: Sequence[Episode]) -> dict[str, float]:
     """Counts over the episodes of this process, which can be added over processes.
 
     Keys: episodes, turns, end/NAME, tool/NAME, tool@TURN/NAME, trouble/NAME, cut, undecided, shortened, dropped,
@@ -61,7 +59,7 @@ def shares(counted: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def behaviour(episodes: Sequence[Episode], seconds: Mapping[str, float]) -> dict[str, Any]:
+def behaviour(episodes: Sequence[Episode]) -> dict[str, Any]:
     """What evaluations record beside scores, over all processes.
 
     `tools` has the share of each tool by turn number, `used` the share of episodes that use a tool at all.
@@ -86,5 +84,4 @@ def behaviour(episodes: Sequence[Episode], seconds: Mapping[str, float]) -> dict
         },
         "troubles": {name.removeprefix("trouble/"): metrics[name] for name in metrics if name.startswith("trouble/")},
         **{name: metrics[name] for name in ("cut", "undecided", "shortened", "dropped", "answer_tokens")},
-        "seconds": distributed.merged(seconds, max),
     }

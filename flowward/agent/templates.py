@@ -6,6 +6,7 @@ in the user part, between marks.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,11 @@ from .episode import Messages
 
 OWN = Path(__file__).parent / "wording"
 NAMES = ("planner", "executor", "verifier", "generator", "analyst", "judge")
+
+
+def closed(text: str) -> str:
+    """A text that cannot end the mark around it: `</result>` in it becomes `< /result>`."""
+    return re.sub(r"</(?=\s*(result|answer)\s*>)", "< /", text, flags=re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Templates:
             undefined=jinja2.StrictUndefined,
             autoescape=False,  # nosec B701
         )
+        environment.filters["closed"] = closed
         found = {}
         for name in NAMES:
             path = self.source(name)

@@ -91,12 +91,18 @@ class LogProbs:
 
 
 @dataclass(frozen=True)
-class Scored:
+class Played:
     """The episodes of a process, as tensors."""
 
     trace: Trace
-    reward: Tensor  # [n, R] float64; 0 for failed episodes
     failed: Tensor  # [n] long: 1 if a server's failure ended it
+
+
+@dataclass(frozen=True)
+class Scored(Played):
+    """The N episodes of all processes, with their rewards."""
+
+    reward: Tensor  # [N, R] float64; 0 for failed episodes
 
 
 class AgentTrainer(Loop[AgentEvaluator]):
@@ -196,16 +202,12 @@ class AgentTrainer(Loop[AgentEvaluator]):
         answers = [episode.answer for episode in episodes]
         reward = agreed(lambda: torch.stack([term.score(answers, texts, about) for term in self.terms], 1))
         failed = torch.tensor([int(episode.failed) for episode in episodes], dtype=torch.long)
-        own = Scored(trace, reward * (1 - failed)[:, None], failed)
-        every = distributed.everyone(own)
+        every = distributed.everyone(Played(trace, failed))
         if all(bool(each.failed.all()) for each in every):
             whys = distributed.messages(next((episode.why for episode in episodes if episode.failed), None))
             raise EpisodesLost(f"no episode of this iteration could be finished: {whys[0] if whys else 'no reason'}")
-        return Scored(
-            Trace.cat([each.trace for each in every]),
-            torch.cat([each.reward for each in every]),
-            torch.cat([each.failed for each in every]),
-        )
+        failed = torch.cat([each.failed for each in every])
+        return Scored(Trace.cat([each.trace for each in every]), failed, reward * (1 - failed)[:, None])
 
     def _gathered(self, choice: Choice, found: Scored, episodes: Sequence[Episode]) -> Gathered:
         run, group = self.run, torch.arange(self.run.samples) // self.run.group_size

@@ -17,7 +17,7 @@ PAGE = Page(
     about="Answer one question with an agent, and show every turn as it happens: the plan, the tool, its result, and "
     "what the verifier says.",
     examples=(
-        ("agent solve 'product of oslo area and rome age' --model runs/agent", "the planner of a run"),
+        ("agent solve 'what is the height of arlo plus the age of brim' --model runs/agent", "the planner of a run"),
         ("agent solve 'what is 17 ** 4 - 1?' --model my/model --tools calculator", "any chat model as planner"),
         ("agent solve 'what is 17 ** 4 - 1?' --model runs/agent --json", "one JSON object, for programs"),
     ),
