@@ -137,5 +137,4 @@ AGENTS = {
             ("answer_tokens", "Length of the planner's answers", "below 2 times its first value", "tokens"),
         )
     },
-    "evaluation.behaviour.HOW.seconds": Metric("Time by module", "seconds of the evaluation by module", "steady", "s"),
 }
