@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..evaluation.outcome import NOUNS
 from ..learning.mixing import MIXES, each_reward
 from ..prompts import PromptSet, refuse_others
 from ..rewards import RewardError
@@ -137,7 +138,7 @@ class AgentTrainer(Loop[AgentEvaluator]):
             self.order = Curriculum(questions, run.seed, rest=run.curriculum)
 
     def rules(self) -> Health:
-        return AgentHealth("episodes")
+        return AgentHealth(NOUNS["episodes"])
 
     @property
     def block(self) -> int:  # type: ignore[override]
