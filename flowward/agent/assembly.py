@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ..system.paths import fingerprint
 from ..training import inputs
 from ..training.folder import RunFolder
 from ..training.inputs import Change, Inputs
-from . import config, questions, rewards, world
+from . import config, questions, rewards, search, world
 from .chat import ChatModel
 from .config import Settings
 from .episode import SAME
@@ -81,6 +81,12 @@ def assembled(settings: Settings, resume: bool = False, changed_inputs: bool = F
         ValueError: the settings do not fit together, a server is missing, or the run folder is damaged.
     """
     terms = terms_of(settings)
+    if settings.evaluation.questions in questions.BUILT_IN and settings.questions not in questions.BUILT_IN:
+        whole = settings.questions.removeprefix("train:")
+        raise ValueError(
+            f"the evaluation would use the questions of the built-in world: name yours, such as "
+            f"--questions train:{whole} --evaluation.questions held-out:{whole}"
+        )
     asked = questions.weighted(questions.load(settings.questions, settings.question_column), settings.question_weights)
     held_out = questions.load(settings.evaluation.questions, settings.evaluation.question_column)
     found = inputs_of(settings, asked, held_out, terms)
@@ -98,7 +104,8 @@ def assembled(settings: Settings, resume: bool = False, changed_inputs: bool = F
     if resume and settings.run.output:
         _restore(trainer, RunFolder.open(settings.run.output), changes)
     evaluator = AgentEvaluator(player, held_out, terms, settings.evaluation, facts(settings))
-    warnings = tuple(each for each in (_leak(settings, asked, held_out, evaluator), inputs.sentence(changes)) if each)
+    said = [*_leaks(asked, held_out, evaluator), inputs.sentence(changes)]
+    warnings = tuple(each for each in said if each)
     return AgentAssembly(settings, trainer, evaluator, language.notes, warnings, found, tuple(changes))
 
 
@@ -261,6 +268,10 @@ def facts(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _leak(settings: Settings, asked: PromptSet, held_out: PromptSet, evaluator: AgentEvaluator) -> str | None:
+def _leaks(asked: PromptSet, held_out: PromptSet, evaluator: AgentEvaluator) -> Iterator[str | None]:
+    """Warnings about questions that training and evaluation share, or that stand in documents of `search`."""
     said = leak(asked, held_out, evaluator.chosen, ("", ""))
-    return said and said.replace("prompts", "questions").replace("prompt", "question")
+    yield said and said.replace("prompts", "questions").replace("prompt", "question")
+    for tool in evaluator.player.system.tools.values():
+        if isinstance(tool, search.Search):
+            yield search.leak(tool.documents, [*dict.fromkeys((*asked.texts, *held_out.texts))])

@@ -67,6 +67,15 @@ class Templates:
         self._read  # noqa: B018
 
     def filled(self, name: str, **values: Any) -> Messages:
-        """The messages of a module."""
-        system, user = (part.render(**values).strip() for part in self._read[name])
+        """The messages of a module.
+
+        Raises:
+            ValueError: the template names a value that there is not.
+        """
+        import jinja2
+
+        try:
+            system, user = (part.render(**values).strip() for part in self._read[name])
+        except jinja2.TemplateError as error:
+            raise ValueError(f"{self.source(name)} cannot be filled in: {error}") from error
         return (("system", system), ("user", user))
