@@ -85,6 +85,11 @@ def run(words: list[str]) -> int:
         return _checked(settings)
     if processes and not (processes.isdecimal() and int(processes) >= 1):
         raise ValueError(f"--processes must be a whole number of at least 1, not '{processes}'")
+    if processes and int(processes) > settings.run.groups:
+        raise ValueError(
+            f"{settings.run.groups} questions per iteration are too few for {processes} processes: use fewer "
+            "--processes or more --questions-per-update"
+        )
     if processes and int(processes) > 1:
         if not resume and settings.run.output:
             RunFolder.refuse(settings.run.output)
