@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..models import hub
 from ..models.adapters import Adapters
 from ..models.lora import trainable
 from ..process.policy import Weights
@@ -103,6 +102,8 @@ class Language:
             ValueError: it cannot be found or read, or is not a causal language model with a chat template.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+        from ..models import hub
 
         hub.quiet()
         where = folder_of(name)

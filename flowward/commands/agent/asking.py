@@ -33,7 +33,7 @@ class Modules:
     temperature: float | None = None
     """sample the planner at this temperature (none: as in the run)"""
     python_unconfined: bool | None = None
-    """let the python tool run without isolation from this machine"""
+    """let the python tool run without isolation from this machine (none: as in the run)"""
     device: str | None = None
     """run on this device, e.g. cuda:1 (none: as in the run)"""
     precision: Wish | None = None

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...agent import config
-from ...agent.assembly import assembled
 from ...agent.config import Settings
 from ...system import distributed
 from ...system.terminal import visible
@@ -55,7 +54,7 @@ PAGE = Page(
     first=(
         *("model", "questions", "reward", "tools", "executor", "verifier", "generator", "output", "preset", "resume"),
         *("iterations", "questions-per-update", "group-size", "learning-rate", "lora-rank", "max-turns", "max-tokens"),
-        *("temperature", "seed", "processes", "threads"),
+        *("seed", "processes", "threads"),
     ),
     beside=(*START, *LOOKS, PROCESSES, HOOK),
     title="Agent, questions and rewards",
@@ -94,6 +93,8 @@ def run(words: list[str]) -> int:
             print(said, flush=True)
         hooked = [f"--hook={name}" for name in named]
         return distributed.launch(int(processes), ["agent", "train", *words, *where, *again, *hooked])
+    from ...agent.assembly import assembled  # after the options, so that --help does not wait for it
+
     with distributed.joined() as others:
         if said:
             print(said)
@@ -132,6 +133,8 @@ def chosen(words: list[str]) -> tuple[Settings, bool]:
 
 def _checked(settings: Settings) -> int:
     """Raises ValueError if the settings do not fit together, as a run would."""
+    from ...agent.assembly import assembled
+
     if settings.run.output:
         RunFolder.refuse(settings.run.output)
     set_threads(settings.threads)
