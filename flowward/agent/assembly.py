@@ -216,7 +216,7 @@ def system_of(settings: Settings, reader: Reader, tools: Toolbox) -> System:
 
     return System(
         world.Planner() if settings.planner == "world" else PlannerByTemplate(templates),
-        module("executor", {"rule": context_as_input}, ExecutorByModel),
+        module("executor", {"rule": context_as_input, "world": world.executor}, ExecutorByModel),
         module("verifier", {"rule": stop_after_a_final_tool, "world": world.verdict}, VerifierByModel),
         module("generator", {"rule": last_result}, GeneratorByModel),
         tools.tools,

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..system.addresses import without_password
 from ..system.asking import Server, ServiceError
-from ..system.chat_servers import chosen, first_choice, served_models
+from ..system.chat_servers import chosen, first_choice, served_models, whole
 from ..system.errors import at_least_one, not_negative, positive
 from ..system.jobs import attempted
 from .episode import Ask, Messages, Said
@@ -57,10 +58,11 @@ class ChatModel:
         if taken := [name for name in OURS if name in self.request]:
             raise ValueError(f"the field '{taken[0]}' of a request is not for settings; remove it")
         at, _, model = self.address.partition("#")
+        self.at = without_password(at)
         self._server = Server(at, self.timeout, os.environ.get(self.key_variable) or None, again=AGAIN)
         self.model = self._chosen(model) if self.meet else model
         if not self.model:
-            raise ValueError(f"name the model of {at}: write {at}#model")
+            raise ValueError(f"name the model of {self.at}: write {self.at}#model")
 
     def _chosen(self, model: str) -> str:
         listed = served_models(self._server, "chat server", self.key_variable)
@@ -84,7 +86,7 @@ class ChatModel:
     def _answer(self, ask: Ask) -> Said:
         body = {
             "model": self.model,
-            "messages": [{"role": role, "content": text} for role, text in ask.messages],
+            "messages": [{"role": role, "content": whole(text)} for role, text in ask.messages],
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             **self.request,
@@ -104,18 +106,25 @@ def read_answer(answer: Any) -> Said:
         ValueError: the answer has no choices.
     """
     choice = first_choice(answer)
-    text = choice.get("message", {}).get("content")
+    content = choice.get("message", {}).get("content")
     ids, log_probs = choice.get("token_ids"), _log_probs(choice)
-    whole = isinstance(ids, list) and len(ids) == len(log_probs)
+    matched = isinstance(ids, list) and len(ids) == len(log_probs)
     about = {name: answer[name] for name in ("model", "usage") if name in answer}
     about |= {"finish_reason": choice.get("finish_reason"), "prompt_ids": answer.get("prompt_token_ids")}
     return Said(
-        text if isinstance(text, str) else "",  # null: nothing but thoughts, or nothing at all
-        tuple(ids) if whole and ids else (),
-        log_probs if whole else (),
+        _text(content),
+        tuple(ids) if matched and ids else (),
+        log_probs if matched else (),
         choice.get("finish_reason") != "length",
         {name: value for name, value in about.items() if value is not None},
     )
+
+
+def _text(content: Any) -> str:
+    """Of a message: a text, a list of parts, or null (nothing but thoughts, or nothing at all)."""
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return whole("".join(text for text in texts if isinstance(text, str)))
 
 
 def _log_probs(choice: Mapping[str, Any]) -> tuple[float, ...]:

@@ -47,7 +47,7 @@ class Settings:
     planner: Literal["chat", "world"] = "chat"
     """prompts of the planner: the `chat` template file, or the few words that the built-in planner knows"""
     executor: str = "rule"
-    """turn plans into arguments: by `rule`, by the `same` model before training, or by a chat server, URL#MODEL"""
+    """turn plans into arguments: `rule`, `world`, `same` (the model before training), or a chat server, URL#MODEL"""
     verifier: str = "rule"
     """decide when to stop: `rule`, `world` (the rule of the built-in world), `same`, or URL#MODEL"""
     generator: str = "rule"

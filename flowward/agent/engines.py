@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..system.asking import ServiceError
-from ..system.chat_servers import first_choice
+from ..system.chat_servers import first_choice, whole
 from .episode import Said
 
 Request = tuple[str, dict[str, Any]]
@@ -160,7 +160,10 @@ def _said(text: Any, ids: list[Any], log_probs: Any, reason: Any) -> Said:
     if any(not isinstance(each, int | float) or not math.isfinite(each) for each in log_probs):
         raise ServiceError(f"a log-probability in the server's answer is not a finite number: {log_probs[:8]}")
     return Said(
-        text if isinstance(text, str) else "", tuple(map(int, ids)), tuple(map(float, log_probs)), reason == "stop"
+        whole(text) if isinstance(text, str) else "",
+        tuple(map(int, ids)),
+        tuple(map(float, log_probs)),
+        reason == "stop",
     )
 
 

@@ -9,13 +9,14 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..system.user_code import find
 from .chat import ChatModel
 from .engines import PLAIN
 from .episode import Ask, Episode, Said
-from .system import Answerer, Caller, Driver, System
+from .system import Answerer, Caller, Driver, System, Text
 
 AnswerReward = Callable[[Sequence[str], Sequence[str], Sequence[Mapping[str, Any]]], Any]
 """rewards of answers, from answers, questions and their metadata, one number each"""
@@ -32,15 +33,40 @@ class Setup:
 
 
 def setup_of(name: str) -> Setup:
-    """What the function `package.module:NAME` or `path/to/file.py:NAME` returns when it is called without arguments.
+    """The agent of a settings file (`config.yaml` of a run, or your own), or that a function returns.
+
+    The function, `package.module:NAME` or `path/to/file.py:NAME`, is called without arguments and returns a Setup.
 
     Raises:
-        ValueError: it cannot be imported, or returns something else.
+        ValueError: it cannot be loaded, or the function returns something else.
     """
+    if name.endswith((".yaml", ".yml")):
+        return _configured(Path(name))
     made = find("agent", name)()
     if not isinstance(made, Setup):
         raise ValueError(f"agent '{name}' must return a Setup (flowward.agent.external), not {type(made).__name__}")
     return made
+
+
+def _configured(path: Path) -> Setup:
+    """The agent that settings describe. Its planner is asked in text, so the memory is not shortened for it."""
+    from ..training import config_files
+    from . import assembly, config
+    from .toolbox import Toolbox
+
+    settings = config.from_dict(config_files.read([path]))
+
+    def ask(address: str) -> Any:
+        return ChatModel(address, concurrency=settings.concurrency, patience=settings.patience).ask
+
+    tools = Toolbox.load(settings.tools, settings.python_unconfined, ask)
+    terms = assembly.terms_of(settings)
+
+    def reward(*answered: Any) -> list[float]:
+        scores = [term.weight * term.score(*answered) for term in terms]
+        return [float(sum(each)) for each in zip(*scores, strict=True)]
+
+    return Setup(assembly.system_of(settings, Text(), tools), tools, reward, assembly.models_of(settings))
 
 
 def planner_on(address: str, temperature: float, max_tokens: int, **options: Any) -> ChatModel:

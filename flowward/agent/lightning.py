@@ -30,12 +30,12 @@ class Agent:
     | AGL_OPENAI_BASE_URL | the gateway's address for this episode | Agent Lightning |
     | AGL_EVENT_URL | where the reward is posted | Agent Lightning |
     | AGL_KEY | key of both, may be empty | Agent Lightning |
-    | FLOWWARD_AGENT | `package.module:function` that returns a Setup | you |
+    | FLOWWARD_AGENT | a settings file (.yaml), or `package.module:function` that returns a Setup | you |
     | QUESTION | the question | you, from `input` |
     | METADATA | JSON object for the reward, such as {"answer": "42"} | you, from `input` |
 
     Args:
-        build: makes the agent; without it, FLOWWARD_AGENT names the function.
+        build: makes the agent; without it, FLOWWARD_AGENT names what does.
         patience: seconds to wait for the gateway while it does not answer, for example during an update.
     """
 

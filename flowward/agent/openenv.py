@@ -171,12 +171,13 @@ class Session:
 class SessionFactory:
     """Makes sessions; for TRL's `HarnessRolloutWorker(harness_session_factory=...)`.
 
-    It is sent to another process, so `build` is the name of a function (`package.module:function`) that returns a
-    Setup, or such a function of a module. The worker calls the factory with its sampling settings.
+    It is sent to another process, so `build` is a settings file (.yaml), the name of a function that returns a Setup
+    (`package.module:function`), or such a function of a module. The worker calls the factory with its sampling
+    settings.
     """
 
     build: str | Callable[[], Setup]
-    """make the agent with this function"""
+    """make the agent from this settings file, or with this function"""
     tasks: Mapping[str, Mapping[str, Any]]
     """metadata for the reward, for each question"""
     address: str

@@ -9,18 +9,16 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
+from ..system.addresses import without_password
 from ..system.asking import Declined, Server, ServiceError, Unavailable
 from ..system.chat_servers import chosen, served_models
 from ..system.errors import at_least_one, not_negative, one_of, positive
 from ..system.jobs import attempted
-from ..system.seeds import entropy
 from ..system.terminal import tell
 from .chat import AGAIN
 from .engines import ENGINES, Engine
@@ -28,8 +26,6 @@ from .episode import Ask, Said
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from .system import Drawer
 
 WHO = "planner server"
 FILES = ("adapter_config.json", "adapter_model.safetensors")  # of a peft adapter
@@ -87,6 +83,7 @@ class ServedPlanner:
         one_of("kind of server", self.kind, ("auto", *ENGINES))
         at, _, named = self.address.partition("#")
         at = at.rstrip("/").removesuffix("/v1")
+        self._at = without_password(at)
         self._server = Server(at, self.timeout, os.environ.get(self.key_variable) or None, again=AGAIN)
         cards = served_models(self._server, WHO, self.key_variable, path="/v1/models")
         self._engine = self._known([card.get("owned_by") for card in cards])
@@ -103,7 +100,7 @@ class ServedPlanner:
         kind = self.kind if self.kind != "auto" else next((owner for owner in owners if owner in ENGINES), "")
         if not kind:
             raise ValueError(
-                f"cannot tell whether {self.address} is vLLM or SGLang; say it with the setting kind: vllm or sglang"
+                f"cannot tell whether {self._at} is vLLM or SGLang; say it with the setting kind: vllm or sglang"
             )
         return ENGINES[kind]
 
@@ -119,7 +116,7 @@ class ServedPlanner:
             return
         if abs(drawn - usual) < SAME:
             raise ValueError(
-                f"{self._server.address} returns log-probabilities without the temperature {self.temperature:g}; "
+                f"{self._at} returns log-probabilities without the temperature {self.temperature:g}; "
                 f"{self._engine.with_temperature}"
             )
 
@@ -208,12 +205,6 @@ class ServedPlanner:
             lambda each: f"sampling turn {each[0].turn + 1} of the planner",
         )
 
-    def drawer(self, seed_of: Callable[[int, Ask], int], temperature: float | None = None) -> Drawer:
-        """`draw` as a Drawer (system.py): `seed_of` makes the seed from an episode's place and its request."""
-        return lambda places, asks: self.draw(
-            asks, [seed_of(place, ask) for place, ask in zip(places, asks, strict=True)], temperature
-        )
-
     def _drawn(self, ask: Ask, seed: int, temperature: float) -> Said:
         with self._lock:
             loads, adapter = self._loads, self._adapter
@@ -240,14 +231,8 @@ class ServedPlanner:
             except Declined:
                 return False
             self._loads += 1
-        tell(f"{self._server.address} was restarted without the adapter {served}; it is loaded again")
+        tell(f"{self._at} was restarted without the adapter {served}; it is loaded again")
         return True
-
-
-def request_seed(seed: int, iteration: int, question: int, episode: int, turn: int) -> int:
-    """The seed of one request, from 0 to 2^31 - 1, for the same key the same."""
-    key = entropy(("served planner", seed, iteration, question, episode, turn))
-    return int(np.random.SeedSequence(key).generate_state(1)[0] >> 1)
 
 
 def gap(recomputed: Tensor, served: Tensor, mask: Tensor) -> dict[str, float]:
@@ -275,7 +260,6 @@ def truncated_weight(recomputed: Tensor, served: Tensor, mask: Tensor, cap: floa
     """
     if not cap >= 1:
         raise ValueError(f"the cap of importance weights must be at least 1, not {cap}")
-    difference = (recomputed.detach() - served.detach()).masked_fill(
-        ~mask.bool(), 0.0
-    )  # before exp: padding may be nan
+    difference = recomputed.detach() - served.detach()
+    difference = difference.masked_fill(~mask.bool(), 0.0)  # before exp: padding may be nan
     return difference.exp().clamp(max=cap)

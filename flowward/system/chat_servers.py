@@ -59,3 +59,8 @@ def first_choice(answer: Any) -> Mapping[str, Any]:
     except (KeyError, IndexError, TypeError):
         pass
     raise ValueError(f"it has no choices: {str(answer)[:200]}")
+
+
+def whole(text: str) -> str:
+    """The text with a mark in the place of half characters (a cut emoji), which no request or tokeniser can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -159,6 +159,21 @@ def test_what_an_answer_says() -> None:
     assert isinstance(uneven, Said) and (uneven.ids, uneven.log_probs) == ((), ())
 
 
+def test_half_characters_neither_break_a_request_nor_come_back() -> None:
+    """A tool's output may be cut within an emoji; such text cannot be sent, and tokenisers refuse it."""
+    with chatting(lambda request: chat("got \ud83d")) as (at, requests):
+        assert texts(ChatModel(at)(asks("cut \ud83d!", "whole \U0001f600"))) == ["got \ufffd"] * 2
+    sent = sorted(request["messages"][-1]["content"] for request in requests)
+    assert sent == ["cut \ufffd!", "whole \U0001f600"]
+
+
+def test_answers_in_parts() -> None:
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}, 3]
+    answer = reply({"choices": [{"message": {"content": parts}, "finish_reason": "stop"}]})
+    with chatting(lambda _: answer) as (at, _):
+        assert ChatModel(at).ask((("user", "x"),)) == "ab"
+
+
 def test_a_model_is_found_or_refused_before_the_run() -> None:
     with chatting(models=("a", "org/b")) as (at, requests):
         assert ChatModel(f"{at}#org/b").model == "org/b"

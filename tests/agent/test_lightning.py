@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,21 @@ def test_an_episode_and_its_reward(monkeypatch: pytest.MonkeyPatch) -> None:
     assert neutral.items() <= first.items() and first["max_tokens"] == 32 and "stream" not in first
     assert gateway.events == [{"event_type": "reward", "data": {"value": 1.0, "source": "agent"}}]
     assert gateway.keys == {"Bearer key"}
+
+
+def test_an_agent_from_a_settings_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The built-in tools and rules; its planner asks the calculator, and the last result is the answer."""
+    settings = {"tools": ["calculator"], "executor": "rule", "verifier": "rule", "generator": "rule", "planner": "chat"}
+    file = tmp_path / "agent.yaml"
+    file.write_text(json.dumps({**settings, "reward": ["number=2", "exact"], "limits": {"max_turns": 1}}))
+    with lightning_strikes(monkeypatch, respond=lambda _: chat("Tool: calculator\nInput: 6 * 7")) as gateway:
+        monkeypatch.setenv("FLOWWARD_AGENT", str(file))
+        monkeypatch.setenv("METADATA", json.dumps({"answer": "42"}))
+        assert Agent().run() == 3.0
+        assert len(gateway.requests) == 1 and gateway.events[0]["data"]["value"] == 3.0
+        file.write_text(json.dumps(settings | {"executor": "same"}))
+        with pytest.raises(ValueError, match="'same' needs the planner in this process"):
+            Agent().run()
 
 
 def test_a_wrong_answer_earns_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
