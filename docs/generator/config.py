@@ -27,8 +27,8 @@ the message names the key you may have meant.
 """
 HEAD_OF_AGENTS = """# config.yaml of agents
 
-This page is for writing a config file of a language agent: every key, its values and its default. Start from a file that
-is complete:
+This page is for writing a config file of a language agent: every key, its values and its default. Start from a file
+that is complete:
 
 {start}
 

@@ -210,8 +210,6 @@ def system_of(settings: Settings, reader: Reader, tools: Toolbox) -> System:
         chosen = getattr(settings, name)
         if chosen in rules:
             return Rule(rules[chosen])
-        if chosen in RULES:
-            raise ValueError(f"--{name} has no rule '{chosen}': use {', '.join(rules)}, same, or URL#MODEL")
         return by_model(chosen, templates)
 
     return System(

@@ -34,7 +34,7 @@ METAVARS = {
     "questions": "SET|FILE",
     "question_weights": "CATEGORY=WEIGHT ...",
     "tools": "TOOL ...",
-    "executor": "rule|same|URL#MODEL",
+    "executor": "rule|world|same|URL#MODEL",
     "verifier": "rule|world|same|URL#MODEL",
     "generator": "rule|same|URL#MODEL",
     "analysis": "none|same|URL#MODEL",

@@ -15,7 +15,8 @@ from ..options import parse
 
 PAGE = Page(
     about="Write the trained planner of a run for transformers, peft, vLLM and SGLang: a LoRA adapter, or the whole "
-    "model with its tokenizer if all weights were trained.",
+    "model with its tokenizer if all weights were trained. A file agent.yaml beside it keeps the modules, tools and "
+    "limits, for flowward agent solve and eval.",
     examples=(("agent export runs/agent --output planner", "then: flowward agent solve 'a question' --model planner"),),
 )
 
@@ -42,9 +43,12 @@ def run(words: list[str]) -> int:
         raise ValueError(f"{asked.run} is not a run folder (it has no config.yaml)")
     output = outputs.chosen(asked.output, Path(asked.run) / "planner", asked.overwrite)
     from ...agent import trained
+    from ...agent.config import of_agent
+    from ...agent.planners import write_agent
 
     settings = trained.settings_of(asked.run)
     language, _ = trained.load(asked.run, settings, asked.weights, asked.at)
     language.save(output)
+    write_agent(output, of_agent(settings))
     print(visible(str(output)))
     return 0
