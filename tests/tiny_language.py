@@ -51,8 +51,8 @@ def language(kind: str = "llama", adapters: int | None = None, **size: Any) -> L
     return Language(f"tiny {kind}", network(kind, **size), tokenizer(), adapters, "float32", 0, (1,))
 
 
-def folder(path: Path, kind: str = "llama", template: str | None = TEMPLATE) -> Path:
+def folder(path: Path, kind: str = "llama", template: str | None = TEMPLATE, context: int = 256) -> Path:
     """A folder as transformers writes it."""
-    network(kind).save_pretrained(path)
+    network(kind, context=context).save_pretrained(path)
     tokenizer(template=template).save_pretrained(path)
     return path

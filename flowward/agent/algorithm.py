@@ -19,12 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import log
 from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from ..learning.credit import ZScore
+from ..learning.mixing import Mix, rewards_first
 from ..learning.snapshots import Decay
 from ..learning.terms import clipped_ratio, log_bounds
 from ..system.errors import not_negative, one_of, positive
@@ -51,15 +53,17 @@ def surrogate(
         dual: also bound the loss of a negative advantage by dual * |A| (dual clip, arXiv:1912.09729).
     """
     a = advantage.double()[:, None]
-    loss = clipped_ratio(log_prob.double() - old.detach().double(), a, low, high)
-    if dual is not None:
-        loss = torch.where(a < 0, loss.minimum(-dual * a), loss)
-    return loss
+    log_ratio = log_prob.double() - old.detach().double()
+    if dual is not None:  # in logarithms, so that a ratio beyond the bound cannot overflow
+        log_ratio = torch.where(a < 0, log_ratio.clamp_max(log(dual)), log_ratio)
+    return clipped_ratio(log_ratio, a, low, high)
 
 
 def k3(log_prob: Tensor, reference: Tensor) -> Tensor:
     """exp(d) - d - 1 with d = log reference - log pi, of each token, float64: an unbiased estimate of KL(pi, reference)
     for tokens that pi sampled (Schulman, 2020, "Approximating KL divergence"). d is clamped to +/- 20.
+
+    The gradient of a loss, with the tokens held fixed, averages to that of KL(reference, pi) (`flowward verify`).
     """
     d = (reference.detach().double() - log_prob.double()).clamp(-FAR, FAR)
     return d.expm1() - d
@@ -113,6 +117,34 @@ class AgentFlow:
     def skips_silent(self) -> bool:
         """Without the KL term, a turn whose advantage is 0 has no gradient, so it is not evaluated."""
         return self.beta == 0
+
+    def advantages(
+        self,
+        trace: Trace,
+        rewards: Tensor,
+        group: Tensor,
+        kept: Tensor,
+        weights: Tensor | None = None,
+        mix: Mix = rewards_first,
+    ) -> Tensor:
+        """The advantage of each turn of the trace, float64 [T].
+
+        Args:
+            rewards: [n, R] of n episodes. The trace names an episode by its row.
+            group: [n], the number of the question.
+            kept: [n] bool; the others have failed, and are left out of their groups.
+            weights: [R], of the rewards; all 1 unless given.
+            mix: how several rewards become one advantage.
+        """
+        if not len(trace):
+            return torch.zeros(0, dtype=torch.float64)
+        weights = torch.ones(rewards.shape[1], dtype=torch.float64) if weights is None else weights
+        if self.statistics == "turn":
+            turns = trace.episode
+            return mix(self.credit, rewards[turns], weights, group[turns])
+        advantage = torch.zeros(len(group), dtype=torch.float64)
+        advantage[kept] = mix(self.credit, rewards[kept], weights, group[kept])
+        return advantage[trace.episode]
 
     def points(self, trace: Trace, advantage: Tensor) -> Turns:
         """The training points of turns with these advantages [T]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ..system.paths import fingerprint
 from ..training import inputs
 from ..training.folder import RunFolder
 from ..training.inputs import Change, Inputs
-from . import config, questions, rewards, world
+from . import config, questions, rewards, search, world
 from .chat import ChatModel
 from .config import Settings
 from .episode import SAME
@@ -43,7 +43,6 @@ from .toolbox import Toolbox
 from .trainer import AgentTrainer
 
 RULES = ("rule", "none", "world")  # modules that ask no model
-ANSWER_TOKENS = 1024  # of another module that the planner's own model plays
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,8 @@ def assembled(settings: Settings, resume: bool = False, changed_inputs: bool = F
     if resume and settings.run.output:
         _restore(trainer, RunFolder.open(settings.run.output), changes)
     evaluator = AgentEvaluator(player, held_out, terms, settings.evaluation, facts(settings))
-    warnings = tuple(each for each in (_leak(settings, asked, held_out, evaluator), inputs.sentence(changes)) if each)
+    said = [*_leaks(asked, held_out, evaluator), inputs.sentence(changes)]
+    warnings = tuple(each for each in said if each)
     return AgentAssembly(settings, trainer, evaluator, language.notes, warnings, found, tuple(changes))
 
 
@@ -166,7 +166,7 @@ def models_of(settings: Settings, language: Language | None = None) -> dict[str,
         if name == SAME:
             if language is None:
                 raise ValueError("'same' needs the planner in this process: name a chat server, URL#MODEL")
-            found[name] = Before(language, ANSWER_TOKENS)
+            found[name] = Before(language, settings.module_tokens)
         elif name not in RULES:
             found[name] = _server(settings, name)
     return found
@@ -192,7 +192,9 @@ def terms_of(settings: Settings) -> list[Term]:
 
 
 def _server(settings: Settings, name: str) -> ChatModel:
-    return ChatModel(name, concurrency=settings.concurrency, patience=settings.patience)
+    return ChatModel(
+        name, max_tokens=settings.module_tokens, concurrency=settings.concurrency, patience=settings.patience
+    )
 
 
 def system_of(settings: Settings, reader: Reader, tools: Toolbox) -> System:
@@ -258,6 +260,10 @@ def facts(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _leak(settings: Settings, asked: PromptSet, held_out: PromptSet, evaluator: AgentEvaluator) -> str | None:
+def _leaks(asked: PromptSet, held_out: PromptSet, evaluator: AgentEvaluator) -> Iterator[str | None]:
+    """Warnings about questions that training and evaluation share, or that stand in documents of `search`."""
     said = leak(asked, held_out, evaluator.chosen, ("", ""))
-    return said and said.replace("prompts", "questions").replace("prompt", "question")
+    yield said and said.replace("prompts", "questions").replace("prompt", "question")
+    for tool in evaluator.player.system.tools.values():
+        if isinstance(tool, search.Search):
+            yield search.leak(tool.documents, [*dict.fromkeys((*asked.texts, *held_out.texts))])

@@ -72,6 +72,8 @@ class Settings:
     """sample and train the planner at this temperature"""
     max_prompt: int | None = None
     """shorten the memory so that prompts have at most this many tokens (none: the model's context)"""
+    module_tokens: int = 1024
+    """most tokens of one answer of another module"""
     patience: float = 600.0
     """wait so many seconds for chat servers that do not answer"""
     concurrency: int = 16
@@ -101,6 +103,7 @@ class Settings:
                 raise ValueError(f"{unknown(f'{name} of an agent', chosen, known)} (or a chat server: URL#MODEL)")
         positive(self, "temperature", "patience")
         between(self, 1, 10_000, "concurrency")
+        between(self, 1, 1_000_000, "module_tokens")
         if self.server is not None and self.lora_rank is None:
             raise ValueError("a server gets the planner's new weights as a LoRA adapter: set lora_rank (--lora-rank)")
         if self.max_prompt is not None:

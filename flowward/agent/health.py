@@ -52,6 +52,10 @@ class AgentHealth(Health):
             yield (
                 "all episodes end after one turn: look at the verifier; if it is right, the questions need no planning"
             )
+        if m.get("end/turns", 0.0) > ONE_TURN:
+            yield (
+                "the verifier ended no episode, so all ran to --max-turns: look at the verifier, or raise --max-turns"
+            )
         if m.get("undecided", 0.0) > WRONG:
             yield (
                 f"{m['undecided']:.0%} of the verifier's answers said neither stop nor continue, which counts as "
@@ -79,9 +83,9 @@ class AgentHealth(Health):
                 f"the planner's answers are {m['answer_tokens'] / self.first_tokens:.1f} times as long as at the "
                 "start: raise --algorithm.beta, or lower --max-tokens"
             )
-        if (m.get("shortened", 0.0) + m.get("dropped", 0.0)) > WRONG:
+        if (less := max(m.get("shortened", 0.0), m.get("dropped", 0.0))) > WRONG:
             yield (
-                f"{max(m['shortened'], m['dropped']):.0%} of the prompts show a shortened memory: lower --max-result, "
+                f"{less:.0%} of the prompts show a shortened memory: lower --max-result, "
                 "or use a model with a longer context"
             )
 

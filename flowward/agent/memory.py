@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 SHORT = 160  # characters of a shortened result
+CUT = " ... (shortened)"
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Memory:
     """The entries of an episode, oldest first. Immutable, so that two episodes cannot share one."""
 
     entries: tuple[Entry, ...] = ()
-    shortened: int = 0  # oldest entries whose results are shortened here
-    dropped: int = 0  # still older ones that are left out here
+    shortened: int = 0  # entries whose results are shortened here
+    dropped: int = 0  # oldest entries that are left out here
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -46,22 +47,22 @@ class Memory:
     def versions(self) -> Iterator[Memory]:
         """The memory, then shorter and shorter ones: oldest results shortened one by one, then dropped one by one."""
         yield self
-        entries = list(self.entries)
+        entries, long = list(self.entries), [len(entry.result) > SHORT + len(CUT) for entry in self.entries]
         for number, entry in enumerate(self.entries):
-            if len(entry.result) > SHORT:
-                entries[number] = replace(entry, result=f"{entry.result[:SHORT]} ... (shortened)")
-                yield Memory(tuple(entries), number + 1)
+            if long[number]:
+                entries[number] = replace(entry, result=entry.result[:SHORT] + CUT)
+                yield Memory(tuple(entries), sum(long[: number + 1]))
         for number in range(1, len(entries) + 1):
-            yield Memory(tuple(entries[number:]), len(entries) - number, number)
+            yield Memory(tuple(entries[number:]), sum(long[number:]), number)
 
     @property
     def note(self) -> str:
         """What the reader of a prompt should know: empty if nothing is missing."""
         if self.dropped:
             steps = "step 1 is" if self.dropped == 1 else f"steps 1 to {self.dropped} are"
-            later = ", and later results are shortened" if self.shortened else ""
+            later = ", and long results of later steps are shortened" if self.shortened else ""
             return f"the memory is too long: {steps} left out{later}"
         if self.shortened:
-            results = "the result of step 1 is" if self.shortened == 1 else f"results 1 to {self.shortened} are"
+            results = "1 old result is" if self.shortened == 1 else f"{self.shortened} old results are"
             return f"the memory is too long: {results} shortened"
         return ""

@@ -160,7 +160,8 @@ def last_result(question: str, analysis: str, memory: Memory) -> str:
 def read_plan(text: str, tools: Sequence[Card]) -> Plan:
     """The plan in a text: the last `Tool:`, `Goal:` and `Input:` lines, or a JSON object with these keys.
 
-    Names of tools are compared without case, spaces, hyphens and underscores.
+    Names of tools are compared by their letters and digits alone, without case. What follows in later lines is no part
+    of a name.
 
     Raises:
         Unreadable: it is empty, names no tool, or names an unknown one.
@@ -169,7 +170,7 @@ def read_plan(text: str, tools: Sequence[Card]) -> Plan:
         raise Unreadable("the plan was empty", "empty")
     labelled = _labelled(text, ("tool", "goal", "input"))
     found: Mapping[str, Any] = labelled if "tool" in labelled else _json_object(text) or {}  # an input may be JSON
-    name = next((str(value) for key, value in found.items() if key.lower() == "tool"), "")
+    name = next((str(value) for key, value in found.items() if key.lower() == "tool"), "").strip().partition("\n")[0]
     if not name:
         raise Unreadable("the plan names no tool")
     known = {_plain(card.name): card.name for card in tools}
@@ -196,9 +197,10 @@ def read_arguments(text: str) -> Mapping[str, Any]:
 def read_verdict(text: str) -> Verdict:
     """The decision on the last `Decision: STOP` or `Decision: CONTINUE` line; a text with neither means continue.
 
-    Only such a line counts: "we cannot stop here" does not stop.
+    Only such a line counts: "we cannot stop here" does not stop, nor does a line that names both.
     """
-    lines = re.findall(r"^[\s*_#>-]*decision[\s*_]*:[\s*_]*(stop|continue)\b", text, re.IGNORECASE | re.MULTILINE)
+    pattern = r"^[\s*_#>-]*decision[\s*_]*:[\s*_]*(stop|continue)\b(?![\s*_]*(?:or\b|[/|]))"
+    lines = re.findall(pattern, text, re.IGNORECASE | re.MULTILINE)
     if not lines:
         return Verdict(False, text.strip(), decided=False)
     return Verdict(lines[-1].lower() == "stop", text.strip())
@@ -211,7 +213,7 @@ def read_answer(text: str) -> str:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\s_\-`*'\"]", "", name).lower()
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def _labelled(text: str, labels: Sequence[str]) -> dict[str, str]:

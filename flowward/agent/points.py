@@ -35,12 +35,16 @@ class Trace:
 
     @classmethod
     def of(cls, episodes: Sequence[Episode], numbers: Sequence[int], chosen: Chosen = "all") -> Trace:
-        """The turns of these episodes with these numbers; failed episodes have none."""
+        """The turns of these episodes with these numbers; failed episodes have none.
+
+        A turn without tokens holds no decision, so it is left out.
+        """
         keep = {"all": slice(None), "first": slice(0, 1), "last": slice(-1, None)}[chosen]
         turns = [
             (number, turn)
             for number, episode in zip(numbers, episodes, strict=True)
             for turn in (() if episode.failed else episode.turns[keep])
+            if turn.said.ids
         ]
         return cls(
             torch.tensor([token for _, turn in turns for token in turn.prompt], dtype=torch.long),

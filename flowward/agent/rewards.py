@@ -5,6 +5,7 @@ The right answer stands in the metadata of a question, under `answer`: a text, o
 
 from __future__ import annotations
 
+import math
 import re
 import string
 import unicodedata
@@ -97,22 +98,29 @@ def refuse(questions: Sequence[str], metadata: Sequence[Mapping[str, Any]], name
 
 
 def normal(text: str) -> str:
-    """Lower case, without punctuation, articles and extra spaces (as SQuAD compares answers, arXiv:1606.05250)."""
-    text = unicodedata.normalize("NFKC", text).lower()
-    text = "".join(" " if each in string.punctuation else each for each in text)
-    return " ".join(word for word in text.split() if word not in ("a", "an", "the"))
+    """Lower case, without punctuation, articles and extra spaces (as SQuAD compares answers, arXiv:1606.05250).
+
+    Unlike there, the sign of a number counts, and a text of articles alone stays (the answer may be choice A).
+    """
+    text = re.sub(r"(?<![\w.])[-\u2212](?=\.?\d)", "minus ", unicodedata.normalize("NFKC", text).lower())
+    words = "".join(" " if each in string.punctuation else each for each in text).split()
+    return " ".join([word for word in words if word not in ("a", "an", "the")] or words)
+
+
+DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"
 
 
 def number(text: str) -> float | None:
     """The last number in a text, with thousands separators, a percent sign or a fraction a/b; None if there is none."""
-    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?(?:\s*/\s*\d+)?", text.replace("−", "-"))
+    found = re.findall(rf"(?:(?<!\w)-)?{DIGITS}(?:\s*/\s*\d+)?", text.replace("\u2212", "-"))
     if not found:
         return None
     top, _, bottom = found[-1].replace(",", "").replace(" ", "").partition("/")
     try:
-        return float(top) / float(bottom) if bottom else float(top)
+        value = float(top) / float(bottom) if bottom else float(top)
     except (ZeroDivisionError, OverflowError):
         return None
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -132,13 +140,13 @@ class Exact:
 
 def _equal(answer: str, right: str) -> bool:
     if is_number(answer) and is_number(right):
-        return number(answer) == number(right)
+        return number(right) is not None and number(answer) == number(right)
     return bool(normal(right)) and normal(answer) == normal(right)
 
 
 def is_number(text: str) -> bool:
     """Whether a text is one number and nothing else."""
-    return re.fullmatch(r"\s*[-−+]?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?\s*", text) is not None
+    return re.fullmatch(rf"\s*[-\u2212+]?{DIGITS}\s*", text) is not None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, Protocol
 
 from ..system.asking import ServiceError
@@ -111,7 +112,7 @@ class System:
         memory = Memory()
         end: End | None = None
         try:
-            analysis = yield from self.analyst(question, cards)
+            analysis = shortened((yield from self.analyst(question, cards)), self.limits.max_result)
             seen("analysis", analysis)
             while end is None:
                 ask, shown = self._ask(question, analysis, memory, len(turns))
@@ -138,14 +139,14 @@ class System:
         return finished(answer, end)
 
     def _ask(self, question: str, analysis: str, memory: Memory, turn: int) -> tuple[Ask, Memory]:
-        """The planner's prompt, with the longest version of the memory that fits.
+        """The planner's prompt, with the longest version of the memory that fits; if none does, without the analysis.
 
         Raises:
             ValueError: the question alone does not fit.
         """
         cards = [tool.card for tool in self.tools.values()]
-        for shown in memory.versions():
-            messages = self.planner.ask(question, analysis, cards, shown)
+        for about, shown in product(dict.fromkeys((analysis, "")), memory.versions()):
+            messages = self.planner.ask(question, about, cards, shown)
             ids = self.reader.encode(messages)
             if len(ids) <= self.reader.room:
                 return Ask("planner", PLANNER, messages, ids, turn), shown
@@ -156,7 +157,7 @@ class System:
 
     def refuse(self, question: str) -> None:
         """Raise ValueError if the question alone does not fit into the planner's context."""
-        self._ask(question, "", Memory(), 0)
+        self._ask(question, "", Memory(dropped=self.limits.max_turns), 0)  # the note takes room as well
 
     def _acted(
         self, question: str, turn: Turn, number: int, seen: Watcher
@@ -283,12 +284,14 @@ class Driver:
         for kind, mine in kinds.items():
             requests: list[Any] = [waiting[number] for number in mine]
             with self._timed("tools" if isinstance(requests[0], Use) else requests[0].who):
+                answers: Sequence[Answer | ServiceError]
                 if isinstance(requests[0], Use):
-                    yield mine, self.tools(requests)
+                    answers = self.tools(requests)
                 elif kind == PLANNER:
-                    yield mine, self.planner(mine, requests)
+                    answers = self.planner(mine, requests)
                 else:
-                    yield mine, self.models[kind](requests)
+                    answers = self.models[kind](requests)
+            yield mine, answers  # not timed: what the episodes make of them
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:

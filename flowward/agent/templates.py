@@ -6,6 +6,7 @@ in the user part, between marks.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,11 @@ from .episode import Messages
 
 OWN = Path(__file__).parent / "wording"
 NAMES = ("planner", "executor", "verifier", "generator", "analyst", "judge")
+
+
+def closed(text: str) -> str:
+    """A text that cannot end the mark around it: `</result>` in it becomes `< /result>`."""
+    return re.sub(r"</(?=\s*(result|answer)\s*>)", "< /", text, flags=re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Templates:
             undefined=jinja2.StrictUndefined,
             autoescape=False,  # nosec B701
         )
+        environment.filters["closed"] = closed
         found = {}
         for name in NAMES:
             path = self.source(name)
@@ -60,6 +67,15 @@ class Templates:
         self._read  # noqa: B018
 
     def filled(self, name: str, **values: Any) -> Messages:
-        """The messages of a module."""
-        system, user = (part.render(**values).strip() for part in self._read[name])
+        """The messages of a module.
+
+        Raises:
+            ValueError: the template names a value that there is not.
+        """
+        import jinja2
+
+        try:
+            system, user = (part.render(**values).strip() for part in self._read[name])
+        except jinja2.TemplateError as error:
+            raise ValueError(f"{self.source(name)} cannot be filled in: {error}") from error
         return (("system", system), ("user", user))

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..evaluation.outcome import NOUNS
 from ..learning.mixing import MIXES, each_reward
 from ..prompts import PromptSet, refuse_others
 from ..rewards import RewardError
@@ -144,7 +145,7 @@ class AgentTrainer(Loop[AgentEvaluator]):
             self.order = Curriculum(questions, run.seed, rest=run.curriculum)
 
     def rules(self) -> Health:
-        return AgentHealth("episodes")
+        return AgentHealth(NOUNS["episodes"])
 
     @property
     def block(self) -> int:  # type: ignore[override]
@@ -190,6 +191,8 @@ class AgentTrainer(Loop[AgentEvaluator]):
     @torch.no_grad()
     def _recomputed(self, trace: Trace) -> tuple[Trace, dict[str, float]]:
         """The trace with log-probabilities as training computes them, and how far those of the server are from them."""
+        if not len(trace):
+            return trace, {}  # all episodes were lost
         turns = Turns(trace, torch.zeros(len(trace), dtype=torch.float64))
         parts = [turns.take(numbers) for numbers in torch.arange(len(trace)).split(self.block)]
         own = [self.language.log_probs("policy", part, self.models.temperature).float().cpu() for part in parts]
@@ -238,13 +241,9 @@ class AgentTrainer(Loop[AgentEvaluator]):
     def credit(self, found: Scored, group: Tensor) -> Tensor:
         """The advantage of each turn, float64 [T]. Failed episodes are left out of their groups."""
         weights = torch.tensor([term.weight for term in self.terms], dtype=torch.float64)
-        mix = MIXES[self.run.mix]
-        if self.algorithm.statistics == "turn":
-            turns = found.trace.episode
-            return mix(self.algorithm.credit, found.reward[turns], weights, group[turns])
-        kept, advantage = found.failed == 0, torch.zeros(len(group), dtype=torch.float64)
-        advantage[kept] = mix(self.algorithm.credit, found.reward[kept], weights, group[kept])
-        return advantage[found.trace.episode]
+        return self.algorithm.advantages(
+            found.trace, found.reward, group, found.failed == 0, weights, MIXES[self.run.mix]
+        )
 
     def measured(self, step: Step, evaluator: AgentEvaluator, folder: RunFolder | None) -> Step:
         """The step with an evaluation of the current weights. Some episodes are kept in the folder."""

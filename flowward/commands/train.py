@@ -15,6 +15,7 @@ from ..training import config, config_files, inputs, recipes, trackers
 from ..training.assembly import assembled, started
 from ..training.folder import RunFolder, dumped
 from ..training.hooks import Hooks
+from ..training.record import refuse_other_kinds
 from . import resuming, running
 from .help import Option, Page
 from .options import every, parse, set_threads, switched, take
@@ -132,6 +133,7 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
     settings = parse(type(default), words, command, default, page)
     if resume and settings.run.output != Path(resume):
         raise ValueError(f"--resume goes on in its own folder, {resume}: leave out --output, or copy that folder first")
+    refuse_other_kinds(settings.model, "train --resume")
     settings = _of_adapters(replace(settings, model=models.located(settings.model)), named, resume)
     unnamed = "--reward" not in named and not (settings.preferences or resume or files)
     if unnamed and models.is_pipeline(settings.model):

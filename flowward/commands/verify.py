@@ -14,9 +14,11 @@ from .options import parse
 
 PAGE = Page(
     about="Test algorithms against exact results: gradients, equivalences, minimisers, and optima of problems with "
-    "closed forms. All algorithms are tested unless you name some. The exit code is 1 if a check fails.",
+    "closed forms. All algorithms, for images and agents, are tested unless you name some. The exit code is 1 if a "
+    "check fails.",
     examples=(
         ("verify advantageflow flow_grpo", "two of the built-in algorithms"),
+        ("verify agentflow", "the algorithm for agents"),
         ("verify --algorithm package.module:Class", "your own algorithm"),
         ("verify --model owner/name --size 512 512", "a model against its own diffusers pipeline"),
     ),
@@ -29,7 +31,7 @@ class Verify:
     """Test each algorithm against exact results."""
 
     names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[NAME ...]")] = ()
-    """built-in algorithms (default: all)"""
+    """built-in algorithms, or agentflow (default: all)"""
     algorithm: str | None = None
     """your own algorithm, as package.module:Class"""
     model: str | None = None
@@ -45,7 +47,6 @@ def run(words: list[str]) -> int:
     chosen = parse(Verify, words, "verify", page=PAGE)
 
     from .. import models, verify  # after the flags, so that --help does not wait for torch
-    from ..algorithms import ALGORITHMS
     from ..verify import table
 
     if chosen.model is not None:
@@ -57,7 +58,7 @@ def run(words: list[str]) -> int:
             print(path)
         return 1 if report.failures else 0
     others = {} if chosen.algorithm is None else {chosen.algorithm: verify.load(chosen.algorithm)}
-    report = verify.verify(chosen.names or ([] if others else list(ALGORITHMS)), others)
+    report = verify.verify(chosen.names or ([] if others else verify.NAMES), others)
     table.show(report, chosen.full)
     for path in table.write(report, chosen.output) if chosen.output else []:
         print(path)

@@ -14,9 +14,12 @@ from ..algorithms import ALGORITHMS
 from ..algorithms.algorithm import Algorithm, refuse_incomplete
 from ..process.policy import Policy
 from ..system.errors import unknown
-from . import generic, laws, population
+from . import agents, generic, laws, population
 from .check import Check, guarded
 from .population import Distance
+
+NAMES = (*ALGORITHMS, agents.NAME)
+"""what can be verified by name: the algorithms for images, and that for agents"""
 
 
 @dataclass(frozen=True)
@@ -38,21 +41,20 @@ class Report:
         return f"{many}, {f'{len(self.failures)} of them broken' if self.failures else 'all hold'}."
 
 
-def verify(names: Sequence[str] = tuple(ALGORITHMS), others: Mapping[str, Algorithm] | None = None) -> Report:
+def verify(names: Sequence[str] = NAMES, others: Mapping[str, Algorithm] | None = None) -> Report:
     """Check all laws of the named algorithms; for `others`, the protocol and the distance from the exact optima.
 
     Raises:
         ValueError: a name is unknown.
     """
     for name in names:
-        if name not in ALGORITHMS:
-            raise ValueError(unknown("algorithm", name, ALGORITHMS))
+        if name not in NAMES:
+            raise ValueError(unknown("algorithm", name, NAMES))
     started = time.perf_counter()
     checks: list[Check] = []
     distances: list[Distance] = []
     for name in names:
-        checks += _generic(name, ALGORITHMS[name]())
-        for found in _own(name):
+        for found in agents.laws() if name == agents.NAME else _of_images(name):
             if isinstance(found, Distance):
                 distances.append(found)
             else:
@@ -87,9 +89,10 @@ def _generic(name: str, algorithm: Algorithm) -> list[Check]:
     return [replace(check, algorithm=name, part="protocol") for check in generic.laws(algorithm)]
 
 
-def _own(name: str) -> Iterator[Check | Distance]:
-    """Laws that follow from an algorithm's equation."""
+def _of_images(name: str) -> Iterator[Check | Distance]:
+    """Laws of the protocol, and those that follow from an algorithm's equation."""
     kind = ALGORITHMS[name]
+    yield from _generic(name, kind())
     yield from guarded(laws.LAWS[name](kind), "the laws of its equation can be computed", "")
     yield from guarded(population.laws(name, kind), "its minimiser over all samples can be computed", "")
     yield from guarded(population.gains(name, kind), "its gain after one exact fit can be computed", "")
@@ -123,4 +126,4 @@ def load(path: str) -> Algorithm:
     return checked
 
 
-__all__ = ["Check", "Distance", "Report", "load", "verify"]
+__all__ = ["NAMES", "Check", "Distance", "Report", "load", "verify"]

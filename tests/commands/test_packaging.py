@@ -31,7 +31,7 @@ def needed(name: str, known: set[str]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("extra", ["data", "rewards", "server"])
+@pytest.mark.parametrize("extra", ["agent", "data", "rewards", "server"])
 def test_no_extra_pins_what_others_need(extra: str) -> None:
     """Nothing that comes with it fixes the version of torch, numpy or transformers."""
     own = [line for line in requires("flowward") or [] if f'extra == "{extra}"' in line.replace("'", '"')]

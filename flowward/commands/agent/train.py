@@ -65,7 +65,7 @@ def run(words: list[str]) -> int:
     typed = shlex.join(["flowward", "agent", "train", *words])
     printed, words = switched(words, "print-config")
     dry, words = switched(words, "dry-run")
-    words, said = resuming.resolved(words)
+    words, said = resuming.resolved(words, config.KIND)
     processes, words = take(words, "processes")
     changed, words = resuming.changed_inputs(words)
     named, words = every(words, "hook")
