@@ -165,6 +165,22 @@ def said(words: Sequence[str]) -> set[str]:
     return {flag.removeprefix("no-").replace("-", "_") for flag in flags}
 
 
+def count_of_processes(given: str | None) -> int:
+    """The value of --processes; 1 if it is not given.
+
+    Raises:
+        ValueError: it is no whole number, or more than one machine can start.
+    """
+    if given is None:
+        return 1
+    if not (given.isdecimal() and given.strip("0")):
+        raise ValueError(f"--processes must be a whole number of at least 1, not '{given}'")
+    most = max(64, os.cpu_count() or 1)
+    if len(given) > len(str(most)) or int(given) > most:
+        raise ValueError(f"--processes must be at most {most} on this machine, not {given}")
+    return int(given)
+
+
 def set_threads(number: int | None) -> None:
     """Raises ValueError where a number of CPU threads was given that cannot be."""
     if number is None:

@@ -47,8 +47,7 @@ def load(
     if not (path / "config.yaml").is_file():
         return models.load(name, precision=precision or "auto", loading=loading)
     folder = RunFolder.open(path)
-    given = folder.config()
-    folder.refuse_others(given)  # and only some keys, since a run from Python may have an algorithm without a name
+    given = folder.config()  # only these keys, since a run from Python may have an algorithm without a name
     settings = config.from_dict({key: given[key] for key in MADE_FROM if key in given})
     state = folder.state("identity", "iteration", "weights", at=at)
     if state is None:

@@ -85,13 +85,6 @@ class Record:
             for each in self.changes()
         ]
 
-    def refuse_others(self, config: Mapping[str, Any]) -> None:
-        """Raise ValueError if the run is not over images; `config` is its own."""
-        if (kind := config.get("kind", "images")) != "images":
-            raise ValueError(
-                f"{self.path} is a run of kind '{kind}', not over images: use the commands flowward {kind}"
-            )
-
     def origin(self) -> dict[str, Any]:
         """How the weights were made, for exports and model cards. A user's own algorithm may have no fields.
 
@@ -99,7 +92,7 @@ class Record:
             ValueError: config.yaml is damaged, or the run is not over images.
         """
         config, lines = self.config(), self.lines()
-        self.refuse_others(config)
+        refuse_other_kinds(self.path)
         try:
             return _origin(config, lines)
         except (KeyError, TypeError, AttributeError) as error:

@@ -389,7 +389,7 @@ def test_runs_of_the_other_kind_are_refused(finished: Path, tmp_path: Path, caps
     assert "which trains on images: use flowward train" in refused(capsys, "train", "--resume", images)
     assert "which trains on images" in refused(capsys, "train", "--config", images / "config.yaml")
     for command, words in (("sample", [finished, "a circle"]), ("eval", [finished]), ("export", [finished])):
-        assert "is a run of kind 'agent', not over images" in refused(capsys, *words, command=command)
+        assert "is a run of kind 'agent', not of images" in refused(capsys, *words, command=command)
     for words in (["--resume", finished], ["--config", finished / "config.yaml"]):
         assert "use flowward agent train" in refused(capsys, *words, command="train")
     assert "is a run folder, not a model: continue its training with --resume" in refused(
