@@ -85,6 +85,7 @@ class Bar:
 
 
 def measured_in(lines: Sequence[Line]) -> Iterator[Measured]:
+    """The evaluations whose behaviour can be read."""
     for line in lines:
         told = (line.get("evaluation") or {}).get("behaviour")
         found: dict[Way, Behaviour] = {}
@@ -96,7 +97,7 @@ def measured_in(lines: Sequence[Line]) -> Iterator[Measured]:
 
 
 def first_and_last(found: Sequence[Any]) -> list[Any]:
-    """The first and the last; one if there are no two."""
+    """The first and the last item; only one if there are no two."""
     return [*found[:1], *found[1:][-1:]]
 
 

@@ -30,6 +30,7 @@ from .terminal import tell
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)  # one process may wait this long for another, such as for encoding prompts
+MOST = 256  # processes on one machine
 GRACE = 120.0  # seconds for the others to save and exit after one process has failed
 
 
@@ -86,8 +87,12 @@ def launch(processes: int, words: Sequence[str]) -> int:
     ready. (torchrun keeps Ctrl-C from its processes, and kills them 30 seconds after SIGTERM, even while they save.)
 
     Raises:
-        ValueError: there are too few CUDA devices.
+        ValueError: there are too few CUDA devices, or too many processes for one machine.
     """
+    if processes > MOST:
+        raise ValueError(
+            f"at most {MOST} processes can share a run on one machine, not {processes:,}: lower --processes"
+        )
     if torch.cuda.is_available():
         _refuse_many(processes)
     store = _store()

@@ -87,6 +87,11 @@ def run(words: list[str]) -> int:
                 f"--dry-run checks a new run in one process: leave out {'--resume' if resume else '--processes'}"
             )
         return _checked(settings)
+    if many > settings.run.groups:
+        raise ValueError(
+            f"{settings.run.groups} questions per iteration are too few for {many} processes: use fewer --processes or "
+            "more --questions-per-update"
+        )
     if many > 1:
         if not resume and settings.run.output:
             RunFolder.refuse(settings.run.output)
