@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """layers that get adapters: attention and feed-forward (Llama, Qwen, Mistral and others name them so)"""
 NONE = -1  # in place of a token id: padding
-REMEMBERED = 4096  # prompts whose token ids are kept
+REMEMBERED = 4096  # prompts whose token ids are kept, and answers whose texts are
 SHRINK = 0.75  # part of the rows that go on, below which finished ones leave the batch
 
 
@@ -79,7 +79,8 @@ class Language:
         self.weights, self.notes = trainable(network, adapters, usual=TARGETS, seed=seed)
         self.identity |= self.weights.identity()
         self._folds_system = not self._takes_system()
-        self._encoded = lru_cache(REMEMBERED)(self._encode)  # episodes of a question begin with the same prompt
+        # episodes of a question begin with the same prompt, and short answers come again
+        self._encoded, self._decoded = lru_cache(REMEMBERED)(self._encode), lru_cache(REMEMBERED)(self._decode)
 
     @classmethod
     def load(
@@ -126,7 +127,7 @@ class Language:
             ends.append(tokenizer.eos_token_id)
         return cls(name, network.to(chosen), tokenizer, adapters, how, seed, ends)
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         return next(iter(self.weights.tensors("policy").values())).device
 
@@ -152,16 +153,17 @@ class Language:
     def _takes_system(self) -> bool:
         """Whether the chat template has a place for a system message."""
         try:
-            said = self._templated((("system", "PQRS"), ("user", "a")), text=True)
+            said = self._templated((("system", "PQRS"), ("user", "a")))
         except Exception:  # a template may raise anything
             return False
         return "PQRS" in said
 
-    def _templated(self, messages: Messages, text: bool = False) -> Any:
+    def _templated(self, messages: Messages) -> str:
         chat = [{"role": role, "content": content} for role, content in messages]
-        return self.tokenizer.apply_chat_template(
-            chat, tokenize=not text, add_generation_prompt=True, enable_thinking=False, return_dict=False
+        text: str = self.tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
+        return text
 
     def encode(self, messages: Messages) -> tuple[int, ...]:
         """Token ids of messages in the model's chat template, ready for an answer.
@@ -174,9 +176,16 @@ class Language:
         if self._folds_system and messages and messages[0][0] == "system":
             (_, system), (role, first), *rest = messages
             messages = ((role, f"{system}\n\n{first}"), *rest)
-        return tuple(self._templated(messages))
+        text = self._templated(messages)  # which has the special tokens
+        if self.tokenizer.is_fast:  # without what transformers wraps around it, which takes three times as long
+            return tuple(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return self._decoded(tuple(ids))
+
+    def _decode(self, ids: tuple[int, ...]) -> str:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text.strip()
 
@@ -219,7 +228,7 @@ class Language:
         from transformers import DynamicCache
 
         device, wide = self.device, max(map(len, prompts))
-        ids = torch.stack([pad(torch.tensor(own), (wide - len(own), 0), value=NONE) for own in prompts]).to(device)
+        ids = torch.tensor([[NONE] * (wide - len(own)) + list(own) for own in prompts], device=device)
         draws = None if uniforms is None else torch.stack(list(uniforms)).to(device)
         rows, going = torch.arange(len(prompts), device=device), torch.ones(len(prompts), dtype=torch.bool)
         ends = torch.tensor(self.ends, device=device)
