@@ -312,6 +312,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str | Path, command: str
         ("train --questions scenes", "'scenes' are prompts for images; questions are world, world-held-out"),
         ("train --questions train:world", "'world' is built in and cannot be split"),
         ("train --questions missing.jsonl", "there is no question file at missing.jsonl"),
+        ("train --processes 40", "16 questions per iteration are too few for 40 processes"),
+        ("train --processes " + "9" * 5000, "--processes has 5000 digits"),
         ("train --question-column x", "the questions 'world' are built in and have no column 'x'"),
         ("train --tools nope", "tool"),
         ("train --tools", "an agent needs at least one tool"),
@@ -341,9 +343,9 @@ def test_words_that_mean_nothing(words: str, told: str, capsys: pytest.CaptureFi
     assert not list(Path().iterdir())
 
 
-def written(*rows: dict[str, Any]) -> str:
-    Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return "mine.jsonl"
+def written(*rows: dict[str, Any], name: str = "mine.jsonl") -> str:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return name
 
 
 FIRST = {"question": "what is the age of arlo", "answer": "3"}
@@ -364,14 +366,17 @@ def test_questions_that_cannot_be_used(
     option: str, row: dict[str, Any], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They are named before the run begins."""
-    assert told in refused(capsys, "train", option, written(FIRST, row), "--output", "run")
+    (other,) = {"--questions", "--evaluation.questions"} - {option}
+    good = written({"question": "what is the width of gild", "answer": "2"}, name="good.jsonl")
+    assert told in refused(capsys, "train", option, written(FIRST, row), other, good, "--output", "run")
     assert not Path("run").exists()
 
 
 def test_questions_under_another_key(capsys: pytest.CaptureFixture[str]) -> None:
     file = written({"task": "what is the age of arlo", "answer": "3"})
     assert "no key" in refused(capsys, "train", "--questions", file)
-    assert "1 questions" in said(capsys, "train", "--questions", file, "--question-column", "task", "--dry-run")
+    how = ["--question-column", "task", "--evaluation.questions", written(FIRST, name="good.jsonl")]
+    assert "1 questions" in said(capsys, "train", "--questions", file, *how, "--dry-run")
 
 
 def test_held_out_questions_in_training_are_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -405,7 +410,8 @@ def test_a_run_goes_on_in_its_own_folder(finished: Path, capsys: pytest.CaptureF
 
 def test_questions_that_have_changed_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    train(*BUDGET, "--iterations", "1", "--questions", written(FIRST), "--output", run)
+    own = ["--questions", written(FIRST), "--evaluation.questions", written(FIRST, name="good.jsonl")]
+    train(*BUDGET, "--iterations", "1", *own, "--output", run)
     written(FIRST, {**FIRST, "question": "what is the age of brim"})
     assert "questions" in refused(capsys, "train", "--resume", run, "--iterations", "2")
     assert metrics(run)[-1]["iteration"] == 1
