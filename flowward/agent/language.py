@@ -18,28 +18,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..models import hub
 from ..models.adapters import Adapters
 from ..models.lora import trainable
 from ..process.policy import Weights
 from ..system.precision import Precision, Wish, autocast, resolve
+from . import planners
 from .episode import Messages, Said
 
 if TYPE_CHECKING:
     from .points import Decisions
 
-WORLD = Path(__file__).parent / "start"
-"""the folder of the built-in planner"""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """layers that get adapters: attention and feed-forward (Llama, Qwen, Mistral and others name them so)"""
 NONE = -1  # in place of a token id: padding
 REMEMBERED = 4096  # prompts whose token ids are kept, and answers whose texts are
 SHRINK = 0.75  # part of the rows that go on, below which finished ones leave the batch
-
-
-def folder_of(name: str) -> str:
-    """The folder or hub id of a planner; `world` is the built-in one."""
-    return str(WORLD) if name == "world" else name
 
 
 @dataclass(frozen=True)
@@ -77,6 +70,7 @@ class Language:
         if getattr(tokenizer, "chat_template", None) is None:
             raise ValueError(f"{name} has no chat template: use an instruction-tuned model")
         self.name, self.tokenizer, self.precision = name, tokenizer, precision
+        self.base = planners.folder_of(name)  # what adapters are for; `name` may come to say which weights these are
         self.ends = tuple(dict.fromkeys(ends))
         described = json.loads(network.config.to_json_string())
         architecture = {key: value for key, value in described.items() if key not in VOLATILE and key[0] != "_"}
@@ -98,15 +92,20 @@ class Language:
         device: str = "auto",
         revision: str | None = None,
     ) -> Language:
-        """Load `world`, a folder, or owner/name on the hub. A folder may hold one GGUF file (transformers reads it).
+        """Load `world`, a folder, or owner/name on the hub. A folder may hold one GGUF file (transformers reads it), or
+        a LoRA adapter, which is merged into its model.
 
         Raises:
             ValueError: it cannot be found or read, or is not a causal language model with a chat template.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+        from ..models import hub
+
+        planners.refuse(name)
         hub.quiet()
-        where = folder_of(name)
+        adapter = planners.base_of(Path(name))
+        where = adapter or planners.folder_of(name)
         chosen = hub.device(device)
         how = resolve(precision, chosen)
         stored = torch.bfloat16 if how == "bf16" and chosen != "cpu" and adapters is not None else torch.float32
@@ -116,6 +115,10 @@ class Language:
         with hub.explained(name), hub.whole():
             tokenizer = AutoTokenizer.from_pretrained(where, **more)  # nosec B615  # the user's choice
             network = AutoModelForCausalLM.from_pretrained(where, dtype=stored, **more)  # nosec B615
+            if adapter:
+                from ..models.adapted import merged  # peft loads slowly
+
+                network = merged(network, name)
         network.eval()
         generation = network.generation_config or GenerationConfig()
         ends = generation.eos_token_id

@@ -18,7 +18,7 @@ from itertools import product
 from typing import Any, Protocol
 
 from ..system.asking import ServiceError
-from ..system.errors import at_least_one, positive
+from ..system.errors import at_least_one, between, positive
 from .episode import (
     PLANNER,
     Answer,
@@ -40,6 +40,7 @@ from .modules import Analyst, Executor, Planner, Rule, Verifier, no_analysis
 from .modules import Generator as Writer
 from .tools import Card, Tool
 
+MOST_TURNS = 1000  # of an episode
 LONGEST_RESULT = 4000  # characters of a result in the memory
 
 
@@ -57,7 +58,8 @@ class Limits:
     """cut results of tools after so many characters"""
 
     def __post_init__(self) -> None:
-        at_least_one(self, "max_turns", "max_tokens", "max_result")
+        between(self, 1, MOST_TURNS, "max_turns")
+        at_least_one(self, "max_tokens", "max_result")
         positive(self, "max_time")
 
 

@@ -89,9 +89,10 @@ class Record:
         """How the weights were made, for exports and model cards. A user's own algorithm may have no fields.
 
         Raises:
-            ValueError: config.yaml is damaged.
+            ValueError: config.yaml is damaged, or the run is not over images.
         """
         config, lines = self.config(), self.lines()
+        refuse_other_kinds(self.path)
         try:
             return _origin(config, lines)
         except (KeyError, TypeError, AttributeError) as error:
