@@ -109,7 +109,7 @@ def _table(found: dict[str, dict[str, Any]]) -> None:
     first = next(iter(found.values()))
     for score in first["scores"]:
         measure = Measure.of(score, list(enumerate(found.values())))
-        grid = Table(title=visible(score), title_justify="left")
+        grid = Table(title=visible(measure.label), title_justify="left")
         grid.add_column("category")
         for name in found:
             grid.add_column(visible(name), justify="right", overflow="fold")
