@@ -85,7 +85,9 @@ class Measure:
             return self.name
         if self.name.endswith("strict"):
             return "strict accuracy"
-        return "greedy success" if self.name.endswith(GREEDY) else "sampled success"
+        reward = self.name.removesuffix(f" {GREEDY}")
+        how = "sampled" if reward == self.name else "greedy"
+        return f"{how} success" + (f" by {reward}" if reward != "exact" else "")
 
     def number(self, x: float) -> str:
         return f"{100 * x:.1f} %" if self.percent else f"{x:.{3 if abs(x) < 10 else 2}f}"
