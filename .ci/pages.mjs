@@ -62,7 +62,7 @@ async function pictures(page, where) {
 
 async function sliders(page, where) {
   const slider = page.locator(".slider input").first();
-  if (!await slider.count()) return;
+  if (!await slider.count() || !await slider.isVisible()) return;
   const later = page.locator("img[data-later]").first(), seen = new Set();
   await slider.focus();
   for (let k = 0; k <= +await slider.getAttribute("max"); k++) {
@@ -84,7 +84,7 @@ async function charts(page, where) {
   const waits = page.waitForEvent("download");
   await page.locator("[data-save]").first().click();
   const table = await readFile(await (await waits).path(), "utf8"), rows = table.trim().split("\n");
-  must(/^(run,)?iteration,images,seconds,/.test(rows[0]) && rows.length > 2, `${where}: metrics.csv begins with ${rows[0]}`);
+  must(/^(run,)?iteration,(images|episodes|episodes or images),seconds,/.test(rows[0]) && rows.length > 2, `${where}: metrics.csv begins with ${rows[0]}`);
 }
 
 for (const file of files) {

@@ -11,6 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import agent_runs
 from measurements import made
 
 from flowward.evaluation.comparison import differences
@@ -62,6 +63,41 @@ def run(path: Path, grids_alone: bool) -> None:
     report.write(path)
 
 
+def agent(path: Path) -> None:
+    """A run over episodes whose questions, tools and results are the awkward texts."""
+    lines = [agent_runs.line(k) for k in range(41)]
+    for k in (0, 20, 40):
+        wrong = {"unreadable": 0.1, "<i>own": 0.05}
+        how = agent_runs.behaviour(0.5 - 0.01 * k, troubles=wrong, cut=0.1, used={"<b>mine": 0.5, "search": 1.0})
+        lines[k]["evaluation"] = agent_runs.evaluation(0.2 + 0.01 * k, behaviour={"sampled": how, "greedy": how})
+    lines[3]["tool/<b>mine"], lines[5]["health"] = 0.2, ["40% of the turns use no tool"]
+    shown = {k: [episode(number, text, k) for number, text in enumerate(PROMPTS)] for k in (0, 20, 40)}
+    run = agent_runs.made(path, lines, shown, model="/models/<b>Own")
+    run.write_summary("flowward agent train --questions '<b>mine</b>.jsonl'", finished=True)
+    report.write(path)
+
+
+def episode(number: int, text: str, k: int) -> dict:
+    given = {"expression": "1 + " * 200, "about": text, "nested": [1, {"<b>": None}]}
+    turns = [
+        agent_runs.turn("search", text * 40, said=text, stop=False, verdict=text),
+        agent_runs.turn(
+            None,
+            "",
+            said=f"{text} I will not plan.",
+            arguments=None,
+            context="",
+            trouble="unreadable",
+            stop=None,
+            verdict="",
+        ),
+        agent_runs.turn("<b>mine", "Error: " + "x" * 500, arguments=given, goal=text, trouble="error"),
+    ]
+    if number == 3 and k:
+        return agent_runs.episode(text, False, end="failed", why=f"{text}: no answer", turns=turns[:1], answer="")
+    return agent_runs.episode(text, k > 0, f"kind {number % 2}", turns=turns, expected=[text, "9"])
+
+
 def compared(path: Path) -> None:
     found = []
     for name in ("runs/<i>base", "run & more", "a model with a name that is rather long"):
@@ -74,6 +110,11 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     run(folder / "runs" / "new", grids_alone=False)
     run(folder / "runs" / "older", grids_alone=True)
+    agent(folder / "agents" / "agent")
+    agent(folder / "agents" / "<i>other")
+    index.write(folder / "agents")
+    compare.write([folder / "runs" / "new", folder / "agents" / "agent"], folder / "both.html")
+    compare.write([folder / "agents" / name for name in ("agent", "<i>other")], folder / "agents.html")
     (folder / "runs" / "damaged").mkdir()
     (folder / "runs" / "damaged" / "config.yaml").write_text("model: 7\n")
     index.write(folder / "runs")

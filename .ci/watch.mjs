@@ -40,6 +40,7 @@ await shown("40");
 const slider = page.locator("#moments input"), before = +await slider.getAttribute("max");
 await page.locator("#samples").scrollIntoViewIfNeeded();
 await page.locator("#pictures img").first().waitFor();
+await page.locator("#charts-reward").scrollIntoViewIfNeeded();
 await page.locator("#charts-reward .main-svg").first().waitFor({ timeout: 20000 });
 const points = () => page.evaluate(() => document.querySelector("#charts-reward .plot").data.at(-1).x.length);
 const drawn = await points();
@@ -60,6 +61,19 @@ await page.keyboard.press("Space");
 must(await page.locator("#rows input").first().evaluate((box) => box === document.activeElement), "watch: the focus is lost");
 await rm(join(runs, "older"), { recursive: true });
 await shown("deleted");
+
+// A run over episodes beside those over images.
+const noun = () => page.locator("#noun").textContent();
+must(await noun() === "images", `watch: runs over images train on ${await noun()}`);
+await cp(join(source, "..", "agents", "agent"), join(runs, "agent"), { recursive: true });
+await shown("agentflow");
+await row.filter({ hasText: "agentflow" }).locator("input").check();
+await page.locator("#noun:has-text('episodes or images')").waitFor({ timeout: 10000 }).catch(() => faults.push("watch: no word about episodes"));
+must(/measured episodes or the initial noise/.test(await page.locator("#intervals").textContent()), "watch: nothing is said about intervals over episodes");
+await page.locator("[data-choose=none]").click();
+await row.filter({ hasText: "agentflow" }).locator("input").check();
+await page.locator("#samples").waitFor({ state: "hidden", timeout: 10000 }).catch(() => faults.push("watch: episodes have a section of pictures"));
+must(await noun() === "episodes", `watch: a run over episodes trains on ${await noun()}`);
 
 // Accessible, and no wider than the screen.
 for (const width of [1400, 390]) for (const colorScheme of ["light", "dark"]) {

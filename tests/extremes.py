@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowward.agent import config as agents
 from flowward.commands import (
     algorithms,
     bench,
@@ -30,6 +31,12 @@ from flowward.commands import (
 )
 from flowward.commands import list as lists
 from flowward.commands import pretrain as pretraining
+from flowward.commands.agent import eval as agent_eval
+from flowward.commands.agent import export as agent_export
+from flowward.commands.agent import pretrain as agent_pretrain
+from flowward.commands.agent import prompts as agent_prompts
+from flowward.commands.agent import solve as agent_solve
+from flowward.commands.agent import train as agent_train
 from flowward.commands.help import Option, Page, options_of
 from flowward.evaluation.evaluate import Evaluation
 from flowward.models.weights import Full
@@ -121,6 +128,18 @@ COMMANDS = (
     Command("compare", compare.Compare, compare.PAGE, ("run", "other")),
     Command("list", lists.List, lists.PAGE),
     Command("algorithms", algorithms.Algorithms, algorithms.PAGE),
+    Command(
+        "agent train",
+        agents.Settings,
+        agent_train.PAGE,
+        ("--dry-run", "--questions", "questions.jsonl", "--evaluation.questions", "questions.jsonl"),
+        agents.starting(None, None),
+    ),
+    Command("agent solve", agent_solve.Solve, agent_solve.PAGE, ("what is the age of arlo", "--max-turns", "2")),
+    Command("agent eval", agent_eval.Eval, agent_eval.PAGE, ("world", "--episodes", "2")),
+    Command("agent export", agent_export.Export, agent_export.PAGE, ("agent",)),
+    Command("agent prompts", agent_prompts.Prompts, agent_prompts.PAGE),
+    Command("agent pretrain", agent_pretrain.Pretrain, agent_pretrain.PAGE, ("--output", "new")),
 )
 
 
@@ -139,9 +158,10 @@ def values(option: Option) -> Sequence[str]:
 def words(command: Command, option: Option, value: str) -> list[str]:
     """The command line with an option at this value."""
     many = len(option.metavar.split()) if option.metavar in ("HEIGHT WIDTH", "BETA1 BETA2") else 1
+    name = command.name.split()
     if option.positional:
-        return [command.name, *command.words[1:], *([value] * many)]
-    return [command.name, *command.words, f"--{option.name}", *([value] * many)]
+        return [*name, *command.words[1:], *([value] * many)]
+    return [*name, *command.words, f"--{option.name}", *([value] * many)]
 
 
 class TooLong(BaseException):

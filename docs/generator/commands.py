@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout, suppress
-from importlib import import_module
 from io import StringIO
 from unittest.mock import patch
 
-from flowward.commands import COMMANDS, demo, help, options
+from flowward.commands import demo, every, help, module, options
 from flowward.commands.help import Option, Page, example
 
 from .markdown import code, fenced, plain, table
@@ -19,6 +18,7 @@ WIDTH = 100  # columns of an example
 START = """
 flowward demo                         # train the built-in model and write a report
 flowward train --output runs/first    # the same, with all options of training
+flowward agent train                  # train a language agent on the built-in questions
 """
 MOST_WORDS = 3  # of a default that is a value; more are a phrase
 DEFAULT = re.compile(r" ?\(default: (.*)\)$")
@@ -32,13 +32,12 @@ def shown(command: str, *words: str) -> tuple[Page, Sequence[Option]]:
         found.append((page, own))
         return ""
 
-    module = import_module(f"flowward.commands.{command.replace('-', '_')}")
     with ExitStack() as stack:
         for each in (options, demo):
             stack.enter_context(patch.object(each, "show", keep))
         stack.enter_context(redirect_stdout(StringIO()))
         stack.enter_context(suppress(SystemExit))
-        module.run([*words, "--help-all"])
+        module(command).run([*words, "--help-all"])
     return found[0]
 
 
@@ -81,11 +80,16 @@ def title(group: str, page: Page) -> str:
     return help.title(group, page)
 
 
+def file(command: str) -> str:
+    """The name of a command's page."""
+    return f"{command.replace(' ', '-')}.md"
+
+
 def _page(command: str) -> str:
     page, own = shown(command)
-    every = [*page.beside, *own]
-    flags = grouped([each for each in every if not each.positional])
-    words = [each for each in every if each.positional]
+    whole = [*page.beside, *own]
+    flags = grouped([each for each in whole if not each.positional])
+    words = [each for each in whole if each.positional]
     usage = f"flowward {command} [options] {' '.join(each.metavar for each in words)}"
     parts = [f"# flowward {command}", plain(page.about), f"Usage: {code(usage.strip())}"]
     if page.examples:
@@ -97,11 +101,13 @@ def _page(command: str) -> str:
         parts += [f"## {title(group, page)}", table(["option", "meaning", "default", "values"], rows(part))]
     if command == "train":
         parts.append("Options of the other algorithms are on [their pages](../../algorithms/index.md).")
+    if command == "agent train":
+        parts.append("The same settings by their keys in a file: [config.yaml of agents](../agent_config.md).")
     return "\n\n".join(parts) + "\n"
 
 
 def _index() -> str:
-    listed = [[f"[`flowward {name}`]({name}.md)", plain(what)] for name, what in COMMANDS.items()]
+    listed = [[f"[`flowward {name}`]({file(name)})", plain(what)] for name, what in every().items()]
     return "\n\n".join(
         [
             "# Commands",
@@ -116,4 +122,4 @@ def _index() -> str:
 
 def pages() -> dict[str, str]:
     """The list of commands, and a page for each."""
-    return {f"{FOLDER}/index.md": _index(), **{f"{FOLDER}/{name}.md": _page(name) for name in COMMANDS}}
+    return {f"{FOLDER}/index.md": _index(), **{f"{FOLDER}/{file(name)}": _page(name) for name in every()}}

@@ -1,4 +1,4 @@
-"""The reference of config.yaml: the same settings as the options of `flowward train`, by their keys."""
+"""The references of config.yaml: the options of `flowward train` and of `flowward agent train`, by their keys."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from .commands import defaulted, grouped, shown, title, value
 from .markdown import code, fenced, plain, table
 
 PAGE = "reference/config.md"
+AGENTS = "reference/agent_config.md"
 HEAD = """# config.yaml
 
 This page is for writing a config file: every key, its values and its default. Start from a file that is complete:
@@ -23,6 +24,36 @@ A config file contains only what differs from the defaults. For example:
 Sections such as `run` and `evaluation` are joined with the defaults key by key. Lists are replaced as a whole.
 `base: FILE` builds on another file, and options on the command line override all files. An unknown key is an error, and
 the message names the key you may have meant.
+"""
+HEAD_OF_AGENTS = """# config.yaml of agents
+
+This page is for writing a config file of a language agent: every key, its values and its default. Start from a file
+that is complete:
+
+{start}
+
+A config file contains only what differs from the defaults. For example:
+
+{example}
+
+The defaults are those of the preset `world`. A file for another model names the preset that it starts from, under
+`algorithm`. Otherwise the rules are those of [config.yaml](config.md).
+"""
+START_OF_AGENTS = """
+flowward agent train --print-config > mine.yaml        # all settings with their defaults
+flowward agent train --config mine.yaml --output runs/mine
+"""
+EXAMPLE_OF_AGENTS = """
+kind: agent
+model: Qwen/Qwen2.5-7B-Instruct
+questions: train:questions.jsonl
+tools: [calculator, "search:documents"]
+lora_rank: 64
+evaluation:
+  questions: held-out:questions.jsonl
+algorithm:
+  name: agentflow
+  preset: qwen2.5-7b
 """
 START = """
 flowward train --print-config > mine.yaml        # all settings with their defaults
@@ -74,6 +105,21 @@ def _page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _page_of_agents() -> str:
+    page, own = shown("agent train")
+    parts = [HEAD_OF_AGENTS.format(start=fenced(START_OF_AGENTS), example=fenced(EXAMPLE_OF_AGENTS, "yaml"))]
+    first = [["`kind`", "says that this file is about agents", "`agent`", "`agent`"]]
+    names = [
+        ["`algorithm.name`", "the algorithm", "`agentflow`", "`agentflow`"],
+        ["`algorithm.preset`", "settings to start from; the other keys change them", "`world`", "`NAME`"],
+    ]
+    for group, options in grouped(own).items():
+        lines = {"": first, "algorithm": names}.get(group, []) + rows(options)
+        head = "Agent, questions and rewards" if not group else title(group, page)
+        parts += [f"## {head}", table(["key", "meaning", "default", "values"], lines)]
+    return "\n\n".join(parts) + "\n"
+
+
 def pages() -> dict[str, str]:
-    """One page."""
-    return {PAGE: _page()}
+    """One page for training on images, and one for agents."""
+    return {PAGE: _page(), AGENTS: _page_of_agents()}

@@ -82,6 +82,12 @@ def assembled(settings: Settings, resume: bool = False, changed_inputs: bool = F
     """
     terms = terms_of(settings)
     asked = questions.weighted(questions.load(settings.questions, settings.question_column), settings.question_weights)
+    if settings.evaluation.questions in questions.BUILT_IN and settings.questions not in questions.BUILT_IN:
+        whole = settings.questions.removeprefix("train:")
+        raise ValueError(
+            f"the evaluation would use the questions of the built-in world: name yours, such as "
+            f"--questions train:{whole} --evaluation.questions held-out:{whole}"
+        )
     held_out = questions.load(settings.evaluation.questions, settings.evaluation.question_column)
     found = inputs_of(settings, asked, held_out, terms)
     changes = inputs.compared(settings.run.output, found, changed_inputs) if resume and settings.run.output else []
@@ -212,8 +218,6 @@ def system_of(settings: Settings, reader: Reader, tools: Toolbox) -> System:
         chosen = getattr(settings, name)
         if chosen in rules:
             return Rule(rules[chosen])
-        if chosen in RULES:
-            raise ValueError(f"--{name} has no rule '{chosen}': use {', '.join(rules)}, same, or URL#MODEL")
         return by_model(chosen, templates)
 
     return System(

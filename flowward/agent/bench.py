@@ -90,5 +90,5 @@ def overhead(repeats: int = 5, settings: config.Settings | None = None) -> Overh
     counts: Counter[str] = Counter()
     for call in calls:
         counts[call.what] += call.rows
-    iteration, networks = statistics.median(whole), statistics.median(bare)
-    return Overhead(iteration / networks, iteration, networks, dict(counts), peak_memory())
+    ratio = statistics.median(one / other for one, other in zip(whole, bare, strict=True))  # of neighbours in time
+    return Overhead(ratio, statistics.median(whole), statistics.median(bare), dict(counts), peak_memory())

@@ -23,6 +23,12 @@ from .system import Limits
 from .trainer import AgentRun
 
 PRESETS: Mapping[str, Mapping[str, Any]] = tables.load(Path(__file__).with_name("presets.yaml"))
+MODULES: Mapping[str, tuple[str, ...]] = {  # what decides for a module, besides a chat server
+    "executor": ("rule", "world", "same"),
+    "verifier": ("rule", "world", "same"),
+    "generator": ("rule", "same"),
+    "analysis": ("none", "same"),
+}
 NAME = "agentflow"  # of the algorithm, in config.yaml
 KIND = "agent"  # of the run, in config.yaml
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
@@ -92,6 +98,9 @@ class Settings:
     algorithm: AgentFlow = field(default_factory=AgentFlow)
 
     def __post_init__(self) -> None:
+        for name, known in MODULES.items():
+            if (chosen := getattr(self, name)) not in known and "://" not in chosen:
+                raise ValueError(f"{unknown(f'{name} of an agent', chosen, known)} (or a chat server: URL#MODEL)")
         positive(self, "temperature", "patience")
         between(self, 1, 10_000, "concurrency")
         between(self, 1, 1_000_000, "module_tokens")
@@ -142,6 +151,14 @@ def starting(preset: str | None, model: str | None) -> Settings:
         given[part] = found.get(part, {})
     settings = from_dict(given, Settings())
     return settings if model is None else replace(settings, model=model)
+
+
+def of_agent(settings: Settings) -> dict[str, Any]:
+    """What an exported planner is used with: modules, tools, prompts and limits; for `starting` of that planner."""
+    found = to_dict(settings)
+    kept = ("kind", "tools", "planner", "executor", "verifier", "generator", "analysis", "templates", "temperature",
+            "max_prompt", "limits", "precision")  # fmt: skip
+    return {name: found[name] for name in kept}
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,28 +18,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..models import hub
 from ..models.adapters import Adapters
 from ..models.lora import trainable
 from ..process.policy import Weights
 from ..system.precision import Precision, Wish, autocast, resolve
+from . import planners
 from .episode import Messages, Said
 
 if TYPE_CHECKING:
     from .points import Decisions
 
-WORLD = Path(__file__).parent / "start"
-"""the folder of the built-in planner"""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """layers that get adapters: attention and feed-forward (Llama, Qwen, Mistral and others name them so)"""
 NONE = -1  # in place of a token id: padding
-REMEMBERED = 4096  # prompts whose token ids are kept
+REMEMBERED = 4096  # prompts whose token ids are kept, and answers whose texts are
 SHRINK = 0.75  # part of the rows that go on, below which finished ones leave the batch
-
-
-def folder_of(name: str) -> str:
-    """The folder or hub id of a planner; `world` is the built-in one."""
-    return str(WORLD) if name == "world" else name
 
 
 @dataclass(frozen=True)
@@ -77,6 +70,7 @@ class Language:
         if getattr(tokenizer, "chat_template", None) is None:
             raise ValueError(f"{name} has no chat template: use an instruction-tuned model")
         self.name, self.tokenizer, self.precision = name, tokenizer, precision
+        self.base = planners.folder_of(name)  # what adapters are for; `name` may come to say which weights these are
         self.ends = tuple(dict.fromkeys(ends))
         described = json.loads(network.config.to_json_string())
         architecture = {key: value for key, value in described.items() if key not in VOLATILE and key[0] != "_"}
@@ -85,7 +79,8 @@ class Language:
         self.weights, self.notes = trainable(network, adapters, usual=TARGETS, seed=seed)
         self.identity |= self.weights.identity()
         self._folds_system = not self._takes_system()
-        self._encoded = lru_cache(REMEMBERED)(self._encode)  # episodes of a question begin with the same prompt
+        # episodes of a question begin with the same prompt, and short answers come again
+        self._encoded, self._decoded = lru_cache(REMEMBERED)(self._encode), lru_cache(REMEMBERED)(self._decode)
 
     @classmethod
     def load(
@@ -97,15 +92,20 @@ class Language:
         device: str = "auto",
         revision: str | None = None,
     ) -> Language:
-        """Load `world`, a folder, or owner/name on the hub. A folder may hold one GGUF file (transformers reads it).
+        """Load `world`, a folder, or owner/name on the hub. A folder may hold one GGUF file (transformers reads it), or
+        a LoRA adapter, which is merged into its model.
 
         Raises:
             ValueError: it cannot be found or read, or is not a causal language model with a chat template.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+        from ..models import hub
+
+        planners.refuse(name)
         hub.quiet()
-        where = folder_of(name)
+        adapter = planners.base_of(Path(name))
+        where = adapter or planners.folder_of(name)
         chosen = hub.device(device)
         how = resolve(precision, chosen)
         stored = torch.bfloat16 if how == "bf16" and chosen != "cpu" and adapters is not None else torch.float32
@@ -115,6 +115,10 @@ class Language:
         with hub.explained(name), hub.whole():
             tokenizer = AutoTokenizer.from_pretrained(where, **more)  # nosec B615  # the user's choice
             network = AutoModelForCausalLM.from_pretrained(where, dtype=stored, **more)  # nosec B615
+            if adapter:
+                from ..models.adapted import merged  # peft loads slowly
+
+                network = merged(network, name)
         network.eval()
         generation = network.generation_config or GenerationConfig()
         ends = generation.eos_token_id
@@ -123,7 +127,7 @@ class Language:
             ends.append(tokenizer.eos_token_id)
         return cls(name, network.to(chosen), tokenizer, adapters, how, seed, ends)
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         return next(iter(self.weights.tensors("policy").values())).device
 
@@ -149,16 +153,17 @@ class Language:
     def _takes_system(self) -> bool:
         """Whether the chat template has a place for a system message."""
         try:
-            said = self._templated((("system", "PQRS"), ("user", "a")), text=True)
+            said = self._templated((("system", "PQRS"), ("user", "a")))
         except Exception:  # a template may raise anything
             return False
         return "PQRS" in said
 
-    def _templated(self, messages: Messages, text: bool = False) -> Any:
+    def _templated(self, messages: Messages) -> str:
         chat = [{"role": role, "content": content} for role, content in messages]
-        return self.tokenizer.apply_chat_template(
-            chat, tokenize=not text, add_generation_prompt=True, enable_thinking=False, return_dict=False
+        text: str = self.tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
+        return text
 
     def encode(self, messages: Messages) -> tuple[int, ...]:
         """Token ids of messages in the model's chat template, ready for an answer.
@@ -171,9 +176,16 @@ class Language:
         if self._folds_system and messages and messages[0][0] == "system":
             (_, system), (role, first), *rest = messages
             messages = ((role, f"{system}\n\n{first}"), *rest)
-        return tuple(self._templated(messages))
+        text = self._templated(messages)  # which has the special tokens
+        if self.tokenizer.is_fast:  # without what transformers wraps around it, which takes three times as long
+            return tuple(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return self._decoded(tuple(ids))
+
+    def _decode(self, ids: tuple[int, ...]) -> str:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text.strip()
 
@@ -216,7 +228,7 @@ class Language:
         from transformers import DynamicCache
 
         device, wide = self.device, max(map(len, prompts))
-        ids = torch.stack([pad(torch.tensor(own), (wide - len(own), 0), value=NONE) for own in prompts]).to(device)
+        ids = torch.tensor([[NONE] * (wide - len(own)) + list(own) for own in prompts], device=device)
         draws = None if uniforms is None else torch.stack(list(uniforms)).to(device)
         rows, going = torch.arange(len(prompts), device=device), torch.ones(len(prompts), dtype=torch.bool)
         ends = torch.tensor(self.ends, device=device)

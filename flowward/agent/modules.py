@@ -199,11 +199,15 @@ def read_verdict(text: str) -> Verdict:
 
     Only such a line counts: "we cannot stop here" does not stop, nor does a line that names both.
     """
-    pattern = r"^[\s*_#>-]*decision[\s*_]*:[\s*_]*(stop|continue)\b(?![\s*_]*(?:or\b|[/|]))"
-    lines = re.findall(pattern, text, re.IGNORECASE | re.MULTILINE)
-    if not lines:
-        return Verdict(False, text.strip(), decided=False)
-    return Verdict(lines[-1].lower() == "stop", text.strip())
+    chosen = last_choice(text, "decision", ("stop", "continue"))
+    return Verdict(chosen == "stop", text.strip(), decided=bool(chosen))
+
+
+def last_choice(text: str, label: str, choices: Sequence[str]) -> str:
+    """The choice on the last line `LABEL: CHOICE` that does not offer several; empty if there is none."""
+    pattern = rf"^[\s*_#>-]*{label}[\s*_]*:[\s*_]*({'|'.join(choices)})\b(?![\s*_]*(?:or\b|[/|]))"
+    found = re.findall(pattern, text, re.IGNORECASE | re.MULTILINE)
+    return str(found[-1]).lower() if found else ""
 
 
 def read_answer(text: str) -> str:

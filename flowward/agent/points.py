@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -111,10 +112,7 @@ class Turns:
         return len(self.trace.episode[numbers].unique())
 
     def take(self, numbers: Tensor) -> Decisions:
-        prompts = self.trace.prompt.split(self.trace.prompts.tolist())
-        answers = self.trace.answer.split(self.trace.answers.tolist())
-        recorded = self.trace.log_prob.split(self.trace.answers.tolist())
-        corrections = self.trace.correction.split(self.trace.answers.tolist())
+        prompts, answers, recorded, corrections = self._parts
         rows = numbers.tolist()
         answer = pad_sequence([answers[row] for row in rows], batch_first=True, padding_value=-1)
         return Decisions(
@@ -122,9 +120,20 @@ class Turns:
             answer,
             self.advantage[numbers],
             pad_sequence([corrections[row] for row in rows], batch_first=True).double()
-            * self.token_weights()[numbers][:, None],
+            * self._weights[numbers][:, None],
             known={"old": pad_sequence([recorded[row] for row in rows], batch_first=True)},
         )
+
+    @cached_property
+    def _parts(self) -> tuple[Sequence[Tensor], ...]:
+        """Prompts, answers, log-probabilities and corrections of each turn."""
+        trace, lengths = self.trace, self.trace.answers.tolist()
+        own = (trace.answer, trace.log_prob, trace.correction)
+        return trace.prompt.split(trace.prompts.tolist()), *(each.split(lengths) for each in own)
+
+    @cached_property
+    def _weights(self) -> Tensor:
+        return self.token_weights()
 
     def token_weights(self) -> Tensor:
         """[T] what each token of a turn counts in the sum of losses, float64.

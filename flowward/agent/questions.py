@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from ..prompts import PromptSet
 from ..prompts import loading as prompt_table
+from ..system.errors import unknown
 from . import rewards, world
 
 BUILT_IN: dict[str, Callable[[], PromptSet]] = {
@@ -14,6 +18,8 @@ BUILT_IN: dict[str, Callable[[], PromptSet]] = {
     "world-held-out": world.held_out,
 }
 COLUMN = "question"  # the usual key of a question
+OTHER_KEY = re.compile(rf"no (key|column) '{COLUMN}'|has no columns")  # said of a file with another key
+PARTS = ("train:", "held-out:")
 
 
 def load(name: str, column: str | None = None) -> PromptSet:
@@ -29,8 +35,13 @@ def load(name: str, column: str | None = None) -> PromptSet:
         if column:
             raise ValueError(f"the questions '{name}' are built in and have no column '{column}': leave it out")
         return BUILT_IN[name]()
-    if name in prompt_table.BUILT_IN:
-        raise ValueError(f"'{name}' are prompts for images; questions are {', '.join(BUILT_IN)}, or a file")
+    part, _, whole = name.partition(":") if name.startswith(PARTS) else ("", "", name)
+    if whole in prompt_table.BUILT_IN:
+        raise ValueError(f"'{whole}' are prompts for images; questions are {', '.join(BUILT_IN)}, or a file")
+    if part and whole in BUILT_IN:
+        raise ValueError(f"'{whole}' is built in and cannot be split: use 'world' and 'world-held-out'")
+    if not whole.startswith(prompt_table.HUB) and not Path(whole).suffix and not Path(whole).exists():
+        raise ValueError(unknown("set of questions", Path(whole).name, BUILT_IN) + " (or give a file, .jsonl or .csv)")
     found = _read(name, column)
     about = found.about(range(len(found))) or [{}] * len(found)
     rewards.refuse(found.texts, about, name)
@@ -38,16 +49,20 @@ def load(name: str, column: str | None = None) -> PromptSet:
 
 
 def _read(name: str, column: str | None) -> PromptSet:
-    if column is None:
-        try:
-            return prompt_table.load(name, COLUMN)
-        except ValueError:  # perhaps they have another key
-            pass
     try:
-        return prompt_table.load(name, column)
+        return prompt_table.load(name, column or COLUMN, once=True)
     except ValueError as error:
-        said = str(error).replace("prompt-column", "question-column").replace("prompt set", "set of questions")
-        raise ValueError(said) from error
+        said = str(error)
+    if column is None and OTHER_KEY.search(said):
+        with suppress(ValueError):
+            return prompt_table.load(name, once=True)
+        said += "; name another one with --question-column"
+    raise ValueError(_in_our_words(said))
+
+
+def _in_our_words(said: str) -> str:
+    said = said.replace("prompt-column", "question-column").replace("prompt set", "set of questions")
+    return re.sub(r"\bprompt (file|column)", r"question \1", said).replace("contains no prompt", "contains no question")
 
 
 def located(name: str) -> str:

@@ -24,6 +24,7 @@ from ..system.errors import unknown
 from ..system.user_code import find
 from .chat import ChatModel
 from .episode import Ask, Said
+from .modules import last_choice
 from .templates import Templates
 
 ANSWER = "answer"  # key of the right answer in the metadata of a question
@@ -232,8 +233,8 @@ class Judge:
     def _read(said: Said | ServiceError) -> float | None:
         if isinstance(said, ServiceError):
             raise RewardError(f"judging an answer: {said}") from said
-        lines = re.findall(r"^[\s*_#>-]*verdict[\s*_]*:[\s*_]*(right|wrong)\b", said.text, re.IGNORECASE | re.MULTILINE)
-        return float(lines[-1].lower() == "right") if lines else None
+        chosen = last_choice(said.text, "verdict", ("right", "wrong"))
+        return float(chosen == "right") if chosen else None
 
 
 REWARDS: Mapping[str, type] = {"exact": Exact, "number": Number, "f1": F1}

@@ -23,7 +23,7 @@ def save(language: Language, folder: Path, weights: str = "policy") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     trained: Any = language.weights
     if isinstance(trained, LoRA):
-        _adapter(trained, folder, weights, language.name)
+        _adapter(trained, folder, weights, language.base)
         return
     with trained.network(weights) as network:
         network.save_pretrained(folder)

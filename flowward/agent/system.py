@@ -13,11 +13,12 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from typing import Any, Protocol
 
 from ..system.asking import ServiceError
-from ..system.errors import at_least_one, positive
+from ..system.errors import at_least_one, between, positive
 from .episode import (
     PLANNER,
     Answer,
@@ -29,6 +30,7 @@ from .episode import (
     Plan,
     Request,
     Said,
+    Trouble,
     Turn,
     Unreadable,
     Use,
@@ -36,8 +38,9 @@ from .episode import (
 from .memory import Entry, Memory
 from .modules import Analyst, Executor, Planner, Rule, Verifier, no_analysis
 from .modules import Generator as Writer
-from .tools import Tool
+from .tools import Card, Tool
 
+MOST_TURNS = 1000  # of an episode
 LONGEST_RESULT = 4000  # characters of a result in the memory
 
 
@@ -55,7 +58,8 @@ class Limits:
     """cut results of tools after so many characters"""
 
     def __post_init__(self) -> None:
-        at_least_one(self, "max_turns", "max_tokens", "max_result")
+        between(self, 1, MOST_TURNS, "max_turns")
+        at_least_one(self, "max_tokens", "max_result")
         positive(self, "max_time")
 
 
@@ -99,6 +103,11 @@ class System:
     reader: Reader = field(default_factory=Text)
     analyst: Analyst = field(default_factory=lambda: Rule(no_analysis))
 
+    @cached_property
+    def cards(self) -> list[Card]:
+        """What planner and verifier read about the tools."""
+        return [tool.card for tool in self.tools.values()]
+
     def episode(
         self, question: str, seen: Watcher = unwatched, clock: Callable[[], float] = time.monotonic
     ) -> Generator[Request, Any, Episode]:
@@ -108,8 +117,7 @@ class System:
         def finished(answer: str, end: End, why: str = "") -> Episode:
             return Episode(question, tuple(turns), answer, end, why, clock() - started)
 
-        cards = [tool.card for tool in self.tools.values()]
-        memory = Memory()
+        cards, memory = self.cards, Memory()
         end: End | None = None
         try:
             analysis = shortened((yield from self.analyst(question, cards)), self.limits.max_result)
@@ -117,8 +125,7 @@ class System:
             while end is None:
                 ask, shown = self._ask(question, analysis, memory, len(turns))
                 said = yield ask
-                turn = Turn(ask.ids, said, shortened=shown.shortened, dropped=shown.dropped)
-                turn, entry = yield from self._acted(question, turn, len(turns) + 1, seen)
+                turn, entry = yield from self._acted(question, ask, said, shown, seen)
                 turns.append(turn)
                 memory = memory.with_entry(entry)
                 seen("observed", entry)
@@ -144,9 +151,8 @@ class System:
         Raises:
             ValueError: the question alone does not fit.
         """
-        cards = [tool.card for tool in self.tools.values()]
         for about, shown in product(dict.fromkeys((analysis, "")), memory.versions()):
-            messages = self.planner.ask(question, about, cards, shown)
+            messages = self.planner.ask(question, about, self.cards, shown)
             ids = self.reader.encode(messages)
             if len(ids) <= self.reader.room:
                 return Ask("planner", PLANNER, messages, ids, turn), shown
@@ -160,13 +166,14 @@ class System:
         self._ask(question, "", Memory(dropped=self.limits.max_turns), 0)  # the note takes room as well
 
     def _acted(
-        self, question: str, turn: Turn, number: int, seen: Watcher
+        self, question: str, ask: Ask, said: Said, shown: Memory, seen: Watcher
     ) -> Generator[Request, Any, tuple[Turn, Entry]]:
         """Read the plan, call its tool. Whatever goes wrong is told in the memory, and costs the turn."""
-        plan, arguments = None, None
-        cards = [tool.card for tool in self.tools.values()]
+        plan: Plan | None = None
+        arguments: Mapping[str, Any] | None = None
+        trouble: Trouble = ""
         try:
-            plan = self.planner.read(turn.said.text, cards)
+            plan = self.planner.read(said.text, self.cards)
             seen("planned", plan)
             card = self.tools[plan.tool].card
             arguments = yield from self.executor(question, plan, card)
@@ -175,15 +182,15 @@ class System:
         except Unreadable as error:
             if plan is None:
                 seen("planned", error)
-            turn = replace(turn, plan=plan, arguments=arguments, result=str(error), trouble=error.trouble)
+            result, trouble = str(error), error.trouble
         else:
             result = shortened(observed.text, self.limits.max_result)
-            trouble: Any = "error" if observed.failed else ""
-            turn = replace(turn, plan=plan, arguments=arguments, result=result, trouble=trouble)
+            trouble = "error" if observed.failed else ""
+        turn = Turn(ask.ids, said, plan, arguments, result, trouble, None, shown.shortened, shown.dropped)
         command = "" if arguments is None else as_text(arguments)
         plan = plan or Plan("")
-        result = f"error: {turn.result}" if turn.trouble else turn.result
-        return turn, Entry(number, plan.tool, plan.goal, command or plan.context, result)
+        told = f"error: {result}" if trouble else result
+        return turn, Entry(ask.turn + 1, plan.tool, plan.goal, command or plan.context, told)
 
 
 def as_text(arguments: Mapping[str, Any]) -> str:

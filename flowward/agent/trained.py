@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..training.folder import RunFolder
-from . import config
+from . import config, planners
 from .assembly import language_of, models_of
 from .config import Settings
 from .episode import SAME
@@ -16,16 +16,35 @@ from .language import Language
 At = int | Literal["best"]
 
 
-def settings_of(name: str) -> Settings:
-    """The settings of a run, or those that fit any other model.
+def settings_of(name: str, preset: str | None = None) -> Settings:
+    """The settings of a run, those beside an exported planner, or those that fit any other model.
+
+    Args:
+        preset: start from these settings instead (None: as above).
 
     Raises:
-        ValueError: it is a run over images, or its config.yaml is damaged.
+        ValueError: it is a run over images, a preset is named for a run, or the file with the settings is damaged.
     """
     path = Path(name)
     if (path / "config.yaml").is_file():
-        return config.from_dict(RunFolder.open(path).config())
-    return config.starting(None, name)
+        if preset:
+            raise ValueError(f"{name} is a run and has its own settings: leave out --preset")
+        found = RunFolder.open(path).config()
+        if found.get("kind") != config.KIND:
+            raise ValueError(f"{name} is a run over images, not of an agent: use flowward sample, eval or export")
+        return config.from_dict(found)
+    planners.refuse(name)
+    if preset is None and (own := planners.agent_of(name)):
+        try:
+            return replace(config.from_dict(own), model=name)
+        except ValueError as error:
+            raise ValueError(f"{path / planners.AGENT}: {error}") from error
+    return config.starting(preset, name)
+
+
+def is_run(name: str) -> bool:
+    """Whether a name is that of a run folder."""
+    return (Path(name) / "config.yaml").is_file()
 
 
 def load(
@@ -49,7 +68,7 @@ def load(
     if SAME in models_of(settings, language):
         language.weights.add("reference")
     if not is_run or weights == "reference":
-        return language, {"name": name}
+        return language, {"name": name} | ({"weights": weights} if is_run else {})
     folder = RunFolder.open(path)
     state = folder.state("identity", "iteration", "weights", at=at)
     if state is None:
@@ -68,8 +87,8 @@ def load(
 
 
 def changed(settings: Settings, given: Any) -> Settings:
-    """The settings with what a command's options name: fields of `given` that are not None and that Settings has."""
-    named = {name: value for name in config.FIELDS if (value := getattr(given, name, None)) is not None}
+    """The settings with what a command's options name: fields of `given` with a value that Settings has too."""
+    named = {name: value for name in config.FIELDS if (value := getattr(given, name, None)) not in (None, "")}
     limits = {
         name: value
         for name in ("max_turns", "max_tokens", "max_time")

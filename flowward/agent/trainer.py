@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from ..evaluation.outcome import NOUNS
 from ..learning.mixing import MIXES, each_reward
 from ..prompts import PromptSet, refuse_others
 from ..rewards import RewardError
@@ -43,6 +45,12 @@ class AgentRun(Training):
 
     noun: ClassVar[str] = "episodes"
 
+    output: Path | None = None
+    """run folder (none: nothing is kept in Python, and `flowward agent train` makes one in runs/)"""
+    memory: float | Literal["auto"] | None = None
+    """not for agents: set microbatch and rollout_batch"""
+    curriculum: int = 0
+    """skip a question N times if all its episodes got equal rewards twice (0: off)"""
     group_size: int = 8
     """episodes per question, which are compared with each other"""
     questions_per_update: int = 8
@@ -137,7 +145,7 @@ class AgentTrainer(Loop[AgentEvaluator]):
             self.order = Curriculum(questions, run.seed, rest=run.curriculum)
 
     def rules(self) -> Health:
-        return AgentHealth("episodes")
+        return AgentHealth(NOUNS["episodes"])
 
     @property
     def block(self) -> int:  # type: ignore[override]

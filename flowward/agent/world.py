@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 from ..prompts.picks import number, picks
@@ -37,6 +37,7 @@ SEARCH, CALCULATOR, GUESS = "search", "calculator", "guess"
 NOTHING, ERROR = "none", "error"  # what the planner reads in the place of a number
 GUESSES = 100  # a guess is a number below
 HELD_OUT_PAIRS, HELD_OUT_LOOKUPS = 48, 16  # of 240 ordered pairs of towers, and of 48 facts
+REMEMBERED = 4096  # texts whose words are kept: episodes of a question ask for the same
 LIMITS = Limits(max_turns=5, max_tokens=8)
 
 Fact = tuple[str, str]
@@ -57,7 +58,12 @@ def sentences() -> tuple[str, ...]:
 
 def words(text: str) -> list[str]:
     """Words, whole numbers and operators of a text, in lower case."""
-    return re.findall(r"[a-z]+|-?\d+|[-+*]", text.lower())
+    return list(_words(text))
+
+
+@lru_cache(REMEMBERED)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"[a-z]+|-?\d+|[-+*]", text.lower()))
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ def _all() -> Iterator[RenderableType]:
                 rows.append([name, *map(_number, (own.cost.sampling, own.cost.training, own.cost.copies)), *when])
         yield table(columns, rows, FAMILIES[family], right=("sample", "train", "frozen"))
     yield "flowward algorithms NAME shows one of them; flowward train --algorithm NAME trains with it."
+    yield "Language agents are trained with AgentFlow: flowward agent train."
 
 
 def _one(name: str, own: Facts) -> Iterator[RenderableType]:

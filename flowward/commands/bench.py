@@ -82,8 +82,12 @@ def run(words: list[str]) -> int:
 
 def _episodes(chosen: Bench) -> int:
     from ..agent import bench as episodes  # it loads transformers
+    from ..agent import config as agents
 
-    found = episodes.overhead(chosen.repeats)
+    settings = agents.starting("world", None)
+    if chosen.precision != "auto":
+        settings = replace(settings, precision=chosen.precision)
+    found = episodes.overhead(chosen.repeats, settings)
     print(f"iteration            {found.iteration:8.3f} s  (median of {chosen.repeats}, built-in agent)")
     print(f"bare network calls   {found.networks:8.3f} s  (the same calls, interleaved)")
     for what, count in found.calls.items():

@@ -24,7 +24,7 @@ from ..models.loading import Loading
 from ..system.precision import Wish
 from ..system.terminal import tell, visible
 from ..training.log import counting, table
-from ..training.record import Record
+from ..training.record import Record, refuse_other_kinds
 from . import outputs
 from .help import Option, Page
 from .options import given, parse, said, take
@@ -73,6 +73,8 @@ def run(words: list[str]) -> int:
     default = Evaluate(evaluation=suites.load(suite or DEFAULT).of(Evaluation()))
     chosen = parse(Evaluate, words, "eval", default, PAGE)
     chosen = replace(chosen, models=tuple(map(models.located, chosen.models)))
+    for name in chosen.models:
+        refuse_other_kinds(name, "eval")
     _refuse(chosen, named=bool(suite or given(words, "rewards") or given(words, "prompts")))
     found = _read(chosen.compare) if chosen.compare else _measured(chosen, said(words))
     changes = comparison.differences(found)

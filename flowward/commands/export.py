@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ..models.loading import Loading
-from ..training.record import Record
+from ..training.record import Record, refuse_other_kinds
 from . import outputs
 from .help import Page
 from .options import parse, said
@@ -53,6 +53,7 @@ class Export:
 def run(words: list[str]) -> int:
     chosen = parse(Export, words, "export", page=PAGE)
     run = Record.open(chosen.run)
+    refuse_other_kinds(chosen.run, "export")
     folder = outputs.chosen(chosen.output, chosen.run / "export", chosen.overwrite)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder with --output")

@@ -125,6 +125,7 @@ def _presets() -> Parts:
             rows.append((key, own.model, f"{images:,}"))
         yield table(["preset", "model", "images"], rows, name, right=("images",))
     yield "images: per iteration. flowward algorithms NAME shows how the presets of one algorithm differ."
+    yield "Presets of agents: flowward agent train --help names them."
 
 
 IMAGES = 1200  # of an evaluation that says nothing else

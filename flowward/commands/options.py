@@ -165,6 +165,21 @@ def said(words: Sequence[str]) -> set[str]:
     return {flag.removeprefix("no-").replace("-", "_") for flag in flags}
 
 
+def count_of_processes(given: str | None) -> int:
+    """The value of --processes; 1 if it is not given.
+
+    Raises:
+        ValueError: it is no whole number of at least 1, or one of many digits (`distributed.launch` refuses others).
+    """
+    if given is None:
+        return 1
+    if not (given.isdecimal() and given.strip("0")):
+        raise ValueError(f"--processes must be a whole number of at least 1, not '{given}'")
+    if len(given) > 9:
+        raise ValueError(f"--processes has {len(given)} digits: no machine can start so many")
+    return int(given)
+
+
 def set_threads(number: int | None) -> None:
     """Raises ValueError where a number of CPU threads was given that cannot be."""
     if number is None:

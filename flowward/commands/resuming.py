@@ -15,10 +15,13 @@ CHANGED = "--changed-inputs"
 RUNS = Path("runs")  # where runs without an --output go
 
 
-def resolved(words: list[str]) -> tuple[list[str], str]:
+def resolved(words: list[str], kind: str = "images") -> tuple[list[str], str]:
     """The words with `--resume RUN` in the place of `--resume auto`, or without it if the run has not begun.
 
     Also a sentence that says which of the two; empty if the words do not ask for it.
+
+    Args:
+        kind: of the runs to choose from, if no --output names one.
 
     Raises:
         ValueError: there is no run to continue and no --output, or the run has another algorithm than the words.
@@ -27,7 +30,7 @@ def resolved(words: list[str]) -> tuple[list[str], str]:
     if resume != AUTO:
         return words, ""
     output, others = take(rest, "output")
-    run = Path(output) if output else _newest()
+    run = Path(output) if output else _newest(kind)
     if not (run / "config.yaml").is_file():
         return rest, f"{run} has not begun: starting it"
     for name in ("config", "preset"):  # the run has its own settings by now
@@ -42,15 +45,16 @@ def resolved(words: list[str]) -> tuple[list[str], str]:
     return ["--resume", str(run), *others], f"{run} has begun: continuing it with its own settings"
 
 
-def _newest() -> Path:
-    """The unfinished run in runs/ that was written to last.
+def _newest(kind: str) -> Path:
+    """The unfinished run of this kind in runs/ that was written to last.
 
     Raises:
         ValueError: there is none.
     """
     found = [path.parent for path in RUNS.glob("*/config.yaml")]
     for run in sorted(found, key=_written, reverse=True):
-        if not _finished(Record.open(run)):
+        record = Record.open(run)
+        if (record.config().get("kind") or "images") == kind and not _finished(record):
             return run
     raise ValueError(f"there is no unfinished run in {RUNS}/: name the folder of a new one with --output")
 

@@ -18,6 +18,7 @@ from ..prompts.image_files import refuse_broken
 from ..system.errors import between
 from ..system.precision import Wish
 from ..system.terminal import tell, visible
+from ..training.record import refuse_other_kinds
 from . import outputs
 from .help import Page
 from .options import parse, said
@@ -99,6 +100,7 @@ class Sample:
 def run(words: list[str]) -> int:
     chosen = parse(Sample, words, "sample", page=PAGE)
     chosen = replace(chosen, model=models.located(chosen.model))
+    refuse_other_kinds(chosen.model, "solve")
     if chosen.source:
         refuse_broken(chosen.source)
     warn_of_guidance(chosen.model, chosen.sampler.guidance)

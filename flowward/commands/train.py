@@ -15,9 +15,10 @@ from ..training import config, config_files, inputs, recipes, trackers
 from ..training.assembly import assembled, started
 from ..training.folder import RunFolder, dumped
 from ..training.hooks import Hooks
+from ..training.record import refuse_other_kinds
 from . import resuming, running
 from .help import Option, Page
-from .options import every, parse, set_threads, switched, take
+from .options import count_of_processes, every, parse, set_threads, switched, take
 from .options import given as given_flag
 
 START = (  # options that say what the defaults of the others are
@@ -89,9 +90,7 @@ def run(words: list[str]) -> int:
         return _print_config(settings, named_output=resume or given_flag(words, "output") is not None)
     if dry:
         return _rehearse(settings, resume, processes)
-    if processes and not (processes.isdecimal() and int(processes) >= 1):
-        raise ValueError(f"--processes must be a whole number of at least 1, not '{processes}'")
-    if processes and int(processes) > 1:
+    if (many := count_of_processes(processes)) > 1:
         if not resume:
             RunFolder.refuse(settings.run.output)
         where = [] if resume or given_flag(words, "output") else ["--output", str(settings.run.output)]
@@ -99,7 +98,7 @@ def run(words: list[str]) -> int:
         if said:
             print(said, flush=True)
         hooked = [f"--hook={name}" for name in named]
-        return distributed.launch(int(processes), ["train", *words, *where, *again, *hooked])
+        return distributed.launch(many, ["train", *words, *where, *again, *hooked])
     with distributed.joined(settings.patience) as others:
         if said:
             print(said)
@@ -133,6 +132,7 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
     settings = parse(type(default), words, command, default, page)
     if resume and settings.run.output != Path(resume):
         raise ValueError(f"--resume goes on in its own folder, {resume}: leave out --output, or copy that folder first")
+    refuse_other_kinds(settings.model, "train --resume")
     settings = _of_adapters(replace(settings, model=models.located(settings.model)), named, resume)
     unnamed = "--reward" not in named and not (settings.preferences or resume or files)
     if unnamed and models.is_pipeline(settings.model):

@@ -14,6 +14,28 @@ Scores = list[tuple[int, Score]]  # (iteration, score), oldest first
 Evaluations = list[tuple[int, dict[str, Any]]]  # (iteration, result of `evaluate`), oldest first
 _OVERLAP = {True: "yes", False: "no", None: "–"}
 LATER = ("prompts_sha256", "image_size", "latent_frames", "rewards", "guard")
+GREEDY = "(greedy)"  # end of the name of a score of greedy episodes
+
+
+@dataclass(frozen=True)
+class Nouns:
+    """What is scored, in words."""
+
+    samples: str
+    sample: str
+    prompts: str
+    prompt: str
+
+
+NOUNS = {
+    "images": Nouns("images", "image", "prompts", "prompt"),
+    "episodes": Nouns("episodes", "episode", "questions", "question"),
+}
+
+
+def nouns(evaluation: Mapping[str, Any]) -> Nouns:
+    """Of an evaluation. Those of images do not say what their samples are."""
+    return NOUNS.get(str(evaluation.get("samples")), NOUNS["images"])
 
 
 def of(lines: list[dict[str, Any]]) -> Evaluations:
@@ -45,7 +67,7 @@ class Measure:
         overall = [(iteration, score["overall"]) for iteration, score in found]
         # pass/fail scores of images are named by their reward; episodes of agents say so in the evaluation
         shares = name.endswith("strict") or all(
-            said.get("samples") == "episodes" and said["scores"][name]["verdicts"]
+            nouns(said) is NOUNS["episodes"] and said["scores"][name].get("verdicts")
             for _, said in evaluations
             if name in said["scores"]
         )
@@ -59,7 +81,13 @@ class Measure:
 
     @property
     def label(self) -> str:
-        return "strict accuracy" if self.percent and self.name.endswith("strict") else self.name
+        if not self.percent:
+            return self.name
+        if self.name.endswith("strict"):
+            return "strict accuracy"
+        reward = self.name.removesuffix(f" {GREEDY}")
+        how = "sampled" if reward == self.name else "greedy"
+        return f"{how} success" + (f" by {reward}" if reward != "exact" else "")
 
     def number(self, x: float) -> str:
         return f"{100 * x:.1f} %" if self.percent else f"{x:.{3 if abs(x) < 10 else 2}f}"
@@ -92,7 +120,7 @@ class Measure:
         return "–" if ends is None else self.bounds({"low": ends[0], "high": ends[1]})
 
     def row(self, label: str, scores: Scores) -> list[str]:
-        """A table row: label, first value, then (if there are two) last value, change and overlap; images."""
+        """A table row: label, first value, then (if there are two) last value, change and overlap; samples."""
         before, after = scores[0][1], scores[-1][1]
         cells = [label, self.interval(before)]
         if len(self.overall) > 1:
@@ -106,18 +134,19 @@ def sentence(evaluations: Evaluations) -> str:
         return "There is no evaluation yet."
     measure = Measure.every(evaluations)[0]
     (first, before), (last, after) = measure.overall[0], measure.overall[-1]
-    asked = "questions" if evaluations[-1][1].get("samples") == "episodes" else "prompts"
-    prompts = str(evaluations[-1][1].get("prompts", f"unnamed {asked}"))
-    what = f"{measure.label} on {f'held-out {asked}' if prompts.endswith('held-out') else prompts}"
+    words = nouns(evaluations[-1][1])
+    prompts = str(evaluations[-1][1].get("prompts", f"unnamed {words.prompts}"))
+    what = f"{measure.label} on {f'held-out {words.prompts}' if prompts.endswith('held-out') else prompts}"
     if first == last:
         prefix = "No evaluation after training yet" if first == 0 else "Only one evaluation, so no comparison"
         return f"{prefix}; {when(first)}, {what} was {measure.interval(before)}."
     change = f"from {measure.interval(before)} {when(first)} to {measure.interval(after)} {when(last)}"
     verb, verdict = "rose" if after["mean"] > before["mean"] else "fell", "the 95 % intervals do not overlap"
     if unlike := differing(evaluations):
-        verb, verdict = "went", f"the two evaluations differ in {', '.join(unlike)} and cannot be compared"
+        names = ", ".join(words.prompts if key == "prompts" else key for key in unlike)
+        verb, verdict = "went", f"the two evaluations differ in {names} and cannot be compared"
     elif overlap(before, after) is None:
-        verb, verdict = "went", "one image has no interval, so this is not evidence of a change"
+        verb, verdict = "went", f"one {words.sample} has no interval, so this is not evidence of a change"
     elif overlap(before, after):
         verb, verdict = "went", "the 95 % intervals overlap, so this is not evidence of a change"
     return f"{what[0].upper()}{what[1:]} {verb} {change}; {verdict}."
@@ -150,7 +179,11 @@ def without_figures(message: str) -> str:
 
 def settings(evaluation: dict[str, Any]) -> str:
     """The settings of an evaluation as text: weights policy, solver euler, steps 10, guidance none, ..."""
-    used = {key: value for key, value in evaluation.items() if not isinstance(value, dict | list)}
+    used = {
+        nouns(evaluation).prompts if key == "prompts" else key: value
+        for key, value in evaluation.items()
+        if key != "samples" and not isinstance(value, dict | list)
+    }
     return ", ".join(f"{key} {'none' if value is None else value}" for key, value in used.items())
 
 

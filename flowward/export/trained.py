@@ -12,6 +12,7 @@ from ..process.policy import Policy
 from ..system.precision import Precision, Wish
 from ..training import config
 from ..training.folder import RunFolder
+from ..training.record import refuse_other_kinds
 from . import exported
 
 At = int | Literal["best"]
@@ -34,9 +35,11 @@ def load(
     Without a `precision`, a run or an export is loaded in the precision of its training, any other model in `auto`.
 
     Raises:
-        ValueError: the model, run, checkpoint, adapters or weights do not exist, or a run is loaded at another size.
+        ValueError: the model, run, checkpoint, adapters or weights do not exist, a run is loaded at another size, or it
+            is no run over images.
     """
     path = Path(name := models.located(str(name)))
+    refuse_other_kinds(path)
     if at is not None and not (path / "config.yaml").is_file():
         raise ValueError(f"{name} is not a run, so it has no checkpoints: leave out --at")
     if found := exported.load(name, precision or trained_in(name) or "auto", loading):

@@ -6,11 +6,12 @@ peft loads transformers, which takes seconds; so lora.py imports this module onl
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners import lora
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
@@ -74,3 +75,11 @@ def adapt(network: Any, rank: int, alpha: float, targets: Sequence[str], layers:
 def exported(network: Any) -> dict[str, Tensor]:
     """The adapter's tensors, under the names that diffusers and peft load."""
     return get_peft_model_state_dict(network, adapter_name=ADAPTER, save_embedding_layers=False)
+
+
+def merged(network: Any, folder: str) -> Any:
+    """The network with the adapter in a folder, as peft writes it, added to its weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about names that peft uses
+        made: Any = PeftModel.from_pretrained(network, folder)
+        return made.merge_and_unload()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,12 @@ def is_pipeline(name: str) -> bool:
     return (
         not path.exists()
         and name.count("/") == 1
-        and not _is_path(name)
+        and not is_path(name)
         and path.suffix not in (".safetensors", ".gguf", *PICKLES)
     )
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
     """Whether a name that does not exist is a path: by how it begins, or because its first folder is here."""
     first = name.partition("/")[0]
     return first in ("", ".", "..", "~", RUNS) or ("/" in name and Path(first).is_dir())
@@ -97,13 +98,19 @@ def refusal(name: str) -> str:
         return _folder(path)
     if path.is_file():
         return _file(path)
+    return missing(name, BUILT_IN)
+
+
+def missing(name: str, built_in: Sequence[str]) -> str:
+    """Why a name that is no file or folder is no model, where these are built in."""
+    path = Path(name)
     if path.suffix in (".safetensors", ".gguf", *PICKLES):
         return f"there is no file {name}"
-    if _is_path(name):
+    if is_path(name):
         near = difflib.get_close_matches(path.name, _beside(path), n=1)
         return f"there is no file or folder {name}" + (f"; did you mean {path.parent / near[0]}?" if near else "")
     what = " (or give the folder of a pretrained model, or owner/name for a model on the hub)"
-    return unknown("model", name, BUILT_IN) + what
+    return unknown("model", name, built_in) + what
 
 
 def _beside(path: Path) -> list[str]:

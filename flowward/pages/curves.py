@@ -1,4 +1,4 @@
-"""Charts of a run's metrics and scores against iterations, images or wall time."""
+"""Charts of a run's metrics and scores against iterations, samples or wall time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from itertools import accumulate
 
 from ..evaluation.outcome import Measure, Scores, bounded
 from ..training import glossary
+from ..training.explanation import SHARES
 from .page import Line, is_number
 from .parts import Axis, Chart, Series
 
 SHARE = (0.0, 1.0)
 PERCENT = (0.0, 100.0)
-SHARES = "share, 0 to 1"  # the unit of shares in the glossary
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,20 @@ class Run:
     colour: int = 0
 
     @classmethod
-    def of(cls, lines: Sequence[Line], name: str = "", colour: int = 0) -> Run:
-        """From the lines of metrics.jsonl; `name` tells several runs on one page apart."""
+    def of(cls, lines: Sequence[Line], name: str = "", colour: int = 0, samples: str = "images") -> Run:
+        """From the lines of metrics.jsonl; `name` tells several runs on one page apart.
+
+        Args:
+            samples: the key of the number of samples that were trained on.
+        """
         spent = list(accumulate(_total(line) for line in lines))
         trained = [k for k, line in enumerate(lines) if line["iteration"] > 0]
         evaluated = [k for k, line in enumerate(lines) if (line.get("evaluation") or {}).get("scores")]
 
         def axis(kind: str, at: list[int]) -> Axis:
             seconds = [spent[k] for k in at] if spent and spent[-1] > 0 else []
-            images = [lines[k].get("images", 0) for k in at]
-            return Axis(f"{kind} {colour}", [lines[k]["iteration"] for k in at], images, seconds, name)
+            seen = [lines[k][samples] if is_number(lines[k].get(samples)) else 0 for k in at]
+            return Axis(f"{kind} {colour}", [lines[k]["iteration"] for k in at], seen, seconds, name)
 
         axes = axis("trained", trained), axis("evaluated", evaluated)
         return cls([lines[k] for k in trained], [lines[k] for k in evaluated], axes, name, colour)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
 from ..evaluation import outcome
 from ..evaluation.outcome import Measure
 from ..training.record import Record
-from . import report
+from . import kinds, report
 from .page import render
 
 
@@ -25,6 +25,7 @@ class Row:
     before: str = ""
     after: str = ""
     change: str = ""
+    intervals: str = ""  # what its intervals are over; empty if it has none
 
 
 def runs(folder: Path) -> list[Path]:
@@ -46,7 +47,9 @@ def write(folder: Path) -> Path:
     found = runs(folder)
     if not found:
         raise ValueError(f"{folder} contains no run folders")
-    html = render("index.html.j2", title="Runs", folder=str(folder.resolve()), rows=[_row(path) for path in found])
+    rows = [_row(path) for path in found]
+    over = " or ".join(dict.fromkeys(row.intervals for row in rows if row.intervals))
+    html = render("index.html.j2", title="Runs", folder=str(folder.resolve()), rows=rows, intervals=over)
     Record(folder).write_text("index.html", html)
     return folder / "index.html"
 
@@ -70,14 +73,16 @@ def _link(path: Path) -> str:
 def _read(path: Path, link: str) -> Row:
     run = Record.open(path)
     config, lines = run.config(), run.lines()
+    kind = kinds.of(config)
     title, state = report.title(config), report.status(lines, run.summary(), config)
     evaluations = outcome.of(lines)
     if not evaluations:
         return Row(path.name, link, title, state)
     measure = Measure.every(evaluations)[0]
     (first, before), (last, after) = measure.overall[0], measure.overall[-1]
+    row = Row(path.name, link, title, state, measure.label, intervals=kind.intervals)
     if first == last:
         known = measure.interval(before)
-        return Row(path.name, link, title, state, measure.label, *((known, "") if first == 0 else ("", known)))
+        return replace(row, before=known) if first == 0 else replace(row, after=known)
     change = "" if outcome.differing(evaluations) else measure.change(before, after)
-    return Row(path.name, link, title, state, measure.label, measure.interval(before), measure.interval(after), change)
+    return replace(row, before=measure.interval(before), after=measure.interval(after), change=change)

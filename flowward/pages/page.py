@@ -29,7 +29,8 @@ def render(template: str, axes: Sequence[Axis] = (), **values: Any) -> str:
     With axes or `charts=True`, the page contains Plotly's code (1.2 MB) once.
     """
     values = {"charts": bool(axes), "axes": {axis.key: axis.values() for axis in axes}, **values}
-    return environment().get_template(template).render(values)
+    made = environment().get_template(template).render(values)
+    return made.encode("utf-8", "replace").decode("utf-8")  # text from outside may have halves of surrogate pairs
 
 
 @cache

@@ -35,12 +35,12 @@ class Axis:
 
     key: str  # unique on the page
     iteration: Sequence[float]
-    images: Sequence[float] = ()  # training images so far; empty: unknown
+    samples: Sequence[float] = ()  # trained on so far, images or episodes; empty: unknown
     seconds: Sequence[float] = ()  # wall time so far; empty: unknown
     run: str = ""  # name of the run, on pages with several
 
     def values(self) -> dict[str, Any]:
-        named = {"iteration": self.iteration, "images": self.images, "seconds": self.seconds}
+        named = {"iteration": self.iteration, "samples": self.samples, "seconds": self.seconds}
         found: dict[str, Any] = {name: rounded(own) for name, own in named.items() if own}
         return found | ({"run": self.run} if self.run else {})
 
@@ -61,7 +61,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves against iterations, images or wall time; or, with `categories`, dots with intervals, one row each."""
+    """Curves against iterations, samples or wall time; or, with `categories`, dots with intervals, one row each."""
 
     title: str
     series: Sequence[Series]

@@ -1,11 +1,13 @@
-"""The report of a run as one HTML page: result with intervals, sample images, scores, metrics and timings.
+"""The report of a run as one HTML page: result with intervals, samples, scores, metrics and timings.
 
-The page contains everything it needs (images, charts and their code), so it works offline.
+The page contains everything it needs (images, charts and their code), so it works offline. What differs between runs
+that train on images and on episodes is a value of kinds.py.
 """
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,12 +18,15 @@ from ..system import strict_json
 from ..system.paths import short_code
 from ..training.lines import NO_PARTS, spans
 from ..training.record import Record
-from . import curves, samples
+from . import curves, kinds
 from .curves import Run
+from .kinds import Kind
 from .page import Line, duration, is_number, render
 from .parts import Axis, Chart, Series, Table, Tile
 
-WATCHED = ("zero_variance", "distance", "gradient_norm", "latent_rms")  # always visible; the rest can be unfolded
+# always visible; the rest can be unfolded
+WATCHED = ("zero_variance", "distance", "kl", "gradient_norm", "latent_rms", "answer_tokens")
+BARE = ("iteration", *(kind.nouns.samples for kind in kinds.KINDS.values()))  # numbers of a line that need no curve
 REWARDS = ("reward", "correlation")  # the section of the training reward shows these
 
 
@@ -29,29 +34,32 @@ def write(folder: Path) -> Path:
     """Write report.html into a run folder, finished or not, and return its path.
 
     Raises:
-        ValueError: this is not a run folder, or its config.yaml cannot be read.
+        ValueError: this is not a run folder, or its config.yaml cannot be read, or is of an unknown kind.
         OSError: the page cannot be written; an existing one is unchanged.
     """
     run = Record.open(folder)
     config, lines, summary = run.config(), run.lines(), run.summary()
-    curve, evaluations = Run.of(lines), outcome.of(lines)
+    kind = kinds.of(config)
+    curve, evaluations = Run.of(lines, samples=kind.nouns.samples), outcome.of(lines)
+    own = kind.sections(run, lines, curve)
     told = [*outcome.remarks(lines), *run.changed_inputs()]
     html = render(
-        "report.html.j2",
+        kind.template,
         curve.axes,
+        kind=kind,
         title=title(config),
         status=status(lines, summary, config),
         version=_version(summary),
         result=outcome.sentence(evaluations),
         warnings=[f"{line[:1].upper()}{line[1:]}." for line in told],
-        figures=_key_figures(lines, curve.trained, evaluations),
+        figures=_key_figures(lines, curve.trained, evaluations, kind),
         settings=_settings(evaluations),
-        pictures=samples.of(folder),
-        scores=_scores(curve, evaluations),
+        scores=_scores(curve, evaluations, kind),
         reward=_reward(curve),
-        health=_health(lines, curve),
+        health=_health(lines, curve, kind.elsewhere),
         time=_timings(lines),
-        repeat=_repeat(folder, config, summary.get("command", "")),
+        repeat=_repeat(folder, config, summary.get("command", ""), kind.command),
+        **own,
     )
     run.write_text("report.html", html)
     return folder / "report.html"
@@ -102,7 +110,7 @@ def _version(summary: dict[str, Any]) -> str:
     return ", ".join(str(part) for part in (version, summary.get("machine")) if part)
 
 
-def _key_figures(lines: list[Line], trained: Any, evaluations: Evaluations) -> list[Tile]:
+def _key_figures(lines: list[Line], trained: Any, evaluations: Evaluations, kind: Kind) -> list[Tile]:
     tiles = []
     if evaluations:
         measure = Measure.every(evaluations)[0]
@@ -113,7 +121,8 @@ def _key_figures(lines: list[Line], trained: Any, evaluations: Evaluations) -> l
         if last != first:
             tiles.append(Tile(measure.change(first[1], last[1]), "change"))
     if trained:
-        tiles.append(Tile(f"{trained[-1].get('images', 0):,}", "training images"))
+        samples = kind.nouns.samples
+        tiles.append(Tile(f"{trained[-1].get(samples, 0):,}", f"training {samples}"))
     total = sum(_seconds(line, "total") for line in lines)
     if trained and total:
         each = median(_seconds(line, "total") - _seconds(line, "evaluate") for line in trained)
@@ -130,17 +139,25 @@ def _settings(evaluations: Evaluations) -> list[str]:
     return [f"Evaluation settings, iteration{'s' * (len(at) > 1)} {spans(at)}: {used}." for used, at in groups.items()]
 
 
-def _scores(run: Run, evaluations: Evaluations) -> dict[str, Any]:
+def _scores(run: Run, evaluations: Evaluations, kind: Kind) -> dict[str, Any]:
     """The headline over time, by category, and the other scores; charts only if there are two evaluations."""
     if not evaluations:
         return {}
     measure, *others = Measure.every(evaluations)
+    beside, words = kind.beside(run, measure, others), kind.nouns
     scores = measure.overall
     compared = [when(scores[-1][0]), "change", "intervals overlap"] if len(scores) > 1 else []
-    head = ["", when(scores[0][0]), *compared, "images"]
-    name = measure.label[0].upper() + measure.label[1:]
-    rows = [measure.row(label, own) for label, own in [("overall", scores), *measure.categories.items()]]
-    found: dict[str, Any] = {
+    head = ["", when(scores[0][0]), *compared, words.samples]
+    name = " and ".join(each.label for _, each in beside)
+    name = name[0].upper() + name[1:]
+    rows = [
+        each.row(", ".join(filter(None, (category or "overall", own.name))), found)
+        for category in ("", *measure.categories)
+        for own, each in beside
+        if (found := each.categories.get(category, []) if category else each.overall)
+    ]
+    others = [other for other in others if other not in [each for _, each in beside]]
+    values: dict[str, Any] = {
         "name": name,
         "table": Table(head, rows, about=f"{name}, by category"),
         "others": Table(head, [other.row(other.name, other.overall) for other in others], about="Other scores"),
@@ -149,10 +166,10 @@ def _scores(run: Run, evaluations: Evaluations) -> dict[str, Any]:
         "main": None,
     }
     if compared:
-        found["main"] = curves.score([(run, measure)], f"{name} over all prompts", height=320)
-        found["charts"] = [curves.score([(run, measure)], category, category) for category in measure.categories]
-        found["other_charts"] = [curves.score([(run, other)], other.name) for other in others]
-    return found
+        values["main"] = curves.score(beside, f"{name} over all {words.prompts}", height=320)
+        values["charts"] = [curves.score(beside, category, category) for category in measure.categories]
+        values["other_charts"] = [curves.score([(run, other)], other.name) for other in others]
+    return values
 
 
 def _reward(run: Run) -> dict[str, Any]:
@@ -163,8 +180,12 @@ def _reward(run: Run) -> dict[str, Any]:
     return {"main": curves.metric([run], "reward", height=320), "parts": curves.explained([run], names)}
 
 
-def _health(lines: list[Line], run: Run) -> dict[str, Any]:
-    """All warnings, before and during training, and the curves of the metrics."""
+def _health(lines: list[Line], run: Run, elsewhere: Sequence[str]) -> dict[str, Any]:
+    """All warnings, before and during training, and the curves of the metrics that no other section shows.
+
+    Args:
+        elsewhere: keys that other sections show, up to their slash.
+    """
     said: dict[str, tuple[str, list[int]]] = {}
     for line in lines:
         for message in line.get("health") or []:
@@ -174,7 +195,8 @@ def _health(lines: list[Line], run: Run) -> dict[str, Any]:
     recorded: dict[str, None] = {}
     for line in run.trained:
         recorded |= {key: None for key, value in line.items() if key not in recorded and is_number(value)}
-    shown = (*WATCHED, "iteration", "images", *(key for key in recorded if key.partition("/")[0] in REWARDS))
+    others = {*REWARDS, *elsewhere}
+    shown = (*WATCHED, *BARE, *(key for key in recorded if key.partition("/")[0] in others))
     rest = [key for key in recorded if key not in shown]
     groups = {
         "All other metrics": [key for key in rest if "@" not in key],
@@ -205,12 +227,12 @@ def _seconds(line: Line, part: str) -> float:
     return float((line.get("seconds") or {}).get(part, 0.0))
 
 
-def _repeat(folder: Path, config: dict[str, Any], command: str) -> dict[str, Any]:
+def _repeat(folder: Path, config: dict[str, Any], command: str, again: Sequence[str]) -> dict[str, Any]:
     """The commands; none if parts of the run exist only in Python code."""
     parts: tuple[str, ...] = ("reward", "prompts")
     own = [name for name in parts if name in config and config[name] is None]
     own += ["algorithm"] if isinstance(config.get("algorithm"), str) else []
-    commands = [shlex.join(["flowward", "train", "--config", str(folder / "config.yaml")])]
+    commands = [shlex.join(["flowward", *again, "--config", str(folder / "config.yaml")])]
     if command and "--resume" not in command:  # resuming a run does not reproduce it
         commands.insert(0, command)
     settings = (folder / "config.yaml").read_text("utf-8")

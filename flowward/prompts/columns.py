@@ -18,7 +18,7 @@ PLAIN = ("string", "large_string", "string_view", "bool", "null", *(f"{sign}int{
 LINES = ("text", "harbor")  # readers of datasets that take every line, or a whole file, for a text
 
 
-def separated(path: Path, column: str | None = None) -> PromptSet:
+def separated(path: Path, column: str | None = None, once: bool = False) -> PromptSet:
     """Read a CSV or TSV file with a line of headings; all values are text, and empty ones are left out.
 
     Raises:
@@ -29,7 +29,7 @@ def separated(path: Path, column: str | None = None) -> PromptSet:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-            return collected(path.name, what, "line", _cells(rows, what, column), path.parent, column)
+            return collected(path.name, what, "line", _cells(rows, what, column), path.parent, column, once)
     except OSError as error:
         raise ValueError(f"{what} cannot be read: {error.strerror}") from error
 
@@ -54,7 +54,7 @@ def _cells(rows: Any, what: str, column: str | None) -> Iterator[Row]:
         raise ValueError(f"{what} is not UTF-8 text (after line {rows.line_num})") from error
 
 
-def parquet(path: Path, column: str | None = None) -> PromptSet:
+def parquet(path: Path, column: str | None = None, once: bool = False) -> PromptSet:
     """Read a Parquet file with one prompt per row; columns with binary data, such as images, are skipped.
 
     Raises:
@@ -75,10 +75,10 @@ def parquet(path: Path, column: str | None = None) -> PromptSet:
         table = reader.ParquetFile(path).read(names)
     except Exception as error:
         raise ValueError(f"{what} cannot be read as Parquet: {_first_line(error)}") from error
-    return collected(path.name, what, "row", _rows(table, what), path.parent, column)
+    return collected(path.name, what, "row", _rows(table, what), path.parent, column, once)
 
 
-def hub(name: str, column: str | None = None) -> PromptSet:
+def hub(name: str, column: str | None = None, once: bool = False) -> PromptSet:
     """Load `owner/name` or `owner/name:split` (default `train`), or a local folder. Its code is not executed.
 
     A folder may have been written by `save_to_disk` of the package datasets, or hold CSV, TSV, JSON or Parquet files.
@@ -101,7 +101,7 @@ def hub(name: str, column: str | None = None) -> PromptSet:
     what, names = f"data set {name}", _readable(found.features.arrow_schema)
     _refuse_names(names, what, column)
     table = found.select_columns(names).with_format("arrow")[:]
-    return collected(name, what, "row", _rows(table, what), column=column)
+    return collected(name, what, "row", _rows(table, what), column=column, once=once)
 
 
 def _loaded(where: str, split: str) -> Any:

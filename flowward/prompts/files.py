@@ -13,26 +13,27 @@ from .lines import json_rows, text_lines
 from .prompt import PromptSet
 from .rows import TEXT, collected
 
-Reader = Callable[[Path, str | None], PromptSet]  # file, and the name of the column with the texts
+Reader = Callable[[Path, str | None, bool], PromptSet]  # file, the column with the texts, and `once` (rows.py)
 BINARY = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")  # characters that no text has
 ADVICE = "use one prompt per line (.txt), JSON lines (.jsonl), a table with headings (.csv, .tsv) or Parquet (.parquet)"
 
 
-def read(path: Path, column: str | None = None) -> PromptSet:
+def read(path: Path, column: str | None = None, once: bool = False) -> PromptSet:
     """Read a file of prompts.
 
     Args:
         column: the column or key of the texts, in any case (None: `prompt`, `text` or `caption`).
+        once: a text that comes twice is an error.
 
     Raises:
         ValueError: the file does not exist, is of an unknown kind, or see the reader of its kind.
     """
     if not path.is_file():
         raise ValueError(f"there is no prompt file at {path}")
-    return READERS.get(path.suffix.lower(), _unknown)(path, column)
+    return READERS.get(path.suffix.lower(), _unknown)(path, column, once)
 
 
-def text_file(path: Path, column: str | None = None) -> PromptSet:
+def text_file(path: Path, column: str | None = None, once: bool = False) -> PromptSet:
     """Read a UTF-8 file with one prompt per line; empty lines are skipped.
 
     Raises:
@@ -69,17 +70,17 @@ def _refuse_table(line: str, what: str) -> None:
             raise ValueError(f"{what} begins with headings, as a table does; give it a name that ends in {ending}")
 
 
-def json_lines(path: Path, column: str | None = None) -> PromptSet:
+def json_lines(path: Path, column: str | None = None, once: bool = False) -> PromptSet:
     """Read a file with one JSON mapping per line.
 
     Raises:
         ValueError: a line is not a mapping with a text, its source is not an image, or there is no line.
     """
     what = f"prompt file {path}"
-    return collected(path.name, what, "line", json_rows(path, what), path.parent, column)
+    return collected(path.name, what, "line", json_rows(path, what), path.parent, column, once)
 
 
-def _unknown(path: Path, column: str | None = None) -> PromptSet:
+def _unknown(path: Path, column: str | None = None, once: bool = False) -> PromptSet:
     """Raise ValueError: read as text, its headings and punctuation would silently become prompts."""
     raise ValueError(f"prompt file {path}: {path.suffix} files are not supported; {ADVICE}")
 

@@ -24,7 +24,7 @@ HELD_OUT = 20  # one in 20 prompts is held out when a set is split
 HUB = "hf:"
 
 
-def load(name_or_path: str, column: str | None = None) -> PromptSet:
+def load(name_or_path: str, column: str | None = None, once: bool = False) -> PromptSet:
     """Load a built-in set by name, a file, a Hugging Face data set (`hf:owner/name[:split]`), or a part of one.
 
     A file is UTF-8 text with one prompt per line (empty lines are skipped), JSON lines (.jsonl, .ndjson), a table with
@@ -34,6 +34,7 @@ def load(name_or_path: str, column: str | None = None) -> PromptSet:
     Args:
         column: the column (or key of JSON lines) with the texts; upper and lower case are equal (None: `prompt`, `text`
             or `caption`).
+        once: a text that comes twice is an error, and not dropped.
 
     Raises:
         ValueError: the set or file does not exist, is empty or broken, has no such column, or a text file contains a
@@ -47,13 +48,13 @@ def load(name_or_path: str, column: str | None = None) -> PromptSet:
     if colon and part in ("train", "held-out"):
         if whole in BUILT_IN:
             raise ValueError(f"'{whole}' is built in and cannot be split: {_parts_of(whole)}")
-        return split(load(whole, column), held_out=part == "held-out")
+        return split(load(whole, column, once), held_out=part == "held-out")
     if name_or_path.startswith(HUB):
-        return columns.hub(name_or_path.removeprefix(HUB), column)
+        return columns.hub(name_or_path.removeprefix(HUB), column, once)
     path = Path(name_or_path)
     if not path.suffix and not path.exists():
         raise ValueError(unknown("prompt set", name_or_path, BUILT_IN) + " (or give a text file, one prompt per line)")
-    return files.read(path, column)
+    return files.read(path, column, once)
 
 
 def located(name: str) -> str:

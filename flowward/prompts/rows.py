@@ -28,19 +28,27 @@ OPTION = "--prompt-column (--evaluation.prompt-column for the evaluation of a ru
 
 
 def collected(
-    name: str, what: str, unit: str, rows: Iterable[Row], folder: Path | None = None, column: str | None = None
+    name: str,
+    what: str,
+    unit: str,
+    rows: Iterable[Row],
+    folder: Path | None = None,
+    column: str | None = None,
+    once: bool = False,
 ) -> PromptSet:
     """Build a set from rows of plain JSON. Repeated prompts keep their first row; a note tells so on standard error.
 
     Args:
         folder: sources are relative to it; None: a `source` is ordinary metadata.
         column: the key of the text (None: one of TEXT).
+        once: a repeated prompt is an error, because its other rows say something too (answers of questions).
 
     Raises:
         ValueError: a row has no text, a category or metadata of a wrong type, or a source that is not an image; or
-            there is no row. The message contains `what` and the number of the `unit` (line, row).
+            there is no row, or one comes twice. The message contains `what` and the number of the `unit` (line, row).
     """
     first: dict[Prompt, tuple[str, Mapping[str, Any]]] = {}
+    places: dict[Prompt, int] = {}
     look = cache(refuse_broken)  # check each image once
     total = 0
     for number, row in rows:
@@ -51,9 +59,12 @@ def collected(
             if source := source_of(prompt):
                 look(source)
             about = _category(row, keys), _metadata(row, keys, bool(folder))
+            if once and prompt in first:
+                raise ValueError(f"'{text_of(prompt)[:60]}' comes twice, first in {unit} {places[prompt]}; remove one")
         except ValueError as error:
             raise ValueError(f"{what}, {unit} {number}: {error}") from error
         first.setdefault(prompt, about)
+        places.setdefault(prompt, number)
     if not first:
         raise ValueError(f"{what} contains no prompt")
     if total > len(first):

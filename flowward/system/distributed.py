@@ -33,6 +33,7 @@ PATIENCE = 600.0  # seconds that one process waits for another
 MOST_PATIENCE = 1e8  # three years
 LONG = timedelta(hours=2)  # the same while models are loaded, prompts encoded, and servers asked
 BUFFER = 64 * 2**20  # bytes of gradients that travel together
+MOST = 256  # processes on one machine
 GRACE = 120.0  # seconds for the others to save and exit after one process has failed
 
 
@@ -99,8 +100,12 @@ def launch(processes: int, words: Sequence[str]) -> int:
     ready. (torchrun keeps Ctrl-C from its processes, and kills them 30 seconds after SIGTERM, even while they save.)
 
     Raises:
-        ValueError: there are too few CUDA devices.
+        ValueError: there are too few CUDA devices, or too many processes for one machine.
     """
+    if processes > MOST:
+        raise ValueError(
+            f"at most {MOST} processes can share a run on one machine, not {processes:,}: lower --processes"
+        )
     if torch.cuda.is_available():
         _refuse_many(processes)
     store = _store()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
+if TYPE_CHECKING:
+    import torch  # within functions at run time: what names a precision in its options computes nothing
 
 Precision = Literal["bf16", "float32"]
 Wish = Literal["auto", "bf16", "float32"]
@@ -25,6 +26,8 @@ def native() -> Precision:
         if asked not in ("bf16", "float32"):
             raise ValueError(f"the environment variable {VARIABLE} must be bf16 or float32, not '{asked}'")
         return asked  # type: ignore[return-value]
+    import torch
+
     able = torch.cpu.get_capabilities()
     return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
 
@@ -38,4 +41,6 @@ def resolve(wish: Wish, device: str = "cpu") -> Precision:
 
 def autocast(precision: Precision, device: str = "cpu") -> torch.autocast:
     """The autocast context to run networks in, for this device type."""
+    import torch
+
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")

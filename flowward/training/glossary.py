@@ -5,21 +5,9 @@ Write the page anew with `python -m flowward.training.glossary > docs/metrics.md
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from .agent_metrics import AGENTS
+from .explanation import SHARES, Metric
 from .health import APART, DRIFT, FAR, FLAT, NO_SIGNAL, SPIKE, UNFIT, WINDOW
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One key of metrics.jsonl."""
-
-    title: str  # of its chart
-    line: str  # one sentence, without its full stop
-    healthy: str
-    unit: str = ""
-    by_step: bool = False  # also recorded as KEY@STEP, for each rollout step alone
-
 
 RUN = {
     "iteration": Metric(
@@ -28,9 +16,18 @@ RUN = {
     "images": Metric(
         "Images", "images trained on since the start of the run", "rises by the images per iteration", "images"
     ),
+    "episodes": Metric(
+        "Episodes",
+        "episodes trained on since the start of the run (only agents, in the place of images)",
+        "rises by the episodes per iteration",
+        "episodes",
+    ),
     "health": Metric("Health", "warnings of this iteration, each with a remedy", "an empty list"),
     "seconds.rollout": Metric(
-        "Rollout time", "sampling and decoding images", "most of the total, together with seconds.train", "s"
+        "Rollout time",
+        "sampling: of images, with decoding, or by an agent's planner",
+        "most of the total, together with seconds.train",
+        "s",
     ),
     "seconds.reward": Metric(
         "Reward time",
@@ -68,7 +65,7 @@ RUN = {
         "Model FLOP utilisation",
         "FLOPs of the network evaluations, as a share of the GPU's peak (only if the peak is known)",
         "steady; a low value often means small batches",
-        "share, 0 to 1",
+        SHARES,
     ),
     "speed.gpu_memory": Metric(
         "Peak GPU memory", "most GPU memory that tensors used in this iteration (only on CUDA)", "steady", "GB"
@@ -84,12 +81,12 @@ RUN = {
 REWARDS = {
     "reward": Metric(
         "Reward",
-        "mean weighted sum of all rewards over the images of this iteration",
+        "mean weighted sum of all rewards over the samples of this iteration",
         "rises, with noise between iterations",
     ),
     "reward_std": Metric(
         "Standard deviation of rewards",
-        "standard deviation of the summed reward over the images of this iteration",
+        "standard deviation of the summed reward over the samples of this iteration",
         "clearly above 0: equal rewards teach nothing",
     ),
     "reward/NAME": Metric(
@@ -99,7 +96,7 @@ REWARDS = {
     ),
     "correlation/NAME/NAME": Metric(
         "Correlation of two rewards",
-        "correlation of two rewards among images of the same prompt, from -1 to 1 (only with several rewards)",
+        "correlation of two rewards among samples of the same group, from -1 to 1 (only with several rewards)",
         "above 0; below 0 the two rewards conflict",
     ),
     "reward_histogram.counts": Metric(
@@ -115,9 +112,9 @@ REWARDS = {
     "worst.reward": Metric("Lowest reward", "summed reward of the worst image", "rises"),
     "zero_variance": Metric(
         "Share of groups with equal rewards",
-        "share of images in groups whose advantages are all 0",
+        "share of samples in groups whose advantages are all 0",
         f"below {NO_SIGNAL:g}",
-        "share, 0 to 1",
+        SHARES,
     ),
     "latent_rms": Metric(
         "RMS of the final latents",
@@ -125,25 +122,25 @@ REWARDS = {
         f"within {DRIFT:.0%} of its first value",
     ),
     "duplicate_prompts": Metric(
-        "Duplicate prompts", "prompts that came more than once in this iteration", "0", "prompts"
+        "Duplicates", "prompts or questions that occurred more than once in this iteration", "0", "prompts"
     ),
     "missing_scores": Metric(
         "Missing scores",
-        "answers of a judge that could not be read; the mean of the prompt's other images is used (only with a judge)",
+        "answers of a judge that could not be read; the mean of the group's other samples is used (only with a judge)",
         "0, or now and then 1",
         "answers",
     ),
     "skipped": Metric(
-        "Prompts skipped",
-        "share of prompts that the curriculum skipped while choosing this iteration (only with --curriculum)",
-        "any; near 1 few prompts still give a learning signal",
-        "share, 0 to 1",
+        "Skipped by the curriculum",
+        "share of prompts or questions skipped while choosing this iteration (only with --curriculum)",
+        "any; near 1 few of them still give a learning signal",
+        SHARES,
     ),
     "resting": Metric(
-        "Prompts resting",
-        "share of all prompts that the curriculum skips at present (only with --curriculum)",
-        "any; near 1 few prompts still give a learning signal",
-        "share, 0 to 1",
+        "Resting",
+        "share of all prompts or questions that are skipped at present (only with --curriculum)",
+        "any; near 1 few of them still give a learning signal",
+        SHARES,
     ),
 }
 
@@ -165,7 +162,7 @@ OPTIMISATION = {
         "Clipped steps",
         "share of optimiser steps whose gradient was longer than --gradient-clip and was scaled down",
         "any; always 1 means that the clip sets the step length",
-        "share, 0 to 1",
+        SHARES,
     ),
     "gradient_norm": Metric(
         "Gradient norm, before clipping",
@@ -194,29 +191,29 @@ FORWARD = {
         "Share outside the trust region",
         "share of training points whose ratio is outside 1 ± clip (fdfo)",
         "0 in the first update; near 1 the learning rate is too high or the clip too small",
-        "share, 0 to 1",
+        SHARES,
     ),
 }
 
 REVERSE = {
     "log_ratio": Metric(
         "Log-probability ratio",
-        "mean log ratio between the policy and the rollout policy, in the units of --algorithm.ratio",
+        "mean log ratio between the policy and the rollout policy, in the units of --algorithm.ratio, or per token",
         "small against the clip; 0 with one update per iteration",
         by_step=True,
     ),
     "clipped_up": Metric(
         "Clipped, positive advantage",
-        "share of steps with a positive advantage and a ratio above 1 + clip: they have no gradient",
+        "share of steps or tokens with a positive advantage and a ratio above 1 + clip: they have no gradient",
         "0 with one update per iteration; near 1 the learning rate is too high or the clip too small",
-        "share, 0 to 1",
+        SHARES,
         by_step=True,
     ),
     "clipped_down": Metric(
         "Clipped, negative advantage",
-        "share of steps with a negative advantage and a ratio below 1 - clip: they have no gradient",
+        "share of steps or tokens with a negative advantage and a ratio below 1 - clip: they have no gradient",
         "0 with one update per iteration; near 1 the learning rate is too high or the clip too small",
-        "share, 0 to 1",
+        SHARES,
         by_step=True,
     ),
     "pull": Metric(
@@ -251,14 +248,29 @@ EVALUATION = {
     "evaluation.scores.NAME.bounds": Metric(
         "Bounds", "lowest and highest score that there can be, if the reward declares them", "constant"
     ),
-    "evaluation.scores.NAME.PART.mean": Metric("Mean", "mean score of all images, or of one category", "rises"),
-    "evaluation.scores.NAME.PART.low": Metric("Lower end", "lower end of the 95 % interval over noise", "rises"),
-    "evaluation.scores.NAME.PART.high": Metric("Upper end", "upper end of the 95 % interval over noise", "rises"),
-    "evaluation.scores.NAME.PART.n": Metric("Images", "images that were scored", "constant", "images"),
+    "evaluation.scores.NAME.PART.mean": Metric("Mean", "mean score of all samples, or of one category", "rises"),
+    "evaluation.scores.NAME.PART.low": Metric(
+        "Lower end", "lower end of the 95 % interval over noise, or over episodes", "rises"
+    ),
+    "evaluation.scores.NAME.PART.high": Metric(
+        "Upper end", "upper end of the 95 % interval over noise, or over episodes", "rises"
+    ),
+    "evaluation.scores.NAME.PART.n": Metric("Samples", "samples that were scored", "constant", "samples"),
     "evaluation.scores.NAME.PART.over_prompts": Metric(
         "Interval over prompts", "both ends of the 95 % interval over prompts, or null", "rises"
     ),
-    "evaluation.scores.NAME.PART.prompts": Metric("Prompts", "distinct prompts of these images", "constant", "prompts"),
+    "evaluation.scores.NAME.PART.prompts": Metric(
+        "Prompts", "distinct prompts or questions of these samples", "constant", "prompts"
+    ),
+}
+
+MODULES = ("tools", "executor", "verifier", "generator", "analyst")  # that a rollout waits for, beside the planner
+PATTERNS = {  # the glossary's own key for keys of the form kind/name
+    "reward": "reward/NAME",
+    "correlation": "correlation/NAME/NAME",
+    "end": "end/NAME",
+    "tool": "tool/NAME",
+    "trouble": "trouble/NAME",
 }
 
 SECTIONS: dict[str, dict[str, Metric]] = {
@@ -268,20 +280,23 @@ SECTIONS: dict[str, dict[str, Metric]] = {
     "Forward-process algorithms": FORWARD,
     "Reverse-process algorithms": REVERSE,
     "Evaluations": EVALUATION,
+    "Agents": AGENTS,
 }
 METRICS = {key: metric for section in SECTIONS.values() for key, metric in section.items()}
 
 
 def entry(key: str) -> str | None:
-    """The glossary's own key for a key of metrics.jsonl: reward/ocr -> reward/NAME, pull@3 -> pull@STEP."""
+    """The glossary's own key for a key of metrics.jsonl: tool/search -> tool/NAME, pull@3 -> pull@STEP."""
     if key in METRICS:
         return key
     name, at, step = key.partition("@")
     if at and step.isdigit() and name in METRICS and METRICS[name].by_step:
         return f"{name}@STEP"
+    if key.removeprefix("seconds.") in MODULES:
+        return "seconds.MODULE"
     kind, slash, names = key.partition("/")
     if slash and names:
-        return {"reward": "reward/NAME", "correlation": "correlation/NAME/NAME"}.get(kind)
+        return PATTERNS.get(kind)
     return None
 
 
@@ -305,7 +320,9 @@ that says what to change.
 - `KEY@STEP` is the same metric for one rollout step alone. Step 0 is the first, noisiest step.
 - `seconds.train` is the key `train` of the object `seconds`.
 - Each evaluation also saves `samples/ITERATION-best-worst.png`: the best and the worst image of that iteration.
-- NAME is a reward. PART is `overall` or `categories.CATEGORY`.
+- A sample is an image, or an episode of an agent (`flowward agent train`).
+- NAME is a reward, or what the line says. PART is `overall` or `categories.CATEGORY`.
+- HOW is `sampled` or `greedy`. MODULE is a part of an agent.
 
 This page is generated from `flowward/training/glossary.py`.
 """

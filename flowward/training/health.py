@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from ..evaluation.outcome import NOUNS, Nouns, counted
+
 NO_SIGNAL = 0.5  # share of groups whose rewards are all equal
 FAR = 0.25  # mean(d^2) / mean(e^2): distance from the old policy, relative to the noise of its targets
 FLAT = 0.05  # curvature
@@ -34,7 +36,7 @@ def held_up(cpu_share: float | None) -> list[str]:
 class Health:
     """The rules and their state."""
 
-    noun: str = "images"  # what samples are
+    words: Nouns = NOUNS["images"]
     first_rms: float | None = None
     first_residual: float | None = None
     norms: list[float] = field(default_factory=list)
@@ -44,13 +46,13 @@ class Health:
         lines = []
         if m.get("reward_std", 1.0) < 1e-6:
             lines.append(
-                f"all {self.noun} got the same reward, {m['reward']:.3g}, so there is no learning signal: "
+                f"all {self.words.samples} got the same reward, {m['reward']:.3g}, so there is no learning signal: "
                 "check the reward, or use a softer one"
             )
         elif m.get("zero_variance", 0.0) > NO_SIGNAL:
             lines.append(
                 f"{m['zero_variance']:.0%} of the groups have equal rewards and teach nothing: "
-                "use a softer reward, larger groups, or prompts that are neither too easy nor too hard"
+                f"use a softer reward, larger groups, or {self.words.prompts} that are neither too easy nor too hard"
             )
         if m.get("distance", 0.0) > FAR * m.get("residual", float("inf")):
             lines.append(
@@ -88,10 +90,10 @@ class Health:
         self.norms = [*self.norms, m["gradient_norm"]][-WINDOW:]
         if many := int(m.get("duplicate_prompts", 0)):
             lines.append(
-                f"{many} prompt{'s' * (many > 1)} occurred more than once in this iteration and counted twice: use "
-                "more prompts, or fewer groups per iteration"
+                f"{counted(many, self.words.prompt)} occurred more than once in this iteration and counted twice: use "
+                f"more {self.words.prompts}, or fewer groups per iteration"
             )
-        return lines + _missing(m) + _skipped(m)
+        return lines + _missing(m, self.words) + _skipped(m)
 
     def state_dict(self) -> dict[str, Any]:
         return {"first_rms": self.first_rms, "first_residual": self.first_residual, "norms": list(self.norms)}
@@ -111,13 +113,13 @@ def _skipped(m: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _missing(m: Mapping[str, float]) -> list[str]:
-    """The warning for images without a score of their own."""
+def _missing(m: Mapping[str, float], words: Nouns) -> list[str]:
+    """The warning for samples without a score of their own."""
     if not (many := int(m.get("missing_scores", 0))):
         return []
     return [
-        f"{many} answer{'s' * (many > 1)} of a judge could not be read, so the mean score of the other images of the "
-        "prompt was used: if this happens often, check the judge's template and max_tokens"
+        f"{many} answer{'s' * (many > 1)} of a judge could not be read, so the mean score of the other {words.samples} "
+        f"of the {words.prompt} was used: if this happens often, check the judge's template and max_tokens"
     ]
 
 

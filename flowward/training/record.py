@@ -16,6 +16,7 @@ from ..system.paths import short_code
 from .lines import readable
 
 PARTS: Mapping[str, type | tuple[type, ...]] = {  # of a config.yaml: the types that readers rely on
+    "kind": str,
     "model": str,
     "run": dict,
     "loading": dict,
@@ -88,9 +89,10 @@ class Record:
         """How the weights were made, for exports and model cards. A user's own algorithm may have no fields.
 
         Raises:
-            ValueError: config.yaml is damaged.
+            ValueError: config.yaml is damaged, or the run is not over images.
         """
         config, lines = self.config(), self.lines()
+        refuse_other_kinds(self.path)
         try:
             return _origin(config, lines)
         except (KeyError, TypeError, AttributeError) as error:
@@ -159,6 +161,20 @@ class Record:
     def _intact(self) -> str:
         """The end of an error: which checkpoint the run can continue from."""
         return f"; the checkpoint {saved[-1].name} is intact" if (saved := self.checkpoints()) else ""
+
+
+def refuse_other_kinds(path: str | Path, instead: str = "") -> None:
+    """Raise ValueError for a run over something else than images. Any other path is left alone.
+
+    Args:
+        instead: the command that takes the run, after its kind.
+    """
+    if not (Path(path) / "config.yaml").is_file():
+        return
+    kind = Record.open(Path(path)).config().get("kind") or "images"
+    if kind != "images":
+        command = " ".join(filter(None, ("flowward", kind, instead)))
+        raise ValueError(f"{path} is a run of kind '{kind}', not of images: use {command}")
 
 
 def _origin(config: Mapping[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from flowward.agent.episode import (
 )
 from flowward.agent.figures import behaviour, counts, shares
 from flowward.agent.health import AgentHealth
+from flowward.evaluation.outcome import NOUNS
 
 # Figures
 
@@ -91,7 +92,7 @@ TRIPPED: list[tuple[dict[str, float], str]] = [
 
 
 def healthy() -> AgentHealth:
-    health = AgentHealth("episodes")
+    health = AgentHealth(NOUNS["episodes"])
     for _ in range(6):
         assert health.check(GOOD) == []
     return health
@@ -105,11 +106,11 @@ def test_each_rule_of_health_trips_alone(metrics: dict[str, float], sentence: st
 
 def test_one_turn_that_is_cut_off_is_no_fault_of_the_verifier() -> None:
     assert healthy().check(GOOD | {"one_turn": 1.0, "end/stopped": 0.5, "end/turns": 0.5}) == []
-    assert AgentHealth("episodes").check({"answer_tokens": 3.0, "gradient_norm": 1.0}) == []
+    assert AgentHealth(NOUNS["episodes"]).check({"answer_tokens": 3.0, "gradient_norm": 1.0}) == []
 
 
 def test_health_remembers_the_start_over_a_resumed_run() -> None:
-    before, after = healthy(), AgentHealth("episodes")
+    before, after = healthy(), AgentHealth(NOUNS["episodes"])
     after.load_state_dict(before.state_dict())
     assert after.state_dict() == before.state_dict()
     assert after.check(GOOD | {"answer_tokens": 60.0})

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from flowward.agent import pretrain, teacher, world
-from flowward.agent.language import WORLD, Language
+from flowward.agent.language import Language
 from flowward.agent.memory import Entry, Memory
+from flowward.agent.planners import WORLD
 from flowward.agent.system import Text
 from flowward.system import whole_files
 from flowward.system.seeds import numpy_generator

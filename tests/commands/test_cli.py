@@ -17,7 +17,8 @@ from program import alone
 
 from flowward import __version__, models
 from flowward.cli import main
-from flowward.commands import COMMANDS, train
+from flowward.commands import AGENT, COMMANDS, train
+from flowward.commands import every as every_command
 from flowward.process.plans import Branches, Chain
 from flowward.process.rollout import Sampler
 from flowward.rewards.images.scenes import Balance
@@ -59,7 +60,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 def test_help_is_quick_and_imports_no_torch() -> None:
     code = "import sys; from flowward.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
-    for words in (["--help"], ["--version"], ["trian"]):
+    for words in (["--help"], ["--version"], ["trian"], ["agent", "--help"], ["agent", "trian"]):
         out, seconds = alone(code, *words)
         assert seconds < 2
         assert out.splitlines()[-1] == "False"
@@ -77,6 +78,15 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("demo", ["--output FOLDER", "no GPU"]),
         ("train", ["--iterations", "--model", "--resume RUN", "--config FILE", "--processes N"]),
+        (
+            "agent train",
+            ["AgentFlow", "--tools TOOL", "--verifier rule|world|same|URL#MODEL", "--resume RUN", "world, qwen2.5-7b"],
+        ),
+        ("agent solve", ["QUESTION", "--model", "--sampled", "--json"]),
+        ("agent eval", ["MODEL [MODEL ...]", "--questions SET|FILE", "--episodes", "--json"]),
+        ("agent export", ["RUN", "--weights policy|ema", "--output", "peft"]),
+        ("agent prompts", ["[MODULE ...]", "planner, executor, verifier", "--output"]),
+        ("agent pretrain", ["--output", "--steps", "about a minute"]),
         ("sample", ["MODEL PROMPT [PROMPT ...]", "--count", "--seed", "--solver", "--guidance", "--overwrite"]),
         ("eval", ["[MODEL ...]", "--suite", "--images", "--json", "--steps"]),
         ("report", ["RUN [RUN ...]", "run folders"]),
@@ -94,7 +104,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str, words: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert end.value.code == 0
     out = " ".join(capsys.readouterr().out.split())
     assert f"usage: flowward {command}" in out
@@ -108,7 +118,13 @@ def test_public_names_can_be_completed_before_their_first_use() -> None:
 
 def test_every_command_is_tested() -> None:
     (mark,) = test_every_command_has_help.pytestmark  # type: ignore[attr-defined]
-    assert [row[0] for row in mark.args[1]] == list(COMMANDS)
+    assert [row[0] for row in mark.args[1]] == list(every_command())
+
+
+def test_the_page_of_agent_names_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["agent"], ["agent", "-h"], ["agent", "help"], ["agent", "--help"], ["agent", "--help-all"]):
+        out = said(capsys, *words)
+        assert all(f"\n  {name}" in out and what in out for name, what in AGENT.items())
 
 
 # Training

@@ -10,7 +10,8 @@ import pytest
 
 from flowward.algorithms import CLASSES
 from flowward.cli import main
-from flowward.commands import COMMANDS, completion
+from flowward.commands import AGENT, COMMANDS, completion
+from flowward.commands import every as every_command
 
 SHELLS = [shell for shell in completion.SHELLS if shutil.which(shell)]  # bash everywhere; others where they are
 
@@ -38,12 +39,14 @@ def offered(script: Path, *words: str) -> set[str]:
 def test_commands_are_completed(bash: Path) -> None:
     assert offered(bash, "") == {*COMMANDS, "--help", "--version"}
     assert offered(bash, "se") == {"serve-reward"}
+    assert offered(bash, "agent", "") == {*AGENT, "--help"}
+    assert offered(bash, "agent", "p") == {"prompts", "pretrain"}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", every_command())
 def test_every_option_of_a_command_is_completed(bash: Path, command: str) -> None:
     own = {flag for option in completion.options(command) for flag in completion.flags(option)}
-    assert offered(bash, command, "--") == own | {"--help", "--help-all", "--debug"}
+    assert offered(bash, *command.split(), "--") == own | {"--help", "--help-all", "--debug"}
 
 
 def test_values_are_completed(bash: Path) -> None:
@@ -56,6 +59,17 @@ def test_values_are_completed(bash: Path) -> None:
     assert offered(bash, "train", "--output", "") == set()  # then bash completes files
 
 
+def test_values_of_agents_are_not_those_of_images(bash: Path) -> None:
+    assert offered(bash, "agent", "train", "--reward", "") == {"exact", "number", "f1"}
+    assert offered(bash, "agent", "train", "--preset", "") == {"world", "qwen2.5-7b"}
+    assert offered(bash, "agent", "train", "--precision", "") == {"auto", "bf16", "float32"}
+    assert offered(bash, "agent", "train", "--verifier", "") == {"rule", "world", "same"}
+    assert offered(bash, "agent", "train", "--tools", "") == {"world", "calculator", "python"}
+    assert offered(bash, "agent", "eval", "x", "--weights", "") == {"policy", "ema", "reference"}
+    assert offered(bash, "agent", "prompts", "ver") == {"verifier"}
+    assert "--reward" not in offered(bash, "agent", "solve", "--")
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_script_is_one_of_its_shell(scripts: dict[str, str], shell: str, tmp_path: Path) -> None:
     (tmp_path / "script").write_text(scripts[shell])
@@ -65,7 +79,7 @@ def test_a_script_is_one_of_its_shell(scripts: dict[str, str], shell: str, tmp_p
 
 @pytest.mark.parametrize("shell", completion.SHELLS)
 def test_every_script_has_every_option(scripts: dict[str, str], shell: str) -> None:
-    for command in COMMANDS:
+    for command in every_command():
         for option in completion.options(command):
             for flag in completion.flags(option):
                 assert (f"-l {flag[2:]} " if shell == "fish" else flag) in scripts[shell]

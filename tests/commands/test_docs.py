@@ -21,6 +21,12 @@ from flowward import models, prompts
 from flowward.commands import algorithms, compare, export, report, sample, serve_reward, train, verify, watch
 from flowward.commands import eval as evaluation
 from flowward.commands import list as listing
+from flowward.commands.agent import eval as agent_eval
+from flowward.commands.agent import export as agent_export
+from flowward.commands.agent import pretrain as agent_pretrain
+from flowward.commands.agent import prompts as agent_prompts
+from flowward.commands.agent import solve as agent_solve
+from flowward.commands.agent import train as agent_train
 from flowward.commands.options import every, parse, take
 from flowward.rewards.judges.judge import Judge
 from flowward.rewards.service.remote import Remote
@@ -48,6 +54,15 @@ KINDS: dict[str, Callable[[list[str]], Any]] = {
     "serve-reward": lambda words: parse(serve_reward.ServeReward, words, "serve-reward"),
     "watch": lambda words: parse(watch.Watch, words, "watch"),
     "compare": lambda words: parse(compare.Compare, words, "compare"),
+    "agent": lambda words: AGENTS[words[0]](words[1:]),
+}
+AGENTS: dict[str, Callable[[list[str]], Any]] = {
+    "train": lambda words: agent_train.chosen([word for word in take(words, "processes")[1] if word not in LOOKS]),
+    "solve": lambda words: parse(agent_solve.Solve, words, "agent solve"),
+    "eval": lambda words: parse(agent_eval.Eval, words, "agent eval"),
+    "export": lambda words: parse(agent_export.Export, words, "agent export"),
+    "prompts": lambda words: parse(agent_prompts.Prompts, words, "agent prompts"),
+    "pretrain": lambda words: parse(agent_pretrain.Pretrain, words, "agent pretrain"),
 }
 
 
@@ -134,7 +149,8 @@ def test_every_block_of_yaml_on_a_page_is_a_config_file(page: str, text: str, tm
     file = tmp_path / "mine" / "own.yaml"
     file.parent.mkdir()
     file.write_text(text, "utf-8")
-    assert train.chosen(["--config", str(file), "--output", str(tmp_path / "run")])
+    chosen = agent_train.chosen if "kind: agent" in text else train.chosen
+    assert chosen(["--config", str(file), "--output", str(tmp_path / "run")])
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("json"), ids=[page for page, _ in blocks("json")])

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Iterator
+from dataclasses import fields as fields_of
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 from extremes import COMMANDS, Command, Toy, hurried, numbers
+from tiny_agents import call, system
+from tiny_agents import trainer as tiny_trainer
+from tiny_language import language
 from tiny_runs import bright, few_steps
 
 from flowward import ALGORITHMS, models, prompts
+from flowward.agent import pretrain as agent_pretraining
+from flowward.agent.algorithm import AgentFlow
+from flowward.agent.language import Language
+from flowward.agent.rollout import InProcess, Player
+from flowward.agent.system import Limits
+from flowward.agent.trainer import AgentRun
 from flowward.cli import main
 from flowward.commands import eval, policies, sample
 from flowward.models import blueprint
 from flowward.pages import report
+from flowward.rewards import RewardError
 from flowward.scenes import pretrain
 from flowward.system import serving
 from flowward.training.course import TrainingError
@@ -28,8 +42,17 @@ TEXTS = prompts.of("mine", ("a", "b", "c", "d"))
 RUN = Run(images_per_update=24, group_size=12, microbatch=24, rollout_batch=24)
 
 
+@pytest.fixture(scope="module")
+def trained_agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run of an agent."""
+    folder = tmp_path_factory.mktemp("runs") / "agent"
+    how = "--iterations 1 --questions-per-update 1 --group-size 2 --evaluation.episodes 2 --output"
+    assert main(["agent", "train", *how.split(), str(folder)]) == 0
+    return folder
+
+
 @pytest.fixture
-def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def light(trained_agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program with a toy in the place of a model, which ends where it would compute for long."""
 
     def end(*_: Any, **__: Any) -> NoReturn:
@@ -48,6 +71,10 @@ def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"flowward.verify.{name}", end)
     monkeypatch.setattr(pretrain, "pretrain", lambda settings: iter(()))
     monkeypatch.setattr(report, "write_loss_curve", lambda folder: folder)
+    monkeypatch.setattr(agent_pretraining, "fit", end)
+    shutil.copytree(trained_agent, "agent")
+    rows = [{"question": f"what is the age of {tower}", "answer": "3"} for tower in ("arlo", "brim", "cald")]
+    Path("questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def faults(command: Command, known: set[tuple[str, str]], capsys: pytest.CaptureFixture[str]) -> Iterator[str]:
@@ -74,7 +101,7 @@ def test_each_command_works_without_them(light: None) -> None:
     """So that the sentences below are about the option alone."""
     for command in COMMANDS:
         try:
-            assert main([command.name, *command.words]) == 0, command.name
+            assert main([*command.name.split(), *command.words]) == 0, command.name
         except SystemExit as end:
             assert not end.code, command.name
 
@@ -127,3 +154,45 @@ def test_numbers_of_training_are_refused_or_train() -> None:
         cases += 1
     assert not found, "\n".join(found)
     assert cases > 700
+
+
+def test_numbers_of_agents_are_refused_or_train() -> None:
+    """Every number of the algorithm, of the loop and of the limits, with one iteration of a tiny agent."""
+    found, known, cases = list[str](), set[tuple[type, str]](), 0
+
+    def tried(what: str, make: Any) -> None:
+        try:
+            with hurried():
+                make()
+        except (ValueError, TrainingError, RewardError) as error:
+            if not str(error).strip() or "codec" in str(error) or "verflow" in str(error):
+                found.append(f"{what}: {error}")
+        except BaseException as error:  # whatever it is, it is no sentence
+            found.append(f"{what}: {type(error).__name__}: {str(error)[:200]}")
+
+    run = AgentRun(questions_per_update=2, group_size=4, updates_per_iteration=2, warmup=0)
+    fields = ("questions_per_update", "group_size", "updates_per_iteration", "warmup")
+    usual = {name: getattr(run, name) for name in fields}
+
+    def step(algorithm: AgentFlow | None = None, given: AgentRun = run) -> None:
+        changed = {each.name: getattr(given, each.name) for each in fields_of(given) if each.name != "output"}
+        tiny_trainer(algorithm, **(usual | changed)).step()
+
+    for what, make in numbers(AgentFlow(), known):
+        tried(what, lambda make=make: step(make()))
+        cases += 1
+    for what, make in numbers(run, known):
+        tried(what, lambda make=make: step(given=make()))
+        cases += 1
+    model = language()
+    for what, make in numbers(Limits(max_turns=2, max_tokens=2), known):
+        tried(what, lambda make=make: limited(model, make()).play(["a b", "c"]))
+        cases += 1
+    assert not found, "\n".join(found)
+    assert cases > 150
+
+
+def limited(model: Language, limits: Limits) -> Player:
+    """A tiny agent with these limits."""
+    agent = replace(system(model), limits=limits, reader=model.reader(limits.max_tokens))
+    return Player(agent, InProcess(model, 1.0, limits.max_tokens), lambda uses: call(agent, uses), {}, 8)

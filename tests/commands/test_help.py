@@ -5,21 +5,22 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tyro
 
+from flowward.agent.config import Settings
 from flowward.algorithms import ALGORITHMS
 from flowward.cli import main
 from flowward.commands import (
-    COMMANDS,
+    agent,
     bench,
     compare,
     export,
     memory,
+    module,
     report,
     sample,
     serve_reward,
@@ -28,6 +29,13 @@ from flowward.commands import (
     watch,
 )
 from flowward.commands import eval as evaluation
+from flowward.commands import every as every_command
+from flowward.commands.agent import eval as agent_eval
+from flowward.commands.agent import export as agent_export
+from flowward.commands.agent import pretrain as agent_pretrain
+from flowward.commands.agent import prompts as agent_prompts
+from flowward.commands.agent import solve as agent_solve
+from flowward.commands.agent import train as agent_train
 from flowward.commands.help import Page, options_of, show
 from flowward.commands.options import PLAIN, every, parse, take
 from flowward.scenes.pretrain import Pretrain
@@ -49,8 +57,14 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "compare": (compare.Compare, None),
     "serve-reward": (serve_reward.ServeReward, None),
     "pretrain": (Pretrain, None),
+    "agent train": (Settings, Settings()),
+    "agent solve": (agent_solve.Solve, None),
+    "agent eval": (agent_eval.Eval, None),
+    "agent export": (agent_export.Export, None),
+    "agent prompts": (agent_prompts.Prompts, None),
+    "agent pretrain": (agent_pretrain.Pretrain, None),
 }
-PAGES: dict[str, Page] = {name: import_module(f"flowward.commands.{name.replace('-', '_')}").PAGE for name in COMMANDS}
+PAGES: dict[str, Page] = {name: module(name).PAGE for name in every_command()}
 
 
 def helped(capsys: pytest.CaptureFixture[str], words: str, width: int, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -97,15 +111,26 @@ WORDS: dict[str, Callable[[list[str]], Any]] = {
     "serve-reward": lambda words: parse(serve_reward.ServeReward, words, "serve-reward"),
     "watch": lambda words: parse(watch.Watch, words, "watch"),
     "compare": lambda words: parse(compare.Compare, words, "compare"),
+    "agent train": agent_train.chosen,
+    **{
+        name: lambda words, name=name: parse(KINDS[name][0], words, name)
+        for name in every_command()
+        if name.startswith("agent ") and name != "agent train"
+    },
 }
 
 
-@pytest.mark.parametrize("words", [words for page in PAGES.values() for words, _ in page.examples])
+FIRST_STEPS = [words.removeprefix("flowward ") for words, _ in agent.EXAMPLES]
+
+
+@pytest.mark.parametrize("words", [words for page in PAGES.values() for words, _ in page.examples] + FIRST_STEPS)
 def test_every_example_can_be_typed(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "recipes").symlink_to(Path(__file__).parents[2] / "recipes")
     monkeypatch.chdir(tmp_path)
     command, *others = shlex.split(words)
-    assert command in COMMANDS
+    if command == "agent":
+        command, others = f"{command} {others[0]}", others[1:]
+    assert command in every_command()
     if command in WORDS and "--resume" not in others:
         WORDS[command](others)
 
@@ -132,13 +157,35 @@ def test_the_page_of_memory_has_what_matters_to_it(
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-@pytest.mark.parametrize("words", ["train --help", "train --help-all", "sample --help", "eval --help-all"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("train --help", "train --help-all", "sample --help", "eval --help-all"),
+        *("agent train --help", "agent train --help-all", "agent eval --help-all", "agent prompts --help"),
+    ],
+)
 def test_a_page_fits_the_terminal(
     capsys: pytest.CaptureFixture[str], words: str, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for names of options, which are never broken."""
     for line in helped(capsys, words, width, monkeypatch).splitlines():
         assert len(line) <= width or re.fullmatch(r" +--\S+( [^ ]+)*( \\)?", line), line
+
+
+def test_the_pages_of_agents_are_short_and_in_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = helped(capsys, "agent train --help", 100, monkeypatch)
+    whole = helped(capsys, "agent train --help-all", 100, monkeypatch)
+    assert len(short.splitlines()) < 70
+    assert "None" not in whole and "False" not in whole and "True" not in whole and "images" not in whole
+    for title in ("Agent, questions and rewards", "Limits of an episode", "Training loop", "Evaluation"):
+        assert f"\n{title}\n" in whole
+    for name in KINDS:
+        if name.startswith("agent "):
+            for each in options_of(*KINDS[name]):
+                own = each.text.partition(" (default")[0]
+                assert own, (name, each.name)
 
 
 def test_defaults_and_kinds_in_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

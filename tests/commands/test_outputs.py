@@ -62,6 +62,48 @@ def test_exports_are_not_overwritten(run: Path, refused: Refused) -> None:
     assert "mine is not an export, so it is not replaced" in refused("export", run, "--output", "mine", "--overwrite")
 
 
+def test_files_of_agents_follow_the_same_rule(refused: Refused, agent: Path) -> None:
+    assert main(["agent", "eval", "world", "--episodes", "2", "--json", "a.json"]) == 0
+    assert refused("agent", "eval", "world", "--json", "a.json") == (
+        "a.json exists: name another --json, or say --overwrite"
+    )
+    assert main(["agent", "eval", "world", "--episodes", "2", "--json", "a.json", "--overwrite"]) == 0
+
+    assert main(["agent", "prompts", "--output", "mine"]) == 0
+    Path("mine/planner.txt").write_text("my own")
+    assert "mine/planner.txt exists: name another --output" in refused("agent", "prompts", "--output", "mine")
+    assert Path("mine/planner.txt").read_text() == "my own"
+    assert main(["agent", "prompts", "planner", "--output", "mine", "--overwrite"]) == 0
+    assert Path("mine/planner.txt").read_text() != "my own"
+
+    for _ in range(2):
+        assert main(["agent", "export", str(agent)]) == 0
+    assert (agent / "planner" / "agent.yaml").exists() and (agent / "planner-2" / "agent.yaml").exists()
+    assert "say --overwrite" in refused("agent", "export", agent, "--output", agent / "planner")
+    (agent / "planner" / "old").write_text("of the earlier export")
+    assert main(["agent", "export", str(agent), "--output", str(agent / "planner"), "--overwrite"]) == 0
+    assert not (agent / "planner" / "old").exists() and not list(agent.glob(".*.partial"))
+    assert "mine is not an export, so it is not replaced" in refused(
+        "agent", "export", agent, "--output", "mine", "--overwrite"
+    )
+
+    assert refused("agent", "pretrain", "--output", "mine") == "mine is not an empty folder: use another --output"
+    Path("null").symlink_to(os.devnull)
+    for words in (["eval", "world", "--json", "null"], ["export", agent, "--output", "null"]):
+        assert "null is a device, which is never replaced" in refused("agent", *words, "--overwrite")
+    assert "null" in refused("agent", "pretrain", "--output", "null")
+    assert "exists" in refused("agent", "prompts", "--output", "null").lower()
+    assert Path("null").is_symlink()
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Path:
+    """The folder of an agent's run."""
+    how = "--iterations 1 --questions-per-update 1 --group-size 2 --evaluation.episodes 2 --output"
+    assert main(["agent", "train", *how.split(), str(tmp_path / "agent")]) == 0
+    return tmp_path / "agent"
+
+
 def test_a_device_is_never_replaced() -> None:
     Path("null").symlink_to(os.devnull)
     with pytest.raises(ValueError, match="null is a device"):

@@ -69,3 +69,10 @@ def test_without_an_output_the_newest_unfinished_run_continues(run: Path, refuse
     assert main(["train", "--resume=auto"]) == 0
     assert lines(Path("runs/old")) == [0, 1, 2]
     assert refused("train", "--resume", "auto") == said
+
+
+def test_runs_of_another_kind_are_left_to_their_own_command(run: Path, refused: Refused) -> None:
+    shutil.copytree(run, Path("runs/mine"))
+    config = Path("runs/mine/config.yaml")
+    config.write_text("kind: agent\n" + config.read_text().replace("iterations: 1", "iterations: 2"))
+    assert "there is no unfinished run" in refused("train", "--resume", "auto")

@@ -14,10 +14,11 @@ import pytest
 import yaml
 from generator import algorithms, config, equations, examples, links, markdown, navigation, pages
 
+from flowward.agent import config as agents
 from flowward.algorithms import CLASSES
 from flowward.algorithms.presets import facts
 from flowward.cli import main
-from flowward.commands import COMMANDS, train
+from flowward.commands import every, train
 from flowward.system.nested import flat
 from flowward.training import config as settings
 
@@ -34,22 +35,29 @@ def words(text: str) -> list[str]:
     return [re.sub(r"[`|\\]", "", line.split(" | ")[0]).strip() for line in text.splitlines() if line.startswith("| `")]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", every())
 def test_the_page_of_a_command_has_the_options_of_its_help(
     command: str, made: Mapping[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with suppress(SystemExit):
-        main([command, "--help-all"])
+        main([*command.split(), "--help-all"])
     told = re.findall(r"^  (--[\w.\[\]-]+)", capsys.readouterr().out, re.MULTILINE)
-    listed = [word for word in words(made[f"reference/commands/{command}.md"]) if word.startswith("--")]
+    page = made[f"reference/commands/{command.replace(' ', '-')}.md"]
+    listed = [word for word in words(page) if word.startswith("--")]
     assert sorted(listed) == sorted(told)
-    assert f"`flowward {command} " in made[f"reference/commands/{command}.md"]
+    assert f"`flowward {command} " in page
+    assert f"({command.replace(' ', '-')}.md)" in made["reference/commands/index.md"]
 
 
 def test_the_reference_of_config_yaml_has_exactly_its_keys(made: Mapping[str, str]) -> None:
     given, _ = train.chosen(["--output", "runs/x"])
     known = dict(flat(settings.to_dict(given)))
     assert sorted(words(made[config.PAGE])) == sorted([*known, "algorithm.preset"])
+
+
+def test_the_reference_of_an_agents_config_yaml_has_exactly_its_keys(made: Mapping[str, str]) -> None:
+    known = dict(flat(agents.to_dict(agents.starting(None, None))))
+    assert sorted(words(made[config.AGENTS])) == sorted([*known, "algorithm.preset"])
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -10,7 +10,7 @@ import yaml
 from program import BUDGET, alone
 from watched_runs import made
 
-from flowward.commands import COMMANDS
+from flowward.commands import every as every_command
 
 HEAVY = (
     "torch",
@@ -41,6 +41,12 @@ LOADED: dict[str, set[str]] = {
     "pretrain": set(),
     "verify": set(),
     "serve-reward": set(),
+    "agent train": TORCH,
+    "agent solve": set(),
+    "agent eval": set(),
+    "agent export": set(),
+    "agent prompts": set(),
+    "agent pretrain": set(),
 }
 PROGRAM = """
 import sys
@@ -62,21 +68,30 @@ def loaded(code: str, *words: str, ends: int | None = None) -> set[str]:
 
 @pytest.mark.parametrize("command", LOADED)
 def test_help_loads_no_library_to_explain_options(command: str) -> None:
-    assert loaded(PROGRAM, command, "--help", ends=0) == LOADED[command]
+    assert loaded(PROGRAM, *command.split(), "--help", ends=0) == LOADED[command]
 
 
 def test_every_command_is_asked() -> None:
-    assert LOADED.keys() == COMMANDS.keys()
+    assert LOADED.keys() == every_command().keys()
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "report"])
+@pytest.mark.parametrize(
+    "command", ["train", "eval", "report", "agent train", "agent solve", "agent eval", "agent prompts"]
+)
 def test_a_misspelt_option_is_refused_as_fast(command: str) -> None:
-    assert loaded(PROGRAM, command, "--itertions", "3", ends=2) == LOADED[command]
+    assert loaded(PROGRAM, *command.split(), "--itertions", "3", ends=2) == LOADED[command]
 
 
 @pytest.mark.parametrize("words", ["algorithms", "algorithms advantageflow", "list rewards", "list prompts"])
 def test_lists_are_read_from_tables(words: str) -> None:
     assert loaded(PROGRAM, *words.split(), ends=0) == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"), [("agent --help", set()), ("agent slove", set()), ("agent prompts planner", {"jinja2"})]
+)
+def test_prompts_of_agents_are_shown_without_torch(words: str, needed: set[str]) -> None:
+    assert loaded(PROGRAM, *words.split(), ends=2 if "slove" in words else 0) == needed
 
 
 @pytest.mark.parametrize(

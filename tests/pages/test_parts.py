@@ -28,11 +28,11 @@ def lines(many: int = 5) -> list[dict]:
     return found
 
 
-def test_a_chart_can_be_read_against_iterations_images_and_time() -> None:
+def test_a_chart_can_be_read_against_iterations_samples_and_time() -> None:
     run = Run.of(lines())
     trained, evaluated = run.axes
-    assert trained.values() == {"iteration": [1, 2, 3, 4], "images": [8, 16, 24, 32], "seconds": [4, 6, 8, 10]}
-    assert evaluated.values() == {"iteration": [0, 2, 4], "images": [0, 16, 32], "seconds": [2, 6, 10]}
+    assert trained.values() == {"iteration": [1, 2, 3, 4], "samples": [8, 16, 24, 32], "seconds": [4, 6, 8, 10]}
+    assert evaluated.values() == {"iteration": [0, 2, 4], "samples": [0, 16, 32], "seconds": [2, 6, 10]}
     (series,) = curves.metric([run], "loss").series
     assert series.axis == trained.key and series.y == [1.0, None, 1.0, 1.0]
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_agents
+import torch
 from tiny_runs import TEXTS, bright, few_steps, small
 from torch import Tensor
 
 from flowward import ALGORITHMS, models, prompts
+from flowward.agent import episode, health
+from flowward.agent.rewards import Term
 from flowward.algorithms.policy_gradient import PolicyGradient
 from flowward.evaluation.evaluate import Evaluation, Evaluator
 from flowward.process.rollout import Pairs, Sampler
@@ -56,13 +61,38 @@ def line(tiny: str, name: str, folder: Path) -> dict[str, Any]:
     return written.lines()[-1]
 
 
+class Elsewhere:
+    """Samples in this process as if it were a server: the log-probabilities are computed again."""
+
+    elsewhere = True
+
+    def __init__(self, sampler: Any):
+        self.sampler = sampler
+
+    def __call__(self, *asked: Any) -> Any:
+        return self.sampler(*asked)
+
+
+def line_of_an_agent(folder: Path) -> dict[str, Any]:
+    """The same for episodes, whose planner is sampled elsewhere."""
+    trainer = tiny_agents.trainer(iterations=1, curriculum=1, skip_nonfinite=1)
+    trainer.terms += [Term("never", 0.5, lambda answers, asked, about: torch.zeros(len(answers)))]
+    evaluator = tiny_agents.evaluator(trainer)
+    trainer.player = replace(trainer.player, sampler=Elsewhere(trainer.player.sampler))
+    written = RunFolder.create(folder, {})
+    list(trainer.steps(evaluator, written))
+    return written.lines()[-1]
+
+
 def keys(line: dict[str, Any]) -> Iterator[str]:
     """As the glossary names them."""
     for key, value in line.items():
         if key in ("seconds", "speed", *SHOWN):
             yield from (f"{key}.{part}" for part in value)
         elif key == "evaluation":
-            yield from ("evaluation.SETTING" for setting in value if setting != "scores")
+            yield from ("evaluation.SETTING" for setting in value if setting not in ("scores", "behaviour"))
+            for own in value.get("behaviour", {}).values():
+                yield from (f"evaluation.behaviour.HOW.{each}" for each in own)
             for own in value["scores"].values():
                 yield from (f"evaluation.scores.NAME.{each}" for each in own.keys() - {"overall", "categories"})
                 for part in (own["overall"], *own["categories"].values()):
@@ -73,9 +103,10 @@ def keys(line: dict[str, Any]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def written(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """All keys that runs of all algorithms write."""
+    """All keys that runs of all algorithms, and of an agent, write."""
     where = tmp_path_factory.mktemp("glossary")
-    return {key for name in ALGORITHMS for key in keys(line(tiny, name, where / name))}
+    lines = [line(tiny, name, where / name) for name in ALGORITHMS]
+    return {key for each in [*lines, line_of_an_agent(where / "agent")] for key in keys(each)}
 
 
 def test_every_key_is_explained(written: set[str]) -> None:
@@ -89,7 +120,9 @@ def test_every_explained_key_is_written(written: set[str]) -> None:
     assert explained == {glossary.entry(key) for key in written}
 
 
-@pytest.mark.parametrize("key", ["mine", "pull@", "pull@x", "loss@1", "reward/", "other/name", "reward@1"])
+@pytest.mark.parametrize(
+    "key", ["mine", "pull@", "pull@x", "loss@1", "reward/", "other/name", "reward@1", "tool/", "seconds.mine"]
+)
 def test_other_keys_are_not_explained(key: str) -> None:
     assert glossary.entry(key) is None and glossary.find(key) is None
 
@@ -98,6 +131,28 @@ def test_patterns() -> None:
     assert glossary.find("pull@3") is glossary.METRICS["pull"]
     assert glossary.find("reward/my/own.py:red") is glossary.METRICS["reward/NAME"]
     assert glossary.find("correlation/ocr/aesthetic") is glossary.METRICS["correlation/NAME/NAME"]
+
+
+def test_keys_of_agents() -> None:
+    assert glossary.find("tool/my/own.py:look") is glossary.METRICS["tool/NAME"]
+    assert glossary.find("seconds.verifier") is glossary.METRICS["seconds.MODULE"]
+    ends, troubles = glossary.METRICS["end/NAME"].line, glossary.METRICS["trouble/NAME"].line
+    assert all(end in ends for end in episode.ENDS)
+    assert all(trouble in troubles for trouble in episode.TROUBLES)
+
+
+def test_healthy_values_of_agents_are_those_of_the_warnings() -> None:
+    """The warnings lie in a wing above the glossary."""
+    for key, limit in {
+        "one_turn": f"below {health.ONE_TURN:.0%}",
+        "tool/NAME": f"below {health.IDLE:.0%}",
+        "answer_tokens": f"below {health.LONGER:g} times",
+        "kl": f"above {health.FAR:g},",
+        "server_gap_mean": f"below {health.APART:g}",
+        "server_gap_ratio": f"within {health.APART_RATIO:g} of 1",
+        **dict.fromkeys(("trouble/NAME", "cut", "undecided", "shortened", "dropped"), f"below {health.WRONG:.0%}"),
+    }.items():
+        assert limit in glossary.METRICS[key].healthy, key
 
 
 def test_each_explanation_is_one_short_sentence() -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from tiny_runs import trainer
 
 from flowward.evaluation.hacking import Change, hacked
+from flowward.evaluation.outcome import NOUNS
 from flowward.system import threads
 from flowward.training import log
 from flowward.training.health import WINDOW, Health, held_up
@@ -255,3 +256,9 @@ def test_the_bar_says_how_far_the_run_is(width: int, monkeypatch: pytest.MonkeyP
     bar = said.getvalue().split("\r")[-1]
     assert "123/500 0:00:00 ETA" in bar and "reward 0.5" in bar
     assert ("scenes-strict 45.1 %" in bar) == (width >= 80)
+
+
+def test_runs_over_episodes_are_warned_in_their_own_words() -> None:
+    said = " ".join(Health(NOUNS["episodes"]).check(WELL | {"zero_variance": 0.9, "duplicate_prompts": 2}))
+    assert "questions that are neither too easy nor too hard" in said and "2 questions occurred more than once" in said
+    assert "prompt" not in said and "image" not in said

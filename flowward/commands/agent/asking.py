@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from ...system.precision import Wish
 
@@ -12,6 +15,8 @@ from ...system.precision import Wish
 class Modules:
     """Which agent: everything that is not named is as in the run, or as the preset of the model."""
 
+    preset: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """of a model that is no run: start from these settings, world or qwen2.5-7b (none: those of its export)"""
     tools: tuple[str, ...] | None = None
     """use these tools instead (none: those of the run)"""
     executor: str | None = None
@@ -20,8 +25,8 @@ class Modules:
     """use this verifier instead (none: that of the run)"""
     generator: str | None = None
     """use this generator instead (none: that of the run)"""
-    analysis: str | None = None
-    """use this query analysis instead (none: that of the run)"""
+    analysis: str = ""
+    """use this query analysis instead; `none` leaves it out (default: that of the run)"""
     templates: Path | None = None
     """use the prompts in this folder (none: those of the run)"""
     max_turns: int | None = None
@@ -33,7 +38,7 @@ class Modules:
     temperature: float | None = None
     """sample the planner at this temperature (none: as in the run)"""
     python_unconfined: bool | None = None
-    """let the python tool run without isolation from this machine"""
+    """let the python tool run without isolation from this machine (none: as in the run)"""
     device: str | None = None
     """run on this device, e.g. cuda:1 (none: as in the run)"""
     precision: Wish | None = None

@@ -79,8 +79,11 @@ def _measured(name: str, asked: Eval) -> dict[str, Any]:
     from ...agent import trained
     from ...agent.assembly import evaluator_of, player_of
 
-    first = trained.settings_of(asked.models[0])
-    settings = trained.changed(trained.settings_of(name), asked.modules)
+    first, settings = (
+        trained.settings_of(each, None if trained.is_run(each) else asked.modules.preset)
+        for each in (next(filter(trained.is_run, asked.models), asked.models[0]), name)
+    )
+    settings = trained.changed(settings, asked.modules)
     how = first.evaluation
     given = {
         key: value
@@ -106,7 +109,7 @@ def _table(found: dict[str, dict[str, Any]]) -> None:
     first = next(iter(found.values()))
     for score in first["scores"]:
         measure = Measure.of(score, list(enumerate(found.values())))
-        grid = Table(title=visible(score), title_justify="left")
+        grid = Table(title=visible(measure.label), title_justify="left")
         grid.add_column("category")
         for name in found:
             grid.add_column(visible(name), justify="right", overflow="fold")

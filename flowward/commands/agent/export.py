@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from ...agent.planners import AGENT, write_agent
 from ...system.terminal import visible
 from .. import outputs
 from ..help import Page
@@ -15,7 +17,8 @@ from ..options import parse
 
 PAGE = Page(
     about="Write the trained planner of a run for transformers, peft, vLLM and SGLang: a LoRA adapter, or the whole "
-    "model with its tokenizer if all weights were trained.",
+    "model with its tokenizer if all weights were trained. A file agent.yaml beside it keeps the modules, tools and "
+    "limits, for flowward agent solve and eval.",
     examples=(("agent export runs/agent --output planner", "then: flowward agent solve 'a question' --model planner"),),
 )
 
@@ -41,10 +44,20 @@ def run(words: list[str]) -> int:
     if not (Path(asked.run) / "config.yaml").is_file():
         raise ValueError(f"{asked.run} is not a run folder (it has no config.yaml)")
     output = outputs.chosen(asked.output, Path(asked.run) / "planner", asked.overwrite)
+    if output.exists() and any(output.iterdir()) and not (output / AGENT).is_file():
+        raise ValueError(f"{output} is not an export, so it is not replaced: name another --output")
     from ...agent import trained
+    from ...agent.config import of_agent
 
     settings = trained.settings_of(asked.run)
     language, _ = trained.load(asked.run, settings, asked.weights, asked.at)
-    language.save(output)
+    where = output.absolute()
+    partial = where.with_name(f".{where.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+    language.save(partial)
+    write_agent(partial, of_agent(settings))
+    if where.exists():  # an earlier export, or an empty folder
+        shutil.rmtree(where)
+    partial.rename(where)
     print(visible(str(output)))
     return 0

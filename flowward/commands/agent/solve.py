@@ -59,7 +59,7 @@ def run(words: list[str]) -> int:
     from ...agent.evaluation import recorded
 
     set_threads(asked.threads)
-    settings = trained.changed(trained.settings_of(asked.model), asked.modules)
+    settings = trained.changed(trained.settings_of(asked.model, asked.modules.preset), asked.modules)
     language, about = trained.load(asked.model, settings, asked.weights, asked.at)
     player = player_of(settings, language)
     player.system.refuse(asked.question)
@@ -97,7 +97,7 @@ class _Shown:
         from rich.padding import Padding
         from rich.text import Text
 
-        self._console.print(Padding(Text(visible(text), style=style), (0, 0, 0, indent)))
+        self._console.print(Padding(Text(visible(text), style=style), (0, 0, 0, indent), expand=False))
 
     def _analysis(self, text: str) -> None:
         if text:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...agent import config
-from ...agent.assembly import assembled
 from ...agent.config import Settings
 from ...system import distributed
 from ...system.terminal import visible
@@ -18,7 +17,7 @@ from ...training.folder import RunFolder, dumped
 from ...training.hooks import Hooks
 from .. import resuming, running
 from ..help import Option, Page
-from ..options import every, given, parse, set_threads, switched, take
+from ..options import count_of_processes, every, given, parse, set_threads, switched, take
 
 START = (
     Option(
@@ -55,7 +54,7 @@ PAGE = Page(
     first=(
         *("model", "questions", "reward", "tools", "executor", "verifier", "generator", "output", "preset", "resume"),
         *("iterations", "questions-per-update", "group-size", "learning-rate", "lora-rank", "max-turns", "max-tokens"),
-        *("temperature", "seed", "processes", "threads"),
+        *("seed", "processes", "threads"),
     ),
     beside=(*START, *LOOKS, PROCESSES, HOOK),
     title="Agent, questions and rewards",
@@ -66,8 +65,9 @@ def run(words: list[str]) -> int:
     typed = shlex.join(["flowward", "agent", "train", *words])
     printed, words = switched(words, "print-config")
     dry, words = switched(words, "dry-run")
-    words, said = resuming.resolved(words)
+    words, said = resuming.resolved(words, config.KIND)
     processes, words = take(words, "processes")
+    many = count_of_processes(processes)
     changed, words = resuming.changed_inputs(words)
     named, words = every(words, "hook")
     hooks = Hooks.load(named)
@@ -82,10 +82,17 @@ def run(words: list[str]) -> int:
         print(dumped(found), end="")
         return 0
     if dry:
+        if resume or processes:
+            raise ValueError(
+                f"--dry-run checks a new run in one process: leave out {'--resume' if resume else '--processes'}"
+            )
         return _checked(settings)
-    if processes and not (processes.isdecimal() and int(processes) >= 1):
-        raise ValueError(f"--processes must be a whole number of at least 1, not '{processes}'")
-    if processes and int(processes) > 1:
+    if many > settings.run.groups:
+        raise ValueError(
+            f"{settings.run.groups} questions per iteration are too few for {many} processes: use fewer --processes or "
+            "more --questions-per-update"
+        )
+    if many > 1:
         if not resume and settings.run.output:
             RunFolder.refuse(settings.run.output)
         where = [] if resume or given(words, "output") else ["--output", str(settings.run.output)]
@@ -93,7 +100,9 @@ def run(words: list[str]) -> int:
         if said:
             print(said, flush=True)
         hooked = [f"--hook={name}" for name in named]
-        return distributed.launch(int(processes), ["agent", "train", *words, *where, *again, *hooked])
+        return distributed.launch(many, ["agent", "train", *words, *where, *again, *hooked])
+    from ...agent.assembly import assembled  # after the options, so that --help does not wait for it
+
     with distributed.joined(settings.patience) as others:
         if said:
             print(said)
@@ -132,6 +141,8 @@ def chosen(words: list[str]) -> tuple[Settings, bool]:
 
 def _checked(settings: Settings) -> int:
     """Raises ValueError if the settings do not fit together, as a run would."""
+    from ...agent.assembly import assembled
+
     if settings.run.output:
         RunFolder.refuse(settings.run.output)
     set_threads(settings.threads)

@@ -14,11 +14,13 @@
   const kind = (series) => { const k = series.colour ?? 0; return (k + Math.floor(k / 5)) % 5; };  // of 25 runs no two look alike
   const faint = (hex, share) => hex + Math.round(255 * share).toString(16).padStart(2, "0");
 
+  // What the runs of the page train on, as the choice of the x axis calls it.
+  const noun = () => document.querySelector("[data-option=x] [value=samples]")?.textContent ?? "samples";
   let unit, size, titles;
   function measure() {
     const longest = Math.max(0, ...Object.values(axes).map((axis) => axis.seconds?.at(-1) ?? 0));
     [unit, size] = longest > 7200 ? ["h", 3600] : longest > 180 ? ["min", 60] : ["s", 1];
-    titles = { iteration: "iteration", images: "training images", seconds: `wall time (${unit})` };
+    titles = { iteration: "iteration", samples: `training ${noun()}`, seconds: `wall time (${unit})` };
     if (chosen.smooth !== null || !Object.keys(axes).length) return;
     const points = Math.max(0, ...Object.values(axes).map((axis) => axis.iteration?.length ?? 0));
     chosen.smooth = points > 75 ? 0.8 : 0;
@@ -52,7 +54,7 @@
       }
       const smooth = spec.smooth && chosen.smooth > 0;
       const line = {
-        type: "scatter", x, y: series.y, name, showlegend: several, text: series.said?.map(escaped),
+        type: "scatter", x, y: series.y, name, showlegend: several && !smooth, text: series.said?.map(escaped),
         mode: spec.dots || x.length < 30 ? "lines+markers" : "lines",
         line: { color: smooth ? faint(tint, 0.3) : tint, width: smooth ? 1 : 2, dash: DASHES[kind(series)] },
         marker: { size: 7, color: tint, symbol: SYMBOLS[kind(series)] },
@@ -63,6 +65,7 @@
         parts.push({
           ...line, y: smoothed(series.y), name: `${name}, smoothed`, showlegend: false, text: undefined,
           line: { ...line.line, color: tint, width: 2 }, hovertemplate: "%{y:.4g}",
+          ...(several ? { name, showlegend: true, hoverinfo: "skip", hovertemplate: undefined } : {}),
         });
       }
       return parts;
@@ -116,13 +119,13 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       hovermode: flat ? "closest" : "x unified", dragmode: matchMedia("(hover: none)").matches ? false : "zoom",
       hoverlabel: { bgcolor: colour("--raised"), bordercolor: rule, font: { color: ink } },
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
+      legend: { orientation: "h", traceorder: "normal", x: 0, y: 1.02, yanchor: "bottom" },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--quiet"), activecolor: ink, orientation: "h" },
       xaxis: flat ? amount : moment, yaxis: flat ? names : amount,
       uirevision: `${chosen.x} ${chosen.log}`,  // what the reader has zoomed into stays when new points come
     };
   }
-  // Iterations and images are whole numbers: a few of them get a tick each.
+  // Iterations and samples are whole numbers: a few of them get a tick each.
   const whole = (spec) => {
     if (spec.categories) return {};
     const x = spec.series.flatMap((series) => values(series)), span = Math.max(...x) - Math.min(...x);
@@ -205,18 +208,19 @@
       keys.add(series.key);
       const axis = axes[series.axis], run = axis.run ?? "";
       axis.iteration.forEach((iteration, k) => {
-        const line = lines.get(`${run} ${iteration}`) ?? { run, iteration, images: "", seconds: "" };
-        line.images = axis.images?.[k] ?? line.images;
+        const line = lines.get(`${run} ${iteration}`) ?? { run, iteration, samples: "", seconds: "" };
+        line.samples = axis.samples?.[k] ?? line.samples;
         line.seconds = axis.seconds?.[k] ?? line.seconds;
         line[series.key] = series.y[k] ?? "";
         lines.set(`${run} ${iteration}`, line);
       });
     }
     const runs = [...lines.values()].some((line) => line.run) ? ["run"] : [];
-    const head = [...runs, "iteration", "images", "seconds", ...keys];
+    const head = [...runs, "iteration", "samples", "seconds", ...keys];
+    const names = head.map((key) => key === "samples" ? noun() : key);
     const cell = (value) => /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value;
     const order = [...lines.values()].sort((a, b) => a.run < b.run ? -1 : a.run > b.run ? 1 : a.iteration - b.iteration);
-    return [head, ...order.map((line) => head.map((key) => line[key] ?? ""))].map((row) => row.map(cell).join(",")).join("\n") + "\n";
+    return [names, ...order.map((line) => head.map((key) => line[key] ?? ""))].map((row) => row.map(cell).join(",")).join("\n") + "\n";
   }
   document.querySelectorAll("[data-save]").forEach((button) => button.addEventListener("click", () => {
     const link = document.createElement("a");

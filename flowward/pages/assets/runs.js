@@ -69,7 +69,7 @@
     for (const kind of ["trained", "evaluated"]) {
       const axis = charts.axes[`${given.id} ${kind}`], fresh = given.axes[kind];
       [before[kind], added[kind]] = [axis.iteration.length, fresh.iteration.length];
-      for (const part of ["iteration", "images", "seconds"]) axis[part].push(...fresh[part]);
+      for (const part of ["iteration", "samples", "seconds"]) axis[part].push(...fresh[part]);
     }
     for (const [name, fresh] of Object.entries(given.series)) run.series[name] ??= { axis: fresh.axis, y: [] };
     for (const [name, series] of Object.entries(run.series)) {
@@ -86,6 +86,15 @@
   function forget(id) {
     runs.delete(id);
     for (const kind of ["trained", "evaluated"]) delete charts.axes[`${id} ${kind}`];
+  }
+
+  // Words: those of the chosen runs, which may train on images and on episodes.
+  const words = (name) => [...new Set(chosen().map((run) => run.facts.nouns[name]))].join(" or ");
+  function drawWords() {
+    if (!colours.size) return;
+    at("noun").textContent = words("samples");
+    document.querySelectorAll("[data-option=x] [value=samples]").forEach((option) => { option.textContent = words("samples"); });
+    at("intervals").textContent = `Brackets and bands are 95 % confidence intervals over ${words("intervals")}. They do not cover ${words("beyond")} or other training seeds.`;
   }
 
   // Charts: one for each name that a chosen run has.
@@ -108,6 +117,7 @@
       made.remove();
       figures.delete(name);
     }
+    drawWords();
     charts.measure();
     for (const name of shown) if (changed === null || runs.get(changed)?.series[name]) {
       charts.change(figures.get(name).querySelector("figure"), merged(name, own, heads.size > 1));
@@ -178,6 +188,8 @@
     at("empty").textContent = folder.there === false ? `${folder.folder} was deleted or moved.`
       : `There are no runs in ${folder.folder} yet. This page shows them as soon as they start.`;
     document.querySelectorAll("section:not(#table), .wide, .contents").forEach((part) => { part.hidden = !runs.size; });
+    const unseen = colours.size > 0 && !chosen().some((run) => run.facts.pictures);  // episodes have no pictures
+    for (const part of [at("samples"), document.querySelector("[href='#samples']").parentElement]) part.hidden = unseen || !runs.size;
     since();
   }
   // The same sentence as `overlay.unlike`.
@@ -357,7 +369,7 @@
   const source = new EventSource(`events${location.search}`);
   const on = (name, act) => source.addEventListener(name, (event) => act(JSON.parse(event.data)));
   const live = (words) => { at("state").textContent = words; };
-  source.addEventListener("open", () => live("Following: new lines appear without a reload. Brackets and bands are 95 % confidence intervals over the initial noise of the images."));
+  source.addEventListener("open", () => live("Following: new lines appear without a reload."));
   source.addEventListener("error", () => live("Not connected: flowward watch has ended, or the network is down. Trying again …"));
   on("runs", start);
   on("folder", (given) => { folder = given; drawTable(); });

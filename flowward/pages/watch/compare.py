@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...training.record import Record
-from .. import samples
+from .. import kinds, samples
 from ..page import render
 from . import overlay, pictures, state
 from .overlay import Values
@@ -21,7 +21,8 @@ def write(folders: Sequence[Path], output: Path) -> str:
     """Write the page. Returns one sentence if the runs cannot be compared in every respect, otherwise "".
 
     Raises:
-        ValueError: a folder is no run folder, is given twice, is damaged, or the page has no folder to lie in.
+        ValueError: a folder is no run folder, is given twice, is damaged or of an unknown kind, or the page has no
+            folder to lie in.
         OSError: the page cannot be written; an existing one is unchanged.
     """
     if output.is_dir() or not output.absolute().parent.is_dir():
@@ -48,6 +49,7 @@ def _title(names: Sequence[str]) -> str:
 def _values(name: str, path: Path, known: set[str]) -> Values:
     run = Record.open(path)
     config, lines = run.config(), run.lines()
+    kind = kinds.of(config)
     last = (run.metrics if run.metrics.is_file() else path / "config.yaml").stat().st_mtime
     planned = (config.get("run") or {}).get("iterations")
     found = state.of(lines, run.summary(), planned, time.time() - last, state.is_held(path, state.locks()))
@@ -57,8 +59,9 @@ def _values(name: str, path: Path, known: set[str]) -> Values:
         "last": round(last, 1),
         "samples": [int(each.stem) for each in _records(path)],
         "wrong": "",
+        **overlay.words(kind),
     }
-    drawn = overlay.drawn(lines, name, most=MOST)
+    drawn = overlay.drawn(lines, name, most=MOST, samples=kind.nouns.samples)
     return {"id": name, "facts": facts, "settings": overlay.settings(config), **drawn.values(known)}
 
 

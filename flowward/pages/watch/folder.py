@@ -12,6 +12,7 @@ from threading import Lock
 from typing import Any
 
 from ...training.record import Record
+from .. import kinds
 from . import overlay, state
 from .overlay import Values
 from .tail import Tail
@@ -43,6 +44,7 @@ class Watched:
     spent: list[float] = field(default_factory=lambda: [0.0])  # seconds up to each number of lines
     _tail: Tail | None = None
     _config: tuple[float, dict[str, Any]] = (0.0, {})
+    _kind: kinds.Kind = kinds.KINDS[kinds.DEFAULT]
     _seen_held: bool = False
     _whole: tuple[tuple[int, int], overlay.Curves] | None = None
 
@@ -72,10 +74,12 @@ class Watched:
             return False
         try:
             config, wrong = record.config(), ""
+            self._kind = kinds.of(config)
         except ValueError as error:
             config, wrong = {}, str(error)
+            self._kind = kinds.KINDS[kinds.DEFAULT]
         self._config, self.version = (changed, config), self.version + 1
-        self.settings, self.facts = overlay.settings(config), {"wrong": wrong}
+        self.settings, self.facts = overlay.settings(config), {"wrong": wrong, **overlay.words(self._kind)}
         return True
 
     def _state(self, record: Record, held: set[tuple[int, int, int]], now: float) -> Values:
@@ -96,11 +100,12 @@ class Watched:
 
     def curves(self, since: int = 0) -> overlay.Curves:
         """Of all lines, or of those after the first `since`."""
+        samples = self._kind.nouns.samples
         if since:
-            return overlay.drawn(self.lines[since:], self.name, self.spent[since])
+            return overlay.drawn(self.lines[since:], self.name, self.spent[since], samples=samples)
         key = self.version, len(self.lines)
         if self._whole is None or self._whole[0] != key:
-            self._whole = key, overlay.drawn(self.lines, self.name)
+            self._whole = key, overlay.drawn(self.lines, self.name, samples=samples)
         return self._whole[1]
 
     def values(self, known: set[str]) -> Values:

@@ -15,6 +15,7 @@ from ...evaluation.outcome import Measure, without_figures
 from ...training.lines import spans
 from .. import curves, report
 from ..curves import Run
+from ..kinds import Kind
 from ..page import Line, is_number
 from ..parts import Axis, Chart
 from ..settings import flat
@@ -22,7 +23,6 @@ from ..settings import flat
 Values = dict[str, Any]
 MOST, LAST = 400, 200  # points of a curve, and how many of them are the last ones without gaps
 EVERYWHERE = ("run.output",)  # settings that differ between all runs and explain nothing
-BARE = ("iteration", "images")
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Curves:
         return {"charts": fresh, "series": self.series, "axes": self.axes}
 
 
-def drawn(lines: Sequence[Line], name: str, before: float = 0.0, most: int = MOST) -> Curves:
-    """The curves of consecutive lines; `before` are the seconds of the lines before them."""
-    run = Run.of(lines, name)
+def drawn(lines: Sequence[Line], name: str, before: float = 0.0, most: int = MOST, samples: str = "images") -> Curves:
+    """The curves of consecutive lines; `before` are the seconds of the lines before them, for `samples` see Run.of."""
+    run = Run.of(lines, name, samples=samples)
     run = _fewer(run, thinned(run.trained, most), thinned(run.evaluated, most))
     made = _measured(run) | _scored(run)
     series = {name: _curve(chart) for name, (chart, _) in made.items() if chart.series}
@@ -89,7 +89,7 @@ def _curve(chart: Chart) -> Values:
 
 def _shifted(axis: Axis, before: float) -> Values:
     found = replace(axis, seconds=[before + x for x in axis.seconds]).values()
-    return {name: found.get(name, []) for name in ("iteration", "images", "seconds")}
+    return {name: found.get(name, []) for name in ("iteration", "samples", "seconds")}
 
 
 def _metrics(trained: Sequence[Line]) -> dict[str, str]:
@@ -100,17 +100,17 @@ def _metrics(trained: Sequence[Line]) -> dict[str, str]:
         found = {"reward": "reward", **found}
     for key in recorded:
         part = "part" if "/" in key and key.partition("/")[0] in report.REWARDS else "step" if "@" in key else "other"
-        if key not in BARE:
+        if key not in report.BARE:
             found.setdefault(key, part)
     return found
 
 
 def _fewer(run: Run, trained: list[int], evaluated: list[int]) -> Run:
     def some(axis: Axis, keep: list[int]) -> Axis:
-        iteration, images, seconds = (
-            [values[k] for k in keep] if values else [] for values in (axis.iteration, axis.images, axis.seconds)
+        iteration, samples, seconds = (
+            [values[k] for k in keep] if values else [] for values in (axis.iteration, axis.samples, axis.seconds)
         )
-        return Axis(axis.key, iteration, images, seconds, axis.run)
+        return Axis(axis.key, iteration, samples, seconds, axis.run)
 
     axes = some(run.axes[0], trained), some(run.axes[1], evaluated)
     return replace(run, trained=[run.trained[k] for k in trained], evaluated=[run.evaluated[k] for k in evaluated],
@@ -125,7 +125,7 @@ def thinned(lines: Sequence[Line], most: int = MOST, last: int = LAST) -> list[i
     older = len(lines) - last
     if len(lines) <= most:
         return list(range(len(lines)))
-    keys = [key for key, value in lines[-1].items() if is_number(value) and key not in BARE]
+    keys = [key for key, value in lines[-1].items() if is_number(value) and key not in report.BARE]
     table = np.array([[line[key] if is_number(line.get(key)) else 0.0 for key in keys] for line in lines[:older]])
     table = table.reshape(older, len(keys)) / np.maximum(np.std(table.reshape(older, len(keys)), axis=0), 1e-12)
     edges = np.linspace(1, older, most - last, dtype=int)  # the first line is kept, too
@@ -139,6 +139,14 @@ def thinned(lines: Sequence[Line], most: int = MOST, last: int = LAST) -> list[i
 def settings(config: Mapping[str, Any]) -> dict[str, str]:
     """The settings that tell runs apart."""
     return {key: value for key, value in flat(config).items() if key not in EVERYWHERE}
+
+
+def words(kind: Kind) -> Values:
+    """What the page says about runs of a kind."""
+    return {
+        "nouns": {"samples": kind.nouns.samples, "intervals": kind.intervals, "beyond": kind.beyond},
+        "pictures": kind.pictures,
+    }
 
 
 def figures(lines: Sequence[Line], config: Mapping[str, Any], most: int = MOST) -> Values:
