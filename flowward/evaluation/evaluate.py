@@ -253,8 +253,7 @@ def measure(
     compare = [name for name, reward in rewards.items() if getattr(reward, "compares", False)]
     dealt = _dealt(asked, bool(compare))
     mine, held = dealt[distributed.rank()], list[Tensor]()
-    how = evaluation
-    batches = _batches(policy, asked, how.sampler, how.seed, how.weights, how.batch, mine)
+    batches = _batches(policy, asked, evaluation.sampler, evaluation.seed, evaluation.weights, evaluation.batch, mine)
     slow = any(getattr(reward, "in_background", False) for reward in rewards.values())
     with policy.weights.still(evaluation.weights), agreement(slow):
         for numbers, images in batches:
@@ -272,8 +271,7 @@ def measure(
                 scores[name].append(reward_table.score(name, rewards[name], every, own, prompts.about(part)))
     place = torch.cat(dealt).argsort()  # of each image among those of all processes, one after the other
     joined = {name: _of_all(parts)[place] for name, parts in scores.items()}
-    kept = [each for part in distributed.told(kept) for each in part]
-    kept = [kept[k] for k in place.tolist()] if kept else []
+    every_kept = [each for part in distributed.told(kept) for each in part]
     judged = [name for name, reward in rewards.items() if reward_table.gives_verdicts(reward)]
     return Measurement(
         policy.name,
@@ -282,7 +280,7 @@ def measure(
         tuple(prompts.categories[i] for i in chosen),
         joined,
         frozenset(name for name in judged if ((joined[name] == 0) | (joined[name] == 1)).all()),
-        tuple(kept),
+        tuple(every_kept[k] for k in place.tolist()) if every_kept else (),
         sources=tuple(map(source_of, asked)) if prompts.sources else (),
         bounds={name: known for name, own in rewards.items() if (known := reward_table.bounds_of(own))},
     )

@@ -7,16 +7,12 @@ import math
 import os
 import shlex
 import signal
-import socket
-import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -164,25 +160,6 @@ def process(number: int, folder: str, where: str) -> None:
     dist.destroy_process_group()
 
 
-def late(number: int, where: str, port: int) -> None:
-    """The last process is late, first where others are patient, then where they are not."""
-    around = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": PROCESSES, "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in around.items()}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "x"}
-    said = list[Any]()
-    with distributed.joined(patience=1.0):
-        with distributed.patiently():
-            time.sleep(2.0 * number)
-            said.append(distributed.told(number))
-        said.append(distributed.told(number))  # all are there
-        time.sleep(3.0 * number)
-        try:
-            distributed.add_up([torch.ones(1)])
-        except distributed.Deserted as error:
-            said.append(str(error))
-    (Path(where) / f"{number}.json").write_text(json.dumps(said))
-
-
 @pytest.fixture(scope="module")
 def results(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     where = tmp_path_factory.mktemp("processes")
@@ -251,17 +228,6 @@ def test_gradients_are_added_up_in_a_few_buffers(results: list[dict[str, Any]]) 
         assert found["calls"] == 7 + 1
 
 
-def test_a_process_waits_longer_only_where_it_is_told_to(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    start_processes(late, (str(tmp_path), port), PROCESSES, start_method="spawn")
-    for number in range(PROCESSES):
-        first, second, ended = json.loads((tmp_path / f"{number}.json").read_text())
-        assert first == second == [0, 1]
-        assert ended.startswith("another process of this run has ended, or did not answer in time (--patience)")
-
-
 def test_shares_are_whole_and_leave_nothing_out(results: list[dict[str, Any]]) -> None:
     for number, unit in enumerate((1, 2, 4)):
         parts = [each["shares"][number] for each in results]
@@ -317,72 +283,6 @@ def test_processes_without_a_device_are_refused(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert cli.main([*words, "--processes", "2"]) == 2
     assert "2 processes need 2 CUDA devices, but this machine has 1" in capfd.readouterr().err
-
-
-# Signals and processes that end
-
-
-@pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """What each process of `launch` does, in the place of Python."""
-
-    def write(script: str) -> None:
-        program = tmp_path / "program"
-        program.write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
-        program.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(program))
-
-    return write
-
-
-def test_the_store_of_the_processes_is_for_this_machine_alone(shell: Callable[[str], None], tmp_path: Path) -> None:
-    """Whoever reaches it could make the processes load pickles."""
-    shell("env > said.$RANK; while [ ! -e enough ]; do sleep 0.02; done")
-    found: set[Any] = set()
-
-    def listening() -> set[Any]:
-        return {each.laddr for each in psutil.Process().net_connections("inet") if each.status == psutil.CONN_LISTEN}
-
-    def look() -> None:
-        while len(list(tmp_path.glob("said.*"))) < 2:
-            time.sleep(0.02)
-        found.update(listening() - before)
-        (tmp_path / "enough").touch()
-
-    before = listening()
-    threading.Thread(target=look).start()
-    assert distributed.launch(2, ["train"]) == 0
-    assert [each.ip for each in found] == ["127.0.0.1"]
-    assert sys.platform != "linux" or "GLOO_SOCKET_IFNAME=lo\n" in (tmp_path / "said.0").read_text()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_reaches_every_process(shell: Callable[[str], None], tmp_path: Path, number: signal.Signals) -> None:
-    """Also where nothing but the one that started them gets it; each ends in its own time."""
-    shell("trap 'sleep 0.3; touch saved.$RANK; exit 130' INT TERM; touch ready.$RANK; while :; do sleep 0.02; done")
-
-    def send() -> None:
-        while len(list(tmp_path.glob("ready.*"))) < 3:
-            time.sleep(0.02)
-        os.kill(os.getpid(), number)
-
-    before = signal.getsignal(number)
-    threading.Thread(target=send).start()
-    assert distributed.launch(3, ["train"]) == 130
-    assert {path.name for path in tmp_path.glob("saved.*")} == {"saved.0", "saved.1", "saved.2"}
-    assert signal.getsignal(number) is before
-
-
-def test_when_one_process_ends_the_others_may_save(
-    shell: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shell("[ $RANK = 1 ] && kill -9 $$; sleep 0.3; touch saved.$RANK; exit 2")
-    assert distributed.launch(2, ["train"]) == 128 + signal.SIGKILL
-    assert (tmp_path / "saved.0").exists()
-    assert capfd.readouterr().err == "flowward: process 1 was killed by signal 9\n"
-    shell("[ $RANK = 1 ] && exit 2; exec sleep 60")
-    monkeypatch.setattr(distributed, "GRACE", 0.1)
-    assert distributed.launch(2, ["train"]) == 2  # the other one hangs, and is not waited for
 
 
 def test_a_process_that_is_left_alone_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
