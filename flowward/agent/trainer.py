@@ -168,7 +168,7 @@ class AgentTrainer(Loop[AgentEvaluator]):
         """
         run = self.run
         choice = self.order.choose(index, run.groups)
-        mine = distributed.share(torch.arange(run.samples), run.group_size).tolist()
+        mine = distributed.share(torch.arange(run.samples)).tolist()
         started = time.perf_counter()
         episodes, seconds = self.player.play(
             [self.questions.texts[choice.indices[number // run.group_size]] for number in mine],

@@ -45,7 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train --questions scenes", "'scenes' are prompts for images; questions are world, world-held-out"),
         ("train --questions train:world", "'world' is built in and cannot be split"),
         ("train --questions missing.jsonl", "there is no question file at missing.jsonl"),
-        ("train --processes 40", "16 questions per iteration are too few for 40 processes"),
+        ("train --processes 200", "128 episodes per iteration are too few for 200 processes"),
         ("train --processes " + "9" * 5000, "--processes has 5000 digits"),
         ("train --question-column x", "the questions 'world' are built in and have no column 'x'"),
         ("train --tools nope", "tool"),

@@ -87,9 +87,9 @@ def run(words: list[str]) -> int:
                 f"--dry-run checks a new run in one process: leave out {'--resume' if resume else '--processes'}"
             )
         return _checked(settings)
-    if many > settings.run.groups:
+    if many > settings.run.samples:
         raise ValueError(
-            f"{settings.run.groups} questions per iteration are too few for {many} processes: use fewer --processes or "
+            f"{settings.run.samples} episodes per iteration are too few for {many} processes: use fewer --processes or "
             "more --questions-per-update"
         )
     if many > 1:
