@@ -75,7 +75,7 @@ class Settings:
     module_tokens: int = 1024
     """most tokens of one answer of another module"""
     patience: float = 600.0
-    """wait so many seconds for chat servers that do not answer"""
+    """wait so many seconds for chat servers, or another process of the run, that do not answer"""
     concurrency: int = 16
     """requests to a chat server at once"""
     limits: Annotated[Limits, tyro.conf.OmitArgPrefixes] = field(default_factory=Limits)

@@ -87,7 +87,7 @@ class AgentEvaluator:
             own = None if greedy else [keys[number] for number in mine]
             texts = [self.questions.texts[index] for index in asked]
             episodes, _ = self.player.play(texts, self.how.weights, own)
-            with agreement():
+            with agreement(slow=True):
                 found = self.scores(episodes, asked)
             everyone = torch.cat(distributed.everyone(found))
             names = [f"{term.name} (greedy)" if greedy else term.name for term in self.terms]

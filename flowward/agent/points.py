@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..learning.points import Rows
+from ..system import distributed
 from .episode import Episode
 
 Weighting = Literal["paper", "episode", "token"]
@@ -83,6 +84,7 @@ class Turns:
     trace: Trace
     advantage: Tensor  # [T] float64
     weighting: Weighting = "paper"
+    group_size: int = 1  # episodes per question, consecutive ones
 
     indivisible = 1
     in_order = False
@@ -94,6 +96,14 @@ class Turns:
         """The turns of each episode."""
         _, index = self.trace.episode.unique(return_inverse=True)
         return list(index.argsort(stable=True).split(torch.bincount(index).tolist()))
+
+    def prompts(self) -> Tensor:
+        """The question of each episode that has turns."""
+        return self.trace.episode.unique() // self.group_size
+
+    def here(self, numbers: Tensor) -> Tensor:
+        """A share of them: every process has all turns, which are small."""
+        return distributed.share(numbers)
 
     def total(self, numbers: Tensor) -> float:
         """Episodes among these turns, or with `token` their tokens."""

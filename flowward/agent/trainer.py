@@ -209,7 +209,7 @@ class AgentTrainer(Loop[AgentEvaluator]):
         indices = [choice.indices[number // self.run.group_size] for number in numbers]
         texts, about = [self.questions.texts[i] for i in indices], self.questions.about(indices) or [{}] * len(indices)
         answers = [episode.answer for episode in episodes]
-        reward = agreed(lambda: torch.stack([term.score(answers, texts, about) for term in self.terms], 1))
+        reward = agreed(lambda: torch.stack([term.score(answers, texts, about) for term in self.terms], 1), slow=True)
         failed = torch.tensor([int(episode.failed) for episode in episodes], dtype=torch.long)
         every = distributed.everyone(Played(trace, failed))
         if all(bool(each.failed.all()) for each in every):
@@ -229,14 +229,14 @@ class AgentTrainer(Loop[AgentEvaluator]):
         metrics |= shares(distributed.merged(counts(episodes)))
         texts = [self.questions.texts[i] for i in choice.indices]
         metrics["duplicate_prompts"] = len(texts) - len(set(texts))
-        points = self.algorithm.points(found.trace, advantage) if advantage.any() else None
+        points = replace(self.algorithm.points(found.trace, advantage), group_size=run.group_size)
         seen = torch.where(kept[:, None], found.reward, torch.nan)  # a lost episode says nothing about its question
 
         def keep() -> dict[str, float]:
             self.order.see(choice, seen, group)
             return self.order.told(choice)
 
-        return Gathered(points, metrics, keep)
+        return Gathered(points if advantage.any() else None, metrics, keep)
 
     def credit(self, found: Scored, group: Tensor) -> Tensor:
         """The advantage of each turn, float64 [T]. Failed episodes are left out of their groups."""

@@ -22,7 +22,7 @@ from ..system import distributed, memory
 from ..system.errors import between, named
 from ..system.paths import short_codes
 from .images import thumbnails
-from .measurement import Measurement
+from .measurement import Measurement, numbered
 from .provenance import described, hash_of, versions
 from .samples import Samples
 from .statistics import interval
@@ -166,14 +166,23 @@ def draw(
     Raises:
         NotFinite: samples are NaN or infinite.
     """
+    numbers = distributed.share(torch.arange(len(prompts)))
     with policy.weights.still(weights), agreement():
-        mine = [images for _, images in _batches(policy, prompts, sampler, seed, weights, batch)]
+        mine = [images for _, images in _batches(policy, prompts, sampler, seed, weights, batch, numbers)]
     return _of_all(mine)
 
 
 def _of_all(mine: Sequence[Tensor]) -> Tensor:
     """The parts of all processes, joined in order."""
     return torch.cat(distributed.everyone(torch.cat([*mine]) if mine else torch.empty(0)))
+
+
+def _dealt(prompts: Sequence[Prompt], together: bool) -> list[Tensor]:
+    """The numbers of the images that each process draws and scores: whole prompts, where images are compared."""
+    if not together:
+        return list(torch.arange(len(prompts)).tensor_split(distributed.count()))
+    prompt = torch.from_numpy(numbered(prompts))
+    return [torch.isin(prompt, part).nonzero().flatten() for part in prompt.unique().tensor_split(distributed.count())]
 
 
 def at_once(policy: Policy) -> int:
@@ -183,14 +192,19 @@ def at_once(policy: Policy) -> int:
 
 
 def _batches(
-    policy: Policy, prompts: Sequence[Prompt], sampler: Sampler, seed: int, weights: str, batch: int | None
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    sampler: Sampler,
+    seed: int,
+    weights: str,
+    batch: int | None,
+    mine: Tensor,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Batches of image numbers and images, until this process has sampled its share."""
+    """Batches of image numbers and images, until this process has sampled its own: `mine` [n]."""
     sampler, unique = sampler.bound(policy.times), list(dict.fromkeys(prompts))
     condition, number = policy.encode(unique), {prompt: k for k, prompt in enumerate(unique)}
     row = torch.tensor([number[prompt] for prompt in prompts])
     velocity = policy.under(weights, sampler.guidance)
-    mine = distributed.share(torch.arange(len(prompts)))
     for part in mine.split(batch or at_once(policy)) if len(mine) else ():  # maybe fewer images than processes
         numbers = part.tolist()
         keys = tuple(("evaluation", seed, number) for number in numbers)
@@ -220,7 +234,8 @@ def measure(
 ) -> Measurement:
     """Sample every image once and score it with every reward.
 
-    Only one batch of images is in memory at a time, unless a reward compares the images of a prompt.
+    Only one batch of images is in memory at a time, unless a reward compares the images of a prompt. Of several
+    processes each scores what it sampled, and tells the others scores and thumbnails.
 
     Args:
         pictures: keep a thumbnail of each image.
@@ -235,10 +250,12 @@ def measure(
     texts, asked = [prompts.texts[i] for i in chosen], [prompts[i] for i in chosen]
     kept: list[bytes] = []
     scores: dict[str, list[Tensor]] = {name: [] for name in rewards}
-    batches = _batches(policy, asked, evaluation.sampler, evaluation.seed, evaluation.weights, evaluation.batch)
     compare = [name for name, reward in rewards.items() if getattr(reward, "compares", False)]
-    held: list[Tensor] = []
-    with policy.weights.still(evaluation.weights), agreement():
+    dealt = _dealt(asked, bool(compare))
+    mine, held = dealt[distributed.rank()], list[Tensor]()
+    batches = _batches(policy, asked, evaluation.sampler, evaluation.seed, evaluation.weights, evaluation.batch, mine)
+    slow = any(getattr(reward, "in_background", False) for reward in rewards.values())
+    with policy.weights.still(evaluation.weights), agreement(slow):
         for numbers, images in batches:
             part = [chosen[number] for number in numbers]
             own = [prompts.texts[i] for i in part]
@@ -247,12 +264,14 @@ def measure(
             held += [images] if compare else []
             kept += thumbnails(images) if pictures else []
             advance(len(images))
-    if compare:
-        every = _of_all(held)
-        with agreement():
+        if held:
+            part = [chosen[number] for number in mine.tolist()]
+            own, every = [prompts.texts[i] for i in part], torch.cat(held)
             for name in compare:
-                scores[name].append(reward_table.score(name, rewards[name], every, texts, prompts.about(chosen)))
-    joined = {name: torch.cat(parts) if name in compare else _of_all(parts) for name, parts in scores.items()}
+                scores[name].append(reward_table.score(name, rewards[name], every, own, prompts.about(part)))
+    place = torch.cat(dealt).argsort()  # of each image among those of all processes, one after the other
+    joined = {name: _of_all(parts)[place] for name, parts in scores.items()}
+    every_kept = [each for part in distributed.told(kept) for each in part]
     judged = [name for name, reward in rewards.items() if reward_table.gives_verdicts(reward)]
     return Measurement(
         policy.name,
@@ -261,7 +280,7 @@ def measure(
         tuple(prompts.categories[i] for i in chosen),
         joined,
         frozenset(name for name in judged if ((joined[name] == 0) | (joined[name] == 1)).all()),
-        tuple(kept),
+        tuple(every_kept[k] for k in place.tolist()) if every_kept else (),
         sources=tuple(map(source_of, asked)) if prompts.sources else (),
         bounds={name: known for name, own in rewards.items() if (known := reward_table.bounds_of(own))},
     )

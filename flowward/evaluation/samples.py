@@ -46,14 +46,18 @@ class Samples:
         return {"iteration": iteration, "samples": found, "groups": list(groups)}
 
 
-def grouped(texts: Sequence[str], images: Tensor, rewards: Tensor, advantages: Tensor) -> list[dict[str, Any]]:
-    """Training groups of G prompts as `saved.Group` reads them: images [G * S, ...], rewards and advantages [G * S]."""
-    size = len(images) // len(texts)
-    members = [
+def grouped(texts: Sequence[str], every: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Training groups of G prompts as `saved.Group` reads them, from their G * S members."""
+    size = len(every) // max(1, len(texts))
+    return [{"prompt": text, "samples": every[k * size : (k + 1) * size]} for k, text in enumerate(texts)]
+
+
+def members(images: Tensor, rewards: Tensor, advantages: Tensor) -> list[dict[str, Any]]:
+    """N images of training groups as small files, with rewards and advantages [N]."""
+    return [
         {"reward": float(reward), "advantage": float(advantage), **image}
         for image, reward, advantage in zip(small(images), rewards, advantages, strict=True)
     ]
-    return [{"prompt": text, "samples": members[k * size : (k + 1) * size]} for k, text in enumerate(texts)]
 
 
 def small(images: Tensor) -> list[dict[str, str]]:

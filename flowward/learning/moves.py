@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..process.rollout import Rollout, Steps
+from ..process.rollout import Rollout, Steps, places
 from ..system.errors import one_of
 from ..system.streams import Key
 from .credit import ZScore
@@ -60,25 +60,32 @@ class Walked(MeanOfPoints):
             return [(number == each).nonzero().flatten() for each in number.unique()]
         return even_units(len(self), self.unit)
 
+    def prompts(self) -> Tensor:
+        return self.rollout.group[self.steps.sample[:: self.unit, 0, 0]]
+
+    def here(self, numbers: Tensor) -> Tensor:
+        return numbers if self.steps.here is None else numbers[torch.isin(numbers, self.steps.here)]
+
     def take(self, numbers: Tensor) -> Moves:
         """States are gathered for these points alone."""
         steps, device = self.steps, self.rollout.x0.device
+        own = places(steps.here, numbers)
         number, sample = steps.number[numbers], steps.sample[numbers]
         t, s, q, sigma = steps.table[number].unbind(1)
         there = sample[:, :, 0] >= 0
         even = len(steps.sample) / int((steps.sample[:, :, 0] >= 0).sum())  # so that every step counts once
         return Moves(
-            x_t=steps.x[numbers].to(device),
+            x_t=steps.x[own].to(device),
             t=t.float().to(device),
             condition=self.rollout.condition[self.rollout.group[sample[:, 0, 0]]],
-            z=steps.z[numbers].to(device),
+            z=steps.z[own].to(device),
             advantage=self.advantage[numbers].to(device),
             weight=(self.weight[number][:, None] * there * even).to(device),
             step=number.to(device),
             q=q.to(device),
             sigma=sigma.to(device),
             length=(t - s).to(device),
-            known={"old": steps.v[numbers].to(device)},
+            known={"old": steps.v[own].to(device)},
         )
 
 

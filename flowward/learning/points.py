@@ -80,6 +80,8 @@ class PointSet(Protocol):
     def in_order(self) -> bool: ...  # units are not shuffled: the first ones go into the first optimiser step
     @property
     def indivisible(self) -> int: ...  # so many consecutive points are compared by the loss
+    def prompts(self) -> Tensor: ...  # [U] the group of samples that each unit comes from
+    def here(self, numbers: Tensor) -> Tensor: ...  # those of these points that this process trains on, in this order
     def __len__(self) -> int: ...
     def take(self, numbers: Tensor) -> Rows: ...  # the points with these numbers [B]
     def total(self, numbers: Tensor) -> float: ...  # what the sum of these points' losses is divided by
@@ -97,8 +99,33 @@ def even_units(count: int, size: int) -> list[Tensor]:
     return list(torch.arange(count).split(size))
 
 
+def unit_order(points: PointSet, updates: int, key: Key) -> list[Tensor]:
+    """The units [u] of each optimiser step of an iteration: `updates` steps, or fewer where there are fewer units.
+
+    Every step takes equally many units of each prompt, as far as they go; which ones depends on `key` and the prompt
+    alone. So processes that hold different prompts have equal work. What is left of the prompts goes round.
+    """
+    units = len(points.units())
+    if points.in_order:
+        return list(torch.arange(units).chunk(updates))
+    if updates == 1:
+        return [torch.randperm(units, generator=generator(*key))]
+    steps: list[list[Tensor]] = [[] for _ in range(updates)]
+    prompts, left = points.prompts(), 0
+    for prompt in prompts.unique().tolist():
+        mine = (prompts == prompt).nonzero().flatten()
+        mine = mine[torch.randperm(len(mine), generator=generator(*key, prompt))]
+        even = len(mine) // updates * updates
+        for step, part in zip(steps, mine[:even].view(updates, -1), strict=True):
+            step.append(part)
+        for unit in mine[even:].split(1):
+            steps[left % updates].append(unit)
+            left += 1
+    return [torch.cat(step) for step in steps if sum(map(len, step))]
+
+
 def _renoised(rollout: Rollout, sample: Tensor, t: Tensor, eps: Tensor, group: Tensor) -> Points:
-    x0 = rollout.x0[sample]
+    x0 = rollout.x0[rollout.rows(sample)]
     given = torch.zeros(len(sample), dtype=torch.bool) if rollout.exemplar is None else rollout.exemplar[sample]
     return Points(
         x_t=interpolate(x0, eps.to(x0.device), t.to(x0.device)),
@@ -158,6 +185,12 @@ class Renoised(MeanOfPoints):
     def units(self) -> list[Tensor]:
         return even_units(len(self), self.unit)
 
+    def prompts(self) -> Tensor:
+        return self.rollout.group
+
+    def here(self, numbers: Tensor) -> Tensor:
+        return numbers[self.rollout.has(numbers // self.unit)]
+
     def take(self, numbers: Tensor) -> Points:
         sample = numbers // self.unit
         return _renoised(self.rollout, sample, *self.noising.at(numbers), sample)
@@ -208,9 +241,17 @@ class Together(MeanOfPoints):
     def units(self) -> list[Tensor]:
         return even_units(len(self), self.unit)
 
+    def prompts(self) -> Tensor:
+        return self.rollout.group[self.members[:, 0]].repeat_interleave(self.draws)
+
+    def here(self, numbers: Tensor) -> Tensor:
+        return numbers[self.rollout.has(self._samples(numbers))]
+
+    def _samples(self, numbers: Tensor) -> Tensor:
+        return self.members[numbers // self.unit // self.draws, numbers % self.unit]
+
     def take(self, numbers: Tensor) -> Points:
-        draw, member = numbers // self.unit, numbers % self.unit
-        sample = self.members[draw // self.draws, member]
+        draw, sample = numbers // self.unit, self._samples(numbers)
         return _renoised(self.rollout, sample, *self.noising.at(draw), draw)
 
 
@@ -270,25 +311,31 @@ class VisitedStates(MeanOfPoints):
     def units(self) -> list[Tensor]:
         return even_units(len(self), self.unit)
 
+    def prompts(self) -> Tensor:
+        return self.rollout.group.repeat_interleave(len(self.rollout.levels))
+
+    def here(self, numbers: Tensor) -> Tensor:
+        return numbers[self.rollout.has(numbers // len(self.rollout.levels))]
+
     def take(self, numbers: Tensor) -> Points:
         """States are gathered for these points alone: all of an epoch at once would not fit for large models."""
         rollout = self.rollout
         if rollout.states is None or rollout.velocities is None:
             raise ValueError("this algorithm trains on visited states, and images from files have none")
         sample, level = numbers // len(rollout.levels), numbers % len(rollout.levels)
-        device = rollout.x0.device
-        x_t, v = rollout.states[sample, level].to(device), rollout.velocities[sample, level].to(device)
+        device, own, other = rollout.x0.device, rollout.rows(sample), rollout.rows(self.partner[sample])
+        x_t, v = rollout.states[own, level].to(device), rollout.velocities[own, level].to(device)
         t = rollout.levels[level].float().to(device)
         return Points(
             x_t=x_t,
             t=t,
-            x0=rollout.x0[sample],
+            x0=rollout.x0[own],
             eps=noise(x_t, t, v),
             advantage=rollout.advantage[sample].float().to(device),
             condition=rollout.condition[rollout.group[sample]],
             group=rollout.group[sample].to(device),
             exemplar=torch.zeros(len(sample), dtype=torch.bool, device=device),
-            delta=(rollout.x0[sample] - rollout.x0[self.partner[sample]]) / 2,
+            delta=(rollout.x0[own] - rollout.x0[other]) / 2,
             known={"old": v},
         )
 

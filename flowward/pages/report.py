@@ -16,7 +16,7 @@ from ..evaluation import outcome
 from ..evaluation.outcome import Evaluations, Measure, counted, when, without_figures
 from ..system import strict_json
 from ..system.paths import short_code
-from ..training.lines import spans
+from ..training.lines import NO_PARTS, spans
 from ..training.record import Record
 from . import curves, kinds
 from .curves import Run
@@ -213,7 +213,7 @@ def _health(lines: list[Line], run: Run, elsewhere: Sequence[str]) -> dict[str, 
 def _timings(lines: list[Line]) -> list[tuple[str, float, str]]:
     """Parts of the total time: name, share, and what the legend says."""
     every = dict.fromkeys(name for line in reversed(lines) for name in line.get("seconds") or {})
-    names = [name for name in every if name not in ("total", "cpu_share")]
+    names = [name for name in every if name not in NO_PARTS]
     parts = {name: sum(_seconds(line, name) for line in lines) for name in names}
     total = max(sum(_seconds(line, "total") for line in lines), sum(parts.values()))
     if total <= 0:

@@ -1,4 +1,8 @@
-"""Rollouts: samplers (a time grid and a solver for any velocity model), and the samples that they return."""
+"""Rollouts: samplers (a time grid and a solver for any velocity model), and the samples that they return.
+
+Where several processes share a run, each knows of all samples what rewards and credit are about, and holds the latents
+of those that it drew itself.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +22,41 @@ from .policy import Condition, Velocity
 from .solvers import SA, Solver, dpm2, euler
 
 
+def places(here: Tensor | None, numbers: Tensor) -> Tensor:
+    """Where rows with these numbers [B] lie among those that are `here` [n], rising numbers (None: all of them).
+
+    Raises:
+        ValueError: another process has one of them.
+    """
+    if here is None:
+        return numbers
+    if not torch.isin(numbers, here).all():
+        raise ValueError("these samples are in another process, which trains on them")
+    return torch.searchsorted(here, numbers)
+
+
 @dataclass(frozen=True)
 class Steps:
     """Random steps of a rollout: R states with up to C children each, x_s = P x + Q v + sigma z (see laws.py)."""
 
-    x: Tensor  # [R, ...] the state
-    v: Tensor  # [R, ...] the network's velocity there
-    z: Tensor  # [R, C, ...] the noise of each child
+    x: Tensor  # [r, ...] the state
+    v: Tensor  # [r, ...] the network's velocity there
+    z: Tensor  # [r, C, ...] the noise of each child
     sample: Tensor  # [R, C, V] indices of each child's samples; -1 if a state has fewer than C children
     number: Tensor  # [R] index of the step in the grid
     table: Tensor  # [S, 4] float64: t, s, Q and sigma of each step of the grid; NaN if it is not random
     per_root: int  # consecutive rows that belong to one root
+    here: Tensor | None = None  # [r] rising: the rows whose x, v and z this process has; None: all R
 
     def __getitem__(self, rows: Tensor) -> Steps:
-        """Select rows; keep all rows of a root or none."""
-        x, v, z, sample, number = (each[rows] for each in (self.x, self.v, self.z, self.sample, self.number))
-        return replace(self, x=x, v=v, z=z, sample=sample, number=number)
+        """Select rows, in rising order; keep all rows of a root or none."""
+        if self.here is None:
+            own, here = rows, None
+        else:
+            here = torch.isin(rows, self.here).nonzero().flatten()
+            own = places(self.here, rows[here])
+        x, v, z = (each[own] for each in (self.x, self.v, self.z))
+        return replace(self, x=x, v=v, z=z, sample=self.sample[rows], number=self.number[rows], here=here)
 
     @classmethod
     def cat(cls, parts: Sequence[Steps], samples: Sequence[int]) -> Steps:
@@ -42,6 +65,17 @@ class Steps:
         sample = [torch.where(part.sample < 0, -1, part.sample + n) for part, n in zip(parts, before, strict=True)]
         x, v, z, number = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "v", "z", "number"))
         return cls(x, v, z, torch.cat(sample), number, parts[0].table, parts[0].per_root)
+
+    def outline(self) -> Steps:
+        """Which states and samples there are, without latents: what other processes have to know of these steps."""
+        none = torch.empty(len(self.x), 0)
+        return replace(self, x=none, v=none, z=none, sample=self.sample.int(), number=self.number.int())
+
+    def among(self, outline: Steps, first: int) -> Steps:
+        """These steps as rows `first` and on of those of all processes, whose `outline` is known."""
+        here = torch.arange(first, first + len(self.x))
+        sample, number = outline.sample.long(), outline.number.long()
+        return replace(outline, x=self.x, v=self.v, z=self.z, sample=sample, number=number, here=here)
 
 
 @dataclass(frozen=True)
@@ -69,36 +103,80 @@ class Drawn:
             torch.cat(cohorts) if cohorts else None,
         )
 
+    def outline(self) -> Drawn:
+        """What other processes have to know of these samples: no latents, so it is small."""
+        return Drawn(torch.empty(len(self.x0), 0), steps=self.steps and self.steps.outline(), cohort=self.cohort)
+
 
 @dataclass(frozen=True)
 class Rollout:
-    """Finished samples, in groups that share a prompt; N samples, P prompts."""
+    """Finished samples, in groups that share a prompt; N samples, P prompts. This process has the latents of n."""
 
-    x0: Tensor  # [N, ...] float32
+    x0: Tensor  # [n, ...] float32
     condition: Condition  # P rows
     group: Tensor  # [N] row of the sample's prompt in `condition`
     cohort: Tensor  # [N] rewards with equal numbers are compared; a part of the group, or all of it
     reward: Tensor  # [N] float32
     advantage: Tensor  # [N] float64
     levels: Tensor  # [S] times at which the network was evaluated
-    states: Tensor | None = None  # [N, S, ...]
-    velocities: Tensor | None = None  # [N, S, ...]
+    states: Tensor | None = None  # [n, S, ...]
+    velocities: Tensor | None = None  # [n, S, ...]
     exemplar: Tensor | None = None  # [N] bool: a given image, not a sample; None if there are no such images
     steps: Steps | None = None
+    here: Tensor | None = None  # [n] rising: the samples whose latents this process has; None: all N
 
     def __len__(self) -> int:
-        return len(self.x0)
+        return len(self.group)
+
+    def rows(self, samples: Tensor) -> Tensor:
+        """The rows of x0, states and velocities of samples with these numbers [B].
+
+        Raises:
+            ValueError: another process has one of them.
+        """
+        return places(self.here, samples)
+
+    def has(self, samples: Tensor) -> Tensor:
+        """[B] bool: whether this process has the latents of samples with these numbers [B]."""
+        return torch.ones_like(samples, dtype=torch.bool) if self.here is None else torch.isin(samples, self.here)
 
     @property
     def own(self) -> Tensor:
         """[N] bool: drawn by the policy, not a given image."""
         return torch.ones(len(self), dtype=torch.bool) if self.exemplar is None else ~self.exemplar
 
+    @property
+    def own_here(self) -> Tensor:
+        """[n] bool: the same of the samples whose latents are here."""
+        return self.own if self.here is None else self.own[self.here]
+
     @classmethod
-    def of(cls, parts: Sequence[Drawn], condition: Condition, group: Tensor, levels: Tensor) -> Rollout:
-        """Combine parts into one rollout; rewards and advantages are 0 for now."""
+    def of(
+        cls,
+        parts: Sequence[Drawn],
+        condition: Condition,
+        group: Tensor,
+        levels: Tensor,
+        outlines: Sequence[Drawn] = (),
+        number: int = 0,
+    ) -> Rollout:
+        """Combine parts into one rollout; rewards and advantages are 0 for now.
+
+        Args:
+            outlines: of all processes, in the order of their samples, where several share the rollout.
+            number: of the process that has `parts`.
+        """
         drawn = Drawn.cat(parts)
-        cohort = torch.zeros(len(group)) if drawn.cohort is None else drawn.cohort
+        cohort, steps, here = drawn.cohort, drawn.steps, None
+        if len(outlines) > 1:
+            whole = Drawn.cat([each for each in outlines if len(each.x0)])
+            before = outlines[:number]
+            first = sum(len(each.x0) for each in before)
+            cohort, here = whole.cohort, torch.arange(first, first + len(drawn.x0))
+            if whole.steps is not None:
+                row = sum(len(each.steps.x) for each in before if each.steps is not None)
+                steps = (steps or whole.steps[torch.arange(0)]).among(whole.steps, row)
+        cohort = torch.zeros(len(group)) if cohort is None else cohort
         return cls(
             drawn.x0,
             condition,
@@ -109,7 +187,8 @@ class Rollout:
             levels=levels,
             states=drawn.states,
             velocities=drawn.velocities,
-            steps=drawn.steps,
+            steps=steps,
+            here=here,
         )
 
     def by_group(self) -> Tensor:

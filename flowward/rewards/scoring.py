@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -20,13 +20,13 @@ AT_ONCE = 4  # simultaneous calls to one reward
 class Scoring:
     """Scores of N images by several rewards.
 
-    A reward with `in_background = True` (a server, a judge) is called as soon as the images of a prompt are complete.
+    A reward with `in_background = True` (a server, a judge) is called as soon as a unit of images is complete.
     Meanwhile the next images are sampled. The other rewards are called at the end, with all images at once.
 
     Args:
         rewards: (name, reward) pairs.
         texts, metadata: for the N images, in order.
-        unit: number of consecutive images to score together, because a reward may compare images of a prompt.
+        unit: number of consecutive images to score together: those of a prompt, where a reward compares them.
     """
 
     def __init__(
@@ -34,11 +34,16 @@ class Scoring:
     ):
         self.rewards, self.texts, self.metadata, self.unit = rewards, texts, metadata, unit
         self._waiting = [getattr(reward, "in_background", False) for _, reward in rewards]
-        self._held: list[Tensor] = []  # images of an incomplete prompt
+        self._held: list[Tensor] = []  # images of an incomplete unit
         self._asked = 0  # images sent to rewards in the background
         self._answers: dict[str, list[Future[Tensor]]] = {}
         self._missed = self._missing()  # before this iteration
         self._threads = ThreadPoolExecutor(AT_ONCE * sum(self._waiting)) if any(self._waiting) else None
+
+    @property
+    def slow(self) -> bool:
+        """Whether a reward may wait for a server."""
+        return any(self._waiting)
 
     def __enter__(self) -> Self:
         return self
@@ -70,6 +75,8 @@ class Scoring:
         Raises:
             RewardError: a reward failed.
         """
+        if not len(images):  # of a process that has nothing to draw
+            return torch.empty(0, len(self.rewards))
         columns = []
         for (name, reward), waits in zip(self.rewards, self._waiting, strict=True):
             if waits:
@@ -94,8 +101,11 @@ class Scoring:
 
 
 @contextmanager
-def agreement() -> Iterator[None]:
+def agreement(slow: bool = False) -> Iterator[None]:
     """Inside, each process scores its own images; if one fails, all processes raise.
+
+    Args:
+        slow: a process may wait for servers meanwhile, so the others wait for it longer than usual.
 
     Raises:
         RewardError: a reward failed in some process.
@@ -105,16 +115,18 @@ def agreement() -> Iterator[None]:
         yield
     except RewardError as error:
         failure = error
-    if said := distributed.messages(str(failure) or "RewardError" if failure else None):
+    with distributed.patiently() if slow else nullcontext():
+        said = distributed.messages(str(failure) or "RewardError" if failure else None)
+    if said:
         raise failure or RewardError(said[0])
 
 
-def agreed(scored: Callable[[], Tensor]) -> Tensor:
-    """The scores [N, R] of all processes; `scored` computes those of this one.
+def agreed(scored: Callable[[], Tensor], slow: bool = False) -> Tensor:
+    """The scores [N, R] of all processes; `scored` computes those of this one. For `slow` see `agreement`.
 
     Raises:
         RewardError: a reward failed in some process; all processes raise it.
     """
-    with agreement():
+    with agreement(slow):
         mine = scored()
     return torch.cat(distributed.everyone(mine))

@@ -1,8 +1,8 @@
 """Several processes, one run: each does a share of the work, and all have the same weights.
 
-Images and training points depend only on their number, so it does not matter which process makes them. After the
-rollout every process has all samples; gradients are summed before each optimiser step. With one process, all functions
-here do nothing. Processes are started by `flowward train --processes N` or by `torchrun`.
+Images and training points depend only on their number, so it does not matter which process makes them. Samples stay
+where they were drawn, and every process learns the scores of all; gradients are summed before each optimiser step. With
+one process, all functions here do nothing. Processes are started by `flowward train --processes N` or by `torchrun`.
 
 Processes trust each other: they exchange pickles, which can contain code. So nobody else may reach their ports.
 `launch` listens only on this machine; the port of torchrun needs a firewall.
@@ -29,9 +29,17 @@ from torch import Tensor
 from .terminal import tell
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=2)  # one process may wait this long for another, such as for encoding prompts
+PATIENCE = 600.0  # seconds that one process waits for another
+MOST_PATIENCE = 1e8  # three years
+LONG = timedelta(hours=2)  # the same while models are loaded, prompts encoded, and servers asked
+BUFFER = 64 * 2**20  # bytes of gradients that travel together
 MOST = 256  # processes on one machine
 GRACE = 120.0  # seconds for the others to save and exit after one process has failed
+
+
+_waited = 0.0  # seconds: see `waited`
+_group: Any = None  # the process group that is used now; None: torch's default one
+_long: Any = None  # the one with LONG patience
 
 
 class Deserted(RuntimeError):
@@ -49,14 +57,15 @@ def count() -> int:
 
 
 @contextmanager
-def joined() -> Iterator[int]:
+def joined(patience: float = PATIENCE) -> Iterator[int]:
     """Inside, this process joins the others if torchrun started it; yields the number of processes.
 
-    Only the first prints.
+    Only the first prints. A process that waits longer than `patience` seconds for another gives up (see `patiently`).
 
     Raises:
         ValueError: there are more processes than CUDA devices.
     """
+    global _long
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         yield count()
         return
@@ -64,14 +73,18 @@ def joined() -> Iterator[int]:
     if torch.cuda.is_available():
         _refuse_many(local + 1)
         torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        timeout=timedelta(seconds=min(patience, MOST_PATIENCE)),
+    )
+    _long = dist.new_group(timeout=LONG)
     said = sys.stdout
     try:
         if rank() > 0:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the rest of the process
         yield count()
     finally:
-        sys.stdout = said
+        sys.stdout, _long = said, None
         dist.destroy_process_group()
 
 
@@ -166,6 +179,20 @@ def _ended(ranks: Sequence[Popen[bytes]]) -> int:
 
 
 @contextmanager
+def patiently() -> Iterator[None]:
+    """Inside, processes wait LONG for each other: each may have to load, encode, or ask a server for some time.
+
+    All processes have to enter and leave it together.
+    """
+    global _group
+    before, _group = _group, _long
+    try:
+        yield
+    finally:
+        _group = before
+
+
+@contextmanager
 def first() -> Iterator[None]:
     """Run the block in the first process alone; the others follow when it is done."""
     if rank() > 0:
@@ -179,7 +206,7 @@ def wait() -> None:
     """Wait until every process calls this."""
     if count() > 1:
         with _others():
-            dist.barrier()
+            dist.barrier(_group)
 
 
 @contextmanager
@@ -189,12 +216,22 @@ def _others() -> Iterator[None]:
     Raises:
         Deserted: another process has ended; torch reports that as a plain RuntimeError.
     """
+    global _waited
+    started = time.perf_counter()
     try:
         yield
     except RuntimeError as error:
         raise Deserted(
-            "another process of this run has ended, so this one cannot continue; see its message above"
+            "another process of this run has ended, or did not answer in time (--patience), so this one cannot "
+            "continue; see its message above"
         ) from error
+    finally:
+        _waited += time.perf_counter() - started
+
+
+def waited() -> float:
+    """Seconds that this process has spent with what needs the others; on a GPU sums of gradients end later."""
+    return _waited
 
 
 def is_news(sentence: str) -> bool:
@@ -220,7 +257,7 @@ def everyone(value: T) -> list[T]:
     if count() == 1:
         return [value]
     mine = list(_tensors(value))
-    shapes = _told([tuple(tensor.shape) for tensor in mine])
+    shapes = told([tuple(tensor.shape) for tensor in mine])
     found: list[list[Tensor]] = [[] for _ in shapes]
     for number, tensor in enumerate(mine):
         sizes = [torch.Size(shape[number]) for shape in shapes]
@@ -229,17 +266,19 @@ def everyone(value: T) -> list[T]:
         padded[: tensor.numel()] = tensor.flatten()
         parts = [torch.empty_like(padded) for _ in sizes]
         with _others():
-            dist.all_gather(parts, padded)
+            dist.all_gather(parts, padded, _group)
         for each, part, size in zip(found, parts, sizes, strict=True):
             each.append(part[: size.numel()].view(size))
     return [_rebuilt(value, iter(tensors)) for tensors in found]
 
 
-def _told(value: Any) -> list[Any]:
-    """Gather the values of all processes, in order; they must be picklable."""
+def told(value: T) -> list[T]:
+    """Gather the values of all processes, in order; they must be picklable, and should be small."""
+    if count() == 1:
+        return [value]
     found: list[Any] = [None] * count()
     with _others():
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, _group)
     return found
 
 
@@ -263,7 +302,7 @@ def messages(text: str | None) -> list[str]:
     """The messages of all processes, in order."""
     if count() == 1:
         return [text] if text else []
-    return [each for each in _told(text) if each]
+    return [each for each in told(text) if each]
 
 
 def any_of(condition: bool) -> bool:
@@ -272,17 +311,55 @@ def any_of(condition: bool) -> bool:
 
 
 def add_up(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its sum over the processes, bit-identical in all of them."""
-    if count() > 1:
+    """Replace each tensor by its sum over the processes, bit-identical in all of them.
+
+    They travel in a few flat buffers: a network has hundreds of tensors, and one collective each would cost more in
+    waiting than in bytes. One buffer exists at a time.
+    """
+    if count() == 1:
+        return
+    for alike in _buffers(tensors):
+        flat = torch.cat([tensor.flatten() for tensor in alike])
         with _others():
-            for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
-                work.wait()
+            dist.all_reduce(flat, group=_group)
+        for tensor, part in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def _buffers(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in turn, of one type and device and at most BUFFER bytes; a larger one is alone."""
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for alike in kinds.values():
+        part, size = list[Tensor](), 0
+        for tensor in alike:
+            if part and size + tensor.nbytes > BUFFER:
+                yield part
+                part, size = [], 0
+            part.append(tensor)
+            size += tensor.nbytes
+        yield part
+
+
+def apart(tensors: Sequence[Tensor]) -> list[int]:
+    """The processes whose tensors differ from those of the first, by a 64-bit sum of their bits; usually none."""
+    if count() == 1:
+        return []
+    sums = told(sum((number + 1) * _bits(tensor) for number, tensor in enumerate(tensors)) % 2**64)
+    return [rank for rank, own in enumerate(sums) if own != sums[0]]
+
+
+def _bits(tensor: Tensor) -> int:
+    """The sum of the bits of all numbers, as whole numbers that start again at 2^64."""
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return int(tensor.detach().contiguous().view(whole).sum(dtype=torch.int64))
 
 
 def merged(figures: Mapping[str, float], combine: Any = sum) -> dict[str, float]:
     """Combine the metrics of all processes by name; a process may lack some of them."""
     if count() == 1:
         return dict(figures)
-    every = _told(dict(figures))
+    every = told(dict(figures))
     names = dict.fromkeys(name for each in every for name in each)
     return {name: combine([each[name] for each in every if name in each]) for name in names}

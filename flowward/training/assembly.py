@@ -17,7 +17,7 @@ from ..process.policy import Policy
 from ..prompts import PromptSet
 from ..rewards import Reward
 from ..system import distributed
-from . import config, fit, inputs, trackers
+from . import batches, config, fit, inputs, trackers
 from .datasets import Exemplars, Preferences
 from .folder import RunFolder
 from .inputs import Change, Inputs
@@ -136,15 +136,19 @@ def started(
     path, assemble = settings.run.output, assemble or assembled
     with ExitStack() as stack:
         if distributed.rank():
-            yield assemble(settings, resume, changed_inputs), None
+            with distributed.patiently():
+                made = assemble(settings, resume, changed_inputs)
+            yield made, None
         elif resume:
             folder = stack.enter_context(RunFolder.open(path).held())
-            made = assemble(settings, resume, changed_inputs)
+            with distributed.patiently():
+                made = assemble(settings, resume, changed_inputs)
             told = folder.resume(made.trainer.iteration, made.described, made.inputs, made.changes)
             yield replace(made, warnings=(*made.warnings, *([told] if told else []))), folder
         else:
             RunFolder.refuse(path)
-            made = assemble(settings, False, False)
+            with distributed.patiently():
+                made = assemble(settings, False, False)
             folder = RunFolder.create(path, made.described, made.inputs)
             yield made, stack.enter_context(folder.held())
 
@@ -187,7 +191,8 @@ def assembled(
     guidance = () if settings.preferences else _of_guidance(policy, settings.algorithm.rollout.guidance)
     notes = (*policy.notes, *trainer.rollout.remarks(), *guidance)
     changed = inputs.sentence(changes)
-    warnings = (*read, *_warnings(settings, parts.prompts, held_out), *([changed] if changed else []))
+    idle = batches.idle(settings.run, trainer.unit, distributed.count())
+    warnings = (*read, *_warnings(settings, parts.prompts, held_out), *idle, *([changed] if changed else []))
     return Assembly(settings, trainer, evaluator, notes, warnings, found, tuple(changes))
 
 

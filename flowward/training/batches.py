@@ -11,7 +11,6 @@ from ..learning.points import PointSet
 from ..process.noise import Noise
 from ..process.policy import Condition
 from ..process.rollout import Rollout, Sampling
-from ..system import distributed
 from .run import Run
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def counted(algorithm: Algorithm, rollout: Sampling, run: Run) -> Counts:
     """The training points that this algorithm makes from a run's samples; `rollout` is bound to the model.
 
     Raises:
-        ValueError: images, points, updates, copies or processes do not divide evenly.
+        ValueError: images, points, updates or copies do not divide evenly.
     """
     _refuse_torn(rollout, run)
     points = algorithm.points(_blank(rollout, run), ("",))
@@ -47,12 +46,20 @@ def counted(algorithm: Algorithm, rollout: Sampling, run: Run) -> Counts:
                 f"the copy '{name}' is updated every {decay.every} optimiser steps, which is not a multiple of "
                 f"--updates-per-iteration {run.updates_per_iteration}: change one of them"
             )
-    if run.groups < distributed.count():
-        raise ValueError(
-            f"{run.groups} prompts per iteration are too few for {distributed.count()} processes: use fewer "
-            "--processes or more --images-per-update"
-        )
     return found
+
+
+def idle(run: Run, unit: int, processes: int) -> list[str]:
+    """A warning about processes that get no images; usually none. `unit` is the number of images that stay together."""
+    parts = run.images // unit
+    if parts >= processes:
+        return []
+    what = f"{parts} parts of {unit} images that belong together" if unit > 1 else f"{parts} images"
+    left = processes - parts
+    return [
+        f"an iteration has {what}, so {left} of {processes} processes {'has' if left == 1 else 'have'} nothing to do: "
+        "use fewer --processes or more --images-per-update"
+    ]
 
 
 def _refuse_torn(rollout: Sampling, run: Run) -> None:

@@ -25,7 +25,7 @@ from ..models.lora import LoRA
 from ..process.policy import Policy
 from ..prompts import PromptSet
 from ..rewards import REWARDS, Reward, Sum
-from ..system.errors import first_invalid, unknown
+from ..system.errors import first_invalid, positive, unknown
 from ..system.nested import each_word, lists_of_one, over, refuse_unknown
 from ..system.paths import expanded
 from ..system.precision import Wish
@@ -76,9 +76,14 @@ class Settings:
     """evaluate networks in this precision (auto: bf16 if the processor has it)"""
     threads: int | None = None
     """use this many CPU threads (default: torch's choice)"""
+    patience: float = 600.0
+    """end the run if one of its processes does not answer the others for so many seconds"""
     run: Annotated[Run, tyro.conf.OmitArgPrefixes] = field(default_factory=Run)
     evaluation: Evaluation = field(default_factory=Evaluation)
     algorithm: Any = None
+
+    def __post_init__(self) -> None:
+        positive(self, "patience")
 
     @property
     def adapters(self) -> Adapters | None:

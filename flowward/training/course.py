@@ -42,6 +42,7 @@ class Course(Generic[Measures]):
         before = next((line for line in lines if line["iteration"] == loop.iteration), None)
         self.saved = loop.iteration
         self.seen = (before or {}).get(loop.run.noun, loop.iteration * loop.run.samples)  # batch sizes may have changed
+        loop.refuse_apart()
         try:
             yield from self._start(before, remarks)
             while loop.iteration < loop.run.iterations:
@@ -75,8 +76,10 @@ class Course(Generic[Measures]):
             return None
         self.seen += loop.run.samples
         step = self._finished(step, self.evaluator if loop.due(step.index) else None)
-        last = step.index == loop.run.iterations
-        if last or step.index % loop.run.checkpoint_every == 0 or self._is_best(step):
+        regular = step.index == loop.run.iterations or step.index % loop.run.checkpoint_every == 0
+        if regular or step.evaluation:  # then it may be the best, which the first process alone knows
+            loop.refuse_apart()
+        if regular or self._is_best(step):
             self._save()
         return step
 

@@ -71,6 +71,12 @@ def _refuse_videos(policy: Policy) -> None:
         raise ValueError(f"{policy.name} generates videos, but preferences and exemplars need a model for images")
 
 
+def _comparing(reward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A reward that `compares` the images of a prompt, so they are never torn apart."""
+    reward.compares = True  # type: ignore[attr-defined]
+    return reward
+
+
 @dataclass(frozen=True)
 class Preferences:
     """Pairs of images per prompt, the better one first. They replace the policy's own samples."""
@@ -100,6 +106,7 @@ class Preferences:
         pair = Rollout.of([Drawn(torch.zeros(2, 1))], Condition({"": torch.zeros(1)}), torch.zeros(2).long(), levels)
         points(pair, ("",)).take(torch.arange(2))
 
+    @_comparing
     def reward(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         """1 for each chosen image and 0 for each rejected one, in the order of `collect`."""
         return (torch.arange(len(images)) % 2 == 0).float()
@@ -194,10 +201,13 @@ class Exemplars:
             if prompt not in self.images or stream.random() >= self.share:
                 continue
             files = stream.choice(self.images[prompt], self.count, replace=len(self.images[prompt]) < self.count)
-            rows = members[number, -self.count :]
-            pictures = torch.stack([picture(str(name), policy.image_size) for name in files])
-            x0[rows] = policy.encode_images(pictures).to(x0)
-            given[rows] = True
+            samples = members[number, -self.count :]
+            given[samples] = True
+            here = rollout.has(samples)
+            if here.any():  # the others are grafted where they are
+                own = [str(name) for name, is_here in zip(files, here.tolist(), strict=True) if is_here]
+                pictures = torch.stack([picture(name, policy.image_size) for name in own])
+                x0[rollout.rows(samples[here])] = policy.encode_images(pictures).to(x0)
         return replace(rollout, x0=x0, exemplar=given)
 
     def grafter(self, policy: Policy, seed: int) -> Callable[[Rollout, Sequence[Prompt], int], Rollout]:

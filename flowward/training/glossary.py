@@ -40,6 +40,18 @@ RUN = {
         "Evaluation time", "the evaluation after this iteration, if there was one", "steady", "s"
     ),
     "seconds.total": Metric("Total time", "sum of the times above", "steady", "s"),
+    "seconds.slowest": Metric(
+        "Slowest process",
+        "this iteration in the process that worked longest, without waiting for others (only with several processes)",
+        "close to seconds.fastest",
+        "s",
+    ),
+    "seconds.fastest": Metric(
+        "Fastest process",
+        "this iteration in the process that worked shortest, without waiting for others (only with several processes)",
+        "close to seconds.slowest; otherwise a slow device or reward holds the others up",
+        "s",
+    ),
     "speed.images_per_second": Metric(
         "Images per second", "training images of this iteration per second, without the evaluation", "steady", "1/s"
     ),

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..system import strict_json
 
 LOOSE = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+PACE = ("slowest", "fastest")  # of `seconds`: those of two processes, see metrics.pace
+NO_PARTS = ("total", "cpu_share", *PACE)  # keys of `seconds` that are not parts of the total
 
 
 class Score(BaseModel):

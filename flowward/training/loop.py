@@ -7,6 +7,7 @@ generator to save, and several processes can share the work.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -18,15 +19,14 @@ from torch import Tensor
 
 from ..algorithms.algorithm import Objective
 from ..learning.optimisers import OPTIMISERS, load_moments, undone_if_it_fails
-from ..learning.points import PointSet, Rows
+from ..learning.points import PointSet, Rows, unit_order
 from ..learning.snapshots import WarmDecay
 from ..process.policy import Weights
 from ..system import distributed, memory, threads
-from ..system.streams import generator
 from .course import Course, Measures, TrainingError
 from .folder import RunFolder
 from .health import Health, held_up
-from .metrics import Clock, Step, Tally
+from .metrics import Clock, Step, Tally, pace
 from .run import Training
 from .samples import Samples
 from .trackers import opened
@@ -114,6 +114,22 @@ class Loop(ABC, Generic[Measures]):
         with opened(self.run.track, folder, self.iteration) as trackers:
             yield from Course(self, evaluator, folder, trackers).steps(remarks)
 
+    def refuse_apart(self) -> None:
+        """All processes compare their trained weights, and end where these differ.
+
+        Raises:
+            TrainingError: they do; nothing is saved.
+        """
+        if others := distributed.apart(self.parameters):
+            self.sound = False
+            who = f"process {others[0]}" if len(others) == 1 else f"processes {', '.join(map(str, others))}"
+            when = f"after iteration {self.iteration}" if self.iteration else "before the first iteration"
+            raise TrainingError(
+                f"{when} the weights of {who} differ from those of process 0, although all must be equal; they are not "
+                "saved. A device or a library has computed something else, or a file is not the same everywhere: "
+                "resume from the last checkpoint, and look for the cause if it comes again"
+            )
+
     def due(self, iteration: int) -> bool:
         """Whether an evaluation follows this iteration."""
         every = self.run.evaluate_every
@@ -132,6 +148,7 @@ class Loop(ABC, Generic[Measures]):
 
     def _step(self) -> Step:
         clock, index = Clock(), self.iteration
+        started, waited = time.perf_counter(), distributed.waited()
         self._samples.release()
         gathered = self.gather(index, clock)
         with clock("train"), threads.watched() as cores:
@@ -149,12 +166,14 @@ class Loop(ABC, Generic[Measures]):
         said = [*self.told, *self.health.check(metrics), *held_up(share)]
         self.told, self._samples = [], gathered.samples
         self.iteration, self.sound = index + 1, True
+        busy = time.perf_counter() - started - (distributed.waited() - waited)
         return Step(
             self.iteration,
             metrics,
             said,
             clock.seconds,
             cpu_share=share,
+            pace=pace(busy),
             shown=gathered.shown,
             samples=gathered.samples,
         )
@@ -167,19 +186,20 @@ class Loop(ABC, Generic[Measures]):
     def learn(self, points: PointSet) -> dict[str, float]:
         """The optimiser steps of one iteration, over units of points in random order; each point is used once.
 
-        Points that are `in_order` keep their order. With fewer units than optimiser steps, fewer steps are taken.
+        With several steps, each has as many units of every prompt (see `unit_order`). Points that are `in_order` keep
+        their order. A process trains on the points whose samples it has. With fewer units than optimiser steps, fewer
+        steps are taken.
         If there are several steps, an exception undoes those taken so far.
         """
         run, units = self.run, points.units()
-        shuffled = torch.randperm(len(units), generator=generator("order", run.seed, self.iteration))
-        order = torch.arange(len(units)) if points.in_order else shuffled
+        order = unit_order(points, run.updates_per_iteration, ("order", run.seed, self.iteration))
         tally = Tally()
         norms: list[float | None] = []  # None: the step was skipped
         # a single update has nothing to undo, so it needs no copy of the weights
         with undone_if_it_fails(self.parameters if run.updates_per_iteration > 1 else (), self.optimiser):
-            for number, chosen in enumerate(order.chunk(run.updates_per_iteration)):
+            for number, chosen in enumerate(order):
                 numbers = torch.cat([units[unit] for unit in chosen.tolist()])
-                mine, first = distributed.share(numbers, points.indivisible), number == 0
+                mine, first = points.here(numbers), number == 0
                 same = self._same() if first else ()
                 fresh = first and self.algorithm.behaviour == "policy"
                 tally = self._gradient(tally, points, mine, points.total(numbers), fresh, same)

@@ -17,6 +17,7 @@ from ..learning.credit import group_max
 from ..process.rollout import Rollout
 from ..prompts import Prompt
 from ..system import distributed
+from .lines import NO_PARTS, PACE
 from .samples import Samples
 
 SHOWN = ("reward_histogram", "best", "worst")  # keys of a line whose values are mappings
@@ -37,6 +38,7 @@ class Step:
     seconds: dict[str, float]
     evaluation: dict[str, Any] | None = None  # the result of `evaluate`, if an evaluation was due
     cpu_share: float | None = None  # of training with several CPU threads: see system.threads.Cores
+    pace: dict[str, float] = field(default_factory=dict)  # of several processes: see `pace`
     speed: dict[str, float] = field(default_factory=dict)  # figures that depend on the clock: see speed.py
     shown: dict[str, Any] = field(default_factory=dict)  # of the samples, not plotted: see SHOWN
     samples: Samples = field(default_factory=Samples.none, repr=False, compare=False)
@@ -71,6 +73,7 @@ class Step:
         line["seconds"] = {**self.seconds, "total": sum(self.seconds.values())}
         if self.cpu_share is not None:  # it varies as seconds do, so it is among them
             line["seconds"]["cpu_share"] = self.cpu_share
+        line["seconds"] |= self.pace
         line |= ({"speed": self.speed} if self.speed else {}) | self.shown
         return line | ({"evaluation": self.evaluation} if self.evaluation else {})
 
@@ -80,16 +83,23 @@ class Step:
         others = ("iteration", "images", "episodes", "health", "seconds", "evaluation", "speed", *SHOWN)
         metrics = {name: value for name, value in line.items() if name not in others}
         spent = line.get("seconds") or {}
-        seconds = {name: value for name, value in spent.items() if name not in ("total", "cpu_share")}
+        seconds = {name: value for name, value in spent.items() if name not in NO_PARTS}
         return cls(
             line["iteration"],
             metrics,
             line.get("health") or [],
             seconds,
             cpu_share=spent.get("cpu_share"),
+            pace={name: spent[name] for name in PACE if name in spent},
             speed=line.get("speed") or {},
             shown={name: line[name] for name in SHOWN if name in line},
         )
+
+
+def pace(busy: float) -> dict[str, float]:
+    """Seconds of the slowest and of the fastest process, without waiting for others; empty for a single process."""
+    every = distributed.told(busy)
+    return dict(zip(PACE, (max(every), min(every)), strict=True)) if len(every) > 1 else {}
 
 
 def scored(reward: Tensor, advantage: Tensor, cohort: Tensor) -> dict[str, float]:
@@ -109,9 +119,16 @@ def describe(rollout: Rollout, prompts: Sequence[Prompt]) -> dict[str, float]:
     """Metrics of a rollout before training: of the policy's own samples, without exemplars."""
     own = rollout.own
     return scored(rollout.reward[own], rollout.advantage[own], rollout.cohort[own]) | {
-        "latent_rms": rollout.x0[own.to(rollout.x0.device)].square().mean().sqrt().item(),
+        "latent_rms": _rms(rollout.x0[rollout.own_here.to(rollout.x0.device)]),
         "duplicate_prompts": len(prompts) - len(set(prompts)),
     }
+
+
+def _rms(values: Tensor) -> float:
+    """The root mean square of the values of all processes."""
+    mean = values.square().mean().item() if values.numel() else 0.0
+    found = distributed.merged({"sum": mean * values.numel(), "count": float(values.numel())})
+    return torch.tensor(found["sum"] / max(1.0, found["count"])).sqrt().item()
 
 
 def histogram(reward: Tensor) -> dict[str, list[float]]:

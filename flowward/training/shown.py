@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..evaluation.images import labelled_grid
-from ..evaluation.samples import grouped
+from ..evaluation.samples import grouped, members
 from ..process.rollout import Rollout
 from ..system import distributed
 from .metrics import extremes, histogram
@@ -42,7 +42,7 @@ class Shown:
     def best_and_worst(self) -> Tensor:
         """Their images, [2, 3, H, W] or [2, F, 3, H, W]. Every process has to call this."""
         mine = self.samples.images[torch.isin(self.numbers, torch.tensor(self.ends))]
-        found = torch.cat(distributed.everyone(mine))  # in the order of their numbers
+        found = torch.cat([each for each in distributed.everyone(mine) if len(each)])  # in the order of their numbers
         return found[[0, -1] if self.ends[0] <= self.ends[1] else [-1, 0]]
 
     def extremes(self) -> Image:
@@ -51,7 +51,8 @@ class Shown:
         return labelled_grid(self.best_and_worst(), told)
 
     def groups(self, size: int) -> list[dict[str, Any]]:
-        """The first groups of `size` images that this process has, with rewards and advantages."""
-        many = min(GROUPS, len(self.rewards) // size) * size
-        own = self.samples
-        return grouped(own.prompts[:many:size], own.images[:many], self.rewards[:many], own.advantages[:many])
+        """The first groups of `size` images, with rewards and advantages. Every process has to call this."""
+        own, many = self.samples, int((self.numbers < GROUPS * size).sum())  # numbers rise
+        mine = members(own.images[:many], self.rewards[:many], own.advantages[:many]) if many else []
+        texts = [text for part in distributed.told(own.prompts[:many]) for text in part]
+        return grouped(texts[::size], [each for part in distributed.told(mine) for each in part])

@@ -87,6 +87,8 @@ class Trainer(Loop[Evaluator]):
         self.shown: Shown | None = None  # of the last iteration
         counts = counted(algorithm, self.rollout, run)
         self.points_per_update, self.indivisible = counts.per_update, counts.indivisible
+        together = counts.indivisible > 1 or getattr(reward, "compares", False)
+        self.unit = run.group_size if together else self.rollout.leaves  # images that one process draws and trains on
 
     @property
     def block(self) -> int:  # type: ignore[override]
@@ -122,10 +124,10 @@ class Trainer(Loop[Evaluator]):
         except RewardError as error:  # all processes raise it, but samples may be infinite in some of them only
             self.sound = not distributed.any_of(isinstance(error, NotFinite))
             raise
+        groups = shown.groups(self.run.group_size) if shown else []
         if folder:
             if extremes and not self.due(step.index):  # the run was stopped here
                 folder.save_sample(step.index, extremes, EXTREMES)
-            groups = shown.groups(self.run.group_size) if shown else []
             folder.save_sample(step.index, samples.grid(), record=samples.record(step.index, groups))
         if self.watch is None:
             self.watch = Watch(folder.path if folder else None)
@@ -148,7 +150,7 @@ class Trainer(Loop[Evaluator]):
                 rollout = self.graft(rollout, prompts, index)
                 self._refuse_infinite(rollout)
             with clock("reward"):
-                rewards = agreed(lambda: scoring.result(images))
+                rewards = agreed(lambda: scoring.result(images), scoring.slow)
                 rollout = self.credit(rollout, rewards, prompts)
         with clock("train"):
             own, names = rollout.own, [name for name, _, _ in terms(self.reward)]
@@ -181,7 +183,7 @@ class Trainer(Loop[Evaluator]):
         return self.order.told(choice)
 
     def _refuse_infinite(self, rollout: Rollout) -> None:
-        self.sound = bool(rollout.x0.isfinite().all())
+        self.sound = not distributed.any_of(not rollout.x0.isfinite().all())
         if not self.sound:
             raise TrainingError(
                 f"the samples of iteration {self.iteration + 1} are NaN or infinite: the weights have diverged and are "
@@ -192,20 +194,25 @@ class Trainer(Loop[Evaluator]):
     def sample(
         self, prompts: Sequence[Prompt], index: int, seen: Callable[[Tensor], None] = lambda images: None
     ) -> tuple[Rollout, Tensor]:
-        """Sample a group of images per prompt. Returns the samples of all processes, without rewards, and the images of
-        this process on the CPU.
+        """Sample a group of images per prompt. Returns the rollout of all processes, without rewards and with the
+        latents of this one, and the images of this process on the CPU.
 
         `seen` is called with each batch of images as soon as it is ready.
         """
-        condition, parts, pictures = self.policy.encode(prompts), [], []
-        mine = self._mine()
+        condition, mine = self.policy.encode(prompts), self._mine()
+        parts, pictures = list[Drawn](), list[Tensor]()
         with self.policy.weights.still(self.algorithm.behaviour):
-            for drawn, images in self.collect(prompts, condition, index, mine):
+            for drawn, images in self.collect(prompts, condition, index, mine) if len(mine) else ():
                 parts.append(drawn)
                 pictures.append(images)
                 seen(images)
-        every = distributed.everyone(Drawn.cat(parts))
-        return Rollout.of(every, condition, self._group(), self.rollout.levels), torch.cat(pictures)
+        if not parts:  # there are more processes than units of images
+            parts = [Drawn(torch.empty(0, *self.policy.latent_shape, device=self.policy.device))]
+            pictures = [torch.empty(0, 3, *self.policy.image_size)]
+        outlines = distributed.told(Drawn.cat(parts).outline())
+        levels = self.rollout.levels
+        rollout = Rollout.of(parts, condition, self._group(), levels, outlines, distributed.rank())
+        return rollout, torch.cat(pictures)
 
     def draw(
         self, prompts: Sequence[Prompt], condition: Condition, index: int, numbers: Tensor
@@ -221,10 +228,10 @@ class Trainer(Loop[Evaluator]):
 
     def _scoring(self, chosen: Sequence[int]) -> Scoring:
         """Scoring for the images that this process samples for these prompts."""
-        run, prompts = self.run, self.prompts
+        prompts = self.prompts
         mine = [chosen[n] for n in self._group()[self._mine()].tolist()]
         rewards = [(name, reward) for name, _, reward in terms(self.reward)]
-        return Scoring(rewards, [prompts.texts[i] for i in mine], prompts.about(mine), run.group_size)
+        return Scoring(rewards, [prompts.texts[i] for i in mine], prompts.about(mine), self.unit)
 
     def credit(self, rollout: Rollout, rewards: Tensor, prompts: Sequence[Prompt]) -> Rollout:
         """The rollout with rewards [N, R] and advantages; `prompts` has one prompt per group.
@@ -244,8 +251,8 @@ class Trainer(Loop[Evaluator]):
         return torch.arange(self.run.groups).repeat_interleave(self.run.group_size)
 
     def _mine(self) -> Tensor:
-        """The numbers of the images of this process."""
-        return distributed.share(torch.arange(self.run.images), self.run.group_size)
+        """The numbers of the images of this process: whole roots, or whole groups whose images are compared."""
+        return distributed.share(torch.arange(self.run.images), self.unit)
 
     def state_dict(self) -> dict[str, Any]:
         """The state that the rest of the run depends on."""

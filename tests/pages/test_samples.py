@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from flowward.evaluation.samples import Samples, grouped
+from flowward.evaluation.samples import Samples, grouped, members
 from flowward.evaluation.saved import Saved
 from flowward.pages import report, samples
 from flowward.training.folder import RunFolder
@@ -29,7 +29,7 @@ def saved(path: Path, *iterations: int) -> RunFolder:
     for iteration in iterations:
         own = pictures(iteration)
         rewards, advantages = torch.tensor([0.1, 0.9, 0.5, 0.4]), torch.tensor([-1.0, 1.0, 0.5, -0.5])
-        groups = grouped(["a ring", "a cross"], own.images, rewards, advantages)
+        groups = grouped(["a ring", "a cross"], members(own.images, rewards, advantages))
         run.save_sample(iteration, own.grid(), record=own.record(iteration, groups if iteration else []))
     return run
 

@@ -34,8 +34,9 @@ def test_a_step_has_its_images_with_their_prompts_and_scores(tiny: str) -> None:
         assert (2 * step.rewards["bright"] + 0.5 * step.rewards["dark"]).mean().item() == pytest.approx(
             step.metrics["reward"]
         )
-        own = one.algorithm.credit(2 * step.rewards["bright"] + 0.5 * step.rewards["dark"], one._group())
-        assert torch.allclose(step.advantages, own.double(), atol=1e-5) and step.advantages.shape == (8,)
+        light, shade = step.rewards["bright"].double(), step.rewards["dark"].double()
+        own = one.algorithm.credit(2 * light + 0.5 * shade, one._group())
+        assert torch.allclose(step.advantages, own, atol=1e-5) and step.advantages.shape == (8,)
 
 
 def test_steps_that_are_kept_hold_no_images_but_the_last(tiny: str) -> None:

@@ -103,7 +103,7 @@ def run(words: list[str]) -> int:
         return distributed.launch(many, ["agent", "train", *words, *where, *again, *hooked])
     from ...agent.assembly import assembled  # after the options, so that --help does not wait for it
 
-    with distributed.joined() as others:
+    with distributed.joined(settings.patience) as others:
         if said:
             print(said)
         command = typed + (f" --processes {others}" if others > 1 else "")
