@@ -170,5 +170,6 @@ def test_reverse_the_reward_rises_with_several_updates(name: str, fitted: dict[s
     assert max(line["first_ratio_max"] for line in lines) < 1e-6
     assert 0.05 < sum(line["clipped_up"] + line["clipped_down"] for line in lines) / 12 < 0.9
     bias = sum(line["log_ratio"] for line in lines) / 12
-    least = 5e-6 if vetted.algorithm.ratio == "cps" else 2e-5  # that ratio goes without 1 / (2 sigma^2)
+    # a ratio without 1 / (2 sigma^2) is smaller, and so is that of a short window, whose seeds lie up to 2e-5 apart
+    least = 5e-6 if vetted.algorithm.ratio == "cps" or name.startswith("mix") else 2e-5
     assert abs(bias) < 1e-5 if vetted.algorithm.ratio == "guard" else bias < -least
