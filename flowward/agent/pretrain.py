@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -276,18 +274,10 @@ def pretrain(output: Path, seed: int = 0, steps: int = 1500, say: Callable[[str]
 
 def write(output: Path, network: Any, tokens: Any, about: str) -> None:
     """Write a model, its tokenizer and its card; the folder appears with all of them, or not at all."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
-    network.save_pretrained(partial)
-    tokens.save_pretrained(partial)
-    whole_files.write(partial / "README.md", about)
-    whole_files.permit(*partial.glob("*.safetensors"))
-    for file in partial.iterdir():
-        whole_files.flush(file)
-    if output.exists():
-        output.rmdir()  # it is empty
-    os.replace(partial, output)
+    with whole_files.new_folder(output) as partial:
+        network.save_pretrained(partial)
+        tokens.save_pretrained(partial)
+        whole_files.write(partial / "README.md", about)
 
 
 def card(check: Check, seed: int, steps: int) -> str:

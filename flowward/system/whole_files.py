@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -49,6 +50,33 @@ def write(path: Path, content: str | bytes, shared: bool = False) -> None:
             partial.write_text(content, "utf-8")
         else:
             partial.write_bytes(content)
+
+
+@contextmanager
+def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """Inside, write into the folder that this gives; at the end it is `path`, with all files on the disk.
+
+    Args:
+        replace: delete an older folder there at the end.
+
+    Raises:
+        OSError: it cannot be written, or something is at `path` that may not be replaced.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+    partial.mkdir()
+    try:
+        yield partial
+        permit(*partial.glob("*.safetensors"))
+        for file in partial.iterdir():
+            flush(file)
+        if path.exists():
+            shutil.rmtree(path) if replace else path.rmdir()  # which raises if it is not empty
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def flush(path: Path) -> None:

@@ -203,7 +203,7 @@ def test_eval_of_two_planners_writes_down_how_it_measured(finished: Path, capsys
         assert len(own["shown"]) == 8
     assert found[str(finished)]["model"] == {"name": str(finished), "weights": "policy", "iteration": 2}
     assert (
-        "exact (greedy)" in out and "ended: stopped" in out and "8 episodes on world-held-out" in " ".join(out.split())
+        "greedy success" in out and "ended: stopped" in out and "8 episodes on world-held-out" in " ".join(out.split())
     )
     assert main(["agent", "eval", "world", "--json", "scores.json"]) == 2
     said(capsys, "eval", "world", "--episodes", "4", "--seed", "5", "--json", "scores.json", "--overwrite")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ...agent.planners import AGENT, write_agent
+from ...system import whole_files
 from ...system.terminal import visible
 from .. import outputs
 from ..help import Page
@@ -51,13 +51,8 @@ def run(words: list[str]) -> int:
 
     settings = trained.settings_of(asked.run)
     language, _ = trained.load(asked.run, settings, asked.weights, asked.at)
-    where = output.absolute()
-    partial = where.with_name(f".{where.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
-    language.save(partial)
-    write_agent(partial, of_agent(settings))
-    if where.exists():  # an earlier export, or an empty folder
-        shutil.rmtree(where)
-    partial.rename(where)
+    with whole_files.new_folder(output, replace=True) as partial:  # an earlier export, or an empty folder
+        language.save(partial)
+        write_agent(partial, of_agent(settings))
     print(visible(str(output)))
     return 0
