@@ -16,7 +16,7 @@ from measurements import made
 
 from flowward.evaluation.comparison import differences
 from flowward.evaluation.images import thumbnails
-from flowward.evaluation.samples import Samples, grouped
+from flowward.evaluation.samples import Samples, grouped, members
 from flowward.pages import evaluation, index, report
 from flowward.pages.watch import compare
 from flowward.training.folder import RunFolder
@@ -57,7 +57,7 @@ def run(path: Path, grids_alone: bool) -> None:
             images = torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(k + len(path.name)))
             marks = ["", "2 objects instead of 3", None] * 4
             samples = Samples(images, PROMPTS * 2, ["counting"] * 12, marks, scores={"scenes": [0.5] * 12})
-            groups = grouped(PROMPTS[:2], images, torch.rand(12), torch.randn(12))
+            groups = grouped(PROMPTS[:2], members(images, torch.rand(12), torch.randn(12)))
             folder.save_sample(k, samples.grid(), record=None if grids_alone else samples.record(k, groups))
     folder.write_summary("flowward train --prompts '<b>mine</b>.txt'", finished=True)
     report.write(path)

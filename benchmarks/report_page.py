@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from flowward.evaluation.samples import Samples, grouped
+from flowward.evaluation.samples import Samples, grouped, members
 from flowward.pages import report
 from flowward.training.folder import RunFolder
 
@@ -57,7 +57,7 @@ def pictures(run: RunFolder, k: int) -> None:
     texts = [f"prompt {n}: a red circle left of a blue square" for n in range(24)]
     marks = ["" if random.random() < level(k) else "2 objects instead of 3" for _ in texts]
     samples = Samples(images[:24], texts, [CATEGORIES[n % 6] for n in range(24)], marks)
-    groups = grouped(texts[:3], images, torch.rand(36), torch.randn(36)) if k else []
+    groups = grouped(texts[:3], members(images, torch.rand(36), torch.randn(36))) if k else []
     run.save_sample(k, samples.grid(), record=samples.record(k, groups))
 
 
