@@ -82,9 +82,9 @@ def _forked(words: Sequence[str], run: Path, kill: Kill | None, log: Path | None
         if kill or log:
             install(run, kill.number if kill else 0, bool(kill and kill.inside), log)
         from flowward.cli import main
-        from flowward.system import distributed
+        from flowward.system import launching
 
-        distributed.Popen = Rank  # type: ignore[misc, assignment]
+        launching.Popen = Rank  # type: ignore[misc, assignment]
         code = main(words)
     finally:
         sys.stdout.flush()
@@ -92,7 +92,7 @@ def _forked(words: Sequence[str], run: Path, kill: Kill | None, log: Path | None
 
 
 class Rank:
-    """What `distributed.launch` starts in the place of a `subprocess.Popen`: a copy of this process.
+    """What `launching.launch` starts in the place of a `subprocess.Popen`: a copy of this process.
 
     It has the crash points of the process that it is a copy of, which has done no file operation so far.
     """

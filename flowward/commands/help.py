@@ -48,6 +48,7 @@ METAVARS = {
 }
 TITLES = {
     "loading": "Loading the model: size, device, memory, speed",
+    "layout": "Sharing one model among processes",
     "run": "Training loop",
     "evaluation": "Evaluation",
     "evaluation.sampler": "Evaluation: how images are sampled",

@@ -169,7 +169,7 @@ def count_of_processes(given: str | None) -> int:
     """The value of --processes; 1 if it is not given.
 
     Raises:
-        ValueError: it is no whole number of at least 1, or one of many digits (`distributed.launch` refuses others).
+        ValueError: it is no whole number of at least 1, or one of many digits (`launching.launch` refuses others).
     """
     if given is None:
         return 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import models, rewards
-from ..system import distributed
+from ..system import launching
 from ..system.terminal import visible
 from ..training import config, config_files, inputs, recipes, trackers
 from ..training.assembly import assembled, started
@@ -98,8 +98,8 @@ def run(words: list[str]) -> int:
         if said:
             print(said, flush=True)
         hooked = [f"--hook={name}" for name in named]
-        return distributed.launch(many, ["train", *words, *where, *again, *hooked])
-    with distributed.joined(settings.patience) as others:
+        return launching.launch(many, ["train", *words, *where, *again, *hooked])
+    with launching.joined(settings.patience, settings.layout.context_parallel) as others:
         if said:
             print(said)
         command = given + (f" --processes {others}" if others > 1 else "")

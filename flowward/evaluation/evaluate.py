@@ -173,16 +173,16 @@ def draw(
 
 
 def _of_all(mine: Sequence[Tensor]) -> Tensor:
-    """The parts of all processes, joined in order."""
+    """The parts of all teams, joined in order."""
     return torch.cat(distributed.everyone(torch.cat([*mine]) if mine else torch.empty(0)))
 
 
 def _dealt(prompts: Sequence[Prompt], together: bool) -> list[Tensor]:
     """The numbers of the images that each process draws and scores: whole prompts, where images are compared."""
     if not together:
-        return list(torch.arange(len(prompts)).tensor_split(distributed.count()))
+        return list(torch.arange(len(prompts)).tensor_split(distributed.teams()))
     prompt = torch.from_numpy(numbered(prompts))
-    return [torch.isin(prompt, part).nonzero().flatten() for part in prompt.unique().tensor_split(distributed.count())]
+    return [torch.isin(prompt, part).nonzero().flatten() for part in prompt.unique().tensor_split(distributed.teams())]
 
 
 def at_once(policy: Policy) -> int:
@@ -252,7 +252,7 @@ def measure(
     scores: dict[str, list[Tensor]] = {name: [] for name in rewards}
     compare = [name for name, reward in rewards.items() if getattr(reward, "compares", False)]
     dealt = _dealt(asked, bool(compare))
-    mine, held = dealt[distributed.rank()], list[Tensor]()
+    mine, held = dealt[distributed.team()], list[Tensor]()
     batches = _batches(policy, asked, evaluation.sampler, evaluation.seed, evaluation.weights, evaluation.batch, mine)
     slow = any(getattr(reward, "in_background", False) for reward in rewards.values())
     with policy.weights.still(evaluation.weights), agreement(slow):
@@ -271,7 +271,7 @@ def measure(
                 scores[name].append(reward_table.score(name, rewards[name], every, own, prompts.about(part)))
     place = torch.cat(dealt).argsort()  # of each image among those of all processes, one after the other
     joined = {name: _of_all(parts)[place] for name, parts in scores.items()}
-    every_kept = [each for part in distributed.told(kept) for each in part]
+    every_kept = [each for part in distributed.each_team(kept) for each in part]
     judged = [name for name, reward in rewards.items() if reward_table.gives_verdicts(reward)]
     return Measurement(
         policy.name,

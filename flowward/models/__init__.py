@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .adapters import Adapters
+from .layout import Layout
 from .loading import Loading
 from .names import BUILT_IN, LORA_FILE, is_pipeline, located, lora_file, refusal
 
@@ -22,6 +23,7 @@ def load(
     seed: int = 0,
     loading: Loading | None = None,
     adapters: Adapters | None = None,
+    layout: Layout | None = None,
 ) -> Policy:
     """Load a model, ready to sample and to train.
 
@@ -34,6 +36,7 @@ def load(
         seed: for the initial weights of the adapters.
         loading: options for diffusers models, such as size and device.
         adapters: in place of a rank: also the scale and layers of the adapters, or a LoRA to start from.
+        layout: how several processes share a diffusers model; each of them calls this.
 
     Raises:
         ValueError: the model does not exist, does not support an option, or torch would compute wrong numbers here
@@ -45,15 +48,16 @@ def load(
     if adapters and lora_rank is not None:
         raise ValueError("give lora_rank or adapters, not both")
     trained = Adapters(lora_rank) if lora_rank is not None else adapters
-    loading, name = loading or Loading(), located(name_or_path)
+    loading, layout, name = loading or Loading(), layout or Layout(), located(name_or_path)
     if is_pipeline(name):
         from . import pipelines
 
-        return pipelines.load(name, trained, precision, seed, loading)
+        return pipelines.load(name, trained, precision, seed, loading, layout)
     built_in, folder = name == "scenes", Path(name)
     if not built_in and not (folder / "text_encoder" / "config.json").is_file():
         raise ValueError(refusal(name))
-    if chosen := [each.name for each in fields(Loading) if getattr(loading, each.name) != each.default]:
+    options = [(each, loading) for each in fields(Loading)] + [(each, layout) for each in fields(Layout)]
+    if chosen := [each.name for each, given in options if getattr(given, each.name) != each.default]:
         raise ValueError(f"the built-in model does not support {' and '.join(chosen)}; leave out the option")
     from ..system.precision import resolve
     from .scenes import SHIPPED, ScenesPolicy
@@ -61,4 +65,4 @@ def load(
     return ScenesPolicy(name, SHIPPED if built_in else folder, trained, resolve(precision), seed)
 
 
-__all__ = ["BUILT_IN", "LORA_FILE", "Adapters", "Loading", "is_pipeline", "load", "located", "lora_file"]
+__all__ = ["BUILT_IN", "LORA_FILE", "Adapters", "Layout", "Loading", "is_pipeline", "load", "located", "lora_file"]

@@ -23,6 +23,7 @@ from . import hub
 from .adapters import Adapters
 from .diffusers import DiffusersPolicy
 from .families import FAMILIES, Family
+from .layout import Layout
 from .loading import Loading
 from .lora import LoRA
 from .text_encoders import TextEncoders, files
@@ -32,7 +33,7 @@ GRAPHS = 64  # compiled graphs that torch may keep per block
 
 
 def load(
-    name_or_path: str, adapters: Adapters | int | None, precision: Wish, seed: int, loading: Loading
+    name_or_path: str, adapters: Adapters | int | None, precision: Wish, seed: int, loading: Loading, layout: Layout
 ) -> DiffusersPolicy:
     """Load a pipeline by its folder or hub id. It runs no code and reads no pickle from there.
 

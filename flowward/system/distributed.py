@@ -2,44 +2,36 @@
 
 Images and training points depend only on their number, so it does not matter which process makes them. Samples stay
 where they were drawn, and every process learns the scores of all; gradients are summed before each optimiser step. With
-one process, all functions here do nothing. Processes are started by `flowward train --processes N` or by `torchrun`.
+one process, all functions here do nothing. How processes start and find each other is in launching.py.
 
-Processes trust each other: they exchange pickles, which can contain code. So nobody else may reach their ports.
-`launch` listens only on this machine; the port of torchrun needs a firewall.
+A team is one process, or several that share the sequence of each sample (`--context-parallel`): its members draw the
+same samples, and samples are dealt out among teams.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
-from subprocess import Popen, TimeoutExpired
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .terminal import tell
-
 T = TypeVar("T")
 PATIENCE = 600.0  # seconds that one process waits for another
 MOST_PATIENCE = 1e8  # three years
 LONG = timedelta(hours=2)  # the same while models are loaded, prompts encoded, and servers asked
 BUFFER = 64 * 2**20  # bytes of gradients that travel together
-MOST = 256  # processes on one machine
-GRACE = 120.0  # seconds for the others to save and exit after one process has failed
 
 
 _waited = 0.0  # seconds: see `waited`
 _group: Any = None  # the process group that is used now; None: torch's default one
 _long: Any = None  # the one with LONG patience
+_team = 1  # processes per team
 
 
 class Deserted(RuntimeError):
@@ -56,126 +48,28 @@ def count() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-@contextmanager
-def joined(patience: float = PATIENCE) -> Iterator[int]:
-    """Inside, this process joins the others if torchrun started it; yields the number of processes.
-
-    Only the first prints. A process that waits longer than `patience` seconds for another gives up (see `patiently`).
-
-    Raises:
-        ValueError: there are more processes than CUDA devices.
-    """
-    global _long
-    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
-        yield count()
-        return
-    local = int(os.environ["LOCAL_RANK"])
-    if torch.cuda.is_available():
-        _refuse_many(local + 1)
-        torch.cuda.set_device(local)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-        timeout=timedelta(seconds=min(patience, MOST_PATIENCE)),
-    )
-    _long = dist.new_group(timeout=LONG)
-    said = sys.stdout
-    try:
-        if rank() > 0:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the rest of the process
-        yield count()
-    finally:
-        sys.stdout, _long = said, None
-        dist.destroy_process_group()
+def team() -> int:
+    """The number of this process's team, from 0."""
+    return rank() // _team
 
 
-def _refuse_many(processes: int) -> None:
-    if processes > (devices := torch.cuda.device_count()):
-        raise ValueError(f"{processes} processes need {processes} CUDA devices, but this machine has {devices}")
-
-
-def launch(processes: int, words: Sequence[str]) -> int:
-    """Run `flowward WORDS` in several processes on this machine, and return the exit code.
-
-    It does what `torchrun` does on one machine, except for signals: they reach every process, and each exits when it is
-    ready. (torchrun keeps Ctrl-C from its processes, and kills them 30 seconds after SIGTERM, even while they save.)
-
-    Raises:
-        ValueError: there are too few CUDA devices, or too many processes for one machine.
-    """
-    if processes > MOST:
-        raise ValueError(
-            f"at most {MOST} processes can share a run on one machine, not {processes:,}: lower --processes"
-        )
-    if torch.cuda.is_available():
-        _refuse_many(processes)
-    store = _store()
-    shared = {
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
-        **_loopback(),
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "WORLD_SIZE": str(processes),
-        "TORCHELASTIC_RUN_ID": "flowward",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store exists: the first process must not make one
-    }
-    command = [sys.executable, "-m", "flowward", *words]
-    ranks: list[Popen[bytes]] = []
-    with _passed_on(ranks):
-        for rank in map(str, range(processes)):
-            ranks.append(Popen(command, env={**shared, "RANK": rank, "LOCAL_RANK": rank}))
-        return _ended(ranks)
-
-
-def _store() -> Any:
-    """The store through which the processes find each other. Only this machine reaches it: it listens on loopback.
-
-    By itself torch would listen on all networks, and whoever reaches the store can make the processes load pickles.
-    """
-    listener = socket.create_server(("127.0.0.1", 0))
-    port, own = listener.getsockname()[1], listener.detach()  # the store closes it
-    return dist.TCPStore(  # type: ignore[attr-defined]
-        "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=own
-    )
-
-
-def _loopback() -> dict[str, str]:
-    """The setting that makes gloo listen on loopback, too."""
-    names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
-    return {"GLOO_SOCKET_IFNAME": names[0]} if names else {}
+def teams() -> int:
+    """The number of teams."""
+    return count() // _team
 
 
 @contextmanager
-def _passed_on(ranks: Sequence[Popen[bytes]]) -> Iterator[None]:
-    """Inside, this process passes SIGINT and SIGTERM on to these processes instead of exiting."""
-
-    def pass_on(number: int, frame: object) -> None:
-        for rank in ranks if os.name == "posix" else ():  # on Windows the console sends them itself
-            rank.send_signal(number)
-
-    before = {name: signal.signal(name, pass_on) for name in (signal.SIGINT, signal.SIGTERM)}
+def grouped(patience: float = PATIENCE, size: int = 1, **given: Any) -> Iterator[None]:
+    """Inside, this process belongs to a process group, in teams of `size`. `given` is for `init_process_group`."""
+    global _long, _team
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=min(patience, MOST_PATIENCE)), **given)
+    _long, _team = dist.new_group(timeout=LONG), size
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-
-def _ended(ranks: Sequence[Popen[bytes]]) -> int:
-    """Wait for all, but at most GRACE seconds after one has failed. Returns the exit code of the whole."""
-    while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
-        time.sleep(0.1)
-    number, code = next(((n, rank.returncode) for n, rank in enumerate(ranks) if rank.returncode), (0, 0))
-    if code < 0:  # it was killed, so it could not print a message itself
-        tell(f"process {number} was killed by signal {-code}")
-    deadline = time.monotonic() + GRACE
-    for rank in ranks:
-        try:
-            rank.wait(max(0.0, deadline - time.monotonic()))
-        except TimeoutExpired:  # it waits for the failed process
-            rank.kill()
-            rank.wait()
-    return code if code >= 0 else 128 - code  # a shell's exit code for a signal
+        _long, _team = None, 1
+        dist.destroy_process_group()
 
 
 @contextmanager
@@ -234,23 +128,26 @@ def waited() -> float:
     return _waited
 
 
-def is_news(sentence: str) -> bool:
-    """Whether no process of this run has printed this sentence yet; works even if some have ended."""
-    where, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    try:
-        store = dist.TCPStore(where, port, timeout=timedelta(seconds=2), wait_for_workers=False)  # type: ignore[attr-defined]
-        return bool(store.add(f"said/{sentence}", 1) == 1)
-    except RuntimeError:  # the store is gone: print it twice rather than never
-        return True
-
-
 def share(rows: Tensor, unit: int = 1) -> Tensor:
-    """This process's consecutive part of rows [n], in whole units; parts differ by at most one unit."""
-    return rows.view(-1, unit).tensor_split(count())[rank()].flatten()
+    """This team's consecutive part of rows [n], in whole units; parts differ by at most one unit."""
+    return rows.view(-1, unit).tensor_split(teams())[team()].flatten()
+
+
+def in_step(parts: Sequence[T], blank: T) -> Iterator[tuple[T, bool]]:
+    """The parts of this process, with True; then as many blanks as another process has more parts, with False.
+
+    For work that every process has to do equally often: a pass through sharded weights is a collective, so a process
+    without a part would keep the others waiting.
+    """
+    most = max(told(len(parts)))
+    for part in parts:
+        yield part, True
+    for _ in range(most - len(parts)):
+        yield blank, False
 
 
 def everyone(value: T) -> list[T]:
-    """Gather the values of all processes, in order: tensors, or dataclasses of tensors and other values.
+    """Gather the values of all teams, in order: tensors, or dataclasses of tensors and other values.
 
     Tensors may have different sizes, and stay on their devices. Other values must be the same in every process.
     """
@@ -269,7 +166,7 @@ def everyone(value: T) -> list[T]:
             dist.all_gather(parts, padded, _group)
         for each, part, size in zip(found, parts, sizes, strict=True):
             each.append(part[: size.numel()].view(size))
-    return [_rebuilt(value, iter(tensors)) for tensors in found]
+    return [_rebuilt(value, iter(tensors)) for tensors in found[::_team]]
 
 
 def told(value: T) -> list[T]:
@@ -280,6 +177,11 @@ def told(value: T) -> list[T]:
     with _others():
         dist.all_gather_object(found, value, _group)
     return found
+
+
+def each_team(value: T) -> list[T]:
+    """The same, one value per team: those of its members are equal."""
+    return told(value)[::_team]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -357,9 +259,9 @@ def _bits(tensor: Tensor) -> int:
 
 
 def merged(figures: Mapping[str, float], combine: Any = sum) -> dict[str, float]:
-    """Combine the metrics of all processes by name; a process may lack some of them."""
+    """Combine the metrics of all teams by name; one may lack some of them."""
     if count() == 1:
         return dict(figures)
-    every = told(dict(figures))
+    every = each_team(dict(figures))
     names = dict.fromkeys(name for each in every for name in each)
     return {name: combine([each[name] for each in every if name in each]) for name in names}

@@ -191,7 +191,7 @@ def assembled(
     guidance = () if settings.preferences else _of_guidance(policy, settings.algorithm.rollout.guidance)
     notes = (*policy.notes, *trainer.rollout.remarks(), *guidance)
     changed = inputs.sentence(changes)
-    idle = batches.idle(settings.run, trainer.unit, distributed.count())
+    idle = batches.idle(settings.run, trainer.unit, distributed.teams())
     warnings = (*read, *_warnings(settings, parts.prompts, held_out), *idle, *([changed] if changed else []))
     return Assembly(settings, trainer, evaluator, notes, warnings, found, tuple(changes))
 
@@ -222,7 +222,7 @@ def _policy(settings: Any, saved: bool) -> Policy:
     """
     adapters = settings.stored_adapters if saved else settings.adapters
     policy = models.load(
-        settings.model, None, settings.precision, settings.run.seed, settings.loading, adapters=adapters
+        settings.model, None, settings.precision, settings.run.seed, settings.loading, adapters, settings.layout
     )
     bf16 = policy.precision == "bf16"
     if distributed.any_of(bf16) and distributed.any_of(not bf16):

@@ -20,6 +20,7 @@ from ..algorithms.presets import PRESETS, Preset, published
 from ..evaluation.evaluate import Evaluation
 from ..models import is_pipeline
 from ..models.adapters import Adapters, Reference
+from ..models.layout import Layout
 from ..models.loading import Loading
 from ..models.lora import LoRA
 from ..process.policy import Policy
@@ -76,6 +77,7 @@ class Settings:
     """evaluate networks in this precision (auto: bf16 if the processor has it)"""
     threads: int | None = None
     """use this many CPU threads (default: torch's choice)"""
+    layout: Annotated[Layout, tyro.conf.OmitArgPrefixes] = field(default_factory=Layout)
     patience: float = 600.0
     """end the run if one of its processes does not answer the others for so many seconds"""
     run: Annotated[Run, tyro.conf.OmitArgPrefixes] = field(default_factory=Run)

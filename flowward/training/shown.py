@@ -54,5 +54,5 @@ class Shown:
         """The first groups of `size` images, with rewards and advantages. Every process has to call this."""
         own, many = self.samples, int((self.numbers < GROUPS * size).sum())  # numbers rise
         mine = members(own.images[:many], self.rewards[:many], own.advantages[:many]) if many else []
-        texts = [text for part in distributed.told(own.prompts[:many]) for text in part]
-        return grouped(texts[::size], [each for part in distributed.told(mine) for each in part])
+        texts = [text for part in distributed.each_team(own.prompts[:many]) for text in part]
+        return grouped(texts[::size], [each for part in distributed.each_team(mine) for each in part])

@@ -209,9 +209,9 @@ class Trainer(Loop[Evaluator]):
         if not parts:  # there are more processes than units of images
             parts = [Drawn(torch.empty(0, *self.policy.latent_shape, device=self.policy.device))]
             pictures = [torch.empty(0, 3, *self.policy.image_size)]
-        outlines = distributed.told(Drawn.cat(parts).outline())
+        outlines = distributed.each_team(Drawn.cat(parts).outline())
         levels = self.rollout.levels
-        rollout = Rollout.of(parts, condition, self._group(), levels, outlines, distributed.rank())
+        rollout = Rollout.of(parts, condition, self._group(), levels, outlines, distributed.team())
         return rollout, torch.cat(pictures)
 
     def draw(

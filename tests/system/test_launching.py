@@ -14,16 +14,16 @@ from typing import Any
 import psutil
 import pytest
 
-from flowward.system import distributed
+from flowward.system import launching
 
 
 @pytest.mark.parametrize("many", [257, 10**30])
 def test_more_processes_than_a_machine_can_run_are_refused_before_one_starts(
     many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distributed, "Popen", lambda *_, **__: pytest.fail("a process was started"))
+    monkeypatch.setattr(launching, "Popen", lambda *_, **__: pytest.fail("a process was started"))
     with pytest.raises(ValueError, match="at most 256 processes"):
-        distributed.launch(many, ["train"])
+        launching.launch(many, ["train"])
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_the_store_of_the_processes_is_for_this_machine_alone(shell: Callable[[s
 
     before = listening()
     threading.Thread(target=look).start()
-    assert distributed.launch(2, ["train"]) == 0
+    assert launching.launch(2, ["train"]) == 0
     assert [each.ip for each in found] == ["127.0.0.1"]
     assert sys.platform != "linux" or "GLOO_SOCKET_IFNAME=lo\n" in (tmp_path / "said.0").read_text()
 
@@ -72,7 +72,7 @@ def test_a_signal_reaches_every_process(shell: Callable[[str], None], tmp_path: 
 
     before = signal.getsignal(number)
     threading.Thread(target=send).start()
-    assert distributed.launch(3, ["train"]) == 130
+    assert launching.launch(3, ["train"]) == 130
     assert {path.name for path in tmp_path.glob("saved.*")} == {"saved.0", "saved.1", "saved.2"}
     assert signal.getsignal(number) is before
 
@@ -81,9 +81,9 @@ def test_when_one_process_ends_the_others_may_save(
     shell: Callable[[str], None], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shell("[ $RANK = 1 ] && kill -9 $$; sleep 0.3; touch saved.$RANK; exit 2")
-    assert distributed.launch(2, ["train"]) == 128 + signal.SIGKILL
+    assert launching.launch(2, ["train"]) == 128 + signal.SIGKILL
     assert (tmp_path / "saved.0").exists()
     assert capfd.readouterr().err == "flowward: process 1 was killed by signal 9\n"
     shell("[ $RANK = 1 ] && exit 2; exec sleep 60")
-    monkeypatch.setattr(distributed, "GRACE", 0.1)
-    assert distributed.launch(2, ["train"]) == 2  # the other one hangs, and is not waited for
+    monkeypatch.setattr(launching, "GRACE", 0.1)
+    assert launching.launch(2, ["train"]) == 2  # the other one hangs, and is not waited for

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.multiprocessing.spawn import start_processes
 
-from flowward.system import distributed
+from flowward.system import distributed, launching
 
 PROCESSES = 2
 
@@ -23,7 +23,7 @@ def late(number: int, where: str, port: int) -> None:
     os.environ |= {name: str(value) for name, value in around.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "x"}
     said = list[Any]()
-    with distributed.joined(patience=1.0):
+    with launching.joined(patience=1.0):
         with distributed.patiently():
             time.sleep(2.0 * number)
             said.append(distributed.told(number))

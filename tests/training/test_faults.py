@@ -121,7 +121,7 @@ def test_an_output_that_cannot_be_used_is_refused_before_the_model_is_loaded(
         raise AssertionError("loaded")
 
     monkeypatch.setattr("flowward.models.load", load)
-    monkeypatch.setattr("flowward.system.distributed.launch", load)
+    monkeypatch.setattr("flowward.system.launching.launch", load)
     Path("run").mkdir()
     with read_only("run"):
         said = refused(*told("train --output run/new", tiny, ""), "--processes", processes)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...agent import config
 from ...agent.config import Settings
-from ...system import distributed
+from ...system import launching
 from ...system.terminal import visible
 from ...training import config_files, recipes, trackers
 from ...training.assembly import started
@@ -100,10 +100,10 @@ def run(words: list[str]) -> int:
         if said:
             print(said, flush=True)
         hooked = [f"--hook={name}" for name in named]
-        return distributed.launch(many, ["agent", "train", *words, *where, *again, *hooked])
+        return launching.launch(many, ["agent", "train", *words, *where, *again, *hooked])
     from ...agent.assembly import assembled  # after the options, so that --help does not wait for it
 
-    with distributed.joined(settings.patience) as others:
+    with launching.joined(settings.patience) as others:
         if said:
             print(said)
         command = typed + (f" --processes {others}" if others > 1 else "")
