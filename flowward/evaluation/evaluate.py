@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import Any, Literal
 
 import torch
@@ -12,29 +12,36 @@ from PIL.Image import Image
 from torch import Tensor
 
 from .. import rewards as reward_table
-from ..process.noise import Noise
 from ..process.policy import Policy
 from ..process.rollout import Sampler
-from ..prompts import Edit, Prompt, PromptSet, refuse_others, source_of
+from ..prompts import Edit, PromptSet, refuse_others, source_of
 from ..rewards import Explains, Metadata, Reward, RewardError
 from ..rewards.scoring import agreement
-from ..system import distributed, memory
+from ..system import distributed
 from ..system.errors import between, named
 from ..system.paths import short_codes
+from .drawing import NotFinite, batches, dealt_out, draw, of_all
 from .images import thumbnails
-from .measurement import Measurement, numbered
+from .measurement import Measurement
 from .provenance import described, hash_of, versions
 from .samples import Samples
 from .statistics import interval
 
-__all__ = ["Evaluation", "Evaluator", "draw", "evaluate", "explain", "interval", "load_rewards", "measure", "settings"]
+__all__ = [
+    "Evaluation",
+    "Evaluator",
+    "NotFinite",
+    "draw",
+    "evaluate",
+    "explain",
+    "interval",
+    "load_rewards",
+    "measure",
+    "settings",
+]
 
 
 MOST_IMAGES = 1_000_000  # of an evaluation: more would take weeks
-
-
-class NotFinite(RewardError):
-    """The samples of a model are NaN or infinite, so their scores mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -153,77 +160,6 @@ def settings(
     }
 
 
-def draw(
-    policy: Policy,
-    prompts: Sequence[Prompt],
-    sampler: Sampler,
-    seed: int,
-    weights: str = "policy",
-    batch: int | None = None,
-) -> Tensor:
-    """One image per prompt, [N, 3, H, W] on the CPU; image k depends only on (seed, k) and its prompt.
-
-    Raises:
-        NotFinite: samples are NaN or infinite.
-    """
-    numbers = distributed.share(torch.arange(len(prompts)))
-    with policy.weights.still(weights), agreement():
-        mine = [images for _, images in _batches(policy, prompts, sampler, seed, weights, batch, numbers)]
-    return _of_all(mine)
-
-
-def _of_all(mine: Sequence[Tensor]) -> Tensor:
-    """The parts of all teams, joined in order."""
-    return torch.cat(distributed.everyone(torch.cat([*mine]) if mine else torch.empty(0)))
-
-
-def _dealt(prompts: Sequence[Prompt], together: bool) -> list[Tensor]:
-    """The numbers of the images that each process draws and scores: whole prompts, where images are compared."""
-    if not together:
-        return list(torch.arange(len(prompts)).tensor_split(distributed.teams()))
-    prompt = torch.from_numpy(numbered(prompts))
-    return [torch.isin(prompt, part).nonzero().flatten() for part in prompt.unique().tensor_split(distributed.teams())]
-
-
-def at_once(policy: Policy) -> int:
-    """Number of images (or videos) that make two megapixels; a video counts once per latent frame."""
-    frames = policy.latent_shape[1] if len(policy.latent_shape) == 4 else 1
-    return min(200, max(1, 2**21 // (prod(policy.image_size) * frames)))
-
-
-def _batches(
-    policy: Policy,
-    prompts: Sequence[Prompt],
-    sampler: Sampler,
-    seed: int,
-    weights: str,
-    batch: int | None,
-    mine: Tensor,
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Batches of image numbers and images, until this process has sampled its own: `mine` [n]."""
-    sampler, unique = sampler.bound(policy.times), list(dict.fromkeys(prompts))
-    condition, number = policy.encode(unique), {prompt: k for k, prompt in enumerate(unique)}
-    row = torch.tensor([number[prompt] for prompt in prompts])
-    velocity = policy.under(weights, sampler.guidance)
-    for part in mine.split(batch or at_once(policy)) if len(mine) else ():  # maybe fewer images than processes
-        numbers = part.tolist()
-        keys = tuple(("evaluation", seed, number) for number in numbers)
-        height, width = policy.image_size
-        what = (
-            f"with images of {height} x {width}, {len(part)} images sampled at once: lower --batch (in training "
-            "--evaluation.batch), or use --vae-tiling"
-        )
-        with memory.explained(what):
-            drawn = sampler(velocity, condition[row[part]], Noise(policy.latent_shape, keys, policy.device))
-            if not drawn.x0.isfinite().all():
-                raise NotFinite(
-                    f"the samples of {policy.name} are NaN or infinite: its weights have diverged, or are too large "
-                    f"for {policy.precision}; try --precision float32"
-                )
-            images = policy.decode(drawn.x0).cpu()
-        yield numbers, images
-
-
 def measure(
     policy: Policy,
     prompts: PromptSet,
@@ -251,12 +187,12 @@ def measure(
     kept: list[bytes] = []
     scores: dict[str, list[Tensor]] = {name: [] for name in rewards}
     compare = [name for name, reward in rewards.items() if getattr(reward, "compares", False)]
-    dealt = _dealt(asked, bool(compare))
+    dealt = dealt_out(asked, bool(compare))
     mine, held = dealt[distributed.team()], list[Tensor]()
-    batches = _batches(policy, asked, evaluation.sampler, evaluation.seed, evaluation.weights, evaluation.batch, mine)
+    drawn = batches(policy, asked, evaluation.sampler, evaluation.seed, evaluation.weights, evaluation.batch, mine)
     slow = any(getattr(reward, "in_background", False) for reward in rewards.values())
-    with policy.weights.still(evaluation.weights), agreement(slow):
-        for numbers, images in batches:
+    with agreement(slow), closing(drawn) as parts:
+        for numbers, images in parts:
             part = [chosen[number] for number in numbers]
             own = [prompts.texts[i] for i in part]
             for name in rewards.keys() - compare:
@@ -270,7 +206,7 @@ def measure(
             for name in compare:
                 scores[name].append(reward_table.score(name, rewards[name], every, own, prompts.about(part)))
     place = torch.cat(dealt).argsort()  # of each image among those of all processes, one after the other
-    joined = {name: _of_all(parts)[place] for name, parts in scores.items()}
+    joined = {name: of_all(parts)[place] for name, parts in scores.items()}
     every_kept = [each for part in distributed.each_team(kept) for each in part]
     judged = [name for name, reward in rewards.items() if reward_table.gives_verdicts(reward)]
     return Measurement(

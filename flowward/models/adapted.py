@@ -27,6 +27,11 @@ class Adapted(lora.Linear):
     takes as long as the matrix products. Under autocast the products choose their dtype anyway.
     """
 
+    def update_layer(self, *args: Any, **kwargs: Any) -> None:
+        base: Any = self.base_layer  # peft takes the size of its part, if its weights are split among processes
+        self.in_features, self.out_features = base.in_features, base.out_features
+        super().update_layer(*args, **kwargs)
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         base: Any = self.base_layer
         if self.disable_adapters:

@@ -23,6 +23,7 @@ from .cache import PromptCache, address, cache_folder
 from .families import Family
 from .lora import trainable
 from .text_encoders import TextEncoders, digest
+from .weights import WHOLE, Placement
 
 CACHE = cache_folder() / "prompts"
 NOTHING = "\0"  # cache key of the empty prompt
@@ -44,6 +45,7 @@ class DiffusersPolicy(Policy):
         precision: Precision,
         seed: int = 0,
         unread: TextEncoders | None = None,
+        placement: Placement = WHOLE,
     ):
         self.name, self.family, self.precision, self.edits = name, family, precision, family.edits
         pipe = family.pipe
@@ -57,12 +59,12 @@ class DiffusersPolicy(Policy):
         architecture = {key: value for key, value in described.items() if not key.startswith("_")}
         self.identity = {
             "family": type(family).__name__,
-            "base": self._fingerprint(transformer),
+            "base": placement.base or self._fingerprint(transformer),
             "transformer": architecture,
             "shape": list(family.shape),
         }
         self.weights, self.notes = trainable(
-            transformer, adapters, family.convert_lora, family.transformers, family.targets, seed
+            transformer, adapters, family.convert_lora, family.transformers, family.targets, seed, placement
         )
         self.identity |= self.weights.identity()
         parts = [(name, part) for name, part in pipe.components.items() if part is not None]

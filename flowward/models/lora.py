@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import targets
 from .adapters import Adapters
-from .weights import Full, Weights
+from .weights import WHOLE, Full, Placement, Weights
 
 if TYPE_CHECKING:
     from .lora_files import Start
@@ -159,6 +159,7 @@ def trainable(
     parts: Mapping[str, Any] | None = None,
     usual: tuple[str, ...] = ATTENTION,
     seed: int = 0,
+    placement: Placement = WHOLE,
 ) -> tuple[Full | LoRA, tuple[str, ...]]:
     """The weights to train, and notes about them.
 
@@ -169,12 +170,13 @@ def trainable(
         parts: the transformers in the network by name, if there are several.
         usual: the layers that get adapters if `adapters` does not choose.
         seed: for the initial values of A.
+        placement: where the network's weights lie; adapters are whole in every process.
 
     Raises:
         ValueError: the LoRA to start from, or a chosen layer, does not fit the network.
     """
     if adapters is None:
-        return Full(network), ()
+        return placement.full(network), ()
     if isinstance(adapters, int):
         adapters = Adapters(adapters)
     if adapters.start is None:
@@ -186,6 +188,7 @@ def trainable(
         made, notes = LoRA(network, start.adapters(adapters.reference), usual, seed), start.notes
         made.begin(start.layers)
         made.start = replace(start, layers={})  # which are in `made` now
+    made.collective = placement.collective
     if made.own_reference:
         made.add("reference")
     return made, notes

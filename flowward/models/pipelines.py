@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from huggingface_hub import hf_hub_download
 from ..system import memory
 from ..system.errors import unknown
 from ..system.precision import Wish, resolve
-from . import hub
+from . import hub, sharding
 from .adapters import Adapters
 from .diffusers import DiffusersPolicy
 from .families import FAMILIES, Family
@@ -27,8 +28,10 @@ from .layout import Layout
 from .loading import Loading
 from .lora import LoRA
 from .text_encoders import TextEncoders, files
+from .weights import Full, Placement
 
 COMPILER = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # the one that torch uses
+OFFLOADED = ("reference", "ema")  # copies that may lie in the memory of the host
 GRAPHS = 64  # compiled graphs that torch may keep per block
 
 
@@ -47,6 +50,7 @@ def load(
     kind = found["_class_name"]
     if loading.quantise and (adapters is None or loading.merge_lora):
         raise ValueError("quantised weights are frozen; train LoRA adapters (--lora-rank), without --merge-lora")
+    _refuse_layout(layout, loading, adapters is None)
     transformers = [name for name in ("transformer", "transformer_2") if found.get(name, [None])[0]]
     device = hub.device(loading.device)
     chosen = resolve(precision, device)
@@ -63,6 +67,7 @@ def load(
             folder = Path(here)
         read_late = [name for name in found if name.startswith("text_encoder")]
         names = tuple(name for name in read_late if files(folder / name, loading.variant))
+        split = _split({name: found[name][1] for name in transformers}, folder, trained, device, layout, loading)
         pipe = pipeline.from_pretrained(
             folder,
             variant=loading.variant,
@@ -70,24 +75,73 @@ def load(
             use_safetensors=True,
             quantization_config=quantised,
             **dict.fromkeys(names),
+            **{name: part.read() for name, part in split.items()},
         )
         _refuse_holes(pipe)
     with memory.explained(f"while moving {name_or_path} to {device}; --quantise makes its transformer smaller"):
         pipe = pipe.to(device)
     family = shaped(pipe, loading)
-    if loading.merge_lora and pipe.transformer.dtype != torch.float32:
-        kept = str(pipe.transformer.dtype).removeprefix("torch.")
-        raise ValueError(
-            f"the weights are in {kept}, too coarse for a merged adapter; leave out --merge-lora, or "
-            "use --precision float32"
-        )
+    _refuse_coarse(pipe.transformer.dtype, loading)
     prepared(family, loading)
     unread = TextEncoders(name_or_path, pipeline, folder, names, loading.variant, stored, device) if names else None
-    policy = DiffusersPolicy(name_or_path, family, adapters, chosen, seed, unread)
+    policy = DiffusersPolicy(
+        name_or_path, family, adapters, chosen, seed, unread, _placement(family, split, layout, loading)
+    )
     policy.loading = loading
     if isinstance(policy.weights, LoRA):
         policy.weights.merge = loading.merge_lora
     return policy
+
+
+def _refuse_coarse(dtype: torch.dtype, loading: Loading) -> None:
+    """Raise ValueError if adapters would be merged into half-precision weights."""
+    if loading.merge_lora and dtype != torch.float32:
+        kept = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"the weights are in {kept}, too coarse for a merged adapter; leave out --merge-lora, or "
+            "use --precision float32"
+        )
+
+
+def _refuse_layout(layout: Layout, loading: Loading, full: bool) -> None:
+    """Raise ValueError if the weights cannot lie as asked."""
+    if layout.shard != "none" and loading.quantise:
+        raise ValueError("quantised weights cannot be split among processes: leave out --quantise or --shard")
+    if layout.shard != "none" and loading.merge_lora:
+        raise ValueError("adapters cannot be merged into weights that are split: leave out --merge-lora or --shard")
+    if layout.offload_copies and not full:
+        raise ValueError(
+            "--offload-copies is for runs that train all weights; the copies of LoRA adapters are small: leave it out"
+        )
+
+
+def _split(
+    kinds: Mapping[str, str], folder: Path, dtype: torch.dtype, device: str, layout: Layout, loading: Loading
+) -> dict[str, sharding.Stored]:
+    """The transformers that are split among processes, by name; `kinds` are the names of their classes."""
+    mesh = sharding.mesh_of(layout.shard, device)
+    if mesh is None:
+        return {}
+    return {
+        name: sharding.Stored(getattr(diffusers, kind), folder / name, loading.variant, dtype, mesh, device)
+        for name, kind in kinds.items()
+    }
+
+
+def _placement(family: Family, split: Mapping[str, sharding.Stored], layout: Layout, loading: Loading) -> Placement:
+    """Where the weights lie; `split` are the transformers that are split among processes, if they are."""
+    on_host = OFFLOADED if layout.offload_copies else ()
+    if not split:
+        return Placement(partial(Full, on_host=on_host))
+
+    def another(hosted: bool) -> torch.nn.Module:
+        made = {name: each.empty(hosted) for name, each in split.items()}
+        _tuned(list(made.values()), loading)
+        joined: torch.nn.Module = family.joined(made)
+        return joined
+
+    full = partial(sharding.Split, another=another, on_host=on_host)
+    return Placement(full, collective=True, base=sharding.fingerprint(split))
 
 
 def _refuse_holes(pipe: Any) -> None:
@@ -134,6 +188,15 @@ def prepared(family: Family, loading: Loading) -> None:
                 raise ValueError(f"{type(part).__name__} does not support {what}; leave out the option") from error
     if loading.compile_blocks:
         _refuse_without_compiler()
+    _tuned(transformers, loading)
+
+
+def _tuned(transformers: Sequence[Any], loading: Loading) -> None:
+    """Compile transformers and choose their attention, if requested.
+
+    Raises:
+        ValueError: this machine does not support that attention.
+    """
     for transformer in transformers if loading.compile_blocks else ():
         compile_blocks(transformer)
     for transformer in transformers if loading.attention else ():
@@ -167,9 +230,8 @@ def compile_blocks(transformer: torch.nn.Module, backend: str = "inductor") -> N
     keeps by default.
     """
     torch._dynamo.config.recompile_limit = GRAPHS
-    for stack in transformer.children():
-        for block in stack if isinstance(stack, torch.nn.ModuleList) else ():
-            block.compile(backend=backend)
+    for block in sharding.blocks(transformer):
+        block.compile(backend=backend)
 
 
 def _quantised(how: str | None, components: Sequence[str], device: str) -> Any:

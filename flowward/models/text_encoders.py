@@ -62,14 +62,7 @@ class TextEncoders:
         return [(self.folder / name / "config.json").read_text("utf-8") for name in self.names]
 
     def _tensors(self, component: str) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
-        places: dict[str, Path] = {}
-        for file in files(self.folder / component, self.variant):
-            try:
-                with safe_open(file, "pt") as opened:
-                    places |= dict.fromkeys(opened.keys(), file)
-            except SafetensorError as error:
-                raise ValueError(f"{file} is damaged; download it again ({error})") from error
-        for name, file in sorted(places.items()):
+        for name, file in sorted(where(self.folder / component, self.variant).items()):
             with safe_open(file, "pt") as opened:
                 part = opened.get_slice(name)
                 shape = tuple(part.get_shape())
@@ -103,3 +96,19 @@ def files(folder: Path, variant: str | None) -> list[Path]:
     every = sorted(folder.glob("*.safetensors"))
     own = [file for file in every if variant and f".{variant}" in file.name]
     return own or [file for file in every if file.name.count(".") == 1]
+
+
+def where(folder: Path, variant: str | None) -> dict[str, Path]:
+    """The weight file of each tensor of a network.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    found: dict[str, Path] = {}
+    for file in files(folder, variant):
+        try:
+            with safe_open(file, "pt") as opened:
+                found |= dict.fromkeys(opened.keys(), file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged; download it again ({error})") from error
+    return found

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..system import distributed
 
 
 class Weights(ABC):
@@ -20,6 +23,7 @@ class Weights(ABC):
 
     kind: str  # for checkpoints: weights of one kind cannot be loaded as another
     own_reference = False  # `reference` is a copy that checkpoints store: not the model as it was loaded
+    collective = False  # every pass through the network needs all processes, which hold parts of it
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for checkpoints to fit."""
@@ -47,7 +51,8 @@ class Weights(ABC):
         """copy <- decay * copy + (1 - decay) * policy."""
         source = self.tensors("policy")
         for key, tensor in self.tensors(name).items():
-            tensor.lerp_(source[key], 1 - decay)
+            mine = part(tensor)
+            mine.lerp_(part(source[key]).to(mine.device), 1 - decay)
 
     def same(self, name: str) -> bool:
         """Whether a copy is bit-identical to the current policy."""
@@ -68,6 +73,12 @@ class Weights(ABC):
             tensor.copy_(values[key])
 
 
+def part(tensor: Any) -> Tensor:
+    """What this process holds of a tensor: all of it, unless it is split among processes (sharding.py)."""
+    held: Tensor = tensor.to_local() if distributed.is_split(tensor) else tensor
+    return held
+
+
 def _difference(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
     for key in sorted(mine.keys() | theirs.keys()):
         if key not in theirs:
@@ -80,19 +91,58 @@ def _difference(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
 
 
 class Full(Weights):
-    """Full fine-tuning: all weights are trained, and a copy is a second network."""
+    """Full fine-tuning: all weights are trained, and a copy is a second network.
+
+    Copies named in `on_host` lie in the memory of the host, and come to the device while they are used.
+    """
 
     kind = "full"
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, on_host: Collection[str] = ()):
         self._networks = {"policy": network.requires_grad_(True)}
+        self.on_host = on_host
+        self._here: str | None = None  # the copy of `on_host` that `still` has brought to the device
 
     def add(self, name: str) -> None:
-        self._networks[name] = copy.deepcopy(self._networks["policy"]).requires_grad_(False)
+        self._networks[name] = self.copied(name).requires_grad_(False)
+
+    def copied(self, name: str) -> nn.Module:
+        """A second network with the values of the policy."""
+        made = copy.deepcopy(self._networks["policy"])
+        return made.to("cpu") if name in self.on_host else made
+
+    @contextmanager
+    def still(self, name: str) -> Iterator[None]:
+        with self.network(name):
+            before, self._here = self._here, name
+            try:
+                yield
+            finally:
+                self._here = before
 
     @contextmanager
     def network(self, name: str) -> Iterator[nn.Module]:
-        yield self._networks[name]
+        network = self._networks[name]
+        if name not in self.on_host or name == self._here:
+            yield network
+            return
+        network.to(next(self._networks["policy"].parameters()).device)
+        try:
+            yield network
+        finally:
+            network.to("cpu")
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         return dict(self._networks[name].named_parameters())
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the weights of a network lie: whole in this process, or split among several (sharding.py)."""
+
+    full: Callable[[nn.Module], Full] = Full  # the weights to train, if these are all
+    collective: bool = False
+    base: str | None = None  # the fingerprint of the network, if no process has all of it
+
+
+WHOLE = Placement()

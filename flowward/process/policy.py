@@ -50,6 +50,7 @@ class Weights(Protocol):
 
     kind: str  # stored in checkpoints: weights of one kind cannot be loaded as another
     own_reference: bool  # whether `reference` is a copy that checkpoints store
+    collective: bool  # whether every pass through the network needs all processes, which hold parts of it
 
     def add(self, name: str) -> None: ...  # copy the current `policy` under this name
     def network(self, name: str) -> AbstractContextManager[Any]: ...  # the network with these weights active

@@ -133,17 +133,28 @@ def share(rows: Tensor, unit: int = 1) -> Tensor:
     return rows.view(-1, unit).tensor_split(teams())[team()].flatten()
 
 
-def in_step(parts: Sequence[T], blank: T) -> Iterator[tuple[T, bool]]:
+def in_step(parts: Sequence[T], blank: T, collective: bool = True) -> Iterator[tuple[T, bool]]:
     """The parts of this process, with True; then as many blanks as another process has more parts, with False.
 
-    For work that every process has to do equally often: a pass through sharded weights is a collective, so a process
-    without a part would keep the others waiting.
+    For work that is `collective`, so that every process has to do it equally often: a pass through split weights would
+    keep the others waiting for a process without a part.
     """
-    most = max(told(len(parts)))
+    most = max(told(len(parts))) if collective else len(parts)
     for part in parts:
         yield part, True
     for _ in range(most - len(parts)):
         yield blank, False
+
+
+def is_split(tensor: Any) -> bool:
+    """Whether processes hold parts of this tensor (a DTensor of torch)."""
+    return hasattr(tensor, "device_mesh")
+
+
+def whole(tensor: Any) -> Tensor:
+    """All of a tensor, of which processes may hold parts; then all of them must call this."""
+    found: Tensor = tensor.full_tensor() if is_split(tensor) else tensor
+    return found
 
 
 def everyone(value: T) -> list[T]:
@@ -245,17 +256,29 @@ def _buffers(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def apart(tensors: Sequence[Tensor]) -> list[int]:
-    """The processes whose tensors differ from those of the first, by a 64-bit sum of their bits; usually none."""
+    """The processes whose tensors differ from those of the first, by a 64-bit sum of their bits; usually none.
+
+    Of split tensors those processes are compared that hold the same part.
+    """
     if count() == 1:
         return []
-    sums = told(sum((number + 1) * _bits(tensor) for number, tensor in enumerate(tensors)) % 2**64)
-    return [rank for rank, own in enumerate(sums) if own != sums[0]]
+    place = _place(tensors[0]) if tensors else 0
+    own = sum((number + 1) * _bits(tensor) for number, tensor in enumerate(tensors)) % 2**64
+    every = told((place, own))
+    first = dict(reversed(every))
+    return [rank for rank, (place, own) in enumerate(every) if own != first[place]]
 
 
-def _bits(tensor: Tensor) -> int:
-    """The sum of the bits of all numbers, as whole numbers that start again at 2^64."""
-    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    return int(tensor.detach().contiguous().view(whole).sum(dtype=torch.int64))
+def _place(tensor: Any) -> int:
+    """Which part of the tensor this process holds, by its number; 0 if it holds all of it."""
+    return int(tensor.device_mesh.get_local_rank(tensor.device_mesh.ndim - 1)) if is_split(tensor) else 0
+
+
+def _bits(tensor: Any) -> int:
+    """The sum of the bits of all numbers that are here, as whole numbers that start again at 2^64."""
+    held: Tensor = tensor.detach().to_local() if is_split(tensor) else tensor.detach()
+    kind = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[held.element_size()]
+    return int(held.contiguous().view(kind).sum(dtype=torch.int64))
 
 
 def merged(figures: Mapping[str, float], combine: Any = sum) -> dict[str, float]:

@@ -129,6 +129,8 @@ class Preferences:
         def collect(
             asked: Sequence[Prompt], _: Condition, index: int, numbers: Tensor
         ) -> Iterator[tuple[Drawn, Tensor]]:
+            if not len(numbers):  # of a process that has none
+                return
             files = [self.pair(asked[n // 2], (seed, index, n // 2))[n % 2] for n in numbers.tolist()]
             images = torch.stack([picture(file, policy.image_size) for file in files])
             yield Drawn(policy.encode_images(images)), images

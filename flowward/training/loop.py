@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol
 
 import torch
@@ -19,10 +19,11 @@ from torch import Tensor
 
 from ..algorithms.algorithm import Objective
 from ..learning.optimisers import OPTIMISERS, load_moments, undone_if_it_fails
-from ..learning.points import PointSet, Rows, unit_order
+from ..learning.points import PointSet, unit_order
 from ..learning.snapshots import WarmDecay
 from ..process.policy import Weights
 from ..system import distributed, memory, threads
+from . import passes
 from .course import Course, Measures, TrainingError
 from .folder import RunFolder
 from .health import Health, held_up
@@ -219,18 +220,20 @@ class Loop(ABC, Generic[Measures]):
     ) -> Tally:
         """Add up the gradients of an optimiser step, a sum over points divided by `total`. Returns the metrics so far.
 
-        If memory runs out, it starts again with half the microbatch, as long as there is a half.
+        If memory runs out, it starts again with half the microbatch, as long as there is a half. Not where each pass
+        needs all processes: the others are in the middle of one.
         """
+        smallest = 2 * points.indivisible
         while True:
             tally = deepcopy(before)
             try:
-                for part in self.batches(points, mine, fresh, same):
-                    loss, metrics = self.algorithm.loss(self.models, part)
+                for evaluated in passes.losses(self, points, mine, fresh, same):
+                    loss, metrics = evaluated()
                     (loss.sum() / total).backward()
                     tally.add({"loss": loss.detach(), **metrics})
                 return tally
             except (RuntimeError, MemoryError) as error:
-                if not memory.ran_out(error) or self.microbatch < 2 * points.indivisible:
+                if not memory.ran_out(error) or self.microbatch < smallest or self.model.weights.collective:
                     raise
             self._halve(points.indivisible)
 
@@ -253,30 +256,12 @@ class Loop(ABC, Generic[Measures]):
     def batches(
         self, points: PointSet, numbers: Tensor, fresh: bool = False, same: Sequence[str] = ()
     ) -> Iterator[Any]:
-        """Microbatches of the points with these numbers. Anchors, which need no gradient, use larger batches.
+        """Microbatches of the points with these numbers; see `passes.batches`."""
+        return passes.batches(self, points, numbers, fresh, same)
 
-        The `same` anchors reuse the output of the policy, so they need no forward pass.
-        """
-        others = [name for name in self.algorithm.anchors if name not in same]
-        block = max(1, self.block // self.microbatch) * self.microbatch
-        for part in numbers.split(block) if len(numbers) else ():
-            batch: Any = replace(points.take(part), fresh=fresh)
-            if self.algorithm.skips_silent:
-                batch = batch[(batch.advantage != 0).view(len(batch), -1).any(1)]
-            if not len(batch):
-                continue
-            with torch.no_grad():
-                batch = batch.knowing({name: self._anchor(name, batch) for name in others})
-            for part in batch.split(self.microbatch):
-                if same:
-                    v = self.models.at("policy", part)
-                    part = part.knowing({"policy": v, **dict.fromkeys(same, v.detach())})
-                yield part
-
-    def _anchor(self, name: str, batch: Rows) -> Tensor:
-        with self.model.weights.still(name):
-            found: Tensor = self.models.at(name, batch)
-            return found
+    def blank(self) -> Any:
+        """A row to evaluate a network at, for passes that only other processes need (see passes.py)."""
+        raise NotImplementedError
 
     def update(self, number: int) -> float | None:
         """Sum gradients over processes, clip them, take optimiser step `number`. Returns the norm before clipping.
@@ -289,8 +274,9 @@ class Loop(ABC, Generic[Measures]):
         for tensor in self.parameters:
             if tensor.grad is None:  # this process had no training points
                 tensor.grad = torch.zeros_like(tensor)
-        distributed.add_up([tensor.grad for tensor in self.parameters if tensor.grad is not None])
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.run.gradient_clip).item()
+        gradients = [tensor.grad for tensor in self.parameters if tensor.grad is not None]
+        distributed.add_up([each for each in gradients if not distributed.is_split(each)])
+        norm = distributed.whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.run.gradient_clip)).item()
         if not norm < float("inf"):
             self.optimiser.zero_grad()
             self.skipped += 1

@@ -32,6 +32,7 @@ from .folder import RunFolder
 from .guards import Watch
 from .loop import Gathered, Loop
 from .metrics import Clock, Step, describe
+from .passes import Blank
 from .record import EXTREMES
 from .run import Run
 from .samples import Samples
@@ -202,7 +203,7 @@ class Trainer(Loop[Evaluator]):
         condition, mine = self.policy.encode(prompts), self._mine()
         parts, pictures = list[Drawn](), list[Tensor]()
         with self.policy.weights.still(self.algorithm.behaviour):
-            for drawn, images in self.collect(prompts, condition, index, mine) if len(mine) else ():
+            for drawn, images in self.collect(prompts, condition, index, mine):
                 parts.append(drawn)
                 pictures.append(images)
                 seen(images)
@@ -221,10 +222,16 @@ class Trainer(Loop[Evaluator]):
         run, policy, rollout = self.run, self.policy, self.rollout
         group, draw = self._group(), rollout.at(run.seed, index)
         velocity = policy.under(self.algorithm.behaviour, rollout.guidance)
-        for rows in numbers.split(run.rollout_batch):
+        parts, blank = list(numbers.split(run.rollout_batch)) if len(numbers) else [], torch.arange(rollout.leaves)
+        for rows, real in distributed.in_step(parts, blank, policy.weights.collective):
             keys = tuple(("noise", run.seed, index, n // run.group_size, n % run.group_size) for n in rows.tolist())
             drawn = draw(velocity, condition[group[rows]], Noise(policy.latent_shape, keys, policy.device))
-            yield drawn, torch.cat([policy.decode(part).cpu() for part in drawn.x0.split(self.block)])
+            if real:
+                yield drawn, torch.cat([policy.decode(part).cpu() for part in drawn.x0.split(self.block)])
+
+    def blank(self) -> Blank:
+        x = torch.zeros(1, *self.policy.latent_shape, device=self.policy.device)
+        return Blank(x, torch.full((1,), 0.5, device=x.device), self.policy.encode([self.prompts[0]]))
 
     def _scoring(self, chosen: Sequence[int]) -> Scoring:
         """Scoring for the images that this process samples for these prompts."""

@@ -107,7 +107,11 @@ class Family(ABC):
     @property
     def network(self) -> Any:
         """The trained networks as one module, for `velocity`."""
-        return self.pipe.transformer
+        return self.joined(self.transformers)
+
+    def joined(self, transformers: Mapping[str, Any]) -> Any:
+        """Networks like `transformers` as one module."""
+        return transformers["transformer"]
 
     def load_lora(self, folder: Path) -> None:
         """Let the pipeline load a LoRA that was exported to a folder."""

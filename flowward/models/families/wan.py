@@ -10,26 +10,36 @@ import torch
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
+from ...system import distributed
 from ..reading import Reader
 from .family import Family, statistics
 
 
 class Experts(torch.nn.Module, PeftAdapterMixin):
-    """Two transformers as one module: one for times at or above a boundary, one for times below (Wan 2.2-A14B)."""
+    """Two transformers as one module: one for times at or above a boundary, one for times below (Wan 2.2-A14B).
+
+    If they are split among processes, one that a single process needs is used by all.
+    """
 
     def __init__(self, high: Any, low: Any, boundary: float):
         super().__init__()
         self.transformer, self.transformer_2, self.boundary = high, low, boundary
+        self._wanted = distributed.any_of if isinstance(high, FSDPModule) else bool
 
     def forward(self, x: Tensor, timestep: Tensor, **more: Any) -> tuple[Tensor]:
         """Route rows to the two transformers: x [B, ...], timestep [B] in [0, 1000], other tensors with B rows."""
         early, found = timestep >= 1000 * self.boundary, torch.empty_like(x)
         for rows, expert in ((early, self.transformer), (~early, self.transformer_2)):
-            if rows.any():
-                own = {name: value[rows] if isinstance(value, Tensor) else value for name, value in more.items()}
-                v = expert(x[rows], timestep[rows], **own)[0]
-                found = found.to(v.dtype).index_put((rows.nonzero().flatten(),), v)
+            here = bool(rows.any())
+            if not self._wanted(here):
+                continue
+            asked = rows if here else torch.arange(1, device=x.device)
+            own = {name: value[asked] if isinstance(value, Tensor) else value for name, value in more.items()}
+            v = expert(x[asked], timestep[asked], **own)[0]
+            found = found.to(v.dtype)
+            found = found.index_put((rows.nonzero().flatten(),), v) if here else found + 0 * v.sum()
         return (found,)
 
 
@@ -44,7 +54,8 @@ class Wan(Family):
     def __init__(self, pipe: Any, height: int | None = None, width: int | None = None, frames: int = 81, **more: Any):
         super().__init__(pipe, 480 if height is None else height, 832 if width is None else width, frames, **more)
         boundary = pipe.config.boundary_ratio
-        self._experts = None if boundary is None else Experts(pipe.transformer, pipe.transformer_2, boundary)
+        self._boundary = boundary
+        self._network = self.joined(self.transformers)
         if frames < 1 or (frames - 1) % pipe.vae_scale_factor_temporal:
             raise ValueError(
                 f"the number of frames must be 1 plus a multiple of {pipe.vae_scale_factor_temporal}, not {frames}"
@@ -59,11 +70,16 @@ class Wan(Family):
 
     @property
     def network(self) -> Any:
-        return self._experts or super().network
+        return self._network
+
+    def joined(self, transformers: Mapping[str, Any]) -> Any:
+        if self._boundary is None:
+            return transformers["transformer"]
+        return Experts(transformers["transformer"], transformers["transformer_2"], self._boundary)
 
     def load_lora(self, folder: Path) -> None:
         super().load_lora(folder)
-        if self._experts:
+        if self._boundary is not None:
             self.pipe.load_lora_weights(folder / "transformer_2", load_into_transformer_2=True)
 
     @property
