@@ -27,6 +27,7 @@ from . import hub
 from .adapters import Adapters
 from .diffusers import DiffusersPolicy
 from .families import Family
+from .layout import Layout
 from .loading import Loading
 from .pipelines import index, prepared, shaped
 
@@ -79,7 +80,7 @@ def load(name_or_path: str, adapters: Adapters | int | None, precision: Wish, lo
             if key.startswith("text_encoder"):  # the length of a text is computed from their values
                 part.register_forward_hook(_zeros)
     family: Family = shaped(pipe, loading)
-    prepared(family, loading)
+    prepared(family, loading, Layout())
     return Blueprint(name_or_path, family, adapters, chosen)
 
 

@@ -82,7 +82,7 @@ def load(
         pipe = pipe.to(device)
     family = shaped(pipe, loading)
     _refuse_coarse(pipe.transformer.dtype, loading)
-    prepared(family, loading)
+    prepared(family, loading, layout)
     unread = TextEncoders(name_or_path, pipeline, folder, names, loading.variant, stored, device) if names else None
     policy = DiffusersPolicy(
         name_or_path, family, adapters, chosen, seed, unread, _placement(family, split, layout, loading)
@@ -101,6 +101,17 @@ def _refuse_coarse(dtype: torch.dtype, loading: Loading) -> None:
             f"the weights are in {kept}, too coarse for a merged adapter; leave out --merge-lora, or "
             "use --precision float32"
         )
+
+
+def _refuse_uneven(family: Family, processes: int) -> None:
+    """Raise ValueError if this many processes cannot share the sequence of a sample in equal parts."""
+    if processes == 1:
+        return
+    if (kind := type(family.pipe.transformer))._cp_plan is None:
+        raise ValueError(f"{kind.__name__} cannot share a sequence among processes: leave out --context-parallel")
+    for what, length in family.parts.items():
+        if length % processes:
+            raise ValueError(f"{length} {what} cannot be shared equally by --context-parallel {processes}: change one")
 
 
 def _refuse_layout(layout: Layout, loading: Loading, full: bool) -> None:
@@ -136,7 +147,7 @@ def _placement(family: Family, split: Mapping[str, sharding.Stored], layout: Lay
 
     def another(hosted: bool) -> torch.nn.Module:
         made = {name: each.empty(hosted) for name, each in split.items()}
-        _tuned(list(made.values()), loading)
+        _tuned(list(made.values()), loading, layout)
         joined: torch.nn.Module = family.joined(made)
         return joined
 
@@ -168,13 +179,15 @@ def shaped(pipe: Any, loading: Loading) -> Family:
     return FAMILIES[type(pipe).__name__](pipe, **given)
 
 
-def prepared(family: Family, loading: Loading) -> None:
+def prepared(family: Family, loading: Loading, layout: Layout) -> None:
     """Switch on the requested memory and speed options of diffusers.
 
     Raises:
         ValueError: this model or this machine does not support one of them.
     """
     transformers = list(family.transformers.values())
+    _refuse_uneven(family, layout.context_parallel)
+    family.together = layout.context_parallel
     wanted = {
         "gradient checkpointing": (loading.gradient_checkpointing, transformers, "enable_gradient_checkpointing"),
         "VAE slicing": (loading.vae_slicing, [family.pipe.vae], "enable_slicing"),
@@ -188,11 +201,11 @@ def prepared(family: Family, loading: Loading) -> None:
                 raise ValueError(f"{type(part).__name__} does not support {what}; leave out the option") from error
     if loading.compile_blocks:
         _refuse_without_compiler()
-    _tuned(transformers, loading)
+    _tuned(transformers, loading, layout)
 
 
-def _tuned(transformers: Sequence[Any], loading: Loading) -> None:
-    """Compile transformers and choose their attention, if requested.
+def _tuned(transformers: Sequence[Any], loading: Loading, layout: Layout) -> None:
+    """Compile transformers, choose their attention, and let teams share sequences, if requested.
 
     Raises:
         ValueError: this machine does not support that attention.
@@ -206,6 +219,8 @@ def _tuned(transformers: Sequence[Any], loading: Loading) -> None:
             raise ValueError(
                 f"cannot use attention '{loading.attention}': {' '.join(str(error).split())[:200]}"
             ) from error
+    for transformer in transformers if layout.context_parallel > 1 else ():
+        sharding.share_sequence(transformer, layout.context_parallel, str(next(transformer.parameters()).device))
 
 
 def _refuse_without_compiler() -> None:

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from diffusers import ContextParallelConfig
+from diffusers.utils import logging
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
@@ -70,6 +72,28 @@ def split(transformer: nn.Module, mesh: DeviceMesh, on_host: bool = False) -> No
         made: Any = fully_shard(module, mesh=mesh, reshard_after_forward=True, offload_policy=where)
         made.set_gradient_divide_factor(1.0)
         made.set_force_sum_reduction_for_comms(True)
+
+
+def share_sequence(transformer: Any, processes: int, device: str) -> None:
+    """Let each team of consecutive processes share the sequence of every sample (Ulysses, arXiv:2309.14509).
+
+    Each member computes a part of the output and gets all of it. Its gradient is that of its part, so gradients are
+    added up over all processes, as they are without teams.
+
+    Raises:
+        ValueError: its attention does not support it.
+    """
+    teams = (distributed.count() // processes, 1, processes)
+    mesh = init_device_mesh(torch.device(device).type, teams, mesh_dim_names=("team", "ring", "ulysses"))
+    how = ContextParallelConfig(ulysses_degree=processes, mesh=mesh["ring", "ulysses"])
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns that it is experimental
+    try:
+        transformer.enable_parallelism(config=how)
+    except ValueError as error:
+        raise ValueError(f"--context-parallel: {_short(error)}") from error
+    finally:
+        logging.set_verbosity(said)
 
 
 @dataclass(frozen=True)

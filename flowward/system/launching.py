@@ -37,11 +37,13 @@ def joined(patience: float = PATIENCE, team: int = 1) -> Iterator[int]:
         team: processes that share the sequence of each sample.
 
     Raises:
-        ValueError: there are more processes than CUDA devices.
+        ValueError: there are more processes than CUDA devices, or they do not make whole teams.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+        _refuse_torn(team, count())
         yield count()
         return
+    _refuse_torn(team, int(os.environ["WORLD_SIZE"]))
     local = int(os.environ["LOCAL_RANK"])
     if torch.cuda.is_available():
         _refuse_many(local + 1)
@@ -54,6 +56,13 @@ def joined(patience: float = PATIENCE, team: int = 1) -> Iterator[int]:
             yield count()
         finally:
             sys.stdout = said
+
+
+def _refuse_torn(team: int, processes: int) -> None:
+    if processes % team:
+        raise ValueError(
+            f"--context-parallel {team} needs a number of processes that is a multiple of {team}, not {processes}"
+        )
 
 
 def _refuse_many(processes: int) -> None:

@@ -141,6 +141,15 @@ class Family(ABC):
         """Number of tokens in a sample; the shift of some time grids depends on it."""
         return (self.height // self.multiple) * (self.width // self.multiple)
 
+    together = 1
+    """processes that share the sequence of a sample, in equal parts"""
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """What they share, by name, with its length; text with a mask is padded."""
+        frames = self.shape[1] if len(self.shape) == 4 else 1
+        return {"attention heads": self.pipe.transformer.config.num_attention_heads, "tokens": self.tokens * frames}
+
     @abstractmethod
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
         """Named tensors [N, ...], one row per prompt; shorter texts are padded with zeros.

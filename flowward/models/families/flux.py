@@ -25,6 +25,10 @@ class Flux(Family):
         super().__init__(pipe, *size, **more)
         self.guidance = "embedded" if pipe.transformer.config.guidance_embeds else "none"  # type: ignore[misc]
 
+    @property
+    def parts(self) -> dict[str, int]:
+        return {**super().parts, "text tokens": self.text_tokens}
+
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         words, pooled, _ = self.pipe.encode_prompt(prompts, None, max_sequence_length=self.text_tokens)
         return {"words": words, "pooled": pooled}

@@ -38,6 +38,10 @@ class Flux2Klein(Family):
         few = 8.73809524e-05 * self.tokens + 1.89833333  # for 10 steps
         return many + (many - few) / 190 * (steps - 200)
 
+    @property
+    def parts(self) -> dict[str, int]:
+        return {**super().parts, "text tokens": self.text_tokens}
+
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         words, _ = self.pipe.encode_prompt(prompts, max_sequence_length=self.text_tokens)
         return {"words": words}
@@ -55,8 +59,8 @@ class Flux2Klein(Family):
             timestep=t,
             guidance=None,
             encoder_hidden_states=condition["words"],
-            txt_ids=torch.stack([torch.zeros_like(words)] * 3 + [words], 1),
-            img_ids=torch.stack([zero, rows, columns, zero], 1),
+            txt_ids=torch.stack([torch.zeros_like(words)] * 3 + [words], 1)[None],
+            img_ids=torch.stack([zero, rows, columns, zero], 1)[None],
             return_dict=False,
         )[0]
         return v.transpose(1, 2).reshape(x.shape)

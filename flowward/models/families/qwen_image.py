@@ -34,12 +34,15 @@ class QwenImage(Family):
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
         images = self.seen(x, condition)
+        more = -condition["words"].shape[1] % self.together
+        words = nn.functional.pad(condition["words"], (0, 0, 0, more))
+        mask = nn.functional.pad(condition["mask"], (0, more))
         v: Tensor = network(
             torch.cat([pack(each) for each in images], 1),
             timestep=t,
             guidance=torch.full_like(t, guidance) if network.config.guidance_embeds else None,
-            encoder_hidden_states=condition["words"],
-            encoder_hidden_states_mask=condition["mask"].long(),
+            encoder_hidden_states=words,
+            encoder_hidden_states_mask=mask.long(),
             img_shapes=[[(1, each.shape[-2] // 2, each.shape[-1] // 2) for each in images]] * len(x),
             return_dict=False,
         )[0]
