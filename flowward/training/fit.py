@@ -11,6 +11,7 @@ import torch
 from ..process.noise import Noise
 from ..process.rollout import Rollout
 from ..prompts import Prompt, PromptSet
+from ..system import distributed
 from .run import Run
 from .trainer import Trainer
 
@@ -45,15 +46,24 @@ def limit(memory: float | Literal["auto"] | None, device: torch.device) -> float
     return None if memory is None else memory * 1e9
 
 
-def largest(sizes: Sequence[int], peak: Callable[[int], float], limit: float) -> tuple[int, float]:
+def largest(
+    sizes: Sequence[int], peak: Callable[[int], float], limit: float, foreseen: bool = False
+) -> tuple[int, float]:
     """The largest of rising sizes whose peak stays within a limit, and that peak. Stops at the first failure.
+
+    Args:
+        foreseen: stop before a size that would exceed the limit, if memory grows as it did between the last two. For
+            passes that need all processes: one that runs out of memory in the middle of a pass loses the others.
 
     Raises:
         ValueError: even the first one exceeds the limit.
     """
+    tried: list[tuple[int, float]] = []
     best: tuple[int, float] | None = None
     for size in sizes:
-        found = peak(size)
+        if foreseen and tried and _expected(tried, size) > limit:
+            break
+        tried.append((size, found := peak(size)))
         if found > limit:
             break
         best = size, found
@@ -63,6 +73,12 @@ def largest(sizes: Sequence[int], peak: Callable[[int], float], limit: float) ->
             "--size, or use --gradient-checkpointing"
         )
     return best
+
+
+def _expected(tried: Sequence[tuple[int, float]], size: int) -> float:
+    """The peak at a larger size: on the line through the last two, or in proportion to the only one."""
+    (a, low), (b, high) = tried[-2:] if len(tried) > 1 else [(0, 0.0), tried[-1]]
+    return high + (high - low) * (size - b) / (b - a)
 
 
 def fitted(trainer: Trainer, limit: float, peak: Peak | None = None) -> tuple[Run, str]:
@@ -75,13 +91,18 @@ def fitted(trainer: Trainer, limit: float, peak: Peak | None = None) -> tuple[Ru
         ValueError: nothing fits, or the device cannot measure memory.
     """
     peak, run = peak or cuda_peak(trainer.policy.device), trainer.run  # `learn` changes trainer.run
-    points = trainer.points_per_update
+    points, together = trainer.points_per_update, trainer.policy.weights.collective
+    if together:
+        peak = _of_all(peak)
     moments = moments_of(trainer)
     sampled, most = largest(
-        divisors(run.images, trainer.rollout.leaves), lambda n: peak(lambda: sample(trainer, n)) + moments, limit
+        divisors(run.images, trainer.rollout.leaves),
+        lambda n: peak(lambda: sample(trainer, n)) + moments,
+        limit,
+        together,
     )
     trained, peak_of_training = largest(
-        divisors(points, trainer.indivisible), lambda n: peak(lambda: learn(trainer, n)) + moments, limit
+        divisors(points, trainer.indivisible), lambda n: peak(lambda: learn(trainer, n)) + moments, limit, together
     )
     trainer.run = run
     most = max(most, peak_of_training)
@@ -90,6 +111,11 @@ def fitted(trainer: Trainer, limit: float, peak: Peak | None = None) -> tuple[Ru
         f"per training pass; peak {most / 1e9:.1f} of {limit / 1e9:.1f} GB"
     )
     return replace(run, rollout_batch=sampled, microbatch=trained), said
+
+
+def _of_all(peak: Peak) -> Peak:
+    """The largest peak of all processes, so that all go on with the same sizes."""
+    return lambda work: distributed.merged({"bytes": peak(work)}, max)["bytes"]
 
 
 def divisors(total: int, unit: int) -> list[int]:

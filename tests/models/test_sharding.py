@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 import torch.distributed as dist
@@ -17,13 +18,16 @@ from torch.multiprocessing.spawn import start_processes
 
 from flowward import models, prompts
 from flowward.evaluation.evaluate import Evaluation, measure
+from flowward.models import pipelines, sharding
+from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.layout import Layout
 from flowward.models.loading import Loading
-from flowward.models.weights import part
+from flowward.models.weights import Placement, part
 from flowward.process.policy import Policy
 from flowward.process.rollout import Sampler
 from flowward.rewards import RewardError
 from flowward.system import distributed
+from flowward.training import fit
 from flowward.training.trainer import Trainer
 
 PIPELINES = {"sd3": "StableDiffusion3Pipeline", "flux": "FluxPipeline", "wan": "of two"}
@@ -142,6 +146,45 @@ def measured(folder: Path, layout: Layout | None) -> dict[str, Any]:
     return found
 
 
+def halves(folder: Path, split: bool) -> dict[str, Tensor]:
+    """Answers and gradient of float32 adapters on a base in bfloat16, as on a GPU."""
+    where, kind = folder / "sd3", diffusers.SD3Transformer2DModel
+    if split:
+        mesh = sharding.mesh_of("all", "cpu")
+        assert mesh is not None
+        network: Any = sharding.Stored(kind, where / "transformer", None, torch.bfloat16, mesh, "cpu").read()
+    else:
+        network = kind.from_pretrained(where / "transformer", torch_dtype=torch.bfloat16)
+    pipe = diffusers.StableDiffusion3Pipeline.from_pretrained(where, transformer=network)
+    family = pipelines.shaped(pipe, Loading(size=(16, 16)))
+    policy = DiffusersPolicy("half", family, 2, "bf16", placement=Placement(collective=split, base="half"))
+    assert all(tensor.dtype == torch.float32 for tensor in policy.weights.tensors("policy").values())
+    assert not any(map(distributed.is_split, policy.weights.tensors("policy").values()))
+    found = gradient(policy)
+    return {**found, **answers(policy)}
+
+
+def compiled(folder: Path, layout: Layout | None) -> dict[str, Tensor]:
+    """Answers and gradient with compiled blocks."""
+    policy: Any = loaded(folder, "sd3", 2, layout)
+    pipelines.compile_blocks(policy.family.network, "aot_eager")
+    found = gradient(policy)
+    return {**found, "answer": asked(policy, "policy")}
+
+
+def fitted(folder: Path, layout: Layout) -> list[list[int]]:
+    """The batches that every process finds, if the third size does not fit into process 1."""
+    one, tried = made(folder, "forward", layout), []
+
+    def peak(work: Any) -> float:
+        work()
+        tried.append(1)
+        return float("inf") if len(tried) == 3 and distributed.rank() == 1 else 1e9
+
+    run, _ = fit.fitted(one, 5e9, peak)
+    return distributed.told([run.rollout_batch, run.microbatch])
+
+
 def held(policy: Policy) -> float:
     """The share of the base model's weights that this process has."""
     every = list(policy.family.network.named_parameters())  # type: ignore[attr-defined]
@@ -166,7 +209,8 @@ def process(number: int, folder: Path, processes: int, shard: Any, port: int) ->
                 for tensor in policy.weights.tensors("policy").values():
                     tensor.grad = None
                 found[name, rank, checkpointing] = {**own, "answers": answers(policy)}
-            found["measured"] = measured(folder, layout)
+            found["compiled"], found["halves"] = compiled(folder, layout), halves(folder, True)
+            found["measured"], found["fitted"] = measured(folder, layout), fitted(folder, layout)
         for case in TRAINED if processes == 2 else ("forward", "reverse"):
             found[case] = trained(folder, case, layout)
         if number == processes - 1:
@@ -233,6 +277,23 @@ def test_an_evaluation_of_a_split_model(folder: Path) -> None:
     found, whole = of_processes(folder, "all", 2)["measured"], measured(folder, None)
     assert torch.allclose(found["dark"], whole["dark"], atol=1e-6)
     assert "no answer" in found["said"]
+
+
+def test_compiled_blocks_of_a_split_model(folder: Path) -> None:
+    found, plain = of_processes(folder, "all", 2)["compiled"], loaded(folder, "sd3", 2)
+    close(found, {**gradient(plain), "answer": asked(plain, "policy")})
+
+
+def test_float32_adapters_on_a_split_base_in_half_precision(folder: Path) -> None:
+    """As near as two batches of different sizes are: bfloat16 has 8 bits."""
+    found, whole = of_processes(folder, "all", 2)["halves"], halves(folder, False)
+    close(found, whole, 0.02)
+
+
+def test_batches_that_fit_are_equal_in_all_processes(folder: Path) -> None:
+    """Sizes of 1, 2, 3 and 6 images; the third does not fit into one of the processes."""
+    (a, most), other = of_processes(folder, "all", 2)["fitted"]
+    assert (a, most) == (2, 12) and other == [a, most]
 
 
 def test_layouts_that_cannot_be(folder: Path) -> None:
