@@ -16,9 +16,10 @@ from ..system.footprint import Counter, counted
 from ..training import config, fit
 from ..training.assembly import Parts
 from . import train
-from .help import Page
-from .options import asks_help, given
+from .help import Option, Page
+from .options import asks_help, count_of_processes, given, take
 
+PROCESSES = Option("processes", "N", "processes of the run; with --shard node those of one machine (default: 1)")
 PAGE = Page(
     about="Estimate the GPU memory that training takes, and the batch sizes that fit. It needs no GPU and no weights: "
     "only the model's configuration is read. Every option of `flowward train` is accepted.",
@@ -31,13 +32,18 @@ PAGE = Page(
             "memory --model black-forest-labs/FLUX.1-dev --gradient-checkpointing --memory 22",
             "the same for 22 GB of memory",
         ),
+        (
+            "memory --model black-forest-labs/FLUX.1-dev --lora-rank none --gradient-checkpointing --shard all "
+            "--processes 8",
+            "the same for each of 8 GPUs that split all weights",
+        ),
     ),
     first=(
         *("model", "size", "frames", "text-tokens", "lora-rank", "algorithm", "preset", "config", "prompts", "memory"),
         *("images-per-update", "group-size", "gradient-checkpointing", "vae-slicing", "vae-tiling", "quantise"),
-        *("optimiser", "precision"),
+        *("optimiser", "precision", "shard", "processes"),
     ),
-    beside=train.START,
+    beside=(*train.START, PROCESSES),
     title=train.PAGE.title,
 )
 CARDS = (16, 24, 32, 48, 80)  # GB
@@ -49,7 +55,9 @@ COUNTED = (1, 2, 8)  # batches, in units of the smallest; between and beyond the
 def run(words: list[str]) -> int:
     if not asks_help(words) and not (given(words, "reward") or given(words, "preferences")):
         words = [*words, "--reward", "jpeg-compressibility"]  # which is never asked
+    given_processes, words = take(words, "processes")
     settings, _ = train.chosen(words, "memory", PAGE)
+    processes = count_of_processes(given_processes)
     if not models.is_pipeline(settings.model):
         raise ValueError("give --model owner/name (the built-in model needs less than 1 GB)")
     texts = prompts.load(settings.prompts, settings.prompt_column)
@@ -60,12 +68,17 @@ def run(words: list[str]) -> int:
     from ..models import blueprint  # after the flags, so that --help does not wait for diffusers
 
     with counted() as counter:
-        policy = blueprint.load(settings.model, settings.adapters, settings.precision, settings.loading)
-        print(f"{_what(settings, policy)}, counted from its configuration")
+        policy = blueprint.load(
+            settings.model, settings.adapters, settings.precision, settings.loading, settings.layout, processes
+        )
+        print(f"{_what(settings, policy, processes)}, counted from its configuration")
         print(", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in _weights(policy.family.pipe).items()))
+        if (team := settings.layout.context_parallel) > 1:
+            print(f"not counted: {team} processes share each sequence, so activations take less than this")
         policy.prepare([fit.longest(texts)])
         run = replace(settings.run, memory=settings.run.memory or "auto")  # batches are to be found
         trainer = Parts(settings.algorithm, policy, Compressible(), texts).trainer(run)
+        counter.forget(policy.offloaded())
         moments = fit.moments_of(trainer)
         taken = {
             "rollout_batch": _law(counter, lambda n: fit.sample(trainer, n), trainer.rollout.leaves, moments),
@@ -100,18 +113,25 @@ def _law(counter: Counter, work: Callable[[int], None], unit: int, beside: float
     return law
 
 
-def _what(settings: Any, policy: Policy) -> str:
-    loading = settings.loading
+def _what(settings: Any, policy: Policy, processes: int) -> str:
+    loading, layout = settings.loading, settings.layout
     size = [f"{loading.size[0]} x {loading.size[1]}"] if loading.size else []
     rank = config.recorded(policy).get("lora_rank")
     weights = "all weights trained" if rank is None else f"LoRA of rank {rank}"
-    return ", ".join([settings.model, *size, weights])
+    shared = list[str]()
+    if layout.shard != "none":
+        where = "all processes" if layout.shard == "all" else "the processes of a machine"
+        shared = [f"each of {processes} processes, transformer sharded among {where}"]
+        shared += ["reference and EMA copy on the host"] if layout.offload_copies and rank is None else []
+    elif processes > 1:
+        shared = [f"each of {processes} processes, whole model"]
+    return ", ".join([settings.model, *size, weights, *shared])
 
 
 def _weights(pipe: Any) -> dict[str, int]:
-    """Bytes of the networks of a pipeline."""
+    """Bytes of the networks of a pipeline in this process."""
     return {
-        name: sum(held.numel() * held.element_size() for held in part.parameters())
+        name: sum(fit.held(each).nbytes for each in part.parameters())
         for name, part in pipe.components.items()
         if isinstance(part, nn.Module)
     }

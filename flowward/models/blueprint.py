@@ -22,11 +22,12 @@ from torch.utils._pytree import tree_map_only
 
 from ..process.policy import Condition
 from ..prompts import Prompt
-from ..system.precision import Wish, resolve
+from ..system.precision import Precision, Wish, resolve
 from . import hub
 from .adapters import Adapters
 from .diffusers import DiffusersPolicy
 from .families import Family
+from .imagined import MOST, Alike, sharded
 from .layout import Layout
 from .loading import Loading
 from .pipelines import index, prepared, shaped
@@ -36,7 +37,31 @@ FAKE = FakeTensorMode(allow_non_fake_inputs=True)
 
 
 class Blueprint(DiffusersPolicy):
-    """A policy of fake tensors: its velocities, images and gradients have no values."""
+    """A policy of fake tensors: its velocities, images and gradients have no values.
+
+    Args:
+        processes: among which its transformers are sharded (1: they are whole).
+        offload_copies: `reference` and `ema` lie in the memory of the host, if they are networks of their own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        family: Family,
+        adapters: Adapters | int | None,
+        precision: Precision,
+        processes: int = 1,
+        offload_copies: bool = False,
+    ):
+        another = sharded(family.network, family.transformers, processes, _filled) if processes > 1 else None
+        super().__init__(name, family, adapters, precision)
+        if another and adapters is None:
+            self.weights = Alike(family.network, another, ("reference", "ema") if offload_copies else ())
+        self.weights.collective = another is not None
+
+    def offloaded(self) -> list[Tensor]:
+        """The tensors that lie in the memory of the host."""
+        return self.weights.offloaded() if isinstance(self.weights, Alike) else []
 
     def _fingerprint(self, network: nn.Module) -> str:
         return "no weights"
@@ -54,12 +79,25 @@ class Blueprint(DiffusersPolicy):
         return Condition(self._nothing)
 
 
-def load(name_or_path: str, adapters: Adapters | int | None, precision: Wish, loading: Loading) -> Blueprint:
+def load(
+    name_or_path: str,
+    adapters: Adapters | int | None,
+    precision: Wish,
+    loading: Loading,
+    layout: Layout | None = None,
+    processes: int = 1,
+) -> Blueprint:
     """Like `models.pipelines.load` on a CUDA device, but reads only configurations and tokenizers.
 
+    Args:
+        layout: how the processes share the model.
+        processes: those of the run, or with `node` those of one machine.
+
     Raises:
-        ValueError: it cannot be found or read, or its family is unknown.
+        ValueError: it cannot be found or read, its family is unknown, or it cannot be sharded so.
     """
+    layout = layout or Layout()
+    _refuse(loading, layout, processes)
     hub.quiet()
     chosen = resolve(precision, "cuda")
     stored = torch.bfloat16 if chosen == "bf16" else torch.float32
@@ -81,7 +119,23 @@ def load(name_or_path: str, adapters: Adapters | int | None, precision: Wish, lo
                 part.register_forward_hook(_zeros)
     family: Family = shaped(pipe, loading)
     prepared(family, loading, Layout())
-    return Blueprint(name_or_path, family, adapters, chosen)
+    shards = processes if layout.shard != "none" else 1
+    return Blueprint(name_or_path, family, adapters, chosen, shards, layout.offload_copies)
+
+
+def _refuse(loading: Loading, layout: Layout, processes: int) -> None:
+    """Raise ValueError if weights cannot be shared so."""
+    if layout.shard == "none":
+        if layout.offload_copies:
+            raise ValueError("--offload-copies is counted only with --shard node or all: give both")
+        return
+    if not 2 <= processes <= MOST:
+        raise ValueError(
+            f"--shard {layout.shard} splits the weights among processes: give --processes N, from 2 to {MOST:,}"
+        )
+    for option, given in (("quantise", loading.quantise), ("merge-lora", loading.merge_lora)):
+        if given:
+            raise ValueError(f"--{option} works only with whole weights: leave it out, or --shard {layout.shard}")
 
 
 def _component(where: str, key: str, value: Any, revision: str | None) -> Any:
@@ -105,6 +159,10 @@ def _without_numbers(network: nn.Module, dtype: torch.dtype) -> None:
                 with FAKE:
                     fake = torch.empty(held.shape, dtype=dtype if held.is_floating_point() else held.dtype)
                 module._parameters[name] = nn.Parameter(fake, requires_grad=False)
+
+
+def _filled(network: nn.Module) -> None:
+    _without_numbers(network, torch.float32)
 
 
 def _zeros(network: nn.Module, given: Any, found: Any) -> Any:

@@ -174,7 +174,8 @@ class DiffusersPolicy(Policy):
 
     def _velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str, guidance: float) -> Tensor:
         gradients = torch.is_grad_enabled() and weights == "policy"
-        with torch.set_grad_enabled(gradients), self._cast(), self.weights.network(weights) as network:
+        kept = not self.weights.collective  # gathered weights would stay until the pass ends
+        with torch.set_grad_enabled(gradients), self._cast(kept), self.weights.network(weights) as network:
             return self.family.velocity(network, x, t, condition.tensors, guidance).float()
 
     def under(self, weights: str, guidance: float = 1.0) -> Velocity:
@@ -227,8 +228,8 @@ class DiffusersPolicy(Policy):
             found = [self.family.encode_images(image.to(self.device).float() * 2 - 1) for image in images.split(1)]
         return torch.cat(found).float()
 
-    def _cast(self) -> torch.autocast:
-        return autocast(self.precision, self.device.type)
+    def _cast(self, kept: bool = True) -> torch.autocast:
+        return autocast(self.precision, self.device.type, kept)
 
 
 def fingerprint(network: torch.nn.Module) -> str:

@@ -39,8 +39,8 @@ def resolve(wish: Wish, device: str = "cpu") -> Precision:
     return native() if device == "cpu" else "bf16"
 
 
-def autocast(precision: Precision, device: str = "cpu") -> torch.autocast:
-    """The autocast context to run networks in, for this device type."""
+def autocast(precision: Precision, device: str = "cpu", cached: bool = True) -> torch.autocast:
+    """The autocast context to run networks in, for this device type; it may keep weights that it has `cached`."""
     import torch
 
-    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16", cache_enabled=cached)

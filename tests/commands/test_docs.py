@@ -42,7 +42,7 @@ KINDS: dict[str, Callable[[list[str]], Any]] = {
     "train": lambda words: train.chosen(
         [word for word in every(take(words, "processes")[1], "hook")[1] if word not in LOOKS]
     ),
-    "memory": lambda words: train.chosen([*words, "--reward", "jpeg-compressibility"], "memory"),
+    "memory": lambda words: train.chosen([*take(words, "processes")[1], "--reward", "jpeg-compressibility"], "memory"),
     "sample": lambda words: parse(sample.Sample, words, "sample"),
     "eval": lambda words: parse(evaluation.Evaluate, take(words, "suite")[1], "eval"),
     "export": lambda words: parse(export.Export, words, "export"),

@@ -103,7 +103,7 @@ def test_a_page_names_only_options_that_there_are(name: str) -> None:
 
 WORDS: dict[str, Callable[[list[str]], Any]] = {
     "train": lambda words: train.chosen(every(take(words, "processes")[1], "hook")[1]),
-    "memory": lambda words: train.chosen([*words, "--reward", "jpeg-compressibility"], "memory"),
+    "memory": lambda words: train.chosen([*take(words, "processes")[1], "--reward", "jpeg-compressibility"], "memory"),
     "eval": lambda words: parse(evaluation.Evaluate, take(words, "suite")[1], "eval"),
     "sample": lambda words: parse(sample.Sample, words, "sample"),
     "export": lambda words: parse(export.Export, words, "export"),
@@ -219,4 +219,4 @@ def test_every_field_of_our_own_is_explained() -> None:
 
 
 def test_memory_is_asked_with_the_words_of_train() -> None:
-    assert memory.PAGE.beside == train.START
+    assert memory.PAGE.beside == (*train.START, memory.PROCESSES)
