@@ -38,6 +38,12 @@ class Deserted(RuntimeError):
     """Another process of the run has ended."""
 
 
+DESERTED = (
+    "another process of this run has ended, or did not answer in time (--patience), so this one cannot continue; see "
+    "its message above"
+)
+
+
 def rank() -> int:
     """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -115,10 +121,7 @@ def _others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise Deserted(
-            "another process of this run has ended, or did not answer in time (--patience), so this one cannot "
-            "continue; see its message above"
-        ) from error
+        raise Deserted(DESERTED) from error
     finally:
         _waited += time.perf_counter() - started
 

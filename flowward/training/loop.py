@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from ..algorithms.algorithm import Objective
-from ..learning.optimisers import OPTIMISERS, load_moments, undone_if_it_fails
+from ..learning.optimisers import MOMENTS, OPTIMISERS, load_moments, undone_if_it_fails
 from ..learning.points import PointSet, Rows, unit_order
 from ..learning.snapshots import WarmDecay
 from ..process.policy import Weights
 from ..system import distributed, memory, threads
+from ..system.checkpoint_parts import is_shard
 from .course import Course, Measures, TrainingError
 from .folder import RunFolder
 from .health import Health, held_up
@@ -329,6 +330,17 @@ class Loop(ABC, Generic[Measures]):
             "health": self.health.state_dict(),
             **({"troubles": troubles} if any(troubles.values()) else {}),
         }
+
+    def shards(self) -> dict[str, Tensor]:
+        """The sharded tensors by their names in a checkpoint, which gets their layout when it is read.
+
+        The moments of a parameter are laid out like the parameter.
+        """
+        named = {name: self.model.weights.tensors(name) for name in self._stored}
+        found = {f"weights.{name}.{key}": tensor for name, every in named.items() for key, tensor in every.items()}
+        for number, parameter in enumerate(self.parameters):
+            found |= {f"optimiser.state.{number}.{moment}": parameter for moment in MOMENTS}
+        return {name: tensor for name, tensor in found.items() if is_shard(tensor)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`.
