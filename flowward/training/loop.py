@@ -121,7 +121,8 @@ class Loop(ABC, Generic[Measures]):
         Raises:
             TrainingError: they do; nothing is saved.
         """
-        if others := distributed.apart(self.parameters):
+        whole = [tensor for tensor in self.parameters if not is_shard(tensor)]  # shards differ
+        if others := distributed.apart(whole):
             self.sound = False
             who = f"process {others[0]}" if len(others) == 1 else f"processes {', '.join(map(str, others))}"
             when = f"after iteration {self.iteration}" if self.iteration else "before the first iteration"
