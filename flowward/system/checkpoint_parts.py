@@ -165,9 +165,7 @@ def _started(folder: Path, shards: Mapping[str, Tensor], aside: dist.ProcessGrou
 
     def write() -> None:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that there is only one process
-                begun.result() if begun else save(dict(shards), **how)
+            begun.result() if begun else save(dict(shards), **how)
         except CheckpointException as error:
             first = next(iter(error.failures.values()))[0]
             if not isinstance(first, Exception):  # a signal
