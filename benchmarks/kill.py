@@ -159,7 +159,7 @@ def outcome(run: Path) -> dict[str, Any]:
     for line in lines:
         for name in ("seconds", "speed"):
             line.pop(name, None)
-    last = max((run / "checkpoints").glob("*.safetensors"))
+    last = max((run / "checkpoints").glob("[0-9]*.*"))
     names = sorted(str(path.relative_to(run)) for path in run.rglob("*"))
     grids = [path.read_bytes() for path in sorted((run / "samples").iterdir())]
     return {"state": checkpoint.load(last), "lines": lines, "names": names, "grids": grids}

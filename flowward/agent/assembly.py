@@ -128,7 +128,7 @@ def _restore(trainer: AgentTrainer, folder: RunFolder, changes: Sequence[Change]
     Raises:
         ValueError: it belongs to another model, or is damaged.
     """
-    state = folder.state(*(name for name in trainer.state_dict() if name != "curriculum"))
+    state = folder.state(*(name for name in trainer.state_dict() if name != "curriculum"), shards=trainer.shards())
     if state is None:
         return
     if "questions" in {change.key for change in changes}:

@@ -70,7 +70,7 @@ def load(
     if not is_run or weights == "reference":
         return language, {"name": name} | ({"weights": weights} if is_run else {})
     folder = RunFolder.open(path)
-    state = folder.state("identity", "iteration", "weights", at=at)
+    state = folder.state("identity", "iteration", "weights", at=at, within=f"weights.{weights}.")
     if state is None:
         raise ValueError(f"{path} contains no checkpoint yet: wait for the first one, or set --checkpoint-every lower")
     with folder.explained():

@@ -12,6 +12,7 @@ from torch import nn
 from .. import models, prompts
 from ..process.policy import Policy
 from ..rewards.images.jpeg import Compressible
+from ..system import distributed
 from ..system.footprint import Counter, counted
 from ..training import config, fit
 from ..training.assembly import Parts
@@ -131,7 +132,7 @@ def _what(settings: Any, policy: Policy, processes: int) -> str:
 def _weights(pipe: Any) -> dict[str, int]:
     """Bytes of the networks of a pipeline in this process."""
     return {
-        name: sum(fit.held(each).nbytes for each in part.parameters())
+        name: sum(distributed.part(each).nbytes for each in part.parameters())
         for name, part in pipe.components.items()
         if isinstance(part, nn.Module)
     }

@@ -49,7 +49,7 @@ def load(
     folder = RunFolder.open(path)
     given = folder.config()  # only these keys, since a run from Python may have an algorithm without a name
     settings = config.from_dict({key: given[key] for key in MADE_FROM if key in given})
-    state = folder.state("identity", "iteration", "weights", at=at)
+    state = folder.state("identity", "iteration", "weights", at=at, within=f"weights.{weights}.")
     if state is None:
         raise ValueError(f"{path} contains no checkpoint yet: wait for the first one, or set --checkpoint-every lower")
     how = loading.of_run(name, settings.loading, said) if loading else settings.loading

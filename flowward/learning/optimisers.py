@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 OptimiserName = Literal["adamw", "adamw8bit"]
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of a parameter, in the state of torch's AdamW
 
 
 def adamw8bit(parameters: Sequence[Tensor], rate: float, **options: Any) -> torch.optim.Optimizer:
@@ -78,7 +79,7 @@ def load_moments(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> Non
     if type(optimiser) is not torch.optim.AdamW:  # other ones pack their moments
         return
     for parameter, moments in optimiser.state.items():
-        shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+        shapes = {"step": torch.Size(), **dict.fromkeys(MOMENTS, parameter.shape)}
         for name, shape in shapes.items():
             found = moments[name]
             if not isinstance(found, torch.Tensor) or found.shape != shape:

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..system.errors import unknown
+from ..system.whole_files import PARTS
 
 BUILT_IN = ("scenes",)
 RUNS = "runs"  # where runs without an --output go
@@ -136,14 +137,18 @@ def _weights(path: Path) -> str:
     except ValueError as error:
         return str(error)
     if path.parent.name == "checkpoints":
-        run = path.parent.parent
-        return f"{path} is a checkpoint of a run; continue with --resume {run}, or use `flowward export {run}`"
+        return _checkpoint(path)
     if any("lora" in key for key in keys):
         return _lora(path, header)
     return (
         f"{path} holds weights in a single file, but flowward needs the folders of a whole pipeline; convert it with "
         f"diffusers (from_single_file, then save_pretrained), or {GIVE}"
     )
+
+
+def _checkpoint(path: Path) -> str:
+    run = path.parent.parent
+    return f"{path} is a checkpoint of a run; continue with --resume {run}, or use `flowward export {run}`"
 
 
 def _lora(path: Path, header: dict[str, str]) -> str:
@@ -162,6 +167,8 @@ def _folder(path: Path) -> str:
             f"{path} is a run folder, not a model; continue its training with --resume {path}, "
             "or load its policy in Python with flowward.trained.load"
         )
+    if path.parent.name == "checkpoints" and path.suffix == PARTS:
+        return _checkpoint(path)
     for file in (path / LORA_FILE, path / PEFT_FILE):
         if file.is_file():
             return _weights(file)

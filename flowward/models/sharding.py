@@ -27,9 +27,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
 from ..system import distributed
+from ..system.distributed import part
 from .layout import Shard
 from .text_encoders import FIRST, digest, files, where
-from .weights import Full, part
+from .weights import Full
 
 
 def mesh_of(shard: Shard, device: str) -> DeviceMesh | None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..system import distributed
+from ..system.distributed import part
 
 
 class Weights(ABC):
@@ -71,12 +71,6 @@ class Weights(ABC):
             raise ValueError(f"these weights belong to another model: {_difference(mine, values)}")
         for key, tensor in mine.items():
             tensor.copy_(values[key])
-
-
-def part(tensor: Any) -> Tensor:
-    """What this process holds of a tensor: all of it, unless it is split among processes (sharding.py)."""
-    held: Tensor = tensor.to_local() if distributed.is_split(tensor) else tensor
-    return held
 
 
 def _difference(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:

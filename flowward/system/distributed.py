@@ -38,6 +38,12 @@ class Deserted(RuntimeError):
     """Another process of the run has ended."""
 
 
+DESERTED = (
+    "another process of this run has ended, or did not answer in time (--patience), so this one cannot continue; see "
+    "its message above"
+)
+
+
 def rank() -> int:
     """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -115,10 +121,7 @@ def _others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise Deserted(
-            "another process of this run has ended, or did not answer in time (--patience), so this one cannot "
-            "continue; see its message above"
-        ) from error
+        raise Deserted(DESERTED) from error
     finally:
         _waited += time.perf_counter() - started
 
@@ -147,13 +150,19 @@ def in_step(parts: Sequence[T], blank: T, collective: bool = True) -> Iterator[t
 
 
 def is_split(tensor: Any) -> bool:
-    """Whether processes hold parts of this tensor (a DTensor of torch)."""
-    return hasattr(tensor, "device_mesh")
+    """Whether each process may have another part of this tensor. No `isinstance`: DTensor takes long to import."""
+    return any(not each.is_replicate() for each in getattr(tensor, "placements", ()))
+
+
+def part(tensor: Any) -> Tensor:
+    """What this process holds of a tensor: all of it, unless it is split."""
+    found: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return found
 
 
 def whole(tensor: Any) -> Tensor:
     """All of a tensor, of which processes may hold parts; then all of them must call this."""
-    found: Tensor = tensor.full_tensor() if is_split(tensor) else tensor
+    found: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return found
 
 
@@ -276,7 +285,7 @@ def _place(tensor: Any) -> int:
 
 def _bits(tensor: Any) -> int:
     """The sum of the bits of all numbers that are here, as whole numbers that start again at 2^64."""
-    held: Tensor = tensor.detach().to_local() if is_split(tensor) else tensor.detach()
+    held = part(tensor.detach())
     kind = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[held.element_size()]
     return int(held.contiguous().view(kind).sum(dtype=torch.int64))
 

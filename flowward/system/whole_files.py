@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+PARTS = ".parts"  # end of the name of a folder that is one checkpoint
 LEFTOVERS = (".*.partial", ".tmp??????")  # of a killed process: of this module, and of safetensors
 _MASK = threading.Lock()
 
@@ -64,19 +65,48 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
-    partial.mkdir()
+    partial = begin_folder(path)
     try:
         yield partial
-        permit(*partial.glob("*.safetensors"))
-        for file in partial.iterdir():
-            flush(file)
-        if path.exists():
-            shutil.rmtree(path) if replace else path.rmdir()  # which raises if it is not empty
-        os.replace(partial, path)
+        end_folder(path, replace)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def partial_of(path: Path) -> Path:
+    """Where a folder is written before it is whole."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def begin_folder(path: Path) -> Path:
+    """An empty folder, for what shall be at `path`; `end_folder` gives it the name.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    partial = partial_of(path)
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+    partial.mkdir()
+    return partial
+
+
+def end_folder(path: Path, replace: bool = False, durable: bool = False) -> None:
+    """The folder that `begin_folder` made becomes `path`. Arguments and errors are those of `new_folder`.
+
+    Args:
+        durable: at the end the name is on the disk too, and not only the content.
+    """
+    partial = partial_of(path)
+    permit(*partial.glob("*.safetensors"))
+    for file in partial.iterdir():
+        flush(file)
+    if durable:
+        flush(partial)
+    if path.exists():
+        shutil.rmtree(path) if replace else path.rmdir()  # which raises if it is not empty
+    os.replace(partial, path)
+    if durable:
+        flush(path.parent)
 
 
 def flush(path: Path) -> None:
@@ -105,6 +135,20 @@ def discard(path: Path) -> None:
         path.unlink()
 
 
+def remove(path: Path) -> None:
+    """Delete a file or a folder. A folder is renamed first, so that nobody finds half of it under its name.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    if not path.is_dir():
+        path.unlink()
+        return
+    partial = partial_of(path)
+    os.replace(path, partial)
+    shutil.rmtree(partial)
+
+
 def clear(folder: Path) -> None:
     """Delete what a killed process left half written in a folder: it can be as large as a checkpoint.
 
@@ -113,6 +157,8 @@ def clear(folder: Path) -> None:
     for pattern in LEFTOVERS:
         for path in folder.glob(pattern):
             discard(path)
+    for path in folder.glob(f".*{PARTS}.partial"):  # no other folders: an export may be written at the same time
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def permit(*files: Path) -> None:

@@ -202,7 +202,7 @@ def _restore(trainer: Trainer, folder: RunFolder, changes: Sequence[Change]) -> 
     Raises:
         ValueError: it belongs to another model or algorithm, or is damaged.
     """
-    state = folder.state(*(name for name in trainer.state_dict() if name != "curriculum"))
+    state = folder.state(*(name for name in trainer.state_dict() if name != "curriculum"), shards=trainer.shards())
     if state is None:
         return
     changed = {change.key for change in changes}

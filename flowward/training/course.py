@@ -6,12 +6,14 @@ What one iteration does is in loop.py.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ..rewards.reward import RewardError
 from ..system import distributed
 from .folder import RunFolder
 from .metrics import Step
+from .saving import Saver
 from .trackers import Trackers
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Course(Generic[Measures]):
     trackers: Trackers
     seen: int = 0  # training samples so far
     saved: int = 0  # iteration of the last checkpoint
+    saver: Saver = field(init=False)
 
     def steps(self, remarks: Sequence[str]) -> Generator[Step]:
         """The iterations that are left; see `Loop.steps`."""
@@ -43,18 +46,35 @@ class Course(Generic[Measures]):
         self.saved = loop.iteration
         self.seen = (before or {}).get(loop.run.noun, loop.iteration * loop.run.samples)  # batch sizes may have changed
         loop.refuse_apart()
+        self.saver = Saver(loop.run, self.folder, bool(loop.shards()))
         try:
-            yield from self._start(before, remarks)
-            while loop.iteration < loop.run.iterations:
-                if (step := self._next()) is None:
-                    continue
-                yield step
-                if loop.stopping and step.index < loop.run.iterations:
-                    yield from self._stop(step)
-                    return
-        finally:
-            if loop.iteration > self.saved and loop.sound:
-                self._save()
+            yield from self._iterations(before, remarks)
+        except BaseException as error:
+            self._leave(isinstance(error, (GeneratorExit, TrainingError, RewardError)))
+            raise
+        self._leave(True)
+
+    def _iterations(self, before: Mapping[str, Any] | None, remarks: Sequence[str]) -> Generator[Step]:
+        loop = self.loop
+        yield from self._start(before, remarks)
+        while loop.iteration < loop.run.iterations:
+            if (step := self._next()) is None:
+                continue
+            yield step
+            if loop.stopping and step.index < loop.run.iterations:
+                yield from self._stop(step)
+                return
+
+    def _leave(self, shared: bool) -> None:
+        """Save what is not saved yet; `shared`: every process leaves now, for the same reason.
+
+        Parts are written by all processes or not at all: those that do not leave could not be waited for.
+        """
+        if self.saver.together and not shared:
+            return
+        if self.loop.iteration > self.saved and self.loop.sound:
+            self._save()
+        self.saver.settle()
 
     def _start(self, before: Mapping[str, Any] | None, remarks: Sequence[str]) -> Generator[Step]:
         """The evaluation before the first iteration, or one that was interrupted or whose line was lost."""
@@ -79,14 +99,17 @@ class Course(Generic[Measures]):
         regular = step.index == loop.run.iterations or step.index % loop.run.checkpoint_every == 0
         if regular or step.evaluation:  # then it may be the best, which the first process alone knows
             loop.refuse_apart()
-        if regular or self._is_best(step):
+        best = self._is_best(step)
+        if regular or (distributed.any_of(best) if self.saver.together else best):
             self._save()
+        self.saver.settle(wait=step.index == loop.run.iterations)
         return step
 
     def _stop(self, step: Step) -> Generator[Step]:
         """Save, then evaluate. An uninterrupted run lacks this evaluation; nothing else of the run depends on it."""
         if self.saved < step.index:
-            self._save()  # first: the evaluation may be interrupted
+            self._save()
+        self.saver.settle()  # first: the evaluation may be interrupted
         if self.evaluator:
             yield self._measured_again(step, self.evaluator)
 
@@ -111,8 +134,8 @@ class Course(Generic[Measures]):
         return step
 
     def _save(self) -> None:
-        if self.folder:
-            self.folder.save(self.loop.iteration, self.loop.state_dict(), self.loop.run.keep)
+        if self.saver.writes:
+            self.saver.save(self.loop.iteration, self.loop.state_dict())
             self.saved = self.loop.iteration
 
     def _is_best(self, step: Step) -> bool:
@@ -129,7 +152,10 @@ class Course(Generic[Measures]):
         if rollbacks > loop.run.rollback or loop.run.output is None:
             return False
         needed = [name for name in loop.state_dict() if name != "troubles"]  # not in one from before the first
-        failed, state = loop.iteration + 1, RunFolder.open(loop.run.output).state(*needed)
+        self.saver.settle()
+        if loop.run.checkpoint_async:
+            distributed.wait()  # until the first process has done so
+        failed, state = loop.iteration + 1, RunFolder.open(loop.run.output).state(*needed, shards=loop.shards())
         if state is None:
             return False
         loop.load_state_dict(state)

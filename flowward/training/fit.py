@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
 
 from ..process.noise import Noise
 from ..process.rollout import Rollout
@@ -126,13 +125,7 @@ def divisors(total: int, unit: int) -> list[int]:
 
 def moments_of(trainer: Trainer) -> int:
     """Bytes that Adam allocates in this process at its first step."""
-    return 2 * 4 * sum(held(tensor).numel() for tensor in trainer.parameters)
-
-
-def held(tensor: Any) -> Tensor:
-    """What this process holds of a tensor: its shard of a sharded one."""
-    found: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return found
+    return 2 * 4 * sum(distributed.part(tensor).numel() for tensor in trainer.parameters)
 
 
 def longest(prompts: PromptSet) -> Prompt:

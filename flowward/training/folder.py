@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
 from PIL.Image import Image
+from torch import Tensor
 
 from .. import __version__
 from ..evaluation import images
@@ -193,8 +194,20 @@ class RunFolder(Record):
         (self.path / name).mkdir(exist_ok=True)
         return self.path / name
 
-    def state(self, *needed: str, at: int | Literal["best"] | None = None) -> dict[str, Any] | None:
+    def state(
+        self,
+        *needed: str,
+        at: int | Literal["best"] | None = None,
+        shards: Mapping[str, Tensor] | None = None,
+        within: str = "",
+    ) -> dict[str, Any] | None:
         """The content of a checkpoint (`at` None: the newest), with all keys of `needed`; None if there is none.
+
+        All processes of a run call this together.
+
+        Args:
+            shards: sharded tensors of this run, whose layout those of the checkpoint get: see `checkpoint.load`.
+            within: read sharded tensors of other places than `within` without their content.
 
         Raises:
             ValueError: it is damaged or lacks a key; the message says if the previous checkpoint is intact. Or there is
@@ -204,9 +217,9 @@ class RunFolder(Record):
         if not paths:
             return None
         if at is not None:
-            return _holding(self._chosen(at), needed)
+            return _holding(self._chosen(at), needed, shards, within)
         try:
-            return _holding(paths[-1], needed)
+            return _holding(paths[-1], needed, shards, within)
         except ValueError as error:
             if len(paths) > 1 and _is_whole(paths[-2], needed):
                 raise ValueError(f"{error}; delete it to continue from {paths[-2].name}, which is intact") from error
@@ -240,26 +253,40 @@ class RunFolder(Record):
                 f"{self.checkpoints()[-1]} is damaged: its state does not fit this run ({what})"
             ) from error
 
-    def save(self, iteration: int, state: dict[str, Any], keep: int = 2) -> Path:
-        """Write a checkpoint, then delete all but the last `keep` ones and the best one.
+    def ready(self) -> None:
+        """Prepare for the next checkpoint: the metrics so far are on the disk before it.
 
-        The metrics so far are on the disk before it.
+        Raises:
+            OSError: they cannot be written, or the folder is gone.
         """
-        folder = self._place("checkpoints")
-        path = folder / f"{iteration:06d}.safetensors"
-        whole_files.clear(folder)
+        whole_files.clear(self._place("checkpoints"))
         if self.metrics.exists():
             with self._writing(self.metrics):
                 whole_files.flush(self.metrics)
-        try:
-            checkpoint.save(path, state)
-        except OSError as error:
-            raise OSError(f"{whole_files.reason(error)}{self._intact}") from error
+
+    def thin(self, newest: Path, keep: int) -> None:
+        """Delete all checkpoints but the last `keep` ones and the best one."""
+        for twin in self.checkpoints():  # a folder in the place of a file, or the other way round
+            if twin.stem == newest.stem and twin != newest:
+                whole_files.remove(twin)
         best = self.best()
         for old in self.checkpoints()[:-keep]:
             if int(old.stem) != best:
-                old.unlink()
+                whole_files.remove(old)
+
+    def save(self, iteration: int, state: dict[str, Any], keep: int = 2) -> Path:
+        """Write a checkpoint now; see `ready`, `thin` and saving.py."""
+        self.ready()
+        path = place(self.path, iteration, state)
+        with self.checkpointing():
+            checkpoint.save(path, state)
+        self.thin(path, keep)
         return path
+
+
+def place(run: Path, iteration: int, state: Mapping[str, Any]) -> Path:
+    """Where a checkpoint with this state lies."""
+    return run / "checkpoints" / f"{iteration:06d}{checkpoint.suffix(state)}"
 
 
 def dumped(config: dict[str, Any]) -> str:
@@ -267,9 +294,10 @@ def dumped(config: dict[str, Any]) -> str:
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
 
-def _holding(path: Path, needed: Iterable[str]) -> dict[str, Any]:
+def _holding(path: Path, needed: Iterable[str], shards: Mapping[str, Tensor] | None, within: str) -> dict[str, Any]:
     """Raises ValueError if a checkpoint cannot be read or lacks a needed key."""
-    state = checkpoint.load(path)
+    read: Callable[[str], bool] = lambda name: name.startswith(within)  # noqa: E731
+    state = checkpoint.load(path, shards, read)
     if missing := [name for name in needed if name not in state]:
         raise ValueError(f"{path} cannot be resumed: it contains no {', '.join(missing)}")
     return state
@@ -277,7 +305,7 @@ def _holding(path: Path, needed: Iterable[str]) -> dict[str, Any]:
 
 def _is_whole(path: Path, needed: Iterable[str]) -> bool:
     try:
-        _holding(path, needed)
+        found = checkpoint.contents(path)
     except ValueError:
         return False
-    return True
+    return all(name in found for name in needed)

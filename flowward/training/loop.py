@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms.algorithm import Objective
-from ..learning.optimisers import OPTIMISERS, load_moments, undone_if_it_fails
+from ..learning.optimisers import MOMENTS, OPTIMISERS, load_moments, undone_if_it_fails
 from ..learning.points import PointSet, unit_order
 from ..learning.snapshots import WarmDecay
 from ..process.policy import Weights
@@ -121,7 +121,8 @@ class Loop(ABC, Generic[Measures]):
         Raises:
             TrainingError: they do; nothing is saved.
         """
-        if others := distributed.apart(self.parameters):
+        whole = [tensor for tensor in self.parameters if not distributed.is_split(tensor)]  # shards differ
+        if others := distributed.apart(whole):
             self.sound = False
             who = f"process {others[0]}" if len(others) == 1 else f"processes {', '.join(map(str, others))}"
             when = f"after iteration {self.iteration}" if self.iteration else "before the first iteration"
@@ -315,6 +316,17 @@ class Loop(ABC, Generic[Measures]):
             "health": self.health.state_dict(),
             **({"troubles": troubles} if any(troubles.values()) else {}),
         }
+
+    def shards(self) -> dict[str, Tensor]:
+        """The sharded tensors by their names in a checkpoint, which gets their layout when it is read.
+
+        The moments of a parameter are laid out like the parameter.
+        """
+        named = {name: self.model.weights.tensors(name) for name in self._stored}
+        found = {f"weights.{name}.{key}": tensor for name, every in named.items() for key, tensor in every.items()}
+        for number, parameter in enumerate(self.parameters):
+            found |= {f"optimiser.state.{number}.{moment}": parameter for moment in MOMENTS}
+        return {name: tensor for name, tensor in found.items() if distributed.is_split(tensor)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`.

@@ -26,6 +26,7 @@ PARTS: Mapping[str, type | tuple[type, ...]] = {  # of a config.yaml: the types 
 }
 FACTS: Mapping[str, type | tuple[type, ...]] = {"command": str, "iterations": int, "machine": str}  # of a summary.json
 EXTREMES = "best-worst"  # end of the name of a picture in samples/
+CHECKPOINTS = (".safetensors", whole_files.PARTS)  # ends of their names: a file, or a folder of parts
 INPUTS = "inputs.json"  # what the run depends on outside its folder: see inputs.py
 GONE = "{} was deleted or moved in the meantime, so nothing more can be saved there"
 
@@ -120,8 +121,10 @@ class Record:
         return sorted(found, key=lambda path: int(path.stem))
 
     def checkpoints(self) -> list[Path]:
-        """All checkpoints, oldest first."""
-        return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
+        """All checkpoints, oldest first: files, and folders of parts where the weights are sharded."""
+        found = (self.path / "checkpoints").glob("[0-9]*.*")
+        every = [path for path in found if path.suffix in CHECKPOINTS and path.stem.isdigit()]
+        return sorted(every, key=lambda path: (int(path.stem), path.name))
 
     def best(self) -> int | None:
         """The iteration with the best headline score among those with a checkpoint; None if none was evaluated."""
@@ -156,6 +159,14 @@ class Record:
             if not self.path.is_dir():
                 raise OSError(GONE.format(self.path)) from error
             raise OSError(f"cannot write {path}: {error.strerror or error}{self._intact}") from error
+
+    @contextmanager
+    def checkpointing(self) -> Iterator[None]:
+        """Inside, a checkpoint is written; an OSError gets the name of the last one."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(f"{whole_files.reason(error)}{self._intact}") from error
 
     @property
     def _intact(self) -> str:

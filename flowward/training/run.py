@@ -71,6 +71,8 @@ class Training:
     """iterations between evaluations (0: only before and after)"""
     checkpoint_every: int = 25
     """iterations between checkpoints"""
+    checkpoint_async: bool = False
+    """write checkpoints while training goes on"""
     keep: int = 2
     """keep the last N checkpoints, and the one with the best headline score"""
 

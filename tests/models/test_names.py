@@ -44,6 +44,7 @@ def file(path: Path, content: Any = b"") -> Path:
         (lambda at: file(at / "adapter_model.safetensors", ("a.lora_A.weight",)).parent, "is a LoRA, not a model"),
         (lambda at: file(at / "run/checkpoints/000001.safetensors", ("a",)), "is a checkpoint of a run; continue with "
          "--resume"),
+        (lambda at: file(at / "run/checkpoints/000001.parts/state.safetensors").parent, "is a checkpoint of a run; "),
         (lambda at: file(at / "config.yaml").parent, "is a run folder, not a model"),
         (lambda at: file(at / "flowward.json", {"base_model": "owner/base"}).parent, "holds trained weights of"),
         (lambda at: file(at / "config.json", {"_class_name": "SD3Transformer2DModel"}).parent, "network .SD3"),

@@ -22,11 +22,12 @@ from flowward.models import pipelines, sharding
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.layout import Layout
 from flowward.models.loading import Loading
-from flowward.models.weights import Placement, part
+from flowward.models.weights import Placement
 from flowward.process.policy import Policy
 from flowward.process.rollout import Sampler
 from flowward.rewards import RewardError
 from flowward.system import distributed
+from flowward.system.distributed import part
 from flowward.training import fit
 from flowward.training.trainer import Trainer
 

@@ -66,7 +66,7 @@ def real(name: str, rank: int | None, checkpointing: bool, folder: Path) -> Real
 def figures(one: DiffusersPolicy, counter: Counter) -> list[float]:
     """Bytes held, and the peaks of sampling, of a training pass, and of another one on top of its gradients."""
     x, t, condition = torch.zeros(2, *one.latent_shape), torch.tensor([0.3, 0.8]), one.encode(["a cat"] * 2)
-    held, start = sum(fit.held(each).nbytes for each in one.family.network.parameters()), counter.now
+    held, start = sum(distributed.part(each).nbytes for each in one.family.network.parameters()), counter.now
 
     def sample() -> None:
         with torch.no_grad():
@@ -151,7 +151,9 @@ def test_shares_and_copies_by_arithmetic(tmp_path: Path) -> None:
             counter.forget(one.offloaded())
             sizes[processes, offload] = counter.now - before
             policy = one.weights.tensors("policy").values()
-            assert sum(fit.held(each).numel() for each in policy) == sum(_share(each, processes) for each in policy)
+            assert sum(distributed.part(each).numel() for each in policy) == sum(
+                _share(each, processes) for each in policy
+            )
     buffers = sizes[4, True]  # position embeddings, which are not sharded, and 512 bytes of a mesh in each copy
     every = whole(tmp_path)
     assert sizes[1, False] == sum(2 * _rounded(4 * each.numel()) for each in every) + buffers - 2 * ROUNDED

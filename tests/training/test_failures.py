@@ -20,6 +20,7 @@ from flowward.process.policy import Models
 from flowward.process.rollout import Sampler
 from flowward.rewards import RewardError
 from flowward.system import checkpoint
+from flowward.system.packing import packed
 from flowward.training.course import TrainingError
 from flowward.training.folder import RunFolder
 from flowward.training.trainer import Trainer
@@ -58,12 +59,12 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
 def test_one_gradient_that_is_not_finite_is_enough(tiny: str) -> None:
     one = trainer(tiny)
     one.step()
-    before, moments = snapshot(one.policy), checkpoint._pack(one.optimiser.state_dict(), "", {})
+    before, moments = snapshot(one.policy), packed(one.optimiser.state_dict())[0]
     one.parameters[5].register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(TrainingError, match=r"gradient .* NaN or infinite"):
         one.step()
     assert equal(snapshot(one.policy), before)
-    assert checkpoint._pack(one.optimiser.state_dict(), "", {}) == moments
+    assert packed(one.optimiser.state_dict())[0] == moments
     assert one.iteration == 1
 
 
@@ -77,7 +78,7 @@ def test_an_iteration_that_fails_half_way_is_taken_back(
     steps = one.steps(folder=folder)
     for _ in range(3):
         next(steps)
-    before, moments = snapshot(one.policy), checkpoint._pack(one.optimiser.state_dict(), "", {})
+    before, moments = snapshot(one.policy), packed(one.optimiser.state_dict())[0]
     updates, original = [], Trainer.update
 
     def update(self: Trainer, number: int) -> float:
@@ -91,7 +92,7 @@ def test_an_iteration_that_fails_half_way_is_taken_back(
         next(steps)
     assert updates == [6, 7]
     assert equal(snapshot(one.policy), before)
-    assert checkpoint._pack(one.optimiser.state_dict(), "", {}) == moments
+    assert packed(one.optimiser.state_dict())[0] == moments
     (saved,) = folder.checkpoints()
     assert saved.stem == "000003"
     assert equal(checkpoint.load(saved)["weights"]["policy"], before)
