@@ -21,6 +21,24 @@ if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
 from flowward.cli import main
 sys.exit(main())
 """
+MEETING = """
+import os, signal, sys, time
+from pathlib import Path
+from flowward.system import distributed, launching
+once, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+again = once.exists()
+time.sleep(2 * rank * again)
+with launching.joined(60.0):
+    ranks, count = distributed.told(rank), os.environ["TORCHELASTIC_RESTART_COUNT"]
+    if again:
+        print(f"met {ranks} in process {rank} after {count} failures here", file=sys.stderr, flush=True)
+    elif rank == 1:
+        once.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    else:
+        time.sleep(int(sys.argv[2]))  # as one that is busy: torchrun may end it before it looks for the other
+        distributed.wait()
+"""
 HOOK = """
 import os, signal
 from pathlib import Path
@@ -97,7 +115,25 @@ def killed(kind: str, rank: int, tiny: str, where: Path) -> tuple[Path, str]:
     return where / "run", said
 
 
-@pytest.mark.parametrize(("kind", "rank"), [("standalone", 1), ("static", 1), ("c10d", 0)])
+@pytest.mark.parametrize("kind", ["standalone", "static", "c10d"])
+def test_processes_that_are_started_again_meet(kind: str, tmp_path: Path) -> None:
+    """One that comes late does not read what the last attempt wrote, also where machines count failures apart."""
+    (tmp_path / "meeting.py").write_text(MEETING)
+    busy = "0" if kind == "static" else "60"  # there nothing else ends the process whose partner is gone
+    said = "\n".join(together(kind, [tmp_path / "meeting.py", tmp_path / "once", busy]))
+    counts = (0, 1) if kind == "c10d" else (1, 1)
+    for rank, count in enumerate(counts):
+        assert f"met [0, 1] in process {rank} after {count} failures here" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank"),
+    [
+        ("standalone", 1),
+        pytest.param("static", 1, marks=pytest.mark.slow),
+        pytest.param("c10d", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_process_is_started_again(kind: str, rank: int, whole: Path, tiny: str, tmp_path: Path) -> None:
     run, said = killed(kind, rank, tiny, tmp_path)
     assert "run has not begun: starting it" in said and "run has begun: continuing it" in said
