@@ -26,8 +26,12 @@ import os, signal, sys, time
 from pathlib import Path
 from flowward.system import distributed, launching
 once, rank = Path(sys.argv[1]), int(os.environ["RANK"])
-again = once.exists()
-time.sleep(2 * rank * again)
+again, met = once.exists(), launching.met
+def late(patience):
+    found = met(patience)
+    time.sleep(2 * rank * again)  # meanwhile the first one looks for its address
+    return found
+launching.met = late
 with launching.joined(60.0):
     ranks, count = distributed.told(rank), os.environ["TORCHELASTIC_RESTART_COUNT"]
     if again:
