@@ -14,7 +14,8 @@ import pytest
 from resumed_runs import BUDGET, train
 from torch.multiprocessing.spawn import start_processes
 
-from flowward.system import launching, shared_folders
+from flowward.commands import running
+from flowward.system import distributed, launching, shared_folders
 from flowward.system.distributed import first_here, machine, machines
 from flowward.system.shared_folders import refuse_apart
 
@@ -97,6 +98,14 @@ def test_a_machine_that_sees_another_folder_ends_all(results: list[dict[str, Any
         for what in ("apart", "older"):
             assert each[what].startswith(f"{host} does not see what {host} sees in ")
             assert "needs a folder that all of them share" in each[what]
+
+
+def test_a_stopped_run_names_a_command_that_fits_its_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "count", lambda: 16)
+    assert running._again("train", "my run") == "flowward train --resume 'my run' --processes 16"
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    again = running._again("train", "my run")
+    assert again == "the same torchrun command on every machine, with --resume 'my run'"
 
 
 def test_on_one_machine_nothing_is_tried(tmp_path: Path) -> None:

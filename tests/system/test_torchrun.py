@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,7 +12,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from resumed_runs import BUDGET, assert_same_run, train
+import torch
+from resumed_runs import BUDGET, assert_same_run, state, train
+
+from flowward.training.folder import RunFolder
 
 RUN = [*BUDGET, "--precision", "float32", "--iterations", "3"]
 PROGRAM = """
@@ -104,7 +108,7 @@ def together(kind: str, words: Sequence[str | Path]) -> list[str]:
 def whole(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run with two processes, which nobody killed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    train(*RUN, "--model", tiny, "--output", folder, "--processes", "2")
+    train(*RUN, "--model", tiny, "--output", folder, "--processes", "2", "--checkpoint-every", "1", "--keep", "3")
     return folder
 
 
@@ -117,6 +121,20 @@ def killed(kind: str, rank: int, tiny: str, where: Path) -> tuple[Path, str]:
     said = "\n".join(together(kind, words))
     assert (where / "once").exists()
     return where / "run", said
+
+
+def test_a_run_may_go_on_with_another_number_of_processes(whole: Path, tmp_path: Path) -> None:
+    """From iteration 1 of two processes with one: the same weights, up to rounding."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    for path in RunFolder.open(run).checkpoints()[1:]:
+        path.unlink()
+    train("--resume", run)
+    one, two = state(run), state(whole)
+    assert one["iteration"] == two["iteration"] == 3
+    for copy, tensors in two["weights"].items():
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(one["weights"][copy][name], tensor, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["standalone", "static", "c10d"])
