@@ -75,7 +75,7 @@ def _run(words: list[str]) -> int:
 def _say(sentence: str) -> None:
     """Once, where several processes share a run: they mostly end for one reason."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        from .system.launching import is_news
+        from .system.attempts import is_news
 
         if not is_news(sentence):
             return

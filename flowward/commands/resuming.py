@@ -5,13 +5,16 @@ A scheduler that restarts jobs gives the same words every time.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from ..training.folder import RunFolder
 from ..training.record import Record
 from .options import take
 
 AUTO = "auto"
 CHANGED = "--changed-inputs"
+LEASE = 100.0  # seconds: servers of NFS keep the lock of a machine that has failed for 90
 RUNS = Path("runs")  # where runs without an --output go
 
 
@@ -43,6 +46,20 @@ def resolved(words: list[str], kind: str = "images") -> tuple[list[str], str]:
             "--output"
         )
     return ["--resume", str(run), *others], f"{run} has begun: continuing it with its own settings"
+
+
+def wait_for_end(run: Path) -> None:
+    """Wait until the folder of a restarted run is not locked: the process that was killed may still be there.
+
+    A process gives its lock back when it ends. That of a machine that has failed stays for a while. With torchrun, the
+    first process waits for this before it meets the others (see attempts.py).
+
+    Raises:
+        ValueError: another process still writes to it after LEASE seconds.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        with RunFolder.open(run).held(LEASE):
+            pass
 
 
 def _newest(kind: str) -> Path:

@@ -40,11 +40,17 @@ def carried_out(
             print(visible(f"report: {report.write(folder.path)}"))
     run = made.settings.run
     if stopped:
-        several = ["--processes", str(distributed.count())] if distributed.count() > 1 else []
-        words = shlex.join(["flowward", *program.split(), "--resume", str(run.output), *several])
-        print(visible(f"stopped and saved; go on with: {words}"))
+        print(visible(f"stopped and saved; go on with: {_again(program, str(run.output))}"))
     distributed.wait()  # torchrun ends the first process when another has ended with a code, even while it saves
     return 130 if stopped else 0
+
+
+def _again(program: str, output: str) -> str:
+    """The command that goes on with a run."""
+    if distributed.machines() > 1:
+        return f"the same torchrun command on every machine, with {shlex.join(['--resume', output])}"
+    several = ["--processes", str(distributed.count())] if distributed.count() > 1 else []
+    return shlex.join(["flowward", *program.split(), "--resume", output, *several])
 
 
 def _steps(made: Ready, folder: RunFolder | None, hooks: Hooks) -> bool:

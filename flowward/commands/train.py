@@ -90,6 +90,8 @@ def run(words: list[str]) -> int:
         return _print_config(settings, named_output=resume or given_flag(words, "output") is not None)
     if dry:
         return _rehearse(settings, resume, processes)
+    if said and resume:
+        resuming.wait_for_end(settings.run.output)
     if (many := count_of_processes(processes)) > 1:
         if not resume:
             RunFolder.refuse(settings.run.output)

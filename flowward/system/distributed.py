@@ -10,6 +10,7 @@ same samples, and samples are dealt out among teams.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,11 +67,21 @@ def teams() -> int:
 
 @contextmanager
 def grouped(patience: float = PATIENCE, size: int = 1, **given: Any) -> Iterator[None]:
-    """Inside, this process belongs to a process group, in teams of `size`. `given` is for `init_process_group`."""
+    """Inside, this process belongs to a process group, in teams of `size`. `given` is for `init_process_group`.
+
+    Raises:
+        Deserted: it cannot connect to the others.
+    """
     global _long, _team
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=min(patience, MOST_PATIENCE)), **given)
-    _long, _team = dist.new_group(timeout=LONG), size
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=min(patience, MOST_PATIENCE)), **given)
+        _long, _team = dist.new_group(timeout=LONG), size
+    except RuntimeError as error:
+        why = (str(error).splitlines() or ["no details"])[0]
+        raise Deserted(
+            f"this process cannot connect to the others: one of them has ended, or a firewall is in the way ({why})"
+        ) from error
     try:
         yield
     finally:
@@ -92,13 +103,24 @@ def patiently() -> Iterator[None]:
         _group = before
 
 
+def machine() -> int:
+    """The number of this machine in the run, from 0; torchrun counts every torchrun command as a machine."""
+    return int(os.environ.get("GROUP_RANK", "0"))
+
+
+def machines() -> int:
+    """The number of machines."""
+    return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+
+
 @contextmanager
-def first() -> Iterator[None]:
-    """Run the block in the first process alone; the others follow when it is done."""
-    if rank() > 0:
+def first_here() -> Iterator[None]:
+    """Run the block in the first process of each machine; the others follow when all of these are done."""
+    leads = told(machine()).index(machine()) == rank()
+    if not leads:
         wait()
     yield
-    if rank() == 0:
+    if leads:
         wait()
 
 

@@ -13,13 +13,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from .attempts import met
 from .distributed import PATIENCE, count, grouped, rank
 from .terminal import tell
 
@@ -38,6 +38,7 @@ def joined(patience: float = PATIENCE, team: int = 1) -> Iterator[int]:
 
     Raises:
         ValueError: there are more processes than CUDA devices, or they do not make whole teams.
+        Deserted: the others did not come, or cannot be reached.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         _refuse_torn(team, count())
@@ -49,7 +50,7 @@ def joined(patience: float = PATIENCE, team: int = 1) -> Iterator[int]:
         _refuse_many(local + 1)
         torch.cuda.set_device(local)
     said = sys.stdout
-    with grouped(patience, team):
+    with grouped(patience, team, **met(patience)):
         try:
             if rank() > 0:
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the rest of the process
@@ -153,13 +154,3 @@ def _ended(ranks: Sequence[Popen[bytes]]) -> int:
             each.kill()
             each.wait()
     return code if code >= 0 else 128 - code  # a shell's exit code for a signal
-
-
-def is_news(sentence: str) -> bool:
-    """Whether no process of this run has printed this sentence yet; works even if some have ended."""
-    where, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    try:
-        store = dist.TCPStore(where, port, timeout=timedelta(seconds=2), wait_for_workers=False)  # type: ignore[attr-defined]
-        return bool(store.add(f"said/{sentence}", 1) == 1)
-    except RuntimeError:  # the store is gone: print it twice rather than never
-        return True

@@ -16,7 +16,7 @@ from ..evaluation.leakage import leak
 from ..process.policy import Policy
 from ..prompts import PromptSet
 from ..rewards import Reward
-from ..system import distributed
+from ..system import distributed, shared_folders
 from . import batches, config, fit, inputs, trackers
 from .datasets import Exemplars, Preferences
 from .folder import RunFolder
@@ -131,26 +131,40 @@ def started(
         assemble: (settings, resume, changed_inputs) -> Ready (None: `assembled`).
 
     Raises:
-        ValueError: see `assembled`; or the folder is not empty, or a run is still writing to it.
+        ValueError: see `assembled`; or the folder is not empty, or a run is still writing to it, or not all machines
+            see it.
     """
     path, assemble = settings.run.output, assemble or assembled
     with ExitStack() as stack:
         if distributed.rank():
+            _refuse_apart(path, resume)
             with distributed.patiently():
                 made = assemble(settings, resume, changed_inputs)
             yield made, None
         elif resume:
             folder = stack.enter_context(RunFolder.open(path).held())
+            _refuse_apart(path, resume)
             with distributed.patiently():
                 made = assemble(settings, resume, changed_inputs)
             told = folder.resume(made.trainer.iteration, made.described, made.inputs, made.changes)
             yield replace(made, warnings=(*made.warnings, *([told] if told else []))), folder
         else:
             RunFolder.refuse(path)
+            _refuse_apart(path, resume)
             with distributed.patiently():
                 made = assemble(settings, False, False)
             folder = RunFolder.create(path, made.described, made.inputs)
             yield made, stack.enter_context(folder.held())
+
+
+def _refuse_apart(path: Path, resume: bool) -> None:
+    """Raises ValueError if another machine does not see the folder, or the same newest checkpoint."""
+
+    def contents() -> tuple[bool, str]:
+        saved = RunFolder.open(path).checkpoints() if resume else []
+        return resume, saved[-1].name if saved else ""
+
+    shared_folders.refuse_apart(path, contents)
 
 
 def assembled(
@@ -257,7 +271,7 @@ def _ready(parts: Parts, held_out: PromptSet, measured: Mapping[str, Reward]) ->
         except ValueError as error:
             raise ValueError(f"prompts {each.name}: {error}") from error
     remarks = policy.remarks_on([*texts, *held_out])
-    with distributed.first():  # the first process fills the disk cache for the others
+    with distributed.first_here():  # the first process of a machine fills the disk cache for the others
         policy.prepare([*texts, *held_out])
     rewards.refuse(parts.reward, texts.texts, texts.about(range(len(texts))))
     for own in measured.values():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 from .. import __version__
 from ..evaluation import images
 from ..system import checkpoint, locks, memory, strict_json, whole_files
+from ..system.terminal import tell
 from .inputs import Change, Inputs, write
 from .lines import gaps, parsed, spans
 from .record import GONE, INPUTS, Record, read_yaml
@@ -76,25 +78,36 @@ class RunFolder(Record):
             raise ValueError(
                 f"{self.path} already contains a run: use another --output, or continue with --resume {self.path}"
             )
-        begun = {".config.yaml.partial", INPUTS, f".{INPUTS}.partial", locks.LOCK}
+        begun = {INPUTS, locks.LOCK, *(part.name for part in self.path.glob(".*.partial"))}
         for path in self.path.iterdir():
             empty = path.name in ("samples", "checkpoints") and path.is_dir() and not any(path.iterdir())
             if not empty and path.name not in begun:
                 raise ValueError(f"{self.path} is not an empty folder: use another --output")
 
     @contextmanager
-    def held(self) -> Iterator[Self]:
+    def held(self, patience: float = 0.0) -> Iterator[Self]:
         """Lock the folder, so that only this process writes to it. The lock ends with the process.
+
+        Args:
+            patience: seconds to wait for another process that has the lock.
 
         Raises:
             ValueError: another process has the lock.
         """
         self._own = os.stat(self.path).st_ino
         with ExitStack() as stack:
-            try:
-                stack.enter_context(locks.held(self.path))
-            except BlockingIOError:
-                raise ValueError(f"a run is still writing to {self.path}: stop it first") from None
+            end, told = time.monotonic() + patience, False
+            while True:
+                try:
+                    stack.enter_context(locks.held(self.path))
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= end:
+                        raise ValueError(f"a run is still writing to {self.path}: stop it first") from None
+                if not told:
+                    tell(f"a process is still writing to {self.path}: waiting up to {patience:.0f} seconds for its end")
+                    told = True
+                time.sleep(0.2)
             yield self
 
     def _refuse_gone(self) -> None:

@@ -116,13 +116,12 @@ class Loop(ABC, Generic[Measures]):
             yield from Course(self, evaluator, folder, trackers).steps(remarks)
 
     def refuse_apart(self) -> None:
-        """All processes compare their trained weights, and end where these differ.
+        """All processes compare their trained weights, of which they may hold parts, and end where these differ.
 
         Raises:
             TrainingError: they do; nothing is saved.
         """
-        whole = [tensor for tensor in self.parameters if not distributed.is_split(tensor)]  # shards differ
-        if others := distributed.apart(whole):
+        if others := distributed.apart(self.parameters):
             self.sound = False
             who = f"process {others[0]}" if len(others) == 1 else f"processes {', '.join(map(str, others))}"
             when = f"after iteration {self.iteration}" if self.iteration else "before the first iteration"

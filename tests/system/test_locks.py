@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import filelock  # before fcntl is hidden: it chooses its own kind of lock when it is imported
 import pytest
 
+from flowward.commands import resuming
 from flowward.system import locks
 from flowward.training.folder import RunFolder
 
 HOLD = """
 import sys
+import threading
 import filelock
 if sys.argv[2] == "file":
     sys.modules["fcntl"] = None
 from pathlib import Path
+from flowward.commands import resuming
 from flowward.system import locks
 with locks.held(Path(sys.argv[1])):
     print("held", flush=True)
@@ -101,3 +105,23 @@ def test_no_file_can_be_deleted_to_open_the_lock_of_a_folder(tmp_path: Path) -> 
     release = locks._taken_file(tmp_path / locks.LOCK)
     assert held_twice_after_deletion(lambda: locks._taken_file(tmp_path / locks.LOCK)(), tmp_path / locks.LOCK)
     release()
+
+
+def test_a_restarted_run_waits_for_the_end_of_its_old_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first process does, for so long; the others wait for that one."""
+    run = RunFolder.create(tmp_path / "run", {}).path
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(run), "folder"], stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with monkeypatch.context() as patch:
+            patch.setattr(resuming, "LEASE", 0.5)
+            with pytest.raises(ValueError, match=r"a run is still writing to .*: stop it first"):
+                resuming.wait_for_end(run)
+            patch.setenv("RANK", "1")
+            resuming.wait_for_end(run)
+        said = capsys.readouterr().err
+        assert said == f"flowward: a process is still writing to {run}: waiting up to 0 seconds for its end\n"
+        threading.Timer(0.5, other.kill).start()
+        resuming.wait_for_end(run)
+    assert capsys.readouterr().err.count("waiting up to 100 seconds for its end") == 1

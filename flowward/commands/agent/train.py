@@ -92,6 +92,8 @@ def run(words: list[str]) -> int:
             f"{settings.run.samples} episodes per iteration are too few for {many} processes: use fewer --processes or "
             "more --questions-per-update"
         )
+    if said and resume and settings.run.output:
+        resuming.wait_for_end(settings.run.output)
     if many > 1:
         if not resume and settings.run.output:
             RunFolder.refuse(settings.run.output)
