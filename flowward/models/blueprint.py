@@ -16,7 +16,7 @@ import torch
 import transformers
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
@@ -27,13 +27,12 @@ from . import hub
 from .adapters import Adapters
 from .diffusers import DiffusersPolicy
 from .families import Family
-from .imagined import MOST, Alike, sharded
+from .imagined import FAKE, MOST, Alike, sharded
 from .layout import Layout
 from .loading import Loading
 from .pipelines import index, prepared, shaped
 
 BLOCK = 64  # 4-bit weights per scale in bitsandbytes
-FAKE = FakeTensorMode(allow_non_fake_inputs=True)
 
 
 class Blueprint(DiffusersPolicy):

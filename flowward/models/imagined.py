@@ -13,12 +13,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from .sharding import split
 from .weights import Full
 
+FAKE = FakeTensorMode(allow_non_fake_inputs=True)  # of all weights without values
 MOST = 1024  # processes; torch cuts every tensor into so many parts
 
 
@@ -74,6 +77,24 @@ def _split(network: nn.Module, places: list[str], processes: int) -> None:
     with _others(processes) as mesh:
         for place in places:
             split(network.get_submodule(place), mesh)
+            _without_values(network.get_submodule(place))
+
+
+def _without_values(transformer: nn.Module) -> None:
+    """Let gathered weights and gradients be fake tensors too: real ones would take memory, and hours."""
+    for module in transformer.modules():
+        if isinstance(module, FSDPModule):
+            for group in module._get_fsdp_state()._fsdp_param_groups:
+                for name in ("unshard", "wait_for_unshard", "post_backward"):
+                    setattr(group, name, _faked(getattr(group, name)))
+
+
+def _faked(method: Callable[..., Any]) -> Callable[..., Any]:
+    def called(*given: Any, **named: Any) -> Any:
+        with FAKE:
+            return method(*given, **named)
+
+    return called
 
 
 @contextmanager
