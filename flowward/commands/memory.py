@@ -80,10 +80,10 @@ def run(words: list[str]) -> int:
         run = replace(settings.run, memory=settings.run.memory or "auto")  # batches are to be found
         trainer = Parts(settings.algorithm, policy, Compressible(), texts).trainer(run)
         counter.forget(policy.offloaded())
-        moments = fit.moments_of(trainer)
+        more = fit.beside(trainer)
         taken = {
-            "rollout_batch": _law(counter, lambda n: fit.sample(trainer, n), trainer.rollout.leaves, moments),
-            "microbatch": _law(counter, lambda n: fit.learn(trainer, n), trainer.indivisible, moments),
+            "rollout_batch": _law(counter, lambda n: fit.sample(trainer, n), trainer.rollout.leaves, more),
+            "microbatch": _law(counter, lambda n: fit.learn(trainer, n), trainer.indivisible, more),
         }
     sizes = {
         "rollout_batch": fit.divisors(trainer.run.images, trainer.rollout.leaves),

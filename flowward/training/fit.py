@@ -94,15 +94,15 @@ def fitted(trainer: Trainer, limit: float, peak: Peak | None = None) -> tuple[Ru
     points, together = trainer.points_per_update, trainer.policy.weights.collective
     if together:
         peak = _of_all(peak)
-    moments = moments_of(trainer)
+    more = beside(trainer)
     sampled, most = largest(
         divisors(run.images, trainer.rollout.leaves),
-        lambda n: peak(lambda: sample(trainer, n)) + moments,
+        lambda n: peak(lambda: sample(trainer, n)) + more,
         limit,
         together,
     )
     trained, peak_of_training = largest(
-        divisors(points, trainer.indivisible), lambda n: peak(lambda: learn(trainer, n)) + moments, limit, together
+        divisors(points, trainer.indivisible), lambda n: peak(lambda: learn(trainer, n)) + more, limit, together
     )
     trainer.run = run
     most = max(most, peak_of_training)
@@ -123,9 +123,12 @@ def divisors(total: int, unit: int) -> list[int]:
     return [size for size in range(unit, total + 1, unit) if total % size == 0]
 
 
-def moments_of(trainer: Trainer) -> int:
-    """Bytes that Adam allocates in this process at its first step."""
-    return 2 * 4 * sum(distributed.part(tensor).numel() for tensor in trainer.parameters)
+def beside(trainer: Trainer) -> int:
+    """Bytes in this process that passes do not show: Adam's moments, which its first step allocates, and with several
+    updates the copies of weights and moments to which a failed iteration goes back.
+    """
+    weights = sum(distributed.part(tensor).numel() for tensor in trainer.parameters)
+    return 4 * weights * (2 + 3 * (trainer.run.updates_per_iteration > 1))
 
 
 def longest(prompts: PromptSet) -> Prompt:

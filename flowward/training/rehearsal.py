@@ -139,7 +139,7 @@ def rehearsed(made: Assembly) -> Rehearsal:
     memory: list[float] = []
     seconds = Seconds(*_passes(trainer, memory), rewards, measures)
     peak = max(memory) if memory else peak_memory()
-    return Rehearsal(made, counts(made), seconds, None if peak is None else peak + fit.moments_of(trainer))
+    return Rehearsal(made, counts(made), seconds, None if peak is None else peak + fit.beside(trainer))
 
 
 def counts(made: Assembly) -> Counts:

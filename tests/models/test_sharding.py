@@ -29,6 +29,7 @@ from flowward.rewards import RewardError
 from flowward.system import distributed
 from flowward.system.distributed import part
 from flowward.training import fit
+from flowward.training.folder import RunFolder
 from flowward.training.trainer import Trainer
 
 PIPELINES = {"sd3": "StableDiffusion3Pipeline", "flux": "FluxPipeline", "wan": "of two"}
@@ -123,6 +124,31 @@ def trained(folder: Path, case: str, layout: Layout | None) -> dict[str, Any]:
             "norm": [step.metrics["gradient_norm"] for step in steps]}  # fmt: skip
 
 
+def kept(folder: Path, case: str, layout: Layout | None) -> Path:
+    """A run of two iterations with Adam, and a checkpoint after each."""
+    one, path = made(folder, case, layout), folder / f"{case} {layout.shard if layout else 'whole'}"
+    one.optimiser = torch.optim.AdamW(one.parameters, 1e-3)
+    one.run = replace(one.run, iterations=2, checkpoint_every=1, output=path)
+    found = RunFolder.create(path, {}) if distributed.rank() == 0 else None
+    for _ in one.steps(None, found):
+        pass
+    return path
+
+
+def resumed(folder: Path, case: str, path: Path, layout: Layout | None) -> dict[str, Tensor]:
+    """The state of a run from another layout, after one more iteration."""
+    one = made(folder, case, layout)
+    one.optimiser = torch.optim.AdamW(one.parameters, 1e-3)
+    state = RunFolder.open(path).state(shards=one.shards())
+    assert state is not None
+    one.load_state_dict(state)
+    before = {name: one.policy.weights.tensors(name) for name in one._stored}
+    found = {f"{name} {key}": distributed.whole(each).clone() for name in before for key, each in before[name].items()}
+    moments = [one.optimiser.state[each] for each in one.parameters]
+    found |= {f"moment {n}": distributed.whole(each["exp_avg_sq"]).clone() for n, each in enumerate(moments)}
+    return {**found, "loss": torch.tensor(one.step().metrics["loss"])}
+
+
 class Fussy:
     """A reward that fails on the images of one process."""
 
@@ -212,6 +238,10 @@ def process(number: int, folder: Path, processes: int, shard: Any, port: int) ->
                 found[name, rank, checkpointing] = {**own, "answers": answers(policy)}
             found["compiled"], found["halves"] = compiled(folder, layout), halves(folder, True)
             found["measured"], found["fitted"] = measured(folder, layout), fitted(folder, layout)
+            for case in ("forward", "reverse"):
+                own = kept(folder, case, layout)
+                found["resumed", case] = resumed(folder, case, folder / f"{case} whole", layout)
+                assert all(file.suffix in (".safetensors", ".json") for file in own.glob("checkpoints/*.parts/*"))
         for case in TRAINED if processes == 2 else ("forward", "reverse"):
             found[case] = trained(folder, case, layout)
         if number == processes - 1:
@@ -236,6 +266,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def of_processes(folder: Path, shard: str, processes: int) -> dict[Any, Any]:
     path = folder / f"{shard} {processes}.pickle"
     if not path.exists():
+        for case in ("forward", "reverse") if processes == 2 else ():
+            kept(folder, case, None)
         start_processes(process, (folder, processes, shard, port()), nprocs=processes, start_method="spawn")
     found: dict[Any, Any] = pickle.loads(path.read_bytes())
     return found
@@ -272,6 +304,14 @@ def test_a_split_model_learns_the_same(folder: Path, case: str) -> None:
 def test_split_among_two_on_each_of_two_machines(folder: Path, case: str) -> None:
     found, whole = of_processes(folder, "node", 4)[case], trained(folder, case, None)
     close(found["weights"], whole["weights"])
+
+
+@pytest.mark.parametrize("case", ["forward", "reverse"])
+def test_a_run_goes_on_in_another_layout(folder: Path, case: str) -> None:
+    """From a whole model to a split one and back: weights, copies, moments, and the next loss."""
+    to_split = of_processes(folder, "all", 2)["resumed", case]
+    close(to_split, resumed(folder, case, folder / f"{case} whole", None), 2e-6)
+    close(to_split, resumed(folder, case, folder / f"{case} all", None), 2e-5)  # two iterations of Adam were split
 
 
 def test_an_evaluation_of_a_split_model(folder: Path) -> None:

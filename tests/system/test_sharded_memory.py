@@ -181,6 +181,6 @@ def test_moments_are_those_of_the_shard(tmp_path: Path) -> None:
         one.prepare(["a cat"])
         run = Run(images_per_update=8, group_size=4, memory="auto")
         made = Trainer(AdvantageFlow(), one, Compressible(), of("one", ["a cat"]), run)
-        found.append(fit.moments_of(made))
+        found.append(fit.beside(made))
     assert found[0] == 2 * 4 * sum(each.numel() for each in whole(tmp_path))
     assert found[1] == pytest.approx(found[0] / 2, rel=0.01)
