@@ -219,7 +219,7 @@ class PRECISE:
 class DancePRECISE:
     """The same exact solution of DanceSDE's step, r = e^{-(eta^2 / 2) (1 / s - 1 / t)} (arXiv:2605.23522, its code).
 
-    DanceSDE is stiff near t = 0. This schedule is not, but there it needs many steps to be exact. It is regular at t = 1.
+    DanceSDE is stiff near t = 0. This schedule is not, but it needs many steps there. It is regular at t = 1.
     """
 
     eta: float = 0.3
