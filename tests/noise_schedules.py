@@ -8,15 +8,17 @@ from math import sqrt
 from gaussian_flow import MEAN, variance
 
 from flowward.process.flow import grid
-from flowward.process.laws import CPS, DDIM, ODE, Churn, DanceSDE, FlowSDE, Law, LinearSDE
+from flowward.process.laws import CPS, DDIM, ODE, PRECISE, Churn, DancePRECISE, DanceSDE, FlowSDE, Law, LinearSDE
 
 SCALE = 0.5  # of the data
 LEVELS = [1.0, 0.96, 0.7, 0.69, 0.3, 0.0089, 0.0]  # every step between neighbours is tried
 NOISY: list[Law] = [FlowSDE(), FlowSDE(1.2), DanceSDE(), DanceSDE(1.0), LinearSDE(), LinearSDE(0.4)]
 NOISY += [DDIM(), DDIM(1.0), CPS(), CPS(0.5), CPS(1.0)]
+NOISY += [PRECISE(), PRECISE(1.5), PRECISE(held=True), DancePRECISE()]
 SILENT: list[Law] = [ODE(), Churn(0.0), FlowSDE(0.0), DanceSDE(0.0), LinearSDE(0.0), DDIM(0.0), CPS(0.0)]
+SILENT += [PRECISE(0.0), PRECISE(0.0, held=True), DancePRECISE(0.0)]
 CHURNED: list[Law] = [Churn(), Churn(0.1), Churn(1.0)]
-PRESERVING = [law for law in NOISY if isinstance(law, DDIM | CPS)]
+PRESERVING = [law for law in NOISY if isinstance(law, DDIM | CPS | PRECISE | DancePRECISE)]
 
 
 def equal_levels(steps: int) -> list[float]:

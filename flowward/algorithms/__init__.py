@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .diffusion_nft import DiffusionNFT
     from .dpo import DPO
     from .fdfo import FDFO
+    from .flow_dppo import FlowDPPO
     from .flow_grpo import FlowGRPO
     from .flow_grpo_fast import FlowGRPOFast
     from .flowawr import FlowAWR
@@ -50,6 +51,7 @@ CLASSES = {
     "tempflow_grpo": "TempFlowGRPO",
     "g2rpo": "G2RPO",
     "grpo_guard": "GRPOGuard",
+    "flow_dppo": "FlowDPPO",
 }  # the module of each has its name
 _MODULES = {kind: name for name, kind in CLASSES.items()}
 
@@ -83,6 +85,7 @@ __all__ = [
     "DanceGRPO",
     "DiffusionNFT",
     "FlowAWR",
+    "FlowDPPO",
     "FlowGRPO",
     "FlowGRPOFast",
     "GRPOGuard",

@@ -46,6 +46,12 @@ class Algorithm(Objective, Protocol):
 PARTS = ("behaviour", "rollout", "copies", "guidance", "skips_silent", "anchors", "credit", "points", "loss")
 
 
+def remarks(algorithm: object, updates: int) -> list[str]:
+    """Warnings of the algorithm about a run with so many optimiser steps per rollout, if it has a method for them."""
+    said: Callable[[int], list[str]] | None = getattr(algorithm, "remarks", None)
+    return said(updates) if said else []
+
+
 def refuse_incomplete(algorithm: object, called: str | None = None) -> None:
     """Raises ValueError if this is a name, a class, or a value without some of the parts; `called` is its name."""
     if isinstance(algorithm, str | type):

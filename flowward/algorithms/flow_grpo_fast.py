@@ -29,4 +29,4 @@ class FlowGRPOFast(PolicyGradient):
     )
     credit: ZScore = field(default_factory=lambda: ZScore("pooled"))
     ratio: Ratio = "cps"
-    clip: float = 1e-5
+    clip: float | None = 1e-5

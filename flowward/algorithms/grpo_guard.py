@@ -27,4 +27,4 @@ class GRPOGuard(PolicyGradient):
     credit: ZScore = field(default_factory=lambda: ZScore("group"))
     points: RandomSteps = field(default_factory=lambda: RandomSteps("per-time"))
     ratio: Ratio = "guard"
-    clip: float = 2e-6
+    clip: float | None = 2e-6

@@ -7,13 +7,15 @@ A random step x_s = P x_t + Q v(x_t, t) + sigma z is Gaussian, so with d = v - v
 
 and the published methods differ in four numbers of a step (alpha, gamma: the ratio; w: its weight; omega: the
 divergence), in which steps are random, and in how their rewards are compared. Means run over the D elements of a
-sample; the ratio of two densities is rho^D, which is why clips are as small as they are.
+sample; the ratio of two densities is rho^D, which is why clips are as small as they are. Flow-DPPO has no clip: it
+stops a step by its KL from the rollout policy (`trust`, in nats).
 (DDPO: Black et al., 2023, arXiv:2305.13301, after Schulman et al., 2017, arXiv:1707.06347.)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal, get_args
 
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor
 from ..learning.credit import ZScore
 from ..learning.moves import Moves, RandomSteps
 from ..learning.snapshots import Decay
-from ..learning.terms import clipped_ratio, log_bounds
+from ..learning.terms import clipped_ratio, log_bounds, masked_ratio
 from ..process.flow import mean, wide
 from ..process.plans import Branches, Chain
 from ..process.policy import Models
@@ -30,6 +32,7 @@ from ..system.errors import not_negative, one_of, positive
 
 Ratio = Literal["gaussian", "sum", "cps", "guard"]
 Divergence = Literal["exact", "per-noise", "state", "velocity"]
+Outward = Literal["ratio", "noise", "gradient"]
 
 CLIPS: dict[Ratio, tuple[float, float]] = {
     "gaussian": (1e-7, 1e-2),
@@ -71,6 +74,40 @@ def log_ratio(v: Tensor, v_old: Tensor, z: Tensor, q: Tensor, sigma: Tensor, rat
     return alpha[:, None] * along - (gamma * delta.square().mean(1, dtype=torch.float64))[:, None]
 
 
+def step_nats(v: Tensor, v_old: Tensor, q: Tensor, sigma: Tensor) -> Tensor:
+    """KL between the distributions of x_s under v and v_old, in nats, float64 [B]: D Q^2 mean(d^2) / (2 sigma^2).
+
+    It does not depend on the noise that was drawn, and is the same in both directions. Per element, log rho has the
+    mean -KL / D and the standard deviation sqrt(2 KL) / D (Flow-DPPO, arXiv:2606.11025, Eq. 14).
+    """
+    square = mean((wide(v) - wide(v_old)).double() ** 2)
+    return v[0].numel() * (q.double() / sigma.double()) ** 2 / 2 * square
+
+
+def beyond_trust(
+    v: Tensor,
+    v_old: Tensor,
+    z: Tensor,
+    advantage: Tensor,
+    q: Tensor,
+    sigma: Tensor,
+    trust: float,
+    outward: Outward = "ratio",
+) -> Tensor:
+    """The steps that Flow-DPPO stops, bool [B, C]: KL >= trust, and the step goes outward.
+
+    A step goes outward if A and one of these numbers have the same sign, with L the mean log density ratio and k the
+    KL per element: L (`ratio`, as published in Eq. 18), L + k = (Q / sigma) mean(z d) (`noise`), or L - k (`gradient`,
+    Eq. 26). L has the mean -k, so beyond a large KL `ratio` stops nearly no step with A > 0. The mean of L + k is 0, so
+    `noise` stops both signs of A alike. `gradient` is exact: the gradient of the step's loss, as a function of v, would
+    raise the KL.
+    """
+    nats = step_nats(v, v_old, q, sigma)[:, None]
+    shift = {"ratio": 0.0, "noise": 1.0, "gradient": -1.0}[outward]
+    side = log_ratio(v, v_old, z, q, sigma) + shift * nats / v[0].numel()
+    return (nats >= trust) & (advantage * side > 0)
+
+
 def divergence_scale(kind: Divergence, q: Tensor, sigma: Tensor, length: Tensor) -> Tensor:
     """omega, [B], of omega mean((v - v_ref)^2).
 
@@ -98,15 +135,19 @@ def policy_gradient(
     sigma: Tensor,
     length: Tensor,
     ratio: Ratio = "gaussian",
-    clip: float = 1e-4,
+    clip: float | None = 1e-4,
     advantage_clip: float = 5.0,
     beta: float = 0.0,
     divergence: Divergence = "exact",
     weight: Tensor | None = None,
+    trust: float | None = None,
+    outward: Outward = "ratio",
 ) -> Tensor:
     """l summed over the steps of each state, float64 [B].
 
     Args:
+        trust: if given, it takes the place of `clip` (see `beyond_trust`), and l = -w A rho, or 0 where stopped.
+            With neither, l = -w A rho everywhere.
         v, v_old, v_ref: [B, ...]. v_old is a constant (v itself, detached, before the first update); v_ref may be None
             where beta is 0.
         z: [B, C, ...], the noise of C steps from each state.
@@ -118,7 +159,13 @@ def policy_gradient(
     """
     a = advantage.double().clamp(-advantage_clip, advantage_clip)
     w = torch.full_like(a, 1 / a.shape[1]) if weight is None else weight
-    loss = clipped_ratio(log_ratio(v, v_old.detach(), z, q, sigma, ratio), w * a, clip).sum(1)
+    v_old = v_old.detach()
+    log_rho = log_ratio(v, v_old, z, q, sigma, ratio)
+    if trust is None:
+        loss = clipped_ratio(log_rho, w * a, inf if clip is None else clip).sum(1)
+    else:
+        stopped = beyond_trust(v.detach(), v_old, z, a, q, sigma, trust, outward)
+        loss = masked_ratio(log_rho, w * a, stopped).sum(1)
     if v_ref is not None:
         omega = divergence_scale(divergence, q.double(), sigma.double(), length.double())
         loss = loss + beta * omega * mean((wide(v) - wide(v_ref)).double() ** 2)
@@ -134,8 +181,12 @@ class PolicyGradient:
     points: RandomSteps = field(default_factory=RandomSteps)
     ratio: Ratio = "gaussian"
     """ratio of a step's densities under the policy and the rollout (see `ratio_scales`)"""
-    clip: float = 1e-4
-    """clip the ratio to 1 +/- this; units differ between ratios"""
+    clip: float | None = 1e-4
+    """clip the ratio to 1 +/- this; units differ between ratios (None: use --algorithm.trust)"""
+    trust: float | None = None
+    """instead of clip: stop a step that goes outward beyond this KL, in nats of the whole sample (Flow-DPPO)"""
+    outward: Outward = "ratio"
+    """with trust: A times which number is positive going outward: log `ratio`, shift along `noise`, or `gradient`"""
     advantage_clip: float = 5.0
     """clip advantages to +/- this"""
     beta: float = 0.0
@@ -148,8 +199,16 @@ class PolicyGradient:
     def __post_init__(self) -> None:
         one_of("ratio", self.ratio, CLIPS)
         one_of("divergence", self.divergence, get_args(Divergence))
-        positive(self, "clip", "advantage_clip")
+        one_of("test of outward steps", self.outward, get_args(Outward))
+        positive(self, "advantage_clip", *(name for name in ("clip", "trust") if getattr(self, name) is not None))
         not_negative(self, "beta")
+        if (self.clip is None) == (self.trust is None):
+            have = "both are" if self.trust else "neither is"
+            raise ValueError(f"a step is limited either by its clip or by its trust, but {have} set: set one of them")
+        if self.clip is None:
+            return
+        if self.outward != "ratio":
+            raise ValueError(f"outward {self.outward} is for trust, but steps are limited by their clip")
         low, high = CLIPS[self.ratio]
         if not low <= self.clip <= high:
             raise ValueError(
@@ -187,29 +246,53 @@ class PolicyGradient:
         v_old = v.detach() if points.fresh else recorded
         loss = policy_gradient(
             v, v_old, v_ref, points.z, points.advantage, q, sigma, points.length, self.ratio, self.clip,
-            self.advantage_clip, self.beta, self.divergence, points.weight,
+            self.advantage_clip, self.beta, self.divergence, points.weight, self.trust, self.outward,
         )  # fmt: skip
         watched = self.watched(v.detach(), v_old, v_ref, points)
         if points.fresh:
             apart = log_ratio(v.detach(), recorded, points.z, q, sigma, self.ratio)
             watched["first_ratio_max"] = (apart.abs() * (points.weight > 0)).amax(1)
-            watched["first_ratio_in_clips_max"] = watched["first_ratio_max"] / log_bounds(self.clip)[1]
+            if self.clip is not None:
+                watched["first_ratio_in_clips_max"] = watched["first_ratio_max"] / log_bounds(self.clip)[1]
+            if self.trust is not None:
+                watched["first_nats_in_trust_max"] = step_nats(v.detach(), recorded, q, sigma) / self.trust
         return loss, watched
 
+    def remarks(self, updates: int) -> list[str]:
+        """Warnings about a run with so many optimiser steps per rollout."""
+        if self.trust is None or updates > 1:
+            return []
+        return [
+            "with one optimiser step per rollout the policy is still what drew the samples, so --algorithm.trust stops "
+            "nothing: use --updates-per-iteration 2 or more"
+        ]
+
+    def stopped(self, v: Tensor, v_old: Tensor, points: Moves) -> Tensor:
+        """The steps without a gradient, because they have gone too far, bool [B, C]."""
+        a, q, sigma = points.advantage, points.q, points.sigma
+        if self.trust is not None:
+            return beyond_trust(v, v_old, points.z, a, q, sigma, self.trust, self.outward)
+        low, high = log_bounds(inf if self.clip is None else self.clip)
+        each = log_ratio(v, v_old, points.z, q, sigma, self.ratio)
+        return ((each > high) & (a > 0)) | ((each < low) & (a < 0))
+
     def watched(self, v: Tensor, v_old: Tensor, v_ref: Tensor | None, points: Moves) -> dict[str, Tensor]:
-        """Log ratio, shares of steps that the clip stops, pull on v, divergence: over all steps, and of each."""
+        """Log ratio, shares of steps that are stopped, pull on v, KL, divergence: over all steps, and of each."""
         q, sigma = points.q.double(), points.sigma.double()
         each = log_ratio(v, v_old, points.z, q, sigma, self.ratio)
         there, a = points.weight > 0, points.advantage.clamp(-self.advantage_clip, self.advantage_clip)
         alpha, _ = ratio_scales(self.ratio, q, sigma, v[0].numel())
-        low, high = log_bounds(self.clip)
+        stopped = self.stopped(v, v_old, points) & there
         push = ((points.weight * a).to(v.dtype)[..., None] * points.z.flatten(2)).sum(1)
         found = {
             "log_ratio": (each * there).sum(1) / there.sum(1),
-            "clipped_up": ((each > high) & (a > 0) & there).sum(1) / there.sum(1),
-            "clipped_down": ((each < low) & (a < 0) & there).sum(1) / there.sum(1),
-            "pull": alpha.abs() * push.norm(dim=1) / push.shape[1],  # the gradient on v, where no clip stops it
+            "clipped_up": (stopped & (a > 0)).sum(1) / there.sum(1),
+            "clipped_down": (stopped & (a < 0)).sum(1) / there.sum(1),
+            "pull": alpha.abs() * push.norm(dim=1) / push.shape[1],  # the gradient on v, where no step is stopped
         }
+        if self.trust is not None:
+            found["stopped"] = stopped.sum(1) / there.sum(1)
+            found["step_nats"] = step_nats(v, v_old, q, sigma)
         if v_ref is not None:
             omega = divergence_scale(self.divergence, q, sigma, points.length)
             found["divergence"] = omega * mean((wide(v) - wide(v_ref)).double() ** 2)

@@ -47,6 +47,17 @@ def clipped_ratio(log_ratio: Tensor, advantage: Tensor, low: float, high: float 
     return -advantage * rho
 
 
+def masked_ratio(log_ratio: Tensor, advantage: Tensor, stopped: Tensor) -> Tensor:
+    """-A rho, and 0 without a gradient where `stopped` (bool) or where A is 0, of any shape.
+
+    The ratio of a stopped step is not computed, so one that overflows leaves no NaN (Ping et al., 2026,
+    arXiv:2606.11025, Eq. 17 and 18).
+    """
+    silent = stopped | (advantage == 0)
+    rho = torch.where(silent, 0.0, log_ratio).exp()
+    return torch.where(silent, 0.0, -advantage * rho)
+
+
 def group_sum(values: Tensor, group: Tensor) -> Tensor:
     """The sum over each row's group, [B]; gradients flow."""
     _, index = group.unique(return_inverse=True)

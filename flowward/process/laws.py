@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import cos, inf, pi, sin, sqrt
+from functools import partial
+from math import cos, exp, expm1, inf, log, pi, sin, sqrt
 from typing import Literal, Protocol
 
 MOST_NOISE = 1e6  # strength, if the noise schedule itself has no limit; published ones are about 1
@@ -166,6 +167,82 @@ class CPS:
         return _law(t, s, s * cos(self.eta * pi / 2), s * sin(self.eta * pi / 2))
 
 
+@dataclass(frozen=True)
+class PRECISE:
+    """The exact solution of FlowSDE's step with a constant x0 (Zou et al., 2026, arXiv:2605.23522, and its code).
+
+    While the predicted x0 does not change, eps follows an Ornstein-Uhlenbeck process. So with h the step in
+    log((1 - t) / t), x_s = (1 - s) x0 + s (r eps + sqrt(1 - r^2) z) and r = e^{-a^2 h / 2}. Fresh and predicted noise
+    together have exactly the level s, and many short steps keep every marginal. PRECISE(sqrt(2)) equals DDIM(1).
+    Published strengths are 1 to 2.
+
+    At t = 1, h is infinite and r = 0: the step replaces the initial noise, whatever a is. The released code does so.
+    With `held`, g stays constant above the first time below 1, as FlowSDE needs it there. The first step then keeps
+    the share e^{-a^2 / 2} of the initial noise on any grid.
+    """
+
+    a: float = 0.7
+    held: bool = False
+    """keep a share of the initial noise in the step from t = 1; needs `first` there"""
+
+    def __post_init__(self) -> None:
+        _refuse_strength("PRECISE", self.a)
+
+    def coefficients(self, t: float, s: float, first: float | None = None) -> tuple[float, float, float]:
+        """(P, Q, sigma) of a step; raises ValueError if it is `held` and at t = 1 without `first`."""
+        if self.a == 0 or s == 0:
+            return ODE().coefficients(t, s)
+        if t < 1:
+            return _kept(t, s, self.a**2 / 2 * log(t * (1 - s) / (s * (1 - t))))
+        if not self.held:
+            return _kept(t, s, inf)
+        if first is None:
+            raise ValueError("PRECISE with `held` needs `first`, the first time below 1, at t = 1")
+        top = max(s, first)  # g is constant from there to 1
+        h = first * (1 - top) / (top * (1 - first)) + log(top * (1 - s) / (s * (1 - top)))
+        return _kept(t, s, self.a**2 / 2 * h)
+
+    def remark(self, first: float) -> str:
+        """What becomes of the initial noise in the step from t = 1."""
+        if self.held:
+            return (
+                f"step 0 keeps {exp(-(self.a**2) / 2):.0%} of the initial noise: the exact step from t = 1 would keep "
+                f"none, so the noise schedule is held constant above t = {first:.3g}"
+            )
+        return (
+            "step 0 replaces the initial noise (precise keeps none of it at t = 1), so images that start from the same "
+            "noise have nothing in common; --algorithm.rollout.law precise-held keeps a share"
+        )
+
+
+@dataclass(frozen=True)
+class DancePRECISE:
+    """The same exact solution of DanceSDE's step, r = e^{-(eta^2 / 2) (1 / s - 1 / t)} (arXiv:2605.23522, its code).
+
+    DanceSDE is stiff near t = 0. This schedule is not, but it needs many steps there. It is regular at t = 1.
+    """
+
+    eta: float = 0.3
+
+    def __post_init__(self) -> None:
+        _refuse_strength("DancePRECISE", self.eta)
+
+    def coefficients(self, t: float, s: float, first: float | None = None) -> tuple[float, float, float]:
+        if self.eta == 0 or s == 0:
+            return ODE().coefficients(t, s)
+        return _kept(t, s, self.eta**2 / 2 * (1 / s - 1 / t))
+
+
+def _kept(t: float, s: float, decay: float) -> tuple[float, float, float]:
+    """(P, Q, sigma) of a step that keeps the share e^{-decay} of the predicted noise and fills up to the level s."""
+    return _law(t, s, s * exp(-decay), s * sqrt(-expm1(-2 * decay)))
+
+
+def remark(law: Law, first: float) -> str | None:
+    """What is worth knowing before a run about a random step from t = 1 to `first`; None for most schedules."""
+    return law.remark(first) if isinstance(law, PRECISE) and law.a > 0 else None
+
+
 def excess(law: Law, t: float, s: float, first: float | None = None) -> float:
     """sqrt(c^2 + sigma^2) / s: noise in the state after a step, relative to the correct level s (1: correct).
 
@@ -177,12 +254,15 @@ def excess(law: Law, t: float, s: float, first: float | None = None) -> float:
     return left / s if s > 0 else (inf if left > 1e-12 else 1.0)
 
 
-LawName = Literal["flow-sde", "dance-sde", "linear-sde", "ddim", "cps"]
+LawName = Literal["flow-sde", "dance-sde", "linear-sde", "ddim", "cps", "precise", "precise-held", "dance-precise"]
 LAWS: dict[LawName, Callable[[float], Law]] = {
     "flow-sde": FlowSDE,
     "dance-sde": DanceSDE,
     "linear-sde": LinearSDE,
     "ddim": DDIM,
     "cps": CPS,
+    "precise": PRECISE,
+    "precise-held": partial(PRECISE, held=True),
+    "dance-precise": DancePRECISE,
 }
 """noise schedules by name; each takes its noise strength"""

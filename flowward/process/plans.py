@@ -15,7 +15,7 @@ import torch
 from ..system.errors import finite, one_of
 from ..system.streams import generator
 from .flow import TimeGrid, shifted
-from .laws import LAWS, LawName, excess
+from .laws import LAWS, LawName, excess, remark
 from .solvers import dpm2, euler
 from .trees import Cohorts, Segment, Tree
 from .windows import Window
@@ -232,8 +232,11 @@ def noise_remarks(rollout: Chain | Branches) -> list[str]:
         steps = f"steps {', '.join(map(str, bad))} leave" if len(bad) > 1 else f"step {bad[0]} leaves"
         lines.append(
             f"{steps} too much noise for later steps to remove, so the scored images are noisier than the model's own; "
-            "use only early steps as random ones, or --algorithm.rollout.law ddim or cps with --algorithm.ratio cps"
+            "use only early steps as random ones, or --algorithm.rollout.law ddim, cps or precise with "
+            "--algorithm.ratio cps"
         )
+    if 0 in rollout.random and (said := remark(LAWS[rollout.law](rollout.noise), rollout.times[1])):
+        lines.append(said)
     number, share = narrowest(rollout)
     if len(found) > 2 and share > NARROW:
         lines.append(

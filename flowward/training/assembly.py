@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from .. import models, prompts, rewards
 from ..algorithms import ALGORITHMS
-from ..algorithms.algorithm import Algorithm
+from ..algorithms.algorithm import Algorithm, remarks
 from ..evaluation.evaluate import Evaluator, load_rewards
 from ..evaluation.leakage import leak
 from ..process.policy import Policy
@@ -206,7 +206,9 @@ def assembled(
     notes = (*policy.notes, *trainer.rollout.remarks(), *guidance)
     changed = inputs.sentence(changes)
     idle = batches.idle(settings.run, trainer.unit, distributed.teams())
-    warnings = (*read, *_warnings(settings, parts.prompts, held_out), *idle, *([changed] if changed else []))
+    unlimited = remarks(settings.algorithm, settings.run.updates_per_iteration)
+    unclear = _warnings(settings, parts.prompts, held_out)
+    warnings = (*read, *unclear, *unlimited, *idle, *([changed] if changed else []))
     return Assembly(settings, trainer, evaluator, notes, warnings, found, tuple(changes))
 
 
@@ -270,13 +272,13 @@ def _ready(parts: Parts, held_out: PromptSet, measured: Mapping[str, Reward]) ->
             policy.refuse(list(each))
         except ValueError as error:
             raise ValueError(f"prompts {each.name}: {error}") from error
-    remarks = policy.remarks_on([*texts, *held_out])
+    said = policy.remarks_on([*texts, *held_out])
     with distributed.first_here():  # the first process of a machine fills the disk cache for the others
         policy.prepare([*texts, *held_out])
     rewards.refuse(parts.reward, texts.texts, texts.about(range(len(texts))))
     for own in measured.values():
         rewards.refuse(own, held_out.texts, held_out.about(range(len(held_out))))
-    return remarks
+    return said
 
 
 def _fitted(trainer: Trainer, limit: float, say: Callable[[str], object]) -> Run:
@@ -322,10 +324,10 @@ def train(
         RewardError, TrainingError: the run cannot continue.
         OSError: the run folder cannot be written.
     """
-    trainer, described, remarks = of_python(algorithm, policy, reward, prompts, run, evaluator)
+    trainer, described, told = of_python(algorithm, policy, reward, prompts, run, evaluator)
     folder = RunFolder.create(Path(run.output), described) if run.output else None
     with folder.held() if folder else nullcontext():
-        yield from trainer.steps(evaluator, folder, remarks)
+        yield from trainer.steps(evaluator, folder, told)
 
 
 def of_python(
@@ -358,8 +360,9 @@ def of_python(
         trainer = Trainer(algorithm, policy, reward, prompts, run)
     how = evaluator.told if evaluator else None
     described = config.of_python(algorithm, policy, reward, prompts, run, how)
-    remarks: list[str | None] = [*policy.remarks_on([*prompts, *(evaluator.prompts if evaluator else ())])]
+    told: list[str | None] = [*policy.remarks_on([*prompts, *(evaluator.prompts if evaluator else ())])]
+    told += remarks(algorithm, run.updates_per_iteration)
     if evaluator and how:
         shared = leak(prompts, evaluator.prompts, how.chosen(evaluator.prompts))
-        remarks += [shared, how.unlike(algorithm.rollout.guidance)]
-    return trainer, described, [remark for remark in remarks if remark]
+        told += [shared, how.unlike(algorithm.rollout.guidance)]
+    return trainer, described, [each for each in told if each]

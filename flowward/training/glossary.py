@@ -204,16 +204,34 @@ REVERSE = {
     ),
     "clipped_up": Metric(
         "Clipped, positive advantage",
-        "share of steps or tokens with a positive advantage and a ratio above 1 + clip: they have no gradient",
+        "share of steps or tokens with a positive advantage and a ratio above 1 + clip, or stopped by "
+        "--algorithm.trust: they have no gradient",
         "0 with one update per iteration; near 1 the learning rate is too high or the clip too small",
         SHARES,
         by_step=True,
     ),
     "clipped_down": Metric(
         "Clipped, negative advantage",
-        "share of steps or tokens with a negative advantage and a ratio below 1 - clip: they have no gradient",
+        "share of steps or tokens with a negative advantage and a ratio below 1 - clip, or stopped by "
+        "--algorithm.trust: they have no gradient",
         "0 with one update per iteration; near 1 the learning rate is too high or the clip too small",
         SHARES,
+        by_step=True,
+    ),
+    "stopped": Metric(
+        "Stopped by the trust region",
+        "share of steps that are outward and further from the rollout policy than --algorithm.trust: they have no "
+        "gradient (only with --algorithm.trust)",
+        "0 with one update per iteration; near 0.5 the learning rate is too high or the trust too small",
+        SHARES,
+        by_step=True,
+    ),
+    "step_nats": Metric(
+        "KL of a step from the rollout policy",
+        "mean KL of a random step between the rollout policy and the policy, over the whole sample (only with "
+        "--algorithm.trust)",
+        "0 in the first update; near --algorithm.trust or below",
+        "nats",
         by_step=True,
     ),
     "pull": Metric(
@@ -235,6 +253,11 @@ REVERSE = {
     ),
     "first_ratio_in_clips_max": Metric(
         "Largest log ratio, relative to the clip", "first_ratio_max divided by log(1 + clip)", f"below {APART:g}"
+    ),
+    "first_nats_in_trust_max": Metric(
+        "Largest KL before the first update, relative to the trust",
+        "largest KL of a step between sampling and training with the same weights, divided by --algorithm.trust",
+        f"below {APART:g}",
     ),
 }
 

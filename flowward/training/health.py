@@ -82,6 +82,12 @@ class Health:
                 "because the network gives different outputs in sampling and in training: use equal batch sizes "
                 "(--rollout-batch, --microbatch) and --precision float32"
             )
+        if m.get("first_nats_in_trust_max", 0.0) > APART:
+            lines.append(
+                f"a step differs by {m['first_nats_in_trust_max']:.2g} of the trust before the first update, because "
+                "the network gives different outputs in sampling and in training: use equal batch sizes "
+                "(--rollout-batch, --microbatch) and --precision float32, or a larger trust"
+            )
         if len(self.norms) >= 5 and m["gradient_norm"] > SPIKE * median(self.norms):
             lines.append(
                 f"the gradient norm jumped to {m['gradient_norm']:.2g} (recent median {median(self.norms):.2g}) and "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -10,21 +11,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 from ..algorithms import FlowGRPO
+from ..algorithms.policy_gradient import beyond_trust, step_nats
 from ..learning.credit import ZScore
 from ..learning.moves import RandomSteps
-from ..process.flow import grid
+from ..process.flow import grid, over
 from ..process.laws import LAWS as STEPS
 from ..process.laws import excess
 from ..process.plans import Branches, Chain
 from ..process.windows import Window
 from .check import Check, Kind, compared, equation, number, real, slope
 from .generic import Subject, linear
-from .steps import cost_laws, on_policy, ratio_laws, samples, shared
+from .steps import RATIOS, cost_laws, on_policy, ratio_laws, samples, schedule_laws, shared
 
 DDPO, GRPO, CPS, DANCE = "2305.13301", "2505.05470", "2509.05952", "2505.07818"
 MIX, TEMP, G2, GUARD = "2507.21802", "2508.04324", "2510.01982", "2510.22319"
+DPPO, PRECISE = "2606.11025", "2605.23522"
 
 
 def ddpo(kind: Kind) -> Iterator[Check]:
@@ -64,6 +68,35 @@ def flow_grpo(kind: Kind) -> Iterator[Check]:
     yield compared("any other: Q = -(t - s) (1 + a^2 / 2)", "derived 11", q, lengths * (1 + a**2 / 2))
     level = excess(law, times[8], times[9], times[1])
     yield number("noise after the last trained step, relative to the correct level", "derived 11", level, 26.9, 0.05)
+    yield from _precise(kind)
+
+
+def _precise(kind: Kind) -> Iterator[Check]:
+    """The noise schedules that solve a step exactly while x0 does not change."""
+    draw = kind().rollout
+    for name in ("precise", "precise-held", "dance-precise"):
+        for check in schedule_laws(kind(rollout=replace(draw, law=name))):
+            yield replace(check, law=f"{name}: {check.law}")
+
+    def steps(name: Any, strength: float, *times: float) -> Tensor:
+        law = STEPS[name](strength)
+        return torch.tensor([law.coefficients(*ends, draw.times[1]) for ends in pairwise(times)], dtype=torch.float64)
+
+    found, expected = steps("precise", math.sqrt(2), *draw.times), steps("ddim", 1.0, *draw.times)
+    yield compared("precise with a = sqrt(2): steps equal DDIM's with full noise", "derived 11", found, expected)
+    middle = torch.tensor(draw.times[1:-2], dtype=torch.float64)
+    for name in ("precise", "dance-precise"):
+        at, once = steps(name, 0.7, *middle.tolist()), steps(name, 0.7, draw.times[1], draw.times[-3])
+        kept = (at[:, 0] - (1 - middle[1:])) / middle[1:]  # of the predicted noise, in each step
+        share = (once[:, 0] - (1 - middle[-1:])) / middle[-1:]
+        law = f"{name}: the noise kept in one long step is the product over short steps"
+        yield compared(law, PRECISE, kept.prod()[None], share)
+    p, _, sigma = steps("precise-held", 0.7, *draw.times[:2])[0].tolist()
+    found = torch.tensor([(p - (1 - draw.times[1])) / draw.times[1], sigma / draw.times[1]])
+    expected = torch.tensor([math.exp(-(0.7**2) / 2), math.sqrt(1 - math.exp(-(0.7**2)))])
+    yield compared(
+        "precise-held: the first step keeps e^{-a^2 / 2} of the initial noise", "derived 11", found, expected
+    )
 
 
 def flow_grpo_fast(kind: Kind) -> Iterator[Check]:
@@ -202,6 +235,52 @@ def grpo_guard(kind: Kind) -> Iterator[Check]:
     )
 
 
+def flow_dppo(kind: Kind) -> Iterator[Check]:
+    yield from shared(kind, DPPO)
+    yield from cost_laws(kind, GRPO, 10, 3)
+    s = Subject.first(kind())
+    p, old = s.points, s.old
+    v = old + real(*old.shape) / 3
+    at, to = (over(p.q, old) * each for each in (v, old))
+    exact = kl_divergence(Normal(to, over(p.sigma, to)), Normal(at, over(p.sigma, at))).flatten(1).sum(1)
+    nats = step_nats(v, old, p.q, p.sigma)
+    yield compared("KL of a step: D Q^2 mean(d^2) / 2 sigma^2, in nats", DPPO, nats, exact, 1e-9)
+    unlimited = kind(trust=1e12)
+    free = equation(kind(clip=1e-2, trust=None), replace(p, fresh=True), old, old)
+    gap = slope(equation(unlimited, replace(p, fresh=True), old, old), old) - slope(free, old)
+    yield compared("before the first update: the gradient equals that of a clip", DPPO, gap, torch.zeros_like(gap), 0.0)
+    yield from _outward(p, old)
+
+
+def _outward(points: Any, old: Tensor) -> Iterator[Check]:
+    """Which steps beyond the trust are stopped, by each of the three tests."""
+    one = replace(
+        points, z=points.z[:, :1], advantage=points.advantage[:, :1], weight=torch.ones_like(points.weight[:, :1])
+    )
+    far = old + 2 * real(*old.shape, seed=5)
+
+    def stopped(outward: Any, sign: float = 1.0, mirrored: float = 1.0, trust: float = 0.0) -> Tensor:
+        z, a = mirrored * one.z, sign * one.advantage
+        return beyond_trust(far, old, z, a, one.q, one.sigma, trust, outward)[:, 0].double()
+
+    law = "outward `noise`: steps stopped for A and z, less those for -A and -z"
+    gap = stopped("noise") - stopped("noise", -1.0, -1.0)
+    yield compared(law, "derived 9", gap, torch.zeros_like(gap), 0.0)
+    drawn, shift = over(one.sigma, old) * one.z[:, 0], over(one.q, old) * (far - old)
+    law = "outward `ratio`: steps stopped, those whose density ratio moved with A"
+    moved = (RATIOS["sum"][1](drawn, shift, one.sigma) * one.advantage[:, 0] > 0).double()
+    yield compared(law, DPPO, stopped("ratio"), moved, 0.0)
+    nats = step_nats(far, old, one.q, one.sigma)
+    middle = nats.median().item()
+    law = "outward `ratio`: of these, the ones with KL >= trust"
+    yield compared(law, DPPO, stopped("ratio", trust=middle), moved * (nats >= middle), 0.0)
+    v = far.clone().requires_grad_()
+    rise = torch.autograd.grad(step_nats(v, old, one.q, one.sigma).sum(), v)[0]
+    pull = slope(equation(FlowGRPO(clip=None, trust=1e12, beta=0.0), one, old, old), far)
+    law = "outward `gradient`: steps stopped, those whose descent raises the KL"
+    yield compared(law, DPPO, stopped("gradient"), ((-pull * rise).flatten(1).sum(1) > 0).double(), 0.0)
+
+
 def _unit(points: Any) -> Any:
     """The same points with noise 1 and advantage 1 everywhere."""
     return replace(points, z=torch.ones_like(points.z), advantage=torch.ones_like(points.advantage))
@@ -217,4 +296,5 @@ LAWS: dict[str, Callable[[Kind], Iterator[Check]]] = {
     "tempflow_grpo": tempflow_grpo,
     "g2rpo": g2rpo,
     "grpo_guard": grpo_guard,
+    "flow_dppo": flow_dppo,
 }

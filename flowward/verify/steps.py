@@ -64,7 +64,7 @@ def shared(kind: Kind, source: str) -> Iterator[Check]:
     few, old = subject.points[:24], subject.old[:24]  # none of these lies at the edge of the clip
     loss = equation(algorithm, few, old, old + real(*old.shape, seed=1) / 10)
     yield differences("autograd = central differences", loss, old + real(*old.shape) / 50)
-    yield from _steps(algorithm)
+    yield from schedule_laws(algorithm)
 
 
 def on_policy(algorithm: Any, subject: Subject, source: str) -> Iterator[Check]:
@@ -113,8 +113,9 @@ def ratio_laws(kind: Kind, subject: Subject) -> Iterator[Check]:
     half = equation(bare, _alone(_narrow(p), 1.0), old.bfloat16(), old)(old.bfloat16())
     law = f"{bare.ratio}: rho - 1 at the same velocity in bfloat16 is exactly 0"
     yield compared(law, "derived 9", -half - 1, 0 * half, 0.0)
-    law = f"{bare.ratio}: no gradient beyond the clip (above for A > 0, below for A < 0): share of points"
-    yield number(law, "1707.06347", _clipped(bare, p, old), 1, 0)
+    limit, source = ("clip", "1707.06347") if bare.trust is None else ("trust", "2606.11025")
+    law = f"{bare.ratio}: no gradient beyond the {limit} (above for A > 0, below for A < 0): share of points"
+    yield number(law, source, _clipped(bare, p, old), 1, 0)
 
 
 def _narrow(points: Any) -> Any:
@@ -123,12 +124,18 @@ def _narrow(points: Any) -> Any:
 
 
 def _clipped(algorithm: Any, points: Any, old: Tensor) -> float:
-    """Share of states that are clipped correctly at ratio 1 +- 3 clip, for both signs of A."""
+    """Share of states that are stopped correctly at ratio 1 +- 3 clip, or three times as far as the trust, for both
+    signs of A.
+    """
     alpha = ALPHA[algorithm.ratio][1](points.q, points.sigma)
     z, right = points.z[:, 0], []
+    size = 3 * (algorithm.clip or 0) / (alpha * mean(z**2))
+    if algorithm.trust is not None:
+        algorithm = replace(algorithm, trust=0.01)
+        size = (6 * 0.01 / (N * mean(z**2))).sqrt() * points.sigma / points.q
     for a in (1.0, -1.0):
         for side in (1.0, -1.0):
-            v = old + over(side * 3 * algorithm.clip / (alpha * mean(z**2)), z) * z
+            v = old + over(side * size, z) * z
             still = slope(equation(algorithm, _alone(points, a), old, old), v).flatten(1).abs().amax(1) == 0
             right.append((still == (a == side)).double().mean())
     return torch.stack(right).mean().item()
@@ -172,7 +179,7 @@ def _noise(name: str, strength: float, t: Tensor, s: Tensor) -> tuple[str, Tenso
     return "s^2 + (g^2 (t - s)^2 / t) (1 + g^2 / 4t)", s**2 + g * length**2 / t * (1 + g / (4 * t))
 
 
-def _steps(algorithm: Any) -> Iterator[Check]:
+def schedule_laws(algorithm: Any) -> Iterator[Check]:
     """Laws of the rollout's noise schedule on its time grid."""
     draw = algorithm.rollout
     times = draw.levels

@@ -52,6 +52,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "points.views": "sum",
     },
     "grpo_guard": {"clip": 2e-6, "ratio": "guard", "points.weight": "per-time", "rollout.noise": 0.7},
+    "flow_dppo": {"clip": None, "trust": 0.655, "outward": "ratio", "rollout.window.size": 3, "rollout.noise": 0.7},
 }
 
 PROMPTS, SHAPE = 3, (2, 8)

@@ -48,6 +48,10 @@ POINTS = {
     ("g2rpo", "flux"): 16,  # prompts, one step number per update
     ("g2rpo", "flux-scripts"): 16,
     ("grpo_guard", "ocr"): 576 * 9,
+    ("grpo_guard", "precise"): 128 * 19,
+    ("flow_dppo", "geneval"): 512 * 3,
+    ("flow_dppo", "pickscore"): 384 * 3,
+    ("flow_dppo", "qwen-image"): 256 * 2,
 }
 
 
@@ -102,10 +106,12 @@ def test_images_are_drawn_and_measured_with_the_papers_guidance(name: str, prese
     assert settings.evaluation.sampler.guidance == found
     if preset in ("scenes", "no-guidance") or (name, preset) == ("flow_grpo_fast", "pickscore"):
         assert found == 1
-    elif name in GUIDANCE and preset != "flux":
+    elif name in GUIDANCE and preset not in ("flux", "precise"):
         assert found == GUIDANCE[name]
     elif preset in ("flux", "flux-frozen", "flux-scripts", "mix_grpo"):
         assert found == 3.5
+    elif name == "flow_dppo" or preset == "precise":
+        assert found == (4 if preset == "qwen-image" else 1)
     own = {"name": name, "preset": preset}
     assert config.from_dict({"algorithm": own}).evaluation.sampler.guidance == found
     assert config.from_dict({"algorithm": {**own, "rollout": {"guidance": 2.0}}}).evaluation.sampler.guidance == 2

@@ -91,5 +91,7 @@ def test_there_is_a_recipe_for_every_algorithm_and_published_reward() -> None:
         "mix_grpo",
         "paper-large",
         "paper-adaptive",
+        "precise",
+        "qwen-image",
     }
     assert {pair for pair in published if pair[1] not in elsewhere} <= used

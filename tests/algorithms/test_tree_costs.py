@@ -106,6 +106,7 @@ COSTS: dict[str, tuple[float, float]] = {  # evaluations per sample: of the roll
     "tempflow_grpo": ((36 + 1080) / 216, 36 / 216),  # a prompt of four starts; children share their forward
     "g2rpo": ((8 + 12 * (92 + 40 + 25)) / 288, 8 / 288),
     "grpo_guard": (10, 9),
+    "flow_dppo": (10, 3),
 }
 
 

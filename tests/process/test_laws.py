@@ -13,7 +13,19 @@ from gaussian_flow import MEAN
 from noise_schedules import CHURNED, LEVELS, NOISY, PRESERVING, SCALE, SILENT, equal_levels, moved, velocity
 
 from flowward.process.flow import grid
-from flowward.process.laws import CPS, DDIM, LAWS, ODE, DanceSDE, FlowSDE, Law, LawName, LinearSDE
+from flowward.process.laws import (
+    CPS,
+    DDIM,
+    LAWS,
+    ODE,
+    PRECISE,
+    DancePRECISE,
+    DanceSDE,
+    FlowSDE,
+    Law,
+    LawName,
+    LinearSDE,
+)
 
 Step = Callable[[float, float], float]  # (x, v) to the mean of x_s
 
@@ -63,6 +75,20 @@ def ddim(eta: float, t: float, s: float) -> tuple[Step, float]:
     return preserving(eta * (s / t) * sqrt(t**2 - ((1 - t) * s / (1 - s)) ** 2), t, s)
 
 
+def precise(a: float, t: float, s: float) -> tuple[Step, float]:
+    """As the authors' code has it: the ratio of the two odds, to the power a^2, is the share of variance that stays."""
+    return preserving(s * sqrt(1 - ((s * (1 - t)) / (t * (1 - s))) ** a**2), t, s)
+
+
+def precise_held(a: float, t: float, s: float) -> tuple[Step, float]:
+    return preserving(s * sqrt(1 - exp(-(a**2))), t, s) if t == 1 > s > 0 else precise(a, t, s)
+
+
+def dance_precise(eta: float, t: float, s: float) -> tuple[Step, float]:
+    share = exp(-(eta**2) * (1 / s - 1 / t)) if s else 0.0
+    return preserving(s * sqrt(1 - share), t, s)
+
+
 Formula = Callable[[float, float, float], tuple[Step, float]]
 TEXTBOOK: list[tuple[LawName, Formula, list[float]]] = [
     ("flow-sde", flow_sde, [0.3, 0.7, 1.2, 1.8]),
@@ -70,6 +96,9 @@ TEXTBOOK: list[tuple[LawName, Formula, list[float]]] = [
     ("linear-sde", linear_sde, [0.4, 1.0, 1.5]),
     ("ddim", ddim, [0.2, 0.5, 0.9]),
     ("cps", cps, [0.2, 0.5, 0.8]),
+    ("precise", precise, [0.3, 0.7, 1.5, 2.5]),
+    ("precise-held", precise_held, [0.3, 0.7, 1.5]),
+    ("dance-precise", dance_precise, [0.3, 1.0]),
 ]
 
 
@@ -149,7 +178,7 @@ def test_k2_without_noise_no_law_needs_to_know_the_first_level(law: Law) -> None
 def test_k5_noise_and_prediction_share_the_level(law: Law) -> None:
     """c^2 + sigma^2 = s^2."""
     for t, s in [*pairwise(LEVELS), *pairwise(grid(10).tolist())]:
-        p, q, sigma = law.coefficients(t, s)
+        p, q, sigma = law.coefficients(t, s, LEVELS[1])
         c = p - (1 - s)
         assert c**2 + sigma**2 == pytest.approx(s**2, abs=1e-15)
         assert q == pytest.approx(c * (1 - t) - t * (1 - s), abs=1e-15)
@@ -182,6 +211,8 @@ def test_k5_ddim_tends_to_flow_sde_everywhere(eta: float) -> None:
 
 # K6: both ends
 
+FLOWS = [law for law in NOISY if isinstance(law, FlowSDE)]
+
 
 @pytest.mark.parametrize("law", [*NOISY, *SILENT, *CHURNED])
 @pytest.mark.parametrize("levels", [LEVELS, grid(10).tolist(), grid(1).tolist(), grid(2).tolist(), equal_levels(1000)])
@@ -201,7 +232,13 @@ def test_k6_flow_sde_must_know_the_first_level(a: float) -> None:
     FlowSDE(a).coefficients(0.9, 0.8)
 
 
-@pytest.mark.parametrize("law", [law for law in [*NOISY, *CHURNED] if not isinstance(law, FlowSDE)])
+def test_k6_precise_must_know_it_to_hold_the_noise_there() -> None:
+    with pytest.raises(ValueError, match="PRECISE with `held` needs `first`, the first time below 1, at t = 1"):
+        PRECISE(held=True).coefficients(1.0, 0.9)
+    PRECISE(held=True).coefficients(0.9, 0.8)
+
+
+@pytest.mark.parametrize("law", [law for law in [*NOISY, *CHURNED] if law not in (*FLOWS, PRECISE(held=True))])
 def test_k6_no_other_law_does(law: Law) -> None:
     for s in (0.96, 0.5, 0.0):
         assert law.coefficients(1.0, s) == law.coefficients(1.0, s, first=0.97)
@@ -249,7 +286,8 @@ def test_k7_draws_of_one_step(name: LawName, formula: Formula, strengths: list[f
 def test_laws_by_name() -> None:
     """Each takes its strength, and is compared by it."""
     made = [LAWS[name](0.25) for name in get_args(LawName)]
-    assert made == [FlowSDE(a=0.25), DanceSDE(eta=0.25), LinearSDE(scale=0.25), DDIM(eta=0.25), CPS(eta=0.25)]
+    sdes: list[Law] = [FlowSDE(a=0.25), DanceSDE(eta=0.25), LinearSDE(scale=0.25), DDIM(eta=0.25), CPS(eta=0.25)]
+    assert made == [*sdes, PRECISE(a=0.25), PRECISE(a=0.25, held=True), DancePRECISE(eta=0.25)]
     assert set(LAWS) == set(get_args(LawName))
 
 

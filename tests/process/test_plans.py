@@ -115,7 +115,7 @@ def test_excess_noise_is_told_before_a_run() -> None:
     assert noise.startswith(start)
     assert noise.endswith(", 6: 1.07, 7: 1.23, 8: 26.9")
     assert warning.startswith("steps 7, 8 leave too much noise for later steps to remove")
-    assert warning.endswith("--algorithm.rollout.law ddim or cps with --algorithm.ratio cps")
+    assert warning.endswith("--algorithm.rollout.law ddim, cps or precise with --algorithm.ratio cps")
     early = Chain(window=Window(2, "random", high=5))
     assert early.remarks() == [start + "3: 1.02, 4: 1.03"]
     assert [number for number, _ in excess_noise(Branches(one=True, low=1, high=4, length=2))] == [1, 2, 3, 4]

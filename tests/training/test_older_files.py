@@ -22,6 +22,7 @@ from flowward.training import config
 
 DATA = Path(__file__).parents[1] / "data"
 CONFIGS = sorted((DATA / "configs").glob("*.yaml"))
+NEWER = {"flow_dppo"}  # algorithms that 0.1.0 did not have
 ENCODED = ["a cat", "two red dogs on the left"]
 DIFFUSERS = "0.42.1"  # part of the name of the folder of prompts
 MEASURE = shlex.split("--images 4 --steps 2 --rewards scenes-strict balance --precision float32")
@@ -126,7 +127,7 @@ def test_an_export_is_sampled_and_measures_what_it_measured(tmp_path: Path, caps
 
 
 def test_every_algorithm_has_its_settings() -> None:
-    assert {path.stem for path in CONFIGS} == flowward.ALGORITHMS.keys()
+    assert {path.stem for path in CONFIGS} == flowward.ALGORITHMS.keys() - NEWER
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

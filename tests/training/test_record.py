@@ -60,7 +60,7 @@ SIZES = {
 }
 REVERSE = (
     "ddpo", "flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "mix_grpo_flash", "tempflow_grpo", "g2rpo",
-    "grpo_guard",
+    "grpo_guard", "flow_dppo",
 )  # fmt: skip
 MORE = {  # with two updates: terms that the vetted settings leave out
     "advantageflow": "--algorithm.calibration 0.2",
