@@ -17,6 +17,7 @@ from .trackers import Trackers
 if TYPE_CHECKING:
     from .loop import Loop
 
+OPTIONAL = ("troubles", "versions")  # of a state: not in one from before the first trouble, or before --stale
 Measures = TypeVar("Measures")
 """the evaluator, for `Loop.measured`"""
 
@@ -128,7 +129,7 @@ class Course(Generic[Measures]):
         loop, rollbacks = self.loop, self.loop.rollbacks + 1
         if rollbacks > loop.run.rollback or loop.run.output is None:
             return False
-        needed = [name for name in loop.state_dict() if name != "troubles"]  # not in one from before the first
+        needed = [name for name in loop.state_dict() if name not in OPTIONAL]
         failed, state = loop.iteration + 1, RunFolder.open(loop.run.output).state(*needed)
         if state is None:
             return False
