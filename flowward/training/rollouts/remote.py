@@ -45,6 +45,11 @@ def refuse_stale(algorithm: Algorithm, run: Run, stale: int) -> None:
         )
 
 
+def kept_for(algorithm: Algorithm, stale: int) -> list[str]:
+    """The weights that each version keeps: those that draw, and `old` if it is the anchor of older samples."""
+    return [algorithm.behaviour, *[ANCHOR] * (stale > 0 and stale_of(algorithm) == "anchored")]
+
+
 class RemoteTrainer(Trainer):
     """The training loop, with images from drawers."""
 
@@ -73,8 +78,7 @@ class RemoteTrainer(Trainer):
         refuse_stale(algorithm, run, stale)
         super().__init__(algorithm, policy, reward, prompts, run, self._fetched, graft)
         self.stale = stale
-        names = [algorithm.behaviour, *[ANCHOR] * (stale > 0 and stale_of(algorithm) == "anchored")]
-        self.versions = Versions(policy.weights, names, stale)
+        self.versions = Versions(policy.weights, kept_for(algorithm, stale), stale)
         self._open, self._open_scorers = studio, scorers
         self._dealer: Dealer | None = None
         self._scorers: Mapping[str, Reward] = {}
