@@ -77,13 +77,15 @@ def test_what_does_not_go_together_is_one_sentence(tiny: str, monkeypatch: pytes
     assert refused(settings()).startswith("several processes share drawers through a Ray cluster: run `ray start")
     monkeypatch.setenv(cluster.ADDRESS, "auto")
     assert refused(settings()) == "3 processes need a drawer each, not 2 in all: raise --drawers"
+    few = replace(settings(), drawing=Drawing("ray", 7, 0, 2))
+    assert refused(few) == "3 processes need a reward actor each, not 2 in all: raise --reward-actors"
     found = []
     for rank in range(3):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        made = actors_of(replace(settings(), drawing=Drawing("ray", 7, 0, 2)), one.policy, one.reward)
+        made = actors_of(replace(settings(), drawing=Drawing("ray", 7, 0, 4)), one.policy, one.reward)
         assert made is not None
         found.append((made(one.run).drawers, made(one.run).scorers))
-    assert found == [(3, 1), (2, 1), (2, 0)]
+    assert found == [(3, 2), (2, 1), (2, 1)]
 
 
 def test_a_block_has_the_prompts_of_its_images_alone() -> None:

@@ -60,7 +60,10 @@ class Cluster:
             with _own_signals():
                 self._ray.init(log_to_driver=False, logging_level="error", **how)
         except ConnectionError as error:
-            raise ValueError(f"no Ray cluster answers at {os.environ.get(ADDRESS)} ({ADDRESS}): {error}") from error
+            raise ValueError(
+                f"no Ray cluster answers at {os.environ.get(ADDRESS)} ({ADDRESS}); if it asks for a token, set "
+                f"RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from its first machine ({error})"
+            ) from error
 
     def _refuse_few(self, actors: int) -> None:
         there = self._ray.cluster_resources().get("GPU", 0)

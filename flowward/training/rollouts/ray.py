@@ -270,6 +270,10 @@ def actors_of(settings: Any, policy: Policy, reward: Reward) -> Callable[[Run], 
         )
     if how.drawers < processes:
         raise ValueError(f"{processes} processes need a drawer each, not {how.drawers} in all: raise --drawers")
+    if 0 < how.reward_actors < processes:  # all processes wait for rewards in the same way, or none does
+        raise ValueError(
+            f"{processes} processes need a reward actor each, not {how.reward_actors} in all: raise --reward-actors"
+        )
 
     def of_this(many: int) -> int:
         return len(distributed.share(torch.arange(many)))
