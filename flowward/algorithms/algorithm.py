@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -41,6 +41,18 @@ class Algorithm(Objective, Protocol):
     @property
     def points(self) -> Callable[[Rollout, Key], PointSet]: ...
     def loss(self, models: Models, points: Any) -> tuple[Tensor, dict[str, Tensor]]: ...  # a Batch of its `points`
+
+
+Stale = Literal["recorded", "anchored", "free", "none"]
+"""Why a loss may be given samples that earlier weights drew. `recorded`: the velocities of the sampler come with them.
+`anchored`: the loss is relative to `old`, and the `old` of the version that drew takes its place. `free`: it does not
+ask what drew the samples. `none`: it takes the current policy for what drew them, so it may not."""
+
+
+def stale_of(algorithm: object) -> Stale:
+    """What an algorithm says in its optional attribute `stale`; `none` if it says nothing."""
+    found: Stale = getattr(algorithm, "stale", "none")
+    return found
 
 
 PARTS = ("behaviour", "rollout", "copies", "guidance", "skips_silent", "anchors", "credit", "points", "loss")

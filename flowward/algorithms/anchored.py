@@ -11,6 +11,7 @@ from ..learning.points import Points
 from ..learning.snapshots import Decay
 from ..process.policy import Models
 from ..system.errors import finite
+from .algorithm import Stale
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Anchored:
         def old(self) -> Decay: ...
         @property
         def k_ref(self) -> float: ...
+        @property
+        def behaviour(self) -> str: ...
 
     guidance: float = field(default=1.0, kw_only=True)
     """guidance scale in training (1: off), independent of the rollout's; FLUX.1-dev reads it as input"""
@@ -34,6 +37,11 @@ class Anchored:
     def copies(self) -> dict[str, Decay]:
         """The policy copies that the loss and the rollout use, with the EMA decay of each."""
         return {"old": self.old}
+
+    @property
+    def stale(self) -> Stale:
+        """Samples of an earlier `old` are trained on with that `old`; those of an earlier policy have no record."""
+        return "none" if self.behaviour == "policy" else "anchored"
 
     skips_silent: ClassVar[bool] = False  # a point without advantage still pulls towards `old`
 

@@ -61,6 +61,7 @@ class DPO(Anchored):
     old: Decay = field(default_factory=lambda: Decay(0.0, every=40))
 
     k_ref = 0.0  # no reference model
+    stale = "free"  # a preference holds whatever drew the pair
 
     def __post_init__(self) -> None:
         super().__post_init__()

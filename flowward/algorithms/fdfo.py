@@ -18,7 +18,7 @@ mean(delta^2) does not concentrate.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from ..process.laws import Churn
 from ..process.policy import Models
 from ..process.rollout import Pairs
 from ..system.errors import not_negative, positive
+from .algorithm import Stale
 
 FARTHEST = 20.0  # largest log rho: at 44, rho^2 would overflow float32
 
@@ -79,6 +80,8 @@ class FDFO:
     rollout: Pairs = field(default_factory=lambda: Pairs(10, 1.0, "linear", Churn(0.01)))
     credit: HalfDifference = field(default_factory=HalfDifference)
     points: Visited = field(default_factory=Visited)
+
+    stale: ClassVar[Stale] = "recorded"
 
     def __post_init__(self) -> None:
         positive(self, "clip")

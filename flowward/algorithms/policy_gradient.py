@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from ..process.flow import mean, wide
 from ..process.plans import Branches, Chain
 from ..process.policy import Models
 from ..system.errors import not_negative, one_of, positive
+from .algorithm import Stale
 
 Ratio = Literal["gaussian", "sum", "cps", "guard"]
 Divergence = Literal["exact", "per-noise", "state", "velocity"]
@@ -195,6 +196,7 @@ class PolicyGradient:
     """units of that divergence; beta is not portable between them"""
 
     behaviour = "policy"
+    stale: ClassVar[Stale] = "recorded"
 
     def __post_init__(self) -> None:
         one_of("ratio", self.ratio, CLIPS)

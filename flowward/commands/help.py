@@ -49,6 +49,7 @@ METAVARS = {
 TITLES = {
     "loading": "Loading the model: size, device, memory, speed",
     "layout": "Sharing one model among processes",
+    "drawing": "Drawing images in Ray actors",
     "run": "Training loop",
     "evaluation": "Evaluation",
     "evaluation.sampler": "Evaluation: how images are sampled",

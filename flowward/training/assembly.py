@@ -22,6 +22,8 @@ from .datasets import Exemplars, Preferences
 from .folder import RunFolder
 from .inputs import Change, Inputs
 from .metrics import Step
+from .rollouts.ray import Actors, actors_of
+from .rollouts.remote import RemoteTrainer
 from .run import Run
 from .trainer import Collect, Graft, Trainer
 
@@ -37,15 +39,19 @@ class Parts:
     collect: Collect | None = None  # replaces sampling
     graft: Graft | None = None  # modifies the samples
     images: Inputs = field(default_factory=dict)  # identities of given images
+    actors: Callable[[Run], Actors] | None = None  # draw the images, with weights of `stale` iterations before
+    stale: int = 0
 
     @classmethod
     def of(cls, settings: Any, policy: Policy, reward: Reward, texts: PromptSet) -> Parts:
         """The parts, with preference pairs or exemplars if given; pairs have their own prompts and reward.
 
         Raises:
-            ValueError: the files do not fit the algorithm, the model or the batch sizes.
+            ValueError: the files do not fit the algorithm, the model or the batch sizes; or images cannot be drawn
+                elsewhere (see `actors_of`).
         """
-        parts = cls(settings.algorithm, policy, reward, texts)
+        actors = actors_of(settings, policy, reward)
+        parts = cls(settings.algorithm, policy, reward, texts, actors=actors, stale=settings.drawing.stale)
         if settings.preferences:
             parts = parts._with_pairs(settings)
         return parts._with_exemplars(settings) if settings.exemplars else parts
@@ -70,7 +76,11 @@ class Parts:
 
     def trainer(self, run: Run) -> Trainer:
         """Raises ValueError if the batch sizes do not divide evenly."""
-        return Trainer(self.algorithm, self.policy, self.reward, self.prompts, run, self.collect, self.graft)
+        given = (self.algorithm, self.policy, self.reward, self.prompts, run)
+        if self.actors is None:
+            return Trainer(*given, self.collect, self.graft)
+        actors = self.actors(run)
+        return RemoteTrainer(*given, actors.studio, self.stale, self.graft, actors.rewards)
 
 
 @dataclass(frozen=True)
@@ -203,9 +213,10 @@ def assembled(
         _restore(trainer, RunFolder.open(settings.run.output), changes)
     evaluator = Evaluator(policy, how, held_out, rewards=measured)
     guidance = () if settings.preferences else _of_guidance(policy, settings.algorithm.rollout.guidance)
-    notes = (*policy.notes, *trainer.rollout.remarks(), *guidance)
+    notes = (*policy.notes, *trainer.rollout.remarks(), *guidance, *settings.drawing.notes())
     changed = inputs.sentence(changes)
-    idle = batches.idle(settings.run, trainer.unit, distributed.teams())
+    teams = distributed.teams()
+    idle = [*batches.idle(settings.run, trainer.unit, teams), *settings.drawing.idle(settings.run, teams)]
     unlimited = remarks(settings.algorithm, settings.run.updates_per_iteration)
     unclear = _warnings(settings, parts.prompts, held_out)
     warnings = (*read, *unclear, *unlimited, *idle, *([changed] if changed else []))
@@ -218,7 +229,8 @@ def _restore(trainer: Trainer, folder: RunFolder, changes: Sequence[Change]) -> 
     Raises:
         ValueError: it belongs to another model or algorithm, or is damaged.
     """
-    state = folder.state(*(name for name in trainer.state_dict() if name != "curriculum"), shards=trainer.shards())
+    needed = (name for name in trainer.state_dict() if name not in ("curriculum", "versions"))
+    state = folder.state(*needed, shards=trainer.shards())
     if state is None:
         return
     changed = {change.key for change in changes}

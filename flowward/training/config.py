@@ -30,6 +30,7 @@ from ..system.errors import first_invalid, positive, unknown
 from ..system.nested import each_word, lists_of_one, over, refuse_unknown
 from ..system.paths import expanded
 from ..system.precision import Wish
+from .drawing import Drawing
 from .run import Run
 
 DEFAULT_ALGORITHM = "advantageflow"
@@ -80,6 +81,7 @@ class Settings:
     layout: Annotated[Layout, tyro.conf.OmitArgPrefixes] = field(default_factory=Layout)
     patience: float = 600.0
     """end the run if one of its processes does not answer the others for so many seconds"""
+    drawing: Annotated[Drawing, tyro.conf.OmitArgPrefixes] = field(default_factory=Drawing)
     run: Annotated[Run, tyro.conf.OmitArgPrefixes] = field(default_factory=Run)
     evaluation: Evaluation = field(default_factory=Evaluation)
     algorithm: Any = None

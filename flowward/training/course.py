@@ -19,6 +19,7 @@ from .trackers import Trackers
 if TYPE_CHECKING:
     from .loop import Loop
 
+OPTIONAL = ("troubles", "versions")  # of a state: not in one from before the first trouble, or before --stale
 Measures = TypeVar("Measures")
 """the evaluator, for `Loop.measured`"""
 
@@ -151,7 +152,7 @@ class Course(Generic[Measures]):
         loop, rollbacks = self.loop, self.loop.rollbacks + 1
         if rollbacks > loop.run.rollback or loop.run.output is None:
             return False
-        needed = [name for name in loop.state_dict() if name != "troubles"]  # not in one from before the first
+        needed = [name for name in loop.state_dict() if name not in OPTIONAL]
         self.saver.settle()
         if loop.run.checkpoint_async:
             distributed.wait()  # until the first process has done so

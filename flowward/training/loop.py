@@ -64,6 +64,7 @@ class Loop(ABC, Generic[Measures]):
 
     models: Any  # Answers; typed by the subclass
     block: int  # rows per forward pass without gradient
+    stale = 0  # iterations from the weights that drew the samples to those that are trained
 
     def __init__(self, algorithm: Objective, model: Model, run: Training):
         threads.refuse_fewer()
@@ -202,7 +203,7 @@ class Loop(ABC, Generic[Measures]):
                 numbers = torch.cat([units[unit] for unit in chosen.tolist()])
                 mine, first = points.here(numbers), number == 0
                 same = self._same() if first else ()
-                fresh = first and self.algorithm.behaviour == "policy"
+                fresh = first and not self.stale and self.algorithm.behaviour == "policy"
                 tally = self._gradient(tally, points, mine, points.total(numbers), fresh, same)
                 norms.append(self.update(self.iteration * run.updates_per_iteration + number))
             taken = [norm for norm in norms if norm is not None]

@@ -18,7 +18,6 @@ from ..algorithms.algorithm import Algorithm, refuse_incomplete
 from ..evaluation.evaluate import Evaluator, NotFinite
 from ..evaluation.provenance import same_scores
 from ..learning.mixing import MIXES, RewardBuffer, each_reward
-from ..process.noise import Noise
 from ..process.policy import Condition, Models, Policy
 from ..process.rollout import Drawn, Rollout
 from ..prompts import Prompt, PromptSet, refuse_others
@@ -28,6 +27,7 @@ from ..system import distributed
 from .batches import counted
 from .course import TrainingError
 from .curriculum import Choice, Curriculum, InTurn, Order
+from .drawing import block_of, drawn_by
 from .folder import RunFolder
 from .guards import Watch
 from .loop import Gathered, Loop
@@ -93,8 +93,8 @@ class Trainer(Loop[Evaluator]):
 
     @property
     def block(self) -> int:  # type: ignore[override]
-        """Samples per forward pass without gradient. With trees, this is less than the rollout batch."""
-        return self.run.rollout_batch // self.rollout.leaves * self.rollout.breadth
+        """Samples per forward pass without gradient."""
+        return block_of(self.rollout, self.run)
 
     @property
     def size(self) -> str:
@@ -219,15 +219,13 @@ class Trainer(Loop[Evaluator]):
         self, prompts: Sequence[Prompt], condition: Condition, index: int, numbers: Tensor
     ) -> Iterator[tuple[Drawn, Tensor]]:
         """The images with these numbers [n] of an iteration, sampled from the behaviour policy."""
-        run, policy, rollout = self.run, self.policy, self.rollout
-        group, draw = self._group(), rollout.at(run.seed, index)
-        velocity = policy.under(self.algorithm.behaviour, rollout.guidance)
-        parts, blank = list(numbers.split(run.rollout_batch)) if len(numbers) else [], torch.arange(rollout.leaves)
-        for rows, real in distributed.in_step(parts, blank, policy.weights.collective):
-            keys = tuple(("noise", run.seed, index, n // run.group_size, n % run.group_size) for n in rows.tolist())
-            drawn = draw(velocity, condition[group[rows]], Noise(policy.latent_shape, keys, policy.device))
+        group, unit = self._group(), torch.arange(self.rollout.leaves)
+        drawn = drawn_by(self.policy, self.rollout, self.run, index, self.algorithm.behaviour)
+        parts = list(numbers.split(self.run.rollout_batch)) if len(numbers) else []
+        for rows, real in distributed.in_step(parts, unit, self.policy.weights.collective):
+            found = drawn(condition[group[rows]], rows)
             if real:
-                yield drawn, torch.cat([policy.decode(part).cpu() for part in drawn.x0.split(self.block)])
+                yield found
 
     def blank(self) -> Blank:
         x = torch.zeros(1, *self.policy.latent_shape, device=self.policy.device)

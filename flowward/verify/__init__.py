@@ -14,7 +14,7 @@ from ..algorithms import ALGORITHMS
 from ..algorithms.algorithm import Algorithm, refuse_incomplete
 from ..process.policy import Policy
 from ..system.errors import unknown
-from . import agents, generic, laws, population
+from . import agents, generic, laws, population, staleness
 from .check import Check, guarded
 from .population import Distance
 
@@ -86,7 +86,8 @@ def verify_model(policy: Policy) -> Report:
 
 
 def _generic(name: str, algorithm: Algorithm) -> list[Check]:
-    return [replace(check, algorithm=name, part="protocol") for check in generic.laws(algorithm)]
+    found = [*generic.laws(algorithm), *staleness.laws(algorithm)]
+    return [replace(check, algorithm=name, part="protocol") for check in found]
 
 
 def _of_images(name: str) -> Iterator[Check | Distance]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..algorithms.algorithm import Algorithm
 from ..process.noise import Noise
-from ..process.policy import Condition, Models
+from ..process.policy import Condition, Models, Velocity
 from ..process.rollout import Rollout
 from . import kinds
 from .check import EXACT, Check, compared, equation, guarded, number, real, slope
@@ -37,21 +37,23 @@ class Subject:
     old: Tensor
 
     @classmethod
-    def first(cls, algorithm: Algorithm) -> Subject:
+    def first(cls, algorithm: Algorithm, velocity: Velocity = WORLD) -> Subject:
         """With groups of at least four samples, or of two if that fails; groups contain whole roots."""
         leaves = algorithm.rollout.leaves
         try:
-            return cls.of(algorithm, -(-4 // leaves) * leaves, linear)
+            return cls.of(algorithm, -(-4 // leaves) * leaves, linear, velocity)
         except Exception:  # a user's class may raise anything; if the group size was not the reason, it fails again
-            return cls.of(algorithm, -(-2 // leaves) * leaves, linear)
+            return cls.of(algorithm, -(-2 // leaves) * leaves, linear, velocity)
 
     @classmethod
-    def of(cls, algorithm: Algorithm, group_size: int, reward: Callable[[Rollout], Tensor]) -> Subject:
-        """With groups of this size; raises ValueError if the algorithm does not support them."""
+    def of(
+        cls, algorithm: Algorithm, group_size: int, reward: Callable[[Rollout], Tensor], velocity: Velocity = WORLD
+    ) -> Subject:
+        """With groups of this size, drawn with this velocity; raises ValueError if the algorithm does not take them."""
         group = torch.arange(PROMPTS).repeat_interleave(group_size)
         condition = Condition({"id": torch.arange(float(PROMPTS))})
         noise = Noise(SHAPE, tuple(("verify", g, k % group_size) for k, g in enumerate(group.tolist())))
-        drawn = algorithm.rollout.at(0, 0)(WORLD, condition[group], noise)
+        drawn = algorithm.rollout.at(0, 0)(velocity, condition[group], noise)
         done = Rollout.of([drawn], condition, group, algorithm.rollout.levels)
         scores = reward(done)
         done = replace(done, reward=scores, advantage=algorithm.credit(scores, done.cohort))
