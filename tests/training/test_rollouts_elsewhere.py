@@ -310,7 +310,7 @@ def test_what_is_not_wanted_is_not_drawn_and_errors_arrive() -> None:
 STALE = {  # of each algorithm with its own settings, as the papers have them: why it may be given older samples
     "recorded": (
         *("ddpo", "flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "mix_grpo_flash"),
-        *("tempflow_grpo", "g2rpo", "grpo_guard", "fdfo"),
+        *("tempflow_grpo", "g2rpo", "grpo_guard", "flow_dppo", "fdfo"),
     ),
     "anchored": ("advantageflow", "flowawr", "diffusion_nft", "dgpo", "crd"),
     "free": ("dpo",),
