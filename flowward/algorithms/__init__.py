@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from .grpo_guard import GRPOGuard
     from .mix_grpo import MixGRPO
     from .mix_grpo_flash import MixGRPOFlash
+    from .ram import RAM
+    from .rvm import RVM
     from .tempflow_grpo import TempFlowGRPO
+    from .vgrpo import VGRPO
 
     ALGORITHMS: dict[str, type[Any]]
 
@@ -40,6 +43,9 @@ CLASSES = {
     "dgpo": "DGPO",
     "crd": "CRD",
     "dpo": "DPO",
+    "ram": "RAM",
+    "rvm": "RVM",
+    "vgrpo": "VGRPO",
     # reverse process
     "ddpo": "DDPO",
     "flow_grpo": "FlowGRPO",
@@ -79,6 +85,9 @@ __all__ = [
     "DPO",
     "FDFO",
     "G2RPO",
+    "RAM",
+    "RVM",
+    "VGRPO",
     "AdvantageFlow",
     "DanceGRPO",
     "DiffusionNFT",

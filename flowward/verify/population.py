@@ -196,6 +196,18 @@ def methods(name: str, kind: Callable[..., Any]) -> list[Method]:
                    "the velocity of the chi^2 tilt with gamma = tether, exactly", f.chi_square),
             Method("ghuber, tether 1.1", _of(kind, **tether), 5 * r),
         ]  # fmt: skip
+    if name == "ram":
+        return [
+            Method("residual policy, m 1/1.1", _of(kind, m=1 / GAMMA), r,
+                   "the velocity of the chi^2 tilt with gamma = 1/m, exactly", f.chi_square, "docs/same.md"),
+            Method("residual old, m 1/1.1", _of(kind, m=1 / GAMMA, residual="old"), r,
+                   "v_ref + m Cov(A, u | x_t)", plain, "docs/same.md"),
+        ]  # fmt: skip
+    if name == "rvm":
+        return [
+            Method("gain 1, beta 1.1", _of(kind, gain=1.0, beta=GAMMA), r,
+                   "the velocity of the chi^2 tilt with gamma = beta / gain, exactly", f.chi_square, "docs/same.md"),
+        ]  # fmt: skip
     return []
 
 
