@@ -107,7 +107,9 @@ def minimiser(loss: Loss, advantage: Tensor) -> Tensor:
     v, step = f.old.clone(), 1e-3 * torch.eye(f.x.shape[1], dtype=torch.float64)
     for _ in range(50):
         jacobian = torch.stack([(gradient(v + way) - gradient(v - way)) / 2e-3 for way in step], -1)
-        change = torch.linalg.solve(jacobian, gradient(v))
+        change, singular = torch.linalg.solve_ex(jacobian, gradient(v))
+        if singular.any():  # a loss without a minimum
+            return torch.full_like(v, math.nan)
         v = v - change
         if change.abs().max() < 1e-12:
             break

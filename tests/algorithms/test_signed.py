@@ -27,6 +27,7 @@ from flowward.process.times import Times
 from flowward.training.batches import counted
 from flowward.training.run import Run
 from flowward.training.trainer import Trainer
+from flowward.verify import verify
 
 # Numbers worked out by hand
 
@@ -218,3 +219,22 @@ def test_the_residual_of_ram_decides_who_draws() -> None:
     released = RAM(residual="old")
     assert (released.behaviour, set(released.copies), released.held_to) == ("old", {"old"}, ("old", "reference"))
     assert isinstance(released.points, Renoise) and released.points.times.law == "power"
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        AdvantageFlow(gamma=0.0, signed=True),
+        AdvantageFlow(gamma=0.0, lam=0.0, signed=True, space="velocity", denominator=False, behaviour="policy"),
+        AdvantageFlow(space="velocity"),
+        RAM(residual="old", m=3.0),
+        RVM(beta=0.1),
+        VGRPO(scale="old", beta=0.3, soft_clip=3.0, clip=0.1),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_variants_keep_the_laws_of_every_algorithm(algorithm: Any) -> None:
+    """Evaluations that are declared and no others, finite numbers at both ends of time, signs: as `flowward verify`."""
+    found = verify([], {"mine": algorithm})
+    assert [(each.law, each.remark) for each in found.failures] == []
+    assert len(found.checks) == 19
