@@ -12,7 +12,19 @@ from torch import Tensor
 
 from flowward.algorithms.awm import log_likelihood
 from flowward.algorithms.flowawr import Form
-from flowward.algorithms.objectives import advantageflow, awm, crd, dgpo, diffusion_nft, dpo, fdfo, flowawr
+from flowward.algorithms.objectives import (
+    advantageflow,
+    awm,
+    crd,
+    dgpo,
+    diffusion_nft,
+    dpo,
+    fdfo,
+    flowawr,
+    ram,
+    rvm,
+    vgrpo,
+)
 from flowward.process.flow import interpolate
 
 Loss = Callable[..., Tensor]
@@ -69,6 +81,11 @@ def awm_off_policy(
     return awm(v, None, None, eps, t, x0, advantage, clip=clip, weighting=weighting, logp_old=known)
 
 
+def averaged(s: dict[str, Any], **setting: Any) -> Tensor:
+    """V-GRPO with the rows of a group as the draws of an image."""
+    return evaluate(vgrpo, {**s, "image": s["group"]}, clip=0.1, **setting)
+
+
 WEIGHTINGS = ("uniform", "t", "t2", "huber", "ghuber")
 MODES = ("all", "positive", "negative", "one-hot", "sign")
 FORMS: tuple[Form, ...] = ("released", "velocity", "exact")
@@ -86,6 +103,11 @@ LOSSES: dict[str, Loss] = {
     "crd": partial(evaluate, crd, hold=0.2),
     "crd bare": partial(evaluate, crd, denominator=False),
     "dpo": partial(evaluate, dpo, beta=2.0),
+    "advantageflow signed": partial(evaluate, advantageflow, gamma=0.0, signed=True),
+    "ram": partial(evaluate, ram, m=2.0),
+    "ram old": partial(evaluate, ram, m=2.0, residual="old"),
+    "rvm": partial(evaluate, rvm, beta=0.3),
+    **{f"vgrpo {scale}": partial(averaged, scale=scale, beta=0.3) for scale in ("own", "old")},
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowward import ALGORITHMS, models, prompts
 from flowward.algorithms import AdvantageFlow
-from flowward.learning.points import Renoise, RenoiseGroups, RenoisePairs
+from flowward.learning.points import Renoise, RenoiseGroups, RenoisePairs, RenoiseShared
 from flowward.process.flow import TimeGrid
 from flowward.process.plans import Branches, Chain
 from flowward.process.policy import Policy
@@ -55,6 +55,7 @@ def few_steps(name: str, **changes: Any) -> Any:
         Renoise: Renoise(2),
         RenoiseGroups: RenoiseGroups(2),
         RenoisePairs: RenoisePairs(4),
+        RenoiseShared: RenoiseShared(2),
     }.get(type(algorithm.points), algorithm.points)
     return replace(algorithm, rollout=few(algorithm.rollout), points=points, **changes)
 

@@ -49,7 +49,8 @@ PAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {  # page: what it is for, an
         (
             *("flowward.algorithms.advantageflow", "flowward.algorithms.flowawr", "flowward.algorithms.diffusion_nft"),
             *("flowward.algorithms.awm", "flowward.algorithms.fdfo", "flowward.algorithms.dgpo"),
-            *("flowward.algorithms.crd", "flowward.algorithms.dpo", "flowward.algorithms.policy_gradient"),
+            *("flowward.algorithms.crd", "flowward.algorithms.dpo", "flowward.algorithms.ram"),
+            *("flowward.algorithms.rvm", "flowward.algorithms.vgrpo", "flowward.algorithms.policy_gradient"),
             "flowward.learning.terms",
         ),
     ),

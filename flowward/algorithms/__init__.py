@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from .grpo_guard import GRPOGuard
     from .mix_grpo import MixGRPO
     from .mix_grpo_flash import MixGRPOFlash
+    from .ram import RAM
+    from .rvm import RVM
     from .tempflow_grpo import TempFlowGRPO
+    from .vgrpo import VGRPO
 
     ALGORITHMS: dict[str, type[Any]]
 
@@ -41,6 +44,9 @@ CLASSES = {
     "dgpo": "DGPO",
     "crd": "CRD",
     "dpo": "DPO",
+    "ram": "RAM",
+    "rvm": "RVM",
+    "vgrpo": "VGRPO",
     # reverse process
     "ddpo": "DDPO",
     "flow_grpo": "FlowGRPO",
@@ -81,6 +87,9 @@ __all__ = [
     "DPO",
     "FDFO",
     "G2RPO",
+    "RAM",
+    "RVM",
+    "VGRPO",
     "AdvantageFlow",
     "DanceGRPO",
     "DiffusionNFT",

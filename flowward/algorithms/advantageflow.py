@@ -21,13 +21,18 @@ moving.
 ||f - f_old||^2. If the old policy is calibrated, the minimiser is the same, with more variance. Otherwise there is an
 error b = E[x0 | x_t] - f_old, and the minimiser contains E[A | x_t] b. If samples are bad, this grows in every
 iteration, and Eq. 5 does not correct it. With mu it is (E[A | x_t] + mu) b and is corrected (docs/benchmarks.md).
+
+`signed` (not in the paper) permits losses without a minimum, above all gamma = 0: nothing holds the policy to the old
+one, and the old one is not evaluated. In velocity `space` without denominator this is RVM (docs/same.md). The loss then
+has a detached target: the same gradient, and the mean square of that gradient's direction as its value.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 from math import isfinite
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -35,12 +40,14 @@ from torch import Tensor
 from ..learning.credit import CentredRMS
 from ..learning.points import Points, Renoise
 from ..learning.snapshots import Decay
-from ..learning.terms import departure, error_scale
-from ..process.flow import clean, mean, wide
+from ..learning.terms import departure, detached, error_scale
+from ..process.flow import clean, mean, over, wide
 from ..process.policy import Models
 from ..process.rollout import Sampler
 from ..system.errors import finite, not_negative, one_of
 from .anchored import Anchored
+
+Space = Literal["x0", "velocity"]
 
 
 def advantageflow(
@@ -54,7 +61,8 @@ def advantageflow(
     gamma: float | Tensor = 1.1,
     lam: float | Tensor = 1e-3,
     denominator: bool = False,
-    space: Literal["x0", "velocity"] = "x0",
+    space: Space = "x0",
+    signed: bool = False,
 ) -> Tensor:
     """l = A ||f - x0||^2 + gamma ||f - f_old||^2 + lambda ||f - f_ref||^2, [B].
 
@@ -65,6 +73,7 @@ def advantageflow(
         denominator: divide all three terms by mean|f - x0|, detached, at least 1e-5 (float64). The size of the
             gradient then does not depend on a point's noise level. The minimiser of a point stays the same.
         space: the loss in `x0` space is t^2 times that in `velocity` space (inaccurate in float32 below t = 1e-3).
+        signed: the same gradient from a detached target, so that the value has a lower bound where A is below 0.
 
     Raises:
         ValueError: an unknown space.
@@ -74,11 +83,15 @@ def advantageflow(
     v, x_t, x0 = wide(v), wide(x_t), wide(x0)
     t, advantage = t.to(x_t.dtype), advantage.to(x_t.dtype)
     f = clean(x_t, t, v)
-    loss = advantage * mean((f - x0) ** 2)
+    pulls: list[tuple[float | Tensor, Tensor]] = [(advantage, f - x0)]
     if v_old is not None:
-        loss = loss + gamma * mean((f - clean(x_t, t, wide(v_old))) ** 2)
+        pulls.append((gamma, f - clean(x_t, t, wide(v_old))))
     if v_ref is not None:
-        loss = loss + lam * mean((f - clean(x_t, t, wide(v_ref))) ** 2)
+        pulls.append((lam, f - clean(x_t, t, wide(v_ref))))
+    if signed:
+        loss = detached(f, reduce(torch.add, [over(weight * torch.ones_like(t), f) * gap for weight, gap in pulls]))
+    else:
+        loss = reduce(torch.add, [weight * mean(gap**2) for weight, gap in pulls])
     if space == "velocity":
         loss = loss / t.clamp_min(1e-8) ** 2  # stays 0 at t = 0, because every prediction there is x_t
     if denominator:
@@ -98,6 +111,10 @@ class AdvantageFlow(Anchored):
     """divide the loss of each point by its mean absolute error"""
     calibration: float = 0.0
     """part of gamma fitted to the old policy's samples (ours; for long runs)"""
+    space: Space = "x0"
+    """space of the errors: in `x0` space the loss of a point is t^2 times that in `velocity` space"""
+    signed: bool = False
+    """permit losses without a minimum, such as gamma = 0 (docs/same.md)"""
     behaviour: Literal["old", "policy"] = "old"
     """policy that draws the samples"""
     rollout: Sampler = field(default_factory=Sampler)
@@ -108,24 +125,35 @@ class AdvantageFlow(Anchored):
     def __post_init__(self) -> None:
         super().__post_init__()
         not_negative(self, "lam", "calibration")
+        one_of("space", self.space, get_args(Space))
         if isinstance(self.gamma, str):
             one_of("gamma", self.gamma, ["1-A"])
         else:
             finite(self, "gamma")
         lowest = getattr(self.credit, "lowest", 0.0)  # optional for a user's own credit
         least = self.curvature(torch.tensor([lowest])).item()
-        if not least > 0:
+        if not least > 0 and not self.signed:
             bounded = isfinite(lowest)
             mend = f"raise gamma above {-lowest - self.lam:g}, set" if bounded else "set"
             raise ValueError(
                 f"this loss has no minimum: at A = {lowest:g} its curvature A + gamma + lam is {least:g}; "
-                f"{mend} gamma to 1-A, or {'lower credit.clip' if bounded else 'clip the advantages'}"
+                f"{mend} gamma to 1-A, or {'lower credit.clip' if bounded else 'clip the advantages'} "
+                "(signed permits such a loss)"
             )
 
     @property
     def held_to(self) -> tuple[str, ...]:
         """The velocities that the loss needs besides the policy's."""
-        return ("old", "reference") if self.lam > 0 else ("old",)
+        return ("old",) * self._held + ("reference",) * (self.lam > 0)
+
+    @property
+    def _held(self) -> bool:
+        return self.gamma != 0 or self.calibration > 0
+
+    @property
+    def copies(self) -> dict[str, Decay]:
+        """The policy copies that the loss and the rollout use, with the EMA decay of each."""
+        return {"old": self.old} if self._held or self.behaviour == "old" else {}
 
     def _gamma(self, advantage: Tensor) -> Tensor:
         return 1 - advantage if self.gamma == "1-A" else torch.full_like(advantage, float(self.gamma))
@@ -137,10 +165,13 @@ class AdvantageFlow(Anchored):
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each point [B], and metrics."""
-        v_old = models.at("old", points)
+        v_old = models.at("old", points) if self._held else None
         v_ref = self.reference(models, points)
         v, a = models.at("policy", points), points.advantage
         fit, hold = a + self.calibration, self._gamma(a) - self.calibration
-        loss = advantageflow(v, v_old, v_ref, points.x_t, points.t, points.x0, fit, hold, self.lam, self.denominator)
+        loss = advantageflow(
+            v, v_old, v_ref, points.x_t, points.t, points.x0, fit, hold, self.lam, self.denominator, self.space,
+            self.signed,
+        )  # fmt: skip
         watched = departure(v, v_old, points.x0, points.eps)
-        return loss, {**watched, "curvature_min": self.curvature(a)}
+        return loss, watched if self.signed else {**watched, "curvature_min": self.curvature(a)}

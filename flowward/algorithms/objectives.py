@@ -10,6 +10,9 @@ from .dpo import dpo
 from .fdfo import fdfo
 from .flowawr import flowawr
 from .policy_gradient import policy_gradient
+from .ram import ram
+from .rvm import rvm
+from .vgrpo import vgrpo
 
 __all__ = [
     "advantageflow",
@@ -22,4 +25,7 @@ __all__ = [
     "fdfo",
     "flowawr",
     "policy_gradient",
+    "ram",
+    "rvm",
+    "vgrpo",
 ]

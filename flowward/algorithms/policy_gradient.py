@@ -35,13 +35,24 @@ Ratio = Literal["gaussian", "sum", "cps", "guard"]
 Divergence = Literal["exact", "per-noise", "state", "velocity"]
 Outward = Literal["ratio", "noise", "gradient"]
 
-CLIPS: dict[Ratio, tuple[float, float]] = {
+CLIPS: dict[Ratio | Literal["matching"], tuple[float, float]] = {
     "gaussian": (1e-7, 1e-2),
     "sum": (1e-2, 1.0),
     "cps": (1e-7, 1e-2),
     "guard": (1e-8, 9e-5),
+    "matching": (1e-3, 1e-1),
 }
-"""Clips that make sense for each ratio: one that is copied from another would always bind, or never."""
+"""Clips that make sense for each ratio: one that is copied from another would always bind, or never.
+
+`matching` is V-GRPO's, a ratio of matching errors of whole images and no choice for random steps.
+"""
+
+
+def refuse_clip(ratio: Ratio | Literal["matching"], clip: float) -> None:
+    """Raise ValueError for a clip of another kind of ratio."""
+    low, high = CLIPS[ratio]
+    if not low <= clip <= high:
+        raise ValueError(f"clip {clip:g} does not fit the ratio '{ratio}'; its clips lie between {low:g} and {high:g}")
 
 
 def ratio_scales(ratio: Ratio, q: Tensor, sigma: Tensor, elements: int) -> tuple[Tensor, Tensor]:
@@ -199,7 +210,7 @@ class PolicyGradient:
     stale: ClassVar[Stale] = "recorded"
 
     def __post_init__(self) -> None:
-        one_of("ratio", self.ratio, CLIPS)
+        one_of("ratio", self.ratio, get_args(Ratio))
         one_of("divergence", self.divergence, get_args(Divergence))
         one_of("test of outward steps", self.outward, get_args(Outward))
         positive(self, "advantage_clip", *(name for name in ("clip", "trust") if getattr(self, name) is not None))
@@ -211,11 +222,7 @@ class PolicyGradient:
             return
         if self.outward != "ratio":
             raise ValueError(f"outward {self.outward} is for trust, but steps are limited by their clip")
-        low, high = CLIPS[self.ratio]
-        if not low <= self.clip <= high:
-            raise ValueError(
-                f"clip {self.clip:g} does not fit the ratio '{self.ratio}'; its clips lie between {low:g} and {high:g}"
-            )
+        refuse_clip(self.ratio, self.clip)
 
     @property
     def guidance(self) -> float:

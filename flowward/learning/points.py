@@ -79,7 +79,7 @@ class PointSet(Protocol):
     @property
     def in_order(self) -> bool: ...  # units are not shuffled: the first ones go into the first optimiser step
     @property
-    def indivisible(self) -> int: ...  # so many consecutive points are compared by the loss
+    def indivisible(self) -> int: ...  # so many consecutive points go into one call of the loss
     def prompts(self) -> Tensor: ...  # [U] the group of samples that each unit comes from
     def here(self, numbers: Tensor) -> Tensor: ...  # those of these points that this process trains on, in this order
     def __len__(self) -> int: ...
@@ -89,6 +89,8 @@ class PointSet(Protocol):
 
 class MeanOfPoints:
     """The loss of an optimiser step is the mean over its points."""
+
+    compares = False  # whether the loss compares images of a prompt
 
     def total(self, numbers: Tensor) -> float:
         return len(numbers)
@@ -176,8 +178,11 @@ class Renoised(MeanOfPoints):
     unit: int
     noising: Draws
 
-    indivisible = 1
     in_order = False
+
+    @property
+    def indivisible(self) -> int:
+        return 1
 
     def __len__(self) -> int:
         return len(self.rollout) * self.unit
@@ -214,6 +219,37 @@ class Renoise:
 
 
 @dataclass(frozen=True)
+class Averaged(Renoised):
+    """`unit` points of an image, which the loss averages; the images of a prompt have the same times and noises."""
+
+    @property
+    def indivisible(self) -> int:
+        return self.unit
+
+    def take(self, numbers: Tensor) -> Points:
+        sample = numbers // self.unit
+        draw = self.rollout.group[sample] * self.unit + numbers % self.unit
+        return _renoised(self.rollout, sample, *self.noising.at(draw), sample)
+
+
+@dataclass(frozen=True)
+class RenoiseShared:
+    """All draws of an image together; the images of a prompt share their times and noises (V-GRPO)."""
+
+    draws: int = 4
+    """draw so many times and noises per prompt"""
+    times: Times = field(default_factory=lambda: Times("stratified"))
+
+    def __post_init__(self) -> None:
+        between(self, 1, MOST_POINTS, "draws")
+
+    def __call__(self, rollout: Rollout, key: Key) -> Averaged:
+        """Raises ValueError if the sampler's grid is too coarse for the time distribution."""
+        self.times.refuse(self.draws, len(rollout.levels))
+        return Averaged(rollout, self.draws, Draws(rollout, self.draws, self.times, key))
+
+
+@dataclass(frozen=True)
 class Together(MeanOfPoints):
     """`members` [P, K] are compared, `draws` times each: number i is member i % K in draw i // K.
 
@@ -226,6 +262,7 @@ class Together(MeanOfPoints):
     noising: Draws
 
     in_order = False
+    compares = True
 
     @property
     def unit(self) -> int:

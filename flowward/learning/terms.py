@@ -25,6 +25,14 @@ def tether(v: Tensor, anchor: Tensor | None, weight: float | Tensor) -> Tensor:
     return weight * mean((v - wide(anchor)) ** 2)
 
 
+def detached(v: Tensor, push: Tensor) -> Tensor:
+    """mean((v - sg[v - push])^2), [B]: its gradient is 2 push / N, and its value mean(push^2).
+
+    For squares with weights of any sign, whose own value has no lower bound and so cannot be read as a loss.
+    """
+    return mean((v - v.detach() + push.detach()) ** 2)
+
+
 def matching(v: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
     """m = mean((v - (eps - x0))^2), [B]: the flow-matching error of a point."""
     return mean((v - (eps - x0)) ** 2)

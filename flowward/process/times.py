@@ -11,7 +11,7 @@ from torch import Tensor
 from ..system.errors import one_of
 from .flow import refuse_shift, shifted
 
-Law = Literal["uniform", "stratified", "logit-normal", "levels", "bins"]
+Law = Literal["uniform", "power", "stratified", "logit-normal", "levels", "bins"]
 FLOOR = 0.01  # smallest logit-normal time: there is nothing to learn at time 0
 
 
@@ -19,8 +19,9 @@ FLOOR = 0.01  # smallest logit-normal time: there is nothing to learn at time 0
 class Times:
     """Time distribution of the training points of one image; its times are drawn together.
 
-    `uniform`: independent in [low, high], then shifted (AdvantageFlow). `stratified`: [low, high] is split into equal
-    parts, with one time in each, then shifted. `logit-normal`: stratified normal quantiles through a sigmoid, then
+    `uniform`: independent in [low, high], then shifted (AdvantageFlow). `power`: the same with density 2 t (RAM), so
+    that noisy points are more frequent. `stratified`: [low, high] is split into equal parts, with one time in each,
+    then shifted. `logit-normal`: stratified normal quantiles through a sigmoid, then
     shifted (Esser et al., 2024, arXiv:2403.03206). `levels`: distinct times of the sampler's own grid, with indices
     first to last - 1 (DiffusionNFT: 9 of its 10). `bins`: that range is split into equal parts, with one time of each
     (AWM); there may be more parts than times (CRD: 20 of 8). The order is random if it could matter.
@@ -29,9 +30,9 @@ class Times:
     law: Law = "uniform"
     """time distribution of training points"""
     low: float = 0.0
-    """smallest time of `uniform` and `stratified`, before the shift"""
+    """smallest time of `uniform`, `power` and `stratified`, before the shift"""
     high: float = 1.0
-    """largest time of `uniform` and `stratified`, before the shift"""
+    """largest time of `uniform`, `power` and `stratified`, before the shift"""
     shift: float = 1.0
     """move times towards noise (> 1); `levels` and `bins` use the sampler's shift instead"""
     first: int = 0
@@ -76,6 +77,8 @@ class Times:
         part = torch.rand(count, generator=generator)
         if self.law == "uniform":
             return shifted(self.low + (self.high - self.low) * part, self.shift)
+        if self.law == "power":  # the inverse of t^2, its distribution function
+            return shifted((self.low**2 + (self.high**2 - self.low**2) * part).sqrt(), self.shift)
         part = (torch.randperm(count, generator=generator) + part) / count
         if self.law == "stratified":
             return shifted(self.low + (self.high - self.low) * part, self.shift)

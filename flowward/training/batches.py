@@ -22,7 +22,8 @@ class Counts:
     """Numbers of training points."""
 
     per_update: int
-    indivisible: int  # points that are compared with each other, so they stay in one microbatch
+    indivisible: int  # points that one call of the loss needs, so they stay in one microbatch
+    compares: bool  # whether the loss compares images of a prompt
 
 
 def counted(algorithm: Algorithm, rollout: Sampling, run: Run) -> Counts:
@@ -33,8 +34,9 @@ def counted(algorithm: Algorithm, rollout: Sampling, run: Run) -> Counts:
     """
     _refuse_torn(rollout, run)
     points = algorithm.points(_blank(rollout, run), ("",))
-    found = Counts(_per_update(points, run), points.indivisible)
-    if run.reward_buffer and (points.indivisible > 1 or rollout.leaves > 1):
+    compares = getattr(points, "compares", points.indivisible > 1)  # optional for a user's own points
+    found = Counts(_per_update(points, run), points.indivisible, compares)
+    if run.reward_buffer and (found.compares or rollout.leaves > 1):
         raise ValueError(
             "this algorithm compares images of one iteration only, so it cannot use the rewards of earlier iterations: "
             "set --reward-buffer 0"
@@ -102,8 +104,9 @@ def _refuse_microbatch(points: Counts, run: Run) -> None:
             f"split into microbatches of {run.microbatch}{_instead(points, micro)}"
         )
     if micro % points.indivisible:
+        what = "compared with each other" if points.compares else "averaged"
         raise ValueError(
-            f"{points.indivisible} training points are compared with each other, so --microbatch must be a multiple of "
+            f"{points.indivisible} training points are {what}, so --microbatch must be a multiple of "
             f"{points.indivisible}, not {run.microbatch}"
         )
 

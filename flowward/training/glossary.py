@@ -198,13 +198,14 @@ FORWARD = {
 REVERSE = {
     "log_ratio": Metric(
         "Log-probability ratio",
-        "mean log ratio between the policy and the rollout policy, in the units of --algorithm.ratio, or per token",
+        "mean log ratio of the policy to the rollout policy: in the units of --algorithm.ratio, per token, or per "
+        "image (vgrpo)",
         "small against the clip; 0 with one update per iteration",
         by_step=True,
     ),
     "clipped_up": Metric(
         "Clipped, positive advantage",
-        "share of steps or tokens with a positive advantage and a ratio above 1 + clip, or stopped by "
+        "share of steps, images or tokens with a positive advantage and a ratio above 1 + clip, or stopped by "
         "--algorithm.trust: they have no gradient",
         "0 with one update per iteration; near 1 the learning rate is too high or the clip too small",
         SHARES,
@@ -212,7 +213,7 @@ REVERSE = {
     ),
     "clipped_down": Metric(
         "Clipped, negative advantage",
-        "share of steps or tokens with a negative advantage and a ratio below 1 - clip, or stopped by "
+        "share of steps, images or tokens with a negative advantage and a ratio below 1 - clip, or stopped by "
         "--algorithm.trust: they have no gradient",
         "0 with one update per iteration; near 1 the learning rate is too high or the clip too small",
         SHARES,

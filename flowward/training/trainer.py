@@ -88,7 +88,7 @@ class Trainer(Loop[Evaluator]):
         self.shown: Shown | None = None  # of the last iteration
         counts = counted(algorithm, self.rollout, run)
         self.points_per_update, self.indivisible = counts.per_update, counts.indivisible
-        together = counts.indivisible > 1 or getattr(reward, "compares", False)
+        together = counts.compares or getattr(reward, "compares", False)
         self.unit = run.group_size if together else self.rollout.leaves  # images that one process draws and trains on
 
     @property

@@ -14,7 +14,7 @@ from ..algorithms import ALGORITHMS
 from ..algorithms.algorithm import Algorithm, refuse_incomplete
 from ..process.policy import Policy
 from ..system.errors import unknown
-from . import agents, generic, laws, population, staleness
+from . import agents, generic, laws, population, same, staleness
 from .check import Check, guarded
 from .population import Distance
 
@@ -95,6 +95,7 @@ def _of_images(name: str) -> Iterator[Check | Distance]:
     kind = ALGORITHMS[name]
     yield from _generic(name, kind())
     yield from guarded(laws.LAWS[name](kind), "the laws of its equation can be computed", "")
+    yield from guarded(same.laws(name, kind), "its row of docs/same.md can be computed", "")
     yield from guarded(population.laws(name, kind), "its minimiser over all samples can be computed", "")
     yield from guarded(population.gains(name, kind), "its gain after one exact fit can be computed", "")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..algorithms.algorithm import Algorithm
 from ..learning.points import Points
-from ..process.flow import interpolate, mean
+from ..process.flow import interpolate, mean, over
 from ..process.policy import Condition, Models
 from ..system.streams import generator
 
@@ -20,6 +20,8 @@ Equation = Callable[[Tensor], Tensor]  # the policy's velocities [B, ...] -> the
 Kind = Callable[..., Any]  # an algorithm's class
 T = TypeVar("T")
 EXACT = 1e-11  # relative tolerance for float64 rounding
+N = 6  # elements of a sample in a Setting
+AUTOGRAD = "autograd = central differences"
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,23 @@ class Setting:
 
     def slope(self, algorithm: Algorithm) -> Tensor:
         return slope(self.of(algorithm), self.v)
+
+
+def quadratic(s: Setting, outer: Tensor | float, curvature: Tensor | float, pull: Tensor | float) -> Tensor:
+    """The gradient of outer (curvature mean(d^2) - 2 pull mean(d e))."""
+    one = torch.ones_like(s.points.t)
+    d = over(curvature * one, s.d) * s.d - over(pull * one, s.d) * s.e
+    return 2 / N * over(outer * one, d) * d
+
+
+def pull(s: Setting, share: Tensor) -> Tensor:
+    """-(2 / N) share e."""
+    return -2 / N * over(share, s.e) * s.e
+
+
+def scaled(s: Setting, factor: float | Tensor) -> Setting:
+    """The same setting with scaled advantages."""
+    return replace(s, points=replace(s.points, advantage=s.points.advantage * factor))
 
 
 def differences(law: str, loss: Equation, v: Tensor, step: float = 1e-5) -> Check:

@@ -155,7 +155,10 @@ def _atoms() -> tuple[Tensor, Tensor]:
 
 @population.register
 def _(points: Points, algorithm: Algorithm) -> Population:
-    """Atoms of x0, so close to each other that all have some probability at a noisy point."""
+    """Atoms of x0, so close to each other that all have some probability at a noisy point.
+
+    Pairs share a group if the loss compares samples; if all points of a group are of one sample, each has its own.
+    """
     atoms, won = _atoms()
     world = Discrete(atoms / 4, 1 + torch.arange(16) % 3)
     t = torch.tensor([0.6, 0.7, 0.8, 0.9, 1.0], dtype=torch.float64)
@@ -167,9 +170,11 @@ def _(points: Points, algorithm: Algorithm) -> Population:
     x_t, x0 = noisy[at], world.atoms[sample]
     eps = (x_t - (1 - t[at])[:, None] * x0) / t[at][:, None]
     old = world.velocity(noisy, t)[at]
+    alone = all((points.x0[points.group == one] == points.x0[points.group == one][:1]).all() for one in points.group)
     made = Points(
         x_t=x_t, t=t[at], x0=x0, eps=eps, advantage=algorithm.credit(won[sample].float(), group).double(),
-        condition=Condition({"id": torch.zeros(len(group))}), group=group, exemplar=torch.zeros(len(group)).bool(),
+        condition=Condition({"id": torch.zeros(len(group))}),
+        group=torch.arange(len(group)) if alone else group, exemplar=torch.zeros(len(group)).bool(),
         delta=None if points.delta is None else (x0 - x0.view(-1, 2, 16).flip(1).flatten(0, 1)) / 2,
         known={"old": old} if "old" in points.known else {},
     )  # fmt: skip

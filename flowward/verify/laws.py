@@ -20,26 +20,28 @@ from ..algorithms.fdfo import log_ratio
 from ..learning.credit import group_mean
 from ..learning.terms import group_sum, matching
 from ..process.flow import mean, over
-from . import reverse
-from .check import Check, Equation, Kind, Setting, compared, differences, number, real, rests, slope
+from . import reverse, signed
+from .check import (
+    AUTOGRAD,
+    Check,
+    Equation,
+    Kind,
+    N,
+    Setting,
+    compared,
+    differences,
+    number,
+    pull,
+    quadratic,
+    real,
+    rests,
+    scaled,
+    slope,
+)
 from .worlds import Linear
 
 AF, AWR, NFT, AWM = "2605.26013", "2606.30376", "2509.16117", "2509.25050"
 FDFO, DGPO, CRD, DPO = "2603.12893", "2510.08425", "2603.14128", "2311.12908"
-N = 6  # elements of a sample in a Setting
-_AUTOGRAD = "autograd = central differences"
-
-
-def _quadratic(s: Setting, outer: Tensor | float, curvature: Tensor | float, pull: Tensor | float) -> Tensor:
-    """The gradient of outer (curvature mean(d^2) - 2 pull mean(d e))."""
-    one = torch.ones_like(s.points.t)
-    d = over(curvature * one, s.d) * s.d - over(pull * one, s.d) * s.e
-    return 2 / N * over(outer * one, d) * d
-
-
-def _pull(s: Setting, share: Tensor) -> Tensor:
-    """-(2 / N) share e."""
-    return -2 / N * over(share, s.e) * s.e
 
 
 def _nft(s: Setting, beta: float, clip: float = 1.0) -> Equation:
@@ -50,31 +52,26 @@ def _nft(s: Setting, beta: float, clip: float = 1.0) -> Equation:
     )
 
 
-def _scaled(s: Setting, factor: float | Tensor) -> Setting:
-    """The same setting with scaled advantages."""
-    return replace(s, points=replace(s.points, advantage=s.points.advantage * factor))
-
-
 def advantageflow(kind: Kind) -> Iterator[Check]:
     s, on = Setting.random(), Setting.random(on_policy=True)
     a, t = s.points.advantage, s.points.t
     found = torch.stack([on.slope(kind(gamma=g, denominator=True)) for g in (1.0, 1.1, 5.0, "1-A")])
-    expected = _pull(on, a * t / mean(on.e.abs())).expand_as(found)
+    expected = pull(on, a * t / mean(on.e.abs())).expand_as(found)
     yield compared("on policy, any gamma: gradient -(2/N) A t e / mean|e|", AF, found, expected)
 
     bare = {"lam": 0.0, "denominator": False}
-    found, expected = s.slope(kind(gamma=1.1, **bare)), _quadratic(s, t**2, a + 1.1, a)
+    found, expected = s.slope(kind(gamma=1.1, **bare)), quadratic(s, t**2, a + 1.1, a)
     yield compared("gamma 1.1: gradient of t^2 [(A + gamma) d^2 - 2 A d e]", AF, found, expected)
-    found, expected = s.slope(kind(gamma="1-A", **bare)), _quadratic(s, t**2, 1, a)
+    found, expected = s.slope(kind(gamma="1-A", **bare)), quadratic(s, t**2, 1, a)
     yield compared("gamma 1-A: gradient of t^2 [d^2 - 2 A d e], so curvature 1", AF, found, expected)
 
-    for gamma, scaled in ((1.1, False), (1.1, True), (5.0, False)):
+    for gamma, divided in ((1.1, False), (1.1, True), (5.0, False)):
         best = over(a, s.v) * s.u + gamma * s.old + 0.4 * s.reference
         best = best / over(a + gamma + 0.4, best)
-        name = f"gamma {gamma:g}{', with denominator' * scaled}: minimum at (A u + gamma v_old + lam v_ref) / sum"
-        yield rests(name, AF, s.of(kind(gamma=gamma, lam=0.4, denominator=scaled)), best)
+        name = f"gamma {gamma:g}{', with denominator' * divided}: minimum at (A u + gamma v_old + lam v_ref) / sum"
+        yield rests(name, AF, s.of(kind(gamma=gamma, lam=0.4, denominator=divided)), best)
     yield rests("gamma 1-A: minimum at v_old + A e", AF, s.of(kind(**bare)), s.old + over(a, s.e) * s.e)
-    yield differences(f"{_AUTOGRAD}, without denominator", s.of(kind(denominator=False)), s.v)
+    yield differences(f"{AUTOGRAD}, without denominator", s.of(kind(denominator=False)), s.v)
     yield from _variance(kind)
 
 
@@ -121,36 +118,36 @@ def flowawr(kind: Kind) -> Iterator[Check]:
         "exact": (a * t**2, "A t^2 e"),
     }
     for form, (share, said) in forms.items():
-        yield compared(f"on policy, {form}: gradient -(2/N) {said}", AWR, on.slope(kind(form=form)), _pull(on, share))
+        yield compared(f"on policy, {form}: gradient -(2/N) {said}", AWR, on.slope(kind(form=form)), pull(on, share))
     found = s.slope(kind(form="velocity", k_ref=0.0))
-    yield compared("velocity: gradient of d^2 - 2 A d e", AWR, found, _quadratic(s, 1, 1, a))
+    yield compared("velocity: gradient of d^2 - 2 A d e", AWR, found, quadratic(s, 1, 1, a))
     found = s.slope(kind(form="exact", k_ref=0.0))
-    yield compared("exact: gradient of t^2 [(1 + A) d^2 - 2 A d e]", "derived 2", found, _quadratic(s, t**2, 1 + a, a))
+    yield compared("exact: gradient of t^2 [(1 + A) d^2 - 2 A d e]", "derived 2", found, quadratic(s, t**2, 1 + a, a))
     gap = s.points.x_t - over(t, s.v) * s.v - s.points.x0
     found = s.slope(kind(form="released", k_ref=0.0))
     yield compared(
         "released: gradient of velocity, times t^2 / mean|f - x0|",
         AWR,
         found,
-        _quadratic(s, t**2 / mean(gap.abs()), 1, a),
+        quadratic(s, t**2 / mean(gap.abs()), 1, a),
     )
-    s = _scaled(s, 0.9)  # the exact form is flat for A = -1
+    s = scaled(s, 0.9)  # the exact form is flat for A = -1
     a = s.points.advantage
     for form, share in (("velocity", a), ("released", a), ("exact", a / (1 + a))):
         said = "A / (1 + A)" if form == "exact" else "A"
         best = s.old + over(share, s.e) * s.e
         yield rests(f"{form}: minimum at v_old + {said} e", AWR, s.of(kind(form=form, k_ref=0.0)), best)
     for form in ("velocity", "exact"):
-        yield differences(f"{_AUTOGRAD}, {form}", s.of(kind(form=form)), s.v)
+        yield differences(f"{AUTOGRAD}, {form}", s.of(kind(form=form)), s.v)
 
 
 def diffusion_nft(kind: Kind) -> Iterator[Check]:
     s, five, on = Setting.random(), Setting.random(5.0), Setting.random(7.0, on_policy=True)
     a, t, clipped = s.points.advantage, s.points.t, on.points.advantage.clamp(-5, 5)
     found = torch.stack([on.slope(kind(beta=beta)) for beta in (0.1, 1.0, 3.0)])
-    expected = _pull(on, clipped * t / mean(on.e.abs())).expand_as(found)
+    expected = pull(on, clipped * t / mean(on.e.abs())).expand_as(found)
     yield compared("on policy, any beta: gradient -(2/N) A t e / mean|e|, A clipped to +-5", NFT, found, expected)
-    same = replace(_scaled(five, 0.2), v=five.old, reference=five.old)
+    same = replace(scaled(five, 0.2), v=five.old, reference=five.old)
     flow = 5 * same.slope(AdvantageFlow(gamma="1-A", denominator=True))
     found = replace(five, v=five.old, reference=five.old).slope(kind())
     yield compared("on policy, as coded: gradient of 5 AdvantageFlow(A / 5) with denominator", "derived 2", found, flow)
@@ -161,9 +158,9 @@ def diffusion_nft(kind: Kind) -> Iterator[Check]:
             f"bare, beta {beta:g}: gradient of t^2 [beta d^2 - 2 A d e]",
             "derived 2",
             found,
-            _quadratic(s, t**2, beta, a),
+            quadratic(s, t**2, beta, a),
         )
-        awr = _scaled(s, 1 / beta).slope(FlowAWR(form="velocity", k_ref=0.0))
+        awr = scaled(s, 1 / beta).slope(FlowAWR(form="velocity", k_ref=0.0))
         law = f"bare, beta {beta:g}: gradient of t^2 beta FlowAWR(A / beta)"
         yield compared(law, "derived 2", found, over(beta * t**2, awr) * awr)
     flow = s.slope(AdvantageFlow(gamma="1-A", lam=0.0, denominator=False))
@@ -178,13 +175,13 @@ def diffusion_nft(kind: Kind) -> Iterator[Check]:
         "as coded: loss 5 [r |f+ - x0|^2 / w+ + (1-r) |f- - x0|^2 / w-]", NFT, coded, 5 * (r * ahead + (1 - r) * behind)
     )
     yield from _own_denominators(kind)
-    yield differences(f"{_AUTOGRAD}, bare", _nft(s, 0.5), s.v)
+    yield differences(f"{AUTOGRAD}, bare", _nft(s, 0.5), s.v)
 
 
 def _own_denominators(kind: Kind) -> Iterator[Check]:
     """On the line v_old + x e / beta, each branch is divided by an error that changes in proportion to it."""
     s = Setting.random(5.0)
-    unit = _pull(s, s.points.t / mean(s.e.abs()))
+    unit = pull(s, s.points.t / mean(s.e.abs()))
 
     def along(*places: float) -> Tensor:
         return torch.stack([slope(s.of(kind(beta=0.5, k_ref=0.0)), s.old + x * s.e / 0.5) for x in places])
@@ -208,12 +205,12 @@ def awm(kind: Kind) -> Iterator[Check]:
     }
     for weighting, (share, said) in table.items():
         found = on.slope(kind(weighting=weighting))
-        yield compared(f"on policy, {weighting}: gradient -{said}, a = A / 5", AWM, found, _pull(on, share))
+        yield compared(f"on policy, {weighting}: gradient -{said}, a = A / 5", AWM, found, pull(on, share))
     a = s.points.advantage / 5
     for k in (1.0, 2.0):
-        quadratic = _quadratic(s, 1, a + k, a)
+        expected = quadratic(s, 1, a + k, a)
         found = s.slope(kind(weighting="uniform", k_old=k, k_ref=0.0))
-        yield compared(f"uniform, tether {k:g}: gradient of (a + k) d^2 - 2 a d e", "derived 2", found, quadratic)
+        yield compared(f"uniform, tether {k:g}: gradient of (a + k) d^2 - 2 a d e", "derived 2", found, expected)
     p = s.points
     flow = slope(
         lambda v: objectives.advantageflow(v, s.old, s.reference, p.x_t, p.t, p.x0, a, 1.3, 0.3, space="velocity"), s.v
@@ -225,7 +222,7 @@ def awm(kind: Kind) -> Iterator[Check]:
     best = over(a, s.v) * s.u + 1.3 * s.old + 0.3 * s.reference
     law = "uniform: minimum at (a u + k_old v_old + k_ref v_ref) / sum"
     yield rests(law, "derived 2", s.of(kind(weighting="uniform", k_old=1.3, k_ref=0.3)), best / over(a + 1.6, best))
-    yield differences(f"{_AUTOGRAD}, behaviour `old`, clip inactive", s.of(kind(behaviour="old", clip=50.0)), s.v)
+    yield differences(f"{AUTOGRAD}, behaviour `old`, clip inactive", s.of(kind(behaviour="old", clip=50.0)), s.v)
     value = on.of(kind(k_old=0.0, k_ref=0.0))(on.v)
     yield compared("on policy, the ratio is 1: loss -a", AWM, value, -on.points.advantage.clamp(-5, 5) / 5)
 
@@ -237,7 +234,7 @@ def fdfo(kind: Kind) -> Iterator[Check]:
     push = delta / over(mean(delta**2) + 1e-6, delta)
     found = on.slope(kind())
     yield compared("on policy: gradient +(2/N) A delta / mean(delta^2)", FDFO, found, 2 / N * over(a, push) * push)
-    other = replace(on, points=replace(_scaled(on, -1).points, delta=-delta))
+    other = replace(on, points=replace(scaled(on, -1).points, delta=-delta))
     yield compared("on policy, both samples of a pair have the same gradient", "derived 7", other.slope(kind()), found)
     yield compared(
         "log rho = -|d|^2 - 2 d push = |push|^2 - |v - v_old + push|^2", "derived 7",
@@ -255,7 +252,7 @@ def fdfo(kind: Kind) -> Iterator[Check]:
         step = -1 + (1 - level / mean(push**2)).sqrt()  # -(step^2 + 2 step) mean(push^2) = log rho
         rise = -mean(slope(s.of(kind()), s.old + over(step, push) * push) * push)  # derivative of the loss by the ratio
         yield compared(law, FDFO, rise if sign == 0 else rise.sign(), torch.full_like(rise, sign), 1e-9)
-    yield differences(_AUTOGRAD, s.of(kind()), s.v)
+    yield differences(AUTOGRAD, s.of(kind()), s.v)
     yield from _linear_reward(kind)
 
 
@@ -279,7 +276,7 @@ def dgpo(kind: Kind) -> Iterator[Check]:
     s, on, beta = Setting.random(5.0), Setting.random(7.0, on_policy=True), 1.7
     a, p = s.points.advantage, s.points
     found = on.slope(kind())
-    half = _pull(on, on.points.advantage.clamp(-5, 5) / 2)
+    half = pull(on, on.points.advantage.clamp(-5, 5) / 2)
     yield compared("on policy: gradient -(1/N) A e, A clipped to +-5", DGPO, found, half)
 
     def preference(v: Tensor) -> Tensor:
@@ -314,7 +311,7 @@ def crd(kind: Kind) -> Iterator[Check]:
     s, on, beta = Setting.random(5.0), Setting.random(5.0, on_policy=True), 1.3
     a, p = s.points.advantage, s.points
     share = (a - group_mean(a, p.group)) / mean(on.e.abs())
-    yield compared("on policy: gradient -(2/N) (A - <A>) e / mean|e|", CRD, on.slope(kind()), _pull(on, share))
+    yield compared("on policy: gradient -(2/N) (A - <A>) e / mean|e|", CRD, on.slope(kind()), pull(on, share))
 
     def full(v: Tensor) -> Tensor:
         """The loss with a centre that depends on v."""
@@ -337,21 +334,19 @@ def crd(kind: Kind) -> Iterator[Check]:
 def dpo(kind: Kind) -> Iterator[Check]:
     s, on, beta = Setting.random(group=2), Setting.random(on_policy=True, group=2), 3.0
     p, sign = s.points, s.points.advantage.sign()
-    yield compared(
-        "on policy: gradient -(beta/N) sign(A) e", DPO, on.slope(kind(beta=beta)), _pull(on, beta / 2 * sign)
-    )
+    yield compared("on policy: gradient -(beta/N) sign(A) e", DPO, on.slope(kind(beta=beta)), pull(on, beta / 2 * sign))
     gap = sign * (matching(s.v, p.x0, p.eps) - matching(s.old, p.x0, p.eps))
     z = beta / 2 * group_sum(gap, p.group)
     yield compared(
         "loss -log sigmoid(-(beta/2) [(m_w - m_w_old) - (m_l - m_l_old)])", DPO, s.of(kind(beta=beta))(s.v), softplus(z)
     )
-    pull = over(beta * torch.sigmoid(z) * sign, s.v) * 2 / N * (s.v - s.u)
+    pushed = over(beta * torch.sigmoid(z) * sign, s.v) * 2 / N * (s.v - s.u)
     law = "gradient (2/N) beta sigmoid(z) sign(A) (v - u), since both rows have the loss of the pair"
-    yield compared(law, "derived 8", s.slope(kind(beta=beta)), pull)
-    swapped = _scaled(s, -1).of(kind(beta=beta))(s.v)
+    yield compared(law, "derived 8", s.slope(kind(beta=beta)), pushed)
+    swapped = scaled(s, -1).of(kind(beta=beta))(s.v)
     law = "loss minus the loss of the opposite preference: z = (beta/2) (gap of the pair)"
     yield compared(law, "derived 8", s.of(kind(beta=beta))(s.v) - swapped, z)
-    yield differences(_AUTOGRAD, s.of(kind(beta=beta)), s.v)
+    yield differences(AUTOGRAD, s.of(kind(beta=beta)), s.v)
 
 
 LAWS: dict[str, Callable[[Kind], Iterator[Check]]] = {
@@ -363,5 +358,6 @@ LAWS: dict[str, Callable[[Kind], Iterator[Check]]] = {
     "dgpo": dgpo,
     "crd": crd,
     "dpo": dpo,
+    **signed.LAWS,
     **reverse.LAWS,
 }

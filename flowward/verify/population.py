@@ -107,7 +107,9 @@ def minimiser(loss: Loss, advantage: Tensor) -> Tensor:
     v, step = f.old.clone(), 1e-3 * torch.eye(f.x.shape[1], dtype=torch.float64)
     for _ in range(50):
         jacobian = torch.stack([(gradient(v + way) - gradient(v - way)) / 2e-3 for way in step], -1)
-        change = torch.linalg.solve(jacobian, gradient(v))
+        change, singular = torch.linalg.solve_ex(jacobian, gradient(v))
+        if singular.any():  # a loss without a minimum
+            return torch.full_like(v, math.nan)
         v = v - change
         if change.abs().max() < 1e-12:
             break
@@ -195,6 +197,18 @@ def methods(name: str, kind: Callable[..., Any]) -> list[Method]:
             Method("uniform, tether 1.1", _of(kind, weighting="uniform", **tether), 5 * r,
                    "the velocity of the chi^2 tilt with gamma = tether, exactly", f.chi_square),
             Method("ghuber, tether 1.1", _of(kind, **tether), 5 * r),
+        ]  # fmt: skip
+    if name == "ram":
+        return [
+            Method("residual policy, m 1/1.1", _of(kind, m=1 / GAMMA), r,
+                   "the velocity of the chi^2 tilt with gamma = 1/m, exactly", f.chi_square, "docs/same.md"),
+            Method("residual old, m 1/1.1", _of(kind, m=1 / GAMMA, residual="old"), r,
+                   "v_ref + m Cov(A, u | x_t)", plain, "docs/same.md"),
+        ]  # fmt: skip
+    if name == "rvm":
+        return [
+            Method("gain 1, beta 1.1", _of(kind, gain=1.0, beta=GAMMA), r,
+                   "the velocity of the chi^2 tilt with gamma = beta / gain, exactly", f.chi_square, "docs/same.md"),
         ]  # fmt: skip
     return []
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowward import ALGORITHMS
 from flowward.learning.moves import Moves, RandomSteps
-from flowward.learning.points import PointSet, Renoise
+from flowward.learning.points import PointSet, Renoise, RenoiseShared
 from flowward.process.flow import over
 from flowward.process.noise import Noise, normal
 from flowward.process.policy import Condition, Models, Velocity
@@ -31,6 +31,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "dgpo": {"beta": 100.0, "clip": 0.01, "k_ref": 0.02},
     "crd": {"beta": 1.0, "k_ref": 0.1, "behaviour": "sampling"},
     "dpo": {"beta": 100.0, "old.every": 40},
+    "ram": {"m": 100.0, "residual": "policy", "points.times.law": "power", "old.retention": 0.9},
+    "rvm": {"gain": 0.1, "advantage_clip": 5.0, "beta": 0.0},
+    "vgrpo": {"clip": 6e-3, "beta": 0.0, "scale": "own", "soft_clip": None, "points.draws": 4},
     "ddpo": {"clip": 1e-4, "beta": 0.0, "rollout.steps": 50, "rollout.law": "ddim", "rollout.noise": 1.0},
     "flow_grpo": {"clip": 1e-4, "beta": 0.04, "divergence": "per-noise", "rollout.steps": 10, "rollout.noise": 0.7},
     "flow_grpo_fast": {"clip": 1e-5, "ratio": "cps", "rollout.law": "cps", "rollout.noise": 0.8},
@@ -254,7 +257,9 @@ def test_points_are_fresh(name: str) -> None:
     if done.states is not None or done.steps is not None:
         assert all(torch.equal(value, numbers(two)[field]) for field, value in numbers(one).items())
         return
-    units = len(one) if isinstance(algorithm.points, Renoise) else len(one.group.unique())
+    units = {Renoise: len(one), RenoiseShared: len(one) // group_size(name)}.get(
+        type(algorithm.points), len(one.group.unique())
+    )
     assert len(torch.cat([one.eps, two.eps]).unique()) == 2 * units * 16
 
 
@@ -262,7 +267,7 @@ def test_points_are_fresh(name: str) -> None:
 def test_comparisons_share_time_and_noise(name: str) -> None:
     """Where a loss compares samples of a unit, they differ in nothing but the sample."""
     points = training_points(name, rollout(name))
-    if points.indivisible == 1:
+    if not points.compares:
         return
     batch = whole(points)
     for values in (batch.t, batch.eps):

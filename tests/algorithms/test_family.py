@@ -90,7 +90,9 @@ def test_every_network_evaluation_is_needed(tiny: str, name: str, rank: int | No
 def test_no_batch_is_larger_than_what_the_rollout_needs(tiny: str, name: str) -> None:
     """Neither images that are decoded nor anchors: a tree has many more leaves than go through the network at once."""
     algorithm = small(name)
-    one = moved(trainer(tiny, algorithm, rollout_batch=8, microbatch=2 * (4 if name in ("dgpo", "crd", "dpo") else 1)))
+    one = moved(
+        trainer(tiny, algorithm, rollout_batch=8, microbatch=2 * (4 if name in ("dgpo", "crd", "dpo", "vgrpo") else 1))
+    )
     asked, decoded, trained = list[int](), list[int](), list[int]()
     velocity, decode = one.policy.velocity, one.policy.decode
 
@@ -206,6 +208,13 @@ def test_a4_prompts_and_groups_are_a_function_of_seed_and_iteration(tiny: str) -
         ("fdfo", {"k_ref": 0.1}, {"reference"}),
         ("crd", {"k_ref": 0.0}, {"old"}),
         ("dpo", {}, {"old"}),
+        ("advantageflow", {"gamma": 0.0, "signed": True}, {"reference"}),
+        ("advantageflow", {"gamma": 0.0, "signed": True, "lam": 0.0}, set()),
+        ("ram", {}, {"reference"}),
+        ("ram", {"residual": "old"}, {"old", "reference"}),
+        ("rvm", {}, set()),
+        ("rvm", {"beta": 0.1}, {"reference"}),
+        ("vgrpo", {}, {"old"}),
         ("flow_grpo", {}, {"reference"}),
         ("flow_grpo", {"beta": 0.0}, set()),
         ("tempflow_grpo", {"beta": 0.0}, set()),

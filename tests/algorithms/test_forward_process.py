@@ -17,7 +17,19 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from flowward.algorithms.diffusion_nft import optimality
-from flowward.algorithms.objectives import advantageflow, awm, crd, dgpo, diffusion_nft, dpo, fdfo, flowawr
+from flowward.algorithms.objectives import (
+    advantageflow,
+    awm,
+    crd,
+    dgpo,
+    diffusion_nft,
+    dpo,
+    fdfo,
+    flowawr,
+    ram,
+    rvm,
+    vgrpo,
+)
 from flowward.algorithms.presets import PRESETS
 from flowward.learning.credit import BestAndWorst, CentredRMS, HalfDifference, Softmax, ZScore, group_mean
 from flowward.learning.snapshots import Decay, WarmDecay
@@ -50,6 +62,11 @@ def shares(a: Tensor, t: Tensor, e: Tensor, group: Tensor) -> dict[str, tuple[Lo
         "dgpo": (dgpo, a),  # sigmoid(0) = 1/2
         "crd": (crd, 2 * (a - group_mean(a, group)) / size),  # y = A / 10 + 1/2
         "dpo": (partial(dpo, beta=3.0), 3 * a.sign()),  # both rows of a pair carry its loss
+        "ram": (ram, a),
+        "ram old": (partial(ram, residual="old"), a),
+        "rvm": (rvm, a / 10),
+        "advantageflow signed": (partial(advantageflow, gamma=0.0, signed=True), 2 * a * t**2),
+        "vgrpo": (partial(vgrpo, image=torch.arange(len(a))), 2 * a * t / size),
     }
 
 
@@ -198,7 +215,7 @@ def test_dgpo_stops_pushing_what_has_gone_far_enough() -> None:
         close(evaluate(dgpo, s, clip=0.2), evaluate(dgpo, s, v_old=None))
 
 
-@pytest.mark.parametrize("function", [awm, diffusion_nft, dgpo, crd])
+@pytest.mark.parametrize("function", [awm, diffusion_nft, dgpo, crd, rvm])
 def test_advantages_are_clipped(function: Loss) -> None:
     s = samples()
     assert torch.equal(
@@ -287,6 +304,18 @@ def test_forward_12_levels_of_the_grid() -> None:
     assert all(len(set(row.tolist())) == 9 for row in index)
     share = torch.stack([index == level for level in range(10)]).double().mean(1)  # [level, place]
     close(share, torch.full_like(share, 0.1), atol=0.03)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.2, 0.9)])
+def test_10_times_of_a_power(low: float, high: float) -> None:
+    """RAM: density 2 t, so E t = 2/3 and E t^2 = 1/2 on [0, 1] (T10 of new_methods.md), and the mass below an edge."""
+    t = drawn(Times("power", low, high), 40_000, torch.ones(1), 1)[0].double()
+    mass = high**2 - low**2
+    assert t.mean().item() == pytest.approx(2 / 3 * (high**3 - low**3) / mass, abs=3e-3)
+    assert (t**2).mean().item() == pytest.approx((high**4 - low**4) / 2 / mass, abs=3e-3)
+    assert low <= t.min() and t.max() <= high
+    for edge in (0.4, 0.7):
+        assert (t < edge).double().mean().item() == pytest.approx((edge**2 - low**2) / mass, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ from losses import (
 )
 from torch import Tensor
 
-from flowward.algorithms import ALGORITHMS, AWM, CRD, DiffusionNFT, FlowAWR, objectives
-from flowward.algorithms.objectives import advantageflow, awm, crd, dgpo, diffusion_nft, dpo, fdfo, flowawr
+from flowward.algorithms import ALGORITHMS, AWM, CRD, RAM, VGRPO, DiffusionNFT, FlowAWR, objectives
+from flowward.algorithms.objectives import advantageflow, awm, crd, dgpo, diffusion_nft, dpo, fdfo, flowawr, ram, rvm
 from flowward.learning.credit import Softmax, ZScore
 from flowward.learning.points import Points, Renoise, RenoiseGroups, RenoisePairs
 from flowward.learning.terms import tether
@@ -230,6 +230,7 @@ def test_terms_without_weight_need_no_tensor() -> None:
     held: list[Loss] = [awm, diffusion_nft, fdfo, crd, *(partial(flowawr, form=form) for form in FORMS)]
     optional: list[tuple[Loss, str, dict[str, float]]] = [(function, "v_ref", {"k_ref": 0.0}) for function in held]
     optional += [(awm, "v_old", {"k_old": 0.0}), (advantageflow, "v_old", {"gamma": 0.0})]
+    optional += [(rvm, "v_ref", {"beta": 0.0}), (ram, "v_old", {"residual": "policy"})]
     optional += [(advantageflow, "v_ref", {"lam": 0.0}), (dgpo, "v_old", {"clip": 1e9})]
     for function, name, setting in optional:
         without = {**s, name: None}
@@ -246,6 +247,9 @@ def test_terms_without_weight_need_no_tensor() -> None:
         lambda: evaluate(awm, samples(), weighting="t^2"),
         lambda: evaluate(diffusion_nft, samples(), mode="one_hot"),
         lambda: FlowAWR(form="exakt"),  # type: ignore[arg-type]
+        lambda: evaluate(ram, samples(), residual="both"),
+        lambda: RAM(residual="both"),  # type: ignore[arg-type]
+        lambda: VGRPO(scale="both"),  # type: ignore[arg-type]
         lambda: AWM(weighting="t^2"),  # type: ignore[arg-type]
         lambda: DiffusionNFT(mode="one_hot"),  # type: ignore[arg-type]
         lambda: ZScore("batch"),  # type: ignore[arg-type]

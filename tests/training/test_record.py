@@ -66,6 +66,9 @@ MORE = {  # with two updates: terms that the vetted settings leave out
     "advantageflow": "--algorithm.calibration 0.2",
     "fdfo": "--algorithm.k-ref 0.01",
     "crd": "--algorithm.hold 0.1",
+    "ram": "--algorithm.residual old",
+    "rvm": "--algorithm.beta 0.1",
+    "vgrpo": "--algorithm.beta 0.1 --algorithm.soft-clip 3",
     **dict.fromkeys(REVERSE, "--algorithm.beta 0.04"),
 }
 RELATIVE, ABSOLUTE = 5e-3, 1e-7

@@ -39,7 +39,7 @@ def test_a_wrong_sign_is_reported_as_such(monkeypatch: pytest.MonkeyPatch, name:
     assert all(each.remark == "wrong sign, -1 times" for each in own)
 
 
-@pytest.mark.parametrize("name", ["advantageflow", "awm", "diffusion_nft", "flowawr"])
+@pytest.mark.parametrize("name", ["advantageflow", "awm", "diffusion_nft", "flowawr", "ram"])
 def test_a_maximum_is_no_minimum(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The negative loss has the same stationary points, and yet laws about minima break."""
     if name == "diffusion_nft":  # whose bare equation has no class

@@ -35,6 +35,7 @@ TRAINING: Mapping[str, Any] = {
     "rollout_batch": 288,
     "learning_rate": 0.0005,
     "weight_decay": 0.0,
+    "gradient_clip": 1.0,
     "warmup": 10,
     "schedule": "constant",
     "mix": "rewards",
