@@ -42,7 +42,7 @@ def losses(
 
     For `fresh` and `same` see `batches`.
     """
-    for part in batches(loop, points, numbers, fresh, same):
+    for part in loop.batches(points, numbers, fresh, same):
         if part is None:
             yield lambda: (0 * loop.models.at("policy", loop.blank()).flatten(1).sum(1), {})
         else:

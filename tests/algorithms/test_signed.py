@@ -237,4 +237,4 @@ def test_variants_keep_the_laws_of_every_algorithm(algorithm: Any) -> None:
     """Evaluations that are declared and no others, finite numbers at both ends of time, signs: as `flowward verify`."""
     found = verify([], {"mine": algorithm})
     assert [(each.law, each.remark) for each in found.failures] == []
-    assert len(found.checks) == 19
+    assert len(found.checks) == 20
