@@ -8,6 +8,7 @@ from built_in_policies import inputs, kinds, load, look, move
 
 from flowward import models
 from flowward.models.lora import ATTENTION
+from flowward.models.weights import Full
 
 
 @kinds
@@ -166,3 +167,21 @@ def test_adapters_sit_where_those_of_sd3_sit(tiny: str) -> None:
 def test_an_adapter_needs_a_rank(tiny: str) -> None:
     with pytest.raises(ValueError, match="LoRA rank must be between 1 and 4096, not 0"):
         models.load(tiny, 0, "float32")
+
+
+def test_a_copy_on_the_host_comes_to_the_device_while_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for a whole rollout, and for each single use outside of one; the policy and other copies do not move."""
+    moved: list[str] = []
+    weights = Full(torch.nn.Linear(3, 2), on_host=("reference",))
+    weights.add("old"), weights.add("reference")
+    to = torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, where: (moved.append(str(where)), to(self, where))[1])
+    with weights.still("reference"):
+        for _ in range(2):
+            with weights.network("reference") as network:
+                assert torch.equal(network.weight, weights.tensors("policy")["weight"])
+    assert moved == ["cpu", "cpu"]  # to the device, which is a CPU here, and back
+    with weights.network("reference"), weights.network("old"), weights.still("policy"):
+        assert len(moved) == 3
+    weights.follow("reference", 0.5)
+    assert len(moved) == 4 and weights.same("reference")
