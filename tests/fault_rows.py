@@ -22,7 +22,7 @@ from judges import honest
 from local_servers import Answer, reply
 from program import BUDGET
 
-from flowward.evaluation import evaluate
+from flowward.evaluation import drawing
 from flowward.pages import report
 from flowward.process.policy import Policy
 from flowward.rewards.service.wire import decode
@@ -321,7 +321,7 @@ MEMORY = [
         "All finished iterations.", "Resume with a smaller `--rollout-batch`. It does not change the samples.", left=1,
     ),
     Row(
-        "Memory runs out in an evaluation", lambda: faults.replaced(evaluate, "Noise", faults.no_memory, 3),
+        "Memory runs out in an evaluation", lambda: faults.replaced(drawing, "Noise", faults.no_memory, 3),
         "out of memory with images of 32 x 32, 6 images sampled at once: lower --batch (in training "
         "--evaluation.batch), or use --vae-tiling",
         "All iterations. The evaluation is repeated on resume.",

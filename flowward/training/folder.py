@@ -31,6 +31,8 @@ __all__ = ["RunFolder", "read_yaml"]
 class RunFolder(Record):
     """One run on disk, written while it goes on."""
 
+    keeps = True  # checkpoints
+
     def __init__(self, path: Path):
         super().__init__(path)
         self._own: int | None = None  # inode of the locked folder, which no other one can get while it is open
@@ -96,17 +98,17 @@ class RunFolder(Record):
         """
         self._own = os.stat(self.path).st_ino
         with ExitStack() as stack:
-            end, told = time.monotonic() + patience, False
+            end: float | None = None
             while True:
                 try:
                     stack.enter_context(locks.held(self.path))
                     break
                 except BlockingIOError:
-                    if time.monotonic() >= end:
+                    if not patience or (end is not None and time.monotonic() >= end):
                         raise ValueError(f"a run is still writing to {self.path}: stop it first") from None
-                if not told:
+                if end is None:
                     tell(f"a process is still writing to {self.path}: waiting up to {patience:.0f} seconds for its end")
-                    told = True
+                    end = time.monotonic() + patience
                 time.sleep(0.2)
             yield self
 

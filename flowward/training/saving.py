@@ -35,7 +35,7 @@ class Saver:
     @property
     def writes(self) -> bool:
         """Whether this process takes part."""
-        return self.together or self.folder is not None
+        return self.together or (self.folder is not None and self.folder.keeps)
 
     def save(self, iteration: int, state: dict[str, Any]) -> None:
         """Write a checkpoint, or begin to; one that is being written is finished first.

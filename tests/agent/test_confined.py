@@ -20,7 +20,7 @@ from flowward.agent.tools import ToolError
 
 SMALL = Bounds(cpu=1, wall=10, memory=512, processes=12, disk=4, output=2000)
 BRIEF = replace(SMALL, wall=0.6)
-QUICK = 15.0  # seconds that any test here may take, on a busy machine too
+QUICK = 30.0  # seconds that any test here may take, on a busy machine too
 
 confined_here = not cannot_confine()  # where namespaces are switched off, the refusal below is what is tested
 both = pytest.mark.parametrize("sealed", [True, False] if confined_here else [False])

@@ -17,10 +17,10 @@ from torch import Tensor
 from flowward import models, prompts, rewards
 from flowward.evaluation import provenance
 from flowward.evaluation.code_hashes import CODE, without_code
+from flowward.evaluation.drawing import at_once
 from flowward.evaluation.evaluate import (
     Evaluation,
     Evaluator,
-    at_once,
     draw,
     evaluate,
     explain,

@@ -201,7 +201,7 @@ def test_a2_samples_are_compared_by_prompt_start_and_step() -> None:
 
 
 def test_every_algorithm_of_the_family_is_tried_here() -> None:
-    assert len(FAMILY) == 9
+    assert len(FAMILY) == 10
 
 
 # The best and the worst
