@@ -87,9 +87,7 @@ def verify_model(policy: Policy) -> Report:
 
 def _generic(name: str, algorithm: Algorithm) -> list[Check]:
     found = [*generic.laws(algorithm)]
-    if all(
-        each.holds for each in found
-    ):  # what is about older samples says nothing of a loss that is wrong on new ones
+    if any(each.holds for each in found):  # it can be run at all
         found += staleness.laws(algorithm)
     return [replace(check, algorithm=name, part="protocol") for check in found]
 
