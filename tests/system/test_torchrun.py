@@ -150,11 +150,7 @@ def test_processes_that_are_started_again_meet(kind: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("kind", "rank"),
-    [
-        ("standalone", 1),
-        pytest.param("static", 1, marks=pytest.mark.slow),
-        pytest.param("c10d", 0, marks=pytest.mark.slow),
-    ],
+    [("standalone", 1), pytest.param("c10d", 0, marks=pytest.mark.slow)],
 )
 def test_a_killed_process_is_started_again(kind: str, rank: int, whole: Path, tiny: str, tmp_path: Path) -> None:
     run, said = killed(kind, rank, tiny, tmp_path)
