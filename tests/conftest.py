@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import parsers
 import pytest
 from processors import MACHINE, UNASKED, answering
 
@@ -35,6 +36,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if short:
         items[:] = [item for item in items if item not in short]
         config.hook.pytest_deselected(items=short)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def options_are_read_once() -> Iterator[None]:
+    with parsers.kept():
+        yield
 
 
 @pytest.fixture

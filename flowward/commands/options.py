@@ -15,7 +15,10 @@ import tyro
 
 from .help import Option, Page, Shown, options_of, show
 
-PLAIN = (tyro.conf.AvoidSubcommands,)  # flags are of the kind of value that a setting has: another preset has another
+PLAIN = (
+    tyro.conf.AvoidSubcommands,  # flags are of the kind of value that a setting has: another preset has another
+    tyro.conf.HelptextFromCommentsOff,  # pages of help are our own, and reading the code for comments takes long
+)
 NEAR = 0.75  # likeness from which a misspelt option is recognised
 
 

@@ -106,6 +106,7 @@ def test_each_command_works_without_them(light: None) -> None:
             assert not end.code, command.name
 
 
+@pytest.mark.short
 def test_a_result_or_one_sentence(light: None, capsys: pytest.CaptureFixture[str]) -> None:
     known, found, cases = set[tuple[str, str]](), list[str](), 0
     for command in ONCE:
