@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from processes import together
 from tiny_pipelines import tiny
 from tiny_runs import TEXTS, few_steps, small
 from torch import Tensor
-from torch.multiprocessing.spawn import start_processes
 
 from flowward import models, prompts
 from flowward.models.layout import Layout
@@ -91,7 +91,7 @@ def port() -> int:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_team_learns_what_one_process_does(folder: Path, layout: str) -> None:
-    start_processes(process, (folder, layout, port()), nprocs=LAYOUTS[layout][0], start_method="spawn")
+    together(process, (folder, layout, port()), LAYOUTS[layout][0])
     for name, found in pickle.loads((folder / f"{layout}.pickle").read_bytes()).items():
         whole = trained(folder, *(("flux", None) if name == "full" else (name, 2)), None)
         for key, tensor in whole.pop("weights").items():

@@ -11,10 +11,10 @@ import diffusers
 import pytest
 import torch
 import torch.distributed as dist
+from processes import together
 from tiny_pipelines import tiny
 from tiny_runs import TEXTS, few_steps, small
 from torch import Tensor
-from torch.multiprocessing.spawn import start_processes
 
 from flowward import models, prompts
 from flowward.evaluation.evaluate import Evaluation, measure
@@ -268,7 +268,7 @@ def of_processes(folder: Path, shard: str, processes: int) -> dict[Any, Any]:
     if not path.exists():
         for case in ("forward", "reverse") if processes == 2 else ():
             kept(folder, case, None)
-        start_processes(process, (folder, processes, shard, port()), nprocs=processes, start_method="spawn")
+        together(process, (folder, processes, shard, port()), processes)
     found: dict[Any, Any] = pickle.loads(path.read_bytes())
     return found
 

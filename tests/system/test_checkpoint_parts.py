@@ -13,10 +13,10 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
+from processes import together
 from safetensors import safe_open
 from sharded_nets import LAYOUTS, damage, full, joined, network, same, step
 from torch import Tensor
-from torch.multiprocessing.spawn import start_processes
 
 from flowward.learning.optimisers import load_moments
 from flowward.system import checkpoint, distributed, whole_files
@@ -136,7 +136,7 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes, then four: each kind leaves checkpoints, and says what it has found."""
     folder = tmp_path_factory.mktemp("parts")
     for count in (2, 4):
-        start_processes(process, (str(folder), count), count, start_method="spawn")
+        together(process, (str(folder), count), count)
     return folder
 
 

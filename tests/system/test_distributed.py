@@ -17,9 +17,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from collectives import counted
+from processes import together
 from tiny_runs import TEXTS, bright, small, snapshot
 from torch import Tensor
-from torch.multiprocessing.spawn import start_processes
 
 from flowward import cli, models, prompts
 from flowward.algorithms import DGPO, FDFO, AdvantageFlow, FlowGRPO, TempFlowGRPO
@@ -163,7 +163,7 @@ def process(number: int, folder: str, where: str) -> None:
 @pytest.fixture(scope="module")
 def results(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     where = tmp_path_factory.mktemp("processes")
-    start_processes(process, (tiny, str(where)), PROCESSES, start_method="spawn")
+    together(process, (tiny, str(where)), PROCESSES)
     return [checkpoint.load(where / f"{number}.safetensors") for number in range(PROCESSES)]
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import together
 from resumed_runs import BUDGET, train
-from torch.multiprocessing.spawn import start_processes
 
 from flowward.commands import running
 from flowward.system import distributed, launching, shared_folders
@@ -73,7 +73,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    start_processes(process, (str(where), port), len(MACHINES), start_method="spawn")
+    together(process, (str(where), port), len(MACHINES))
     assert not list(where.rglob(".*"))  # nothing is left of the files that were made to be seen
     return [json.loads((where / f"{number}.json").read_text()) for number in range(len(MACHINES))]
 

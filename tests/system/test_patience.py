@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.multiprocessing.spawn import start_processes
+from processes import together
 
 from flowward.system import distributed, launching
 
@@ -40,7 +40,7 @@ def test_a_process_waits_longer_only_where_it_is_told_to(tmp_path: Path) -> None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    start_processes(late, (str(tmp_path), port), PROCESSES, start_method="spawn")
+    together(late, (str(tmp_path), port), PROCESSES)
     for number in range(PROCESSES):
         first, second, ended = json.loads((tmp_path / f"{number}.json").read_text())
         assert first == second == [0, 1]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from processes import together
 from tiny_pipelines import tiny
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.multiprocessing.spawn import start_processes
 
 from flowward.algorithms import AdvantageFlow
 from flowward.cli import main
@@ -102,7 +102,7 @@ def imagined(case: Any, folder: Path) -> list[float]:
 
 
 def test_a_shard_takes_what_it_takes_in_one_of_two_real_processes(tmp_path: Path) -> None:
-    start_processes(measured, (tmp_path,), PROCESSES, start_method="spawn")
+    together(measured, (tmp_path,), PROCESSES)
     for case, found in zip(CASES, json.loads((tmp_path / "figures.json").read_text()), strict=True):
         _, rank, checkpointing = case
         near = 1e-3 if rank else 0.02 if checkpointing else 0.07  # more than is taken, with all activations kept

@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from collectives import counted
+from processes import together
 from tiny_runs import TEXTS, bright, small, snapshot
 from torch import Tensor
-from torch.multiprocessing.spawn import start_processes
 
 from flowward import models, prompts
 from flowward.algorithms import DGPO, AdvantageFlow, FlowGRPO, TempFlowGRPO
@@ -167,7 +167,7 @@ def alone(tiny: str) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module", params=LAYOUTS)
 def several(request: Any, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     where = tmp_path_factory.mktemp("processes")
-    start_processes(process, (tiny, str(where), request.param), request.param, start_method="spawn")
+    together(process, (tiny, str(where), request.param), request.param)
     return [checkpoint.load(where / f"{number}.safetensors") for number in range(request.param)]
 
 

@@ -20,9 +20,10 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
+from processes import together
 from sharded_nets import Net, damage, full, joined, network, same, step
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import ProcessExitedException, start_processes
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from flowward.models.weights import Weights
 from flowward.system import checkpoint
@@ -183,7 +184,7 @@ def process(number: int, folder: str) -> None:
 def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     ran(None, settings(folder / "single", iterations=2))  # goes on with two processes
-    start_processes(process, (str(folder),), 2, start_method="spawn")
+    together(process, (str(folder),), 2)
     return folder
 
 
@@ -294,7 +295,7 @@ def killed(number: int, folder: str, later: bool) -> None:
 @pytest.mark.parametrize("later", [False, True])
 def test_after_a_kill_between_two_parts_the_one_before_is_taken(tmp_path: Path, later: bool) -> None:
     with pytest.raises(ProcessExitedException):
-        start_processes(killed, (str(tmp_path), later), 2, start_method="spawn")
+        together(killed, (str(tmp_path), later), 2)
     left, checkpoints = RunFolder.open(tmp_path / "run"), tmp_path / "run" / "checkpoints"
     assert names(left.path) == ["000001.parts"]
     assert (checkpoints / ".000002.parts.partial" / "shard-00001-model-00001-of-00001.safetensors").is_file()
