@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..system.errors import finite, one_of
-from .flow import TimeGrid, wide
+from .flow import GridKind, TimeGrid, wide
 from .laws import LAWS, ODE, Law, LawName, remark
 from .noise import Noise
 from .policy import Condition, Velocity
@@ -24,6 +25,10 @@ class Trajectory(TimeGrid):
     random, and the states before random steps are kept.
     """
 
+    shift: float = 1.0
+    """spend more steps near noise (> 1) or near data (< 1)"""
+    grid: GridKind | Literal["model"] = "linear"
+    """spacing of times: `linear`, `sd3` (diffusers' grid for SD3) or `model` (the model's scheduler)"""
     noise: float = 0.0
     """noise strength of the steps: a, eta or scale of the noise schedule (0: the ODE)"""
     law: LawName = "flow-sde"
