@@ -200,6 +200,8 @@ def assembled(
     how = settings.evaluation
     reward = rewards.load(settings.reward, settings.reward_options)
     texts = prompts.load(settings.prompts, settings.prompt_column).weighted(settings.prompt_weights)
+    if not settings.preferences:  # they bring prompts of their own
+        teaching.parsed(settings.teachers, settings.teacher_guidance).refuse(settings.algorithm, texts)
     held_out, measured = prompts.load(how.prompts, how.prompt_column), _measures(settings)
     found = inputs.of(settings, reward, texts, held_out, measured)
     saved = RunFolder.open(settings.run.output).checkpoints() if resume else []
