@@ -16,7 +16,7 @@ from ..process.trajectory import Trajectory
 from .check import AUTOGRAD, Check, Kind, N, Setting, compared, differences, equation, number, real, rests, slope
 from .worlds import Discrete, Gaussian, Mixture, kl
 
-PAPER, FLOW_OPD, DERIVED = "2605.15055", "2605.08063", "derived 9"
+PAPER, FLOW_OPD, DERIVED = "2605.15055", "2605.08063", "derived 14"
 STEPS = 1000  # of a chain that is nearly continuous
 
 
