@@ -56,8 +56,8 @@ def fit(
         policy: the name of a model, or a model from `flowward.load`.
         reward: the name of a reward, a function of (images, prompts) or (images, prompts, metadata), or a list of both.
         prompts: the name of a prompt set, a file, a list of texts, or a PromptSet.
-        teachers: for `opd`, the run or LoRA that teaches each category of prompts: {"position": "runs/position"}.
         run: settings of the loop. Other keywords are settings of it, too: iterations=20, group_size=8.
+        teachers: for `opd`, the run or LoRA that teaches each category of prompts: {"position": "runs/position"}.
         evaluation: True measures before and after training, and every `evaluate_every` iterations, on held-out prompts
             if the prompt set has some, else on the prompts of training. False: never. A mapping changes this, such as
             {"images": 240, "prompts": "mine.txt"}. Or an Evaluation.
@@ -77,9 +77,8 @@ def fit(
     evaluator = None if evaluation is False else usual
     if parts.loaded:
         parts.policy.prepare([*parts.prompts, *usual.prompts])
-    given = (parts.algorithm, parts.policy, parts.reward, parts.prompts, parts.run, evaluator)
-    say = print if progress else _silent
-    trainer, config, remarks = assembly.of_python(*given, say, teaching.of(teachers or {}))
+    taught, say = teaching.of(teachers or {}), print if progress else _silent
+    trainer, config, remarks = assembly.of_python(*parts.main, evaluator, say, taught)
     temporary = None if parts.run.output else TemporaryDirectory(prefix="flowward-")
     folder = _folder(parts, config | parts.named, temporary)
     fitted = Fitted(trainer, folder, usual, folder.config(), parts.loaded, temporary)

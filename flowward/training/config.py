@@ -77,7 +77,7 @@ class Settings:
     teachers: tuple[str, ...] = ()
     """learn a prompt category from this run or LoRA, e.g. position=runs/position (for opd)"""
     teacher_guidance: tuple[str, ...] = ()
-    """set the guidance of one teacher, e.g. position=4.5 (others: --algorithm.teacher-guidance)"""
+    """set the guidance of the teacher of one category, e.g. position=4.5"""
     precision: Wish = "auto"
     """evaluate networks in this precision (auto: bf16 if the processor has it)"""
     threads: int | None = None
