@@ -6,7 +6,7 @@ draws samples itself. At its own states it is pulled to the velocity of the teac
     l = w ||v - v_T||^2  (+ w beta ||v - v_ref||^2)
 
     visited states, ODE     w = (t - s)^2 / 2           Eq. 12, the default
-    visited states, SDE     w = Q^2 / (2 sigma^2)       Eq. 11: the sum over steps is the KL of the two chains
+    visited states, SDE     w = Q^2 / (2 sigma^2)       Eq. 11: over all steps, the KL of the two chains
     samples noised again    w = (1 - t) / t             the mean is KL(student || teacher); ours
 
 Why this form: states are the student's own, so it is taught where it goes, and not only where a teacher would. Every
