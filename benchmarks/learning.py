@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from flowward.algorithms import ALGORITHMS
+from flowward.algorithms.presets import facts
 from flowward.training.config import settings_type
 from flowward.training.folder import RunFolder
 
@@ -112,7 +113,8 @@ def draw(results: list[Result], output: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=list(ALGORITHMS))
+    rewarded = [name for name in ALGORITHMS if facts(name).family != "distillation"]  # others: distillation.py
+    parser.add_argument("--algorithms", nargs="+", default=rewarded, choices=rewarded)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=11520, help="per run (11520: 40 iterations of the demo)")
     parser.add_argument(

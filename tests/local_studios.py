@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from tiny_runs import TEXTS, bright, small
+from tiny_runs import TEXTS, bright, small, taught
 from torch import Tensor
 from torch.backends import cuda
 
@@ -60,7 +60,8 @@ def drawers(tiny: str, algorithm: Any, run: Run, many: int, rank: int | None = N
 
 
 def plain(tiny: str, algorithm: Any, run: Run, rank: int | None = None) -> Trainer:
-    return Trainer(algorithm, models.load(tiny, rank, "float32"), bright, prompts.of("mine", TEXTS), run)
+    policy, texts = models.load(tiny, rank, "float32"), prompts.of("mine", TEXTS)
+    return Trainer(algorithm, policy, bright, texts, run, teachers=taught(algorithm, policy, texts))
 
 
 def remote(
@@ -83,6 +84,7 @@ def remote(
 
     texts = prompts.of("mine", TEXTS)
     policy = models.load(tiny, rank, "float32")
+    given = {"teachers": taught(algorithm, policy, texts), **given}
     one = RemoteTrainer(algorithm, policy, bright, texts, run, studio or opened, stale, **given)
     one.given = made  # type: ignore[attr-defined]
     return one

@@ -11,17 +11,23 @@ from torch import Tensor
 
 from flowward import ALGORITHMS, models, prompts
 from flowward.algorithms import AdvantageFlow
+from flowward.algorithms.algorithm import TEACHER
+from flowward.learning.credit import constant
 from flowward.learning.points import Renoise, RenoiseGroups, RenoisePairs, RenoiseShared
+from flowward.learning.states import States
 from flowward.process.flow import TimeGrid
 from flowward.process.plans import Branches, Chain
 from flowward.process.policy import Policy
 from flowward.process.rollout import Sampler
+from flowward.prompts import PromptSet
 from flowward.training import batches
 from flowward.training.run import Run
+from flowward.training.teachers import NONE, Teachers, weights_of
 from flowward.training.trainer import Trainer
 
 TEXTS = ("a circle", "a red square", "two rings", "a cross above a ring", "a diamond and a triangle")
 FEW = 4  # steps of `few_steps`
+REWARDED = [name for name, kind in ALGORITHMS.items() if not constant(kind().credit)]  # those that learn from rewards
 
 
 def bright(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
@@ -30,6 +36,19 @@ def bright(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor
 
 def same(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
     return torch.full((len(images),), 0.3)
+
+
+def taught(how: Any, policy: Policy, texts: PromptSet) -> Teachers:
+    """Teachers for every category of these prompts, if the algorithm has any: the policy's weights, moved a little."""
+    if TEACHER not in how.anchors:
+        return NONE
+    every = {category: f"of {category}" for category in dict.fromkeys(texts.categories)}
+    for number, name in enumerate(every.values()):
+        stream = torch.Generator().manual_seed(number)
+        values = {key: value.detach().cpu() for key, value in policy.weights.tensors("policy").items()}
+        moved = {key: value + 0.01 * torch.randn(value.shape, generator=stream) for key, value in values.items()}
+        policy.weights.hold(weights_of(name), moved)
+    return Teachers(every)
 
 
 def algorithm(**changes: Any) -> AdvantageFlow:
@@ -56,6 +75,7 @@ def few_steps(name: str, **changes: Any) -> Any:
         RenoiseGroups: RenoiseGroups(2),
         RenoisePairs: RenoisePairs(4),
         RenoiseShared: RenoiseShared(2),
+        States: States(per_image=2),
     }.get(type(algorithm.points), algorithm.points)
     return replace(algorithm, rollout=few(algorithm.rollout), points=points, **changes)
 
@@ -69,7 +89,8 @@ def trainer(
     tiny: str, how: AdvantageFlow | None = None, rank: int | None = None, reward: Any = bright, **changes: Any
 ) -> Trainer:
     policy = models.load(tiny, rank, "float32")
-    return Trainer(how or algorithm(), policy, reward, prompts.of("mine", TEXTS), small(**changes))
+    chosen, texts = how or algorithm(), prompts.of("mine", TEXTS)
+    return Trainer(chosen, policy, reward, texts, small(**changes), teachers=taught(chosen, policy, texts))
 
 
 def snapshot(policy: Policy, name: str = "policy") -> dict[str, Tensor]:

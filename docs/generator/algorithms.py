@@ -24,7 +24,10 @@ SHARED = "policy_gradient"  # the file with the equation of the reverse-process 
 FAMILIES = {
     "forward process": "These add fresh noise to finished images and train the velocity there. Any sampler will do.",
     "reverse process": "These are policy gradients on the random steps of the sampler.",
+    "distillation": "These learn from trained models, so rewards are only watched: "
+    "[Merge experts](../howto/merge_experts.md).",
 }
+TAUGHT = {"distillation": " --teachers counting=runs/counting ..."}  # options that a family cannot do without
 
 
 def docstring(module: str) -> list[str]:
@@ -73,6 +76,9 @@ def runs(name: str) -> list[dict[str, Any]]:
 
 def _measured(name: str) -> Iterator[str]:
     yield "## Measured"
+    if not runs(name):
+        yield "Measured in a way of its own, on the [built-in world](../scenes.md): [benchmarks.md](../benchmarks.md)."
+        return
     lines = []
     for run in runs(name):
         (_, before, *_), (images, after, low, high) = run["strict"][0], run["strict"][-1]
@@ -106,10 +112,11 @@ def _settings(name: str) -> Iterator[str]:
 def _page(name: str) -> str:
     own = facts(name)
     real = next(key for key in own.presets if key != "scenes")
+    more = TAUGHT.get(own.family, "")
     commands = (
-        f"# train the built-in model\nflowward train --algorithm {name} --output runs/{name}\n"
+        f"# train the built-in model\nflowward train --algorithm {name} --output runs/{name}{more}\n"
         f"# train a real model with a published preset\n"
-        f"flowward train --algorithm {name} --preset {real} --model owner/name --reward ocr ...\n"
+        f"flowward train --algorithm {name} --preset {real} --model owner/name --reward ocr{more or ' ...'}\n"
         f"# see its presets side by side\nflowward algorithms {name}"
     )
     parts = [
@@ -150,10 +157,12 @@ def _of(family: str) -> list[str]:
 
 def _line(name: str) -> list[str]:
     own, ends = facts(name), [run["strict"][-1] for run in runs(name)]
+    cost = f"{own.cost.sampling:g} + {own.cost.training:g} + {own.cost.copies:g}"
+    if not ends:
+        return [f"[{own.title}]({name}.md)", cost, "[of its own](../benchmarks.md)", plain(own.when)]
     scores, images = sorted(end[1] for end in ends), sorted({end[0] for end in ends})
     many = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,}–{images[-1]:,}"
     accuracy = f"{scores[0]}–{scores[-1]} % after {many}"
-    cost = f"{own.cost.sampling:g} + {own.cost.training:g} + {own.cost.copies:g}"
     return [f"[{own.title}]({name}.md)", cost, accuracy, plain(own.when)]
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .grpo_guard import GRPOGuard
     from .mix_grpo import MixGRPO
     from .mix_grpo_flash import MixGRPOFlash
+    from .opd import OPD
     from .ram import RAM
     from .rvm import RVM
     from .tempflow_grpo import TempFlowGRPO
@@ -58,6 +59,8 @@ CLASSES = {
     "g2rpo": "G2RPO",
     "grpo_guard": "GRPOGuard",
     "flow_dppo": "FlowDPPO",
+    # distillation
+    "opd": "OPD",
 }  # the module of each has its name
 _MODULES = {kind: name for name, kind in CLASSES.items()}
 
@@ -87,6 +90,7 @@ __all__ = [
     "DPO",
     "FDFO",
     "G2RPO",
+    "OPD",
     "RAM",
     "RVM",
     "VGRPO",

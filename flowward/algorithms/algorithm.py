@@ -43,6 +43,9 @@ class Algorithm(Objective, Protocol):
     def loss(self, models: Models, points: Any) -> tuple[Tensor, dict[str, Tensor]]: ...  # a Batch of its `points`
 
 
+TEACHER = "teacher"
+"""The anchor of a loss that learns from frozen teachers, chosen by the prompt of a row (training/teachers.py)."""
+
 Stale = Literal["recorded", "anchored", "free", "none"]
 """Why a loss may be given samples that earlier weights drew. `recorded`: the velocities of the sampler come with them.
 `anchored`: the loss is relative to `old`, and the `old` of the version that drew takes its place. `free`: it does not

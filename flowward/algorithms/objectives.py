@@ -9,6 +9,7 @@ from .diffusion_nft import diffusion_nft
 from .dpo import dpo
 from .fdfo import fdfo
 from .flowawr import flowawr
+from .opd import opd
 from .policy_gradient import policy_gradient
 from .ram import ram
 from .rvm import rvm
@@ -24,6 +25,7 @@ __all__ = [
     "dpo",
     "fdfo",
     "flowawr",
+    "opd",
     "policy_gradient",
     "ram",
     "rvm",

@@ -22,6 +22,7 @@ Column = tuple[list[str], Mapping[str, str]]  # names of equal presets, and thei
 FAMILIES = {
     "forward process": "Forward process: train on noised copies of finished images; any sampler will do",
     "reverse process": "Reverse process: policy gradient on the random steps of the sampler",
+    "distillation": "Distillation: learn from trained models, without rewards",
 }
 PAGE = Page(
     about="List the algorithms: when to use each, what it costs, its presets. With a name: its paper and its presets "

@@ -14,7 +14,7 @@ from ..process.policy import Policy
 from ..rewards.images.jpeg import Compressible
 from ..system import distributed
 from ..system.footprint import Counter, counted
-from ..training import config, fit
+from ..training import config, fit, teachers
 from ..training.assembly import Parts
 from . import train
 from .help import Option, Page
@@ -61,7 +61,7 @@ def run(words: list[str]) -> int:
     processes = count_of_processes(given_processes)
     if not models.is_pipeline(settings.model):
         raise ValueError("give --model owner/name (the built-in model needs less than 1 GB)")
-    texts = prompts.load(settings.prompts, settings.prompt_column)
+    texts = prompts.load(settings.prompts, settings.prompt_column).weighted(settings.prompt_weights)
     asked = settings.run.memory
     limits = {f"{card:.0f} GB": USABLE * card for card in CARDS}
     if asked not in (None, "auto"):
@@ -78,7 +78,8 @@ def run(words: list[str]) -> int:
             print(f"not counted: {team} processes share each sequence, so activations take less than this")
         policy.prepare([fit.longest(texts)])
         run = replace(settings.run, memory=settings.run.memory or "auto")  # batches are to be found
-        trainer = Parts(settings.algorithm, policy, Compressible(), texts).trainer(run)
+        taught = teachers.imagined(policy, teachers.parsed(settings.teachers, settings.teacher_guidance))
+        trainer = Parts(settings.algorithm, policy, Compressible(), texts, teachers=taught).trainer(run)
         counter.forget(policy.offloaded())
         more = fit.beside(trainer)
         taken = {

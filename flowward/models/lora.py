@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +35,7 @@ class LoRA(Weights):
 
     merge = False
     start: Start | None = None  # the LoRA that training started from
+    read: Callable[[str], Start]  # a LoRA file or folder for these layers; raises ValueError if it does not fit
 
     def __init__(self, network: Any, adapters: Adapters, usual: tuple[str, ...] = ATTENTION, seed: int = 0):
         from .adapted import ADAPTER, Adapted, adapt  # peft loads transformers: only for those who train adapters
@@ -74,6 +76,28 @@ class LoRA(Weights):
         for name, (a, b) in layers.items():
             mine[f"{name}.lora_A.weight"][: len(a)] = a
             mine[f"{name}.lora_B.weight"][:, : len(a)] = b
+
+    def padded(self, layers: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> dict[str, Tensor]:
+        """Another adapter, of a rank up to this one's, as tensors of these adapters; the network computes the same.
+
+        Args:
+            layers: A [r, in] and B [out, r] of each layer; other layers are not changed.
+            scale: that multiplies B A, its alpha / rank.
+
+        Raises:
+            ValueError: the rank is larger, or these adapters lack a layer.
+        """
+        mine, rank = self._tensors["policy"], self.adapters.rank or 0
+        found = {key: torch.zeros_like(tensor, requires_grad=False) for key, tensor in mine.items()}
+        own = (self.adapters.alpha or 2.0 * rank) / rank
+        for name, (a, b) in layers.items():
+            if f"{name}.lora_A.weight" not in found:
+                raise ValueError(f"it has an adapter on '{name}', and the trained model has none there: --lora-targets")
+            if len(a) > rank:
+                raise ValueError(f"its rank is {len(a)}, and that of the trained model {rank}: --lora-rank {len(a)}")
+            found[f"{name}.lora_A.weight"][: len(a)] = a
+            found[f"{name}.lora_B.weight"][:, : len(a)] = b * (scale / own)
+        return found
 
     def add(self, name: str) -> None:
         if self._is_base(name):
@@ -182,13 +206,18 @@ def trainable(
     if adapters.start is None:
         made, notes = LoRA(network, adapters, usual, seed), tuple[str, ...]()
     else:
-        from . import lora_files  # and with it the hub, which few runs need
-
-        start = lora_files.read(adapters.start, parts or {"transformer": network}, network, convert)
+        start = _read(parts or {"transformer": network}, network, convert, adapters.start)
         made, notes = LoRA(network, start.adapters(adapters.reference), usual, seed), start.notes
         made.begin(start.layers)
         made.start = replace(start, layers={})  # which are in `made` now
     made.collective = placement.collective
+    made.read = partial(_read, parts or {"transformer": network}, network, convert)
     if made.own_reference:
         made.add("reference")
     return made, notes
+
+
+def _read(parts: Mapping[str, Any], network: Any, convert: Any, name: str) -> Start:
+    from . import lora_files  # and with it the hub, which few runs need
+
+    return lora_files.read(name, parts, network, convert)

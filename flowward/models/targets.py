@@ -13,8 +13,9 @@ NEAR = 0.5  # likeness from which a name is proposed
 
 
 def linear(network: Any) -> dict[str, Any]:
-    """The linear layers by their names in the network."""
-    return {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear)}
+    """The linear layers by their names in the network. One with an adapter is the layer in it, under its own name."""
+    every = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear)}
+    return {name.removesuffix(".base_layer"): layer for name, layer in every.items() if ".lora_" not in name}
 
 
 def chosen(network: Any, targets: Iterable[str]) -> list[str]:

@@ -33,6 +33,15 @@ class Weights(ABC):
     def add(self, name: str) -> None:
         """Copy the current `policy` under this name (`reference`: call it before any training)."""
 
+    def hold(self, name: str, values: dict[str, Tensor]) -> None:
+        """Keep other weights of this model beside the policy, under this name. Nothing follows, stores or trains them.
+
+        Raises:
+            ValueError: the names or shapes do not match this model.
+        """
+        self.add(name)
+        self.load(name, values)
+
     @abstractmethod
     def network(self, name: str) -> AbstractContextManager[nn.Module]:
         """The network with the named weights active, until the context ends."""

@@ -28,6 +28,10 @@ class Condition:
     def __getitem__(self, index: Tensor | slice) -> Condition:
         return Condition({name: tensor[index] for name, tensor in self.tensors.items()})
 
+    def beside(self, rows: Mapping[str, Tensor]) -> Condition:
+        """The same with more tensors [N, ...], or others in the place of those with their names."""
+        return Condition({**self.tensors, **rows})
+
     def cat(self, other: Condition) -> Condition:
         """Concatenate the rows of both; shorter text is padded with zeros."""
         return Condition({name: _stacked(tensor, other.tensors[name]) for name, tensor in self.tensors.items()})
@@ -53,6 +57,7 @@ class Weights(Protocol):
     collective: bool  # whether every pass through the network needs all processes, which hold parts of it
 
     def add(self, name: str) -> None: ...  # copy the current `policy` under this name
+    def hold(self, name: str, values: dict[str, Tensor]) -> None: ...  # frozen weights: a copy that nothing follows
     def network(self, name: str) -> AbstractContextManager[Any]: ...  # the network with these weights active
     def still(self, name: str) -> AbstractContextManager[None]: ...  # only these weights are used, without gradients
     def tensors(self, name: str) -> dict[str, Tensor]: ...  # the live tensors of `policy` or of a copy
@@ -100,9 +105,9 @@ class Policy(ABC):
         return self.encode([""])
 
     def blank(self) -> Callable[[Condition], Condition]:
-        """Return a function that replaces the prompts of a condition by empty ones; source images stay."""
+        """Return a function that replaces the prompts of a condition by empty ones; all else of a row stays."""
         empty = self.empty()
-        return lambda condition: empty[torch.zeros(len(condition), dtype=torch.long)]
+        return lambda condition: condition.beside(empty[torch.zeros(len(condition), dtype=torch.long)].tensors)
 
     def times(self, steps: int) -> tuple[float, ...]:
         """The model's own time grid, [steps + 1] from 1 to 0."""
@@ -201,23 +206,48 @@ class Evaluable(Protocol):
     def known(self) -> Mapping[str, Tensor]: ...
 
 
-@dataclass(frozen=True)
 class Models:
-    """The velocity functions that a loss may call. `old` and `reference` never carry gradients."""
+    """The velocity functions that a loss may call, by name. That of `policy` alone carries gradients."""
 
-    policy: Velocity
-    old: Velocity
-    reference: Velocity
+    def __init__(
+        self, policy: Velocity, old: Velocity | None = None, reference: Velocity | None = None, **others: Velocity
+    ):
+        given = {"policy": policy, "old": old, "reference": reference, **others}
+        self.velocities = {name: each for name, each in given.items() if each is not None}
 
     @classmethod
-    def of(cls, policy: Policy, guidance: Mapping[str, float] | None = None) -> Models:
+    def of(cls, policy: Policy, guidance: Mapping[str, float] | None = None, **others: Velocity) -> Models:
         """Build them from a policy; `guidance` maps names to scales other than 1."""
         scales = guidance or {}
-        return cls(*(policy.under(name, scales.get(name, 1.0)) for name in ("policy", "old", "reference")))
+        return cls(*(policy.under(name, scales.get(name, 1.0)) for name in ("policy", "old", "reference")), **others)
 
     def at(self, name: str, points: Evaluable) -> Tensor:
         """v [B, ...] at training points: the recorded velocity if there is one, otherwise evaluated now."""
         if name in points.known:
             return points.known[name]
-        velocity: Velocity = getattr(self, name)
-        return velocity(points.x_t, points.t, points.condition)
+        return self.velocities[name](points.x_t, points.t, points.condition)
+
+
+def row_by_row(policy: Policy, row: str, weights: Sequence[str], guidance: Sequence[float]) -> Velocity:
+    """A velocity under the weights that each row chooses, so that a row is evaluated once, whatever their number.
+
+    If every pass needs all processes (`Weights.collective`), all weights are evaluated at one row at least.
+
+    Args:
+        row: the tensor [N] of the condition that has the number of each row's weights.
+        weights: their names, by number.
+        guidance: the guidance scale of each.
+    """
+    each = [policy.under(name, scale) for name, scale in zip(weights, guidance, strict=True)]
+
+    def velocity(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        chosen, found = condition.tensors[row], torch.zeros_like(x, dtype=torch.float32)
+        for number, name in enumerate(weights):
+            mine = (chosen == number).nonzero().flatten()
+            if len(rows := mine if len(mine) or not policy.weights.collective else chosen.new_zeros(1)):
+                with policy.weights.still(name):
+                    v = each[number](x[rows], t[rows], condition[rows])
+                found[mine] = v[: len(mine)].to(found.dtype)
+        return found
+
+    return velocity

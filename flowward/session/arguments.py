@@ -36,6 +36,11 @@ class Arguments:
     loaded: bool  # the policy was given by name, so nobody else uses it
     named: dict[str, Any]  # the entries of config.yaml that names stand for
 
+    @property
+    def main(self) -> tuple[Algorithm, Policy, Reward, PromptSet, Run]:
+        """What a trainer is made of."""
+        return self.algorithm, self.policy, self.reward, self.prompts, self.run
+
     @classmethod
     def read(
         cls,

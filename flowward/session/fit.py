@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +13,7 @@ from ..evaluation.outcome import counted
 from ..pages import report
 from ..system import strict_json
 from ..training import assembly
+from ..training import teachers as teaching
 from ..training.folder import RunFolder
 from ..training.hooks import Hook, Hooks
 from ..training.log import TrainProgress
@@ -38,6 +39,7 @@ def fit(
     prompts: Any,
     run: Run | None = None,
     *,
+    teachers: Mapping[str, str | Path] | None = None,
     evaluation: Any = True,
     output: str | Path | None = None,
     hook: Hook | Sequence[Hook] | None = None,
@@ -55,6 +57,7 @@ def fit(
         reward: the name of a reward, a function of (images, prompts) or (images, prompts, metadata), or a list of both.
         prompts: the name of a prompt set, a file, a list of texts, or a PromptSet.
         run: settings of the loop. Other keywords are settings of it, too: iterations=20, group_size=8.
+        teachers: for `opd`, the run or LoRA that teaches each category of prompts: {"position": "runs/position"}.
         evaluation: True measures before and after training, and every `evaluate_every` iterations, on held-out prompts
             if the prompt set has some, else on the prompts of training. False: never. A mapping changes this, such as
             {"images": 240, "prompts": "mine.txt"}. Or an Evaluation.
@@ -74,9 +77,8 @@ def fit(
     evaluator = None if evaluation is False else usual
     if parts.loaded:
         parts.policy.prepare([*parts.prompts, *usual.prompts])
-    trainer, config, remarks = assembly.of_python(
-        parts.algorithm, parts.policy, parts.reward, parts.prompts, parts.run, evaluator, print if progress else _silent
-    )
+    taught, say = teaching.of(teachers or {}), print if progress else _silent
+    trainer, config, remarks = assembly.of_python(*parts.main, evaluator, say, taught)
     temporary = None if parts.run.output else TemporaryDirectory(prefix="flowward-")
     folder = _folder(parts, config | parts.named, temporary)
     fitted = Fitted(trainer, folder, usual, folder.config(), parts.loaded, temporary)

@@ -18,6 +18,7 @@ from ..prompts import PromptSet
 from ..rewards import Reward
 from ..system import distributed, shared_folders
 from . import batches, config, fit, inputs, trackers
+from . import teachers as teaching
 from .datasets import Exemplars, Preferences
 from .folder import RunFolder
 from .inputs import Change, Inputs
@@ -25,6 +26,7 @@ from .metrics import Step
 from .rollouts.ray import Actors, actors_of
 from .rollouts.remote import RemoteTrainer
 from .run import Run
+from .teachers import NONE, Teachers
 from .trainer import Collect, Graft, Trainer
 
 
@@ -41,6 +43,7 @@ class Parts:
     images: Inputs = field(default_factory=dict)  # identities of given images
     actors: Callable[[Run], Actors] | None = None  # draw the images, with weights of `stale` iterations before
     stale: int = 0
+    teachers: Teachers = NONE  # that the policy holds
 
     @classmethod
     def of(cls, settings: Any, policy: Policy, reward: Reward, texts: PromptSet) -> Parts:
@@ -51,7 +54,10 @@ class Parts:
                 elsewhere (see `actors_of`).
         """
         actors = actors_of(settings, policy, reward)
-        parts = cls(settings.algorithm, policy, reward, texts, actors=actors, stale=settings.drawing.stale)
+        named = teaching.parsed(settings.teachers, settings.teacher_guidance)
+        taught = teaching.held(policy, named, settings.algorithm, texts)
+        stale = settings.drawing.stale
+        parts = cls(settings.algorithm, policy, reward, texts, actors=actors, stale=stale, teachers=taught)
         if settings.preferences:
             parts = parts._with_pairs(settings)
         return parts._with_exemplars(settings) if settings.exemplars else parts
@@ -78,9 +84,9 @@ class Parts:
         """Raises ValueError if the batch sizes do not divide evenly."""
         given = (self.algorithm, self.policy, self.reward, self.prompts, run)
         if self.actors is None:
-            return Trainer(*given, self.collect, self.graft)
+            return Trainer(*given, self.collect, self.graft, self.teachers)
         actors = self.actors(run)
-        return RemoteTrainer(*given, actors.studio, self.stale, self.graft, actors.rewards)
+        return RemoteTrainer(*given, actors.studio, self.stale, self.graft, actors.rewards, self.teachers)
 
 
 @dataclass(frozen=True)
@@ -194,6 +200,8 @@ def assembled(
     how = settings.evaluation
     reward = rewards.load(settings.reward, settings.reward_options)
     texts = prompts.load(settings.prompts, settings.prompt_column).weighted(settings.prompt_weights)
+    if not settings.preferences:  # they bring prompts of their own
+        teaching.parsed(settings.teachers, settings.teacher_guidance).refuse(settings.algorithm, texts)
     held_out, measured = prompts.load(how.prompts, how.prompt_column), _measures(settings)
     found = inputs.of(settings, reward, texts, held_out, measured)
     saved = RunFolder.open(settings.run.output).checkpoints() if resume else []
@@ -202,7 +210,7 @@ def assembled(
     if settings.init_lora and not saved:
         settings = replace(settings, **config.recorded(policy))
     parts = Parts.of(settings, policy, reward, texts)
-    found |= parts.images
+    found |= parts.images | parts.teachers.inputs
     changes = inputs.compared(settings.run.output, found, changed_inputs) if resume else []
     read = _ready(parts, held_out, measured)
     trainer = parts.trainer(settings.run)
@@ -325,10 +333,12 @@ def train(
     prompts: PromptSet,
     run: Run,
     evaluator: Evaluator | None = None,
+    teachers: Mapping[str, str | Path] | None = None,
 ) -> Iterator[Step]:
     """Train from Python and yield every finished iteration. With an evaluator, step 0 evaluates the base model.
 
-    The `health` of step 0 warns if training and evaluation share prompts or differ in guidance.
+    The `health` of step 0 warns if training and evaluation share prompts or differ in guidance. `teachers` are runs or
+    LoRA files by the category of prompts that each teaches, for algorithms that have teachers.
 
     Raises:
         ValueError: the arguments do not fit together, the model or a reward does not accept a prompt, or the folder
@@ -336,7 +346,8 @@ def train(
         RewardError, TrainingError: the run cannot continue.
         OSError: the run folder cannot be written.
     """
-    trainer, described, told = of_python(algorithm, policy, reward, prompts, run, evaluator)
+    taught = teaching.of(teachers or {})
+    trainer, described, told = of_python(algorithm, policy, reward, prompts, run, evaluator, teachers=taught)
     folder = RunFolder.create(Path(run.output), described) if run.output else None
     with folder.held() if folder else nullcontext():
         yield from trainer.steps(evaluator, folder, told)
@@ -350,11 +361,13 @@ def of_python(
     run: Run,
     evaluator: Evaluator | None = None,
     say: Callable[[str], object] | None = None,
+    teachers: Teachers = NONE,
 ) -> tuple[Trainer, dict[str, Any], list[str]]:
     """The trainer of a run from Python, its settings for config.yaml, and warnings about the whole run.
 
     Args:
         say: choose the batch sizes for `run.memory`, and print them with this function (None: leave them).
+        teachers: they are read here.
 
     Raises:
         ValueError: the arguments do not fit together, or the model or a reward does not accept a prompt.
@@ -362,16 +375,17 @@ def of_python(
     trackers.refuse_missing(run.track)
     if run.track and not run.output:
         raise ValueError("trackers continue a run by what its folder says: set `output` beside `track`")
-    trainer = Trainer(algorithm, policy, reward, prompts, run)
+    teachers = teaching.held(policy, teachers, algorithm, prompts)
+    trainer = Trainer(algorithm, policy, reward, prompts, run, teachers=teachers)
     policy.refuse(list(prompts))
     rewards.refuse(reward, prompts.texts, prompts.about(range(len(prompts))))
     if evaluator:
         evaluator.refuse()
     if say and (limit := fit.limit(run.memory, policy.device)):
         run = _fitted(trainer, limit, say)
-        trainer = Trainer(algorithm, policy, reward, prompts, run)
+        trainer = Trainer(algorithm, policy, reward, prompts, run, teachers=teachers)
     how = evaluator.told if evaluator else None
-    described = config.of_python(algorithm, policy, reward, prompts, run, how)
+    described = config.of_python(algorithm, policy, reward, prompts, run, how) | teachers.described
     told: list[str | None] = [*policy.remarks_on([*prompts, *(evaluator.prompts if evaluator else ())])]
     told += remarks(algorithm, run.updates_per_iteration)
     if evaluator and how:

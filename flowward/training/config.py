@@ -74,6 +74,10 @@ class Settings:
     """check that --init-lora has this SHA-256 (recorded in config.yaml)"""
     reference: Reference = "init"
     """reference model for KL terms: the model with --init-lora (`init`) or without it (`base`)"""
+    teachers: tuple[str, ...] = ()
+    """learn a prompt category from this run or LoRA, e.g. position=runs/position (for opd)"""
+    teacher_guidance: tuple[str, ...] = ()
+    """set the guidance of the teacher of one category, e.g. position=4.5"""
     precision: Wish = "auto"
     """evaluate networks in this precision (auto: bf16 if the processor has it)"""
     threads: int | None = None

@@ -142,7 +142,7 @@ def sample(trainer: Trainer, many: int) -> None:
     policy, rollout = trainer.policy, trainer.rollout
     at_once = many // rollout.leaves * rollout.breadth
     velocity = policy.under(trainer.algorithm.behaviour, rollout.guidance)
-    condition = policy.encode([longest(trainer.prompts)])[torch.zeros(at_once, dtype=torch.long)]
+    condition = trainer.encode([longest(trainer.prompts)])[torch.zeros(at_once, dtype=torch.long)]
     x = torch.zeros(at_once, *policy.latent_shape, device=policy.device)
     velocity(x, torch.full((at_once,), 0.5, device=policy.device), condition)
     policy.decode(x)
@@ -161,7 +161,7 @@ def learn(trainer: Trainer, many: int) -> None:
 def _drawn(trainer: Trainer) -> Rollout:
     """A group of noise instead of samples."""
     policy, rollout, run = trainer.policy, trainer.rollout, trainer.run
-    condition, group = policy.encode([longest(trainer.prompts)]), torch.zeros(run.group_size, dtype=torch.long)
+    condition, group = trainer.encode([longest(trainer.prompts)]), torch.zeros(run.group_size, dtype=torch.long)
     noise = Noise(policy.latent_shape, tuple(("fit", number) for number in range(run.group_size)), policy.device)
     drawn = rollout.at(run.seed, 0)(lambda x, t, c: torch.zeros_like(x), condition[group], noise)
     found = Rollout.of([drawn], condition, group, rollout.levels)

@@ -182,6 +182,11 @@ FORWARD = {
         "mean squared error of the old copy's velocity on the policy's own samples (of the policy if there is no copy)",
         f"below {UNFIT:g} times its first value",
     ),
+    "teacher_distance": Metric(
+        "Distance from the teachers",
+        "mean squared difference between the velocities of the policy and of the teacher of each prompt (opd)",
+        "falls; what is left is what the teachers disagree about, or what the policy cannot hold",
+    ),
     "curvature_min": Metric(
         "Smallest curvature of the loss",
         "least curvature of the loss over all training points (advantageflow, and the exact form of flowawr)",

@@ -71,6 +71,12 @@ def _file(path: Path | None) -> Path | None:
     return path and Path(absolute(str(path)))
 
 
+def _assigned(word: str) -> str:
+    """`category=name` with an absolute path."""
+    key, equals, name = word.partition("=")
+    return f"{key}{equals}{absolute(name)}"
+
+
 PLACED: Mapping[str, Any] = {  # settings that can name files, and how each is made absolute
     "model": _model,
     "prompts": prompts.located,
@@ -81,6 +87,7 @@ PLACED: Mapping[str, Any] = {  # settings that can name files, and how each is m
     "preferences": _file,
     "exemplars": _file,
     "init_lora": lambda name: name and absolute(name),
+    "teachers": lambda words: tuple(_assigned(word) for word in words),
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol
@@ -253,6 +254,10 @@ class Loop(ABC, Generic[Measures]):
         how = self.algorithm
         names = [name for name in how.copies if how.anchors.get(name) == how.guidance]
         return tuple(name for name in names if self.model.weights.same(name))
+
+    def still(self, anchor: str) -> AbstractContextManager[None]:
+        """Until the context ends, only the weights of this anchor are used (see `Weights.still`)."""
+        return self.model.weights.still(anchor)
 
     def batches(
         self, points: PointSet, numbers: Tensor, fresh: bool = False, same: Sequence[str] = ()

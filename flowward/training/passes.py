@@ -92,6 +92,6 @@ def _with_policy(loop: Loop[Any], part: Any, same: Sequence[str]) -> Rows:
 
 
 def _anchor(loop: Loop[Any], name: str, batch: Any) -> Tensor:
-    with loop.model.weights.still(name):
+    with loop.still(name):
         found: Tensor = loop.models.at(name, batch)
         return found

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..algorithms.algorithm import Algorithm, refuse_incomplete
+from ..algorithms.algorithm import TEACHER, Algorithm, refuse_incomplete
 from ..evaluation.evaluate import Evaluator, NotFinite
 from ..evaluation.provenance import same_scores
 from ..learning.mixing import MIXES, RewardBuffer, each_reward
@@ -38,6 +39,7 @@ from .run import Run
 from .samples import Samples
 from .shown import Shown
 from .speed import Speedometer
+from .teachers import NONE, Teachers
 
 Collect = Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]
 """(prompts, encoded prompts, iteration, numbers of images [n]) -> these images in order, in parts: samples, images"""
@@ -66,19 +68,27 @@ class Trainer(Loop[Evaluator]):
         run: Run,
         collect: Collect | None = None,
         graft: Graft | None = None,
+        teachers: Teachers = NONE,
     ):
         """`collect` replaces sampling from the policy, `graft` modifies the samples (see datasets.py).
 
+        Args:
+            teachers: that the policy holds beside its own weights (see teachers.py).
+
         Raises:
-            ValueError: batch sizes do not divide evenly (see batches.py), or `algorithm` or `prompts` has another type.
+            ValueError: batch sizes do not divide evenly (see batches.py), or `algorithm` or `prompts` has another type,
+                or the teachers do not fit them.
         """
         refuse_incomplete(algorithm)
         refuse_others(prompts)
+        teachers.refuse(algorithm, prompts)
         super().__init__(algorithm, policy, run)
         self.policy, self.reward, self.prompts = policy, reward, prompts
         self.rollout = algorithm.rollout.bound(policy.times)
         self.collect, self.graft = collect or self.draw, graft or _as_it_is
-        self.models = Models.of(policy, {"policy": algorithm.guidance, **algorithm.anchors})
+        self.teachers = teachers
+        taught = {TEACHER: teachers.velocity(policy, algorithm.anchors[TEACHER])} if teachers else {}
+        self.models = Models.of(policy, {"policy": algorithm.guidance, **algorithm.anchors}, **taught)
         self.buffer = RewardBuffer(run.reward_buffer, [same_scores(each) for _, _, each in terms(reward)])
         self.order: Order = InTurn(prompts, run.seed)
         if run.curriculum:
@@ -200,7 +210,7 @@ class Trainer(Loop[Evaluator]):
 
         `seen` is called with each batch of images as soon as it is ready.
         """
-        condition, mine = self.policy.encode(prompts), self._mine()
+        condition, mine = self.encode(prompts), self._mine()
         parts, pictures = list[Drawn](), list[Tensor]()
         with self.policy.weights.still(self.algorithm.behaviour):
             for drawn, images in self.collect(prompts, condition, index, mine):
@@ -229,7 +239,14 @@ class Trainer(Loop[Evaluator]):
 
     def blank(self) -> Blank:
         x = torch.zeros(1, *self.policy.latent_shape, device=self.policy.device)
-        return Blank(x, torch.full((1,), 0.5, device=x.device), self.policy.encode([self.prompts[0]]))
+        return Blank(x, torch.full((1,), 0.5, device=x.device), self.encode([self.prompts[0]]))
+
+    def still(self, anchor: str) -> AbstractContextManager[None]:
+        return nullcontext() if anchor == TEACHER else super().still(anchor)  # each teacher sees to itself
+
+    def encode(self, prompts: Sequence[Prompt]) -> Condition:
+        """The encoded prompts, one row each, with what else belongs to a row."""
+        return self.teachers.beside(self.policy.encode(prompts), prompts, self.prompts)
 
     def _scoring(self, chosen: Sequence[int]) -> Scoring:
         """Scoring for the images that this process samples for these prompts."""

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from ..algorithms.algorithm import Algorithm
-from ..learning.points import Points
+from ..algorithms.algorithm import TEACHER, Algorithm
+from ..learning.points import Points, Rows
 from ..process.flow import interpolate, mean, over
 from ..process.policy import Condition, Models
 from ..system.streams import generator
@@ -90,13 +90,15 @@ def slope(equation: Equation, v: Tensor) -> Tensor:
     return torch.autograd.grad(equation(v).sum(), v)[0]
 
 
-def equation(algorithm: Algorithm, points: Points, old: Tensor, reference: Tensor) -> Equation:
+def equation(algorithm: Algorithm, points: Rows, old: Tensor, reference: Tensor) -> Equation:
     """An algorithm's loss at these points as a function of the policy's velocities."""
 
-    def loss(v: Tensor) -> Tensor:
-        return algorithm.loss(Models(lambda *_: v, lambda *_: old, lambda *_: reference), points)[0]
+    return lambda v: algorithm.loss(answering(v, old, reference), points)[0]
 
-    return loss
+
+def answering(v: Tensor, old: Tensor, reference: Tensor) -> Models:
+    """Models with these velocities, whatever the points; those of teachers are `old` too."""
+    return Models(lambda *_: v, lambda *_: old, lambda *_: reference, **{TEACHER: lambda *_: old})
 
 
 @dataclass(frozen=True)

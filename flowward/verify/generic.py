@@ -13,17 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algorithms.algorithm import Algorithm
+from ..algorithms.algorithm import TEACHER, Algorithm
+from ..learning.credit import constant
 from ..process.noise import Noise
 from ..process.policy import Condition, Models, Velocity
 from ..process.rollout import Rollout
 from . import kinds
-from .check import EXACT, Check, compared, equation, guarded, number, real, slope
+from .check import EXACT, Check, answering, compared, equation, guarded, number, real, slope
 from .worlds import Gaussian, as_velocity
 
 PROMPTS, SHAPE = 5, (2, 4)
 WORLD = as_velocity(Gaussian(torch.zeros(8), 0.25 * torch.eye(8)))
 SOURCE = "protocol"
+FIXED = ("old", "reference", TEACHER)  # velocities that are never trained
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ def laws(algorithm: Algorithm) -> Iterator[Check]:
         yield Check(law, SOURCE, math.nan, math.nan, math.inf, 0.0, said)
         return
     for law_of in LAWS:
+        if law_of in OF_REWARDS and constant(algorithm.credit):
+            continue
         yield from guarded(law_of(subject), (law_of.__doc__ or "").split("\n")[0].rstrip("."), SOURCE)
 
 
@@ -107,7 +111,7 @@ def shapes(subject: Subject) -> Iterator[Check]:
     """One loss per point, and metrics of all or some points, without gradient."""
     v, old = subject.old.clone().requires_grad_(), subject.old
     points = _with_old(subject.points, old)
-    loss, watched = subject.algorithm.loss(Models(lambda *_: v, lambda *_: old, lambda *_: old), points)
+    loss, watched = subject.algorithm.loss(answering(v, old, old), points)
     wrong = [name for name, values in watched.items() if values.requires_grad]
     wrong += [name for name, values in watched.items() if values.ndim != 1 or len(values) > len(points)]
     wrong += [] if loss.shape == points.t.shape else [f"the loss has shape {list(loss.shape)}"]
@@ -141,7 +145,7 @@ def evaluations(subject: Subject) -> Iterator[Check]:
         return velocity
 
     v = subject.old.clone().requires_grad_()
-    models = Models(counted("policy", v), counted("old", subject.old), counted("reference", subject.old))
+    models = Models(counted("policy", v), **{name: counted(name, subject.old) for name in FIXED})
     algorithm.loss(models, points)
     policy = [(rows, graded) for name, rows, graded in calls if name == "policy"]
     graded = sum(rows for rows, graded in policy if graded) / len(points)
@@ -162,8 +166,8 @@ def evaluations(subject: Subject) -> Iterator[Check]:
 def kept(subject: Subject) -> Iterator[Check]:
     """Every policy copy that the rollout or the loss uses is declared in `copies`."""
     algorithm = subject.algorithm
-    used = {algorithm.behaviour, *algorithm.anchors} - {"policy", "reference"}
-    missing = sorted(used - set(algorithm.copies)) + sorted(set(algorithm.anchors) - {"old", "reference"})
+    used = {algorithm.behaviour, *algorithm.anchors} - {"policy", "reference", TEACHER}
+    missing = sorted(used - set(algorithm.copies)) + sorted(set(algorithm.anchors) - {*FIXED})
     law = "copies that rollout or loss use but `copies` does not declare"
     yield number(law, SOURCE, len(missing), 0, 0, ", ".join(missing))
 
@@ -233,21 +237,25 @@ def neighbours(subject: Subject) -> Iterator[Check]:
 
 def reach(subject: Subject) -> Iterator[Check]:
     """The gradient reaches the weights of the policy, but not those of the anchors."""
-    weights = {name: torch.ones((), dtype=torch.float64, requires_grad=True) for name in ("policy", "old", "reference")}
+    found = torch.zeros(2, dtype=torch.float64)
+    for scale in (1.0, 1.1):  # a loss may be at its minimum where all velocities are equal
+        weights = {name: torch.tensor(1.0, dtype=torch.float64, requires_grad=True) for name in ("policy", *FIXED)}
 
-    def under(name: str) -> Callable[..., Tensor]:
-        def velocity(x: Tensor, *_: object) -> Tensor:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and name == "policy"):  # as models.policy.Policy does
-                return weights[name] * subject.old
+        def under(name: str, own: Tensor) -> Callable[..., Tensor]:
+            def velocity(x: Tensor, *_: object) -> Tensor:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and name == "policy"):  # as process.policy does
+                    return own * subject.old * (scale if name == "policy" else 1.0)  # noqa: B023 (called in this turn)
 
-        return velocity
+            return velocity
 
-    loss, _ = subject.algorithm.loss(Models(under("policy"), under("old"), under("reference")), subject.points)
-    gradients: Sequence[Tensor | None] = torch.autograd.grad(loss.sum(), list(weights.values()), allow_unused=True)
-    policy, *anchors = (0.0 if gradient is None else gradient.abs().item() for gradient in gradients)
-    yield number("gradient on the weights of anchors", SOURCE, sum(anchors), 0, 0, "an anchor is trained")
+        models = Models(**{name: under(name, own) for name, own in weights.items()})
+        loss, _ = subject.algorithm.loss(models, subject.points)
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(loss.sum(), list(weights.values()), allow_unused=True)
+        policy, *anchors = (0.0 if gradient is None else gradient.abs().item() for gradient in gradients)
+        found += torch.tensor([policy, sum(anchors)], dtype=torch.float64)
+    yield number("gradient on the weights of anchors", SOURCE, found[1].item(), 0, 0, "an anchor is trained")
     law = "gradient on the weights of the policy is not 0 (1: yes)"
-    yield number(law, SOURCE, float(policy > 0), 1, 0, "nothing is trained")
+    yield number(law, SOURCE, float(found[0] > 0), 1, 0, "nothing is trained")
 
 
 LAWS = (
@@ -263,3 +271,4 @@ LAWS = (
     neighbours,
     reach,
 )
+OF_REWARDS = (credit, ownership, nothing_to_learn, direction, covariance)  # where advantages depend on them

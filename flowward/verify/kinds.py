@@ -12,6 +12,7 @@ from torch import Tensor
 from ..algorithms.algorithm import Algorithm
 from ..learning.moves import Moves
 from ..learning.points import Points
+from ..learning.states import State
 from ..process.flow import over
 from ..process.policy import Condition
 from ..process.rollout import Rollout
@@ -45,6 +46,11 @@ def _(points: Moves) -> dict[str, Any]:
     }
 
 
+@ends.register
+def _(points: State) -> dict[str, Any]:
+    return {"at states": points, "with a thousand times the weight": replace(points, weight=1000 * points.weight)}
+
+
 @singledispatch
 def cases(points: Any, old: Tensor) -> list[Case]:
     """Cases on policy, off policy, and with zeros that a loss may divide by."""
@@ -69,6 +75,11 @@ def _(points: Moves, old: Tensor) -> list[Case]:
     still = replace(points, z=torch.zeros_like(points.z))
     silent = replace(points, advantage=torch.zeros_like(points.advantage))
     return [(points, off, old), (points, old, old), (points, far, old), (still, off, old), (silent, off, old)]
+
+
+@cases.register
+def _(points: State, old: Tensor) -> list[Case]:
+    return [(points, old + real(*old.shape) / 100, old), (points, old, old), (points, old + 10, old)]
 
 
 @singledispatch

@@ -49,7 +49,7 @@ def _laws(algorithm: Algorithm) -> Iterator[Check]:
     anchor = versions.at(versions.of(now), "old")["scale"] if kind == "anchored" else drew
     whose = "of the version that drew them"
     if kind == "free":
-        anchor, whose = live.tensors("old")["scale"], "of now, whatever drew them"
+        anchor, whose = live.tensors(_answering(algorithm)[1])["scale"], "of now, whatever drew them"
     expected = _scaled(lambda: anchor)(points.x_t, points.t, points.condition)
     yield compared(f"samples of earlier weights: the old velocity is that {whose}", SOURCE, found, expected)
 

@@ -234,7 +234,7 @@ def test_algorithm_hands_everything_to_its_equation(gamma: Any, denominator: boo
     points, models = points_and_models()
     loss, metrics = AdvantageFlow(gamma=gamma, lam=0.2, denominator=denominator).loss(models, points)
     x_t = interpolate(points.x0, points.eps, points.t)
-    each = (models.policy, models.old, models.reference)
+    each = models.velocities.values()
     v, v_old, v_ref = (velocity(x_t, points.t, points.condition) for velocity in each)
     a = points.advantage
     g = 1 - a if gamma == "1-A" else 1.1
@@ -254,7 +254,7 @@ def test_reference_is_only_asked_for_when_it_has_a_weight() -> None:
     algorithm = AdvantageFlow(lam=0.0)
     assert set(algorithm.anchors) == {"old"}
     assert set(AdvantageFlow().anchors) == {"old", "reference"}
-    loss, _ = algorithm.loss(Models(models.policy, models.old, missing), points)
+    loss, _ = algorithm.loss(Models(**{**models.velocities, "reference": missing}), points)
     assert loss.isfinite().all()
 
 
@@ -262,7 +262,7 @@ def test_calibration_moves_part_of_the_anchor_to_the_samples() -> None:
     """The class with mu is the equation with A + mu and gamma - mu; the curvature stays."""
     points, models = points_and_models()
     a = points.advantage
-    v, v_old = (velocity(points.x_t, points.t, points.condition) for velocity in (models.policy, models.old))
+    v, v_old = (models.at(name, points) for name in ("policy", "old"))
     for gamma, hold in ((1.1, 0.8), ("1-A", 0.7 - a)):
         algorithm = AdvantageFlow(gamma=gamma, lam=0.0, denominator=False, calibration=0.3)  # type: ignore[arg-type]
         expected = advantageflow(v, v_old, None, points.x_t, points.t, points.x0, a + 0.3, hold, 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tiny_runs import TEXTS, bright
+from tiny_runs import TEXTS, bright, taught
 
 from flowward import models, prompts
 from flowward.algorithms.presets import PRESETS, Cost, facts
@@ -24,7 +24,9 @@ def counted(name: str, tiny: str) -> Cost:
     per_update = batches.counted(settings.algorithm, settings.algorithm.rollout, replace(run, memory=1.0)).per_update
     policy = models.load(tiny, precision="float32")
     one = replace(run, microbatch=per_update)
-    trainer = Trainer(settings.algorithm, policy, bright, prompts.of("mine", TEXTS), one)
+    texts = prompts.of("mine", TEXTS)
+    teachers = taught(settings.algorithm, policy, texts)
+    trainer = Trainer(settings.algorithm, policy, bright, texts, one, teachers=teachers)
     trainer.step()
     recorder = Recorder(policy)
     trainer.step()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_runs import FEW as STEPS
+from tiny_runs import REWARDED, taught
 from tiny_runs import few_steps as small
 from torch import Tensor
 
@@ -36,6 +37,7 @@ COSTS = {
 """Evaluations per image in the rollout, where they are not as many as steps."""
 
 algorithms = pytest.mark.parametrize("name", ALGORITHMS)
+rewarded = pytest.mark.parametrize("name", REWARDED)
 kinds = pytest.mark.parametrize("rank", [None, 2], ids=["full", "lora"])
 
 
@@ -46,8 +48,9 @@ def bright(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor
 def trainer(tiny: str, algorithm: Any, rank: int | None = None, **changes: Any) -> Trainer:
     group = 2 if isinstance(algorithm.rollout, Pairs) else 4
     numbers = {"images_per_update": IMAGES, "group_size": group, "microbatch": 8, "learning_rate": 1e-3, "warmup": 0}
-    policy = models.load(tiny, rank, "float32")
-    return Trainer(algorithm, policy, bright, prompts.of("mine", TEXTS), Run(**{**numbers, **changes}))
+    policy, texts = models.load(tiny, rank, "float32"), prompts.of("mine", TEXTS)
+    teachers = taught(algorithm, policy, texts)
+    return Trainer(algorithm, policy, bright, texts, Run(**{**numbers, **changes}), teachers=teachers)
 
 
 def points_of(one: Trainer) -> int:
@@ -74,7 +77,7 @@ def test_every_network_evaluation_is_needed(tiny: str, name: str, rank: int | No
 
     def velocity(x: Tensor, t: Tensor, condition: Any, weights: str = "policy") -> Tensor:
         v = original(x, t, condition, weights)
-        counts[v.requires_grad, weights] += len(x)
+        counts[v.requires_grad, weights.split()[0]] += len(x)  # teachers have names of their own
         return v
 
     one.policy.velocity = velocity  # type: ignore[method-assign]
@@ -218,6 +221,8 @@ def test_a4_prompts_and_groups_are_a_function_of_seed_and_iteration(tiny: str) -
         ("flow_grpo", {}, {"reference"}),
         ("flow_grpo", {"beta": 0.0}, set()),
         ("tempflow_grpo", {"beta": 0.0}, set()),
+        ("opd", {}, {"teacher"}),
+        ("opd", {"beta": 0.1}, {"teacher", "reference"}),
     ],
 )
 def test_a_term_without_weight_costs_nothing(tiny: str, name: str, changes: dict[str, Any], anchors: set[str]) -> None:
@@ -226,7 +231,7 @@ def test_a_term_without_weight_costs_nothing(tiny: str, name: str, changes: dict
     assert trainer(tiny, algorithm).step().metrics["gradient_norm"] > 0
 
 
-@algorithms
+@rewarded
 @kinds
 def test_before_the_first_step_nothing_has_moved(tiny: str, name: str, rank: int | None) -> None:
     """forward_process.md, 15: policy, old and reference agree, so d = 0 and every ratio is 1."""
@@ -303,7 +308,7 @@ def test_an_iteration_uses_every_point_once(tiny: str, name: str) -> None:
 RATES = {"fdfo": 6e-4, "dpo": 6e-4}
 
 
-@algorithms
+@rewarded
 def test_the_reward_rises(tiny: str, name: str) -> None:
     """By four standard errors, on the same prompts and noise, within a budget that all share."""
     policy = models.load(tiny, None, "float32")

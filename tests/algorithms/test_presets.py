@@ -54,6 +54,8 @@ POINTS = {
     ("flow_dppo", "geneval"): 512 * 3,
     ("flow_dppo", "pickscore"): 384 * 3,
     ("flow_dppo", "qwen-image"): 256 * 2,
+    ("opd", "experts"): 192 * 5,
+    ("opd", "anchored"): 256 * 9,
 }
 
 
@@ -228,7 +230,8 @@ def test_the_defaults_of_training_are_those_of_the_code() -> None:
 def test_the_facts_of_an_algorithm(name: str) -> None:
     """Its family is that of its place in the table; its paper is the one that its module names."""
     found = facts(name)
-    assert found.family == ("forward process" if list(PRESETS).index(name) < 11 else "reverse process")
+    place = list(PRESETS).index(name)
+    assert found.family == ("forward process" if place < 11 else "reverse process" if place < 21 else "distillation")
     module = __import__(ALGORITHMS[name].__module__, fromlist=[""])
     assert f"arXiv:{found.arxiv}" in module.__doc__
     assert 5 <= len(found.when.split()) <= 20

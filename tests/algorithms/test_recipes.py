@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_policies import policy
-from tiny_runs import bright, points_of_a_group, snapshot
+from tiny_runs import bright, points_of_a_group, snapshot, taught
 
 from flowward import prompts, rewards
 from flowward.algorithms import ALGORITHMS
@@ -53,8 +53,10 @@ def test_a_recipe_takes_a_step(path: Path) -> None:
     settings = read(path)
     one = policy(PIPELINES[path.parent.name], settings.lora_rank and 2, text_tokens=16)  # as long as its texts
     texts = prompts.of("two", TEXTS)
-    Trainer(settings.algorithm, one, bright, prompts.of("many", [f"{n}" for n in range(64)]), settings.run)
-    trainer = Trainer(settings.algorithm, one, bright, texts, shortened(settings, one))
+    teachers = taught(settings.algorithm, one, texts)
+    many = prompts.of("many", [f"{n}" for n in range(64)])
+    Trainer(settings.algorithm, one, bright, many, settings.run, teachers=teachers)
+    trainer = Trainer(settings.algorithm, one, bright, texts, shortened(settings, one), teachers=teachers)
     before = snapshot(one)
     metrics = trainer.step().metrics
     assert torch.tensor([value for value in metrics.values()]).isfinite().all()
@@ -70,6 +72,7 @@ def test_what_a_recipe_names_is_there(path: Path) -> None:
     assert set(names) <= rewards.REWARDS.keys()
     for name in (settings.prompts, settings.evaluation.prompts):
         assert name.startswith("hf:") or len(prompts.load(name)) > 50
+    assert {word.partition("=")[0] for word in settings.teachers} <= {*prompts.load(settings.prompts).categories}
     assert settings.run.memory == "auto" and settings.lora_rank
     assert settings.precision == "bf16"  # what it gives does not depend on where it is started
     assert settings.evaluation.sampler.guidance == settings.algorithm.rollout.guidance

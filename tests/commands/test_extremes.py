@@ -16,7 +16,7 @@ from extremes import COMMANDS, Command, Toy, hurried, numbers
 from tiny_agents import call, system
 from tiny_agents import trainer as tiny_trainer
 from tiny_language import language
-from tiny_runs import bright, few_steps
+from tiny_runs import bright, few_steps, taught
 
 from flowward import ALGORITHMS, models, prompts
 from flowward.agent import pretrain as agent_pretraining
@@ -139,7 +139,8 @@ def test_numbers_of_training_are_refused_or_train() -> None:
         try:
             with hurried():
                 algorithm, run = make()
-                Trainer(algorithm, Toy(), bright, TEXTS, run).step()
+                toy = Toy()
+                Trainer(algorithm, toy, bright, TEXTS, run, teachers=taught(algorithm, toy, TEXTS)).step()
         except (ValueError, TrainingError) as error:
             if not str(error).strip() or "codec" in str(error) or "verflow" in str(error):
                 found.append(f"{what}: {error}")

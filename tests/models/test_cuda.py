@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_pipelines import TINY, tiny
-from tiny_runs import bright, snapshot
+from tiny_runs import bright, snapshot, taught
 from torch import Tensor
 
 from flowward import models, prompts
@@ -100,7 +100,8 @@ def test_an_algorithm_is_the_same_on_either_device(name: str) -> None:
         one = policy("StableDiffusion3Pipeline", device)
         run = Run(**{**given, "images_per_update": 2 * group, "warmup": 0, "schedule": "constant"})
         run = replace(run, learning_rate=0.1, iterations=2)
-        trainer = Trainer(preset.algorithm, one, bright, prompts.of("mine", TEXTS), run)
+        texts = prompts.of("mine", TEXTS)
+        trainer = Trainer(preset.algorithm, one, bright, texts, run, teachers=taught(preset.algorithm, one, texts))
         trainer.optimiser = torch.optim.SGD(trainer.parameters, 0.1)
         metrics = [trainer.step().metrics for _ in range(2)]
         found.append((metrics, snapshot(one)))

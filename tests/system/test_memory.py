@@ -11,6 +11,7 @@ import torch
 from tiny_pipelines import tiny
 
 from flowward.algorithms import ALGORITHMS
+from flowward.algorithms.algorithm import TEACHER
 from flowward.cli import main
 from flowward.commands import memory
 from flowward.models import blueprint
@@ -22,6 +23,7 @@ from flowward.rewards.images.jpeg import Compressible
 from flowward.system.footprint import Counter, counted
 from flowward.training import config, fit
 from flowward.training.run import Run
+from flowward.training.teachers import NONE, Teachers, imagined
 from flowward.training.trainer import Trainer
 from flowward.verify.model import edits
 
@@ -148,7 +150,8 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> blueprint.Blueprint:
 def trainer(name: str, one: blueprint.Blueprint) -> Trainer:
     settings = config.settings_type(name)()
     run = Run(images_per_update=4 * settings.run.group_size, group_size=settings.run.group_size, memory="auto")
-    return Trainer(settings.algorithm, one, Compressible(), of("one", ["a cat"]), run)
+    teachers = imagined(one, Teachers({"all": "a run"})) if TEACHER in settings.algorithm.anchors else NONE
+    return Trainer(settings.algorithm, one, Compressible(), of("one", ["a cat"]), run, teachers=teachers)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny_agents
 import torch
-from tiny_runs import TEXTS, bright, few_steps, small
+from tiny_runs import REWARDED, TEXTS, bright, few_steps, small, taught
 from torch import Tensor
 
 from flowward import ALGORITHMS, models, prompts
@@ -50,14 +50,15 @@ def line(tiny: str, name: str, folder: Path) -> dict[str, Any]:
         iterations=1,
         group_size=2 if isinstance(algorithm.rollout, Pairs) else 4,
         updates_per_iteration=2,
-        curriculum=1,
+        curriculum=int(name in REWARDED),
         skip_nonfinite=1,
-        reward_buffer=0 if grouped else 8,
+        reward_buffer=0 if grouped or name not in REWARDED else 8,
     )
     measures = {"balance": Balance()}  # has bounds
     evaluator = Evaluator(policy, Evaluation(images=4, sampler=Sampler(2)), texts, 2, measures)
     written = RunFolder.create(folder, {})
-    list(Trainer(algorithm, policy, SEVERAL, texts, run).steps(evaluator, written))
+    teachers = taught(algorithm, policy, texts)
+    list(Trainer(algorithm, policy, SEVERAL, texts, run, teachers=teachers).steps(evaluator, written))
     return written.lines()[-1]
 
 

@@ -32,6 +32,7 @@ from typing import Any
 import pytest
 
 import flowward
+from flowward.algorithms.presets import facts
 
 RECORD = Path(__file__).parents[1] / "data" / "record.json"
 KERNELS = {
@@ -76,7 +77,8 @@ LATER = (  # keys that metrics.jsonl did not have when the record was written
     "learning_rate", "clipped_steps", "network_evaluations", "reward_histogram", "best", "worst", "speed",
 )  # fmt: skip
 ROUNDING = "first_ratio"  # metrics that tell of nothing else: they are compared to the bit or not at all
-CASES = tuple(f"{name} {updates}" for name in flowward.ALGORITHMS for updates in (1, 2))
+LEARNING = [name for name in flowward.ALGORITHMS if facts(name).family != "distillation"]  # from rewards, not from runs
+CASES = tuple(f"{name} {updates}" for name in LEARNING for updates in (1, 2))
 SHORT = ("advantageflow 1", "flow_grpo 2", "g2rpo 1")
 
 

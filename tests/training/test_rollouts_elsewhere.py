@@ -34,6 +34,7 @@ CASES: dict[str, Any] = {
     "tree": few_steps("tempflow_grpo"),
     "pairs": few_steps("fdfo"),
     "third copy": CRD(rollout=Sampler(2)),
+    "taught": few_steps("opd"),
     "guided": algorithm(rollout=Sampler(2, guidance=2.0)),
 }
 cases = pytest.mark.parametrize("case", CASES)
@@ -130,7 +131,7 @@ def test_images_come_from_the_version_that_was_asked_for(tiny: str, case: str, s
 
 def _parts(tiny: str, how: Any, rank: int | None) -> tuple[Any, ...]:
     one = plain(tiny, how, run_of(how), rank)
-    return one.algorithm, one.policy, one.reward, one.prompts, one.run
+    return one.algorithm, one.policy, one.reward, one.prompts, one.run, None, None, one.teachers
 
 
 def test_later_images_are_drawn_while_the_last_ones_are_trained_on(tiny: str) -> None:
@@ -313,7 +314,7 @@ STALE = {  # of each algorithm with its own settings, as the papers have them: w
         *("tempflow_grpo", "g2rpo", "grpo_guard", "flow_dppo", "fdfo"),
     ),
     "anchored": ("advantageflow", "flowawr", "diffusion_nft", "dgpo", "crd"),
-    "free": ("dpo",),
+    "free": ("dpo", "opd"),
     "none": ("awm", "ram", "rvm", "vgrpo"),
 }
 

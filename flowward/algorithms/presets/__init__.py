@@ -25,7 +25,7 @@ from ...system.errors import first_invalid, unknown
 from ...system.nested import over, refuse_unknown
 from .. import CLASSES
 
-Family = Literal["forward process", "reverse process"]
+Family = Literal["forward process", "reverse process", "distillation"]
 FOLDER = Path(__file__).parent
 TRAINING: Mapping[str, Any] = {
     "images_per_update": 288,

@@ -23,6 +23,7 @@ from ...rewards.scoring import Scoring
 from ..folder import RunFolder
 from ..metrics import Step
 from ..run import Run
+from ..teachers import NONE, Teachers
 from ..trainer import Graft, Trainer
 from .drawers import Block, Dealer, Sheet, Studio, Version
 from .versions import ANCHOR, Versions, whole
@@ -64,19 +65,21 @@ class RemoteTrainer(Trainer):
         stale: int = 0,
         graft: Graft | None = None,
         scorers: Callable[[], Mapping[str, Reward]] = dict,
+        teachers: Teachers = NONE,
     ):
         """
         Args:
             studio: opens the drawers, when the first image is asked for or `steps` begins.
             stale: images are drawn by the weights of so many iterations before.
             scorers: opens what scores images in place of the rewards with these names.
+            teachers: see Trainer.
 
         Raises:
             ValueError: see Trainer; or the algorithm or a curriculum needs samples of the current weights.
         """
         refuse_incomplete(algorithm)
         refuse_stale(algorithm, run, stale)
-        super().__init__(algorithm, policy, reward, prompts, run, self._fetched, graft)
+        super().__init__(algorithm, policy, reward, prompts, run, self._fetched, graft, teachers)
         self.stale = stale
         self.versions = Versions(policy.weights, kept_for(algorithm, stale), stale)
         self._open, self._open_scorers = studio, scorers
@@ -135,7 +138,7 @@ class RemoteTrainer(Trainer):
             weights = whole(self.versions.at(number, name), self.policy.weights.tensors(name))
             self._shared[number] = dealer.share(weights, number)
         prompts = [self.prompts[i] for i in self.order.choose(index, self.run.groups).indices]
-        condition, group, mine = self.policy.encode(prompts), self._group(), self._mine()
+        condition, group, mine = self.encode(prompts), self._group(), self._mine()
         return [
             dealer.deal(self._shared[number], Block.of(index, rows, prompts, condition, group[rows]))
             for rows in (mine.split(self.run.rollout_batch) if len(mine) else ())
