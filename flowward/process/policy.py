@@ -15,12 +15,21 @@ from ..prompts import Edit, Prompt
 from ..system.precision import Precision
 from .flow import grid
 
+UNTIL = "until"  # tensor of a condition: the end times of jumps, [N] in [0, t]
+
 
 @dataclass(frozen=True)
 class Condition:
-    """Encoded prompts: named tensors [N, ...], one row per prompt."""
+    """Encoded prompts: named tensors [N, ...], one row per prompt, and what else belongs to a row."""
 
     tensors: dict[str, Tensor]
+
+    def until(self, s: Tensor) -> Condition:
+        """These rows with the end times s [N] of jumps from x_t to x_s. A model with two times reads them.
+
+        Without end times it returns the velocity at t, as if s were t.
+        """
+        return Condition({**self.tensors, UNTIL: s})
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
@@ -73,6 +82,7 @@ class Policy(ABC):
     device: torch.device
     loading: Any = None  # the options it was loaded with (models.loading.Loading), if any
     edits: bool = False  # an editing model: every prompt has a source image
+    two_times: bool = False  # it reads `until`: its velocity is the average over a jump
     notes: tuple[str, ...] = ()  # about its weights, printed before a run
     evaluated: int = 0  # network evaluations through `under` so far, in samples
     trained: int = 0  # those among them whose gradient flows
@@ -102,7 +112,12 @@ class Policy(ABC):
     def blank(self) -> Callable[[Condition], Condition]:
         """Return a function that replaces the prompts of a condition by empty ones; source images stay."""
         empty = self.empty()
-        return lambda condition: empty[torch.zeros(len(condition), dtype=torch.long)]
+
+        def blank(condition: Condition) -> Condition:
+            rows = empty[torch.zeros(len(condition), dtype=torch.long)]
+            return Condition({**condition.tensors, **rows.tensors})  # what is not of the prompt stays
+
+        return blank
 
     def times(self, steps: int) -> tuple[float, ...]:
         """The model's own time grid, [steps + 1] from 1 to 0."""
@@ -124,6 +139,9 @@ class Policy(ABC):
     @abstractmethod
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
         """v = E[eps - x0 | x_t], float32 [B, ...], from x [B, ...] and t [B] in [0, 1], under the named weights.
+
+        A model with two times returns the average velocity of the jump that ends at `condition`'s `until`, if it has
+        one: x_s = x_t - (t - s) v.
 
         Gradients flow for `policy` (unless the caller disables them) and never for the other weights.
         """
