@@ -78,7 +78,7 @@ class Distil:
     """distil this model: `scenes`, or a folder made by `flowward pretrain scenes`"""
     seed: int = 0
     """random seed"""
-    steps: int = 3000
+    steps: int = 2000
     """training steps"""
     batch: int = 64
     """jumps per training step"""
