@@ -206,8 +206,19 @@ class Policy(ABC):
         return v_0 + scale * (v - v_0)
 
 
+def anchor_of(name: str) -> tuple[str, str]:
+    """The weights of an anchor, and the place where they are evaluated (empty: the point itself).
+
+    For example `old ahead` is `old` at the place `ahead` of a point (see points.Points.place).
+    """
+    weights, _, place = name.partition(" ")
+    return weights, place
+
+
 class Evaluable(Protocol):
     """Points at which a velocity is evaluated; see points.Points."""
+
+    def place(self, name: str) -> tuple[Tensor, Tensor, Condition]: ...  # x, t and condition there
 
     @property
     def x_t(self) -> Tensor: ...
@@ -234,8 +245,13 @@ class Models:
         return cls(*(policy.under(name, scales.get(name, 1.0)) for name in ("policy", "old", "reference")))
 
     def at(self, name: str, points: Evaluable) -> Tensor:
-        """v [B, ...] at training points: the recorded velocity if there is one, otherwise evaluated now."""
+        """v [B, ...] at training points: the recorded velocity if there is one, otherwise evaluated now.
+
+        Args:
+            name: of weights, or of an anchor at another place than the point itself (see `anchor_of`).
+        """
         if name in points.known:
             return points.known[name]
-        velocity: Velocity = getattr(self, name)
-        return velocity(points.x_t, points.t, points.condition)
+        weights, place = anchor_of(name)
+        velocity: Velocity = getattr(self, weights)
+        return velocity(*points.place(place))

@@ -34,7 +34,7 @@ class TwoTimes(CombinedTimestepTextProjEmbeddings):
 class TwoTimeTransformer(SD3Transformer2DModel):
     """SD3's transformer whose `timestep` is [B, 2]: it returns the average velocity from t to s."""
 
-    @wraps(SD3Transformer2DModel.__init__)  # diffusers reads the settings off the signature
+    @wraps(SD3Transformer2DModel.__init__)  # type: ignore[misc]  # diffusers reads its signature
     def __init__(self, *given: Any, **named: Any):
         super().__init__(*given, **named)
         self.time_text_embed = TwoTimes(self.inner_dim, self.config.pooled_projection_dim)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..algorithms.algorithm import Algorithm
 from ..process.noise import Noise
-from ..process.policy import Condition, Models, Velocity
+from ..process.policy import Condition, Models, Velocity, anchor_of
 from ..process.rollout import Rollout
 from . import kinds
 from .check import EXACT, Check, compared, equation, guarded, number, real, slope
@@ -162,8 +162,9 @@ def evaluations(subject: Subject) -> Iterator[Check]:
 def kept(subject: Subject) -> Iterator[Check]:
     """Every policy copy that the rollout or the loss uses is declared in `copies`."""
     algorithm = subject.algorithm
-    used = {algorithm.behaviour, *algorithm.anchors} - {"policy", "reference"}
-    missing = sorted(used - set(algorithm.copies)) + sorted(set(algorithm.anchors) - {"old", "reference"})
+    anchors = {anchor_of(name)[0] for name in algorithm.anchors}
+    used = {algorithm.behaviour, *anchors} - {"policy", "reference"}
+    missing = sorted(used - set(algorithm.copies)) + sorted(anchors - {"old", "reference"})
     law = "copies that rollout or loss use but `copies` does not declare"
     yield number(law, SOURCE, len(missing), 0, 0, ", ".join(missing))
 
