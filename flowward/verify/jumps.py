@@ -1,7 +1,7 @@
 """Laws of jumps: average velocities of a Gaussian whose flow map is known, and MeanFlowAdvantage's loss on them.
 
-Notation: U(x, s, t) is the average velocity from t to s, x_s = x_t - (t - s) U; dhat its slope along the line from x0 to
-eps; V = U + (t - s) dhat. For the rest see laws.py.
+Notation: U(x, s, t) is the average velocity from t to s, x_s = x_t - (t - s) U; dhat its slope along the line from x0
+to eps; V = U + (t - s) dhat. For the rest see laws.py.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _equation(kind: Kind) -> Iterator[Check]:
     bar = s.u - shift
     squares = [(a, s.v - bar), (1.1 * torch.ones_like(a), s.v - s.old), (0.4 * torch.ones_like(a), s.v - s.reference)]
     scale = error_scale(over(t, s.v) * (s.v - bar))
-    expected = t**2 * sum(weight * mean(gap**2) for weight, gap in squares) / scale  # type: ignore[operator]
+    expected = t**2 * sum(weight * mean(gap**2) for weight, gap in squares) / scale
     found = _anchored(s, kind, ahead, behind, gamma=1.1, lam=0.4)(s.v)
     law = "value: t^2 [A |U - ubar|^2 + gamma |U - U_old|^2 + lambda |U - U_ref|^2] / t mean|U - ubar|"
     yield compared(law, PAPER, found, expected, 1e-12)
@@ -142,7 +142,7 @@ def _equation(kind: Kind) -> Iterator[Check]:
     still = replace(s, points=replace(points, condition=points.condition.until(t)))
     for gamma in (1.1, "1-A"):
         one = _anchored(still, kind, ahead, behind, gamma=gamma, lam=0.4)(s.v)
-        other = s.of(AdvantageFlow(gamma=gamma, lam=0.4))(s.v)  # type: ignore[arg-type]
+        other = s.of(AdvantageFlow(gamma=gamma, lam=0.4))(s.v)
         yield compared(f"s = t, gamma {gamma}: the loss of AdvantageFlow, bit for bit", PAPER, one, other, 0.0)
 
 
