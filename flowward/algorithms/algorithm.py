@@ -8,10 +8,9 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from ..learning.credit import Piece
-from ..learning.jumps import trained_by
 from ..learning.points import PointSet
 from ..learning.snapshots import Decay
-from ..process.policy import Condition, Models, Policy, Velocity
+from ..process.policy import Condition, Models, Velocity
 from ..process.rollout import Rollout, Sampling
 from ..system.streams import Key
 
@@ -54,21 +53,6 @@ def stale_of(algorithm: object) -> Stale:
     """What an algorithm says in its optional attribute `stale`; `none` if it says nothing."""
     found: Stale = getattr(algorithm, "stale", "none")
     return found
-
-
-def refuse_times(algorithm: Algorithm, policy: Policy) -> None:
-    """Raises ValueError if the loss trains jumps of a model without them, or not those that draw its samples."""
-    name, trains = type(algorithm).__name__, trained_by(algorithm.points)
-    if trains == "jumps" and not policy.two_times:
-        raise ValueError(
-            f"{name} trains jumps of a model with two times, and {policy.name} has one: use a few-step model, such as "
-            "scenes-4step, or another algorithm, such as advantageflow"
-        )
-    if trains == "velocity" and getattr(algorithm.rollout, "jumps", False):
-        raise ValueError(
-            f"{name} trains velocities, and a rollout with solver `jump` draws its samples by jumps, which it would "
-            "leave as they are: use --algorithm meanflow_advantage, or another solver, such as `euler`"
-        )
 
 
 def measured_by(

@@ -13,10 +13,10 @@ three share it, so V - V_old = U - U_old, and the loss is t^2 [A ||U - ubar||^2 
 Why this form: re-noised samples say something of the velocity at t only, and a few-step sampler never asks for it. At
 s = t it is AdvantageFlow. Training s = t alone leaves the jumps behind, so half of the jumps end elsewhere.
 
-Limits: the fixed point of a round is exact for s = t alone. There U moves by C = Cov(A, u | x_t) / (gamma + E[A | x_t]),
-as AdvantageFlow's velocity does, and for jumps by (dx_s / dx_t) C, since dhat contains u, which goes with A. The average
-velocity of the better policy moves otherwise. Only a fresh dhat repairs it, so `old` has to follow quickly. `semigroup`
-says how far a jump to data is from two half jumps: watch that it does not grow.
+Limits: only for s = t is a round exact. There U moves by C = Cov(A, u | x_t) / (gamma + E[A | x_t]), as the velocity of
+AdvantageFlow does, and for jumps by (dx_s / dx_t) C, because dhat contains u, which goes with A. The average velocity
+of the better policy moves otherwise. Only a fresh dhat repairs it, so `old` has to follow quickly. `semigroup` says how
+far a jump to data is from two half jumps: watch that it does not grow.
 
 What could not be confirmed: the loss is from two summaries of the paper, whose algebra we checked; we have not seen the
 authors' code. The step of dhat and the shares of jumps are those of MeanFlowNFT's code (arXiv:2607.15273).

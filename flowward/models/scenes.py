@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..process.distilled import Sign
 from ..process.policy import UNTIL, Condition, Policy
 from ..prompts import Prompt, text_of
 from ..scenes.network import LATENT_CHANNELS, LATENT_SIZE, Networks
@@ -67,6 +68,10 @@ class ScenesPolicy(Policy):
         self.identity = {"family": "scenes", "base": hashlib.sha256(base).hexdigest()[:16], "transformer": architecture}
         self.weights, self.notes = trainable(transformer, adapters, seed=seed)
         self.identity |= self.weights.identity()
+
+    def distilled(self) -> tuple[Sign, ...]:
+        here = "transformer/config.json"
+        return (Sign("`TwoTimeTransformer`", here, "certain"),) if self.two_times else ()
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[Prompt]) -> Condition:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..prompts import Edit, Prompt
 from ..system.precision import Precision
+from .distilled import Sign
 from .flow import grid
 
 UNTIL = "until"  # tensor of a condition: the end times of jumps, [N] in [0, t]
@@ -118,6 +119,10 @@ class Policy(ABC):
             return Condition({**condition.tensors, **rows.tensors})  # what is not of the prompt stays
 
         return blank
+
+    def distilled(self) -> tuple[Sign, ...]:
+        """Signs that the model is step-distilled, the surest first; none for a flow that follows its velocity."""
+        return ()
 
     def times(self, steps: int) -> tuple[float, ...]:
         """The model's own time grid, [steps + 1] from 1 to 0."""

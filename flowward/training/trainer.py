@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algorithms.algorithm import Algorithm, measured_by, refuse_incomplete, refuse_times
+from ..algorithms.algorithm import Algorithm, measured_by, refuse_incomplete
+from ..algorithms.suited import refuse_times
 from ..evaluation.evaluate import Evaluator, NotFinite
 from ..evaluation.provenance import same_scores
 from ..learning.mixing import MIXES, RewardBuffer, each_reward

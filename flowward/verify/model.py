@@ -21,7 +21,7 @@ from ..models.lora import LoRA
 from ..process.noise import Noise
 from ..process.plans import Chain
 from ..process.rollout import Sampler
-from ..process.solvers import euler
+from ..process.solvers import euler, jump
 from ..prompts import Edit, Prompt, of, prompt_of, source_of, text_of
 from ..system.seeds import numpy_generator
 from ..training.run import Run
@@ -71,9 +71,12 @@ def drawn(
     """Samples by Euler steps on the model's own time grid."""
     velocity, condition = policy.under(weights, guidance), policy.encode(list(prompts))
 
-    def field(x: Tensor, t: float) -> Tensor:
-        return velocity(x, torch.full((len(x),), t, device=x.device), condition)
+    def field(x: Tensor, t: float, s: float | None = None) -> Tensor:
+        rows = condition if s is None else condition.until(torch.full((len(x),), s, device=x.device))
+        return velocity(x, torch.full((len(x),), t, device=x.device), rows)
 
+    if policy.two_times:
+        return jump(field, x, policy.times(STEPS), Noise((), ()).step)
     return euler(field, x, policy.times(STEPS), Noise((), ()).step)
 
 
