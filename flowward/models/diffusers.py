@@ -49,6 +49,7 @@ class DiffusersPolicy(Policy):
         placement: Placement = WHOLE,
     ):
         self.name, self.family, self.precision, self.edits = name, family, precision, family.edits
+        self.two_times = family.two_times
         pipe = family.pipe
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module):

@@ -41,9 +41,9 @@ def slope(velocity: Velocity, x0: Tensor, eps: Tensor, t: float, condition: Cond
 
 
 def slopes(policy: Policy, prompts: Sequence[Prompt], samples: int = SAMPLES, steps: int = STEPS) -> dict[float, float]:
-    """b(t) of the model without adapters, on its own samples; `steps` are those of its sampler."""
+    """b(t) of the model, on its own samples; `steps` are those of its sampler."""
     sampler = Sampler(JUMPS, grid="model", solver="jump") if policy.two_times else Sampler(steps, grid="model")
-    draw, velocity = bound_to(policy, sampler), policy.under("reference")
+    draw, velocity = bound_to(policy, sampler), policy.under("policy")
     sums = {t: (0.0, 0.0) for t in TIMES}
     condition = policy.encode(list(prompts))
     for part in torch.arange(samples).split(AT_ONCE):

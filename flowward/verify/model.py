@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..algorithms import AdvantageFlow, FlowGRPO
+from ..algorithms import AdvantageFlow, FlowGRPO, MeanFlowAdvantage
+from ..algorithms.algorithm import Algorithm
 from ..export.weights import lora
+from ..learning.jumps import RenoiseJumps
 from ..learning.points import Renoise
 from ..models.diffusers import DiffusersPolicy
 from ..models.lora import LoRA
@@ -122,10 +124,10 @@ def _training(policy: DiffusersPolicy, prompts: Sequence[Prompt]) -> Iterator[Ch
         iterations=1, images_per_update=4, group_size=2, microbatch=2, rollout_batch=4, learning_rate=1e-2, warmup=0
     )
     grid: dict[str, Any] = {"steps": 3, "grid": "model"}
-    algorithms = (
-        AdvantageFlow(rollout=Sampler(**grid), points=Renoise(1)),
-        FlowGRPO(rollout=Chain(**grid), beta=0.0, clip=1e-3),
-    )
+    forward: Algorithm = AdvantageFlow(rollout=Sampler(**grid), points=Renoise(1))
+    if policy.two_times:
+        forward = MeanFlowAdvantage(rollout=Sampler(**grid, solver="jump"), points=RenoiseJumps(1))
+    algorithms = (forward, FlowGRPO(rollout=Chain(**grid), beta=0.0, clip=1e-3))
     for algorithm in algorithms:
         before = _state(policy)
         step = Trainer(algorithm, policy, _bright, of("verify", list(prompts)), run).step()

@@ -41,6 +41,7 @@ class Family(ABC):
     targets: ClassVar[tuple[str, ...]] = ATTENTION  # modules that get LoRA adapters
     guidance: ClassVar[Guidance] = "classifier-free"
     published: ClassVar[float | None] = None  # guidance scale in the publication of a model with embedded guidance
+    two_times: ClassVar[bool] = False  # the network has a second time, the end of a jump: `until` in a condition
     edits: ClassVar[bool] = False  # prompts are Edits, and a condition has a `source` [N, *shape]
     needs: ClassVar[tuple[str, ...]] = ()  # packages that flowward does not install
     text_tokens: int
