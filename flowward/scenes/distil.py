@@ -28,6 +28,7 @@ from .recipe import SHARD, Distil
 from .two_times import TwoTimeTransformer
 
 STAGE = "jumps"
+SETTLED, SETTLED_EMA = 0.5, 0.98  # of the last stage: share of the learning rates, decay of the average
 JUMPS = 4  # of the finished model, from noise to data
 _WORD = "distil"  # of the keys of random streams
 SHARES = (0.2, 0.2, 0.4)  # of jumps of length 0, to data, and of the length that the finished model makes
@@ -163,12 +164,18 @@ def distil(config: Distil, teacher: Networks) -> Iterator[dict[str, Any]]:
     made = TwoTimeTransformer.of(teacher.transformer).requires_grad_(True)
     student = Networks(made, teacher.autoencoder, teacher.text_encoder)
     data = Jumps(teacher, config)
-    stages = fit(
-        STAGE, made, lambda step: loss(student, data, step), config, config.steps, config.steps,
-        muon_and_adam(made, config), config.ema,
-    )  # fmt: skip
+    last = replace(
+        config, learning_rate=SETTLED * config.learning_rate, matrix_learning_rate=SETTLED * config.matrix_learning_rate
+    )
+
+    def stages() -> Iterator[dict[str, Any]]:
+        task = lambda step: loss(student, data, step)  # noqa: E731
+        yield from fit(STAGE, made, task, config, config.steps, config.stop, muon_and_adam(made, config), config.ema)
+        task = lambda step: loss(student, data, config.stop + step)  # noqa: E731
+        yield from fit("settle", made, task, last, config.settle, config.settle, muon_and_adam(made, last), SETTLED_EMA)
+
     with open(config.output / "log.jsonl", "a", encoding="utf-8") as log:
-        for line in stages:
+        for line in stages():
             log.write(strict_json.dumps(line) + "\n")
             log.flush()
             yield line

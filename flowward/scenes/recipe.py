@@ -79,7 +79,11 @@ class Distil:
     seed: int = 0
     """random seed"""
     steps: int = 2000
-    """training steps"""
+    """training steps in the learning-rate schedule"""
+    stop: int = 700
+    """stop at this step, and settle"""
+    settle: int = 200
+    """then train for so many steps from the average of the weights, while the learning rate falls to 0"""
     batch: int = 64
     """jumps per training step"""
     points: int = 12
@@ -94,7 +98,7 @@ class Distil:
     """EMA decay of the weights"""
     caption_dropout: float = 0.1
     """share of empty captions, needed for classifier-free guidance"""
-    save_every: int = 100
+    save_every: int = 50
     """save a checkpoint every N steps"""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """precision of the networks (auto: bf16 if the processor has it); a resumed run keeps its own"""
@@ -104,8 +108,10 @@ class Distil:
     def __post_init__(self) -> None:
         not_negative(self, "seed")
         positive(self, "learning_rate", "matrix_learning_rate")
-        between(self, 1, MOST_STEPS, "steps", "save_every")
+        between(self, 1, MOST_STEPS, "steps", "stop", "settle", "save_every")
         between(self, 1, MOST_BATCH, "batch")
+        if self.stop > self.steps:
+            raise ValueError(f"stop must be at most steps, {self.steps}, where the learning rate is 0, not {self.stop}")
         between(self, 4, 1000, "points")
         between(self, 0, 1, "caption_dropout")
         if not 0 <= self.ema < 1:
