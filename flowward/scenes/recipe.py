@@ -82,7 +82,7 @@ class Distil:
     """training steps in the learning-rate schedule"""
     stop: int = 700
     """stop at this step, and settle"""
-    settle: int = 200
+    settle: int = 150
     """then train for so many steps from the average of the weights, while the learning rate falls to 0"""
     batch: int = 64
     """jumps per training step"""

@@ -35,6 +35,7 @@ POINTS = {
     ("advantageflow", "paper"): 128,
     ("ram", "geneval"): 48 * 24 * 8,  # new_methods.md, 2.3
     ("vgrpo", "flux"): 1152 * 4,
+    ("meanflow_advantage", "paper"): 1152 * 4,
     # reverse_process.md, 5: images x trained steps over updates, or states where children share a forward
     ("ddpo", "aesthetic"): 128 * 49,
     ("flow_grpo", "geneval"): 576 * 9,
@@ -228,7 +229,7 @@ def test_the_defaults_of_training_are_those_of_the_code() -> None:
 def test_the_facts_of_an_algorithm(name: str) -> None:
     """Its family is that of its place in the table; its paper is the one that its module names."""
     found = facts(name)
-    assert found.family == ("forward process" if list(PRESETS).index(name) < 11 else "reverse process")
+    assert found.family == ("forward process" if list(PRESETS).index(name) < 12 else "reverse process")
     module = __import__(ALGORITHMS[name].__module__, fromlist=[""])
     assert f"arXiv:{found.arxiv}" in module.__doc__
     assert 5 <= len(found.when.split()) <= 20
