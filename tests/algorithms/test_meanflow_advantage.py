@@ -92,8 +92,8 @@ def test_velocities_do_not_train_the_jumps_that_draw(tiny: str) -> None:
 
 def test_the_reward_of_jumps_rises(tiny: str) -> None:
     """By jumps alone: none of the points has s = t, and the images that are measured are drawn by jumps."""
-    how = replace(FEW, points=RenoiseJumps(2, JumpTimes(0.0, 0.5)))
-    one = trainer(tiny + TWO_TIMES, how, images_per_update=24, microbatch=48, learning_rate=3e-3, warmup=0)
+    how = replace(FEW, rollout=Sampler(4, solver="jump"), points=RenoiseJumps(2, JumpTimes(0.0, 0.5)))
+    one = trainer(tiny + TWO_TIMES, how, images_per_update=48, group_size=12, microbatch=96, warmup=0)
     texts = [TEXTS[number % len(TEXTS)] for number in range(48)]
 
     def measured() -> Tensor:
