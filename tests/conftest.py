@@ -67,6 +67,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a model in the shipped model's layout: two blocks of width 32, never trained; thin convolutions."""
     import torch  # here, because tests that need no model should not wait for it
     from diffusers import AutoencoderKL
+    from tiny_runs import TWO_TIMES
 
     from flowward.scenes import network
 
@@ -99,6 +100,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
         patch.setattr(network, "new_autoencoder", autoencoder)
         networks = network.Networks(transformer(), autoencoder(), network.WordEncoder(network.vocabulary(), 32))
         networks.save(folder)
+        networks.transformer = network.TwoTimeTransformer.of(networks.transformer)
+        torch.nn.init.normal_(networks.transformer.time_text_embed.jump_gate)
+        networks.save(Path(f"{folder}{TWO_TIMES}"))
     return str(folder)
 
 

@@ -239,6 +239,19 @@ def wan() -> Any:
     )
 
 
+def anyflow() -> Any:
+    """Wan's other parts, with a transformer of two times."""
+    parts = wan()
+    transformer = diffusers.AnyFlowTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16, freq_dim=16,
+        ffn_dim=32, num_layers=1, rope_max_seq_len=32,
+    )  # fmt: skip
+    return diffusers.AnyFlowPipeline(
+        transformer=transformer, scheduler=diffusers.FlowMapEulerDiscreteScheduler(shift=3.0), vae=parts.vae,
+        text_encoder=parts.text_encoder, tokenizer=parts.tokenizer,
+    )  # fmt: skip
+
+
 def wan_of_two() -> Any:
     """As Wan 2.2-A14B: one transformer for the first half of an Euler trajectory of four steps, one for the second."""
     pipe, other = wan(), wan()
@@ -257,7 +270,11 @@ TINY: dict[str, Callable[[], Any]] = {
     "ZImagePipeline": z_image,
     "SanaPipeline": sana,
     "WanPipeline": wan,
+    "AnyFlowPipeline": anyflow,
 }
+
+
+FRAMES = {"WanPipeline": {"frames": 5}, "AnyFlowPipeline": {"frames": 5}}  # of the families that make videos
 
 
 def tiny(name: str, seed: int = 0) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tiny_pipelines import tiny
+from tiny_pipelines import FRAMES, tiny
 from tiny_runs import plain, snapshot
 from torch import Tensor
 
@@ -25,7 +25,7 @@ SMALL = Loading(size=(32, 32), device="cpu")
 
 def policy(name: str, rank: int | Adapters | None = 2, **more: Any) -> DiffusersPolicy:
     torch.set_num_threads(1)
-    given = {"frames": 5} if name == "WanPipeline" else {}
+    given = FRAMES.get(name, {})
     return DiffusersPolicy(name, FAMILIES[name](tiny(name), 32, 32, **given, **more), rank, "float32")
 
 

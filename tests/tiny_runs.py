@@ -13,6 +13,7 @@ from flowward import ALGORITHMS, models, prompts
 from flowward.algorithms import AdvantageFlow
 from flowward.algorithms.algorithm import TEACHER
 from flowward.learning.credit import constant
+from flowward.learning.jumps import RenoiseJumps, trained_by
 from flowward.learning.points import Renoise, RenoiseGroups, RenoisePairs, RenoiseShared
 from flowward.learning.states import States
 from flowward.process.flow import TimeGrid
@@ -28,6 +29,12 @@ from flowward.training.trainer import Trainer
 TEXTS = ("a circle", "a red square", "two rings", "a cross above a ring", "a diamond and a triangle")
 FEW = 4  # steps of `few_steps`
 REWARDED = [name for name, kind in ALGORITHMS.items() if not constant(kind().credit)]  # those that learn from rewards
+TWO_TIMES = "-two"  # added to the folder of the tiny model: the same with two times
+
+
+def fitting(tiny: str, algorithm: Any) -> str:
+    """The folder of a tiny model that has what the algorithm trains."""
+    return tiny + TWO_TIMES * (trained_by(algorithm.points) == "jumps")
 
 
 def bright(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
@@ -76,6 +83,7 @@ def few_steps(name: str, **changes: Any) -> Any:
         RenoisePairs: RenoisePairs(4),
         RenoiseShared: RenoiseShared(2),
         States: States(per_image=2),
+        RenoiseJumps: RenoiseJumps(2),
     }.get(type(algorithm.points), algorithm.points)
     return replace(algorithm, rollout=few(algorithm.rollout), points=points, **changes)
 

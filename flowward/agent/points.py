@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..learning.points import Rows
+from ..learning.rows import Rows
 from ..system import distributed
 from .episode import Episode
 

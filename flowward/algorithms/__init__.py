@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .flowawr import FlowAWR
     from .g2rpo import G2RPO
     from .grpo_guard import GRPOGuard
+    from .meanflow_advantage import MeanFlowAdvantage
     from .mix_grpo import MixGRPO
     from .mix_grpo_flash import MixGRPOFlash
     from .opd import OPD
@@ -48,6 +49,7 @@ CLASSES = {
     "ram": "RAM",
     "rvm": "RVM",
     "vgrpo": "VGRPO",
+    "meanflow_advantage": "MeanFlowAdvantage",
     # reverse process
     "ddpo": "DDPO",
     "flow_grpo": "FlowGRPO",
@@ -102,6 +104,7 @@ __all__ = [
     "FlowGRPO",
     "FlowGRPOFast",
     "GRPOGuard",
+    "MeanFlowAdvantage",
     "MixGRPO",
     "MixGRPOFlash",
     "TempFlowGRPO",

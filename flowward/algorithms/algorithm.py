@@ -10,7 +10,7 @@ from torch import Tensor
 from ..learning.credit import Piece
 from ..learning.points import PointSet
 from ..learning.snapshots import Decay
-from ..process.policy import Models
+from ..process.policy import Condition, Models, Velocity
 from ..process.rollout import Rollout, Sampling
 from ..system.streams import Key
 
@@ -56,6 +56,18 @@ def stale_of(algorithm: object) -> Stale:
     """What an algorithm says in its optional attribute `stale`; `none` if it says nothing."""
     found: Stale = getattr(algorithm, "stale", "none")
     return found
+
+
+def measured_by(
+    algorithm: object, velocity: Velocity, start: Callable[[], tuple[Tensor, Condition]]
+) -> dict[str, float]:
+    """What the algorithm measures of the model at an evaluation, if it has a method for it.
+
+    Args:
+        start: gives noise [B, ...] and the condition of B rows.
+    """
+    found: Callable[..., dict[str, float]] | None = getattr(algorithm, "measured", None)
+    return found(velocity, *start()) if found else {}
 
 
 PARTS = ("behaviour", "rollout", "copies", "guidance", "skips_silent", "anchors", "credit", "points", "loss")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from ..scenes.recipe import Pretrain
+from collections.abc import Iterator
+from typing import Any
+
+from ..scenes.recipe import Distil, Pretrain
 from ..system.errors import unknown
 from .help import Page
 from .options import parse, set_threads
 
-WORLDS = ("scenes",)
+WORLDS: dict[str, type[Pretrain] | type[Distil]] = {"scenes": Pretrain, "scenes-4step": Distil}
 PAGE = Page(
-    about="Train the built-in base model from scratch, as the shipped one was. It takes hours on a CPU.",
-    examples=(("pretrain scenes --output runs/base", "then: flowward train --model runs/base/model"),),
+    about="Train a built-in model as the shipped one was: `scenes` from scratch (hours on a CPU), or `scenes-4step`, "
+    "which is distilled from it (half an hour).",
+    examples=(
+        ("pretrain scenes --output runs/base", "then: flowward train --model runs/base/model"),
+        ("pretrain scenes-4step --output runs/few", "distil a model of 4 jumps from `scenes`"),
+    ),
 )
 
 
@@ -22,18 +29,17 @@ def run(words: list[str]) -> int:
     world, words = words[0], words[1:]
     if world not in WORLDS:
         raise ValueError(unknown("world", world, WORLDS))
-    config: Pretrain = parse(Pretrain, words, f"pretrain {world}", page=PAGE)
+    config: Pretrain | Distil = parse(WORLDS[world], words, f"pretrain {world}", page=PAGE)
     from rich.progress import Progress
 
     from ..pages import report
-    from ..scenes.pretrain import pretrain  # after the flags, so that --help does not wait for torch and diffusers
-    from ..system.threads import refuse_fewer
+    from ..system.threads import refuse_fewer  # after the flags, so that --help does not wait for torch and diffusers
 
     set_threads(config.threads)
     refuse_fewer()
     with Progress() as bar:
         tasks = {}
-        for line in pretrain(config):
+        for line in _lines(config):
             if line["stage"] not in tasks:
                 tasks[line["stage"]] = bar.add_task(line["stage"], total=line["of"])
             said = f"{line['stage']} loss {line['loss']:.4f}"
@@ -41,3 +47,15 @@ def run(words: list[str]) -> int:
     print(f"model: {config.output / 'model'}")
     print(f"loss curve: {report.write_loss_curve(config.output)}")
     return 0
+
+
+def _lines(config: Pretrain | Distil) -> Iterator[dict[str, Any]]:
+    """The log lines of training."""
+    if isinstance(config, Pretrain):
+        from ..scenes.pretrain import pretrain
+
+        return pretrain(config)
+    from ..models.scenes import networks_of
+    from ..scenes.distil import distil
+
+    return distil(config, networks_of(config.teacher))

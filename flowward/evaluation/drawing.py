@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..process.noise import Noise
 from ..process.policy import Policy
-from ..process.rollout import Sampler
+from ..process.rollout import Sampler, bound_to
 from ..prompts import Prompt
 from ..rewards import RewardError
 from ..rewards.scoring import agreement
@@ -93,7 +93,7 @@ def _sampling(
     policy: Policy, prompts: Sequence[Prompt], sampler: Sampler, seed: int, weights: str
 ) -> Callable[[Tensor], Tensor]:
     """A function that samples the latents of images with these numbers [B]."""
-    sampler, unique = sampler.bound(policy.times), list(dict.fromkeys(prompts))
+    sampler, unique = bound_to(policy, sampler), list(dict.fromkeys(prompts))
     condition, number = policy.encode(unique), {prompt: k for k, prompt in enumerate(unique)}
     row = torch.tensor([number[prompt] for prompt in prompts])
     velocity = policy.under(weights, sampler.guidance)

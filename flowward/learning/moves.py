@@ -12,7 +12,8 @@ from ..process.rollout import Rollout, Steps, places
 from ..system.errors import one_of
 from ..system.streams import Key
 from .credit import ZScore
-from .points import Batch, MeanOfPoints, even_units
+from .points import MeanOfPoints, even_units
+from .rows import Batch
 
 Weight = Literal["even", "noise", "per-time"]
 Views = Literal["sum", "mean", "restandardised"]

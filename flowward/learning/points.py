@@ -7,9 +7,9 @@ same optimiser step (those of an image, or images that are compared), `indivisib
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol, Self
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,47 +17,12 @@ from torch import Tensor
 from ..process.flow import interpolate, noise
 from ..process.policy import Condition
 from ..process.rollout import Rollout
-from ..process.times import Times
+from ..process.times import JumpTimes, Times
 from ..system.errors import between
 from ..system.streams import Key, generator
+from .rows import Batch, Rows, around
 
 MOST_POINTS = 10_000  # per image, group or pair; published settings have at most 14
-
-
-@dataclass(frozen=True)
-class Rows:
-    """B rows that a loss is evaluated on. Tensors are [B, ...]; everything else belongs to the whole."""
-
-    known: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)  # velocities that need no evaluation
-    fresh: bool = field(default=False, kw_only=True)  # the policy is still what drew the samples
-    same: frozenset[str] = field(default=frozenset(), kw_only=True)  # copies that are what the policy is now
-
-    def __len__(self) -> int:
-        return next(len(value) for each in fields(self) if isinstance(value := getattr(self, each.name), Tensor))
-
-    def __getitem__(self, rows: slice | Tensor) -> Self:
-        def part(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {name: tensor[rows] for name, tensor in value.items()}
-            return value[rows] if isinstance(value, Tensor | Condition) else value
-
-        return type(self)(**{each.name: part(getattr(self, each.name)) for each in fields(self)})
-
-    def split(self, size: int) -> Iterator[Self]:
-        for start in range(0, len(self), size):
-            yield self[start : start + size]
-
-    def knowing(self, known: Mapping[str, Tensor]) -> Self:
-        return replace(self, known={**self.known, **known})
-
-
-@dataclass(frozen=True)
-class Batch(Rows):
-    """Rows at which a velocity is asked for."""
-
-    x_t: Tensor  # [B, ...]
-    t: Tensor  # [B] in [0, 1]
-    condition: Condition  # B rows
 
 
 @dataclass(frozen=True)
@@ -70,6 +35,14 @@ class Points(Batch):
     group: Tensor  # [B] number of the unit that a point belongs to
     exemplar: Tensor  # [B] bool: the sample is a given image
     delta: Tensor | None = None  # [B, ...] half the difference to the other sample of its pair
+
+    def place(self, name: str) -> tuple[Tensor, Tensor, Condition]:
+        """x, t and condition of a place: `ahead` and `behind` lie on the line through x0 and eps, a little off t."""
+        if not name:
+            return super().place(name)
+        behind, ahead = around(self.t)
+        t = {"behind": behind, "ahead": ahead}[name]
+        return interpolate(self.x0, self.eps, t), t, self.condition
 
 
 class PointSet(Protocol):
@@ -126,7 +99,7 @@ def unit_order(points: PointSet, updates: int, key: Key) -> list[Tensor]:
     return [torch.cat(step) for step in steps if sum(map(len, step))]
 
 
-def _renoised(rollout: Rollout, sample: Tensor, t: Tensor, eps: Tensor, group: Tensor) -> Points:
+def renoised(rollout: Rollout, sample: Tensor, t: Tensor, eps: Tensor, group: Tensor) -> Points:
     x0 = rollout.x0[rollout.rows(sample)]
     given = torch.zeros(len(sample), dtype=torch.bool) if rollout.exemplar is None else rollout.exemplar[sample]
     return Points(
@@ -147,12 +120,12 @@ class Draws:
 
     rollout: Rollout
     draws: int  # that share one call of the time law
-    times: Times
+    times: Times | JumpTimes
     key: Key
     same_times: bool = False  # one call of the time law serves all
 
     def at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """t [B] and eps [B, ...] of draws `numbers`; repeated numbers give the same again."""
+        """t [B] (of jumps t and s, [B, 2]) and eps [B, ...] of draws `numbers`; repeated numbers give the same."""
         word, *rest = self.key
         shape = self.rollout.x0.shape[1:]
         together: dict[int, Tensor] = {}
@@ -198,7 +171,7 @@ class Renoised(MeanOfPoints):
 
     def take(self, numbers: Tensor) -> Points:
         sample = numbers // self.unit
-        return _renoised(self.rollout, sample, *self.noising.at(numbers), sample)
+        return renoised(self.rollout, sample, *self.noising.at(numbers), sample)
 
 
 @dataclass(frozen=True)
@@ -208,6 +181,8 @@ class Renoise:
     per_image: int = 2
     """training points per image and update"""
     times: Times = field(default_factory=Times)
+
+    trains = "velocity"
 
     def __post_init__(self) -> None:
         between(self, 1, MOST_POINTS, "per_image")
@@ -229,7 +204,7 @@ class Averaged(Renoised):
     def take(self, numbers: Tensor) -> Points:
         sample = numbers // self.unit
         draw = self.rollout.group[sample] * self.unit + numbers % self.unit
-        return _renoised(self.rollout, sample, *self.noising.at(draw), sample)
+        return renoised(self.rollout, sample, *self.noising.at(draw), sample)
 
 
 @dataclass(frozen=True)
@@ -239,6 +214,8 @@ class RenoiseShared:
     draws: int = 4
     """draw so many times and noises per prompt"""
     times: Times = field(default_factory=lambda: Times("stratified"))
+
+    trains = "velocity"
 
     def __post_init__(self) -> None:
         between(self, 1, MOST_POINTS, "draws")
@@ -289,7 +266,7 @@ class Together(MeanOfPoints):
 
     def take(self, numbers: Tensor) -> Points:
         draw, sample = numbers // self.unit, self._samples(numbers)
-        return _renoised(self.rollout, sample, *self.noising.at(draw), draw)
+        return renoised(self.rollout, sample, *self.noising.at(draw), draw)
 
 
 @dataclass(frozen=True)
@@ -301,6 +278,8 @@ class RenoiseGroups:
     times: Times = field(default_factory=Times)
     same_times: bool = False
     """use the same times for all groups of an iteration (DGPO)"""
+
+    trains = "velocity"
 
     def __post_init__(self) -> None:
         between(self, 1, MOST_POINTS, "draws")
@@ -319,6 +298,8 @@ class RenoisePairs:
     draws: int = 2
     """draw so many times and noises per pair"""
     times: Times = field(default_factory=Times)
+
+    trains = "velocity"
 
     def __post_init__(self) -> None:
         between(self, 1, MOST_POINTS, "draws")

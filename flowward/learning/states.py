@@ -16,7 +16,8 @@ from ..process.rollout import Rollout, Steps, places
 from ..process.times import Times
 from ..system.errors import between, one_of
 from ..system.streams import Key, generator
-from .points import MOST_POINTS, Batch, Draws, MeanOfPoints, Renoised, even_units
+from .points import MOST_POINTS, Draws, MeanOfPoints, Renoised, even_units
+from .rows import Batch
 
 Where = Literal["visited", "renoised"]
 EARLIEST = 0.05  # below, (1 - t) / t stays what it is here: it would grow without a bound

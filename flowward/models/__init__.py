@@ -28,9 +28,9 @@ def load(
     """Load a model, ready to sample and to train.
 
     Args:
-        name_or_path: `scenes` (the built-in model), a folder made by `flowward pretrain scenes`, the folder of a
-            diffusers pipeline, or its id on the hub (owner/name). `~`, the URL of its page on the hub, its folder in
-            the cache of the hub, and the path of model_index.json work too.
+        name_or_path: `scenes` (the built-in model), `scenes-4step` (the same for 4 jumps), a folder made by `flowward
+            pretrain`, the folder of a diffusers pipeline, or its id on the hub (owner/name). `~`, the URL of its page
+            on the hub, its folder in the cache of the hub, and the path of model_index.json work too.
         lora_rank: train LoRA adapters of this rank; None trains all weights.
         precision: of the networks (`auto`: bf16 if the device supports it). Solver states and losses are float32.
         seed: for the initial weights of the adapters.
@@ -53,16 +53,16 @@ def load(
         from . import pipelines
 
         return pipelines.load(name, trained, precision, seed, loading, layout)
-    built_in, folder = name == "scenes", Path(name)
+    built_in, folder = name in BUILT_IN, Path(name)
     if not built_in and not (folder / "text_encoder" / "config.json").is_file():
         raise ValueError(refusal(name))
     options = [(each, loading) for each in fields(Loading)] + [(each, layout) for each in fields(Layout)]
     if chosen := [each.name for each, given in options if getattr(given, each.name) != each.default]:
         raise ValueError(f"the built-in model does not support {' and '.join(chosen)}; leave out the option")
     from ..system.precision import resolve
-    from .scenes import SHIPPED, ScenesPolicy
+    from .scenes import ScenesPolicy, folder_of
 
-    return ScenesPolicy(name, SHIPPED if built_in else folder, trained, resolve(precision), seed)
+    return ScenesPolicy(name, folder_of(name), trained, resolve(precision), seed)
 
 
 __all__ = ["BUILT_IN", "LORA_FILE", "Adapters", "Layout", "Loading", "is_pipeline", "load", "located", "lora_file"]

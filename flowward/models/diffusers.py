@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ..process.distilled import Sign, of_names
 from ..process.policy import Condition, Policy, Velocity
 from ..prompts import Edit, Prompt
 from ..prompts.pictures import READING
@@ -48,6 +49,7 @@ class DiffusersPolicy(Policy):
         placement: Placement = WHOLE,
     ):
         self.name, self.family, self.precision, self.edits = name, family, precision, family.edits
+        self.two_times = family.two_times
         pipe = family.pipe
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module):
@@ -165,6 +167,12 @@ class DiffusersPolicy(Policy):
 
     def _on_device(self, tensors: dict[str, Tensor]) -> Condition:
         return Condition({name: tensor.to(self.device) for name, tensor in tensors.items()})
+
+    def distilled(self) -> tuple[Sign, ...]:
+        names = [(self.name, "the model")]
+        if start := getattr(self.weights, "start", None):
+            names += [(str(start.file), "the LoRA"), (str(start.file.parent), "the LoRA's folder")]
+        return (*self.family.distilled(), *of_names(names))
 
     def times(self, steps: int) -> tuple[float, ...]:
         return self.family.times(steps)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from ..system.errors import unknown
 from ..system.whole_files import PARTS
 
-BUILT_IN = ("scenes",)
+BUILT_IN = ("scenes", "scenes-4step")
 RUNS = "runs"  # where runs without an --output go
 INDEX = "model_index.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"  # what diffusers' load_lora_weights looks for in a folder

@@ -13,15 +13,39 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..process.policy import Condition, Policy
+from ..process.distilled import Sign
+from ..process.policy import UNTIL, Condition, Policy
 from ..prompts import Prompt, text_of
 from ..scenes.network import LATENT_CHANNELS, LATENT_SIZE, Networks
 from ..scenes.render import SIZE
+from ..scenes.two_times import TwoTimeTransformer
 from ..system.precision import Precision, autocast
 from .adapters import Adapters
 from .lora import trainable
 
 SHIPPED = Path(str(files("flowward.scenes") / "weights"))
+SHIPPED_4STEP = Path(str(files("flowward.scenes") / "weights_4step"))
+
+
+FOLDERS = {"scenes": "SHIPPED", "scenes-4step": "SHIPPED_4STEP"}  # of the built-in models
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a built-in model, or the folder that `name` is."""
+    return globals()[FOLDERS[name]] if name in FOLDERS else Path(name)
+
+
+def networks_of(name: str) -> Networks:
+    """The networks of a built-in model or of a folder in its layout.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
+    folder = folder_of(name)
+    try:
+        return Networks.load(folder)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"cannot read the model in {folder}: {error}") from error
 
 
 class ScenesPolicy(Policy):
@@ -32,20 +56,22 @@ class ScenesPolicy(Policy):
     device = torch.device("cpu")
 
     def __init__(self, name: str, folder: Path, adapters: Adapters | int | None, precision: Precision, seed: int = 0):
-        try:
-            networks = Networks.load(folder)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ValueError(f"cannot read the model in {folder}: {error}") from error
+        networks = networks_of(str(folder))
         self.name, self.precision = name, precision
         self._text_encoder = networks.text_encoder.requires_grad_(False)
         self._autoencoder = networks.autoencoder.requires_grad_(False)
         transformer = networks.transformer
+        self.two_times = isinstance(transformer, TwoTimeTransformer)
         described = json.loads(transformer.to_json_string())  # keys with "_" are a path and a version
         architecture = {key: value for key, value in described.items() if not key.startswith("_")}
         base = (folder / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
         self.identity = {"family": "scenes", "base": hashlib.sha256(base).hexdigest()[:16], "transformer": architecture}
         self.weights, self.notes = trainable(transformer, adapters, seed=seed)
         self.identity |= self.weights.identity()
+
+    def distilled(self) -> tuple[Sign, ...]:
+        here = "transformer/config.json"
+        return (Sign("`TwoTimeTransformer`", here, "certain"),) if self.two_times else ()
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
@@ -66,7 +92,8 @@ class ScenesPolicy(Policy):
         attention = sdpa_kernel(SDPBackend.MATH)
         with torch.set_grad_enabled(gradients), self._cast(), attention, self.weights.network(weights) as network:
             words, pooled = condition.tensors["words"], condition.tensors["pooled"]
-            v: Tensor = network(x, words, pooled, 1000 * t, return_dict=False)[0]
+            times = torch.stack([t, condition.tensors.get(UNTIL, t)], 1) if self.two_times else t
+            v: Tensor = network(x, words, pooled, 1000 * times, return_dict=False)[0]
         return v.float()
 
     @torch.no_grad()

@@ -223,6 +223,14 @@ def narrowest(rollout: Chain | Branches) -> tuple[int, float]:
     return rollout.random[pulls.index(most)], most / sum(pulls)
 
 
+def corrects(rollout: Chain | Branches) -> bool:
+    """Whether its random steps leave another noise level than that of their time: they use a score, as SDEs do.
+
+    Other schedules put together what the network predicts of data and noise, whatever that is.
+    """
+    return any(abs(value - 1) > 1e-6 for _, value in excess_noise(rollout))
+
+
 def noise_remarks(rollout: Chain | Branches) -> list[str]:
     """How much noise each random step leaves, with warnings if it is too much or if one step dominates the gradient."""
     found = excess_noise(rollout)

@@ -13,14 +13,24 @@ from torch import Tensor
 
 from ..prompts import Edit, Prompt
 from ..system.precision import Precision
+from .distilled import Sign
 from .flow import grid
+
+UNTIL = "until"  # tensor of a condition: the end times of jumps, [N] in [0, t]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Encoded prompts: named tensors [N, ...], one row per prompt."""
+    """Encoded prompts: named tensors [N, ...], one row per prompt, and what else belongs to a row."""
 
     tensors: dict[str, Tensor]
+
+    def until(self, s: Tensor) -> Condition:
+        """These rows with the end times s [N] of jumps from x_t to x_s. A model with two times reads them.
+
+        Without end times it returns the velocity at t, as if s were t.
+        """
+        return Condition({**self.tensors, UNTIL: s})
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
@@ -78,6 +88,7 @@ class Policy(ABC):
     device: torch.device
     loading: Any = None  # the options it was loaded with (models.loading.Loading), if any
     edits: bool = False  # an editing model: every prompt has a source image
+    two_times: bool = False  # it reads `until`: its velocity is the average over a jump
     notes: tuple[str, ...] = ()  # about its weights, printed before a run
     evaluated: int = 0  # network evaluations through `under` so far, in samples
     trained: int = 0  # those among them whose gradient flows
@@ -109,6 +120,10 @@ class Policy(ABC):
         empty = self.empty()
         return lambda condition: condition.beside(empty[torch.zeros(len(condition), dtype=torch.long)].tensors)
 
+    def distilled(self) -> tuple[Sign, ...]:
+        """Signs that the model is step-distilled, the surest first; none for a flow that follows its velocity."""
+        return ()
+
     def times(self, steps: int) -> tuple[float, ...]:
         """The model's own time grid, [steps + 1] from 1 to 0."""
         return tuple(grid(steps, 1.0, "linear").tolist())
@@ -129,6 +144,9 @@ class Policy(ABC):
     @abstractmethod
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
         """v = E[eps - x0 | x_t], float32 [B, ...], from x [B, ...] and t [B] in [0, 1], under the named weights.
+
+        A model with two times returns the average velocity of the jump that ends at `condition`'s `until`, if it has
+        one: x_s = x_t - (t - s) v.
 
         Gradients flow for `policy` (unless the caller disables them) and never for the other weights.
         """
@@ -193,8 +211,19 @@ class Policy(ABC):
         return v_0 + scale * (v - v_0)
 
 
+def anchor_of(name: str) -> tuple[str, str]:
+    """The weights of an anchor, and the place where they are evaluated (empty: the point itself).
+
+    For example `old ahead` is `old` at the place `ahead` of a point (see points.Points.place).
+    """
+    weights, _, place = name.partition(" ")
+    return weights, place
+
+
 class Evaluable(Protocol):
     """Points at which a velocity is evaluated; see points.Points."""
+
+    def place(self, name: str) -> tuple[Tensor, Tensor, Condition]: ...  # x, t and condition there
 
     @property
     def x_t(self) -> Tensor: ...
@@ -222,10 +251,15 @@ class Models:
         return cls(*(policy.under(name, scales.get(name, 1.0)) for name in ("policy", "old", "reference")), **others)
 
     def at(self, name: str, points: Evaluable) -> Tensor:
-        """v [B, ...] at training points: the recorded velocity if there is one, otherwise evaluated now."""
+        """v [B, ...] at training points: the recorded velocity if there is one, otherwise evaluated now.
+
+        Args:
+            name: of weights, or of an anchor at another place than the point itself (see `anchor_of`).
+        """
         if name in points.known:
             return points.known[name]
-        return self.velocities[name](points.x_t, points.t, points.condition)
+        weights, place = anchor_of(name)
+        return self.velocities[weights](*points.place(place))
 
 
 def row_by_row(policy: Policy, row: str, weights: Sequence[str], guidance: Sequence[float]) -> Velocity:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal, Protocol, Self, get_args
+from typing import Any, Literal, Protocol, Self, get_args
 
 import torch
 from torch import Tensor
@@ -18,8 +18,8 @@ from ..system.errors import finite, one_of
 from .flow import GridKind, TimeGrid
 from .laws import Churn
 from .noise import Noise
-from .policy import Condition, Velocity
-from .solvers import SA, Solver, dpm2, euler
+from .policy import Condition, Policy, Velocity
+from .solvers import SA, Solver, dpm2, euler, jump
 
 
 def places(here: Tensor | None, numbers: Tensor) -> Tensor:
@@ -227,7 +227,21 @@ class Sampling(Protocol):
     def bound(self, times: Callable[[int], tuple[float, ...]]) -> Self: ...  # with the model's own times filled in
 
 
-SolverName = Literal["euler", "dpm2", "sa"]
+def bound_to(policy: Policy, sampling: Any) -> Any:
+    """The sampler, with the times of this model filled in.
+
+    Raises:
+        ValueError: it jumps, and the model has no end times.
+    """
+    if getattr(sampling, "jumps", False) and not policy.two_times:
+        raise ValueError(
+            f"solver `jump` needs a model with two times, such as scenes-4step, and {policy.name} has one: choose "
+            "another solver, such as `euler`"
+        )
+    return sampling.bound(policy.times)
+
+
+SolverName = Literal["euler", "dpm2", "sa", "jump"]
 
 
 @dataclass(frozen=True)
@@ -239,7 +253,7 @@ class Sampler(TimeGrid):
     grid: GridKind | Literal["model"] = "linear"
     """spacing of times: `linear`, `sd3` (diffusers' grid for SD3) or `model` (the model's scheduler)"""
     solver: SolverName = "euler"
-    """solver: `euler` and `dpm2` (second order) follow the ODE, `sa` adds noise"""
+    """solver: `euler` and `dpm2` (second order) follow the ODE, `sa` adds noise, `jump` is for few-step models"""
     tau: float = 0.4
     """noise strength of solver `sa`"""
     guidance: float = 1.0
@@ -253,6 +267,11 @@ class Sampler(TimeGrid):
 
     leaves = breadth = 1
 
+    @property
+    def jumps(self) -> bool:
+        """Whether it asks the model for average velocities, which only a model with two times has."""
+        return self.solver == "jump"
+
     def at(self, seed: int, iteration: int) -> Sampler:
         """Itself: this sampler is the same in every iteration."""
         return self
@@ -264,10 +283,11 @@ class Sampler(TimeGrid):
     @torch.no_grad()
     def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn:
         """Draw B samples, one per row of `condition` and key of `noise`."""
-        solvers: dict[SolverName, Solver] = {"euler": euler, "dpm2": dpm2, "sa": SA(self.tau)}
+        solvers: dict[SolverName, Solver] = {"euler": euler, "dpm2": dpm2, "sa": SA(self.tau), "jump": jump}
 
-        def at(x: Tensor, t: float) -> Tensor:
-            return velocity(x, torch.full((len(x),), t, device=x.device), condition)
+        def at(x: Tensor, t: float, s: float | None = None) -> Tensor:
+            rows = condition if s is None else condition.until(torch.full((len(x),), s, device=x.device))
+            return velocity(x, torch.full((len(x),), t, device=x.device), rows)
 
         return Drawn(solvers[self.solver](at, noise.start(), self.times, noise.step))
 

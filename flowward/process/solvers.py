@@ -19,8 +19,8 @@ from .flow import wide
 
 MOST_TAU = 100  # 1 reverses the usual diffusion
 
-Field = Callable[[Tensor, float], Tensor]
-"""x [B, ...] at time t -> v [B, ...]"""
+Field = Callable[..., Tensor]
+"""x [B, ...] at time t -> v [B, ...]; of a model with two times also (x, t, s) -> the average velocity from t to s"""
 Noise = Callable[[int], Tensor]
 """index of a step -> standard normal [B, ...]; repeated calls return the same noise"""
 
@@ -48,6 +48,17 @@ def euler(field: Field, x: Tensor, times: Sequence[float], noise: Noise) -> Tens
     x = wide(x)
     for t, s in pairwise(times):
         x = x + (s - t) * field(x, t).to(x.dtype)
+    return x
+
+
+def jump(field: Field, x: Tensor, times: Sequence[float], noise: Noise) -> Tensor:
+    """Follow a flow map, x_s = x_t - (t - s) U(x_t, s, t), where U is the average velocity of a model with two times.
+
+    Each step is exact if U is, however long it is (MeanFlow; Geng et al., 2025, arXiv:2505.13447, Eq. 12).
+    """
+    x = wide(x)
+    for t, s in pairwise(times):
+        x = x + (s - t) * field(x, t, s).to(x.dtype)
     return x
 
 
@@ -131,4 +142,4 @@ class SA:
         return m  # at s = 0 the solution is the data prediction
 
 
-SOLVERS: dict[str, Solver] = {"euler": euler, "dpm2": dpm2, "sa": SA()}
+SOLVERS: dict[str, Solver] = {"euler": euler, "dpm2": dpm2, "sa": SA(), "jump": jump}

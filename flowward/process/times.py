@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..system.errors import one_of
+from ..system.errors import between, one_of
 from .flow import refuse_shift, shifted
 
 Law = Literal["uniform", "power", "stratified", "logit-normal", "levels", "bins"]
@@ -84,3 +84,38 @@ class Times:
             return shifted(self.low + (self.high - self.low) * part, self.shift)
         normal = torch.special.ndtri(part.double().clamp(1e-6, 1 - 1e-6))
         return shifted(torch.sigmoid(normal), self.shift).clamp_min(FLOOR).float()
+
+
+@dataclass(frozen=True)
+class JumpTimes:
+    """Where the jumps of one image start and end; its jumps are drawn together (MeanFlow, arXiv:2505.13447).
+
+    The start t is the larger of two uniform numbers. The end s is the smaller one, or t itself, which trains the
+    velocity, or 0, which trains jumps to data. The kinds are shared out evenly among the jumps of an image.
+    """
+
+    same: float = 0.5
+    """share of jumps of length 0 (s = t)"""
+    data: float = 0.25
+    """share of jumps to data (s = 0)"""
+    shift: float = 1.0
+    """move both times towards noise (> 1)"""
+
+    def __post_init__(self) -> None:
+        between(self, 0, 1, "same", "data")
+        if self.same + self.data > 1:
+            raise ValueError(
+                f"the shares of jumps, same = {self.same} and data = {self.data}, are more than 1 together"
+            )
+        refuse_shift(self.shift, "jumps")
+
+    def refuse(self, count: int, levels: int) -> None:
+        """Never: any number of jumps can be drawn for any sampler."""
+
+    def __call__(self, count: int, levels: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw float32 [count, 2] in [0, 1]: t and s <= t; `levels` are not used."""
+        both = torch.rand(count, 2, generator=generator)
+        kind = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+        t, s = both.amax(1), both.amin(1)
+        s = torch.where(kind < self.same, t, torch.where(kind < self.same + self.data, 0.0, s))
+        return shifted(torch.stack([t, s], 1), self.shift)

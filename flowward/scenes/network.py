@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..prompts.scenes import MAX_WORDS, vocabulary
 from ..system import whole_files
 from .render import SIZE
+from .two_times import TwoTimeTransformer
 
 WIDTH = 128
 LATENT_CHANNELS = 4
@@ -99,7 +100,7 @@ def new_autoencoder() -> AutoencoderKL:
 class Networks:
     """The three networks of the built-in model."""
 
-    transformer: SD3Transformer2DModel
+    transformer: SD3Transformer2DModel  # or its subclass with two times
     autoencoder: AutoencoderKL
     text_encoder: WordEncoder
 
@@ -111,12 +112,14 @@ class Networks:
     @classmethod
     def load(cls, folder: Path) -> Networks:
         """Load a folder written by `save`, as float32."""
+        described = json.loads((folder / "transformer" / "config.json").read_text("utf-8"))
+        two = described.get("_class_name") == TwoTimeTransformer.__name__
         config = json.loads((folder / "text_encoder" / "config.json").read_text("utf-8"))
         text_encoder = WordEncoder(tuple(config["words"]), config["width"], config["length"])
         weights = load_file(folder / "text_encoder" / "model.safetensors")
         text_encoder.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         return cls(
-            SD3Transformer2DModel.from_pretrained(
+            (TwoTimeTransformer if two else SD3Transformer2DModel).from_pretrained(
                 folder / "transformer", torch_dtype=torch.float32, use_safetensors=True
             ),
             AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32, use_safetensors=True),
@@ -125,7 +128,10 @@ class Networks:
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
         """Save the three networks, rounded to `dtype`; this object keeps its own precision."""
-        for name, network in (("transformer", new_transformer()), ("vae", new_autoencoder())):
+        transformer = new_transformer()
+        if isinstance(self.transformer, TwoTimeTransformer):
+            transformer = TwoTimeTransformer.of(transformer)
+        for name, network in (("transformer", transformer), ("vae", new_autoencoder())):
             source = self.transformer if name == "transformer" else self.autoencoder
             network.register_to_config(**source.config)
             network.load_state_dict(source.state_dict())

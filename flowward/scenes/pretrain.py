@@ -22,7 +22,7 @@ from ..system import checkpoint, strict_json
 from ..system.precision import Precision, autocast, resolve
 from ..system.streams import generator
 from .network import Networks
-from .recipe import SHARD, Pretrain
+from .recipe import SHARD, Distil, Pretrain
 from .render import misread, render
 
 STAGES = ("autoencoder", "flow")
@@ -116,7 +116,7 @@ def fit(
     name: str,
     module: nn.Module,
     loss: Callable[[int], tuple[Tensor, dict[str, float]]],
-    config: Pretrain,
+    config: Pretrain | Distil,
     steps: int,
     stop: int,
     optimisers: list[torch.optim.Optimizer],
@@ -169,7 +169,7 @@ def _adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.opt
     return torch.optim.AdamW(parameters, learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
 
 
-def _muon_and_adam(module: nn.Module, config: Pretrain) -> list[torch.optim.Optimizer]:
+def muon_and_adam(module: nn.Module, config: Pretrain | Distil) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al., 2024; scaling of arXiv:2502.16982) for the matrices of the blocks, AdamW for the rest."""
     named = list(module.named_parameters())
     matrices = [p for name, p in named if p.ndim == 2 and "transformer_blocks" in name]
@@ -208,7 +208,7 @@ def pretrain(config: Pretrain) -> Iterator[dict[str, Any]]:
         vae.requires_grad_(False)
         set_scale(networks, config)
         task = lambda step: flow_loss(networks, data, step)  # noqa: E731
-        yield from fit("flow", flow, task, config, config.steps, config.stop, _muon_and_adam(flow, config), config.ema)
+        yield from fit("flow", flow, task, config, config.steps, config.stop, muon_and_adam(flow, config), config.ema)
 
     with open(config.output / "log.jsonl", "a", encoding="utf-8") as log:
         for line in stages():

@@ -1,4 +1,4 @@
-"""Settings of the base model's pretraining. Reading them needs no torch; pretrain.py trains."""
+"""Settings of the built-in models' training. Reading them needs no torch; pretrain.py and distil.py train."""
 
 from __future__ import annotations
 
@@ -62,6 +62,58 @@ class Pretrain:
         between(self, 0, 1, "caption_errors", "caption_dropout")
         if self.stop > self.steps:
             raise ValueError(f"stop must be at most steps, {self.steps}, where the learning rate is 0, not {self.stop}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema, a decay, must lie in [0, 1), not {self.ema}")
+        if not 1 <= self.views <= SHARD:
+            raise ValueError(f"views must be between 1 and {SHARD}, not {self.views}")
+
+
+@dataclass(frozen=True)
+class Distil:
+    """Settings for distilling the few-step model; the defaults made the shipped one."""
+
+    output: Path
+    """folder for the checkpoint, the log and the finished model"""
+    teacher: str = "scenes"
+    """distil this model: `scenes`, or a folder made by `flowward pretrain scenes`"""
+    seed: int = 0
+    """random seed"""
+    steps: int = 2000
+    """training steps in the learning-rate schedule"""
+    stop: int = 700
+    """stop at this step, and settle"""
+    settle: int = 150
+    """then train for so many steps from the average of the weights, while the learning rate falls to 0"""
+    batch: int = 64
+    """jumps per training step"""
+    points: int = 12
+    """steps of the teacher from noise to data; jumps start and end at its states"""
+    views: int = 24
+    """use each of the teacher's trajectories for N jumps on average"""
+    learning_rate: float = 5e-4
+    """learning rate of AdamW, for all weights but the matrices of the transformer blocks"""
+    matrix_learning_rate: float = 1e-3
+    """learning rate of Muon, for those matrices"""
+    ema: float = 0.998
+    """EMA decay of the weights"""
+    caption_dropout: float = 0.1
+    """share of empty captions, needed for classifier-free guidance"""
+    save_every: int = 50
+    """save a checkpoint every N steps"""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """precision of the networks (auto: bf16 if the processor has it); a resumed run keeps its own"""
+    threads: int | None = None
+    """CPU threads (default: torch's choice)"""
+
+    def __post_init__(self) -> None:
+        not_negative(self, "seed")
+        positive(self, "learning_rate", "matrix_learning_rate")
+        between(self, 1, MOST_STEPS, "steps", "stop", "settle", "save_every")
+        between(self, 1, MOST_BATCH, "batch")
+        if self.stop > self.steps:
+            raise ValueError(f"stop must be at most steps, {self.steps}, where the learning rate is 0, not {self.stop}")
+        between(self, 4, 1000, "points")
+        between(self, 0, 1, "caption_dropout")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema, a decay, must lie in [0, 1), not {self.ema}")
         if not 1 <= self.views <= SHARD:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from .. import models, prompts, rewards
 from ..algorithms import ALGORITHMS
 from ..algorithms.algorithm import Algorithm, remarks
+from ..algorithms.suited import distilled_remarks, refuse_distilled
 from ..evaluation.evaluate import Evaluator, load_rewards
 from ..evaluation.leakage import leak
 from ..process.policy import Policy
@@ -207,6 +208,8 @@ def assembled(
     saved = RunFolder.open(settings.run.output).checkpoints() if resume else []
     policy = _policy(settings, bool(saved))
     settings = replace(settings, precision=policy.precision)  # a resumed run keeps its precision
+    if not resume:
+        refuse_distilled(settings.algorithm, policy, settings.run.allow_distilled)
     if settings.init_lora and not saved:
         settings = replace(settings, **config.recorded(policy))
     parts = Parts.of(settings, policy, reward, texts)
@@ -226,6 +229,7 @@ def assembled(
     teams = distributed.teams()
     idle = [*batches.idle(settings.run, trainer.unit, teams), *settings.drawing.idle(settings.run, teams)]
     unlimited = remarks(settings.algorithm, settings.run.updates_per_iteration)
+    unlimited += distilled_remarks(settings.algorithm, policy, trainer.rollout)
     unclear = _warnings(settings, parts.prompts, held_out)
     warnings = (*read, *unclear, *unlimited, *idle, *([changed] if changed else []))
     return Assembly(settings, trainer, evaluator, notes, warnings, found, tuple(changes))
@@ -377,6 +381,7 @@ def of_python(
         raise ValueError("trackers continue a run by what its folder says: set `output` beside `track`")
     teachers = teaching.held(policy, teachers, algorithm, prompts)
     trainer = Trainer(algorithm, policy, reward, prompts, run, teachers=teachers)
+    refuse_distilled(algorithm, policy, run.allow_distilled)
     policy.refuse(list(prompts))
     rewards.refuse(reward, prompts.texts, prompts.about(range(len(prompts))))
     if evaluator:
@@ -388,6 +393,7 @@ def of_python(
     described = config.of_python(algorithm, policy, reward, prompts, run, how) | teachers.described
     told: list[str | None] = [*policy.remarks_on([*prompts, *(evaluator.prompts if evaluator else ())])]
     told += remarks(algorithm, run.updates_per_iteration)
+    told += distilled_remarks(algorithm, policy, trainer.rollout)
     if evaluator and how:
         shared = leak(prompts, evaluator.prompts, how.chosen(evaluator.prompts))
         told += [shared, how.unlike(algorithm.rollout.guidance)]

@@ -147,7 +147,7 @@ def _type_of(chosen: Preset, algorithm: type, where: str) -> type[Settings]:
     changed: list[tuple[str, Any, Any]] = [
         ("algorithm", algorithm, field(default=chosen.algorithm)),
         ("run", Annotated[Run, tyro.conf.OmitArgPrefixes], field(default=run)),
-        ("evaluation", Evaluation, field(default=_alike(Evaluation(), chosen.algorithm))),
+        ("evaluation", Evaluation, field(default=_jumping(_alike(Evaluation(), chosen.algorithm), chosen.algorithm))),
     ]
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.settings.items()}
     changed += [(name, Settings.__annotations__[name], field(default=value)) for name, value in given.items()]
@@ -174,6 +174,14 @@ def starting(algorithm: str, preset: str | None, model: str | None) -> Any:
 
 def _alike(how: Evaluation, algorithm: Algorithm) -> Evaluation:
     return replace(how, sampler=replace(how.sampler, guidance=algorithm.rollout.guidance))
+
+
+def _jumping(how: Evaluation, algorithm: Algorithm) -> Evaluation:
+    """The evaluation with the jumps of the rollout, if it jumps: a few-step model is measured as it is trained."""
+    drawn: Any = algorithm.rollout
+    if not getattr(drawn, "jumps", False):
+        return how
+    return replace(how, sampler=replace(how.sampler, solver=drawn.solver, steps=drawn.steps))
 
 
 def measured_alike(settings: Settings) -> Settings:

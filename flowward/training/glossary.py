@@ -116,6 +116,11 @@ REWARDS = {
         f"below {NO_SIGNAL:g}",
         SHARES,
     ),
+    "semigroup": Metric(
+        "Semigroup residual",
+        "RMS distance between one jump from noise to data and two half jumps, at evaluations (meanflow_advantage)",
+        "does not grow: 0 is an exact flow map",
+    ),
     "latent_rms": Metric(
         "RMS of the final latents",
         "root mean square of the sampled latents, before decoding",

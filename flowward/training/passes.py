@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..learning.points import PointSet, Rows
-from ..process.policy import Condition
+from ..learning.points import PointSet
+from ..learning.rows import Rows
+from ..process.policy import Condition, anchor_of
 from ..system import distributed
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ class Blank:
     t: Tensor  # [1]
     condition: Condition  # one row
     known: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def place(self, name: str) -> tuple[Tensor, Tensor, Condition]:
+        return self.x_t, self.t, self.condition
 
 
 Loss = Callable[[], tuple[Tensor, dict[str, Tensor]]]
@@ -92,6 +96,6 @@ def _with_policy(loop: Loop[Any], part: Any, same: Sequence[str]) -> Rows:
 
 
 def _anchor(loop: Loop[Any], name: str, batch: Any) -> Tensor:
-    with loop.still(name):
+    with loop.still(anchor_of(name)[0]):
         found: Tensor = loop.models.at(name, batch)
         return found

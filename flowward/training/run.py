@@ -132,6 +132,8 @@ class Run(Training):
     """images sampled at once"""
     reward_buffer: int = 0
     """compare images with the last N rewards of their prompt too (DDPO: 32; 0: off)"""
+    allow_distilled: bool = False
+    """train a step-distilled model even with a loss that blurs its samples (docs/few_step.md)"""
 
     def __post_init__(self) -> None:
         if self.group_size < 2 and not (self.group_size == 1 and self.reward_buffer):

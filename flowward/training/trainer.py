@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algorithms.algorithm import TEACHER, Algorithm, refuse_incomplete
+from ..algorithms.algorithm import TEACHER, Algorithm, measured_by, refuse_incomplete
+from ..algorithms.suited import refuse_times
 from ..evaluation.evaluate import Evaluator, NotFinite
 from ..evaluation.provenance import same_scores
 from ..learning.mixing import MIXES, RewardBuffer, each_reward
+from ..process.noise import Noise
 from ..process.policy import Condition, Models, Policy
-from ..process.rollout import Drawn, Rollout
+from ..process.rollout import Drawn, Rollout, bound_to
 from ..prompts import Prompt, PromptSet, refuse_others
 from ..rewards import Reward, RewardError, terms
 from ..rewards.scoring import Scoring, agreed
@@ -45,6 +47,7 @@ Collect = Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Dr
 """(prompts, encoded prompts, iteration, numbers of images [n]) -> these images in order, in parts: samples, images"""
 
 
+MEASURED_ROWS = 16  # noises that an algorithm measures the policy on, at an evaluation
 Graft = Callable[[Rollout, Sequence[Prompt], int], Rollout]  # samples, prompts of groups, iteration -> samples
 
 
@@ -82,9 +85,10 @@ class Trainer(Loop[Evaluator]):
         refuse_incomplete(algorithm)
         refuse_others(prompts)
         teachers.refuse(algorithm, prompts)
+        refuse_times(algorithm, policy)
         super().__init__(algorithm, policy, run)
         self.policy, self.reward, self.prompts = policy, reward, prompts
-        self.rollout = algorithm.rollout.bound(policy.times)
+        self.rollout = bound_to(policy, algorithm.rollout)
         self.collect, self.graft = collect or self.draw, graft or _as_it_is
         self.teachers = teachers
         taught = {TEACHER: teachers.velocity(policy, algorithm.anchors[TEACHER])} if teachers else {}
@@ -143,8 +147,21 @@ class Trainer(Loop[Evaluator]):
         if self.watch is None:
             self.watch = Watch(folder.path if folder else None)
         health = [*step.health, *self.watch.look(step.index, measured)]
+        metrics = {**step.metrics, **self._own_measures()}
         seconds = {**step.seconds, "evaluate": time.perf_counter() - started}
-        return replace(step, evaluation=measured.summary(), health=health, seconds=seconds)
+        return replace(step, metrics=metrics, evaluation=measured.summary(), health=health, seconds=seconds)
+
+    def _own_measures(self) -> dict[str, float]:
+        """What the algorithm measures of the policy; every process the same."""
+        policy, chosen = self.policy, self.prompts.spread(MEASURED_ROWS)
+
+        def start() -> tuple[Tensor, Condition]:
+            keys = tuple(("measured", self.run.seed, number) for number in range(len(chosen)))
+            condition = policy.encode([self.prompts[i] for i in chosen])
+            return Noise(policy.latent_shape, keys, policy.device).start(), condition
+
+        with policy.weights.still("policy"), torch.no_grad():
+            return measured_by(self.algorithm, policy.under("policy", self.rollout.guidance), start)
 
     def gather(self, index: int, clock: Clock) -> Gathered:
         """Sample and score a group of images for each prompt, and make the algorithm's training points.

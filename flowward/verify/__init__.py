@@ -70,18 +70,21 @@ def verify(names: Sequence[str] = NAMES, others: Mapping[str, Algorithm] | None 
 
 
 def verify_model(policy: Policy) -> Report:
-    """Compare a model with its own diffusers pipeline (see model.py). Its adapters are removed.
+    """Compare a model with its own diffusers pipeline (see model.py), and measure slopes (calibration.py).
+
+    Its adapters are removed.
 
     Raises:
         ValueError: it is not a diffusers model with adapters.
     """
     from ..models.diffusers import DiffusersPolicy
-    from . import model  # here, because it imports diffusers
+    from . import calibration, model  # here, because they import diffusers
 
     if not isinstance(policy, DiffusersPolicy):
         raise ValueError(f"{policy.name} is not a diffusers pipeline, so there is nothing to compare it with")
     started = time.perf_counter()
-    checks = list(model.laws(policy))
+    slopes = list(calibration.checks(policy))  # first: the laws remove the adapters
+    checks = [*model.laws(policy), *slopes]
     return Report(checks, [], time.perf_counter() - started)
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..algorithms.algorithm import TEACHER, Algorithm
-from ..learning.points import Points, Rows
+from ..learning.points import Points
+from ..learning.rows import Rows
 from ..process.flow import interpolate, mean, over
 from ..process.policy import Condition, Models
 from ..system.streams import generator

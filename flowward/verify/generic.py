@@ -16,7 +16,7 @@ from torch import Tensor
 from ..algorithms.algorithm import TEACHER, Algorithm
 from ..learning.credit import constant
 from ..process.noise import Noise
-from ..process.policy import Condition, Models, Velocity
+from ..process.policy import Condition, Models, Velocity, anchor_of
 from ..process.rollout import Rollout
 from . import kinds
 from .check import EXACT, Check, answering, compared, equation, guarded, number, real, slope
@@ -166,8 +166,9 @@ def evaluations(subject: Subject) -> Iterator[Check]:
 def kept(subject: Subject) -> Iterator[Check]:
     """Every policy copy that the rollout or the loss uses is declared in `copies`."""
     algorithm = subject.algorithm
-    used = {algorithm.behaviour, *algorithm.anchors} - {"policy", "reference", TEACHER}
-    missing = sorted(used - set(algorithm.copies)) + sorted(set(algorithm.anchors) - {*FIXED})
+    anchors = {anchor_of(name)[0] for name in algorithm.anchors}
+    used = {algorithm.behaviour, *anchors} - {"policy", "reference", TEACHER}
+    missing = sorted(used - set(algorithm.copies)) + sorted(anchors - {*FIXED})
     law = "copies that rollout or loss use but `copies` does not declare"
     yield number(law, SOURCE, len(missing), 0, 0, ", ".join(missing))
 

@@ -13,15 +13,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..algorithms import AdvantageFlow, FlowGRPO
+from ..algorithms import AdvantageFlow, FlowGRPO, MeanFlowAdvantage
+from ..algorithms.algorithm import Algorithm
 from ..export.weights import lora
+from ..learning.jumps import RenoiseJumps
 from ..learning.points import Renoise
 from ..models.diffusers import DiffusersPolicy
 from ..models.lora import LoRA
 from ..process.noise import Noise
 from ..process.plans import Chain
 from ..process.rollout import Sampler
-from ..process.solvers import euler
+from ..process.solvers import euler, jump
 from ..prompts import Edit, Prompt, of, prompt_of, source_of, text_of
 from ..system.seeds import numpy_generator
 from ..training.run import Run
@@ -71,9 +73,12 @@ def drawn(
     """Samples by Euler steps on the model's own time grid."""
     velocity, condition = policy.under(weights, guidance), policy.encode(list(prompts))
 
-    def field(x: Tensor, t: float) -> Tensor:
-        return velocity(x, torch.full((len(x),), t, device=x.device), condition)
+    def field(x: Tensor, t: float, s: float | None = None) -> Tensor:
+        rows = condition if s is None else condition.until(torch.full((len(x),), s, device=x.device))
+        return velocity(x, torch.full((len(x),), t, device=x.device), rows)
 
+    if policy.two_times:
+        return jump(field, x, policy.times(STEPS), Noise((), ()).step)
     return euler(field, x, policy.times(STEPS), Noise((), ()).step)
 
 
@@ -119,10 +124,10 @@ def _training(policy: DiffusersPolicy, prompts: Sequence[Prompt]) -> Iterator[Ch
         iterations=1, images_per_update=4, group_size=2, microbatch=2, rollout_batch=4, learning_rate=1e-2, warmup=0
     )
     grid: dict[str, Any] = {"steps": 3, "grid": "model"}
-    algorithms = (
-        AdvantageFlow(rollout=Sampler(**grid), points=Renoise(1)),
-        FlowGRPO(rollout=Chain(**grid), beta=0.0, clip=1e-3),
-    )
+    forward: Algorithm = AdvantageFlow(rollout=Sampler(**grid), points=Renoise(1))
+    if policy.two_times:
+        forward = MeanFlowAdvantage(rollout=Sampler(**grid, solver="jump"), points=RenoiseJumps(1))
+    algorithms = (forward, FlowGRPO(rollout=Chain(**grid), beta=0.0, clip=1e-3))
     for algorithm in algorithms:
         before = _state(policy)
         step = Trainer(algorithm, policy, _bright, of("verify", list(prompts)), run).step()

@@ -12,12 +12,13 @@ from tiny_runs import REWARDED, points_of_a_group
 from torch import Tensor
 
 from flowward import ALGORITHMS
+from flowward.learning.jumps import RenoiseJumps
 from flowward.learning.moves import Moves, RandomSteps
 from flowward.learning.points import PointSet, Renoise, RenoiseShared
 from flowward.learning.states import States
 from flowward.process.flow import over
 from flowward.process.noise import Noise, normal
-from flowward.process.policy import Condition, Models, Velocity
+from flowward.process.policy import Condition, Models, Velocity, anchor_of
 from flowward.process.rollout import Pairs, Rollout
 from flowward.process.times import Times
 from flowward.training.config import settings_type
@@ -35,6 +36,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "ram": {"m": 100.0, "residual": "policy", "points.times.law": "power", "old.retention": 0.9},
     "rvm": {"gain": 0.1, "advantage_clip": 5.0, "beta": 0.0},
     "vgrpo": {"clip": 6e-3, "beta": 0.0, "scale": "own", "soft_clip": None, "points.draws": 4},
+    "meanflow_advantage": {
+        "gamma": 1.1,
+        "lam": 1e-3,
+        "rollout.solver": "jump",
+        "rollout.steps": 4,
+        "points.times.same": 0.5,
+        "points.times.data": 0.25,
+        "old.retention": 0.5,
+    },
     "ddpo": {"clip": 1e-4, "beta": 0.0, "rollout.steps": 50, "rollout.law": "ddim", "rollout.noise": 1.0},
     "flow_grpo": {"clip": 1e-4, "beta": 0.04, "divergence": "per-noise", "rollout.steps": 10, "rollout.noise": 0.7},
     "flow_grpo_fast": {"clip": 1e-5, "ratio": "cps", "rollout.law": "cps", "rollout.noise": 0.8},
@@ -270,7 +280,7 @@ def test_points_are_fresh(name: str) -> None:
     if done.states is not None or done.steps is not None:
         assert all(torch.equal(value, numbers(two)[field]) for field, value in numbers(one).items())
         return
-    units = {Renoise: len(one), RenoiseShared: len(one) // group_size(name)}.get(
+    units = {Renoise: len(one), RenoiseJumps: len(one), RenoiseShared: len(one) // group_size(name)}.get(
         type(algorithm.points), len(one.group.unique())
     )
     assert len(torch.cat([one.eps, two.eps]).unique()) == 2 * units * 16
@@ -380,4 +390,5 @@ def test_the_copy_that_is_sampled_is_kept(name: str) -> None:
     """An algorithm whose samples come from `old` says how `old` follows the policy."""
     algorithm = ALGORITHMS[name]()
     assert algorithm.behaviour == "policy" or algorithm.behaviour in algorithm.copies
-    assert set(algorithm.anchors) - {"reference", "teacher"} <= set(algorithm.copies) <= {"old", "sampling"}
+    weights = {anchor_of(name)[0] for name in algorithm.anchors}
+    assert weights - {"reference", "teacher"} <= set(algorithm.copies) <= {"old", "sampling"}

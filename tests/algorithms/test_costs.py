@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tiny_runs import TEXTS, bright, taught
+from tiny_runs import TEXTS, bright, fitting, taught
 
 from flowward import models, prompts
 from flowward.algorithms.presets import PRESETS, Cost, facts
@@ -22,7 +22,7 @@ def counted(name: str, tiny: str) -> Cost:
         settings.run, images_per_update=images, updates_per_iteration=1, rollout_batch=images, reward_buffer=0
     )
     per_update = batches.counted(settings.algorithm, settings.algorithm.rollout, replace(run, memory=1.0)).per_update
-    policy = models.load(tiny, precision="float32")
+    policy = models.load(fitting(tiny, settings.algorithm), precision="float32")
     one = replace(run, microbatch=per_update)
     texts = prompts.of("mine", TEXTS)
     teachers = taught(settings.algorithm, policy, texts)

@@ -35,6 +35,7 @@ POINTS = {
     ("advantageflow", "paper"): 128,
     ("ram", "geneval"): 48 * 24 * 8,  # new_methods.md, 2.3
     ("vgrpo", "flux"): 1152 * 4,
+    ("meanflow_advantage", "paper"): 1152 * 4,
     # reverse_process.md, 5: images x trained steps over updates, or states where children share a forward
     ("ddpo", "aesthetic"): 128 * 49,
     ("flow_grpo", "geneval"): 576 * 9,
@@ -231,7 +232,7 @@ def test_the_facts_of_an_algorithm(name: str) -> None:
     """Its family is that of its place in the table; its paper is the one that its module names."""
     found = facts(name)
     place = list(PRESETS).index(name)
-    assert found.family == ("forward process" if place < 11 else "reverse process" if place < 21 else "distillation")
+    assert found.family == ("forward process" if place < 12 else "reverse process" if place < 22 else "distillation")
     module = __import__(ALGORITHMS[name].__module__, fromlist=[""])
     assert f"arXiv:{found.arxiv}" in module.__doc__
     assert 5 <= len(found.when.split()) <= 20

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from flowward import ALGORITHMS, prompts
 from flowward.evaluation.evaluate import draw
+from flowward.learning.jumps import trained_by
 from flowward.learning.moves import RandomSteps
 from flowward.models.weights import Full
 from flowward.process.policy import Condition, Policy
@@ -113,6 +114,7 @@ def test_forward_16_the_reward_rises(name: str, fitted: dict[str, Tensor]) -> No
     network = Network()
     network.load_state_dict(fitted)
     policy, vetted = RingPolicy(network), settings_type(name)()
+    policy.two_times = trained_by(vetted.algorithm.points) == "jumps"  # its velocity is that of every jump
     texts = prompts.of("four", ("a", "b", "c", "d"))
     run = Run(
         images_per_update=vetted.run.group_size * 16,

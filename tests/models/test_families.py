@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pipelines import TINY, tiny
+from tiny_pipelines import FRAMES, TINY, tiny
 from tiny_policies import policy
 from torch import Tensor
 
@@ -26,7 +26,7 @@ def test_a_model_in_half_precision(name: str, tmp_path: Path) -> None:
     """As on a GPU: bf16 weights, adapters in float32 (small steps survive), velocities and images near float32's."""
     found = []
     for dtype, precision in ((torch.float32, "float32"), (torch.bfloat16, "bf16")):
-        given = {"frames": 5} if name == "WanPipeline" else {}
+        given = FRAMES.get(name, {})
         family = FAMILIES[name](tiny(name).to(dtype), 32, 32, **given)
         one = DiffusersPolicy(name, family, 2, precision)  # type: ignore[arg-type]
         one.weights.add("old")
@@ -102,7 +102,7 @@ def test_a_video_has_one_frame_more_than_a_multiple_of_four(frames: int) -> None
 def test_an_image_larger_than_its_places_is_refused(name: str) -> None:
     """At once, not by an index out of its range in the first evaluation."""
     kind, pipe = FAMILIES[name], tiny(name)
-    given = {"frames": 5} if name == "WanPipeline" else {}
+    given = FRAMES.get(name, {})
     family = kind(pipe, 32, 32, **given)
     most, multiple = family.places, family.multiple
     assert most

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny_agents
 import torch
-from tiny_runs import REWARDED, TEXTS, bright, few_steps, small, taught
+from tiny_runs import REWARDED, TEXTS, bright, few_steps, fitting, small, taught
 from torch import Tensor
 
 from flowward import ALGORITHMS, models, prompts
@@ -44,7 +44,7 @@ SEVERAL = Sum((("bright", 1.0, bright), ("dark", 0.5, Dark())))
 def line(tiny: str, name: str, folder: Path) -> dict[str, Any]:
     """That of one iteration with two updates, two rewards, an evaluation and all that can be switched on."""
     algorithm = few_steps(name, **({"beta": 0.1} if issubclass(ALGORITHMS[name], PolicyGradient) else {}))
-    policy, texts = models.load(tiny, None, "float32"), prompts.of("mine", TEXTS)
+    policy, texts = models.load(fitting(tiny, algorithm), None, "float32"), prompts.of("mine", TEXTS)
     grouped = name in ("dgpo", "crd", "dpo") or getattr(algorithm.rollout, "leaves", 1) > 1
     run = small(
         iterations=1,

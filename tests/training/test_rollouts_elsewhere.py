@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from local_studios import drawers, plain, plain_attention, remote, same, weights
-from tiny_runs import algorithm, few_steps, small
+from tiny_runs import algorithm, few_steps, fitting, small
 from torch import Tensor
 
 from flowward import ALGORITHMS
@@ -313,7 +313,7 @@ STALE = {  # of each algorithm with its own settings, as the papers have them: w
         *("ddpo", "flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "mix_grpo_flash"),
         *("tempflow_grpo", "g2rpo", "grpo_guard", "flow_dppo", "fdfo"),
     ),
-    "anchored": ("advantageflow", "flowawr", "diffusion_nft", "dgpo", "crd"),
+    "anchored": ("advantageflow", "flowawr", "diffusion_nft", "dgpo", "crd", "meanflow_advantage"),
     "free": ("dpo", "opd"),
     "none": ("awm", "ram", "rvm", "vgrpo"),
 }
@@ -328,7 +328,7 @@ def test_every_algorithm_says_what_it_allows(tiny: str, kind: str, name: str) ->
         with pytest.raises(ValueError, match=r"^\w+ with behaviour 'policy' takes .* set --stale 0"):
             remote(tiny, how, run, 1)
         return
-    one = remote(tiny, how, run, 1)
+    one = remote(fitting(tiny, how), how, run, 1)
     found = [one.step().metrics for _ in range(3)]
     assert all("first_ratio_max" not in each for each in found)  # the shortcut of a policy that has just drawn
     assert found[2]["loss"] != 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from resumed_runs import BUDGET, train
-from tiny_runs import TEXTS, bright, few_steps, same, small, taught, trainer
+from tiny_runs import TEXTS, bright, few_steps, fitting, same, small, taught, trainer
 
 from flowward import ALGORITHMS, models, prompts
 from flowward.evaluation.evaluate import Evaluation, Evaluator
@@ -25,7 +25,8 @@ from flowward.training.trainer import Trainer
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_network_evaluations_are_those_that_a_recorder_sees(name: str, tiny: str) -> None:
-    algorithm, policy = few_steps(name), models.load(tiny, None, "float32")
+    algorithm = few_steps(name)
+    policy = models.load(fitting(tiny, algorithm), None, "float32")
     run = small(group_size=2 if isinstance(algorithm.rollout, Pairs) else 4)
     texts = prompts.of("mine", TEXTS)
     one = Trainer(algorithm, policy, bright, texts, run, teachers=taught(algorithm, policy, texts))

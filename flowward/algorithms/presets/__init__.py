@@ -28,6 +28,7 @@ from .. import CLASSES
 Family = Literal["forward process", "reverse process", "distillation"]
 FOLDER = Path(__file__).parent
 TRAINING: Mapping[str, Any] = {
+    "model": "scenes",
     "images_per_update": 288,
     "group_size": 12,
     "updates_per_iteration": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .anyflow import AnyFlow
 from .family import Family
 from .flux import Flux, FluxKontext
 from .flux2 import Flux2Klein
@@ -11,10 +12,9 @@ from .sd3 import StableDiffusion3
 from .wan import Wan
 from .z_image import ZImage
 
-FAMILIES: dict[str, type[Family]] = {
-    name: family
-    for family in (StableDiffusion3, Flux, FluxKontext, Flux2Klein, QwenImage, QwenImageEdit, ZImage, Sana, Wan)
-    for name in family.pipelines
-}
+_ALL: tuple[type[Family], ...] = (
+    StableDiffusion3, Flux, FluxKontext, Flux2Klein, QwenImage, QwenImageEdit, ZImage, Sana, Wan, AnyFlow,
+)  # fmt: skip
+FAMILIES: dict[str, type[Family]] = {name: family for family in _ALL for name in family.pipelines}
 
 __all__ = ["FAMILIES", "Family"]

@@ -12,6 +12,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from ...process.distilled import Sign, of_pipeline, of_scheduler
 from ...prompts import Edit
 from ...prompts.pictures import picture
 from ..lora import ATTENTION
@@ -40,6 +41,7 @@ class Family(ABC):
     targets: ClassVar[tuple[str, ...]] = ATTENTION  # modules that get LoRA adapters
     guidance: ClassVar[Guidance] = "classifier-free"
     published: ClassVar[float | None] = None  # guidance scale in the publication of a model with embedded guidance
+    two_times: ClassVar[bool] = False  # the network has a second time, the end of a jump: `until` in a condition
     edits: ClassVar[bool] = False  # prompts are Edits, and a condition has a `source` [N, *shape]
     needs: ClassVar[tuple[str, ...]] = ()  # packages that flowward does not install
     text_tokens: int
@@ -149,6 +151,14 @@ class Family(ABC):
         """What they share, by name, with its length; text with a mask is padded."""
         frames = self.shape[1] if len(self.shape) == 4 else 1
         return {"attention heads": self.pipe.transformer.config.num_attention_heads, "tokens": self.tokens * frames}
+
+    def distilled(self) -> list[Sign]:
+        """Signs in the pipeline's settings that it is step-distilled."""
+        pipe = self.pipe
+        return [
+            *of_pipeline(type(pipe).__name__, pipe.config),
+            *of_scheduler(type(pipe.scheduler).__name__, pipe.scheduler.config),
+        ]
 
     @abstractmethod
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:

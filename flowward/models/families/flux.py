@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ...process.distilled import Sign
 from ..reading import Reader
 from .family import Family, Guidance, pack, positions, unpack
 
@@ -24,6 +25,11 @@ class Flux(Family):
     def __init__(self, pipe: Any, *size: Any, **more: Any):
         super().__init__(pipe, *size, **more)
         self.guidance = "embedded" if pipe.transformer.config.guidance_embeds else "none"  # type: ignore[misc]
+
+    def distilled(self) -> list[Sign]:
+        """Also that there is no input for guidance, as in FLUX.1-schnell and in models that undo its distillation."""
+        without = Sign("`guidance_embeds: false`", "transformer/config.json", "likely")
+        return [*super().distilled(), *[without] * (self.guidance == "none")]
 
     @property
     def parts(self) -> dict[str, int]:

@@ -53,7 +53,7 @@ class Wan(Family):
 
     def __init__(self, pipe: Any, height: int | None = None, width: int | None = None, frames: int = 81, **more: Any):
         super().__init__(pipe, 480 if height is None else height, 832 if width is None else width, frames, **more)
-        boundary = pipe.config.boundary_ratio
+        boundary = pipe.config.get("boundary_ratio")
         self._boundary = boundary
         self._network = self.joined(self.transformers)
         if frames < 1 or (frames - 1) % pipe.vae_scale_factor_temporal:
@@ -66,7 +66,7 @@ class Wan(Family):
 
     @property
     def transformers(self) -> dict[str, Any]:
-        return {name: part for name in ("transformer", "transformer_2") if (part := getattr(self.pipe, name))}
+        return {name: part for name in ("transformer", "transformer_2") if (part := getattr(self.pipe, name, None))}
 
     @property
     def network(self) -> Any:
