@@ -70,6 +70,7 @@ class Points(Batch):
     group: Tensor  # [B] number of the unit that a point belongs to
     exemplar: Tensor  # [B] bool: the sample is a given image
     delta: Tensor | None = None  # [B, ...] half the difference to the other sample of its pair
+    width: Tensor | None = None  # [B] 1 / density of t (see Times.width); None: unknown
 
 
 class PointSet(Protocol):
@@ -126,8 +127,10 @@ def unit_order(points: PointSet, updates: int, key: Key) -> list[Tensor]:
     return [torch.cat(step) for step in steps if sum(map(len, step))]
 
 
-def _renoised(rollout: Rollout, sample: Tensor, t: Tensor, eps: Tensor, group: Tensor) -> Points:
-    x0 = rollout.x0[rollout.rows(sample)]
+def _renoised(noising: Draws, sample: Tensor, draw: Tensor, group: Tensor) -> Points:
+    """Samples with these numbers [B], noised by these draws [B]."""
+    rollout, (t, eps) = noising.rollout, noising.at(draw)
+    x0, width = rollout.x0[rollout.rows(sample)], noising.width(t)
     given = torch.zeros(len(sample), dtype=torch.bool) if rollout.exemplar is None else rollout.exemplar[sample]
     return Points(
         x_t=interpolate(x0, eps.to(x0.device), t.to(x0.device)),
@@ -138,6 +141,7 @@ def _renoised(rollout: Rollout, sample: Tensor, t: Tensor, eps: Tensor, group: T
         condition=rollout.condition[rollout.group[sample]],
         group=group.to(x0.device),
         exemplar=given.to(x0.device),
+        width=None if width is None else width.to(x0.device),
     )
 
 
@@ -150,6 +154,10 @@ class Draws:
     times: Times
     key: Key
     same_times: bool = False  # one call of the time law serves all
+
+    def width(self, t: Tensor) -> Tensor | None:
+        """1 / density of each time t [B]; see Times.width."""
+        return self.times.width(t, self.draws, self.rollout.levels)
 
     def at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """t [B] and eps [B, ...] of draws `numbers`; repeated numbers give the same again."""
@@ -198,7 +206,7 @@ class Renoised(MeanOfPoints):
 
     def take(self, numbers: Tensor) -> Points:
         sample = numbers // self.unit
-        return _renoised(self.rollout, sample, *self.noising.at(numbers), sample)
+        return _renoised(self.noising, sample, numbers, sample)
 
 
 @dataclass(frozen=True)
@@ -229,7 +237,7 @@ class Averaged(Renoised):
     def take(self, numbers: Tensor) -> Points:
         sample = numbers // self.unit
         draw = self.rollout.group[sample] * self.unit + numbers % self.unit
-        return _renoised(self.rollout, sample, *self.noising.at(draw), sample)
+        return _renoised(self.noising, sample, draw, sample)
 
 
 @dataclass(frozen=True)
@@ -289,7 +297,7 @@ class Together(MeanOfPoints):
 
     def take(self, numbers: Tensor) -> Points:
         draw, sample = numbers // self.unit, self._samples(numbers)
-        return _renoised(self.rollout, sample, *self.noising.at(draw), draw)
+        return _renoised(self.noising, sample, draw, draw)
 
 
 @dataclass(frozen=True)
@@ -373,6 +381,7 @@ class VisitedStates(MeanOfPoints):
             group=rollout.group[sample].to(device),
             exemplar=torch.zeros(len(sample), dtype=torch.bool, device=device),
             delta=(rollout.x0[own] - rollout.x0[other]) / 2,
+            width=Times("levels").width(t, len(rollout.levels), rollout.levels),
             known={"old": v},
         )
 
