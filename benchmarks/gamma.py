@@ -42,7 +42,7 @@ Line = dict[str, Any]
 
 
 def plan() -> list[str]:
-    """The names REWARD:GAMMA:SEED of all runs: the first four gammas before the rest, reward by reward, seed by seed."""
+    """The names REWARD:GAMMA:SEED of all runs: the first four gammas before the rest, then by reward and by seed."""
     parts = (GAMMAS[:4], GAMMAS[4:])
     return [f"{r}:{g}:{seed}" for part in parts for r in REWARDS for seed in SEEDS for g in part]
 

@@ -33,6 +33,7 @@ from flowward.learning.points import Points
 from flowward.learning.snapshots import Decay
 from flowward.learning.terms import nats
 from flowward.process.policy import Condition, Models
+from flowward.training import config
 
 X = torch.linspace(-9, 9, 3601, dtype=torch.float64)
 NORMAL = (-(X**2) / 2).exp() / math.sqrt(2 * math.pi) * (X[1] - X[0])  # probabilities of the grid
@@ -373,6 +374,12 @@ def test_a_state_of_an_older_version_is_completed() -> None:
 def test_settings_that_do_not_fit_together(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=f"^{said}"):
         AdvantageFlow(**given)
+
+
+def test_an_algorithm_without_gamma_is_named() -> None:
+    """In config.yaml; on the command line see test_bad_input.py."""
+    with pytest.raises(ValueError, match=r"^crd has no setting gamma; advantageflow has one$"):
+        config.from_dict({"algorithm": {"name": "crd", "gamma": "auto"}})
 
 
 def test_aims_that_cannot_be() -> None:
