@@ -40,12 +40,13 @@ from torch import Tensor
 from ..learning.credit import CentredRMS
 from ..learning.points import Points, Renoise
 from ..learning.snapshots import Decay
-from ..learning.terms import departure, detached, error_scale
+from ..learning.terms import detached, error_scale
 from ..process.flow import clean, mean, over, wide
 from ..process.policy import Models
 from ..process.rollout import Sampler
 from ..system.errors import finite, not_negative, one_of
 from .anchored import Anchored
+from .auto_gamma import UNSEEN, AutoGamma, Rule, searched
 
 Space = Literal["x0", "velocity"]
 
@@ -103,8 +104,8 @@ def advantageflow(
 class AdvantageFlow(Anchored):
     """AdvantageFlow's settings; the defaults are tested (docs/benchmarks.md)."""
 
-    gamma: float | Literal["1-A"] = "1-A"
-    """weight of the old policy: a number (paper: 1.1) or 1-A, which gives curvature 1"""
+    gamma: float | Literal["1-A", "auto"] = "1-A"
+    """weight of the old policy: a number (paper: 1.1), 1-A (curvature 1) or auto (chosen by the run)"""
     lam: float = 1e-3
     """weight of the reference model"""
     denominator: bool = True
@@ -115,6 +116,8 @@ class AdvantageFlow(Anchored):
     """space of the errors: in `x0` space the loss of a point is t^2 times that in `velocity` space"""
     signed: bool = False
     """permit losses without a minimum, such as gamma = 0 (docs/same.md)"""
+    auto: AutoGamma = field(default_factory=AutoGamma)
+    """what gamma auto aims for"""
     behaviour: Literal["old", "policy"] = "old"
     """policy that draws the samples"""
     rollout: Sampler = field(default_factory=Sampler)
@@ -127,9 +130,14 @@ class AdvantageFlow(Anchored):
         not_negative(self, "lam", "calibration")
         one_of("space", self.space, get_args(Space))
         if isinstance(self.gamma, str):
-            one_of("gamma", self.gamma, ["1-A"])
+            one_of("gamma", self.gamma, ["1-A", "auto"])
         else:
             finite(self, "gamma")
+        if self.gamma == "auto":
+            self._refuse_auto()
+            return
+        if self.auto != AutoGamma():
+            raise ValueError(f"auto.ess, auto.nats and auto.budget work only with gamma auto, not with {self.gamma}")
         lowest = getattr(self.credit, "lowest", 0.0)  # optional for a user's own credit
         least = self.curvature(torch.tensor([lowest])).item()
         if not least > 0 and not self.signed:
@@ -140,6 +148,19 @@ class AdvantageFlow(Anchored):
                 f"{mend} gamma to 1-A, or {'lower credit.clip' if bounded else 'clip the advantages'} "
                 "(signed permits such a loss)"
             )
+
+    def _refuse_auto(self) -> None:
+        if self.signed:
+            raise ValueError(
+                "gamma auto keeps a minimum for every point: leave out signed, or choose a number for gamma"
+            )
+        if self.auto.budget is not None and self.lam == 0:
+            raise ValueError("auto.budget raises lam step by step, and lam is 0: set lam above 0, for example 0.001")
+
+    @property
+    def adaptive(self) -> Rule | None:
+        """What chooses gamma, if that is auto."""
+        return Rule(self.auto, self.lam, self._gain_form) if self.gamma == "auto" else None
 
     @property
     def held_to(self) -> tuple[str, ...]:
@@ -156,22 +177,44 @@ class AdvantageFlow(Anchored):
         return {"old": self.old} if self._held or self.behaviour == "old" else {}
 
     def _gamma(self, advantage: Tensor) -> Tensor:
-        return 1 - advantage if self.gamma == "1-A" else torch.full_like(advantage, float(self.gamma))
+        if self.gamma == "1-A":
+            return 1 - advantage
+        return torch.full_like(advantage, UNSEEN if self.gamma == "auto" else self.gamma)
 
     def curvature(self, advantage: Tensor) -> Tensor:
-        """A + gamma + lambda, [B]: half the second derivative of a point's loss."""
+        """A + gamma + lambda, [B]: half the second derivative of a point's loss; times gamma, if that is auto."""
         even = self.gamma == "1-A"  # A + (1 - A) would be NaN for A = -inf
         return (torch.ones_like(advantage) if even else advantage + self._gamma(advantage)) + self.lam
 
     def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each point [B], and metrics."""
+        """The loss of each point [B], and metrics. With gamma auto, that of a run's first iteration."""
+        if self.gamma == "auto":
+            return self._gain_form(models, points, UNSEEN, self.lam)
+        a = points.advantage
+        loss, watched, _ = self._weighed(models, points, self._gamma(a), self.lam)
+        return loss, watched if self.signed else {**watched, "curvature_min": self.curvature(a)}
+
+    def _weighed(
+        self, models: Models, points: Points, gamma: Tensor, lam: float
+    ) -> tuple[Tensor, dict[str, Tensor], list[Tensor | None]]:
+        """Losses [B] with gamma [B], metrics, and the velocities of the policy, of `old` and of the reference."""
         v_old = models.at("old", points) if self._held else None
         v_ref = self.reference(models, points)
         v, a = models.at("policy", points), points.advantage
-        fit, hold = a + self.calibration, self._gamma(a) - self.calibration
+        fit, hold = a + self.calibration, gamma - self.calibration
         loss = advantageflow(
-            v, v_old, v_ref, points.x_t, points.t, points.x0, fit, hold, self.lam, self.denominator, self.space,
+            v, v_old, v_ref, points.x_t, points.t, points.x0, fit, hold, lam, self.denominator, self.space,
             self.signed,
         )  # fmt: skip
-        watched = departure(v, v_old, points.x0, points.eps)
-        return loss, watched if self.signed else {**watched, "curvature_min": self.curvature(a)}
+        return loss, self.watched(points, v, v_old, v_ref), [v, v_old, v_ref]
+
+    def _gain_form(self, models: Models, points: Points, gamma: float, lam: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each point divided by gamma, and metrics with the sums of the line search (auto_gamma.py)."""
+        a = points.advantage
+        loss, watched, (v, v_old, v_ref) = self._weighed(models, points, torch.full_like(a, gamma), lam)
+        assert v is not None and v_old is not None
+        scale, curve = points.t**2 if self.space == "x0" else torch.ones_like(a), a + gamma + lam
+        if self.denominator:
+            scale = scale / error_scale(clean(points.x_t, points.t, v) - points.x0).to(scale.dtype)
+        line = searched(points, v, v_old, v_ref, a + self.calibration, curve, lam, scale)
+        return loss / gamma, {**watched, **line, "curvature_min": curve}

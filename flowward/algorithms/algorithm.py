@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
@@ -68,6 +69,55 @@ def measured_by(
     """
     found: Callable[..., dict[str, float]] | None = getattr(algorithm, "measured", None)
     return found(velocity, *start()) if found else {}
+
+
+State = dict[str, Any]  # plain numbers by name, as a checkpoint stores them
+Measured = Callable[[], Mapping[str, float]]
+"""means of the loss's metrics over the points of the last optimiser step; all processes have to ask together"""
+Loss = Callable[[Any, Any], tuple[Tensor, dict[str, Tensor]]]  # (models, points) -> losses [B], metrics
+PRIVATE = "_"  # metrics of a loss whose names begin so are for `Adaptive.learned` alone
+
+
+class Adaptive(Protocol):
+    """Settings that a run chooses for itself, one iteration after the other: pure functions of a state.
+
+    The run keeps the state. It is part of a checkpoint, equal in all processes, and a failed iteration changes nothing.
+    An algorithm has one of these in its optional attribute `adaptive` (None: nothing adapts), for example
+    AdvantageFlow's gamma.
+    """
+
+    def start(self) -> State: ...  # before the first iteration
+    def seen(self, state: State, advantage: Tensor) -> State: ...  # [N] of all processes, before the optimiser steps
+    def loss(self, state: State) -> Loss: ...  # of this iteration
+    def learned(self, state: State, measured: Measured) -> tuple[State, dict[str, float], list[str]]: ...
+
+    # after them, from means of the loss's metrics over the last step's points; also more metrics, and warnings
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Nothing adapts: the loss is that of the algorithm."""
+
+    algorithm: Objective
+
+    def start(self) -> State:
+        return {}
+
+    def seen(self, state: State, advantage: Tensor) -> State:
+        return state
+
+    def loss(self, state: State) -> Loss:
+        found: Loss = self.algorithm.loss
+        return found
+
+    def learned(self, state: State, measured: Measured) -> tuple[State, dict[str, float], list[str]]:
+        return state, {}, []
+
+
+def adaptive_of(algorithm: Objective) -> Adaptive:
+    """What adapts the settings of an algorithm: its optional attribute `adaptive`."""
+    found: Adaptive | None = getattr(algorithm, "adaptive", None)
+    return Fixed(algorithm) if found is None else found
 
 
 PARTS = ("behaviour", "rollout", "copies", "guidance", "skips_silent", "anchors", "credit", "points", "loss")

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ..learning.points import Points
 from ..learning.snapshots import Decay
+from ..learning.terms import Watched, departure
 from ..process.policy import Models
+from ..process.rollout import Sampling
 from ..system.errors import finite
 from .algorithm import Stale
 
@@ -26,6 +28,8 @@ class Anchored:
         def k_ref(self) -> float: ...
         @property
         def behaviour(self) -> str: ...
+        @property
+        def rollout(self) -> Sampling: ...
 
     guidance: float = field(default=1.0, kw_only=True)
     """guidance scale in training (1: off), independent of the rollout's; FLUX.1-dev reads it as input"""
@@ -58,3 +62,13 @@ class Anchored:
     def reference(self, models: Models, points: Points) -> Tensor | None:
         """The reference model's velocity [B, ...], or None (not evaluated) if its weight is 0."""
         return models.at("reference", points) if "reference" in self.anchors else None
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the velocities of the loss are those that draw the samples: no guidance on either side."""
+        scales = {self.guidance, self.rollout.guidance, *self.anchors.values()}
+        return scales == {1.0}
+
+    def watched(self, points: Points, v: Tensor, v_old: Tensor | None, v_ref: Tensor | None) -> Watched:
+        """Metrics of the points: how far the policy has gone; see `departure`."""
+        return departure(points, v, v_old, v_ref, self.calibrated)

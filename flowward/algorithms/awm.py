@@ -23,7 +23,7 @@ from torch import Tensor
 from ..learning.credit import ZScore
 from ..learning.points import Points, Renoise
 from ..learning.snapshots import Decay
-from ..learning.terms import clipped_ratio, departure, matching, tether
+from ..learning.terms import clipped_ratio, matching, tether
 from ..process.flow import wide
 from ..process.policy import Models
 from ..process.rollout import Sampler
@@ -139,4 +139,4 @@ class AWM(Anchored):
             v, v_old, v_ref, eps, t, x0, points.advantage, self.power, self.k_old, self.k_ref, self.clip,
             self.advantage_clip, self.weighting, logp_old,
         )  # fmt: skip
-        return loss, departure(v, v_old, x0, eps)
+        return loss, self.watched(points, v, v_old, v_ref)

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..learning.credit import ZScore, group_mean
 from ..learning.points import Points, RenoiseGroups
 from ..learning.snapshots import Decay
-from ..learning.terms import departure, error_scale, matching, tether
+from ..learning.terms import error_scale, matching, tether
 from ..process.flow import wide
 from ..process.policy import Models
 from ..process.rollout import Sampler
@@ -118,4 +118,4 @@ class CRD(Anchored):
             v, v_old, v_ref, points.x0, points.eps, points.advantage, points.group, self.beta, self.clip, self.k_ref,
             hold=self.hold,
         )  # fmt: skip
-        return loss, departure(v, v_old, points.x0, points.eps)
+        return loss, self.watched(points, v, v_old, v_ref)

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..learning.credit import ZScore
 from ..learning.points import Points, RenoiseGroups
 from ..learning.snapshots import Decay
-from ..learning.terms import departure, group_sum, matching, tether
+from ..learning.terms import group_sum, matching, tether
 from ..process.flow import wide
 from ..process.policy import Models
 from ..process.rollout import Sampler
@@ -100,4 +100,4 @@ class DGPO(Anchored):
             v, v_old, v_ref, points.x0, points.eps, points.advantage, points.group, self.beta, self.clip, self.k_ref,
             self.advantage_clip,
         )  # fmt: skip
-        return loss, departure(v, v_old, points.x0, points.eps)
+        return loss, self.watched(points, v, v_old, v_ref)

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..learning.credit import ZScore
 from ..learning.points import Points, Renoise
 from ..learning.snapshots import Decay
-from ..learning.terms import departure, error_scale, tether
+from ..learning.terms import error_scale, tether
 from ..process.flow import mean, over, wide
 from ..process.policy import Models
 from ..process.rollout import Sampler
@@ -120,4 +120,4 @@ class DiffusionNFT(Anchored):
             v, v_old, v_ref, points.x_t, points.t, points.x0, points.advantage, self.beta, self.clip, self.k_ref,
             self.mode,
         )  # fmt: skip
-        return loss, departure(v, v_old, points.x0, points.eps)
+        return loss, self.watched(points, v, v_old, v_ref)

@@ -23,7 +23,7 @@ from torch.nn.functional import logsigmoid
 from ..learning.credit import BestAndWorst
 from ..learning.points import Points, RenoisePairs
 from ..learning.snapshots import Decay
-from ..learning.terms import departure, group_sum, matching
+from ..learning.terms import group_sum, matching
 from ..process.flow import wide
 from ..process.policy import Models
 from ..process.rollout import Sampler
@@ -71,4 +71,4 @@ class DPO(Anchored):
         """The loss of each point [B], and metrics. The batch must contain whole pairs."""
         v_old, v = models.at("old", points), models.at("policy", points)
         loss = dpo(v, v_old, points.x0, points.eps, points.advantage, points.group, self.beta)
-        return loss, departure(v, v_old, points.x0, points.eps)
+        return loss, self.watched(points, v, v_old, None)

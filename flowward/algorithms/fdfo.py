@@ -26,7 +26,7 @@ from torch import Tensor
 from ..learning.credit import HalfDifference
 from ..learning.points import Points, Visited
 from ..learning.snapshots import Decay
-from ..learning.terms import tether
+from ..learning.terms import divergences, tether
 from ..process.flow import mean, over, wide
 from ..process.laws import Churn
 from ..process.policy import Models
@@ -117,5 +117,6 @@ class FDFO:
         ratio = log_ratio(v.detach(), v_old, points.delta).exp()
         return loss, {
             "distance": mean((wide(v.detach()) - wide(v_old)) ** 2),
+            **divergences(points, v, v_old, v_ref, calibrated=self.guidance == 1),
             "outside": ((ratio - 1).abs() > self.clip).float(),  # share outside the trust region
         }

@@ -31,7 +31,7 @@ from torch import Tensor
 from ..learning.credit import Softmax
 from ..learning.points import Points, Renoise
 from ..learning.snapshots import Decay
-from ..learning.terms import departure, error_scale, tether
+from ..learning.terms import error_scale, tether
 from ..process.flow import clean, mean, over, wide
 from ..process.policy import Models
 from ..process.rollout import Sampler
@@ -117,4 +117,4 @@ class FlowAWR(Anchored):
         k_ref = torch.where(points.exemplar, 0.0, self.k_ref)  # exemplars are not samples of the model
         loss = flowawr(v, v_old, v_ref, points.x_t, points.t, points.x0, a, k_ref, self.form, points.eps)
         flattest = {"curvature_min": 1 + a} if self.form == "exact" else {}
-        return loss, {**departure(v, v_old, points.x0, points.eps), **flattest}
+        return loss, {**self.watched(points, v, v_old, v_ref), **flattest}

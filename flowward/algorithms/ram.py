@@ -33,7 +33,6 @@ from torch import Tensor
 from ..learning.credit import ZScore
 from ..learning.points import Points, Renoise
 from ..learning.snapshots import Decay
-from ..learning.terms import departure
 from ..process.policy import Models
 from ..process.rollout import Sampler
 from ..process.times import Times
@@ -111,4 +110,4 @@ class RAM(Anchored):
         v_ref = models.at("reference", points)
         v = models.at("policy", points)
         loss = ram(v, v_old, v_ref, points.x0, points.eps, points.advantage, self.m, self.residual)
-        return loss, departure(v, v_old, points.x0, points.eps)
+        return loss, self.watched(points, v, v_old, v_ref)

@@ -26,7 +26,7 @@ from torch import Tensor
 from ..learning.credit import ZScore
 from ..learning.points import Points, Renoise
 from ..learning.snapshots import Decay
-from ..learning.terms import departure, detached
+from ..learning.terms import detached
 from ..process.flow import over, wide
 from ..process.policy import Models
 from ..process.rollout import Sampler
@@ -100,4 +100,4 @@ class RVM(Anchored):
         v_ref = self.reference(models, points)
         v = models.at("policy", points)
         loss = rvm(v, v_ref, points.x0, points.eps, points.advantage, self.gain, self.beta, self.advantage_clip)
-        return loss, departure(v, None, points.x0, points.eps)
+        return loss, self.watched(points, v, None, v_ref)

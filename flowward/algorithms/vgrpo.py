@@ -33,7 +33,7 @@ from torch import Tensor
 from ..learning.credit import ZScore
 from ..learning.points import Points, RenoiseShared
 from ..learning.snapshots import Decay
-from ..learning.terms import clipped_ratio, departure, error_scale, group_sum, log_bounds
+from ..learning.terms import clipped_ratio, error_scale, group_sum, log_bounds
 from ..process.flow import clean, mean, wide
 from ..process.policy import Models
 from ..process.rollout import Sampler
@@ -149,4 +149,4 @@ class VGRPO(Anchored):
             "clipped_down": (each < low) & (points.advantage < 0),
         }
         found = {name: value.to(each.dtype) for name, value in watched.items()}
-        return loss, {**found, **departure(v, v_old, x0, points.eps)}
+        return loss, {**found, **self.watched(points, v, v_old, None)}

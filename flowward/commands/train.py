@@ -131,6 +131,8 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
             default = replace(default, run=replace(default.run, output=None))
     else:
         default = config.starting(algorithm or config.DEFAULT_ALGORITHM, preset, given_flag(words, "model"))
+    flags = (name.removeprefix("--algorithm.") for name in named if name.startswith("--algorithm."))
+    config.refuse_of_others(type(default.algorithm), (flag.partition(".")[0].replace("-", "_") for flag in flags))
     settings = parse(type(default), words, command, default, page)
     if resume and settings.run.output != Path(resume):
         raise ValueError(f"--resume goes on in its own folder, {resume}: leave out --output, or copy that folder first")

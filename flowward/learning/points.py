@@ -35,6 +35,7 @@ class Points(Batch):
     group: Tensor  # [B] number of the unit that a point belongs to
     exemplar: Tensor  # [B] bool: the sample is a given image
     delta: Tensor | None = None  # [B, ...] half the difference to the other sample of its pair
+    width: Tensor | None = None  # [B] 1 / density of t (see Times.width); None: unknown
 
     def place(self, name: str) -> tuple[Tensor, Tensor, Condition]:
         """x, t and condition of a place: `ahead` and `behind` lie on the line through x0 and eps, a little off t."""
@@ -99,7 +100,10 @@ def unit_order(points: PointSet, updates: int, key: Key) -> list[Tensor]:
     return [torch.cat(step) for step in steps if sum(map(len, step))]
 
 
-def renoised(rollout: Rollout, sample: Tensor, t: Tensor, eps: Tensor, group: Tensor) -> Points:
+def renoised(
+    rollout: Rollout, sample: Tensor, t: Tensor, eps: Tensor, group: Tensor, width: Tensor | None = None
+) -> Points:
+    """Samples with these numbers [B], noised at t [B] with eps [B, ...]; `width` as in Times.width."""
     x0 = rollout.x0[rollout.rows(sample)]
     given = torch.zeros(len(sample), dtype=torch.bool) if rollout.exemplar is None else rollout.exemplar[sample]
     return Points(
@@ -111,7 +115,14 @@ def renoised(rollout: Rollout, sample: Tensor, t: Tensor, eps: Tensor, group: Te
         condition=rollout.condition[rollout.group[sample]],
         group=group.to(x0.device),
         exemplar=given.to(x0.device),
+        width=None if width is None else width.to(x0.device),
     )
+
+
+def _renoised(noising: Draws, sample: Tensor, draw: Tensor, group: Tensor) -> Points:
+    """Samples with these numbers [B], noised by these draws [B]."""
+    t, eps = noising.at(draw)
+    return renoised(noising.rollout, sample, t, eps, group, noising.width(t))
 
 
 @dataclass(frozen=True)
@@ -123,6 +134,10 @@ class Draws:
     times: Times | JumpTimes
     key: Key
     same_times: bool = False  # one call of the time law serves all
+
+    def width(self, t: Tensor) -> Tensor | None:
+        """1 / density of each time t [B]; see Times.width."""
+        return self.times.width(t, self.draws, self.rollout.levels)
 
     def at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """t [B] (of jumps t and s, [B, 2]) and eps [B, ...] of draws `numbers`; repeated numbers give the same."""
@@ -171,7 +186,7 @@ class Renoised(MeanOfPoints):
 
     def take(self, numbers: Tensor) -> Points:
         sample = numbers // self.unit
-        return renoised(self.rollout, sample, *self.noising.at(numbers), sample)
+        return _renoised(self.noising, sample, numbers, sample)
 
 
 @dataclass(frozen=True)
@@ -204,7 +219,7 @@ class Averaged(Renoised):
     def take(self, numbers: Tensor) -> Points:
         sample = numbers // self.unit
         draw = self.rollout.group[sample] * self.unit + numbers % self.unit
-        return renoised(self.rollout, sample, *self.noising.at(draw), sample)
+        return _renoised(self.noising, sample, draw, sample)
 
 
 @dataclass(frozen=True)
@@ -266,7 +281,7 @@ class Together(MeanOfPoints):
 
     def take(self, numbers: Tensor) -> Points:
         draw, sample = numbers // self.unit, self._samples(numbers)
-        return renoised(self.rollout, sample, *self.noising.at(draw), draw)
+        return _renoised(self.noising, sample, draw, draw)
 
 
 @dataclass(frozen=True)
@@ -354,6 +369,7 @@ class VisitedStates(MeanOfPoints):
             group=rollout.group[sample].to(device),
             exemplar=torch.zeros(len(sample), dtype=torch.bool, device=device),
             delta=(rollout.x0[own] - rollout.x0[other]) / 2,
+            width=Times("levels").width(t, len(rollout.levels), rollout.levels),
             known={"old": v},
         )
 

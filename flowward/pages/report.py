@@ -25,7 +25,7 @@ from .page import Line, duration, is_number, render
 from .parts import Axis, Chart, Series, Table, Tile
 
 # always visible; the rest can be unfolded
-WATCHED = ("zero_variance", "distance", "kl", "gradient_norm", "latent_rms", "answer_tokens")
+WATCHED = ("zero_variance", "distance", "old_nats", "kl", "gradient_norm", "latent_rms", "answer_tokens")
 BARE = ("iteration", *(kind.nouns.samples for kind in kinds.KINDS.values()))  # numbers of a line that need no curve
 REWARDS = ("reward", "correlation")  # the section of the training reward shows these
 

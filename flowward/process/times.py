@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -13,6 +15,8 @@ from .flow import refuse_shift, shifted
 
 Law = Literal["uniform", "power", "stratified", "logit-normal", "levels", "bins"]
 FLOOR = 0.01  # smallest logit-normal time: there is nothing to learn at time 0
+REACH = (0.05, 0.95)  # times that must be drawn for a mean over points to stand for an integral over all times
+GAP = 0.5  # the same of neighbouring times of a grid
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,49 @@ class Times:
         normal = torch.special.ndtri(part.double().clamp(1e-6, 1 - 1e-6))
         return shifted(torch.sigmoid(normal), self.shift).clamp_min(FLOOR).float()
 
+    def width(self, t: Tensor, count: int, levels: Tensor) -> Tensor | None:
+        """1 / density of each time t [B], float32 [B]: the mean of width f(t) over points is the integral of f over t.
+
+        `levels` and `bins` have no density. There it is the width of a time in the trapezoid rule, over the chance of
+        the time, for an f that is 0 at t = 0 and t = 1. `count` times are drawn together.
+
+        Returns:
+            None if the mean over points cannot stand for the integral: some times between 0.05 and 0.95 are never
+            drawn, or two neighbouring times of the grid are more than 0.5 apart.
+        """
+        if self.law in ("levels", "bins"):
+            return self._cells(t, count, levels)
+        s, at = self.shift, t.double()
+        ends = (0.0, 1.0) if self.law == "logit-normal" else (self.low, self.high)
+        low, high = (s * end / (1 + (s - 1) * end) for end in ends)
+        if low > REACH[0] or high < REACH[1]:
+            return None
+        before = at / (s - (s - 1) * at)  # the time before the shift
+        slope = s / (1 + (s - 1) * before) ** 2
+        if self.law == "logit-normal":
+            logit = torch.logit(before.clamp(1e-6, 1 - 1e-6))
+            inverse = before * (1 - before) * math.sqrt(2 * math.pi) * (logit**2 / 2).exp()
+        elif self.law == "power":
+            inverse = (self.high**2 - self.low**2) / (2 * before.clamp_min(1e-6))
+        else:
+            inverse = torch.full_like(at, self.high - self.low)
+        return (inverse * slope).float()
+
+    def _cells(self, t: Tensor, count: int, levels: Tensor) -> Tensor | None:
+        last = len(levels) if self.last is None else self.last
+        chosen = levels[self.first : last].double().cpu()
+        nodes = torch.cat([torch.ones(1).double(), chosen, torch.zeros(1).double()])
+        if max(above - below for above, below in pairwise(nodes.tolist())) > GAP:
+            return None
+        many, chance = len(chosen), torch.full((len(chosen),), 1 / len(chosen)).double()
+        if self.law == "bins" and count <= many:
+            edges = (torch.arange(count + 1, dtype=torch.float64) * many / count).floor().long()
+            for low, high in pairwise(edges.tolist()):
+                chance[low:high] = 1 / (count * (high - low))
+        widths = (nodes[:-2] - nodes[2:]) / 2 / chance
+        which = (t.double().cpu()[:, None] - chosen.float().double()).abs().argmin(1)
+        return widths[which].float().to(t.device)
+
 
 @dataclass(frozen=True)
 class JumpTimes:
@@ -119,3 +166,6 @@ class JumpTimes:
         t, s = both.amax(1), both.amin(1)
         s = torch.where(kind < self.same, t, torch.where(kind < self.same + self.data, 0.0, s))
         return shifted(torch.stack([t, s], 1), self.shift)
+
+    def width(self, t: Tensor, count: int, levels: Tensor) -> None:
+        """None: a jump has two times, so a mean over jumps is no integral over one."""

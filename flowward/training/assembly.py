@@ -241,7 +241,7 @@ def _restore(trainer: Trainer, folder: RunFolder, changes: Sequence[Change]) -> 
     Raises:
         ValueError: it belongs to another model or algorithm, or is damaged.
     """
-    needed = (name for name in trainer.state_dict() if name not in ("curriculum", "versions"))
+    needed = (name for name in trainer.state_dict() if name not in ("curriculum", "versions", "adapted"))
     state = folder.state(*needed, shards=trainer.shards())
     if state is None:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import cache
@@ -284,6 +284,7 @@ def from_dict(given: dict[str, Any]) -> Settings:
         )
     own = dict(own)
     kind = settings_type(str(own.pop("name", DEFAULT_ALGORITHM)), str(own.pop("preset", "scenes")))
+    refuse_of_others(type(kind().algorithm), own)
     preset: dict[str, Any] = _adapter(kind).dump_python(kind(), mode="json")
     given = each_word({**given, "algorithm": own}, expanded)
     whole = over(preset, lists_of_one(preset, given))
@@ -296,6 +297,20 @@ def from_dict(given: dict[str, Any]) -> Settings:
         raise ValueError(f"config: a number is out of its range ({error})") from error
     refuse_unknown(whole, _adapter(kind).dump_python(settings, mode="json"), "config")
     return settings if names_guidance(given) else measured_alike(settings)
+
+
+def refuse_of_others(algorithm: type, names: Iterable[str]) -> None:
+    """Raises ValueError if a setting has one of these names in other algorithms, and not in this one."""
+
+    def has(kind: type, name: str) -> bool:
+        return name in {each.name for each in fields(kind)}
+
+    for name in names:
+        others = [other for other, kind in ALGORITHMS.items() if has(kind, name)]
+        if others and not has(algorithm, name):
+            own = next((own for own, kind in ALGORITHMS.items() if kind is algorithm), algorithm.__name__)
+            many = f"{', '.join(others[:-1])} and {others[-1]} have" if len(others) > 1 else f"{others[0]} has"
+            raise ValueError(f"{own} has no setting {name}; {many} one")
 
 
 def names_guidance(given: Mapping[str, Any]) -> bool:

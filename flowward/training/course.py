@@ -19,7 +19,7 @@ from .trackers import Trackers
 if TYPE_CHECKING:
     from .loop import Loop
 
-OPTIONAL = ("troubles", "versions")  # of a state: not in one from before the first trouble, or before --stale
+OPTIONAL = ("troubles", "versions", "adapted")  # of a state: not in every one, or not in those of older versions
 Measures = TypeVar("Measures")
 """the evaluator, for `Loop.measured`"""
 

@@ -5,9 +5,10 @@ Write the page anew with `python -m flowward.training.glossary > docs/metrics.md
 
 from __future__ import annotations
 
+from .adapted_metrics import ADAPTED
 from .agent_metrics import AGENTS
 from .explanation import SHARES, Metric
-from .health import APART, DRIFT, FAR, FLAT, NO_SIGNAL, SPIKE, UNFIT, WINDOW
+from .health import APART, DRIFT, FAR, FAR_NATS, FLAT, NO_SIGNAL, SPIKE, UNFIT, WINDOW
 
 RUN = {
     "iteration": Metric(
@@ -180,7 +181,21 @@ FORWARD = {
     "distance": Metric(
         "Distance from the old policy",
         "mean squared difference between the velocities of the policy and of its old copy (of the rollout in fdfo)",
-        f"below {FAR:g} times the residual; 0 in the first update",
+        f"below {FAR:g} times the residual, if old_nats is missing; 0 in the first update",
+    ),
+    "old_nats": Metric(
+        "KL from the old policy",
+        "KL divergence of whole samples between the old copy and the policy, estimated from their velocities (not with "
+        "guidance)",
+        f"below {FAR_NATS:g}; 1 is a long step, 0.1 a short one; 0 in the first update",
+        "nats",
+    ),
+    "reference_nats": Metric(
+        "KL from the reference model",
+        "KL divergence of whole samples of the old copy, or else of the policy, from the reference (only if the loss "
+        "evaluates it)",
+        "rises slowly; the best of 100 images of the reference would be at 3.6, so large values hint at reward hacking",
+        "nats",
     ),
     "residual": Metric(
         "Flow-matching error",
@@ -312,6 +327,7 @@ SECTIONS: dict[str, dict[str, Metric]] = {
     "Samples and rewards": REWARDS,
     "Optimisation": OPTIMISATION,
     "Forward-process algorithms": FORWARD,
+    "Settings that the run chooses": ADAPTED,
     "Reverse-process algorithms": REVERSE,
     "Evaluations": EVALUATION,
     "Agents": AGENTS,

@@ -12,7 +12,8 @@ from typing import Any
 from ..evaluation.outcome import NOUNS, Nouns, counted
 
 NO_SIGNAL = 0.5  # share of groups whose rewards are all equal
-FAR = 0.25  # mean(d^2) / mean(e^2): distance from the old policy, relative to the noise of its targets
+FAR_NATS = 64.0  # KL(old || policy): what FAR is for the 256 numbers of a sample of the built-in model
+FAR = 0.25  # mean(d^2) / mean(e^2), where no KL is known: distance from the old policy, relative to its targets' noise
 FLAT = 0.05  # curvature
 DRIFT = 0.15  # relative change of the RMS of the final latents since the first iteration
 UNFIT = 1.5  # mean(e^2) / its first value: error of the velocity on the policy's own samples
@@ -54,12 +55,7 @@ class Health:
                 f"{m['zero_variance']:.0%} of the groups have equal rewards and teach nothing: "
                 f"use a softer reward, larger groups, or {self.words.prompts} that are neither too easy nor too hard"
             )
-        if m.get("distance", 0.0) > FAR * m.get("residual", float("inf")):
-            lines.append(
-                f"the policy is far from its old copy (mean(d^2) = {m['distance']:.2g}): "
-                "lower the learning rate, or the decay of the old copy"
-            )
-        lines += _flat(m)
+        lines += [*_far(m), *_flat(m)]
         if self.first_rms is None:
             self.first_rms = m.get("latent_rms")
         drift = m["latent_rms"] / self.first_rms - 1 if self.first_rms and "latent_rms" in m else 0.0
@@ -127,6 +123,19 @@ def _missing(m: Mapping[str, float], words: Nouns) -> list[str]:
         f"{many} answer{'s' * (many > 1)} of a judge could not be read, so the mean score of the other {words.samples} "
         f"of the {words.prompt} was used: if this happens often, check the judge's template and max_tokens"
     ]
+
+
+def _far(m: Mapping[str, float]) -> list[str]:
+    """The warning for a policy that is far from its old copy, in nats if they are known."""
+    if "old_nats" in m:
+        if m["old_nats"] <= FAR_NATS:
+            return []
+        how = f"{m['old_nats']:.3g} nats away, more than {FAR_NATS:g}, so samples of the old copy say little about it"
+    elif m.get("distance", 0.0) > FAR * m.get("residual", float("inf")):
+        how = f"mean(d^2) = {m['distance']:.2g}"
+    else:
+        return []
+    return [f"the policy is far from its old copy ({how}): lower the learning rate, or the decay of the old copy"]
 
 
 def _flat(m: Mapping[str, float]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol
@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol
 import torch
 from torch import Tensor
 
-from ..algorithms.algorithm import Objective
+from ..algorithms.algorithm import PRIVATE, Adaptive, Objective, adaptive_of
 from ..learning.optimisers import MOMENTS, OPTIMISERS, load_moments, undone_if_it_fails
 from ..learning.points import PointSet, unit_order
 from ..learning.snapshots import WarmDecay
@@ -58,6 +58,7 @@ class Gathered:
     keep: Callable[[], dict[str, float]]  # called once the iteration has succeeded; stores the samples, more metrics
     shown: dict[str, Any] = field(default_factory=dict)  # see metrics.SHOWN
     samples: Samples = field(default_factory=Samples.none)  # for who follows the run
+    advantage: Tensor = field(default_factory=lambda: torch.zeros(0))  # [N] of all processes, without given images
 
 
 class Loop(ABC, Generic[Measures]):
@@ -85,10 +86,16 @@ class Loop(ABC, Generic[Measures]):
         self.stopping = False  # set from outside: measure the last iteration, and end
         self._samples = Samples.none()  # of the last iteration
         self.told: list[str] = []  # health warnings for the next finished iteration
+        self.adapted = self.adaptive.start()  # the state of the settings that the run chooses for itself
 
     def rules(self) -> Health:
         """The health rules of this kind of sample."""
         return Health()
+
+    @property
+    def adaptive(self) -> Adaptive:
+        """What chooses settings of the algorithm during the run."""
+        return adaptive_of(self.algorithm)
 
     @abstractmethod
     def gather(self, index: int, clock: Clock) -> Gathered:
@@ -154,8 +161,9 @@ class Loop(ABC, Generic[Measures]):
         started, waited = time.perf_counter(), distributed.waited()
         self._samples.release()
         gathered = self.gather(index, clock)
-        with clock("train"), threads.watched() as cores:
+        with clock("train"), threads.watched() as cores, self._unadapted_if_it_fails():
             if gathered.points is not None:
+                self.adapted = self.adaptive.seen(self.adapted, gathered.advantage)
                 metrics = gathered.metrics | self.learn(gathered.points)
             else:  # for a gradient of 0, Adam would turn rounding errors into full-length steps
                 metrics = gathered.metrics | {"loss": 0.0, "gradient_norm": 0.0, "clipped_steps": 0.0}
@@ -181,6 +189,16 @@ class Loop(ABC, Generic[Measures]):
             samples=gathered.samples,
         )
 
+    @contextmanager
+    def _unadapted_if_it_fails(self) -> Iterator[None]:
+        """Inside, an exception leaves the settings that the run chooses as they were."""
+        before, told = self.adapted, self.told
+        try:
+            yield
+        except BaseException:
+            self.adapted, self.told = before, told
+            raise
+
     @property
     def _shares_cores(self) -> bool:
         """Whether other programs can hold training up: it is done on the CPU, by threads that wait for each other."""
@@ -205,6 +223,7 @@ class Loop(ABC, Generic[Measures]):
                 mine, first = points.here(numbers), number == 0
                 same = self._same() if first else ()
                 fresh = first and not self.stale and self.algorithm.behaviour == "policy"
+                tally.begin_step()
                 tally = self._gradient(tally, points, mine, points.total(numbers), fresh, same)
                 norms.append(self.update(self.iteration * run.updates_per_iteration + number))
             taken = [norm for norm in norms if norm is not None]
@@ -215,7 +234,11 @@ class Loop(ABC, Generic[Measures]):
             }
             if run.skip_nonfinite:
                 found["skipped_steps"] = float(len(norms) - len(taken))
-            return tally.means(points.total(torch.cat([*units]))) | found | tally.extremes()
+            means = tally.means(points.total(torch.cat([*units])))
+            self.adapted, adapted, remarks = self.adaptive.learned(self.adapted, tally.of_last_step)
+            self.told = [*self.told, *remarks]
+            told = {name: value for name, value in means.items() if not name.startswith(PRIVATE)}
+            return told | found | tally.extremes() | adapted
 
     def _gradient(
         self, before: Tally, points: PointSet, mine: Tensor, total: float, fresh: bool, same: Sequence[str]
@@ -320,6 +343,7 @@ class Loop(ABC, Generic[Measures]):
             "optimiser": self.optimiser.state_dict(),
             "health": self.health.state_dict(),
             **({"troubles": troubles} if any(troubles.values()) else {}),
+            **({"adapted": self.adapted} if self.adapted else {}),
         }
 
     def shards(self) -> dict[str, Tensor]:
@@ -353,4 +377,7 @@ class Loop(ABC, Generic[Measures]):
         self.health.load_state_dict(state["health"])
         troubles = state.get("troubles", {})
         self.skipped, self.rollbacks = troubles.get("skipped", 0), troubles.get("rollbacks", 0)
+        self.adapted = (
+            state.get("adapted") or self.adaptive.start()
+        )  # older runs, and those of fixed settings, have none
         self.iteration = int(state["iteration"])

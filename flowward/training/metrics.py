@@ -155,6 +155,19 @@ class Tally:
         self._counts: dict[str, float] = defaultdict(float)
         self._lowest: dict[str, float] = {}
         self._highest: dict[str, float] = {}
+        self.begin_step()
+
+    def begin_step(self) -> None:
+        """What is added from now on belongs to the next optimiser step."""
+        self._before = dict(self._totals), dict(self._counts)
+
+    def of_last_step(self) -> dict[str, float]:
+        """Means over the points of the last optimiser step; without the loss, the smallest and the largest values."""
+        totals, counts = (
+            distributed.merged({name: now - before.get(name, 0.0) for name, now in every.items()})
+            for every, before in zip((self._totals, self._counts), self._before, strict=True)
+        )
+        return {name: total / counts[name] for name, total in totals.items() if name != "loss" and counts[name]}
 
     def add(self, figures: Mapping[str, Tensor]) -> None:
         for name, value in figures.items():

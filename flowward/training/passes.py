@@ -46,11 +46,12 @@ def losses(
 
     For `fresh` and `same` see `batches`.
     """
+    loss = loop.adaptive.loss(loop.adapted)
     for part in loop.batches(points, numbers, fresh, same):
         if part is None:
             yield lambda: (0 * loop.models.at("policy", loop.blank()).flatten(1).sum(1), {})
         else:
-            yield lambda part=part: loop.algorithm.loss(loop.models, part)  # type: ignore[misc]
+            yield lambda part=part: loss(loop.models, part)  # type: ignore[misc]
 
 
 def batches(

@@ -195,6 +195,7 @@ class Trainer(Loop[Evaluator]):
             lambda: self._keep(choice, prompts, rewards[own], rollout.group[own]),
             dict(self.shown.line),
             samples,
+            rollout.advantage[own],
         )
 
     def _samples_of(self, choice: Choice, images: Tensor, rewards: Tensor, advantage: Tensor) -> Samples:

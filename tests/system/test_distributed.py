@@ -23,6 +23,7 @@ from torch import Tensor
 
 from flowward import cli, models, prompts
 from flowward.algorithms import DGPO, FDFO, AdvantageFlow, FlowGRPO, TempFlowGRPO
+from flowward.algorithms.auto_gamma import AutoGamma
 from flowward.cli import _foreseen
 from flowward.evaluation.evaluate import Evaluation, Evaluator, measure
 from flowward.learning.points import Renoise, RenoiseGroups
@@ -37,6 +38,9 @@ from flowward.training.trainer import Trainer
 PROCESSES = 2
 ENTRANTS: dict[str, Any] = {
     "advantageflow": AdvantageFlow(rollout=Sampler(2), points=Renoise(1)),
+    "gamma auto": AdvantageFlow(
+        gamma="auto", auto=AutoGamma(nats=1e-9, budget=1e-9), rollout=Sampler(2), points=Renoise(1)
+    ),
     "dgpo": DGPO(rollout=Sampler(2), points=RenoiseGroups(2)),  # its groups are never torn apart
     "fdfo": FDFO(rollout=Pairs(3)),
     "flow_grpo": FlowGRPO(rollout=Chain(3), beta=0.01),

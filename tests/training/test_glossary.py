@@ -16,6 +16,7 @@ from torch import Tensor
 from flowward import ALGORITHMS, models, prompts
 from flowward.agent import episode, health
 from flowward.agent.rewards import Term
+from flowward.algorithms.auto_gamma import AutoGamma
 from flowward.algorithms.policy_gradient import PolicyGradient
 from flowward.evaluation.evaluate import Evaluation, Evaluator
 from flowward.process.rollout import Pairs, Sampler
@@ -28,6 +29,7 @@ from flowward.training.trainer import Trainer
 
 ON_CUDA = {"speed.mfu", "speed.gpu_memory"}
 OF_SEVERAL = {"seconds.slowest", "seconds.fastest"}  # processes: see test_local_samples.py
+MORE: dict[str, dict[str, Any]] = {"advantageflow": {"gamma": "auto", "auto": AutoGamma(budget=1.0)}}
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -43,7 +45,8 @@ SEVERAL = Sum((("bright", 1.0, bright), ("dark", 0.5, Dark())))
 
 def line(tiny: str, name: str, folder: Path) -> dict[str, Any]:
     """That of one iteration with two updates, two rewards, an evaluation and all that can be switched on."""
-    algorithm = few_steps(name, **({"beta": 0.1} if issubclass(ALGORITHMS[name], PolicyGradient) else {}))
+    switched_on = {"beta": 0.1} if issubclass(ALGORITHMS[name], PolicyGradient) else MORE.get(name, {})
+    algorithm = few_steps(name, **switched_on)
     policy, texts = models.load(fitting(tiny, algorithm), None, "float32"), prompts.of("mine", TEXTS)
     grouped = name in ("dgpo", "crd", "dpo") or getattr(algorithm.rollout, "leaves", 1) > 1
     run = small(

@@ -72,6 +72,12 @@ def test_a_healthy_run_is_silent() -> None:
         ),
         (
             Health(),
+            {"distance": 1e-4, "old_nats": 80.4},
+            "the policy is far from its old copy (80.4 nats away, more than 64, so samples of the old copy say little "
+            "about it): lower the learning rate, or the decay of the old copy",
+        ),
+        (
+            Health(),
             {"curvature_min": -0.9},
             "the loss of some training points has no minimum (curvature -0.9), because some advantages are very low: "
             "set gamma to 1-A, raise gamma, or use --mix rewards",
@@ -136,6 +142,7 @@ def test_a_rule_trips_alone(health: Health, changes: dict[str, float], expected:
     [
         (Health(), {"zero_variance": 0.5}),
         (Health(), {"distance": 0.25}),
+        (Health(), {"distance": 9.0, "old_nats": 64.0}),  # where nats are known, they decide
         (Health(), {"curvature_min": 0.05}),
         (Health(), {"first_ratio_in_clips_max": 0.1}),
         (after({}), {"latent_rms": 1.149}),

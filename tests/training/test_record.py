@@ -75,6 +75,7 @@ MORE = {  # with two updates: terms that the vetted settings leave out
 RELATIVE, ABSOLUTE = 5e-3, 1e-7
 LATER = (  # keys that metrics.jsonl did not have when the record was written
     "learning_rate", "clipped_steps", "network_evaluations", "reward_histogram", "best", "worst", "speed",
+    "old_nats", "reference_nats",
 )  # fmt: skip
 ROUNDING = "first_ratio"  # metrics that tell of nothing else: they are compared to the bit or not at all
 LEARNING = [name for name in flowward.ALGORITHMS if facts(name).family != "distillation"]  # from rewards, not from runs
