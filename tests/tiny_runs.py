@@ -16,10 +16,12 @@ from flowward.learning.credit import constant
 from flowward.learning.jumps import RenoiseJumps, trained_by
 from flowward.learning.points import Renoise, RenoiseGroups, RenoisePairs, RenoiseShared
 from flowward.learning.states import States
+from flowward.process.completions import CompletedChain
 from flowward.process.flow import TimeGrid
 from flowward.process.plans import Branches, Chain
 from flowward.process.policy import Policy
 from flowward.process.rollout import Sampler
+from flowward.process.splits import Splits
 from flowward.prompts import PromptSet
 from flowward.training import batches
 from flowward.training.run import Run
@@ -64,8 +66,10 @@ def algorithm(**changes: Any) -> AdvantageFlow:
 
 def few(draw: Any) -> Any:
     """A rollout of four steps, with samples in roots that divide four."""
+    if isinstance(draw, Splits):
+        return replace(draw, steps=FEW, splits=(0, 1), guidance=1.0)
     if isinstance(draw, Chain):
-        size = min(2, draw.window.size or 3)
+        size = 1 if isinstance(draw, CompletedChain) else min(2, draw.window.size or 3)
         return replace(draw, steps=FEW, window=replace(draw.window, size=size, high=None, every=1), guidance=1.0)
     if isinstance(draw, Branches):  # one place with two children on two grids, or two places with two children
         return replace(

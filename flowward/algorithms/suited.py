@@ -6,6 +6,7 @@ from ..learning.jumps import trained_by
 from ..process.plans import Branches, Chain, corrects
 from ..process.policy import Policy
 from ..process.rollout import Sampling
+from ..process.splits import Splits
 from .algorithm import Algorithm
 
 
@@ -50,7 +51,7 @@ def distilled_remarks(algorithm: Algorithm, policy: Policy, rollout: Sampling) -
             f"{policy.name} may be step-distilled ({found[0]}): if it is, {name} blurs its samples. `flowward verify "
             "--model` prints slopes, which are 1 for other models"
         ]
-    if sure and isinstance(rollout, Chain | Branches) and corrects(rollout):
+    if sure and isinstance(rollout, Chain | Branches | Splits) and corrects(rollout):
         return [
             f"{policy.name} is step-distilled ({sure[0]}), and noise schedule {rollout.law} corrects its steps "
             "by a score that such a model does not have: use --algorithm.rollout.law cps"

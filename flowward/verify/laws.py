@@ -20,7 +20,7 @@ from ..algorithms.fdfo import log_ratio
 from ..learning.credit import group_mean
 from ..learning.terms import group_sum, matching
 from ..process.flow import mean, over
-from . import distillation, jumps, reverse, signed
+from . import distillation, jumps, reverse, signed, trees
 from .check import (
     AUTOGRAD,
     Check,
@@ -362,4 +362,5 @@ LAWS: dict[str, Callable[[Kind], Iterator[Check]]] = {
     **jumps.LAWS,
     **reverse.LAWS,
     **distillation.LAWS,
+    **trees.LAWS,
 }

@@ -57,6 +57,10 @@ POINTS = {
     ("flow_dppo", "qwen-image"): 256 * 2,
     ("opd", "experts"): 192 * 5,
     ("opd", "anchored"): 256 * 9,
+    ("flash_grpo", "wan"): 192,
+    ("turningpoint_grpo", "pickscore"): 48 * 24 * 9 // 2,  # chains, random steps, updates
+    ("turningpoint_grpo", "flux"): 48 * 24 * 5 // 2,
+    ("branch_grpo", "flux"): 4 * 187,  # trees per update
 }
 
 
@@ -100,7 +104,10 @@ def test_forward_14_pairs_and_steps_of_an_epoch(preset: str) -> None:
     assert run.images_per_update == 216
 
 
-GUIDANCE = {"ddpo": 5.0, "flow_grpo": 4.5, "grpo_guard": 4.5, "tempflow_grpo": 4.5}  # reverse_process.md, 5
+GUIDANCE = {  # reverse_process.md, 5
+    **{"ddpo": 5.0, "flow_grpo": 4.5, "grpo_guard": 4.5, "tempflow_grpo": 4.5},
+    **{"flash_grpo": 4.5, "turningpoint_grpo": 4.5},
+}
 
 
 @pytest.mark.parametrize(("name", "preset"), EVERY)
@@ -232,7 +239,7 @@ def test_the_facts_of_an_algorithm(name: str) -> None:
     """Its family is that of its place in the table; its paper is the one that its module names."""
     found = facts(name)
     place = list(PRESETS).index(name)
-    assert found.family == ("forward process" if place < 12 else "reverse process" if place < 22 else "distillation")
+    assert found.family == ("forward process" if place < 12 else "reverse process" if place < 25 else "distillation")
     module = __import__(ALGORITHMS[name].__module__, fromlist=[""])
     assert f"arXiv:{found.arxiv}" in module.__doc__
     assert 5 <= len(found.when.split()) <= 20

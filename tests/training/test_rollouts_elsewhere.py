@@ -312,6 +312,7 @@ STALE = {  # of each algorithm with its own settings, as the papers have them: w
     "recorded": (
         *("ddpo", "flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "mix_grpo_flash"),
         *("tempflow_grpo", "g2rpo", "grpo_guard", "flow_dppo", "fdfo"),
+        *("flash_grpo", "turningpoint_grpo", "branch_grpo"),
     ),
     "anchored": ("advantageflow", "flowawr", "diffusion_nft", "dgpo", "crd", "meanflow_advantage"),
     "free": ("dpo", "opd"),
