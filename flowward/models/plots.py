@@ -95,21 +95,17 @@ def _heat(rows: NDArray[np.float32]) -> NDArray[np.uint8]:
     most = limit(rows)
     share = np.clip(rows / most, -1, 1)[..., None]
     low, high, white = (np.array(each, np.float32) for each in (COLOURS[0], COLOURS[3], (255, 255, 255)))
-    pixels = (
-        np.where(share < 0, white + -share * (low - white), white + share * (high - white)).round().astype(np.uint8)
-    )
+    pixels = np.where(share < 0, white - share * (low - white), white + share * (high - white)).round()
     image = Image.new("RGB", (WIDTH * FINE, HEIGHT * FINE), "white")
     size = ((WIDTH - LEFT - RIGHT) * FINE, (HEIGHT - TOP - BOTTOM) * FINE)
-    image.paste(
-        Image.fromarray(pixels.round().astype(np.uint8)).resize(size, Image.Resampling.NEAREST),
-        (LEFT * FINE, TOP * FINE),
-    )
+    cells = Image.fromarray(pixels.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+    image.paste(cells, (LEFT * FINE, TOP * FINE))
     return _labelled(image, most)
 
 
 def _labelled(image: Image.Image, most: float) -> NDArray[np.uint8]:
     """The plot at its size, with the ends of its scale."""
-    plot = image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+    plot = image.reduce(FINE)
     draw, font = ImageDraw.Draw(plot), ImageFont.load_default(10)
     for text, down in ((f"{most:g}", TOP + 4), ("0", HEIGHT / 2), (f"{-most:g}", HEIGHT - BOTTOM - 4)):
         draw.text((LEFT - 4, down), text, fill=INK, font=font, anchor="rm")
