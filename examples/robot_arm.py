@@ -115,7 +115,7 @@ def cloned(steps: int) -> Flow:
 
 def make(lora_rank: int | None = None) -> Any:
     """The policy; `flowward train --model robot_arm.py:make` calls this too."""
-    flow = cloned(500 if SHORT else 4000)
+    flow = cloned(1000 if SHORT else 4000)
     return flowward.policies.of(flow, (CHUNK, 2), lambda prompts: {"start": start_of(prompts)}, time=(0, 1),
                                 predicts="data - noise", lora_rank=lora_rank, name="arm")  # fmt: skip
 
@@ -143,12 +143,12 @@ success.verdicts = True  # type: ignore[attr-defined]
 
 def main(algorithm: str = "advantageflow", seed: int = 0, output: str | None = None) -> Any:
     train = flowward.prompts.of("training tasks", [text(start) for start in tasks(2000, seed=1)[0]])
-    held_out = flowward.prompts.of("held-out tasks", [text(start) for start in tasks(60 if SHORT else 400, seed=2)[0]])
-    rate = {"advantageflow": 1e-3, "flow_grpo": 3e-4}[algorithm]
+    held_out = flowward.prompts.of("held-out tasks", [text(start) for start in tasks(200 if SHORT else 400, seed=2)[0]])
+    rate = {"advantageflow": 1e-3, "flow_grpo": 1e-4}[algorithm]
     run = flowward.fit(
-        algorithm, make(), reach, train, seed=seed, output=output, iterations=30 if SHORT else 150,
-        images_per_update=512, rollout_batch=512, microbatch=512, group_size=16, learning_rate=rate, schedule="cosine",
-        evaluation={"prompts": held_out, "rewards": [success, reach], "images": len(held_out)}, evaluate_every=50,
+        algorithm, make(), reach, train, seed=seed, output=output, iterations=25 if SHORT else 80,
+        images_per_update=256 if SHORT else 512, rollout_batch=256, microbatch=256, group_size=16, learning_rate=rate, schedule="cosine",
+        evaluation={"prompts": held_out, "rewards": [success, reach], "images": len(held_out)}, evaluate_every=40,
     )  # fmt: skip
     print(run.evaluate().sentence)
     return run

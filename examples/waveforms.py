@@ -16,24 +16,23 @@ from torch import Tensor, nn
 import flowward
 
 SHORT = bool(os.environ.get("FLOWWARD_SHORT"))
-LENGTH = 128  # of a note, at 2,000 samples a second
-PITCH = {"a low note": 8.0, "a middle note": 14.0, "a high note": 24.0}  # cycles in a note that is in tune
+LENGTH = 64  # of a note, at 2,000 samples a second
+PITCH = {f"note {k + 1}": 4 * 1.25**k for k in range(8)}  # cycles in a wave that is in tune: about a third apart
 
 
 def notes(pitch: Tensor, draw: torch.Generator) -> Tensor:
     """Waveforms [n, LENGTH] near these pitches [n]: up to 12 % out of tune, fading away, with hiss."""
     many, along = len(pitch), torch.linspace(0, 1, LENGTH)
     off, phase, fade = (torch.rand(many, 1, generator=draw) for _ in range(3))
-    turns = pitch[:, None] * (1 + 0.24 * (off - 0.5)) * along + phase
-    tone = torch.sin(2 * pi * turns) + 0.3 * torch.sin(4 * pi * turns)
+    turns = pitch[:, None] * (1 + 0.24 * (off - 0.5)) * along + 0.25 * phase
     hiss = 0.1 * torch.randn(many, LENGTH, generator=draw)
-    return tone * torch.exp(-(1 + fade) * along) + hiss
+    return torch.sin(2 * pi * turns) * torch.exp(-(1 + fade) * along) + hiss
 
 
 class Flow(nn.Module):
     """A velocity over waveforms, called with the pitch as a dict says: module(x, t, pitch=...)."""
 
-    def __init__(self, width: int = 384):
+    def __init__(self, width: int = 256):
         super().__init__()
         sizes = [LENGTH + 3 + len(PITCH), width, width, width]
         layers = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.SiLU())]
@@ -71,16 +70,16 @@ def make(lora_rank: int | None = None) -> Any:
     """The policy; `flowward train --model waveforms.py:make` calls this too."""
     condition = {prompt: {"pitch": row} for prompt, row in CLASSES.items()}
     return flowward.policies.of(
-        learned(400 if SHORT else 3000), (LENGTH,), condition, lora_rank=lora_rank, name="notes"
+        learned(1000 if SHORT else 4000), (LENGTH,), condition, lora_rank=lora_rank, name="notes"
     )
 
 
 def in_tune(waves: Tensor, prompts: Sequence[str]) -> Tensor:
-    """The share [n] of the energy of waves [n, LENGTH] that is at the pitch of the prompt and its octave."""
+    """The share [n] of the energy of waves [n, LENGTH] that is at the pitch of the prompt."""
     power = torch.fft.rfft(waves * torch.hann_window(LENGTH)).abs().square()
     bins = torch.arange(power.shape[1])
     pitch = torch.tensor([PITCH[prompt] for prompt in prompts])[:, None]
-    near = ((bins - pitch).abs() <= 1) | ((bins - 2 * pitch).abs() <= 1)
+    near = (bins - pitch).abs() <= 1
     return (power * near).sum(1) / power.sum(1)
 
 
@@ -89,9 +88,9 @@ in_tune.bounds = (0.0, 1.0)  # type: ignore[attr-defined]
 
 def main(algorithm: str = "advantageflow", seed: int = 0, output: str | None = None) -> Any:
     run = flowward.fit(
-        algorithm, make(), in_tune, list(PITCH), seed=seed, output=output, iterations=15 if SHORT else 100,
-        images_per_update=144, rollout_batch=144, microbatch=144, group_size=48, learning_rate=1e-3,
-        schedule="cosine", evaluation={"images": 60 if SHORT else 300}, evaluate_every=25,
+        algorithm, make(), in_tune, list(PITCH), seed=seed, output=output, iterations=30 if SHORT else 80,
+        images_per_update=256, rollout_batch=256, microbatch=256, group_size=32, learning_rate={"advantageflow": 1e-3}.get(algorithm, 1e-4),
+        schedule="cosine", evaluation={"images": 160 if SHORT else 320}, evaluate_every=40,
     )  # fmt: skip
     print(run.evaluate().sentence)
     return run

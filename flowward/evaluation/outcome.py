@@ -188,8 +188,9 @@ def without_figures(message: str) -> str:
 
 def settings(evaluation: dict[str, Any]) -> str:
     """The settings of an evaluation as text: weights policy, solver euler, steps 10, guidance none, ..."""
+    words = nouns(evaluation)
     used = {
-        nouns(evaluation).prompts if key == "prompts" else key: value
+        {"prompts": words.prompts, "images": words.samples}.get(key, key): value
         for key, value in evaluation.items()
         if key != "samples" and not isinstance(value, dict | list)
     }
