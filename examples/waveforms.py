@@ -87,9 +87,10 @@ in_tune.bounds = (0.0, 1.0)  # type: ignore[attr-defined]
 
 
 def main(algorithm: str = "advantageflow", seed: int = 0, output: str | None = None) -> Any:
+    rate = {"advantageflow": 1e-3, "flow_grpo": 1e-4}[algorithm]
     run = flowward.fit(
         algorithm, make(), in_tune, list(PITCH), seed=seed, output=output, iterations=30 if SHORT else 80,
-        images_per_update=256, rollout_batch=256, microbatch=256, group_size=32, learning_rate={"advantageflow": 1e-3}.get(algorithm, 1e-4),
+        images_per_update=256, rollout_batch=256, microbatch=256, group_size=32, learning_rate=rate,
         schedule="cosine", evaluation={"images": 160 if SHORT else 320}, evaluate_every=40,
     )  # fmt: skip
     print(run.evaluate().sentence)
