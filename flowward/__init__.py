@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .export import trained
     from .learning import credit
     from .models import load
+    from .models import modules as policies
     from .process import flow
     from .session.fit import fit
     from .training.assembly import train
@@ -41,6 +42,7 @@ _MODULES = {
     "credit": "learning.credit",
     "flow": "process.flow",
     "objectives": "algorithms.objectives",
+    "policies": "models.modules",
     "prompts": "prompts",
     "rewards": "rewards",
     "trained": "export.trained",
@@ -60,4 +62,17 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-__all__ = ["ALGORITHMS", "Run", "credit", "fit", "flow", "load", "objectives", "prompts", "rewards", "train", "trained"]
+__all__ = [
+    "ALGORITHMS",
+    "Run",
+    "credit",
+    "fit",
+    "flow",
+    "load",
+    "objectives",
+    "policies",
+    "prompts",
+    "rewards",
+    "train",
+    "trained",
+]

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from ..training.folder import RunFolder
-from ..training.record import Record
+from ..training.record import FLOWS, Record
 from .options import take
 
 AUTO = "auto"
@@ -71,7 +71,8 @@ def _newest(kind: str) -> Path:
     found = [path.parent for path in RUNS.glob("*/config.yaml")]
     for run in sorted(found, key=_written, reverse=True):
         record = Record.open(run)
-        if (record.config().get("kind") or "images") == kind and not _finished(record):
+        own = record.config().get("kind") or "images"
+        if (own == kind or {own, kind} <= {*FLOWS}) and not _finished(record):
             return run
     raise ValueError(f"there is no unfinished run in {RUNS}/: name the folder of a new one with --output")
 

@@ -115,6 +115,7 @@ def run(words: list[str]) -> int:
     file = outputs.chosen(chosen.output, Path("sample.png"), chosen.overwrite)
     file.parent.mkdir(parents=True, exist_ok=True)
     sources = [chosen.source] * len(texts) if chosen.source else []
-    images.save(images.labelled_grid(drawn, texts, columns=chosen.count, sources=sources), file)
-    print(visible(f"{len(texts)} images of {policy.name}: {file}"))
+    shown = policy.medium.draw(drawn, texts)
+    images.save(images.labelled_grid(shown, texts, columns=chosen.count, sources=sources), file)
+    print(visible(f"{len(texts)} {policy.medium.noun} of {policy.name}: {file}"))
     return 0

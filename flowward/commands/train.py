@@ -139,10 +139,12 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
     refuse_other_kinds(settings.model, "train --resume")
     settings = _of_adapters(replace(settings, model=models.located(settings.model)), named, resume)
     unnamed = "--reward" not in named and not (settings.preferences or resume or files)
-    if unnamed and models.is_pipeline(settings.model):
+    if unnamed and _of_others(settings.model):
         raise ValueError("name a --reward: the default one judges images of the built-in world alone")
     if not resume and "--evaluation.rewards" not in named and "rewards" not in (given.get("evaluation") or {}):
         settings = _measured_by_reward(settings)
+    if models.is_code(settings.model) and not resume and "--evaluation.prompts" not in named and not files:
+        settings = replace(settings, evaluation=replace(settings.evaluation, prompts=settings.prompts))
     if "--evaluation.sampler.guidance" not in named and not resume and not config.names_guidance(given):
         settings = config.measured_alike(settings)
     for name in ("reward", "prompts", "prompt_column", "prompt_weights"):
@@ -156,13 +158,18 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
     return settings, resume is not None
 
 
+def _of_others(model: str) -> bool:
+    """Whether a model is not one of the built-in world, whose rewards judge nothing else."""
+    return models.is_pipeline(model) or models.is_code(model)
+
+
 def _measured_by_reward(settings: Any) -> Any:
     """The settings with the reward that is optimised as the headline of evaluations.
 
     On the built-in model, strict accuracy stays beside it.
     """
     own = tuple(dict.fromkeys(rewards.weighted(item)[0] for item in settings.reward))
-    pipeline = models.is_pipeline(settings.model)
+    pipeline = _of_others(settings.model)
     if settings.preferences or (settings.reward == config.Settings.reward and not pipeline):
         return settings
     scores = own if pipeline else tuple(dict.fromkeys((*own, *settings.evaluation.rewards)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from math import prod
 
 import torch
 from torch import Tensor
@@ -33,6 +32,8 @@ def draw(
 ) -> Tensor:
     """One image per prompt, [N, 3, H, W] on the CPU; image k depends only on (seed, k) and its prompt.
 
+    Samples that are no images are [N, ...]: see `policy.medium`.
+
     Raises:
         NotFinite: samples are NaN or infinite.
     """
@@ -57,8 +58,7 @@ def dealt_out(prompts: Sequence[Prompt], together: bool) -> list[Tensor]:
 
 def at_once(policy: Policy) -> int:
     """Number of images (or videos) that make two megapixels; a video counts once per latent frame."""
-    frames = policy.latent_shape[1] if len(policy.latent_shape) == 4 else 1
-    return min(200, max(1, 2**21 // (prod(policy.image_size) * frames)))
+    return min(200, max(1, 2**21 // policy.medium.size))
 
 
 def batches(
@@ -123,8 +123,9 @@ def _pictures(policy: Policy, x0: Tensor) -> Tensor:
 
 def _size(policy: Policy, many: int) -> str:
     """What takes memory, and the options that reduce it."""
-    height, width = policy.image_size
+    medium = policy.medium
+    more = f", or use {medium.savings}" if medium.savings else ""
     return (
-        f"with images of {height} x {width}, {many} images sampled at once: lower --batch (in training "
-        "--evaluation.batch), or use --vae-tiling"
+        f"with {medium.about}, {many} {medium.noun} sampled at once: lower --batch (in training "
+        f"--evaluation.batch){more}"
     )

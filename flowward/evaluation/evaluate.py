@@ -136,7 +136,6 @@ def settings(
 ) -> dict[str, Any]:
     """All settings that the scores of an evaluation depend on, for JSON."""
     sampler = evaluation.sampler.bound(policy.times)
-    frames = {"latent_frames": policy.latent_shape[1]} if len(policy.latent_shape) == 4 else {}
     known = ("family", "base", "weights")
     return {
         "weights": evaluation.weights,
@@ -151,8 +150,7 @@ def settings(
         "prompts": prompts.name,
         "prompts_sha256": hash_of(prompts),
         "images": len(evaluation.chosen(prompts)),
-        "image_size": list(policy.image_size),
-        **frames,
+        **policy.medium.settings,
         "model": {"name": policy.name, **{key: policy.identity[key] for key in known if key in policy.identity}},
         "rewards": {name: described(reward) for name, reward in rewards.items()},
         "guard": [evaluation.names[name] for name in evaluation.guard if evaluation.names[name] in rewards],
@@ -182,7 +180,7 @@ def measure(
         RewardError: a reward failed, or samples are NaN or infinite (NotFinite).
     """
     rewards = rewards or load_rewards(evaluation.scores, evaluation.reward_options)
-    chosen = evaluation.chosen(prompts)
+    chosen, medium = evaluation.chosen(prompts), policy.medium
     texts, asked = [prompts.texts[i] for i in chosen], [prompts[i] for i in chosen]
     kept: list[bytes] = []
     scores: dict[str, list[Tensor]] = {name: [] for name in rewards}
@@ -196,15 +194,17 @@ def measure(
             part = [chosen[number] for number in numbers]
             own = [prompts.texts[i] for i in part]
             for name in rewards.keys() - compare:
-                scores[name].append(reward_table.score(name, rewards[name], images, own, prompts.about(part)))
+                about = prompts.about(part)
+                scores[name].append(reward_table.score(name, rewards[name], images, own, about, medium.frames))
             held += [images] if compare else []
-            kept += thumbnails(images) if pictures else []
+            kept += thumbnails(medium.draw(images, own)) if pictures else []
             advance(len(images))
         if held:
             part = [chosen[number] for number in mine.tolist()]
             own, every = [prompts.texts[i] for i in part], torch.cat(held)
             for name in compare:
-                scores[name].append(reward_table.score(name, rewards[name], every, own, prompts.about(part)))
+                about = prompts.about(part)
+                scores[name].append(reward_table.score(name, rewards[name], every, own, about, medium.frames))
     place = torch.cat(dealt).argsort()  # of each image among those of all processes, one after the other
     joined = {name: of_all(parts)[place] for name, parts in scores.items()}
     every_kept = [each for part in distributed.each_team(kept) for each in part]
@@ -232,7 +232,9 @@ def evaluate(
     return measure(policy, prompts, evaluation, rewards).summary()
 
 
-def explain(reward: Reward, images: Tensor, texts: Sequence[str], metadata: Metadata = None) -> list[str | None]:
+def explain(
+    reward: Reward, images: Tensor, texts: Sequence[str], metadata: Metadata = None, frames: bool = True
+) -> list[str | None]:
     """A reward's explanation for each image ('' if the image is right); None if it has no explanations.
 
     A video is right if all its frames are; otherwise the first wrong frame gives the explanation.
@@ -242,9 +244,9 @@ def explain(reward: Reward, images: Tensor, texts: Sequence[str], metadata: Meta
     """
     if not isinstance(reward, Explains):
         return [None] * len(texts)
-    if images.ndim == 5 and not getattr(reward, "takes_videos", False):
-        frames = [explain(reward, each, texts, metadata) for each in images.unbind(1)]
-        return [next(filter(None, own), "") for own in zip(*frames, strict=True)]
+    if frames and images.ndim == 5 and not getattr(reward, "takes_videos", False):
+        every = [explain(reward, each, texts, metadata) for each in images.unbind(1)]
+        return [next(filter(None, own), "") for own in zip(*every, strict=True)]
     try:
         said = list(reward.explain(images, texts, metadata))
     except (Exception, SystemExit) as error:  # a user's class may raise anything
@@ -303,9 +305,10 @@ class Evaluator:
         """The images of the sample grid, with the first reward's verdict on each."""
         chosen = self.prompts.spread(self.pictures)
         texts, asked = [self.prompts.texts[i] for i in chosen], [self.prompts[i] for i in chosen]
-        how = self.evaluation
+        how, medium, first = self.evaluation, self.policy.medium, next(iter(self.rewards.values()))
         images = draw(self.policy, asked, how.sampler, how.seed, how.weights, how.batch)
         with agreement():
-            marks = explain(next(iter(self.rewards.values())), images, texts, self.prompts.about(chosen))
-        sources = [each.source for each in asked if isinstance(each, Edit)]
-        return Samples(images, texts, [self.prompts.categories[i] for i in chosen], marks, sources)
+            marks = explain(first, images, texts, self.prompts.about(chosen), medium.frames)
+        sources, shown = [each.source for each in asked if isinstance(each, Edit)], medium.draw(images, texts)
+        categories = [self.prompts.categories[i] for i in chosen]
+        return Samples(shown, texts, categories, marks, sources, longest=medium.longest)

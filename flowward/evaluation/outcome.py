@@ -25,11 +25,17 @@ class Nouns:
     sample: str
     prompts: str
     prompt: str
+    one: str  # sample, with its article
+    pictures: str = "images"  # how samples are shown
+    drift: str = "brightness or contrast may drift: check the sample images"  # what larger or smaller samples mean
 
 
 NOUNS = {
-    "images": Nouns("images", "image", "prompts", "prompt"),
-    "episodes": Nouns("episodes", "episode", "questions", "question"),
+    "images": Nouns("images", "image", "prompts", "prompt", "an image"),
+    "samples": Nouns(
+        "samples", "sample", "prompts", "prompt", "a sample", "plots", "their scale drifts: check the plots"
+    ),
+    "episodes": Nouns("episodes", "episode", "questions", "question", "an episode"),
 }
 
 
@@ -56,6 +62,7 @@ class Measure:
     overall: Scores
     categories: dict[str, Scores]  # empty if there is only one, since it would repeat `overall`
     percent: bool
+    agents: bool = False  # success of agents, sampled or greedy
 
     @classmethod
     def of(cls, name: str, evaluations: Evaluations) -> Measure:
@@ -65,14 +72,14 @@ class Measure:
             for category, own in score.get("categories", {}).items():
                 categories.setdefault(category, []).append((iteration, own))
         overall = [(iteration, score["overall"]) for iteration, score in found]
-        # pass/fail scores of images are named by their reward; episodes of agents say so in the evaluation
-        shares = name.endswith("strict") or all(
-            nouns(said) is NOUNS["episodes"] and said["scores"][name].get("verdicts")
-            for _, said in evaluations
-            if name in said["scores"]
+        own = [said for _, said in evaluations if name in said["scores"]]
+        # pass/fail scores of images are named by their reward; evaluations of other samples say so
+        named = {nouns(said).samples for said in own}
+        shares = name.endswith("strict") or (
+            "images" not in named and all(said["scores"][name].get("verdicts") for said in own)
         )
         verdicts = shares and all(0 <= score["mean"] <= 1 for _, score in overall)
-        return cls(name, overall, categories if len(categories) > 1 else {}, verdicts)
+        return cls(name, overall, categories if len(categories) > 1 else {}, verdicts, named == {"episodes"})
 
     @classmethod
     def every(cls, evaluations: Evaluations) -> list[Measure]:
@@ -85,6 +92,8 @@ class Measure:
             return self.name
         if self.name.endswith("strict"):
             return "strict accuracy"
+        if not self.agents:
+            return self.name
         reward = self.name.removesuffix(f" {GREEDY}")
         how = "sampled" if reward == self.name else "greedy"
         return f"{how} success" + (f" by {reward}" if reward != "exact" else "")
@@ -179,8 +188,9 @@ def without_figures(message: str) -> str:
 
 def settings(evaluation: dict[str, Any]) -> str:
     """The settings of an evaluation as text: weights policy, solver euler, steps 10, guidance none, ..."""
+    words = nouns(evaluation)
     used = {
-        nouns(evaluation).prompts if key == "prompts" else key: value
+        {"prompts": words.prompts, "images": words.samples}.get(key, key): value
         for key, value in evaluation.items()
         if key != "samples" and not isinstance(value, dict | list)
     }

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from . import images as pictures
 
-LONGEST = 160  # side of a saved picture, in pixels
-
 
 @dataclass(frozen=True)
 class Samples:
@@ -26,6 +24,7 @@ class Samples:
     marks: Sequence[str | None]
     sources: Sequence[Path] = ()
     scores: dict[str, list[float]] = field(default_factory=dict)  # each [N]
+    longest: int = 160  # side of a saved picture, in pixels
 
     def grid(self) -> Image:
         return pictures.labelled_grid(self.images, self.texts, self.marks, columns=4, sources=self.sources)
@@ -41,7 +40,7 @@ class Samples:
                 "scores": {name: own[number] for name, own in self.scores.items()},
                 **image,
             }
-            for number, image in enumerate(small(pictures.beside(self.images, self.sources)))
+            for number, image in enumerate(small(pictures.beside(self.images, self.sources), self.longest))
         ]
         return {"iteration": iteration, "samples": found, "groups": list(groups)}
 
@@ -52,17 +51,17 @@ def grouped(texts: Sequence[str], every: Sequence[dict[str, Any]]) -> list[dict[
     return [{"prompt": text, "samples": every[k * size : (k + 1) * size]} for k, text in enumerate(texts)]
 
 
-def members(images: Tensor, rewards: Tensor, advantages: Tensor) -> list[dict[str, Any]]:
+def members(images: Tensor, rewards: Tensor, advantages: Tensor, longest: int = 160) -> list[dict[str, Any]]:
     """N images of training groups as small files, with rewards and advantages [N]."""
     return [
         {"reward": float(reward), "advantage": float(advantage), **image}
-        for image, reward, advantage in zip(small(images), rewards, advantages, strict=True)
+        for image, reward, advantage in zip(small(images, longest), rewards, advantages, strict=True)
     ]
 
 
-def small(images: Tensor) -> list[dict[str, str]]:
+def small(images: Tensor, longest: int) -> list[dict[str, str]]:
     """Each image as a small file in base64, with its kind."""
     return [
         {"image": base64.b64encode(data).decode(), "kind": "png" if data.startswith(b"\x89PNG") else "jpeg"}
-        for data in pictures.thumbnails(images, LONGEST)
+        for data in pictures.thumbnails(images, longest)
     ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from .. import __version__
 from ..models.lora import LoRA
 from ..process.policy import Policy
+from ..system import strict_json
 from ..training.record import Record
 from . import card, exported
 from . import weights as export
@@ -23,7 +25,8 @@ def write(
 ) -> list[Path]:
     """Write the `policy` weights of a model for diffusers, with a card that says how `run` made them.
 
-    The folder is empty or missing.
+    A model with a format of its own (`Policy.written`) is written in that, without a card. The folder is empty or
+    missing.
 
     Args:
         weights: their name for the card: `policy` or `ema`.
@@ -38,8 +41,10 @@ def write(
     about = {**run.origin(), "weights": weights, "base": policy.identity["base"]}
     if at is not None:
         about["iterations"] = at
-    files = []
     with export.whole(folder):
+        if own := policy.written(folder, {"flowward": strict_json.dumps({"version": __version__, **about})}):
+            return own
+        files = []
         if isinstance(policy.weights, LoRA):
             files.append(export.lora(policy, folder, about))
         if merged or not files:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .adapters import Adapters
 from .layout import Layout
 from .loading import Loading
-from .names import BUILT_IN, LORA_FILE, is_pipeline, located, lora_file, refusal
+from .names import BUILT_IN, LORA_FILE, is_code, is_pipeline, located, lora_file, refusal
 
 if TYPE_CHECKING:
     from ..process.policy import Policy
@@ -30,7 +30,8 @@ def load(
     Args:
         name_or_path: `scenes` (the built-in model), `scenes-4step` (the same for 4 jumps), a folder made by `flowward
             pretrain`, the folder of a diffusers pipeline, or its id on the hub (owner/name). `~`, the URL of its page
-            on the hub, its folder in the cache of the hub, and the path of model_index.json work too.
+            on the hub, its folder in the cache of the hub, and the path of model_index.json work too. Or
+            `path/to/file.py:make`, a function that returns a policy (of `flowward.policies.of`).
         lora_rank: train LoRA adapters of this rank; None trains all weights.
         precision: of the networks (`auto`: bf16 if the device supports it). Solver states and losses are float32.
         seed: for the initial weights of the adapters.
@@ -49,6 +50,10 @@ def load(
         raise ValueError("give lora_rank or adapters, not both")
     trained = Adapters(lora_rank) if lora_rank is not None else adapters
     loading, layout, name = loading or Loading(), layout or Layout(), located(name_or_path)
+    if is_code(name):
+        from .own import made
+
+        return made(name, trained, precision, seed, _chosen(loading, layout))
     if is_pipeline(name):
         from . import pipelines
 
@@ -56,8 +61,7 @@ def load(
     built_in, folder = name in BUILT_IN, Path(name)
     if not built_in and not (folder / "text_encoder" / "config.json").is_file():
         raise ValueError(refusal(name))
-    options = [(each, loading) for each in fields(Loading)] + [(each, layout) for each in fields(Layout)]
-    if chosen := [each.name for each, given in options if getattr(given, each.name) != each.default]:
+    if chosen := _chosen(loading, layout):
         raise ValueError(f"the built-in model does not support {' and '.join(chosen)}; leave out the option")
     from ..system.precision import resolve
     from .scenes import ScenesPolicy, folder_of
@@ -65,4 +69,21 @@ def load(
     return ScenesPolicy(name, folder_of(name), trained, resolve(precision), seed)
 
 
-__all__ = ["BUILT_IN", "LORA_FILE", "Adapters", "Layout", "Loading", "is_pipeline", "load", "located", "lora_file"]
+def _chosen(loading: Loading, layout: Layout) -> list[str]:
+    """Names of the options for diffusers models that are not left at their defaults."""
+    options = [(each, loading) for each in fields(Loading)] + [(each, layout) for each in fields(Layout)]
+    return [each.name for each, given in options if getattr(given, each.name) != each.default]
+
+
+__all__ = [
+    "BUILT_IN",
+    "LORA_FILE",
+    "Adapters",
+    "Layout",
+    "Loading",
+    "is_code",
+    "is_pipeline",
+    "load",
+    "located",
+    "lora_file",
+]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners import lora
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
@@ -73,7 +73,10 @@ def adapt(network: Any, rank: int, alpha: float, targets: Sequence[str], layers:
     if [name for name, _ in network.named_modules() if check_target_module_exists(config, name)] != [*layers]:
         config.target_modules = "|".join(re.escape(name) for name in layers)
     config._register_custom_module({nn.Linear: Adapted})
-    network.add_adapter(config, ADAPTER)
+    if hasattr(network, "add_adapter"):
+        network.add_adapter(config, ADAPTER)
+    else:  # any other torch module
+        inject_adapter_in_model(config, network, ADAPTER)
     return config
 
 

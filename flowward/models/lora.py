@@ -137,11 +137,13 @@ class LoRA(Weights):
 
     @contextmanager
     def _without_adapters(self) -> Iterator[None]:
-        self._network.disable_adapters()
+        for layer in self._layers:
+            layer.enable_adapters(False)
         try:
             yield
         finally:
-            self._network.enable_adapters()
+            for layer in self._layers:
+                layer.enable_adapters(True)
 
     @contextmanager
     def _in_place(self, tensors: Mapping[str, nn.Parameter]) -> Iterator[None]:

@@ -27,6 +27,11 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/(.*))?")
 
 
+def is_code(name: str) -> bool:
+    """Whether a name is that of a function that makes a model: `path/to/file.py:NAME`."""
+    return ".py:" in name and "://" not in name
+
+
 def located(name: str) -> str:
     """The folder or hub id that a name stands for: of a hub URL, a hub cache folder, model_index.json, or `~`.
 
@@ -76,6 +81,8 @@ def _snapshot(cache: Path) -> Path:
 def is_pipeline(name: str) -> bool:
     """Whether a name refers to a diffusers pipeline, in a folder or on the hub."""
     path = Path(name := located(name))
+    if is_code(name):
+        return False
     if (path / INDEX).is_file():
         return True
     return (

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..evaluation import outcome
 from ..evaluation.comparison import Difference, hacking, warnings
 from ..evaluation.measurement import Measurement
 from ..evaluation.outcome import Measure, bounded
@@ -65,8 +66,9 @@ def _measure(name: str, results: Sequence[Result]) -> Measure:
 
 def _status(result: Result, headline: str, guards: Sequence[str]) -> str:
     watched = f"; guards: {', '.join(guards)}" if guards else ""
+    samples = outcome.nouns(result).samples
     return (
-        f"{result['images']:,} images per model, prompts {result['prompts']}, seed {result['seed']}. "
+        f"{result['images']:,} {samples} per model, prompts {result['prompts']}, seed {result['seed']}. "
         f"Headline score: {headline}{watched}."
     )
 

@@ -30,12 +30,26 @@ class Kind:
     beside: Callable[[Run, Measure, Sequence[Measure]], list[tuple[Run, Measure]]]  # scores in the headline's chart
     elsewhere: tuple[str, ...] = ()  # metrics that its own sections show, up to their slash
     pictures: bool = False  # samples can be seen
+    gallery: str = "Sample images"  # title of the section that shows them
 
 
 def headline_alone(run: Run, measure: Measure, others: Sequence[Measure]) -> list[tuple[Run, Measure]]:
     return [(run, measure)]
 
 
+def _pictures(run: Record, lines: Sequence[Line], curve: Run) -> dict[str, Any]:
+    return {"pictures": samples.of(run.path)}
+
+
+FLOW = (  # sections of the report of a flow model
+    ("result", "Result"),
+    ("samples", "Samples"),
+    ("scores", "Scores"),
+    ("reward", "Training reward"),
+    ("health", "Health"),
+    ("time", "Time"),
+    ("repeat", "Reproduce"),
+)
 KINDS: Mapping[str, Kind] = {
     DEFAULT: Kind(
         NOUNS["images"],
@@ -43,18 +57,22 @@ KINDS: Mapping[str, Kind] = {
         "new prompts",
         ("train",),
         "report.html.j2",
-        (
-            ("result", "Result"),
-            ("samples", "Samples"),
-            ("scores", "Scores"),
-            ("reward", "Training reward"),
-            ("health", "Health"),
-            ("time", "Time"),
-            ("repeat", "Reproduce"),
-        ),
-        lambda run, lines, curve: {"pictures": samples.of(run.path)},
+        FLOW,
+        _pictures,
         headline_alone,
         pictures=True,
+    ),
+    "samples": Kind(
+        NOUNS["samples"],
+        "the initial noise of the samples",
+        "new prompts",
+        ("train",),
+        "report.html.j2",
+        FLOW,
+        _pictures,
+        headline_alone,
+        pictures=True,
+        gallery="Samples",
     ),
     "agent": Kind(
         NOUNS["episodes"],

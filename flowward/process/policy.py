@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from ..prompts import Edit, Prompt
 from ..system.precision import Precision
+from . import medium
 from .distilled import Sign
 from .flow import grid
+from .medium import Medium
 
 UNTIL = "until"  # tensor of a condition: the end times of jumps, [N] in [0, t]
 
@@ -82,7 +85,7 @@ class Policy(ABC):
     name: str  # as passed to `load`
     identity: dict[str, Any]  # must match between model and checkpoint: architecture, kind of weights, rank
     latent_shape: tuple[int, ...]  # of one sample
-    image_size: tuple[int, int]  # height and width of a decoded sample
+    image_size: tuple[int, int]  # height and width of a decoded image, if samples are images or videos
     weights: Weights
     precision: Precision
     device: torch.device
@@ -106,6 +109,11 @@ class Policy(ABC):
         if not identity:
             return ["identity"]
         return [key for key, value in identity.items() if self.identity.get(key) != value]
+
+    @property
+    def medium(self) -> Medium:
+        """What a decoded sample is: by default an image of `image_size`, or a video if latents have four axes."""
+        return medium.images(*self.image_size, self.latent_shape[1] if len(self.latent_shape) == 4 else None)
 
     def prepare(self, prompts: Sequence[Prompt]) -> None:
         """Prepare to encode these prompts, and no others, many times."""
@@ -153,13 +161,16 @@ class Policy(ABC):
 
     @abstractmethod
     def decode(self, x0: Tensor) -> Tensor:
-        """Decode finished samples [B, ...] to images, float32 [B, 3, H, W] in [0, 1]."""
+        """Decode finished samples [B, ...] to images, float32 [B, 3, H, W] in [0, 1], or to what `medium` says."""
 
     @abstractmethod
     def encode_images(self, images: Tensor) -> Tensor:
         """Encode images float32 [B, 3, H, W] in [0, 1], on any device, to samples [B, ...].
 
         Videos are [B, F, 3, H, W]. `decode` is the inverse, up to compression loss.
+
+        Raises:
+            ValueError: the samples of this model are no images.
         """
 
     def under(self, weights: str, guidance: float = 1.0) -> Velocity:
@@ -189,6 +200,14 @@ class Policy(ABC):
             return velocity(x, t, condition)
 
         return counting
+
+    def written(self, folder: Path, about: Mapping[str, str]) -> list[Path]:
+        """Write the trained weights in the model's own format; no files: they are written for diffusers.
+
+        Args:
+            about: facts about the training, for the header of the file.
+        """
+        return []
 
     def evaluations(self, guidance: float) -> int:
         """Network evaluations per sampling step."""

@@ -22,6 +22,8 @@ class Reward(Protocol):
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         """images float [B, 3, H, W] or [B, F, 3, H, W] in [0, 1], B prompts -> scores [B], higher is better.
 
+        A model whose samples are no images (flowward.policies.of) passes its samples [B, ...] in their place.
+
         A reward must not change the images, because other rewards score them too. `metadata` comes from the prompt
         set (see Metadata); a reward that does not need it may leave this argument out: (images, prompts).
 
@@ -165,23 +167,34 @@ def _called(reward: Any, images: Tensor, prompts: Sequence[str], metadata: Metad
     return reward(*(images, prompts, metadata)[:count], **dict.fromkeys(names, metadata))
 
 
-def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
+def score(
+    name: str,
+    reward: Reward,
+    images: Tensor,
+    prompts: Sequence[str],
+    metadata: Metadata = None,
+    frames: bool = True,
+) -> Tensor:
     """Call a reward and check its scores: float32 [B], finite.
 
     If the reward does not take videos, the score of a video is the mean over its frames. A reward that compares then
     gets the frames of one time step together.
 
+    Args:
+        images: [B, ...], what the reward scores: images, videos, or samples of any shape.
+        frames: five axes mean videos. False: samples of any shape, which are scored whole.
+
     Raises:
         RewardError: it raised, changed the images, or returned a wrong shape, NaN or infinity. The message names the
             reward and the prompt of the first bad score.
     """
-    if images.ndim == 5 and not getattr(reward, "takes_videos", False):
+    if frames and images.ndim == 5 and not getattr(reward, "takes_videos", False):
         if getattr(reward, "compares", False):  # frames of one video must not be compared
             return torch.stack([score(name, reward, each, prompts, metadata) for each in images.unbind(1)]).mean(0)
-        frames = images.shape[1]
-        repeated = [prompt for prompt in prompts for _ in range(frames)]
-        about = [each for each in metadata for _ in range(frames)] if metadata else None
-        return score(name, reward, images.flatten(0, 1), repeated, about).view(-1, frames).mean(1)
+        many = images.shape[1]
+        repeated = [prompt for prompt in prompts for _ in range(many)]
+        about = [each for each in metadata for _ in range(many)] if metadata else None
+        return score(name, reward, images.flatten(0, 1), repeated, about).view(-1, many).mean(1)
     edits = 0 if images.is_inference() else images._version
     with guarded(f"reward '{name}'"):
         found = _called(reward, images, prompts, metadata)

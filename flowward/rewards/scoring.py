@@ -27,12 +27,18 @@ class Scoring:
         rewards: (name, reward) pairs.
         texts, metadata: for the N images, in order.
         unit: number of consecutive images to score together: those of a prompt, where a reward compares them.
+        frames: five axes mean videos (False: samples of any shape).
     """
 
     def __init__(
-        self, rewards: Sequence[tuple[str, Reward]], texts: Sequence[str], metadata: Metadata = None, unit: int = 1
+        self,
+        rewards: Sequence[tuple[str, Reward]],
+        texts: Sequence[str],
+        metadata: Metadata = None,
+        unit: int = 1,
+        frames: bool = True,
     ):
-        self.rewards, self.texts, self.metadata, self.unit = rewards, texts, metadata, unit
+        self.rewards, self.texts, self.metadata, self.unit, self.frames = rewards, texts, metadata, unit, frames
         self._waiting = [getattr(reward, "in_background", False) for _, reward in rewards]
         self._held: list[Tensor] = []  # images of an incomplete unit
         self._asked = 0  # images sent to rewards in the background
@@ -55,7 +61,7 @@ class Scoring:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     def add(self, images: Tensor) -> None:
-        """Add the next images [B, 3, H, W] or [B, F, 3, H, W]."""
+        """Add the next images [B, 3, H, W] or [B, F, 3, H, W], or samples of any shape [B, ...]."""
         if not self._threads:
             return
         self._held.append(images)
@@ -97,7 +103,7 @@ class Scoring:
     def _score(self, name: str, reward: Reward, images: Tensor, first: int) -> Tensor:
         rows = slice(first, first + len(images))
         about = self.metadata[rows] if self.metadata else None
-        return score(name, reward, images, self.texts[rows], about)
+        return score(name, reward, images, self.texts[rows], about, self.frames)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from ..models.lora import LoRA
 from ..pages import report
 from ..process.policy import Policy
 from ..process.rollout import Sampler
-from ..prompts import Prompt
+from ..prompts import Prompt, text_of
 from ..system.paths import refuse_filled
 from ..training.folder import RunFolder
 from ..training.trainer import Trainer
@@ -156,11 +156,11 @@ class Fitted:
     ) -> list[Image.Image] | Tensor:
         """Sample `count` images of each prompt: a list of PIL images, those of the first prompt first.
 
-        A PIL image of a video shows its first, middle and last frame.
+        A PIL image of a video shows its first, middle and last frame; one of a sample that is no image is its plot.
 
         Args:
             seed: the same seed gives the same images, as `flowward sample` does.
-            tensor: return a tensor instead, float [N, 3, H, W] in [0, 1] (videos: [N, F, 3, H, W]).
+            tensor: return a tensor instead, float [N, 3, H, W] in [0, 1] (videos: [N, F, 3, H, W]; others: [N, ...]).
             weights: the trained `policy`, or its `ema` average.
             sampler: steps, solver and guidance (None: those of the evaluations).
 
@@ -175,7 +175,9 @@ class Fitted:
         asked = [prompt for prompt in given for _ in range(count)]
         how = sampler or self._usual.evaluation.sampler
         drawn = draw(self.policy, asked, how, seed, weights)
-        return drawn if tensor else images.pictures(drawn)
+        if tensor:
+            return drawn
+        return images.pictures(self.policy.medium.draw(drawn, [text_of(prompt) for prompt in asked]))
 
     def save(self, folder: str | Path) -> Path:
         """Write a run folder with a checkpoint, for `flowward train --resume` and `flowward sample`. Returns its path.

@@ -105,7 +105,7 @@ class Assembly:
     @property
     def described(self) -> dict[str, Any]:
         """The settings for config.yaml."""
-        return config.to_dict(self.settings)
+        return {**config.kind_of(self.trainer.policy), **config.to_dict(self.settings)}
 
     @property
     def introduction(self) -> str:

@@ -31,6 +31,7 @@ from ..system.nested import each_word, lists_of_one, over, refuse_unknown
 from ..system.paths import expanded
 from ..system.precision import Wish
 from .drawing import Drawing
+from .record import FLOWS
 from .run import Run
 
 DEFAULT_ALGORITHM = "advantageflow"
@@ -224,7 +225,13 @@ def of_python(
         "prompts": prompts.name if built_in else None,
         "prompt_weights": [f"{name}={weight}" for name, weight in prompts.weights.items()],
     }
-    return {**found, **named, "algorithm": _described(algorithm)}
+    return {**kind_of(policy), **found, **named, "algorithm": _described(algorithm)}
+
+
+def kind_of(policy: Policy) -> dict[str, str]:
+    """The entry of config.yaml that says what the samples of a run are; none for images."""
+    noun = policy.medium.noun
+    return {} if noun == FLOWS[0] else {"kind": noun}
 
 
 def recorded(policy: Policy) -> dict[str, Any]:
@@ -270,10 +277,11 @@ def from_dict(given: dict[str, Any]) -> Settings:
     Raises:
         ValueError: a key is unknown or a value has the wrong type; the message names the place.
     """
-    if given.get("kind", "images") != "images":
+    if given.get("kind", "images") not in FLOWS:
         raise ValueError(
             f"these are settings of a run of kind '{given['kind']}', not of images: use flowward {given['kind']} train"
         )
+    given = {key: value for key, value in given.items() if key != "kind"}
     own = given.get("algorithm") or {}
     if isinstance(own, str) and own in ALGORITHMS:
         own = {"name": own}

@@ -45,7 +45,7 @@ class Course(Generic[Measures]):
         loop, lines = self.loop, self.folder.lines() if self.folder else []
         before = next((line for line in lines if line["iteration"] == loop.iteration), None)
         self.saved = loop.iteration
-        self.seen = (before or {}).get(loop.run.noun, loop.iteration * loop.run.samples)  # batch sizes may have changed
+        self.seen = (before or {}).get(loop.noun, loop.iteration * loop.run.samples)  # batch sizes may have changed
         loop.refuse_apart()
         self.saver = Saver(loop.run, self.folder, bool(loop.shards()))
         try:
@@ -122,7 +122,7 @@ class Course(Generic[Measures]):
             step = replace(step, health=[*step.health, *self.trackers.news()])
         finally:  # if the evaluation fails, the iteration is logged anyway
             if self.folder:
-                self.folder.append(line := step.line(self.seen, self.loop.run.noun))
+                self.folder.append(line := step.line(self.seen, self.loop.noun))
                 self.trackers.send(line)
         return step
 
@@ -130,7 +130,7 @@ class Course(Generic[Measures]):
         """The step with an evaluation; its line in metrics.jsonl is replaced."""
         step = self.loop.measured(step, evaluator, self.folder)
         if self.folder:
-            self.folder.amend(line := step.line(self.seen, self.loop.run.noun))
+            self.folder.amend(line := step.line(self.seen, self.loop.noun))
             self.trackers.send(line)
         return step
 

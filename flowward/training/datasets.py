@@ -67,6 +67,8 @@ def _identity(images: Mapping[Prompt, Sequence[Any]]) -> str:
 
 
 def _refuse_videos(policy: Policy) -> None:
+    if not policy.medium.frames:
+        raise ValueError(f"{policy.name} makes samples that are no images, but preferences and exemplars are images")
     if len(policy.latent_shape) > 3:
         raise ValueError(f"{policy.name} generates videos, but preferences and exemplars need a model for images")
 

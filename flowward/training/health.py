@@ -62,7 +62,7 @@ class Health:
         if abs(drift) > DRIFT:
             lines.append(
                 f"the final latents are {abs(drift):.0%} {'larger' if drift > 0 else 'smaller'} than at the start, so "
-                "brightness or contrast may drift: check the sample images"
+                f"{self.words.drift}"
             )
         if "residual" in m:
             if self.first_residual is None:

@@ -54,6 +54,8 @@ def _placed(settings: Any, before: Any) -> Any:
 
 def _model(name: str) -> str:
     """Only of what can be loaded: an error about anything else has the name that was typed."""
+    if models.is_code(name):
+        return absolute_code(name)
     folder = Path(name)
     known = any((folder / file).is_file() for file in ("model_index.json", "text_encoder/config.json"))
     return absolute(name) if known and name not in models.BUILT_IN else name

@@ -39,6 +39,7 @@ class Line(BaseModel):
     model_config = LOOSE
     iteration: int
     images: int = 0
+    samples: int = 0
     episodes: int = 0
     reward: float | None = None
     health: list[str] | None = None

@@ -106,6 +106,11 @@ class Loop(ABC, Generic[Measures]):
         """The step with an evaluation of the current weights."""
 
     @property
+    def noun(self) -> str:
+        """What samples are called, which is the key of their number in metrics.jsonl."""
+        return self.run.noun
+
+    @property
     @abstractmethod
     def size(self) -> str:
         """Batch sizes and the options that reduce memory, for the message if memory runs out."""

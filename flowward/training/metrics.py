@@ -47,6 +47,8 @@ class Step:
     def images(self) -> Tensor:
         """The N images that were sampled and scored, float [N, 3, H, W] in [0, 1] on the CPU; videos [N, F, 3, H, W].
 
+        With a model whose samples are no images (flowward.policies.of), these are its samples [N, ...].
+
         Raises:
             ValueError: the next iteration has begun, and they have been let go.
         """
@@ -80,7 +82,7 @@ class Step:
     @classmethod
     def of(cls, line: Mapping[str, Any]) -> Step:
         """From its line, without the evaluation."""
-        others = ("iteration", "images", "episodes", "health", "seconds", "evaluation", "speed", *SHOWN)
+        others = ("iteration", "images", "samples", "episodes", "health", "seconds", "evaluation", "speed", *SHOWN)
         metrics = {name: value for name, value in line.items() if name not in others}
         spent = line.get("seconds") or {}
         seconds = {name: value for name, value in spent.items() if name not in NO_PARTS}

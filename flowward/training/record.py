@@ -24,6 +24,7 @@ PARTS: Mapping[str, type | tuple[type, ...]] = {  # of a config.yaml: the types 
     "algorithm": (dict, str),
     "reward": (list, str),
 }
+FLOWS = ("images", "samples")  # kinds of runs that the commands for flow models take
 FACTS: Mapping[str, type | tuple[type, ...]] = {"command": str, "iterations": int, "machine": str}  # of a summary.json
 EXTREMES = "best-worst"  # end of the name of a picture in samples/
 CHECKPOINTS = (".safetensors", whole_files.PARTS)  # ends of their names: a file, or a folder of parts
@@ -175,7 +176,7 @@ class Record:
 
 
 def refuse_other_kinds(path: str | Path, instead: str = "") -> None:
-    """Raise ValueError for a run over something else than images. Any other path is left alone.
+    """Raise ValueError for a run that is not one of a flow model. Any other path is left alone.
 
     Args:
         instead: the command that takes the run, after its kind.
@@ -183,7 +184,7 @@ def refuse_other_kinds(path: str | Path, instead: str = "") -> None:
     if not (Path(path) / "config.yaml").is_file():
         return
     kind = Record.open(Path(path)).config().get("kind") or "images"
-    if kind != "images":
+    if kind not in FLOWS:
         command = " ".join(filter(None, ("flowward", kind, instead)))
         raise ValueError(f"{path} is a run of kind '{kind}', not of images: use {command}")
 

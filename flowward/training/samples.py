@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..process.medium import Medium
+from ..process.medium import images as of_size
+
 
 class Samples:
     """N images with what they were scored. The images are let go when the next iteration begins.
@@ -14,10 +17,21 @@ class Samples:
     So a program that keeps every step does not keep every image.
     """
 
-    def __init__(self, images: Tensor, prompts: Sequence[str], rewards: dict[str, Tensor], advantages: Tensor):
-        """Images [N, 3, H, W] or [N, F, 3, H, W] in [0, 1], N prompts, rewards by name [N], advantages [N]."""
+    def __init__(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        rewards: dict[str, Tensor],
+        advantages: Tensor,
+        medium: Medium | None = None,
+    ):
+        """Images [N, 3, H, W] or [N, F, 3, H, W] in [0, 1], N prompts, rewards by name [N], advantages [N].
+
+        With another `medium`, these are its samples [N, *medium.shape].
+        """
         self._images: Tensor | None = images
         self.prompts, self.rewards, self.advantages = list(prompts), rewards, advantages
+        self.medium = medium or of_size(*images.shape[-2:])
 
     @classmethod
     def none(cls) -> Samples:

@@ -40,7 +40,7 @@ class Shown:
         return cls(iteration, samples, numbers, reward[numbers], ends, line)
 
     def best_and_worst(self) -> Tensor:
-        """Their images, [2, 3, H, W] or [2, F, 3, H, W]. Every process has to call this."""
+        """Their images, [2, 3, H, W] or [2, F, 3, H, W], or samples. Every process has to call this."""
         mine = self.samples.images[torch.isin(self.numbers, torch.tensor(self.ends))]
         found = torch.cat([each for each in distributed.everyone(mine) if len(each)])  # in the order of their numbers
         return found[[0, -1] if self.ends[0] <= self.ends[1] else [-1, 0]]
@@ -48,11 +48,15 @@ class Shown:
     def extremes(self) -> Image:
         """Both side by side, with rewards and prompts. Every process has to call this."""
         told = [f"{name} {self.line[name]['reward']:.3g}: {self.line[name]['prompt']}" for name in ("best", "worst")]
-        return labelled_grid(self.best_and_worst(), told)
+        texts = [self.line[name]["prompt"] for name in ("best", "worst")]
+        return labelled_grid(self.samples.medium.draw(self.best_and_worst(), texts), told)
 
     def groups(self, size: int) -> list[dict[str, Any]]:
         """The first groups of `size` images, with rewards and advantages. Every process has to call this."""
         own, many = self.samples, int((self.numbers < GROUPS * size).sum())  # numbers rise
-        mine = members(own.images[:many], self.rewards[:many], own.advantages[:many]) if many else []
+        mine = []
+        if many:
+            shown = own.medium.draw(own.images[:many], own.prompts[:many])
+            mine = members(shown, self.rewards[:many], own.advantages[:many], own.medium.longest)
         texts = [text for part in distributed.each_team(own.prompts[:many]) for text in part]
         return grouped(texts[::size], [each for part in distributed.each_team(mine) for each in part])

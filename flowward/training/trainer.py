@@ -1,4 +1,4 @@
-"""The training loop for images: flow model, image rewards and prompt sets.
+"""The training loop for images, or other samples of a flow model: rewards and prompt sets.
 
 One iteration: choose prompts, sample a group of images for each from the behaviour policy, score them, compute
 advantages, and pass the algorithm's training points to the loop.
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..algorithms.algorithm import TEACHER, Algorithm, measured_by, refuse_incomplete
 from ..algorithms.suited import refuse_times
 from ..evaluation.evaluate import Evaluator, NotFinite
+from ..evaluation.outcome import NOUNS
 from ..evaluation.provenance import same_scores
 from ..learning.mixing import MIXES, RewardBuffer, each_reward
 from ..process.noise import Noise
@@ -33,6 +34,7 @@ from .curriculum import Choice, Curriculum, InTurn, Order
 from .drawing import block_of, drawn_by
 from .folder import RunFolder
 from .guards import Watch
+from .health import Health
 from .loop import Gathered, Loop
 from .metrics import Clock, Step, describe
 from .passes import Blank
@@ -86,8 +88,8 @@ class Trainer(Loop[Evaluator]):
         refuse_others(prompts)
         teachers.refuse(algorithm, prompts)
         refuse_times(algorithm, policy)
-        super().__init__(algorithm, policy, run)
         self.policy, self.reward, self.prompts = policy, reward, prompts
+        super().__init__(algorithm, policy, run)
         self.rollout = bound_to(policy, algorithm.rollout)
         self.collect, self.graft = collect or self.draw, graft or _as_it_is
         self.teachers = teachers
@@ -111,13 +113,20 @@ class Trainer(Loop[Evaluator]):
         return block_of(self.rollout, self.run)
 
     @property
+    def noun(self) -> str:
+        return self.policy.medium.noun
+
+    def rules(self) -> Health:
+        return Health(NOUNS[self.policy.medium.noun])
+
+    @property
     def size(self) -> str:
         """Batch sizes, image size, and the options that reduce memory."""
-        run, (height, width) = self.run, self.policy.image_size
+        run, medium = self.run, self.policy.medium
+        more = f", or use --gradient-checkpointing or {medium.savings}" if medium.savings else ""
         return (
-            f"with images of {height} x {width}, {run.rollout_batch} images sampled at once and {self.microbatch} "
-            "training points per forward and backward pass: lower --rollout-batch and --microbatch, or use "
-            "--gradient-checkpointing or --vae-tiling"
+            f"with {medium.about}, {run.rollout_batch} {medium.noun} sampled at once and {self.microbatch} "
+            f"training points per forward and backward pass: lower --rollout-batch and --microbatch{more}"
         )
 
     def _step(self) -> Step:
@@ -203,7 +212,8 @@ class Trainer(Loop[Evaluator]):
         mine = self._mine()
         texts = [self.prompts.texts[choice.indices[group]] for group in self._group()[mine].tolist()]
         names = [name for name, _, _ in terms(self.reward)]
-        return Samples(images, texts, dict(zip(names, rewards[mine].unbind(1), strict=True)), advantage[mine])
+        scores = dict(zip(names, rewards[mine].unbind(1), strict=True))
+        return Samples(images, texts, scores, advantage[mine], self.policy.medium)
 
     def _keep(self, choice: Choice, prompts: Sequence[Prompt], rewards: Tensor, group: Tensor) -> dict[str, float]:
         """Store rewards for the reward buffer and the curriculum. Returns the curriculum's metrics."""
@@ -237,7 +247,7 @@ class Trainer(Loop[Evaluator]):
                 seen(images)
         if not parts:  # there are more processes than units of images
             parts = [Drawn(torch.empty(0, *self.policy.latent_shape, device=self.policy.device))]
-            pictures = [torch.empty(0, 3, *self.policy.image_size)]
+            pictures = [torch.empty(0, *self.policy.medium.shape)]
         outlines = distributed.each_team(Drawn.cat(parts).outline())
         levels = self.rollout.levels
         rollout = Rollout.of(parts, condition, self._group(), levels, outlines, distributed.team())
@@ -271,7 +281,8 @@ class Trainer(Loop[Evaluator]):
         prompts = self.prompts
         mine = [chosen[n] for n in self._group()[self._mine()].tolist()]
         rewards = [(name, reward) for name, _, reward in terms(self.reward)]
-        return Scoring(rewards, [prompts.texts[i] for i in mine], prompts.about(mine), self.unit)
+        texts, frames = [prompts.texts[i] for i in mine], self.policy.medium.frames
+        return Scoring(rewards, texts, prompts.about(mine), self.unit, frames)
 
     def credit(self, rollout: Rollout, rewards: Tensor, prompts: Sequence[Prompt]) -> Rollout:
         """The rollout with rewards [N, R] and advantages; `prompts` has one prompt per group.

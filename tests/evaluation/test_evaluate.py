@@ -30,6 +30,7 @@ from flowward.evaluation.evaluate import (
     settings,
 )
 from flowward.evaluation.images import thumbnails
+from flowward.process import medium
 from flowward.process.rollout import Sampler
 from flowward.prompts import PromptSet
 
@@ -237,5 +238,5 @@ def test_an_evaluator_loads_its_rewards_once(tiny: str, monkeypatch: pytest.Monk
      ((512, 256), (16, 9, 64, 32), 1), ((4096, 4096), (16, 512, 512), 1)],
 )  # fmt: skip
 def test_what_is_drawn_at_once_is_two_megapixels(size: tuple[int, int], shape: tuple[int, ...], images: int) -> None:
-    policy: Any = SimpleNamespace(image_size=size, latent_shape=shape)
+    policy: Any = SimpleNamespace(medium=medium.images(*size, shape[1] if len(shape) == 4 else None))
     assert at_once(policy) == images

@@ -108,7 +108,8 @@ def test_weights_that_stay_are_switched_to_once(tiny: str, name: str, monkeypatc
     with policy.weights.network("policy") as network:
         pass
     calls: list[str] = []
-    for owner, method in ((policy.weights, "_put"), (network, "disable_adapters")):
+    layer = next(each for each in network.modules() if hasattr(each, "lora_A"))
+    for owner, method in ((policy.weights, "_put"), (layer, "enable_adapters")):
         real = getattr(owner, method)
         monkeypatch.setattr(owner, method, lambda *a, m=method, real=real: (calls.append(m), real(*a)))
     apart, calls[:] = look(policy, name), []

@@ -268,6 +268,8 @@ def actors_of(settings: Any, policy: Policy, reward: Reward) -> Callable[[Run], 
         raise ValueError(
             f"several processes share drawers through a Ray cluster: run `ray start --head`, and set {ADDRESS}=auto"
         )
+    if how.reward_actors and not policy.medium.frames:
+        raise ValueError(f"reward actors score images, but {policy.name} makes samples: leave out --reward-actors")
     if how.drawers < processes:
         raise ValueError(f"{processes} processes need a drawer each, not {how.drawers} in all: raise --drawers")
     if 0 < how.reward_actors < processes:  # all processes wait for rewards in the same way, or none does

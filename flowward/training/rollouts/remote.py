@@ -168,7 +168,7 @@ class RemoteTrainer(Trainer):
         if not self._scorers:
             return found
         rewards = [(name, self._scorers.get(name, reward)) for name, _, reward in terms(self.reward)]
-        return Scoring(rewards, found.texts, found.metadata, found.unit)
+        return Scoring(rewards, found.texts, found.metadata, found.unit, found.frames)
 
     def state_dict(self) -> dict[str, Any]:
         """The state that the rest of the run depends on, with the earlier weights that are still to be used."""

@@ -1,0 +1,47 @@
+"""What a decoded sample is (an image, a video, or any other tensor), and how pages show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+Draw = Callable[[Tensor, Sequence[str]], Tensor]  # samples [B, *shape], B prompts -> pictures [B, 3, H, W] in [0, 1]
+
+
+def unchanged(samples: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Images are their own pictures."""
+    return samples
+
+
+@dataclass(frozen=True)
+class Medium:
+    """What a decoded sample is. The training loop, evaluations and pages ask this, and nothing else about samples."""
+
+    noun: str  # what samples are called: the kind of a run in config.yaml, and the key of their number in metrics.jsonl
+    shape: tuple[int, ...]  # of a decoded sample; of a video, that of a frame
+    about: str  # for messages about memory, such as 'images of 32 x 32'
+    settings: Mapping[str, Any]  # what an evaluation records about its samples
+    size: int  # numbers in a sample (pixels of an image), for the default batch of evaluations
+    draw: Draw = field(default=unchanged, compare=False)
+    longest: int = 160  # side of a picture in a report, in pixels
+    frames: bool = False  # a sample with one axis more is a video, whose frames can be scored one by one
+    savings: str = ""  # options that save memory in decoding
+
+
+def images(height: int, width: int, latent_frames: int | None = None) -> Medium:
+    """Images [3, height, width] in [0, 1], or videos of them with `latent_frames` frames before they are decoded."""
+    settings: dict[str, Any] = {"image_size": [height, width]}
+    if latent_frames is not None:
+        settings["latent_frames"] = latent_frames
+    size, about = height * width * (latent_frames or 1), f"images of {height} x {width}"
+    return Medium("images", (3, height, width), about, settings, size, frames=True, savings="--vae-tiling")
+
+
+def samples(shape: tuple[int, ...], draw: Draw, longest: int) -> Medium:
+    """Tensors of this shape that are not decoded; `draw` makes pictures of them, of at most `longest` pixels."""
+    settings = {"samples": "samples", "sample_shape": list(shape)}
+    return Medium("samples", shape, f"samples of shape {list(shape)}", settings, prod(shape), draw, longest)
