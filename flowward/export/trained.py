@@ -18,6 +18,8 @@ from . import exported
 At = int | Literal["best"]
 MADE_FROM = ("model", "loading", "lora_rank", "lora_alpha", "lora_targets", "precision")  # settings of a run's model
 
+OF_PALETTES = ("palette", "reward")  # an adapter per reward
+
 
 def load(
     name: str | Path,
@@ -48,7 +50,8 @@ def load(
         return models.load(name, precision=precision or "auto", loading=loading)
     folder = RunFolder.open(path)
     given = folder.config()  # only these keys, since a run from Python may have an algorithm without a name
-    settings = config.from_dict({key: given[key] for key in MADE_FROM if key in given})
+    keys = (*MADE_FROM, *OF_PALETTES) if given.get("palette") else MADE_FROM
+    settings = config.from_dict({key: given[key] for key in keys if key in given})
     state = folder.state("identity", "iteration", "weights", at=at, within=f"weights.{weights}.")
     if state is None:
         raise ValueError(f"{path} contains no checkpoint yet: wait for the first one, or set --checkpoint-every lower")

@@ -65,6 +65,7 @@ class ScenesPolicy(Policy):
         # (docs/benchmarks.md). Rollouts use them too, so that equal weights give bit-identical velocities.
         attention = sdpa_kernel(SDPBackend.MATH)
         with torch.set_grad_enabled(gradients), self._cast(), attention, self.weights.network(weights) as network:
+            self.weights.meet(condition.tensors)
             words, pooled = condition.tensors["words"], condition.tensors["pooled"]
             v: Tensor = network(x, words, pooled, 1000 * t, return_dict=False)[0]
         return v.float()

@@ -15,10 +15,12 @@ from ..prompts import Edit, Prompt
 from ..system.precision import Precision
 from .flow import grid
 
+MIXTURE = "mixture"  # [N, K] the weights of K adapters in each row, if they are not the model's default
+
 
 @dataclass(frozen=True)
 class Condition:
-    """Encoded prompts: named tensors [N, ...], one row per prompt."""
+    """Encoded prompts and what else belongs to a row: named tensors [N, ...], one row per prompt."""
 
     tensors: dict[str, Tensor]
 
@@ -51,7 +53,9 @@ class Weights(Protocol):
     kind: str  # stored in checkpoints: weights of one kind cannot be loaded as another
     own_reference: bool  # whether `reference` is a copy that checkpoints store
     collective: bool  # whether every pass through the network needs all processes, which hold parts of it
+    palette: tuple[str, ...]  # the objectives of its adapters, which are mixed in every row; () if there is one model
 
+    def meet(self, rows: Mapping[str, Tensor]) -> None: ...  # what belongs to the rows of the next pass
     def add(self, name: str) -> None: ...  # copy the current `policy` under this name
     def network(self, name: str) -> AbstractContextManager[Any]: ...  # the network with these weights active
     def still(self, name: str) -> AbstractContextManager[None]: ...  # only these weights are used, without gradients
@@ -100,9 +104,17 @@ class Policy(ABC):
         return self.encode([""])
 
     def blank(self) -> Callable[[Condition], Condition]:
-        """Return a function that replaces the prompts of a condition by empty ones; source images stay."""
+        """Return a function that replaces the prompts of a condition by empty ones.
+
+        Source images stay, and so does all else that belongs to a row and not to a prompt.
+        """
         empty = self.empty()
-        return lambda condition: empty[torch.zeros(len(condition), dtype=torch.long)]
+
+        def blanked(condition: Condition) -> Condition:
+            rows = empty[torch.zeros(len(condition), dtype=torch.long)]
+            return Condition({**condition.tensors, **rows.tensors})
+
+        return blanked
 
     def times(self, steps: int) -> tuple[float, ...]:
         """The model's own time grid, [steps + 1] from 1 to 0."""

@@ -17,7 +17,7 @@ from ..process.policy import Policy
 from ..prompts import PromptSet
 from ..rewards import Reward
 from ..system import distributed, shared_folders
-from . import batches, config, fit, inputs, trackers
+from . import batches, config, fit, inputs, palettes, trackers
 from .datasets import Exemplars, Preferences
 from .folder import RunFolder
 from .inputs import Change, Inputs
@@ -50,6 +50,7 @@ class Parts:
             ValueError: the files do not fit the algorithm, the model or the batch sizes; or images cannot be drawn
                 elsewhere (see `actors_of`).
         """
+        palettes.refuse_elsewhere(settings)
         actors = actors_of(settings, policy, reward)
         parts = cls(settings.algorithm, policy, reward, texts, actors=actors, stale=settings.drawing.stale)
         if settings.preferences:
