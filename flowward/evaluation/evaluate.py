@@ -153,7 +153,11 @@ def settings(
         "images": len(evaluation.chosen(prompts)),
         "image_size": list(policy.image_size),
         **frames,
-        "model": {"name": policy.name, **{key: policy.identity[key] for key in known if key in policy.identity}},
+        "model": {
+            "name": policy.name,
+            **{key: policy.identity[key] for key in known if key in policy.identity},
+            **({"mixture": policy.weights.mixture.named(policy.weights.palette)} if policy.weights.mixture else {}),
+        },
         "rewards": {name: described(reward) for name, reward in rewards.items()},
         "guard": [evaluation.names[name] for name in evaluation.guard if evaluation.names[name] in rewards],
         "versions": versions(),

@@ -38,7 +38,6 @@ class LoRA(Weights):
 
     merge = False
     start: Start | None = None  # the LoRA that training started from
-    mixture: Mixture | None = None  # of a palette
 
     def __init__(self, network: Any, adapters: Adapters, usual: tuple[str, ...] = ATTENTION, seed: int = 0):
         from .adapted import ADAPTER, Adapted, adapt  # peft loads transformers: only for those who train adapters
@@ -165,6 +164,11 @@ class LoRA(Weights):
 
         with self.network(name):
             return exported(self._network)
+
+    def single(self) -> dict[str, Any]:
+        """The entries of peft's description that differ for one adapter of a palette."""
+        alpha = self.adapters.alpha or 0.0
+        return {"r": self.adapters.rank, "lora_alpha": int(alpha) if alpha == int(alpha) else alpha}
 
     def parts(self, name: str) -> dict[str, dict[str, Tensor]]:
         """The tensors of each adapter of a palette by its objective, as `export` gives those of one adapter."""

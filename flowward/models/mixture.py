@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +24,10 @@ class Mixture:
     def __init__(self, many: int):
         self.default: tuple[float, ...] = (1 / many,) * many
         self._rows: dict[bool, Tensor | None] = {True: None, False: None}  # by whether the pass has gradients
+
+    def named(self, names: Sequence[str]) -> dict[str, float]:
+        """The default mixture by the names of the adapters."""
+        return dict(zip(names, self.default, strict=True))
 
     def meet(self, rows: Mapping[str, Tensor]) -> None:
         """Remember the mixture [N, K] of a pass over these rows; call it in the grad mode of the pass."""
@@ -80,3 +86,13 @@ def _weight(name: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError(f"the weight of adapter '{name}' must be a number, not '{text}'") from None
+
+
+@contextmanager
+def mixed(weights: Any, mixture: Sequence[float]) -> Iterator[None]:
+    """Inside, rows of a palette that do not say otherwise have this mixture."""
+    before, weights.mixture.default = weights.mixture.default, tuple(mixture)
+    try:
+        yield
+    finally:
+        weights.mixture.default = before

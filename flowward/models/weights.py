@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..system.distributed import part
+from .mixture import Mixture
 
 
 class Weights(ABC):
@@ -26,6 +27,7 @@ class Weights(ABC):
     collective = False  # every pass through the network needs all processes, which hold parts of it
 
     palette: tuple[str, ...] = ()  # the objectives of its adapters, which are mixed in every row (lora.py)
+    mixture: Mixture | None = None  # of a palette: how
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for checkpoints to fit."""

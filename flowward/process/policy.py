@@ -55,6 +55,8 @@ class Weights(Protocol):
     collective: bool  # whether every pass through the network needs all processes, which hold parts of it
     palette: tuple[str, ...]  # the objectives of its adapters, which are mixed in every row; () if there is one model
 
+    mixture: Any  # of a palette: how, as a models.mixture.Mixture; otherwise None
+
     def meet(self, rows: Mapping[str, Tensor]) -> None: ...  # what belongs to the rows of the next pass
     def add(self, name: str) -> None: ...  # copy the current `policy` under this name
     def network(self, name: str) -> AbstractContextManager[Any]: ...  # the network with these weights active
