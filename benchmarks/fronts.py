@@ -28,7 +28,7 @@ from flowward.training.assembly import started
 
 SCORES = ("scenes-strict", "balance")
 IMAGES = 144  # per iteration
-ITERATIONS = 40  # of a single run
+ITERATIONS = 24  # of a single run
 
 
 def settings(folder: Path, names: tuple[str, ...], seed: int) -> Any:
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--output", type=Path, default=Path("runs/fronts"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--minutes", type=float, default=1e9)
     options = parser.parse_args()
     torch.set_num_threads(1)
