@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_pipelines import tiny
 from tiny_policies import policy
 from torch import Tensor
 
 from flowward import models
+from flowward.export import weights
 from flowward.models import Adapters
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.mixture import normalised, parsed
@@ -164,3 +167,23 @@ def test_mixtures_in_words() -> None:
         with pytest.raises(ValueError, match=said):
             parsed(words, NAMES)
     assert normalised([2, 2]) == (0.5, 0.5)
+
+
+def test_diffusers_mixes_an_exported_palette_to_the_same_velocity(tmp_path: Path) -> None:
+    """`set_adapters(names, weights)` on the exported files is v(x; theta + sum_k w_k B_k A_k)."""
+    made = painted(names=("scenes-strict", "r.py:own", "balance"), alpha=3.0)
+    file = weights.lora(made, tmp_path, {"base_model": "tiny"})
+    names = list(weights.files_of(made.weights.palette).values())
+    assert file.name == "flowward.json" and names[1] == "r_py_own.safetensors"
+    pipe: Any = tiny(SD3)
+    for name in names:
+        pipe.load_lora_weights(tmp_path, weight_name=name, adapter_name=Path(name).stem)
+    x, t, condition = rows(made, 2)
+    for w in ((0.7, 0.1, 0.2), (0.0, 1.0, 0.0), (1.0, 1.0, 0.5)):
+        pipe.set_adapters([Path(name).stem for name in names], list(w))
+        with torch.no_grad():
+            found = made.family.velocity(pipe.transformer, x, t, condition.tensors, 1.0)
+            torch.testing.assert_close(made.velocity(x, t, at(condition, [w] * 2)), found, atol=1e-5, rtol=1e-5)
+            pipe.disable_lora()
+            assert (made.family.velocity(pipe.transformer, x, t, condition.tensors, 1.0) - found).abs().max() > 1e-3
+            pipe.enable_lora()
