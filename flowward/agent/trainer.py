@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..evaluation.outcome import NOUNS
-from ..learning.mixing import MIXES, each_reward
+from ..learning.mixing import APART, MIXES, each_reward
 from ..prompts import PromptSet, refuse_others
 from ..rewards import RewardError
 from ..rewards.scoring import agreed
@@ -68,6 +68,8 @@ class AgentRun(Training):
             )
         at_least_one(self, "questions_per_update")
         between(self, 1, MOST_BATCH, "rollout_batch")
+        if self.mix in APART:
+            raise ValueError(f"mix {self.mix} keeps rewards apart, which only runs over images can do: choose another")
         if self.memory is not None:
             raise ValueError("memory chooses batches of images; for agents set microbatch and rollout_batch")
         if self.samples > MOST_EPISODES:

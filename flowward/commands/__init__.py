@@ -11,6 +11,7 @@ COMMANDS = {
     "agent": "train, measure and use language agents that plan over several turns",
     "sample": "sample images from a model or a run",
     "eval": "measure models and runs: scores with 95 % intervals",
+    "front": "measure a palette of adapters at a grid of weights",
     "report": "write a run's report.html",
     "watch": "follow all runs of a folder on a local web page",
     "compare": "draw the curves of several runs in the same charts",

@@ -28,7 +28,7 @@ from ..training.record import Record, refuse_other_kinds
 from . import outputs
 from .help import Option, Page
 from .options import given, parse, said, take
-from .policies import policy_of, remark_on_guidance, warn_of_guidance
+from .policies import mix, policy_of, remark_on_guidance, warn_of_guidance
 
 DEFAULT = "scenes"  # suite
 PAGE = Page(
@@ -56,6 +56,8 @@ class Evaluate:
     evaluation: Annotated[Evaluation, tyro.conf.OmitArgPrefixes] = field(default_factory=Evaluation)
     at: int | Literal["best"] | None = None
     """use a run's checkpoint of this iteration, or with its `best` headline score (none: the newest)"""
+    mixture: tuple[str, ...] = ()
+    """weights of a palette's adapters, e.g. scenes-strict=0.7 balance=0.3 (none: equal ones)"""
     precision: Wish | None = None
     """precision of all models (none: that of the runs and exports, else auto)"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
@@ -77,6 +79,8 @@ def run(words: list[str]) -> int:
         refuse_other_kinds(name, "eval")
     _refuse(chosen, named=bool(suite or given(words, "rewards") or given(words, "prompts")))
     found = _read(chosen.compare) if chosen.compare else _measured(chosen, said(words))
+    if chosen.mixture and not any("mixture" in each.settings["model"] for each in found):
+        tell("--mixture changed nothing, since none of these models is a palette")
     changes = comparison.differences(found)
     table({each.name: each.summary() for each in found}, changes)
     for line in [*comparison.warnings(found), *comparison.hacking(found, changes)]:
@@ -139,6 +143,8 @@ def _measured(chosen: Evaluate, named: Collection[str]) -> list[Measurement]:
         warn_of_guidance(name, how.sampler.guidance)
         at = chosen.at if (Path(name) / "config.yaml").is_file() else None  # other models have no checkpoints
         policy = policy_of(name, how.weights, chosen.loading, precision, named, at)
+        if policy.weights.palette or len(chosen.models) == 1:  # beside other models, it is for the palettes
+            mix(policy, chosen.mixture)
         precision = policy.precision  # what `auto` was for the first model, it is for all
         remark_on_guidance(name, policy, how.sampler.guidance)
         policy.refuse(list(texts))

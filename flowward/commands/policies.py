@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from .. import models
 from ..export import exported
 from ..export.trained import load as policy_of
+from ..learning.mixtures import named
+from ..models.mixture import parsed
 from ..process.policy import Policy
 from ..system.terminal import tell
 from ..training.record import Record
 
-__all__ = ["policy_of", "remark_on_guidance", "warn_of_guidance"]
+__all__ = ["mix", "policy_of", "remark_on_guidance", "warn_of_guidance"]
+
+
+def mix(policy: Policy, words: Sequence[str]) -> None:
+    """Give a palette the mixture that `name=weight` words name, if there are some; its name says so.
+
+    Raises:
+        ValueError: the model is no palette, or the mixture is impossible.
+    """
+    if not words:
+        return
+    palette = policy.weights.palette
+    if not palette:
+        raise ValueError(f"{policy.name} has no adapters to mix, since it is no palette: leave out --mixture")
+    policy.weights.mixture.default = mixture = parsed(words, palette)
+    policy.name += f" at {named(mixture, palette)}"
 
 
 def warn_of_guidance(name: str, guidance: float) -> None:

@@ -22,7 +22,7 @@ from ..training.record import refuse_other_kinds
 from . import outputs
 from .help import Page
 from .options import parse, said
-from .policies import policy_of, remark_on_guidance, warn_of_guidance
+from .policies import mix, policy_of, remark_on_guidance, warn_of_guidance
 
 MOST = 10_000  # images of one grid
 
@@ -76,6 +76,8 @@ class Sample:
     """weights of a run: the trained `policy` or its `ema` average"""
     at: int | Literal["best"] | None = None
     """use a run's checkpoint of this iteration, or with its `best` headline score (none: the newest)"""
+    mixture: tuple[str, ...] = ()
+    """weights of a palette's adapters, e.g. scenes-strict=0.7 balance=0.3 (none: equal ones)"""
     precision: Wish | None = None
     """precision of the networks (none: that of the run or export, else auto)"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
@@ -105,6 +107,7 @@ def run(words: list[str]) -> int:
         refuse_broken(chosen.source)
     warn_of_guidance(chosen.model, chosen.sampler.guidance)
     policy = policy_of(chosen.model, chosen.weights, chosen.loading, chosen.precision, said(words), chosen.at)
+    mix(policy, chosen.mixture)
     remark_on_guidance(chosen.model, policy, chosen.sampler.guidance)
     texts = [prompt for prompt in chosen.prompts for _ in range(chosen.count)]
     asked = [prompt_of(text, chosen.source) for text in texts]

@@ -151,7 +151,11 @@ def settings(
         "prompts_sha256": hash_of(prompts),
         "images": len(evaluation.chosen(prompts)),
         **policy.medium.settings,
-        "model": {"name": policy.name, **{key: policy.identity[key] for key in known if key in policy.identity}},
+        "model": {
+            "name": policy.name,
+            **{key: policy.identity[key] for key in known if key in policy.identity},
+            **({"mixture": policy.weights.mixture.named(policy.weights.palette)} if policy.weights.mixture else {}),
+        },
         "rewards": {name: described(reward) for name, reward in rewards.items()},
         "guard": [evaluation.names[name] for name in evaluation.guard if evaluation.names[name] in rewards],
         "versions": versions(),

@@ -19,6 +19,7 @@ from ..system.whole_files import write as write_whole
 from ..training.record import Record
 from . import metadata
 from .markdown import code, paragraph, table, text
+from .weights import files_of
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 28  # size of a curve and its margins, in pixels
 
@@ -57,9 +58,12 @@ def write(
 
 def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence[str]) -> str:
     told = "steps" in about and "guidance" in about  # a user's own algorithm may lack these settings
+    palette = policy.weights.palette
     if not is_pipeline(about["base_model"]):  # flowward's built-in model, which diffusers cannot load
         steps, guidance = (shlex.quote(str(about.get(name))) for name in ("steps", "guidance"))
-        how = f" --steps {steps} --guidance {guidance}  # as in training" if told else ""
+        mixed = "".join(f" {shlex.quote(f'{name}={1 / len(palette):.3g}')}" for name in palette)
+        how = f" --mixture{mixed}" if palette else ""
+        how += f" --steps {steps} --guidance {guidance}  # as in training" if told else ""
         return code(f'flowward sample this/folder "PROMPT"{how}', "sh")
     call = ""
     if told:
@@ -72,8 +76,8 @@ def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence
         "pytorch_lora_weights.safetensors": 'pipe.load_lora_weights("this/folder")',
         "transformer": f'pipe.transformer = type(pipe.transformer).from_pretrained("this/folder/transformer"{more})',
     }
-    chosen = "\n".join(loading[name] for name in files[:1])
-    if (folder / "transformer_2").is_dir():  # a pipeline of two
+    chosen = _mixed(folder, palette) if palette else "\n".join(loading[name] for name in files[:1])
+    if (folder / "transformer_2").is_dir() and not palette:  # a pipeline of two
         again = {
             "pytorch_lora_weights.safetensors": (
                 'pipe.load_lora_weights("this/folder/transformer_2", load_into_transformer_2=True)'
@@ -87,6 +91,24 @@ def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence
     loaded = f"DiffusionPipeline.from_pretrained({_quoted(about['base_model'])}{which}{more})"
     lines = f"{first}from diffusers import DiffusionPipeline\n\npipe = {loaded}\n{chosen}\n{call}"
     return code(lines.rstrip("\n"), "python")
+
+
+def _mixed(folder: Path, palette: Sequence[str]) -> str:
+    """Code that loads the adapters of a palette and mixes them evenly."""
+    files = files_of(palette)
+    stems = [Path(file).stem for file in files.values()]
+    both = ["", ", load_into_transformer_2=True"] if (folder / "transformer_2").is_dir() else [""]
+    where = ["this/folder", "this/folder/transformer_2"]
+    lines = [
+        f'pipe.load_lora_weights("{place}", weight_name="{stem}.safetensors", adapter_name="{stem}"{more})'
+        for place, more in zip(where, both, strict=False)
+        for stem in stems
+    ]
+    even = ", ".join(f"{1 / len(stems):.3g}" for _ in stems)
+    weights = f"[{even}]"
+    names = ", ".join(f'"{stem}"' for stem in stems)
+    said = f"# any weights that sum to 1; in training 1 and 0 were a single reward: {', '.join(palette)}"
+    return "\n".join([*lines, f"pipe.set_adapters([{names}], {weights})  {said}"])
 
 
 def _quoted(value: Any) -> str:

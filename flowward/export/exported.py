@@ -39,7 +39,8 @@ def facts(name: str) -> dict[str, Any]:
     """
     if file := models.lora_file(name):
         return read(file)
-    if not (folder := merged(name)):
+    folder = merged(name) or (Path(name) if _has_palette(Path(name)) else None)
+    if folder is None:
         return {}
     try:
         found = strict_json.loads((folder / FACTS).read_text("utf-8"))
@@ -48,6 +49,25 @@ def facts(name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{folder / FACTS} is damaged: it does not contain a JSON object")
     return found
+
+
+def palette(name: str) -> dict[str, Path]:
+    """The files of an exported palette by the objectives of its adapters; empty for anything else.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    folder = Path(name)
+    if not _has_palette(folder):
+        return {}
+    named = facts(name).get("palette")
+    if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+        raise ValueError(f"{folder / FACTS} is damaged: it does not name the files of a palette")
+    return {own: folder / file for own, file in named.items()}
+
+
+def _has_palette(folder: Path) -> bool:
+    return (folder / FACTS).is_file() and not (folder / "transformer").is_dir()
 
 
 def sentence(facts: dict[str, Any]) -> str:

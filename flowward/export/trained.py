@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
 from .. import models
+from ..models.adapters import Adapters
 from ..models.loading import Loading
 from ..process.policy import Policy
 from ..system.precision import Precision, Wish
 from ..training import config
 from ..training.folder import RunFolder
 from ..training.record import refuse_other_kinds
-from . import exported
+from . import exported, soups
 
 At = int | Literal["best"]
 MADE_FROM = ("model", "loading", "lora_rank", "lora_alpha", "lora_targets", "precision")  # settings of a run's model
+
+OF_PALETTES = ("palette", "reward")  # an adapter per reward
 
 
 def load(
@@ -42,13 +45,18 @@ def load(
     refuse_other_kinds(path)
     if at is not None and not (path / "config.yaml").is_file():
         raise ValueError(f"{name} is not a run, so it has no checkpoints: leave out --at")
-    if found := exported.load(name, precision or trained_in(name) or "auto", loading):
+    if files := exported.palette(name):
+        found = soup({own: str(file) for own, file in files.items()}, weights, loading, precision)
+        found.name = name
         return found
+    if exported_model := exported.load(name, precision or trained_in(name) or "auto", loading):
+        return exported_model
     if not (path / "config.yaml").is_file():
         return models.load(name, precision=precision or "auto", loading=loading)
     folder = RunFolder.open(path)
     given = folder.config()  # only these keys, since a run from Python may have an algorithm without a name
-    settings = config.from_dict({key: given[key] for key in MADE_FROM if key in given})
+    keys = (*MADE_FROM, *OF_PALETTES) if given.get("palette") else MADE_FROM
+    settings = config.from_dict({key: given[key] for key in keys if key in given})
     state = folder.state("identity", "iteration", "weights", at=at, within=f"weights.{weights}.")
     if state is None:
         raise ValueError(f"{path} contains no checkpoint yet: wait for the first one, or set --checkpoint-every lower")
@@ -64,6 +72,49 @@ def load(
         policy.weights.load("policy", state["weights"][weights])
     policy.name = f"{name} ({weights}, iteration {state['iteration']})"
     return policy
+
+
+def soup(
+    names: Mapping[str, str],
+    weights: str = "policy",
+    loading: Loading | None = None,
+    precision: Wish | None = None,
+    said: Collection[str] = (),
+) -> Policy:
+    """A palette of adapters that were trained one by one: `names` are runs or exports, by their objective.
+
+    Raises:
+        ValueError: see `load`; or they have no adapters, or adapters of different models, or there are too few.
+    """
+    wish = precision or common_precision(names.values())
+    first = next(iter(names.values()), "")
+    kept: list[Policy] = []
+
+    def parts() -> Iterator[tuple[str, Policy]]:
+        for own, name in names.items():
+            policy = load(name, weights, loading, wish, said)
+            kept[:] = [policy]
+            yield own, policy
+
+    def base(adapters: Adapters) -> Policy:
+        used = kept[0]
+        return models.load(base_of(first), None, used.precision, loading=used.loading, adapters=adapters)
+
+    return soups.joined(parts(), base)
+
+
+def base_of(name: str) -> str:
+    """The model that a run or an export was trained on.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    path = Path(name := models.located(name))
+    found = RunFolder.open(path).config().get("model") if (path / "config.yaml").is_file() else None
+    found = found or exported.facts(name).get("base_model")
+    if not found:
+        raise ValueError(f"{name} is neither a run nor an export: name the folder of one")
+    return str(found)
 
 
 def trained_in(name: str) -> Precision | None:

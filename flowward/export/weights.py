@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ def whole(folder: Path) -> Iterator[None]:
 
 
 def lora(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None) -> Path:
-    """Write the adapters of `policy` for `pipeline.load_lora_weights(folder)`.
+    """Write the adapters of `policy` for `pipeline.load_lora_weights(folder)`; a palette as one file per adapter.
 
     `about` is stored in the header of the file, as JSON under the key `flowward`.
 
@@ -63,10 +65,37 @@ def lora(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None) -
     pipe: Any = diffusers.StableDiffusion3Pipeline
     if isinstance(policy, DiffusersPolicy):
         pipe = type(policy.family.pipe)
-    described = strict_json.dumps({"version": __version__, **(about or {})})
-    for name, tensors in _by_component(policy, trained.export("policy")).items():
-        _write(pipe, folder if name == "transformer" else folder / name, tensors, trained, described)
-    return folder / LORA_FILE
+    described = {"version": __version__, **(about or {})}
+    if not trained.palette:
+        _write_parts(policy, pipe, folder, LORA_FILE, trained.export("policy"), described)
+        return folder / LORA_FILE
+    names = files_of(trained.palette)
+    for own, tensors in trained.parts("policy").items():
+        _write_parts(policy, pipe, folder, names[own], tensors, {**described, "adapter": own})
+    Record(folder).write_text(FACTS, strict_json.dumps({**described, "palette": names}, 2) + "\n")
+    return folder / FACTS
+
+
+def files_of(palette: Sequence[str]) -> dict[str, str]:
+    """A file for each adapter of a palette. Without its ending it is a name that diffusers and peft allow."""
+    found: dict[str, str] = {}
+    for own in palette:
+        stem = re.sub(r"\W+", "_", own, flags=re.ASCII).strip("_") or "adapter"
+        taken = {Path(file).stem for file in found.values()}
+        free = (stem if number == 1 else f"{stem}_{number}" for number in count(1))
+        found[own] = f"{next(name for name in free if name not in taken)}.safetensors"
+    return found
+
+
+def _write_parts(
+    policy: Policy, pipe: Any, folder: Path, file: str, tensors: dict[str, Tensor], about: Mapping[str, Any]
+) -> None:
+    """One adapter, as one file per transformer of the pipeline."""
+    trained: Any = policy.weights
+    for name, own in _by_component(policy, tensors).items():
+        _write(
+            pipe, (folder if name == "transformer" else folder / name) / file, own, trained, strict_json.dumps(about)
+        )
 
 
 def _by_component(policy: Policy, tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -81,14 +110,14 @@ def _by_component(policy: Policy, tensors: dict[str, Tensor]) -> dict[str, dict[
     }  # fmt: skip
 
 
-def _write(pipe: Any, folder: Path, tensors: dict[str, Tensor], trained: LoRA, described: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _write(pipe: Any, file: Path, tensors: dict[str, Tensor], trained: LoRA, described: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     pipe.save_lora_weights(
-        folder,
+        file.parent,
         transformer_lora_layers=tensors,
-        transformer_lora_adapter_metadata=_in_order(trained.config.to_dict()),
+        transformer_lora_adapter_metadata=_in_order(trained.config.to_dict() | trained.single()),
+        weight_name=file.name,
     )
-    file = folder / LORA_FILE
     with safe_open(file, "pt") as opened:
         header = opened.metadata() or {}
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (it is not a mapping)
@@ -124,8 +153,11 @@ def merged(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None)
     `about` is stored in flowward.json next to it, since the files of diffusers store neither origin nor precision.
 
     Raises:
+        ValueError: the policy is a palette.
         OSError: the files cannot be written.
     """
+    if policy.weights.palette:
+        raise ValueError("a palette has no single weights to merge: leave out --merged, and mix its adapters")
     with policy.weights.network("policy") as network:
         if isinstance(policy.weights, LoRA):
             network.fuse_lora(adapter_names=["policy"])

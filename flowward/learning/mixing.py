@@ -13,9 +13,9 @@ from ..prompts import Prompt
 from .credit import Piece
 
 Mix = Callable[[Piece, Tensor, Tensor, Tensor], Tensor]
-"""(credit, rewards [B, R], weights [R], group [B]) -> advantages float64 [B]"""
+"""(credit, rewards [B, R], weights [R], group [B]) -> advantages float64 [B], or [B, K] if rewards stay apart"""
 
-MixName = Literal["rewards", "advantages", "gdpo", "pareto"]
+MixName = Literal["rewards", "advantages", "gdpo", "pareto", "chebyshev", "descent"]
 
 
 def rewards_first(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor) -> Tensor:
@@ -26,10 +26,11 @@ def rewards_first(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor
 def advantages_first(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor) -> Tensor:
     """Compute an advantage per reward, then add them up by weight; spreads do not matter (MixGRPO, arXiv:2507.21802).
 
-    The sum of R advantages has another spread than a single one. MixGRPO's weights sum to 1.
+    The sum of R advantages has another spread than a single one. MixGRPO's weights sum to 1. Here weights may also be
+    [B, R], if groups have weights of their own.
     """
-    each = [weight * credit(column, group) for weight, column in zip(weights.double(), rewards.T, strict=True)]
-    return torch.stack(each).sum(0)
+    columns = zip(weights.double().unbind(-1), rewards.unbind(1), strict=True)
+    return torch.stack([weight * credit(column, group) for weight, column in columns]).sum(0)
 
 
 def gdpo(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor, floor: float = 1e-4) -> Tensor:
@@ -47,7 +48,7 @@ def pareto(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor) -> Te
     An image dominates another if it is better in at least one reward and worse in none (as in Parrot, Lee et al.,
     2024, arXiv:2401.05675). Only the signs of the weights matter, and weight 0 excludes a reward.
     """
-    values = (rewards.double() * weights.sign().double())[:, weights != 0]
+    values, _ = _turned(rewards, weights)
     found = torch.zeros(len(values), dtype=torch.float64)
     for number in group.unique():
         rows = group == number
@@ -55,6 +56,36 @@ def pareto(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor) -> Te
         beats = (one >= other).all(2) & (one > other).any(2)
         found[rows] = (beats.sum(1) - beats.sum(0)).double() / max(1, int(rows.sum()) - 1)
     return credit(found, group)
+
+
+def chebyshev(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor, slope: float = 0.05) -> Tensor:
+    """Score an image by its largest weighted distance to the best values: -(max_k d_k + slope sum_k d_k).
+
+    d_k = w_k (z_k - R_k) / s_k, with z_k the best value of reward k in the batch and s_k its standard deviation there.
+    This is the augmented weighted Chebyshev distance (Steuer and Choo, 1983, Mathematical Programming 26:326). A sum of
+    rewards is only best at points on the convex hull of what can be reached. This value is best at every
+    non-dominated point for some weights. Weight 0 excludes a reward, a negative weight turns it round.
+    """
+    values, chosen = _turned(rewards, weights)
+    spread = values.std(0, correction=0)
+    far = (values.amax(0) - values) * (chosen / spread.where(spread > 0, torch.ones_like(spread)))
+    return credit(-(far.amax(1) + slope * far.sum(1)), group)
+
+
+def descent(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor) -> Tensor:
+    """Keep the K rewards of weight != 0 apart, with an advantage each [B, K]: each gets a gradient of its own.
+
+    The optimiser step is then their common descent direction (see `objectives.common_descent`). Only the signs of the
+    weights matter.
+    """
+    values, _ = _turned(rewards, weights)
+    return torch.stack([credit(column, group) for column in values.T], 1)
+
+
+def _turned(rewards: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Rewards [B, K] of weight != 0 with positive weights [K]: a negative weight turns its reward round."""
+    used = weights != 0
+    return (rewards.double() * weights.sign().double())[:, used], weights.double().abs()[used]
 
 
 def correlations(rewards: Tensor, group: Tensor) -> Tensor:
@@ -85,7 +116,10 @@ MIXES: dict[MixName, Mix] = {
     "advantages": advantages_first,
     "gdpo": gdpo,
     "pareto": pareto,
+    "chebyshev": chebyshev,
+    "descent": descent,
 }
+APART: frozenset[MixName] = frozenset({"descent"})  # mixes that return an advantage per reward
 
 
 class RewardBuffer:

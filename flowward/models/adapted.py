@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
@@ -16,6 +16,9 @@ from peft.tuners import lora
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from .mixture import Mixture
 
 ADAPTER = "policy"  # peft's name for the adapter in its layers
 
@@ -58,8 +61,33 @@ class Adapted(lora.Linear):
         return plain and 3 * rank * sum(base.weight.shape) > base.weight.numel()
 
 
-def adapt(network: Any, rank: int, alpha: float, targets: Sequence[str], layers: Sequence[str]) -> LoraConfig:
+class Palette(Adapted):
+    """y = W x + scale B (m * (A x)): several adapters as one, whose rank axis is scaled in every row of x."""
+
+    mixture: Mixture  # one for all layers of a network
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.disable_adapters:
+            return super().forward(x, *args, **kwargs)
+        base: Any = self.base_layer
+        (name,) = self.active_adapters
+        a, b, scale = self._low_rank(name)
+        low = functional.linear(x, a)
+        mixed = low * self.mixture.of(len(x), len(a), x.device).view(-1, *[1] * (x.ndim - 2), len(a)).to(low.dtype)
+        return torch.add(base(x, *args, **kwargs), functional.linear(mixed, b), alpha=scale)
+
+
+def adapt(
+    network: Any,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str],
+    layers: Sequence[str],
+    mixture: Mixture | None = None,
+) -> LoraConfig:
     """Put an adapter on these linear layers, with random weights from torch's global generator.
+
+    With a `mixture`, the adapter is a palette: `rank` and `alpha` are those of all its adapters together.
 
     `targets` are the names that mean these layers, for the config. peft gets whole names where it would find more
     layers, such as convolutions.
@@ -72,11 +100,14 @@ def adapt(network: Any, rank: int, alpha: float, targets: Sequence[str], layers:
     )
     if [name for name, _ in network.named_modules() if check_target_module_exists(config, name)] != [*layers]:
         config.target_modules = "|".join(re.escape(name) for name in layers)
-    config._register_custom_module({nn.Linear: Adapted})
+    config._register_custom_module({nn.Linear: Palette if mixture else Adapted})
     if hasattr(network, "add_adapter"):
         network.add_adapter(config, ADAPTER)
     else:  # any other torch module
         inject_adapter_in_model(config, network, ADAPTER)
+    for layer in network.modules():
+        if mixture and isinstance(layer, Palette):
+            layer.mixture = mixture
     return config
 
 

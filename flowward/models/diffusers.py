@@ -184,6 +184,7 @@ class DiffusersPolicy(Policy):
         gradients = torch.is_grad_enabled() and weights == "policy"
         kept = not self.weights.collective  # gathered weights would stay until the pass ends
         with torch.set_grad_enabled(gradients), self._cast(kept), self.weights.network(weights) as network:
+            self.weights.meet(condition.tensors)
             return self.family.velocity(network, x, t, condition.tensors, guidance).float()
 
     def under(self, weights: str, guidance: float = 1.0) -> Velocity:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from . import targets
 from .adapters import Adapters
+from .mixture import Mixture
 from .weights import WHOLE, Full, Placement, Weights
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class LoRA(Weights):
 
     With `merge` a rollout adds the adapters to the base weights until it ends. This saves two small products per layer
     and step, and needs a copy of those layers. Do not use it with half-precision weights: small changes would be lost.
+
+    A palette of K adapters is one adapter of K times the rank, whose rank axis is scaled in every row (`mixture`). So
+    copies, optimisers and checkpoints are those of one adapter.
     """
 
     merge = False
@@ -45,6 +49,9 @@ class LoRA(Weights):
             targets.refuse_unknown(network, adapters.targets)
         rank, alpha = adapters.rank, 2.0 * adapters.rank if adapters.alpha is None else adapters.alpha
         self.kind = f"lora-{rank}" if alpha == 2 * rank else f"lora-{rank}-alpha-{alpha:g}"
+        self.palette, many = adapters.palette, max(1, len(adapters.palette))
+        if self.palette:
+            self.kind, self.mixture = f"{self.kind}-palette-{'+'.join(self.palette)}", Mixture(many)
         self.own_reference = adapters.reference == "init"
         self._network = network.requires_grad_(False)
         self._held: str | None = None  # the weights that `still` fixed
@@ -54,7 +61,7 @@ class LoRA(Weights):
         self.adapters = replace(adapters, alpha=alpha, targets=targets.named(network, layers))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # the same adapter in every process, for any earlier use of random numbers
-            self.config = adapt(network, rank, alpha, adapters.targets or usual, layers)
+            self.config = adapt(network, many * rank, many * alpha, adapters.targets or usual, layers, self.mixture)
         self._layers = [module for module in network.modules() if isinstance(module, Adapted)]
         marker = f".{ADAPTER}."
         names = [name for name, _ in network.named_parameters() if ".lora_" in name and marker in name]
@@ -64,10 +71,17 @@ class LoRA(Weights):
         for place in self._places.values():
             place.float()  # for any dtype of the network: bf16 would lose small optimiser steps
         self._tensors = {"policy": {key: place.weight for key, place in self._places.items()}}
+        for key, tensor in self._tensors["policy"].items():
+            if many > 1 and ".lora_A" in key:  # as adapters of this rank begin: peft's A shrinks as the rank grows
+                tensor.data.mul_(many)
 
     def identity(self) -> dict[str, Any]:
         layers = {} if self._as_usual else {"layers": list(self.adapters.targets or ())}
         return {**super().identity(), **layers}
+
+    def meet(self, rows: Mapping[str, Tensor]) -> None:
+        if self.mixture:
+            self.mixture.meet(rows)
 
     @torch.no_grad()
     def begin(self, layers: Mapping[str, tuple[Tensor, Tensor]]) -> None:
@@ -176,6 +190,22 @@ class LoRA(Weights):
 
         with self.network(name):
             return exported(self._network)
+
+    def single(self) -> dict[str, Any]:
+        """The entries of peft's description that differ for one adapter of a palette."""
+        alpha = self.adapters.alpha or 0.0
+        return {"r": self.adapters.rank, "lora_alpha": int(alpha) if alpha == int(alpha) else alpha}
+
+    def parts(self, name: str) -> dict[str, dict[str, Tensor]]:
+        """The tensors of each adapter of a palette by its objective, as `export` gives those of one adapter."""
+        rank, whole = self.adapters.rank or 0, self.export(name)
+        return {
+            own: {
+                key: tensor.narrow(0 if ".lora_A" in key else 1, number * rank, rank).contiguous()
+                for key, tensor in whole.items()
+            }
+            for number, own in enumerate(self.palette)
+        }
 
 
 def trainable(

@@ -50,6 +50,8 @@ def load(
     kind = found["_class_name"]
     if loading.quantise and (adapters is None or loading.merge_lora):
         raise ValueError("quantised weights are frozen; train LoRA adapters (--lora-rank), without --merge-lora")
+    if loading.merge_lora and isinstance(adapters, Adapters) and adapters.palette:
+        raise ValueError("a palette has other weights in every row, so it cannot be merged: leave out --merge-lora")
     _refuse_layout(layout, loading, adapters is None)
     transformers = [name for name in ("transformer", "transformer_2") if found.get(name, [None])[0]]
     device = hub.device(loading.device)

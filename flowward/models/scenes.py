@@ -91,6 +91,7 @@ class ScenesPolicy(Policy):
         # (docs/benchmarks.md). Rollouts use them too, so that equal weights give bit-identical velocities.
         attention = sdpa_kernel(SDPBackend.MATH)
         with torch.set_grad_enabled(gradients), self._cast(), attention, self.weights.network(weights) as network:
+            self.weights.meet(condition.tensors)
             words, pooled = condition.tensors["words"], condition.tensors["pooled"]
             times = torch.stack([t, condition.tensors.get(UNTIL, t)], 1) if self.two_times else t
             v: Tensor = network(x, words, pooled, 1000 * times, return_dict=False)[0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..system.distributed import part
+from .mixture import Mixture
 
 
 class Weights(ABC):
@@ -25,9 +26,15 @@ class Weights(ABC):
     own_reference = False  # `reference` is a copy that checkpoints store: not the model as it was loaded
     collective = False  # every pass through the network needs all processes, which hold parts of it
 
+    palette: tuple[str, ...] = ()  # the objectives of its adapters, which are mixed in every row (lora.py)
+    mixture: Mixture | None = None  # of a palette: how
+
     def identity(self) -> dict[str, Any]:
         """What must be equal for checkpoints to fit."""
         return {"weights": self.kind}
+
+    def meet(self, rows: Mapping[str, Tensor]) -> None:  # noqa: B027 (most weights are the same in all rows)
+        """Prepare for a pass over rows with these tensors [N, ...] of a condition; call it in the pass's grad mode."""
 
     @abstractmethod
     def add(self, name: str) -> None:

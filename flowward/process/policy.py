@@ -21,6 +21,8 @@ from .medium import Medium
 
 UNTIL = "until"  # tensor of a condition: the end times of jumps, [N] in [0, t]
 
+MIXTURE = "mixture"  # [N, K] the weights of K adapters in each row, if they are not the model's default
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -68,7 +70,11 @@ class Weights(Protocol):
     kind: str  # stored in checkpoints: weights of one kind cannot be loaded as another
     own_reference: bool  # whether `reference` is a copy that checkpoints store
     collective: bool  # whether every pass through the network needs all processes, which hold parts of it
+    palette: tuple[str, ...]  # the objectives of its adapters, which are mixed in every row; () if there is one model
 
+    mixture: Any  # of a palette: how, as a models.mixture.Mixture; otherwise None
+
+    def meet(self, rows: Mapping[str, Tensor]) -> None: ...  # what belongs to the rows of the next pass
     def add(self, name: str) -> None: ...  # copy the current `policy` under this name
     def hold(self, name: str, values: dict[str, Tensor]) -> None: ...  # frozen weights: a copy that nothing follows
     def network(self, name: str) -> AbstractContextManager[Any]: ...  # the network with these weights active

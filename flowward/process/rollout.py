@@ -124,9 +124,16 @@ class Rollout:
     exemplar: Tensor | None = None  # [N] bool: a given image, not a sample; None if there are no such images
     steps: Steps | None = None
     here: Tensor | None = None  # [n] rising: the samples whose latents this process has; None: all N
+    apart: Tensor | None = None  # [N, K] float64: an advantage per reward, if they get a gradient each
 
     def __len__(self) -> int:
         return len(self.group)
+
+    def objectives(self) -> list[Rollout]:
+        """The same samples with the advantages of one reward each; one rollout if rewards are not kept apart."""
+        if self.apart is None:
+            return [self]
+        return [replace(self, advantage=column, apart=None) for column in self.apart.unbind(1)]
 
     def rows(self, samples: Tensor) -> Tensor:
         """The rows of x0, states and velocities of samples with these numbers [B].

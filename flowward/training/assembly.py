@@ -18,7 +18,7 @@ from ..process.policy import Policy
 from ..prompts import PromptSet
 from ..rewards import Reward
 from ..system import distributed, shared_folders
-from . import batches, config, fit, inputs, trackers
+from . import batches, config, fit, inputs, palettes, trackers
 from . import teachers as teaching
 from .datasets import Exemplars, Preferences
 from .folder import RunFolder
@@ -54,6 +54,7 @@ class Parts:
             ValueError: the files do not fit the algorithm, the model or the batch sizes; or images cannot be drawn
                 elsewhere (see `actors_of`).
         """
+        palettes.refuse_elsewhere(settings)
         actors = actors_of(settings, policy, reward)
         named = teaching.parsed(settings.teachers, settings.teacher_guidance)
         taught = teaching.held(policy, named, settings.algorithm, texts)

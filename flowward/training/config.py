@@ -30,6 +30,7 @@ from ..system.errors import first_invalid, positive, unknown
 from ..system.nested import each_word, lists_of_one, over, refuse_unknown
 from ..system.paths import expanded
 from ..system.precision import Wish
+from . import palettes
 from .drawing import Drawing
 from .record import FLOWS
 from .run import Run
@@ -73,6 +74,8 @@ class Settings:
     """start from this LoRA, a file or folder; rank, alpha and layers are taken from it"""
     init_lora_sha256: str | None = None
     """check that --init-lora has this SHA-256 (recorded in config.yaml)"""
+    palette: bool = False
+    """train an adapter of --lora-rank per reward, to be mixed by any weights after training"""
     reference: Reference = "init"
     """reference model for KL terms: the model with --init-lora (`init`) or without it (`base`)"""
     teachers: tuple[str, ...] = ()
@@ -101,6 +104,8 @@ class Settings:
         Raises:
             ValueError: a value is impossible, or there is neither a rank nor a LoRA to start from.
         """
+        if self.init_lora and self.palette:
+            raise ValueError("a palette starts from new adapters: leave out --init-lora or --palette")
         if self.init_lora:
             return Adapters(start=self.init_lora, reference=self.reference)
         return self.stored_adapters
@@ -110,7 +115,10 @@ class Settings:
         """The same for a run with a checkpoint, which has the weights: the LoRA that it started from is not read."""
         if self.lora_rank is not None:
             reference = self.reference if self.init_lora else None
-            return Adapters(self.lora_rank, self.lora_alpha, self.lora_targets, reference=reference)
+            names = palettes.named_by(self.reward) if self.palette else ()
+            return Adapters(self.lora_rank, self.lora_alpha, self.lora_targets, reference=reference, palette=names)
+        if self.palette:
+            raise ValueError("a palette is made of LoRA adapters: set lora_rank (--lora-rank), or leave out palette")
         if given := [name for name in ("lora_alpha", "lora_targets") if getattr(self, name) is not None]:
             raise ValueError(
                 f"all weights are trained; set lora_rank (--lora-rank), or leave out {' and '.join(given)}"
@@ -241,7 +249,9 @@ def recorded(policy: Policy) -> dict[str, Any]:
         return {}
     made, start = weights.adapters, weights.start
     usual = made.alpha == 2 * (made.rank or 0)
-    found = {"lora_rank": made.rank, "lora_alpha": None if usual else made.alpha}
+    found: dict[str, Any] = {"lora_rank": made.rank, "lora_alpha": None if usual else made.alpha}
+    if made.palette:
+        found["palette"] = True
     if start is None:
         return {**found, "lora_targets": weights.chosen}
     about = {"init_lora": str(start.file.absolute()), "init_lora_sha256": start.sha256}

@@ -170,6 +170,18 @@ OPTIMISATION = {
         "any; always 1 means that the clip sets the step length",
         SHARES,
     ),
+    "alpha/NAME": Metric(
+        "Weight of a reward's gradient",
+        "weight of one reward in the common descent direction, averaged over the optimiser steps (only with --mix "
+        "descent)",
+        "between 0 and 1; near 1 the other rewards' gradients are longer or point the same way",
+        SHARES,
+    ),
+    "cosine/NAME/NAME": Metric(
+        "Cosine of two rewards' gradients",
+        "cosine between the gradients of two rewards, averaged over the optimiser steps (only with --mix descent)",
+        "above 0; near -1 no step helps both",
+    ),
     "gradient_norm": Metric(
         "Gradient norm, before clipping",
         "global norm of the gradient, averaged over the optimiser steps of this iteration",
@@ -317,6 +329,8 @@ MODULES = ("tools", "executor", "verifier", "generator", "analyst")  # that a ro
 PATTERNS = {  # the glossary's own key for keys of the form kind/name
     "reward": "reward/NAME",
     "correlation": "correlation/NAME/NAME",
+    "alpha": "alpha/NAME",
+    "cosine": "cosine/NAME/NAME",
     "end": "end/NAME",
     "tool": "tool/NAME",
     "trouble": "trouble/NAME",

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms.algorithm import PRIVATE, Adaptive, Objective, adaptive_of
+from ..learning.objectives import Gradients, objectives
 from ..learning.optimisers import MOMENTS, OPTIMISERS, load_moments, undone_if_it_fails
 from ..learning.points import PointSet, unit_order
 from ..learning.snapshots import WarmDecay
@@ -28,7 +29,7 @@ from . import passes
 from .course import Course, Measures, TrainingError
 from .folder import RunFolder
 from .health import Health, held_up
-from .metrics import Clock, Step, Tally, pace
+from .metrics import Clock, Step, Tally, averaged, pace
 from .run import Training
 from .samples import Samples
 from .trackers import opened
@@ -219,7 +220,7 @@ class Loop(ABC, Generic[Measures]):
         """
         run, units = self.run, points.units()
         order = unit_order(points, run.updates_per_iteration, ("order", run.seed, self.iteration))
-        tally = Tally()
+        tally, sets, together = Tally(), objectives(points), list[dict[str, float]]()
         norms: list[float | None] = []  # None: the step was skipped
         # a single update has nothing to undo, so it needs no copy of the weights
         with undone_if_it_fails(self.parameters if run.updates_per_iteration > 1 else (), self.optimiser):
@@ -229,7 +230,11 @@ class Loop(ABC, Generic[Measures]):
                 same = self._same() if first else ()
                 fresh = first and not self.stale and self.algorithm.behaviour == "policy"
                 tally.begin_step()
-                tally = self._gradient(tally, points, mine, points.total(numbers), fresh, same)
+                gradients = Gradients(self.parameters, sets)
+                for one in sets.values():
+                    tally = self._gradient(tally, one, mine, points.total(numbers), fresh, same)
+                    gradients.keep()
+                together.append(gradients.combine())
                 norms.append(self.update(self.iteration * run.updates_per_iteration + number))
             taken = [norm for norm in norms if norm is not None]
             clipped = sum(norm > run.gradient_clip for norm in taken)
@@ -239,11 +244,11 @@ class Loop(ABC, Generic[Measures]):
             }
             if run.skip_nonfinite:
                 found["skipped_steps"] = float(len(norms) - len(taken))
-            means = tally.means(points.total(torch.cat([*units])))
+            means = tally.means(points.total(torch.cat([*units])) * len(sets))
             self.adapted, adapted, remarks = self.adaptive.learned(self.adapted, tally.of_last_step)
             self.told = [*self.told, *remarks]
             told = {name: value for name, value in means.items() if not name.startswith(PRIVATE)}
-            return told | found | tally.extremes() | adapted
+            return told | found | averaged(together) | tally.extremes() | adapted
 
     def _gradient(
         self, before: Tally, points: PointSet, mine: Tensor, total: float, fresh: bool, same: Sequence[str]

@@ -133,6 +133,12 @@ def _rms(values: Tensor) -> float:
     return torch.tensor(found["sum"] / max(1.0, found["count"])).sqrt().item()
 
 
+def averaged(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the optimiser steps of an iteration, which all have the same figures."""
+    names = figures[0] if figures else {}
+    return {name: sum(each[name] for each in figures) / len(figures) for name in names}
+
+
 def histogram(reward: Tensor) -> dict[str, list[float]]:
     """Counts of rewards [N] in BINS equal bins from the lowest to the highest, and the BINS + 1 edges."""
     counts, edges = np.histogram(reward.double().numpy(), BINS)

@@ -36,7 +36,7 @@ class Training:
     group_size: int = 12
     """samples per prompt, which are compared with each other"""
     mix: MixName = "rewards"
-    """combine several rewards: add `rewards`, add `advantages`, the same over their spread (`gdpo`), or `pareto`"""
+    """combine several rewards: sums (`rewards`, `advantages`, `gdpo`), `pareto`, `chebyshev`, or apart (`descent`)"""
     updates_per_iteration: int = 1
     """optimiser steps per rollout"""
     microbatch: int = 144

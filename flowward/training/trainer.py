@@ -21,6 +21,8 @@ from ..evaluation.evaluate import Evaluator, NotFinite
 from ..evaluation.outcome import NOUNS
 from ..evaluation.provenance import same_scores
 from ..learning.mixing import MIXES, RewardBuffer, each_reward
+from ..learning.objectives import Apart
+from ..learning.points import PointSet
 from ..process.noise import Noise
 from ..process.policy import Condition, Models, Policy
 from ..process.rollout import Drawn, Rollout, bound_to
@@ -28,6 +30,7 @@ from ..prompts import Prompt, PromptSet, refuse_others
 from ..rewards import Reward, RewardError, terms
 from ..rewards.scoring import Scoring, agreed
 from ..system import distributed
+from ..system.streams import Key
 from .batches import counted
 from .course import TrainingError
 from .curriculum import Choice, Curriculum, InTurn, Order
@@ -37,6 +40,7 @@ from .guards import Watch
 from .health import Health
 from .loop import Gathered, Loop
 from .metrics import Clock, Step, describe
+from .palettes import weighting_of, weights_of
 from .passes import Blank
 from .record import EXTREMES
 from .run import Run
@@ -96,6 +100,7 @@ class Trainer(Loop[Evaluator]):
         taught = {TEACHER: teachers.velocity(policy, algorithm.anchors[TEACHER])} if teachers else {}
         self.models = Models.of(policy, {"policy": algorithm.guidance, **algorithm.anchors}, **taught)
         self.buffer = RewardBuffer(run.reward_buffer, [same_scores(each) for _, _, each in terms(reward)])
+        self.weighting = weighting_of(policy, reward, run)
         self.order: Order = InTurn(prompts, run.seed)
         if run.curriculum:
             self.order = Curriculum(prompts, run.seed, rest=run.curriculum)
@@ -193,8 +198,7 @@ class Trainer(Loop[Evaluator]):
             own, names = rollout.own, [name for name, _, _ in terms(self.reward)]
             metrics = describe(rollout, prompts) | each_reward(names, rewards[own], rollout.group[own])
             metrics |= scoring.missing()
-            key = ("points", self.run.seed, index)
-            points = self.algorithm.points(rollout, key) if rollout.advantage.any() else None
+            points = self._points(rollout, ("points", self.run.seed, index))
             samples = self._samples_of(choice, images, rewards, rollout.advantage)
             texts = [self.prompts.texts[i] for i in choice.indices]
             self.shown = Shown.of(index + 1, samples, self._mine(), rollout, texts)
@@ -238,7 +242,7 @@ class Trainer(Loop[Evaluator]):
 
         `seen` is called with each batch of images as soon as it is ready.
         """
-        condition, mine = self.encode(prompts), self._mine()
+        condition, mine = self.weighting.told(self.encode(prompts), index), self._mine()
         parts, pictures = list[Drawn](), list[Tensor]()
         with self.policy.weights.still(self.algorithm.behaviour):
             for drawn, images in self.collect(prompts, condition, index, mine):
@@ -287,15 +291,31 @@ class Trainer(Loop[Evaluator]):
     def credit(self, rollout: Rollout, rewards: Tensor, prompts: Sequence[Prompt]) -> Rollout:
         """The rollout with rewards [N, R] and advantages; `prompts` has one prompt per group.
 
-        An exemplar has the advantage 1 and does not affect the advantages of its group.
+        An exemplar has the advantage 1 and does not affect the advantages of its group. If the mix keeps rewards apart,
+        `apart` has their advantages, and `advantage` the mean.
         """
-        weights = torch.tensor([weight for _, weight, _ in terms(self.reward)], dtype=torch.float64)
-        own = rollout.own
+        weights, own = weights_of(self.reward), rollout.own
         values, cohort = self.buffer.beside(rewards[own], rollout.cohort[own], rollout.group[own], prompts)
-        mixed = MIXES[self.run.mix](self.algorithm.credit, values, weights, cohort)
-        advantage = torch.ones(len(rewards), dtype=torch.float64)
-        advantage[own] = mixed[: int(own.sum())]
-        return replace(rollout, reward=(rewards * weights).sum(1).float(), advantage=advantage)
+        each = self.weighting.of(rollout)
+        if each.ndim == 2:  # remembered rewards need a row too; their advantages are not used
+            each = torch.cat([each[own], torch.ones(len(values) - int(own.sum()), len(weights))])
+        mixed = MIXES[self.run.mix](self.algorithm.credit, values, each, cohort)[: int(own.sum())]
+        advantage = torch.ones(len(rewards), *mixed.shape[1:], dtype=torch.float64)
+        advantage[own] = mixed
+        rollout = replace(rollout, reward=(rewards * weights).sum(1).float())
+        if advantage.ndim == 1:
+            return replace(rollout, advantage=advantage)
+        return replace(rollout, advantage=advantage.mean(1), apart=advantage)
+
+    def _points(self, rollout: Rollout, key: Key) -> PointSet | None:
+        """The training points, once per reward if the mix keeps rewards apart, without rewards whose advantages are
+        all 0; None if all are.
+        """
+        names = [name for name, weight, _ in terms(self.reward) if weight or rollout.apart is None]
+        each = dict(zip(names, rollout.objectives(), strict=False))
+        sets = {name: self.algorithm.points(own, key) for name, own in each.items() if own.advantage.any()}
+        whole = Apart(sets) if rollout.apart is not None and sets else next(iter(sets.values()), None)
+        return whole
 
     def _group(self) -> Tensor:
         """The group number of each image, [N]."""

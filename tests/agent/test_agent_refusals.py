@@ -56,6 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("export runs/nope", "runs/nope is not a run folder"),
         ("train --model .", "is a folder, but not a language model"),
         ("train --group-size 1", "group_size is 1, but advantages compare episodes of one question"),
+        ("train --mix descent", "mix descent keeps rewards apart, which only runs over images can do"),
         ("train --memory auto", "for agents set microbatch and rollout_batch"),
         ("train --processes two", "--processes must be a whole number of at least 1, not 'two'"),
         ("train --changed-inputs", "--changed-inputs is for runs that continue"),

@@ -89,6 +89,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("agent pretrain", ["--output", "--steps", "about a minute"]),
         ("sample", ["MODEL PROMPT [PROMPT ...]", "--count", "--seed", "--solver", "--guidance", "--overwrite"]),
         ("eval", ["[MODEL ...]", "--suite", "--images", "--json", "--steps"]),
+        ("front", ["MODEL", "--soup", "--points", "--html", "hypervolume"]),
         ("report", ["RUN [RUN ...]", "run folders"]),
         ("watch", ["--port", "--token"]),
         ("compare", ["RUN", "--output"]),

@@ -18,7 +18,7 @@ from tiny_runs import TEXTS, few_steps
 
 import flowward
 from flowward import models, prompts
-from flowward.commands import algorithms, compare, export, report, sample, serve_reward, train, verify, watch
+from flowward.commands import algorithms, compare, export, front, report, sample, serve_reward, train, verify, watch
 from flowward.commands import eval as evaluation
 from flowward.commands import list as listing
 from flowward.commands.agent import eval as agent_eval
@@ -45,6 +45,7 @@ KINDS: dict[str, Callable[[list[str]], Any]] = {
     "memory": lambda words: train.chosen([*take(words, "processes")[1], "--reward", "jpeg-compressibility"], "memory"),
     "sample": lambda words: parse(sample.Sample, words, "sample"),
     "eval": lambda words: parse(evaluation.Evaluate, take(words, "suite")[1], "eval"),
+    "front": lambda words: parse(front.Front, words, "front"),
     "export": lambda words: parse(export.Export, words, "export"),
     "verify": lambda words: parse(verify.Verify, words, "verify"),
     "algorithms": lambda words: parse(algorithms.Algorithms, words, "algorithms"),

@@ -30,6 +30,7 @@ LOADED: dict[str, set[str]] = {
     "train": TORCH,
     "sample": TORCH,
     "eval": TORCH,
+    "front": TORCH,
     "memory": TORCH,
     "bench": TORCH,
     "export": set(),

@@ -20,9 +20,11 @@ from flowward import models, prompts
 from flowward.algorithms import DGPO, AdvantageFlow, FlowGRPO, TempFlowGRPO
 from flowward.evaluation.evaluate import Evaluation, measure
 from flowward.learning.points import Renoise, RenoiseGroups, unit_order
+from flowward.models import Adapters
 from flowward.process.plans import Branches, Chain
 from flowward.process.policy import Condition
 from flowward.process.rollout import Drawn, Rollout, Sampler, Steps
+from flowward.rewards.loading import Sum
 from flowward.system import checkpoint, distributed
 from flowward.training import batches
 from flowward.training.course import TrainingError
@@ -38,6 +40,8 @@ CASES: dict[str, tuple[Any, int]] = {  # with the images that are sampled at onc
     "dgpo": (DGPO(rollout=Sampler(2), points=RenoiseGroups(2)), 8),
 }
 RUNS = [(name, updates) for name in CASES for updates in (1, 2)]
+CASES |= dict.fromkeys(("descent", "palette"), CASES["advantageflow"])  # of two rewards
+RUNS += [("descent", 2), ("palette", 1)]
 GROUP = 8  # images per prompt
 
 
@@ -57,6 +61,13 @@ def apart(images: Tensor, texts: Any, metadata: Any = None) -> Tensor:
 apart.compares = True  # type: ignore[attr-defined]
 
 
+def coloured(images: Tensor, texts: Any, metadata: Any = None) -> Tensor:
+    return images.std((1, 2, 3))
+
+
+BOTH = Sum((("bright", 1.0, bright), ("coloured", 0.5, coloured)))
+
+
 def evaluation(folder: str) -> dict[str, Any]:
     """15 images of 5 prompts, of which a reward compares those of a prompt; they are not one after the other."""
     policy, how = models.load(folder, None, "float32"), Evaluation(images=15, sampler=Sampler(2), batch=1)
@@ -70,8 +81,12 @@ def made(folder: str, name: str, updates: int) -> Trainer:
     """A trainer of two prompts an iteration, in plain gradient steps: Adam would blow rounding errors up."""
     algorithm, batch = CASES[name]
     sizes = {"images_per_update": 2 * GROUP // updates, "group_size": GROUP, "microbatch": 8, "rollout_batch": batch}
-    run = small(updates_per_iteration=updates, warmup=0, **sizes)
-    one = Trainer(algorithm, models.load(folder, None, "float32"), bright, prompts.of("mine", TEXTS), run)
+    mix = {"descent": "descent", "palette": "advantages"}.get(name, "rewards")
+    run = small(updates_per_iteration=updates, warmup=0, mix=mix, **sizes)
+    adapters = Adapters(2, palette=("bright", "coloured")) if name == "palette" else None
+    policy = models.load(folder, None, "float32", adapters=adapters)
+    reward = bright if mix == "rewards" else BOTH
+    one = Trainer(algorithm, policy, reward, prompts.of("mine", TEXTS), run)
     one.optimiser = torch.optim.SGD(one.parameters, 0.1)
     one.run = replace(one.run, learning_rate=0.1)
     return one
@@ -197,7 +212,7 @@ def test_no_sample_travels(
     """What a process tells in an iteration is small beside the finished samples; gradients go in one buffer each."""
     case = f"{name} {updates}"
     for each in (each[case] for each in several):
-        assert each["sums"] == 3 * updates
+        assert each["sums"] == 3 * updates * (3 if name == "descent" else 1)  # each reward's, and their combination
         assert 0 < each["gathered"] / 3 < alone[case]["x0"].nbytes / 4
 
 
