@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -46,6 +48,11 @@ def loads(text: str) -> Any:
     Raises:
         ValueError: it is not YAML, says something twice, or can be read in two ways; the sentence names the line.
     """
+    return deepcopy(_read(text))
+
+
+@lru_cache(maxsize=16)  # one command reads config.yaml several times, and reading takes 10 ms
+def _read(text: str) -> Any:
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
