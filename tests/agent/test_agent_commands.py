@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 import torch
 import yaml
 from commanded_agents import BUDGET, refused, said, train
+from processes import forked
 from resumed_runs import assert_same, metrics, state
 
 from flowward.agent import trained
@@ -152,9 +150,8 @@ def test_hooks_are_called_with_each_step(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.slow
 def test_two_processes_agree_with_one(tmp_path: Path, finished: Path) -> None:
     run = tmp_path / "two"
-    words = [*BUDGET, "--iterations", "2", "--processes", "2", "--output", str(run)]
-    command = [sys.executable, "-m", "flowward", "agent", "train", *words]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+    with forked():
+        train(*BUDGET, "--iterations", "2", "--processes", "2", "--output", run)
     assert [line["reward"] for line in metrics(run)[1:]] == [line["reward"] for line in metrics(finished)[1:]]
     one, two = (state(folder)["weights"]["policy"] for folder in (finished, run))
     assert one.keys() == two.keys() and all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)

@@ -260,11 +260,12 @@ def test_before_the_first_step_nothing_has_moved(tiny: str, name: str, rank: int
 @kinds
 def test_two_halves_make_a_whole(tiny: str, name: str, rank: int | None) -> None:
     """All snapshots are in the state: two iterations, a fresh trainer, and one more are three, to the bit."""
-    whole = trainer(tiny, small(name), rank, updates_per_iteration=2)
+    few = {"updates_per_iteration": 2, "images_per_update": 8}
+    whole = trainer(tiny, small(name), rank, **few)
     for _ in range(2):
         whole.step()
     state = copy.deepcopy(whole.state_dict())
-    second = trainer(tiny, small(name), rank, updates_per_iteration=2)
+    second = trainer(tiny, small(name), rank, **few)
     second.load_state_dict(state)
     assert second.step().metrics == whole.step().metrics
     for weights in ("policy", "ema", *whole.algorithm.copies):

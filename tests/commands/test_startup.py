@@ -59,6 +59,18 @@ except SystemExit as end:
 """
 SHOW = f"\nimport json, sys\nprint(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
 
+MARK = "after it: "
+EACH = f"""
+import json, sys
+from flowward.cli import main
+for line in sys.argv[1:]:
+    try:
+        code = main(line.split())
+    except SystemExit as end:
+        code = end.code or 0
+    print({MARK!r} + json.dumps([code, [name for name in {HEAVY!r} if name in sys.modules]]))
+"""
+
 
 def loaded(code: str, *words: str, ends: int | None = None) -> set[str]:
     """The heavy libraries that are there after some code; `ends` is the exit code that a program must have."""
@@ -67,32 +79,55 @@ def loaded(code: str, *words: str, ends: int | None = None) -> set[str]:
     return set(json.loads(last))
 
 
+MISSPELT = ("train", "eval", "report", "agent train", "agent solve", "agent eval", "agent prompts")
+LIGHT = {  # what needs no torch
+    "algorithms": set[str](),
+    "algorithms advantageflow": set[str](),
+    "list rewards": set[str](),
+    "list prompts": set[str](),
+    "agent --help": set[str](),
+    "agent slove": set[str](),
+    "agent prompts planner": {"jinja2"},
+}
+LINES = {
+    **{f"{command} --help": needed for command, needed in LOADED.items()},
+    **{f"{command} --itertions 3": LOADED[command] for command in MISSPELT},
+    **LIGHT,
+}
+
+
+@pytest.fixture(scope="module")
+def after_each() -> dict[str, tuple[int, set[str]]]:
+    """The exit code of each command line, and what is loaded after it.
+
+    One process for all that load the same, one after another: none of them may load more.
+    """
+    found = dict[str, tuple[int, set[str]]]()
+    for needed in (set[str](), {"jinja2"}, TORCH):
+        lines = [line for line in LINES if LINES[line] == needed]
+        said = alone(EACH, *lines)[0].splitlines()
+        told = [json.loads(line.removeprefix(MARK)) for line in said if line.startswith(MARK)]
+        found |= {line: (code, set(loaded)) for line, (code, loaded) in zip(lines, told, strict=True)}
+    return found
+
+
 @pytest.mark.parametrize("command", LOADED)
-def test_help_loads_no_library_to_explain_options(command: str) -> None:
-    assert loaded(PROGRAM, *command.split(), "--help", ends=0) == LOADED[command]
+def test_help_loads_no_library_to_explain_options(command: str, after_each: dict[str, tuple[int, set[str]]]) -> None:
+    assert after_each[f"{command} --help"] == (0, LOADED[command])
 
 
 def test_every_command_is_asked() -> None:
     assert LOADED.keys() == every_command().keys()
 
 
-@pytest.mark.parametrize(
-    "command", ["train", "eval", "report", "agent train", "agent solve", "agent eval", "agent prompts"]
-)
-def test_a_misspelt_option_is_refused_as_fast(command: str) -> None:
-    assert loaded(PROGRAM, *command.split(), "--itertions", "3", ends=2) == LOADED[command]
+@pytest.mark.parametrize("command", MISSPELT)
+def test_a_misspelt_option_is_refused_as_fast(command: str, after_each: dict[str, tuple[int, set[str]]]) -> None:
+    assert after_each[f"{command} --itertions 3"] == (2, LOADED[command])
 
 
-@pytest.mark.parametrize("words", ["algorithms", "algorithms advantageflow", "list rewards", "list prompts"])
-def test_lists_are_read_from_tables(words: str) -> None:
-    assert loaded(PROGRAM, *words.split(), ends=0) == set()
-
-
-@pytest.mark.parametrize(
-    ("words", "needed"), [("agent --help", set()), ("agent slove", set()), ("agent prompts planner", {"jinja2"})]
-)
-def test_prompts_of_agents_are_shown_without_torch(words: str, needed: set[str]) -> None:
-    assert loaded(PROGRAM, *words.split(), ends=2 if "slove" in words else 0) == needed
+@pytest.mark.parametrize("words", LIGHT)
+def test_lists_and_prompts_are_shown_without_torch(words: str, after_each: dict[str, tuple[int, set[str]]]) -> None:
+    assert after_each[words] == (2 if "slove" in words else 0, LIGHT[words])
 
 
 @pytest.mark.parametrize(

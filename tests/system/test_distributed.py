@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from collectives import counted
-from processes import together
+from processes import forked, together
 from tiny_runs import TEXTS, bright, small, snapshot
 from torch import Tensor
 
@@ -343,7 +343,8 @@ def test_a_stopped_run_saves_and_says_how_to_go_on(
     threading.Thread(target=stop, daemon=True).start()
     try:
         words = ["train", "--model", tiny, *WORDS, "--iterations", "500", "--output", str(run), "--processes", "2"]
-        assert cli.main(words) == 130
+        with forked():
+            assert cli.main(words) == 130
     finally:
         ended.set()
     said = capfd.readouterr()

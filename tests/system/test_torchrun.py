@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import forked
 from resumed_runs import BUDGET, assert_same_run, state, train
 
 from flowward.training.folder import RunFolder
@@ -20,6 +21,7 @@ from flowward.training.folder import RunFolder
 RUN = [*BUDGET, "--precision", "float32", "--iterations", "3"]
 PROGRAM = """
 import os, sys, time
+sys.modules |= dict.fromkeys(["peft", "transformers", "accelerate"])  # not needed here, and slow to import
 if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
     time.sleep(3 * int(os.environ["RANK"]))  # it comes after the first one has looked for its address
 from flowward.cli import main
@@ -108,7 +110,8 @@ def together(kind: str, words: Sequence[str | Path]) -> list[str]:
 def whole(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run with two processes, which nobody killed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    train(*RUN, "--model", tiny, "--output", folder, "--processes", "2", "--checkpoint-every", "1", "--keep", "3")
+    with forked():
+        train(*RUN, "--model", tiny, "--output", folder, "--processes", "2", "--checkpoint-every", "1", "--keep", "3")
     return folder
 
 
