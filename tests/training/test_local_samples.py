@@ -12,17 +12,19 @@ import pytest
 import torch
 import torch.distributed as dist
 from collectives import counted
-from tiny_runs import TEXTS, bright, small, snapshot
+from tiny_runs import TEXTS, bright, small, snapshot, taught
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
 from flowward import models, prompts
-from flowward.algorithms import DGPO, AdvantageFlow, FlowGRPO, TempFlowGRPO
+from flowward.algorithms import DGPO, OPD, AdvantageFlow, FlowGRPO, TempFlowGRPO
 from flowward.evaluation.evaluate import Evaluation, measure
 from flowward.learning.points import Renoise, RenoiseGroups, unit_order
+from flowward.learning.states import States
 from flowward.process.plans import Branches, Chain
 from flowward.process.policy import Condition
 from flowward.process.rollout import Drawn, Rollout, Sampler, Steps
+from flowward.process.trajectory import Trajectory
 from flowward.system import checkpoint, distributed
 from flowward.training import batches
 from flowward.training.course import TrainingError
@@ -35,6 +37,7 @@ CASES: dict[str, tuple[Any, int]] = {  # with the images that are sampled at onc
     "advantageflow": (AdvantageFlow(rollout=Sampler(2), points=Renoise(2)), 1),
     "flow_grpo": (FlowGRPO(rollout=Chain(3), beta=0.01), 1),
     "tempflow_grpo": (TempFlowGRPO(rollout=Branches(3, fanout=2)), 4),
+    "opd": (OPD(rollout=Trajectory(3), points=States(per_image=2)), 1),
     "dgpo": (DGPO(rollout=Sampler(2), points=RenoiseGroups(2)), 8),
 }
 RUNS = [(name, updates) for name in CASES for updates in (1, 2)]
@@ -71,7 +74,8 @@ def made(folder: str, name: str, updates: int) -> Trainer:
     algorithm, batch = CASES[name]
     sizes = {"images_per_update": 2 * GROUP // updates, "group_size": GROUP, "microbatch": 8, "rollout_batch": batch}
     run = small(updates_per_iteration=updates, warmup=0, **sizes)
-    one = Trainer(algorithm, models.load(folder, None, "float32"), bright, prompts.of("mine", TEXTS), run)
+    policy, texts = models.load(folder, None, "float32"), prompts.of("mine", TEXTS)
+    one = Trainer(algorithm, policy, bright, texts, run, teachers=taught(algorithm, policy, texts))
     one.optimiser = torch.optim.SGD(one.parameters, 0.1)
     one.run = replace(one.run, learning_rate=0.1)
     return one
