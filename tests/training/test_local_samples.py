@@ -13,17 +13,19 @@ import torch
 import torch.distributed as dist
 from collectives import counted
 from processes import together
-from tiny_runs import TEXTS, bright, small, snapshot
+from tiny_runs import TEXTS, bright, small, snapshot, taught
 from torch import Tensor
 
 from flowward import models, prompts
-from flowward.algorithms import DGPO, AdvantageFlow, FlowGRPO, TempFlowGRPO
+from flowward.algorithms import DGPO, OPD, AdvantageFlow, FlowGRPO, TempFlowGRPO
 from flowward.evaluation.evaluate import Evaluation, measure
 from flowward.learning.points import Renoise, RenoiseGroups, unit_order
+from flowward.learning.states import States
 from flowward.models import Adapters
 from flowward.process.plans import Branches, Chain
 from flowward.process.policy import Condition
 from flowward.process.rollout import Drawn, Rollout, Sampler, Steps
+from flowward.process.trajectory import Trajectory
 from flowward.rewards.loading import Sum
 from flowward.system import checkpoint, distributed
 from flowward.training import batches
@@ -37,6 +39,7 @@ CASES: dict[str, tuple[Any, int]] = {  # with the images that are sampled at onc
     "advantageflow": (AdvantageFlow(rollout=Sampler(2), points=Renoise(2)), 1),
     "flow_grpo": (FlowGRPO(rollout=Chain(3), beta=0.01), 1),
     "tempflow_grpo": (TempFlowGRPO(rollout=Branches(3, fanout=2)), 4),
+    "opd": (OPD(rollout=Trajectory(3), points=States(per_image=2)), 1),
     "dgpo": (DGPO(rollout=Sampler(2), points=RenoiseGroups(2)), 8),
 }
 RUNS = [(name, updates) for name in CASES for updates in (1, 2)]
@@ -84,9 +87,9 @@ def made(folder: str, name: str, updates: int) -> Trainer:
     mix = {"descent": "descent", "palette": "advantages"}.get(name, "rewards")
     run = small(updates_per_iteration=updates, warmup=0, mix=mix, **sizes)
     adapters = Adapters(2, palette=("bright", "coloured")) if name == "palette" else None
-    policy = models.load(folder, None, "float32", adapters=adapters)
+    policy, texts = models.load(folder, None, "float32", adapters=adapters), prompts.of("mine", TEXTS)
     reward = bright if mix == "rewards" else BOTH
-    one = Trainer(algorithm, policy, reward, prompts.of("mine", TEXTS), run)
+    one = Trainer(algorithm, policy, reward, texts, run, teachers=taught(algorithm, policy, texts))
     one.optimiser = torch.optim.SGD(one.parameters, 0.1)
     one.run = replace(one.run, learning_rate=0.1)
     return one
