@@ -53,11 +53,11 @@ def algorithm(gamma: str) -> AdvantageFlow:
     return AdvantageFlow(old=Decay(0.9), points=Renoise(2), **given)
 
 
-def trained(name: str, iterations: int, images: int, rate: float, each: int) -> Line:
-    """One run to its end; `each` images per category are measured. The base model has gamma `base`."""
+def trained(name: str, iterations: int, images: int, rate: float, measured: int) -> Line:
+    """One run to its end, and so many images `measured`. The base model has gamma `base`."""
     reward, gamma, seed = name.split(":")
     began, policy = time.perf_counter(), models.load("scenes", precision="auto")
-    evaluator = Evaluator(policy, Evaluation(rewards=(reward,), images=each), prompts.load("scenes-held-out"))
+    evaluator = Evaluator(policy, Evaluation(rewards=(reward,), images=measured), prompts.load("scenes-held-out"))
     line: Line = {"run": name, "iterations": iterations, "images": images, "rate": rate, "reward": [], "failed": None}
     if gamma != "base":
         run = Run(
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=24)
     parser.add_argument("--images", type=int, default=96, help="per iteration")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--evaluation-images", type=int, default=100, help="per category")
+    parser.add_argument("--evaluation-images", type=int, default=600, help="of each run, in all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="run nothing, and print the table of the file")
     options = parser.parse_args()

@@ -20,7 +20,7 @@ from ..algorithms.fdfo import log_ratio
 from ..learning.credit import group_mean
 from ..learning.terms import group_sum, matching
 from ..process.flow import mean, over
-from . import distillation, jumps, reverse, signed, trees
+from . import distillation, jumps, nats, reverse, signed, trees
 from .check import (
     AUTOGRAD,
     Check,
@@ -73,6 +73,7 @@ def advantageflow(kind: Kind) -> Iterator[Check]:
     yield rests("gamma 1-A: minimum at v_old + A e", AF, s.of(kind(**bare)), s.old + over(a, s.e) * s.e)
     yield differences(f"{AUTOGRAD}, without denominator", s.of(kind(denominator=False)), s.v)
     yield from _variance(kind)
+    yield from nats.laws(kind)
 
 
 def _variance(kind: Kind) -> Iterator[Check]:

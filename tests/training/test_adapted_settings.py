@@ -10,7 +10,7 @@ import torch
 from local_studios import remote, same, weights
 from tiny_runs import algorithm, equal, small, snapshot, trainer
 
-from flowward.algorithms.auto_gamma import AutoGamma
+from flowward.algorithms.auto_gamma import AutoGamma, Rule
 from flowward.learning.points import Renoise
 from flowward.learning.snapshots import Decay
 from flowward.process.rollout import Sampler
@@ -39,6 +39,16 @@ def test_what_the_run_chose_is_written_and_its_sums_are_not(tiny: str) -> None:
     assert first["lam"] == second["lam"] == 1e-3 < third["lam"]  # of this iteration, not of the next
     fixed = trainer(tiny).step().metrics
     assert not {*CHOSEN} & {*fixed} and {"old_nats", "reference_nats"} <= {*fixed}
+
+
+def test_the_rule_reads_the_last_optimiser_step(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two: in the first the policy is `old`, so the mean of the iteration is half of what the rule reads."""
+    seen, learned = [], Rule.learned
+    monkeypatch.setattr(Rule, "learned", lambda self, state, measured: (
+        seen.append(measured()["old_nats"]) or learned(self, state, measured)  # type: ignore[func-returns-value]
+    ))  # fmt: skip
+    metrics = auto(tiny).step().metrics
+    assert seen[0] > 0 and metrics["old_nats"] == pytest.approx(seen[0] / 2, rel=1e-6)
 
 
 def test_the_loss_follows_what_was_chosen(tiny: str) -> None:
