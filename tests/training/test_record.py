@@ -59,8 +59,8 @@ SIZES = {
     "tempflow_grpo": f"{FEW} --algorithm.rollout.fanout 2 --group-size 12",
     "g2rpo": f"{FEW} --algorithm.rollout.fanout 3 --algorithm.rollout.high 2 --group-size 12",
     "flash_grpo": f"{FEW} --algorithm.rollout.window.high 3",
-    "turningpoint_grpo": f"{FEW} --algorithm.rollout.window.size 3",
-    "branch_grpo": f"{FEW} --algorithm.rollout.splits 0 1",
+    "turningpoint_grpo": f"{FEW} --algorithm.rollout.window.size 2 --group-size 6",
+    "branch_grpo": f"{FEW} --algorithm.rollout.splits 0 1 --microbatch 21",
 }
 REVERSE = (
     "ddpo", "flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "mix_grpo_flash", "tempflow_grpo", "g2rpo",
