@@ -115,7 +115,7 @@ def written(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 def line_of_samples(where: Path) -> dict[str, Any]:
     """The last line of a run whose samples are no images."""
-    few: dict[str, Any] = {"iterations": 1, "images_per_update": 8, "rollout_batch": 8, "microbatch": 8, "group_size": 4}
+    few: dict[str, Any] = {"iterations": 1, "images_per_update": 8, "microbatch": 8, "group_size": 4}
     flowward.fit(
         "advantageflow", policy(), near, [*GOALS], output=where, evaluation={"images": 8}, progress=False, **few
     )
