@@ -148,7 +148,7 @@ def main(algorithm: str = "advantageflow", seed: int = 0, output: str | None = N
     run = flowward.fit(
         algorithm, make(), reach, train, seed=seed, output=output, iterations=25 if SHORT else 80,
         images_per_update=256 if SHORT else 512, rollout_batch=256, microbatch=256, group_size=16,
-        learning_rate=rate, schedule="cosine",
+        learning_rate=rate, warmup=2, schedule="constant" if SHORT else "cosine",
         evaluation={"prompts": held_out, "rewards": [success, reach], "images": len(held_out)}, evaluate_every=40,
     )  # fmt: skip
     print(run.evaluate().sentence)

@@ -91,7 +91,8 @@ def main(algorithm: str = "advantageflow", seed: int = 0, output: str | None = N
     run = flowward.fit(
         algorithm, make(), in_tune, list(PITCH), seed=seed, output=output, iterations=30 if SHORT else 80,
         images_per_update=256, rollout_batch=256, microbatch=256, group_size=32, learning_rate=rate,
-        schedule="cosine", evaluation={"images": 160 if SHORT else 320}, evaluate_every=40,
+        warmup=2, schedule="constant" if SHORT else "cosine",
+        evaluation={"images": 160 if SHORT else 320}, evaluate_every=40,
     )  # fmt: skip
     print(run.evaluate().sentence)
     return run

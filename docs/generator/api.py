@@ -30,6 +30,10 @@ PAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {  # page: what it is for, an
             *("flowward.export.trained.load", "flowward.process.policy.Policy", "flowward.process.policy.Models"),
         ),
     ),
+    "policies": (
+        "Make a policy of any torch module that predicts a velocity.",
+        ("flowward.models.modules.of", "flowward.process.medium.Medium"),
+    ),
     "rewards": (
         "Load rewards, and the interface of your own.",
         ("flowward.rewards.loading.load", "flowward.rewards.loading.Sum", "flowward.rewards.reward"),
@@ -71,8 +75,8 @@ def _index() -> str:
             "This page lists what can be imported; [From Python](../../python.md) explains it. Start from this:",
             fenced(START, "python"),
             "Public names are imported from `flowward`: `fit`, `load`, `train`, `Run`, `ALGORITHMS`, `trained`, and "
-            "the modules `rewards`, `prompts`, `credit`, `flow` and `objectives`. The pages below show them "
-            "under the file that defines them.",
+            "the modules `policies`, `rewards`, `prompts`, `credit`, `flow` and `objectives`. The pages below show "
+            "them under the file that defines them.",
             table(["page", "what it is for"], listed),
         ]
     )

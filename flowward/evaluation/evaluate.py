@@ -196,18 +196,16 @@ def measure(
     with agreement(slow), closing(drawn) as parts:
         for numbers, images in parts:
             part = [chosen[number] for number in numbers]
-            own = [prompts.texts[i] for i in part]
+            own, about = [prompts.texts[i] for i in part], prompts.about(part)
             for name in rewards.keys() - compare:
-                about = prompts.about(part)
                 scores[name].append(reward_table.score(name, rewards[name], images, own, about, medium.frames))
             held += [images] if compare else []
-            kept += thumbnails(medium.draw(images, own)) if pictures else []
+            kept += thumbnails(medium.draw(images, own), max(192, medium.longest)) if pictures else []
             advance(len(images))
         if held:
             part = [chosen[number] for number in mine.tolist()]
-            own, every = [prompts.texts[i] for i in part], torch.cat(held)
+            own, about, every = [prompts.texts[i] for i in part], prompts.about(part), torch.cat(held)
             for name in compare:
-                about = prompts.about(part)
                 scores[name].append(reward_table.score(name, rewards[name], every, own, about, medium.frames))
     place = torch.cat(dealt).argsort()  # of each image among those of all processes, one after the other
     joined = {name: of_all(parts)[place] for name, parts in scores.items()}

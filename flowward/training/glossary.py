@@ -17,6 +17,12 @@ RUN = {
     "images": Metric(
         "Images", "images trained on since the start of the run", "rises by the images per iteration", "images"
     ),
+    "samples": Metric(
+        "Samples",
+        "samples trained on since the start of the run (only models that make no images, in the place of images)",
+        "rises by the samples per iteration",
+        "samples",
+    ),
     "episodes": Metric(
         "Episodes",
         "episodes trained on since the start of the run (only agents, in the place of images)",

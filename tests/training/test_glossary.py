@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 import tiny_agents
 import torch
+from tiny_flows import GOALS, near, policy
 from tiny_runs import REWARDED, TEXTS, bright, few_steps, fitting, small, taught
 from torch import Tensor
 
+import flowward
 from flowward import ALGORITHMS, models, prompts
 from flowward.agent import episode, health
 from flowward.agent.rewards import Term
@@ -107,10 +110,21 @@ def keys(line: dict[str, Any]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def written(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """All keys that runs of all algorithms, and of an agent, write."""
+    """All keys that runs of all algorithms, of a flow without images, and of an agent, write."""
     where = tmp_path_factory.mktemp("glossary")
     lines = [line(tiny, name, where / name) for name in ALGORITHMS]
-    return {key for each in [*lines, line_of_an_agent(where / "agent")] for key in keys(each)}
+    lines += [line_of_an_agent(where / "agent"), line_of_samples(where / "samples")]
+    return {key for each in lines for key in keys(each)}
+
+
+def line_of_samples(where: Path) -> dict[str, Any]:
+    """The last line of a run whose samples are no images."""
+    few: dict[str, Any] = {"iterations": 1, "images_per_update": 8, "microbatch": 8, "group_size": 4}
+    flowward.fit(
+        "advantageflow", policy(), near, [*GOALS], output=where, evaluation={"images": 8}, progress=False, **few
+    )
+    found: dict[str, Any] = json.loads((where / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
+    return found
 
 
 def test_every_key_is_explained(written: set[str]) -> None:
