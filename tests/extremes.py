@@ -61,6 +61,7 @@ class Toy(Policy):
     image_size = (32, 32)
     precision = "float32"
     device = torch.device("cpu")
+    two_times = True  # whatever the end of a jump
 
     def __init__(self) -> None:
         network = nn.Linear(16, 16, bias=False)

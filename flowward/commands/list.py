@@ -108,7 +108,8 @@ def _images(recipe: Mapping[str, Any]) -> int:
 def _models() -> Parts:
     found = tables.load(tables.PACKAGE / "models" / "families" / "table.yaml")
     rows = [(own["family"], own["pipeline"], own["example"], own.get("notes", "")) for own in found]
-    rows = [("scenes", "", "scenes", "built in; runs on a CPU"), *rows]
+    few = ("scenes, few steps", "", "scenes-4step", "built in; two times (docs/few_step.md)")
+    rows = [("scenes", "", "scenes", "built in; runs on a CPU"), few, *rows]
     yield table(["family", "diffusers pipeline", "--model", "notes"], rows)
     yield (
         "--model takes the id of any checkpoint of these pipelines on the hub, or a folder of one. Its page there has "

@@ -77,7 +77,7 @@ def _cell(text: str, wide: int) -> Text:
 
 def _stacked(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> Text:
     """A paragraph per row: its name, and a line for every other column that says something."""
-    lines = [title, ""] if title else []
+    lines = [*_wrapped(title, width()), ""] if title else []
     for name, *cells in rows:
         lines.append(name)
         for head, cell in zip(columns[1:], cells, strict=True):

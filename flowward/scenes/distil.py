@@ -155,8 +155,10 @@ def distil(config: Distil, teacher: Networks) -> Iterator[dict[str, Any]]:
     """Train, yielding log lines; they are also written to log.jsonl, and the model to `output`/model.
 
     Raises:
-        ValueError: another precision than that of the stopped run is asked for.
+        ValueError: another precision than that of the stopped run is asked for, or the teacher jumps itself.
     """
+    if isinstance(teacher.transformer, TwoTimeTransformer):
+        raise ValueError(f"{config.teacher} has two times already: distil a model with one, such as `scenes`")
     config = replace(config, precision=_of_run(config))
     config.output.mkdir(parents=True, exist_ok=True)
     for network in (teacher.transformer, teacher.autoencoder, teacher.text_encoder):

@@ -38,6 +38,7 @@ class Step:
     seconds: dict[str, float]
     evaluation: dict[str, Any] | None = None  # the result of `evaluate`, if an evaluation was due
     cpu_share: float | None = None  # of training with several CPU threads: see system.threads.Cores
+    measures: dict[str, float] = field(default_factory=dict)  # what the algorithm measures at an evaluation
     pace: dict[str, float] = field(default_factory=dict)  # of several processes: see `pace`
     speed: dict[str, float] = field(default_factory=dict)  # figures that depend on the clock: see speed.py
     shown: dict[str, Any] = field(default_factory=dict)  # of the samples, not plotted: see SHOWN
@@ -71,7 +72,13 @@ class Step:
 
     def line(self, seen: int, samples: str = "images") -> dict[str, Any]:
         """The line of metrics.jsonl; `seen` is the number of training samples so far, `samples` what they are."""
-        line: dict[str, Any] = {"iteration": self.index, samples: seen, **self.metrics, "health": self.health}
+        line: dict[str, Any] = {
+            "iteration": self.index,
+            samples: seen,
+            **self.metrics,
+            **self.measures,
+            "health": self.health,
+        }
         line["seconds"] = {**self.seconds, "total": sum(self.seconds.values())}
         if self.cpu_share is not None:  # it varies as seconds do, so it is among them
             line["seconds"]["cpu_share"] = self.cpu_share

@@ -161,9 +161,10 @@ class Trainer(Loop[Evaluator]):
         if self.watch is None:
             self.watch = Watch(folder.path if folder else None)
         health = [*step.health, *self.watch.look(step.index, measured)]
-        metrics = {**step.metrics, **self._own_measures()}
         seconds = {**step.seconds, "evaluate": time.perf_counter() - started}
-        return replace(step, metrics=metrics, evaluation=measured.summary(), health=health, seconds=seconds)
+        return replace(
+            step, evaluation=measured.summary(), measures=self._own_measures(), health=health, seconds=seconds
+        )
 
     def _own_measures(self) -> dict[str, float]:
         """What the algorithm measures of the policy; every process the same."""

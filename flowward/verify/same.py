@@ -136,6 +136,9 @@ ROWS: dict[str, list[Row]] = {
         Row("ratio 1", "t / mean|v - u| [A (v - u)]", _made(), _own_error, _itself, "v", _zero, 0.0,
             on_policy=True),
     ],
+    "meanflow_advantage": [
+        Row("s = t", f"t / mean|v - u| [{_PULLS}]", _made(**_X0), _own_error, _itself, "v", lambda a: 1.1, 0.4),
+    ],
 }  # fmt: skip
 
 

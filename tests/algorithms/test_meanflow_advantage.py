@@ -72,10 +72,10 @@ def test_an_evaluation_measures_the_semigroup_residual(tiny: str) -> None:
     texts = prompts.of("mine", TEXTS)
     evaluator = Evaluator(one.policy, Evaluation(images=4, sampler=Sampler(2)), texts, 2, {"bright": bright})
     steps = list(one.steps(evaluator))
-    assert ["semigroup" in step.metrics for step in steps] == [True, False, True]
-    assert steps[0].metrics["semigroup"] > 0
+    assert ["semigroup" in step.measures for step in steps] == [True, False, True]
+    assert steps[0].measures["semigroup"] > 0
     again = trainer(tiny + TWO_TIMES)
-    assert again._own_measures()["semigroup"] == pytest.approx(steps[0].metrics["semigroup"], abs=1e-6)
+    assert again._own_measures()["semigroup"] == pytest.approx(steps[0].measures["semigroup"], abs=1e-6)
 
 
 def test_a_model_with_one_time_is_refused(tiny: str) -> None:

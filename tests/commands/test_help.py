@@ -39,7 +39,7 @@ from flowward.commands.agent import solve as agent_solve
 from flowward.commands.agent import train as agent_train
 from flowward.commands.help import Page, options_of, show
 from flowward.commands.options import PLAIN, every, parse, take
-from flowward.scenes.pretrain import Pretrain
+from flowward.scenes.recipe import Distil, Pretrain
 from flowward.training import config
 
 KINDS: dict[str, tuple[Any, Any]] = {
@@ -59,6 +59,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "compare": (compare.Compare, None),
     "serve-reward": (serve_reward.ServeReward, None),
     "pretrain": (Pretrain, None),
+    "pretrain scenes-4step": (Distil, None),
     "agent train": (Settings, Settings()),
     "agent solve": (agent_solve.Solve, None),
     "agent eval": (agent_eval.Eval, None),

@@ -29,7 +29,7 @@ from flowward.verify.worlds import (
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "same.md").read_text("utf-8")
-NAMED = ("advantageflow", "flowawr", "diffusion_nft", "awm", "ram", "rvm", "vgrpo")
+NAMED = ("advantageflow", "flowawr", "diffusion_nft", "awm", "ram", "rvm", "vgrpo", "meanflow_advantage")
 
 
 @cache
