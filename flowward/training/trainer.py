@@ -17,7 +17,7 @@ from torch import Tensor
 from ..algorithms.algorithm import Algorithm, refuse_incomplete
 from ..evaluation.evaluate import Evaluator, NotFinite
 from ..evaluation.provenance import same_scores
-from ..learning.mixing import MIXES, RewardBuffer, each_reward
+from ..learning.mixing import APART, MIXES, RewardBuffer, each_reward
 from ..learning.objectives import Apart
 from ..learning.points import PointSet
 from ..process.policy import Condition, Models, Policy
@@ -100,6 +100,11 @@ class Trainer(Loop[Evaluator]):
     def block(self) -> int:  # type: ignore[override]
         """Samples per forward pass without gradient."""
         return block_of(self.rollout, self.run)
+
+    @property
+    def gradients(self) -> int:
+        """Gradients per optimiser step: one per reward if the mix keeps them apart."""
+        return int((weights_of(self.reward) != 0).sum()) if self.run.mix in APART else 1
 
     @property
     def size(self) -> str:
