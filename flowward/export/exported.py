@@ -63,11 +63,17 @@ def palette(name: str) -> dict[str, Path]:
     named = facts(name).get("palette")
     if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
         raise ValueError(f"{folder / FACTS} is damaged: it does not name the files of a palette")
+    if missing := [file for file in named.values() if not (folder / file).is_file()]:
+        raise ValueError(f"{folder} lacks {missing[0]}, an adapter of its palette: export the run again")
     return {own: folder / file for own, file in named.items()}
 
 
 def _has_palette(folder: Path) -> bool:
-    return (folder / FACTS).is_file() and not (folder / "transformer").is_dir()
+    """Whether the facts in a folder name a palette; those of merged weights do not."""
+    try:
+        return b'"palette": {' in (folder / FACTS).read_bytes()
+    except OSError:
+        return False
 
 
 def sentence(facts: dict[str, Any]) -> str:

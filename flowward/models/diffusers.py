@@ -68,6 +68,11 @@ class DiffusersPolicy(Policy):
         self.weights, self.notes = trainable(
             transformer, adapters, family.convert_lora, family.transformers, family.targets, seed, placement
         )
+        if self.weights.palette and len(family.transformers) > 1:
+            raise ValueError(
+                f"{name} has {len(family.transformers)} transformers that share the rows of a pass, so rows cannot mix "
+                "adapters: leave out --palette"
+            )
         self.identity |= self.weights.identity()
         parts = [(name, part) for name, part in pipe.components.items() if part is not None]
         self._unread = unread

@@ -146,7 +146,7 @@ def counts(made: Assembly) -> Counts:
     """The network evaluations of an iteration and of an evaluation."""
     trainer, how, policy = made.trainer, made.evaluator, made.trainer.policy
     run, rollout, algorithm = made.settings.run, trainer.rollout, trainer.algorithm
-    points = trainer.points_per_update * run.updates_per_iteration
+    points = trainer.points_per_update * run.updates_per_iteration * trainer.gradients
     sampling = 0 if made.settings.preferences else _rows(trainer) * run.groups * policy.evaluations(rollout.guidance)
     frozen = sum(policy.evaluations(guidance) for guidance in algorithm.anchors.values())
     sampler = how.evaluation.sampler.bound(policy.times)

@@ -20,7 +20,7 @@ from ..algorithms.suited import refuse_times
 from ..evaluation.evaluate import Evaluator, NotFinite
 from ..evaluation.outcome import NOUNS
 from ..evaluation.provenance import same_scores
-from ..learning.mixing import MIXES, RewardBuffer, each_reward
+from ..learning.mixing import APART, MIXES, RewardBuffer, each_reward
 from ..learning.objectives import Apart
 from ..learning.points import PointSet
 from ..process.noise import Noise
@@ -123,6 +123,11 @@ class Trainer(Loop[Evaluator]):
 
     def rules(self) -> Health:
         return Health(NOUNS[self.policy.medium.noun])
+
+    @property
+    def gradients(self) -> int:
+        """Gradients per optimiser step: one per reward if the mix keeps them apart."""
+        return int((weights_of(self.reward) != 0).sum()) if self.run.mix in APART else 1
 
     @property
     def size(self) -> str:

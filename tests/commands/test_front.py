@@ -69,6 +69,11 @@ def test_an_exported_palette_is_read_again(runs: Path, capsys: pytest.CaptureFix
     before, again = trained.load(runs / "palette"), trained.load(out)
     for w in ([1.0, 0.0], [0.3, 0.7]):
         torch.testing.assert_close(velocity(again, w), velocity(before, w))
+    (out / "balance.safetensors").rename(out / "away")
+    assert "lacks balance.safetensors, an adapter of its palette" in refused(capsys, "sample", out, "a circle")
+    facts = (out / "flowward.json").read_text("utf-8")
+    (out / "flowward.json").write_text(facts.replace('"balance.safetensors"', "3"), "utf-8")
+    assert "does not name the files of a palette" in refused(capsys, "sample", out, "a circle")
     assert "leave out --merged" in refused(capsys, "export", runs / "palette", "--merged", "--output", runs / "m")
 
 

@@ -15,16 +15,20 @@ from flowward import models
 from flowward.export import weights
 from flowward.models import Adapters
 from flowward.models.diffusers import DiffusersPolicy
+from flowward.models.families import FAMILIES
 from flowward.models.mixture import normalised, parsed
+from flowward.models.pipelines import compile_blocks
 from flowward.process.policy import MIXTURE, Condition
 
 SD3 = "StableDiffusion3Pipeline"
 NAMES = ("strict", "balance", "third")
 
 
-def painted(rank: int = 2, names: tuple[str, ...] = NAMES, seed: int = 0, alpha: float | None = None) -> Any:
+def painted(
+    rank: int = 2, names: tuple[str, ...] = NAMES, seed: int = 0, alpha: float | None = None, family: str = SD3
+) -> Any:
     """A tiny pipeline whose palette has random adapters."""
-    made = policy(SD3, Adapters(rank, alpha, palette=names))
+    made = policy(family, Adapters(rank, alpha, palette=names))
     stream = torch.Generator().manual_seed(seed)
     for tensor in made.weights.tensors("policy").values():
         tensor.data.copy_(0.1 * torch.randn(tensor.shape, generator=stream))
@@ -68,6 +72,31 @@ def test_a_row_has_the_adapters_of_its_own_mixture() -> None:
         )
         made.weights.mixture.default = (0.0, 0.0, 1.0)
         torch.testing.assert_close(made.velocity(x, t, condition)[2], found[2], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if not FAMILIES[name].edits])
+def test_rows_of_every_family_have_their_own_mixture(name: str) -> None:
+    """A batch is its rows, one by one; compiled blocks say the same."""
+    torch._dynamo.reset()
+    made = painted(family=name)
+    x, t, condition = rows(made, 2)
+    every = at(condition, [[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]])
+    with torch.no_grad():
+        found = made.velocity(x, t, every)
+        alone = torch.cat([made.velocity(x[k : k + 1], t[k : k + 1], every[k : k + 1]) for k in range(2)])
+        even = made.velocity(x, t, condition)
+        torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-4)
+        assert (found - even).abs().flatten(1).amax(1).min() > 1e-5
+        if name == SD3:
+            compile_blocks(made.family.network, "eager")
+            torch.testing.assert_close(made.velocity(x, t, every), found, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(made.velocity(x, t, condition), even, atol=1e-5, rtol=1e-4)
+
+
+def test_two_transformers_share_no_palette() -> None:
+    family: Any = FAMILIES["WanPipeline"](tiny("of two"), 32, 32, frames=5)
+    with pytest.raises(ValueError, match="has 2 transformers that share the rows of a pass"):
+        DiffusersPolicy("two", family, Adapters(2, palette=NAMES), "float32")
 
 
 def test_t56_a_corner_trains_its_own_adapter_alone() -> None:

@@ -43,7 +43,12 @@ class Dark:
         return 1 - images.amin((1, 2, 3))
 
 
+def coloured(images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+    return images.std((1, 2, 3))
+
+
 SEVERAL = Sum((("bright", 1.0, bright), ("dark", 0.5, Dark())))
+VARIED = Sum((("bright", 1.0, bright), ("coloured", 0.5, coloured)))
 
 
 def line(tiny: str, name: str, folder: Path) -> dict[str, Any]:
@@ -58,13 +63,14 @@ def line(tiny: str, name: str, folder: Path) -> dict[str, Any]:
         updates_per_iteration=2,
         curriculum=int(name in REWARDED),
         skip_nonfinite=1,
+        mix="descent" if name == "awm" else "rewards",
         reward_buffer=0 if grouped or name not in REWARDED else 8,
     )
     measures = {"balance": Balance()}  # has bounds
     evaluator = Evaluator(policy, Evaluation(images=4, sampler=Sampler(2)), texts, 2, measures)
     written = RunFolder.create(folder, {})
-    teachers = taught(algorithm, policy, texts)
-    list(Trainer(algorithm, policy, SEVERAL, texts, run, teachers=teachers).steps(evaluator, written))
+    teachers, reward = taught(algorithm, policy, texts), VARIED if name == "awm" else SEVERAL
+    list(Trainer(algorithm, policy, reward, texts, run, teachers=teachers).steps(evaluator, written))
     return written.lines()[-1]
 
 

@@ -73,6 +73,17 @@ def test_the_step_is_the_shortest_point_between_the_gradients_of_each_reward(tin
     assert (products >= -1e-9).all() and alpha.min() > 0
 
 
+def test_each_reward_of_descent_costs_a_pass(tiny: str) -> None:
+    """The network evaluations of training, and what `--dry-run` counts them with."""
+    counted = []
+    for mix in ("rewards", "descent"):
+        one = of(tiny, both(), mix=mix)
+        one.step()
+        counted.append(one.policy.trained / one.gradients)
+    assert one.gradients == 2 and counted[0] == counted[1] == 8
+    assert of(tiny, both(1, 0), mix="descent").gradients == 1
+
+
 def test_rewards_that_stay_apart_have_the_same_points(tiny: str) -> None:
     one = of(tiny, both(), mix="descent")
     rollout, images = one.sample(list(TEXTS[:2]), 0)
