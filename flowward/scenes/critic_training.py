@@ -20,31 +20,32 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..prompts.scenes import CATEGORIES, Request, parse, split
+from ..prompts.scenes import CATEGORIES, COLOURS, SHAPES, Request, parse, split
 from ..system import checkpoint, strict_json
 from ..system.streams import generator
-from .checker import check
-from .critic import Critic, features
+from .checker import Found, judge, look
+from .critic import CELLS, STATES, Critic, features, score
 from .network import Networks
-from .render import misread, render
+from .render import SIZE, misread, render
 
 ROUNDS = 4  # of training; after each but the last, pictures that fool the critic are added
-STEPS = 300  # training steps of a round
+STEPS = 250  # training steps of a round
 BATCH = 128
 RATE = 2e-3
-RENDERED, SAMPLED, FOOLED = 8192, 2048, 512  # pictures per kind (and round)
+RENDERED, SAMPLED, FOOLED = 6144, 1536, 384  # pictures per kind (and round)
 PREDICTED = (3, 6)  # clean predictions that are kept, by the number of the step, of ten
 ASCENT, LENGTH = 8, 0.15  # steps up the critic's score, and the RMS of each in latent space
 
 
 @dataclass
 class Pool:
-    """Pictures with a prompt each, and the checker's verdict."""
+    """Pictures with two prompts each, what the checker sees in them, and its verdicts."""
 
     images: Tensor  # [N, 3, 32, 32] float16
-    prompts: Tensor  # [N, FEATURES]
-    strict: Tensor  # [N]
-    soft: Tensor  # [N]
+    cells: Tensor  # [N, 3, CELLS, CELLS] int: state, shape and colour of what is centred in a cell
+    prompts: Tensor  # [N, 2, FEATURES]
+    strict: Tensor  # [N, 2]
+    soft: Tensor  # [N, 2]
 
     def __add__(self, other: Pool) -> Pool:
         return Pool(*(torch.cat([getattr(self, each.name), getattr(other, each.name)]) for each in fields(self)))
@@ -53,12 +54,29 @@ class Pool:
         return Pool(*(getattr(self, each.name)[rows] for each in fields(self)))
 
     @classmethod
-    def judged(cls, images: Tensor, requests: list[Request]) -> Pool:
+    def judged(cls, images: Tensor, requests: list[Request], others: list[Request]) -> Pool:
         """With the verdicts of the checker on the pictures as they are stored."""
         images = images.clamp(0, 1).half()
-        found = check(images.float().numpy(), requests)
-        strict = torch.tensor([float(each.strict) for each in found])
-        return cls(images, features(requests), strict, torch.tensor([float(each.soft) for each in found]))
+        seen = look(images.float().numpy())
+        verdicts = [
+            [judge(found, request) for found, request in zip(seen, each, strict=True)] for each in (requests, others)
+        ]
+        strict, soft = (
+            torch.tensor([[float(getattr(each, name)) for each in side] for side in verdicts]).T
+            for name in ("strict", "soft")
+        )
+        prompts = torch.stack([features(requests), features(others)], 1)
+        return cls(images, torch.stack([_cells(found or ()) for found in seen]), prompts, strict, soft)
+
+
+def _cells(found: tuple[Found, ...]) -> Tensor:
+    """The cells of one picture, [3, CELLS, CELLS]."""
+    cells = torch.zeros(3, CELLS, CELLS, dtype=torch.long)
+    for each in found:
+        row, column = (min(CELLS - 1, max(0, int(at * CELLS / SIZE))) for at in (each.y, each.x))
+        state = STATES.index("object" if each.is_object else "unclear")
+        cells[:, row, column] = torch.tensor([state, SHAPES.index(each.shape), COLOURS.index(each.colour)])
+    return cells
 
 
 def texts(count: int, held_out: bool, rng: np.random.Generator) -> list[str]:
@@ -68,9 +86,9 @@ def texts(count: int, held_out: bool, rng: np.random.Generator) -> list[str]:
 
 
 def _also_others(images: Tensor, requests: list[Request], held_out: bool, rng: np.random.Generator) -> Pool:
-    """Each picture with its own prompt, and with one of another picture of its category."""
+    """Each picture with its own prompt, and with another of its category."""
     others = [parse(text).request for text in texts(len(requests), held_out, rng)]
-    return Pool.judged(images, requests) + Pool.judged(images, others)
+    return Pool.judged(images, requests, others)
 
 
 def rendered(count: int, held_out: bool, seed: int) -> Pool:
@@ -126,11 +144,6 @@ def sampled(networks: Networks, count: int, held_out: bool, seed: int, steps: in
     return sum(pools[1:], pools[0]), torch.cat(latents)
 
 
-def score(logits: Tensor) -> Tensor:
-    """Half the probability of a pass plus half the soft score, [N]: what the reward `scenes` is for the checker."""
-    return logits.sigmoid().mean(1)
-
-
 def fooled(networks: Networks, critic: Critic, count: int, held_out: bool, seed: int) -> Pool:
     """Samples after steps up the critic's score in latent space, half way and at the end, with the checker's verdict."""
     pools = []
@@ -142,26 +155,35 @@ def fooled(networks: Networks, critic: Critic, count: int, held_out: bool, seed:
         prompts = features(requests)
         for number in range(ASCENT):
             x = x.detach().requires_grad_()
-            (up,) = torch.autograd.grad(critic(decoded(networks, x), prompts).sum(), x)
+            (up,) = torch.autograd.grad(score(critic(decoded(networks, x), prompts)).sum(), x)
             size = up.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-8)
             x = x.detach() + LENGTH * up / size
             if number in (ASCENT // 2 - 1, ASCENT - 1):
                 with torch.no_grad():
-                    pools.append(Pool.judged(decoded(networks, x), requests))
+                    pools.append(_also_others(decoded(networks, x), requests, held_out, rng))
     return sum(pools[1:], pools[0])
 
 
 def loss(critic: Critic, pool: Pool) -> Tensor:
-    """Cross-entropy of both outputs."""
-    target = torch.stack([pool.strict, pool.soft], 1)
-    return F.binary_cross_entropy_with_logits(critic(pool.images.float(), pool.prompts), target)
+    """Cross-entropy of what is in the cells, and of both verdicts on both prompts."""
+    content = critic.read(pool.images.float())
+    state, shape, colour = pool.cells.unbind(1)
+    there = (state > 0).float()
+    total = 20 * F.cross_entropy(content.state, state)
+    for logits, target in ((content.shape, shape), (content.colour, colour)):
+        total = total + (F.cross_entropy(logits, target, reduction="none") * there).sum() / there.sum().clamp_min(1)
+    for side in range(2):
+        target = torch.stack([pool.strict[:, side], pool.soft[:, side]], 1)
+        total = total + F.binary_cross_entropy_with_logits(critic.compare(content, pool.prompts[:, side]), target)
+    return total
 
 
 @torch.no_grad()
 def errors(critic: Critic, pool: Pool) -> dict[str, float]:
     """AUC, accuracy and calibration error (ten bins) of the predicted pass, and the error of the score."""
-    logits = torch.cat([critic(x.float(), p) for x, p in zip(pool.images.split(256), pool.prompts.split(256))])  # noqa: B905
-    p, y = logits[:, 0].sigmoid(), pool.strict
+    parts = zip(pool.images.split(256), pool.prompts.split(256), strict=True)
+    logits = torch.cat([critic(x.float(), prompts[:, 0]) for x, prompts in parts])
+    p, y = logits[:, 0].sigmoid(), pool.strict[:, 0]
     order = p.argsort()
     rank = torch.empty_like(p)
     rank[order] = torch.arange(1, len(p) + 1, dtype=p.dtype)
@@ -169,7 +191,7 @@ def errors(critic: Critic, pool: Pool) -> dict[str, float]:
     auc = (rank[y == 1].sum().item() - right * (right + 1) / 2) / max(1.0, right * wrong)
     bins = (10 * p).long().clamp(0, 9)
     gap = sum(abs((p - y)[bins == b].sum().item()) for b in range(10)) / len(p)
-    truth = (pool.strict + pool.soft) / 2
+    truth = (pool.strict + pool.soft)[:, 0] / 2
     return {
         "images": len(p), "passes": y.mean().item(), "predicted": p.mean().item(), "auc": auc,
         "accuracy": ((p > 0.5) == (y == 1)).float().mean().item(), "calibration": gap,
