@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adjoint_matching import AdjointMatching
     from .advantageflow import AdvantageFlow
     from .awm import AWM
     from .crd import CRD
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .dgpo import DGPO
     from .diffusion_nft import DiffusionNFT
     from .dpo import DPO
+    from .draft import DRaFT
     from .fdfo import FDFO
     from .flow_dppo import FlowDPPO
     from .flow_grpo import FlowGRPO
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     from .mix_grpo import MixGRPO
     from .mix_grpo_flash import MixGRPOFlash
     from .ram import RAM
+    from .refl import ReFL
     from .rvm import RVM
+    from .srpo import SRPO
     from .tempflow_grpo import TempFlowGRPO
     from .vgrpo import VGRPO
 
@@ -47,6 +51,11 @@ CLASSES = {
     "ram": "RAM",
     "rvm": "RVM",
     "vgrpo": "VGRPO",
+    # differentiated rewards
+    "draft": "DRaFT",
+    "refl": "ReFL",
+    "srpo": "SRPO",
+    "adjoint_matching": "AdjointMatching",
     # reverse process
     "ddpo": "DDPO",
     "flow_grpo": "FlowGRPO",
@@ -89,8 +98,11 @@ __all__ = [
     "G2RPO",
     "RAM",
     "RVM",
+    "SRPO",
     "VGRPO",
+    "AdjointMatching",
     "AdvantageFlow",
+    "DRaFT",
     "DanceGRPO",
     "DiffusionNFT",
     "FlowAWR",
@@ -100,5 +112,6 @@ __all__ = [
     "GRPOGuard",
     "MixGRPO",
     "MixGRPOFlash",
+    "ReFL",
     "TempFlowGRPO",
 ]

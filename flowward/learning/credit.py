@@ -216,3 +216,19 @@ class BestAndWorst:
             if rewards[best] > rewards[worst]:
                 out[best], out[worst] = 1.0, -1.0
         return out
+
+
+@dataclass(frozen=True)
+class Even:
+    """A = 1 for every sample: the loss does not learn from rewards, which are only watched."""
+
+    constant = True  # the advantages do not depend on the rewards
+
+    def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
+        """Map rewards [B] to advantages of 1, float64 [B]."""
+        return torch.ones(len(rewards), dtype=torch.float64)
+
+
+def constant(credit: object) -> bool:
+    """Whether advantages do not depend on rewards: a credit says so in its optional attribute `constant`."""
+    return bool(getattr(credit, "constant", False))

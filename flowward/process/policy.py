@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -28,6 +28,10 @@ class Condition:
     def __getitem__(self, index: Tensor | slice) -> Condition:
         return Condition({name: tensor[index] for name, tensor in self.tensors.items()})
 
+    def beside(self, rows: Mapping[str, Tensor]) -> Condition:
+        """The same with more tensors [N, ...], or others in the place of those with their names."""
+        return Condition({**self.tensors, **rows})
+
     def cat(self, other: Condition) -> Condition:
         """Concatenate the rows of both; shorter text is padded with zeros."""
         return Condition({name: _stacked(tensor, other.tensors[name]) for name, tensor in self.tensors.items()})
@@ -43,6 +47,11 @@ def _stacked(a: Tensor, b: Tensor) -> Tensor:
 
 
 Velocity = Callable[[Tensor, Tensor, Condition], Tensor]  # x [B, ...], t [B], condition of B rows -> v [B, ...]
+Product = Callable[[Tensor, Tensor, Condition, Tensor], tuple[Tensor, Tensor]]
+"""x [B, ...], t [B], condition of B rows, vector a [B, ...] -> v [B, ...] and J' a [B, ...], J = dv/dx, as constants"""
+Wording = Mapping[str, Tensor]  # texts to put before a prompt, each with its weight in each of B scores
+Slope = Callable[[Tensor, Condition, Wording], tuple[Tensor, Tensor]]
+"""x0 [B, ...], condition of B rows, wording -> score [B] and d score / d x0 [B, ...], as constants"""
 
 
 class Weights(Protocol):
@@ -100,9 +109,9 @@ class Policy(ABC):
         return self.encode([""])
 
     def blank(self) -> Callable[[Condition], Condition]:
-        """Return a function that replaces the prompts of a condition by empty ones; source images stay."""
+        """Return a function that replaces the prompts of a condition by empty ones; all else of a row stays."""
         empty = self.empty()
-        return lambda condition: empty[torch.zeros(len(condition), dtype=torch.long)]
+        return lambda condition: condition.beside(empty[torch.zeros(len(condition), dtype=torch.long)].tensors)
 
     def times(self, steps: int) -> tuple[float, ...]:
         """The model's own time grid, [steps + 1] from 1 to 0."""
@@ -125,12 +134,41 @@ class Policy(ABC):
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
         """v = E[eps - x0 | x_t], float32 [B, ...], from x [B, ...] and t [B] in [0, 1], under the named weights.
 
-        Gradients flow for `policy` (unless the caller disables them) and never for the other weights.
+        Gradients flow to the weights of `policy` (unless the caller disables them) and never to other weights. They
+        flow to an x that requires them, under all weights.
         """
 
     @abstractmethod
     def decode(self, x0: Tensor) -> Tensor:
         """Decode finished samples [B, ...] to images, float32 [B, 3, H, W] in [0, 1]."""
+
+    def decoded(self, x0: Tensor) -> Tensor:
+        """The same images, with a graph that leads to x0, if the model's decoder has a gradient here.
+
+        Raises:
+            ValueError: it has none.
+        """
+        raise ValueError(f"{self.name} has no decoder with a gradient, which this algorithm needs; use another model")
+
+    def pullback(self, x0: Tensor, back: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The gradient of a function of images with respect to samples: the decoder's vector-Jacobian product.
+
+        Args:
+            x0: samples [B, ...].
+            back: images [B, 3, H, W] -> (values [B], d value / d image [B, 3, H, W]).
+
+        Returns:
+            the values [B], and d value / d x0 [B, ...]; nothing leads to the weights of any network.
+
+        Raises:
+            ValueError: see `decoded`.
+        """
+        with torch.enable_grad():
+            x = x0.detach().requires_grad_()
+            images = self.decoded(x)
+        values, slope = back(images.detach())
+        (found,) = torch.autograd.grad(images, x, slope.to(images))
+        return values.to(x0.device), found
 
     @abstractmethod
     def encode_images(self, images: Tensor) -> Tensor:
@@ -162,10 +200,23 @@ class Policy(ABC):
 
         def counting(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
             self.evaluated += len(x)
-            self.trained += len(x) * (weights == "policy" and torch.is_grad_enabled())
+            self.trained += len(x) * graphed(x, weights)
             return velocity(x, t, condition)
 
         return counting
+
+    def product(self, weights: str, guidance: float = 1.0) -> Product:
+        """The vector-Jacobian product of the velocity under one set of weights, as a plain function."""
+        velocity = self.under(weights, guidance)
+
+        def product(x: Tensor, t: Tensor, condition: Condition, vector: Tensor) -> tuple[Tensor, Tensor]:
+            with self.weights.still(weights), torch.enable_grad():  # still: a checkpoint is run again in the backward
+                x = x.detach().requires_grad_()
+                v = velocity(x, t, condition)
+                (found,) = torch.autograd.grad(v, x, vector.to(v))
+            return v.detach(), found
+
+        return product
 
     def evaluations(self, guidance: float) -> int:
         """Network evaluations per sampling step."""
@@ -188,6 +239,11 @@ class Policy(ABC):
         return v_0 + scale * (v - v_0)
 
 
+def graphed(x: Tensor, weights: str) -> bool:
+    """Whether a velocity keeps its graph: gradients flow to the weights of `policy`, and to an x that requires them."""
+    return torch.is_grad_enabled() and (weights == "policy" or x.requires_grad)
+
+
 class Evaluable(Protocol):
     """Points at which a velocity is evaluated; see points.Points."""
 
@@ -201,19 +257,34 @@ class Evaluable(Protocol):
     def known(self) -> Mapping[str, Tensor]: ...
 
 
+def _no_slope(x0: Tensor, condition: Condition, wording: Wording) -> tuple[Tensor, Tensor]:
+    raise ValueError("this loss needs the gradient of a reward, and these models have none: give them a `slope`")
+
+
+def _no_product(x: Tensor, t: Tensor, condition: Condition, vector: Tensor) -> tuple[Tensor, Tensor]:
+    raise ValueError("this loss needs products with the reference's Jacobian: give its models a `product`")
+
+
+PLAIN: Wording = {}
+
+
 @dataclass(frozen=True)
 class Models:
-    """The velocity functions that a loss may call. `old` and `reference` never carry gradients."""
+    """The functions that a loss may call. `old` and `reference` never carry gradients."""
 
     policy: Velocity
     old: Velocity
     reference: Velocity
+    slope: Slope = field(default=_no_slope, kw_only=True)  # of the run's reward
+    product: Product = field(default=_no_product, kw_only=True)  # with the Jacobian of `reference`
 
     @classmethod
-    def of(cls, policy: Policy, guidance: Mapping[str, float] | None = None) -> Models:
+    def of(cls, policy: Policy, guidance: Mapping[str, float] | None = None, slope: Slope = _no_slope) -> Models:
         """Build them from a policy; `guidance` maps names to scales other than 1."""
         scales = guidance or {}
-        return cls(*(policy.under(name, scales.get(name, 1.0)) for name in ("policy", "old", "reference")))
+        product = policy.product("reference", scales.get("reference", 1.0))
+        named = (policy.under(name, scales.get(name, 1.0)) for name in ("policy", "old", "reference"))
+        return cls(*named, slope=slope, product=product)
 
     def at(self, name: str, points: Evaluable) -> Tensor:
         """v [B, ...] at training points: the recorded velocity if there is one, otherwise evaluated now."""

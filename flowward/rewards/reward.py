@@ -157,7 +157,7 @@ def _takes(signature: inspect.Signature, count: int, names: Sequence[str]) -> bo
     return True
 
 
-def _called(reward: Any, images: Tensor, prompts: Sequence[str], metadata: Metadata) -> Any:
+def called(reward: Any, images: Tensor, prompts: Sequence[str], metadata: Metadata) -> Any:
     """Call a reward with the metadata, if it takes them."""
     signature = _signature(reward)
     takes = (call for call in CALLS if signature is None or _takes(signature, *call))
@@ -184,7 +184,7 @@ def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str], met
         return score(name, reward, images.flatten(0, 1), repeated, about).view(-1, frames).mean(1)
     edits = 0 if images.is_inference() else images._version
     with guarded(f"reward '{name}'"):
-        found = _called(reward, images, prompts, metadata)
+        found = called(reward, images, prompts, metadata)
     try:
         scores = torch.as_tensor(found).detach().float().cpu()
     except Exception as error:

@@ -145,7 +145,7 @@ def sampled(networks: Networks, count: int, held_out: bool, seed: int, steps: in
 
 
 def fooled(networks: Networks, critic: Critic, count: int, held_out: bool, seed: int) -> Pool:
-    """Samples after steps up the critic's score in latent space, half way and at the end, with the checker's verdict."""
+    """Samples after steps up the critic's score in latent space, half way and at the end, with verdicts."""
     pools = []
     for start in range(0, count, BATCH):
         rng = np.random.default_rng((seed, 2, start))

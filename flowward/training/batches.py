@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..learning.credit import constant
 from ..learning.points import PointSet
 from ..process.noise import Noise
 from ..process.policy import Condition
@@ -33,6 +34,11 @@ def counted(algorithm: Algorithm, rollout: Sampling, run: Run) -> Counts:
         ValueError: images, points, updates or copies do not divide evenly.
     """
     _refuse_torn(rollout, run)
+    if constant(algorithm.credit) and (run.mix != "rewards" or run.reward_buffer or run.curriculum):
+        raise ValueError(
+            "this algorithm does not learn from rewards, which are only watched: leave out --mix, --reward-buffer and "
+            "--curriculum"
+        )
     points = algorithm.points(_blank(rollout, run), ("",))
     compares = getattr(points, "compares", points.indivisible > 1)  # optional for a user's own points
     found = Counts(_per_update(points, run), points.indivisible, compares)

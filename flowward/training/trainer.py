@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algorithms.algorithm import Algorithm, refuse_incomplete
+from ..algorithms.algorithm import Algorithm, differentiates, products, refuse_incomplete
 from ..evaluation.evaluate import Evaluator, NotFinite
 from ..evaluation.provenance import same_scores
 from ..learning.mixing import MIXES, RewardBuffer, each_reward
@@ -24,6 +24,7 @@ from ..prompts import Prompt, PromptSet, refuse_others
 from ..rewards import Reward, RewardError, terms
 from ..rewards.scoring import Scoring, agreed
 from ..system import distributed
+from . import differentiated
 from .batches import counted
 from .course import TrainingError
 from .curriculum import Choice, Curriculum, InTurn, Order
@@ -39,6 +40,10 @@ from .samples import Samples
 from .shown import Shown
 from .speed import Speedometer
 
+STOPPED = (
+    "the guard shows that the reward is exploited. To go on: --resume with --stop-when-hacked false; an earlier "
+    "checkpoint is in the run folder"
+)
 Collect = Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]
 """(prompts, encoded prompts, iteration, numbers of images [n]) -> these images in order, in parts: samples, images"""
 
@@ -70,15 +75,18 @@ class Trainer(Loop[Evaluator]):
         """`collect` replaces sampling from the policy, `graft` modifies the samples (see datasets.py).
 
         Raises:
-            ValueError: batch sizes do not divide evenly (see batches.py), or `algorithm` or `prompts` has another type.
+            ValueError: batch sizes do not divide evenly (see batches.py), or `algorithm` or `prompts` has another type,
+                or the algorithm needs a gradient that the reward or the model does not have.
         """
         refuse_incomplete(algorithm)
         refuse_others(prompts)
+        differentiated.refuse(algorithm, policy, reward, prompts)
         super().__init__(algorithm, policy, run)
         self.policy, self.reward, self.prompts = policy, reward, prompts
         self.rollout = algorithm.rollout.bound(policy.times)
         self.collect, self.graft = collect or self.draw, graft or _as_it_is
-        self.models = Models.of(policy, {"policy": algorithm.guidance, **algorithm.anchors})
+        scales = {"policy": algorithm.guidance, **algorithm.anchors, **products(algorithm)}
+        self.models = Models.of(policy, scales, differentiated.RewardSlope(policy, reward, prompts))
         self.buffer = RewardBuffer(run.reward_buffer, [same_scores(each) for _, _, each in terms(reward)])
         self.order: Order = InTurn(prompts, run.seed)
         if run.curriculum:
@@ -132,7 +140,11 @@ class Trainer(Loop[Evaluator]):
             folder.save_sample(step.index, samples.grid(), record=samples.record(step.index, groups))
         if self.watch is None:
             self.watch = Watch(folder.path if folder else None)
-        health = [*step.health, *self.watch.look(step.index, measured)]
+        hacked = self.watch.look(step.index, measured)
+        health = [*step.health, *hacked]
+        if self.run.stop_when_hacked and distributed.any_of(bool(hacked)):
+            self.ended = True
+            health.append(f"stopped after iteration {step.index} of {self.run.iterations}: {STOPPED}")
         seconds = {**step.seconds, "evaluate": time.perf_counter() - started}
         return replace(step, evaluation=measured.summary(), health=health, seconds=seconds)
 
@@ -200,7 +212,7 @@ class Trainer(Loop[Evaluator]):
 
         `seen` is called with each batch of images as soon as it is ready.
         """
-        condition, mine = self.policy.encode(prompts), self._mine()
+        condition, mine = self.encode(prompts), self._mine()
         parts, pictures = list[Drawn](), list[Tensor]()
         with self.policy.weights.still(self.algorithm.behaviour):
             for drawn, images in self.collect(prompts, condition, index, mine):
@@ -229,7 +241,12 @@ class Trainer(Loop[Evaluator]):
 
     def blank(self) -> Blank:
         x = torch.zeros(1, *self.policy.latent_shape, device=self.policy.device)
-        return Blank(x, torch.full((1,), 0.5, device=x.device), self.policy.encode([self.prompts[0]]))
+        return Blank(x, torch.full((1,), 0.5, device=x.device), self.encode([self.prompts[0]]))
+
+    def encode(self, prompts: Sequence[Prompt]) -> Condition:
+        """The encoded prompts, one row each, with what else belongs to a row."""
+        found = self.policy.encode(prompts)
+        return differentiated.numbered(found, prompts, self.prompts) if differentiates(self.algorithm) else found
 
     def _scoring(self, chosen: Sequence[int]) -> Scoring:
         """Scoring for the images that this process samples for these prompts."""

@@ -20,7 +20,7 @@ from ..algorithms.fdfo import log_ratio
 from ..learning.credit import group_mean
 from ..learning.terms import group_sum, matching
 from ..process.flow import mean, over
-from . import reverse, signed
+from . import differentiated, reverse, signed
 from .check import (
     AUTOGRAD,
     Check,
@@ -359,5 +359,6 @@ LAWS: dict[str, Callable[[Kind], Iterator[Check]]] = {
     "crd": crd,
     "dpo": dpo,
     **signed.LAWS,
+    **differentiated.LAWS,
     **reverse.LAWS,
 }

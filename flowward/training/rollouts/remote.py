@@ -135,7 +135,7 @@ class RemoteTrainer(Trainer):
             weights = whole(self.versions.at(number, name), self.policy.weights.tensors(name))
             self._shared[number] = dealer.share(weights, number)
         prompts = [self.prompts[i] for i in self.order.choose(index, self.run.groups).indices]
-        condition, group, mine = self.policy.encode(prompts), self._group(), self._mine()
+        condition, group, mine = self.encode(prompts), self._group(), self._mine()
         return [
             dealer.deal(self._shared[number], Block.of(index, rows, prompts, condition, group[rows]))
             for rows in (mine.split(self.run.rollout_batch) if len(mine) else ())
