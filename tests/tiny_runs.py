@@ -11,19 +11,24 @@ from torch import Tensor
 
 from flowward import ALGORITHMS, models, prompts
 from flowward.algorithms import AdvantageFlow
+from flowward.learning.credit import constant
 from flowward.learning.points import Renoise, RenoiseGroups, RenoisePairs, RenoiseShared
 from flowward.process.flow import TimeGrid
 from flowward.process.plans import Branches, Chain
 from flowward.process.policy import Policy
 from flowward.process.rollout import Sampler
+from flowward.process.trails import Trail
+from flowward.rewards import differentiable
 from flowward.training import batches
 from flowward.training.run import Run
 from flowward.training.trainer import Trainer
 
 TEXTS = ("a circle", "a red square", "two rings", "a cross above a ring", "a diamond and a triangle")
 FEW = 4  # steps of `few_steps`
+REWARDED = [name for name, kind in ALGORITHMS.items() if not constant(kind().credit)]  # those that learn from rewards
 
 
+@differentiable
 def bright(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
     return images.mean((1, 2, 3))
 
@@ -45,6 +50,8 @@ def few(draw: Any) -> Any:
         return replace(
             draw, steps=FEW, high=2 // min(2, len(draw.strides)), fanout=2, strides=draw.strides[:2], guidance=1.0
         )
+    if isinstance(draw, Trail) and draw.kept is not None:
+        return replace(draw, steps=FEW, kept=min(draw.kept, FEW))
     return replace(draw, steps=FEW)
 
 

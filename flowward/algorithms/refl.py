@@ -6,8 +6,8 @@ there to data, through the decoder and into the reward:
     l = max(c - R(decode(f)), 0)   or   -R(decode(f)),   f = x_t - t v(x_t, t)
 
 Why this form: rewards can judge the clean predictions of late steps, so one evaluation of the network with a gradient
-is enough, and the range of steps spreads what is learned. At the last step it is DRaFT-1. Samples that already score above
-c have no gradient.
+is enough, and the range of steps spreads what is learned. At the last step it is DRaFT-1. Samples that already score
+above c have no gradient.
 
 Limits: those of DRaFT; early steps get no gradient. The paper adds a loss on its pretraining data, which is not here.
 

@@ -228,7 +228,9 @@ def test_the_defaults_of_training_are_those_of_the_code() -> None:
 def test_the_facts_of_an_algorithm(name: str) -> None:
     """Its family is that of its place in the table; its paper is the one that its module names."""
     found = facts(name)
-    assert found.family == ("forward process" if list(PRESETS).index(name) < 11 else "reverse process")
+    place = list(PRESETS).index(name)
+    families = ("forward process", "differentiated reward", "reverse process")
+    assert found.family == families[(place >= 11) + (place >= 15)]
     module = __import__(ALGORITHMS[name].__module__, fromlist=[""])
     assert f"arXiv:{found.arxiv}" in module.__doc__
     assert 5 <= len(found.when.split()) <= 20

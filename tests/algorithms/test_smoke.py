@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_runs import REWARDED
 from torch import Tensor, nn
 
 from flowward import ALGORITHMS, prompts
@@ -107,7 +108,7 @@ def to_the_right(images: Tensor, texts: Sequence[str], metadata: Any = None) -> 
     return images[:, 0, 0, 0].tanh()
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", REWARDED)
 def test_forward_16_the_reward_rises(name: str, fitted: dict[str, Tensor]) -> None:
     network = Network()
     network.load_state_dict(fitted)

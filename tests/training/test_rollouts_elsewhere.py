@@ -313,8 +313,8 @@ STALE = {  # of each algorithm with its own settings, as the papers have them: w
         *("tempflow_grpo", "g2rpo", "grpo_guard", "flow_dppo", "fdfo"),
     ),
     "anchored": ("advantageflow", "flowawr", "diffusion_nft", "dgpo", "crd"),
-    "free": ("dpo",),
-    "none": ("awm", "ram", "rvm", "vgrpo"),
+    "free": ("dpo", "draft", "refl", "srpo"),
+    "none": ("awm", "ram", "rvm", "vgrpo", "adjoint_matching"),
 }
 
 

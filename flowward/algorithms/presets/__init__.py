@@ -44,7 +44,7 @@ TRAINING: Mapping[str, Any] = {
     "lora_rank": None,
     "lora_alpha": None,
     "lora_targets": None,
-    "reward": ["scenes"],
+    "reward": ("scenes",),
     "stop_when_hacked": False,
 }  # the defaults of Run and Settings that some preset changes, for tables that are made without torch
 
