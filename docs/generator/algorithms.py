@@ -23,6 +23,7 @@ RUNS = Path(__file__).parents[1] / "learning.json"
 SHARED = "policy_gradient"  # the file with the equation of the reverse-process algorithms
 FAMILIES = {
     "forward process": "These add fresh noise to finished images and train the velocity there. Any sampler will do.",
+    "differentiated reward": "These take the gradient of the reward itself, through the decoder. The reward needs one.",
     "reverse process": "These are policy gradients on the random steps of the sampler.",
 }
 

@@ -34,6 +34,7 @@ class Reward(Protocol):
         - `bounds`: the lowest and the highest score that there can be, such as (0.0, 1.0); intervals end there.
         - `missing`: the number of scores so far that stand in for a score that was not available. The metrics count
           them per iteration.
+        - `gradient`: it has a gradient; see gradients.py.
         - `identity`: a JSON mapping of what scores depend on besides dataclass fields, such as the model behind a
           server. It is saved with every result.
         """

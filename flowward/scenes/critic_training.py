@@ -28,8 +28,9 @@ from .critic import CELLS, STATES, Critic, features, score
 from .network import Networks
 from .render import SIZE, misread, render
 
-ROUNDS = 4  # of training; after each but the last, pictures that fool the critic are added
+ROUNDS = 3  # of training; after each but the last, pictures that fool the critic are added
 STEPS = 250  # training steps of a round
+SCHEDULE = 1000  # steps that the cosine of the learning rate is laid out for; it is cut before
 BATCH = 128
 RATE = 2e-3
 RENDERED, SAMPLED, FOOLED = 6144, 1536, 384  # pictures per kind (and round)
@@ -237,7 +238,7 @@ def train(folder: Path, seed: int = 0, rounds: int = ROUNDS, steps: int = STEPS)
             )
         chosen = torch.randint(len(pool.strict), (BATCH,), generator=generator("critic batch", seed, step))
         for group in adam.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / 50) * 0.5 * (1 + np.cos(np.pi * step / total))
+            group["lr"] = RATE * min(1.0, (step + 1) / 50) * 0.5 * (1 + np.cos(np.pi * step / SCHEDULE))
         value = loss(critic, pool.rows(chosen))
         adam.zero_grad()
         value.backward()

@@ -92,7 +92,10 @@ class Wrong:
     [
         (lambda x: (x.mean((1, 2, 3)), x[:1]), r"must return slopes of shape \[2, 3, 4, 4\], not \[1, 3, 4, 4\]"),
         (lambda x: (x.mean(), x), r"must return scores of shape \[2\], not \[\]"),
-        (lambda x: (x.mean((1, 2, 3)), x / 0), "slopes that are NaN or infinite for 2 of 2 images, the first for.*'sun'"),
+        (
+            lambda x: (x.mean((1, 2, 3)), x / 0),
+            "slopes that are NaN or infinite for 2 of 2 images, the first for.*'sun'",
+        ),
         (lambda x: 1 / 0, "gradient of reward 'Wrong' raised ZeroDivisionError"),
     ],
 )

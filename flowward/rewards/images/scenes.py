@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -82,6 +83,13 @@ class SceneNet(Smooth, _OfPrompts):
 
         positive(self, "batch")
         self._network = shared((SceneNet,), lambda: Critic.load(SHIPPED))
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """A hash of its weights: scores of other versions of it cannot be compared."""
+        from ...scenes.critic import SHIPPED
+
+        return {"network": hashlib.sha256((SHIPPED / "model.safetensors").read_bytes()).hexdigest()[:16]}
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         from ...scenes.critic import features, score
