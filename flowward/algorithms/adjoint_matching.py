@@ -68,7 +68,7 @@ def adjoint_matching(v: Tensor, v_ref: Tensor, b: Tensor, t: Tensor, weight: Wei
 class AdjointMatching(Differentiating):
     """Adjoint Matching's settings, scaled to `scenes`."""
 
-    temperature: float = 0.01
+    temperature: float = 0.05
     """tau: reward per nat of KL to the reference; lower moves further from it"""
     weight: Weight = "published"
     """weight of a state: 2 (1 - t) / t (`published`), or 1 (`even`)"""

@@ -174,8 +174,8 @@ OPTIMISATION = {
 FORWARD = {
     "distance": Metric(
         "Distance from the old policy",
-        "mean squared difference between the velocities of the policy and of its old copy (of the rollout in fdfo, of the "
-        "reference in adjoint_matching)",
+        "mean squared difference between the velocities of the policy and of its old copy (of the rollout in fdfo, of "
+        "the reference in adjoint_matching)",
         f"below {FAR:g} times the residual; 0 in the first update",
     ),
     "residual": Metric(

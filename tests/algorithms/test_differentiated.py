@@ -208,7 +208,7 @@ def test_what_cannot_be_differentiated_is_refused(tiny: str) -> None:
         trainer(tiny, few_steps("srpo"), reward=mixed)
     with pytest.raises(ValueError, match="leave out --mix, --reward-buffer and --curriculum"):
         trainer(tiny, few_steps("refl"), mix="pareto")
-    with pytest.raises(ValueError, match="the contrast puts 'Realistic.' before prompts, which needs a reward that"):
+    with pytest.raises(ValueError, match=r"the contrast puts 'Realistic\.' before prompts, which needs a reward that"):
         trainer(tiny, few_steps("srpo", contrast_down=0.1), reward=rewards.load("scenes-net"))
     with pytest.raises(ValueError, match="whole trajectories have 4 states, but only 2 were recorded"):
         how = few_steps("adjoint_matching")

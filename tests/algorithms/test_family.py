@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_runs import FEW as STEPS
+from tiny_runs import REWARDED
 from tiny_runs import few_steps as small
 from torch import Tensor
 

@@ -70,7 +70,7 @@ def test_a_reward_without_gradient_is_named() -> None:
     assert has_gradient(rewards.load("scenes-net")) and not has_gradient(both)
     with pytest.raises(ValueError, match="DRaFT needs the gradient of the reward, and reward 'scenes-strict' has none"):
         refuse_without(both, "DRaFT")
-    with pytest.raises(ValueError, match="SRPO needs the gradient of the reward, and reward 'jpeg-compress.*has none"):
+    with pytest.raises(ValueError, match=r"SRPO needs the gradient of the reward, and reward 'jpeg-compress.*has none"):
         refuse_without(rewards.load("jpeg-compressibility"), "SRPO")
 
 
