@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny_agents
 import torch
-from tiny_runs import TEXTS, bright, few_steps, small
+from tiny_runs import REWARDED, TEXTS, bright, few_steps, small
 from torch import Tensor
 
 from flowward import ALGORITHMS, models, prompts
@@ -19,7 +19,7 @@ from flowward.agent.rewards import Term
 from flowward.algorithms.policy_gradient import PolicyGradient
 from flowward.evaluation.evaluate import Evaluation, Evaluator
 from flowward.process.rollout import Pairs, Sampler
-from flowward.rewards import Sum
+from flowward.rewards import Smooth, Sum
 from flowward.rewards.images.scenes import Balance
 from flowward.training import glossary
 from flowward.training.folder import RunFolder
@@ -31,8 +31,8 @@ OF_SEVERAL = {"seconds.slowest", "seconds.fastest"}  # processes: see test_local
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-class Dark:
-    missing = 0
+class Dark(Smooth):
+    missing, batch = 0, 32
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         return 1 - images.amin((1, 2, 3))
@@ -43,16 +43,19 @@ SEVERAL = Sum((("bright", 1.0, bright), ("dark", 0.5, Dark())))
 
 def line(tiny: str, name: str, folder: Path) -> dict[str, Any]:
     """That of one iteration with two updates, two rewards, an evaluation and all that can be switched on."""
-    algorithm = few_steps(name, **({"beta": 0.1} if issubclass(ALGORITHMS[name], PolicyGradient) else {}))
+    more = (
+        {"beta": 0.1} if issubclass(ALGORITHMS[name], PolicyGradient) else {"ceiling": 2.0} if name == "draft" else {}
+    )
+    algorithm, rewarded = few_steps(name, **more), name in REWARDED
     policy, texts = models.load(tiny, None, "float32"), prompts.of("mine", TEXTS)
     grouped = name in ("dgpo", "crd", "dpo") or getattr(algorithm.rollout, "leaves", 1) > 1
     run = small(
         iterations=1,
         group_size=2 if isinstance(algorithm.rollout, Pairs) else 4,
         updates_per_iteration=2,
-        curriculum=1,
+        curriculum=int(rewarded),
         skip_nonfinite=1,
-        reward_buffer=0 if grouped else 8,
+        reward_buffer=0 if grouped or not rewarded else 8,
     )
     measures = {"balance": Balance()}  # has bounds
     evaluator = Evaluator(policy, Evaluation(images=4, sampler=Sampler(2)), texts, 2, measures)
