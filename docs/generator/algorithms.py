@@ -107,10 +107,11 @@ def _settings(name: str) -> Iterator[str]:
 def _page(name: str) -> str:
     own = facts(name)
     real = next(key for key in own.presets if key != "scenes")
+    reward = own.presets[real].settings.get("reward", ["ocr"])[0]
     commands = (
         f"# train the built-in model\nflowward train --algorithm {name} --output runs/{name}\n"
         f"# train a real model with a published preset\n"
-        f"flowward train --algorithm {name} --preset {real} --model owner/name --reward ocr ...\n"
+        f"flowward train --algorithm {name} --preset {real} --model owner/name --reward {reward} ...\n"
         f"# see its presets side by side\nflowward algorithms {name}"
     )
     parts = [
@@ -151,11 +152,16 @@ def _of(family: str) -> list[str]:
 
 def _line(name: str) -> list[str]:
     own, ends = facts(name), [run["strict"][-1] for run in runs(name)]
+    if not ends:
+        return [f"[{own.title}]({name}.md)", _passes(own), "see Results", plain(own.when)]
     scores, images = sorted(end[1] for end in ends), sorted({end[0] for end in ends})
     many = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,}–{images[-1]:,}"
     accuracy = f"{scores[0]}–{scores[-1]} % after {many}"
-    cost = f"{own.cost.sampling:g} + {own.cost.training:g} + {own.cost.copies:g}"
-    return [f"[{own.title}]({name}.md)", cost, accuracy, plain(own.when)]
+    return [f"[{own.title}]({name}.md)", _passes(own), accuracy, plain(own.when)]
+
+
+def _passes(own: Facts) -> str:
+    return f"{own.cost.sampling:g} + {own.cost.training:g} + {own.cost.copies:g}"
 
 
 def pages() -> dict[str, str]:
