@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowward import ALGORITHMS, models, prompts
 from flowward.algorithms import AdvantageFlow
-from flowward.algorithms.algorithm import TEACHER
+from flowward.algorithms.algorithm import TEACHER, differentiates
 from flowward.learning.credit import constant
 from flowward.learning.jumps import RenoiseJumps, trained_by
 from flowward.learning.points import Renoise, RenoiseGroups, RenoisePairs, RenoiseShared
@@ -22,7 +22,9 @@ from flowward.process.plans import Branches, Chain
 from flowward.process.policy import Policy
 from flowward.process.rollout import Sampler
 from flowward.process.splits import Splits
+from flowward.process.trails import Trail
 from flowward.prompts import PromptSet
+from flowward.rewards import differentiable
 from flowward.training import batches
 from flowward.training.run import Run
 from flowward.training.teachers import NONE, Teachers, weights_of
@@ -31,6 +33,7 @@ from flowward.training.trainer import Trainer
 TEXTS = ("a circle", "a red square", "two rings", "a cross above a ring", "a diamond and a triangle")
 FEW = 4  # steps of `few_steps`
 REWARDED = [name for name, kind in ALGORITHMS.items() if not constant(kind().credit)]  # those that learn from rewards
+UNDIFFERENTIATED = [name for name, kind in ALGORITHMS.items() if not differentiates(kind)]
 TWO_TIMES = "-two"  # added to the folder of the tiny model: the same with two times
 
 
@@ -39,6 +42,7 @@ def fitting(tiny: str, algorithm: Any) -> str:
     return tiny + TWO_TIMES * (trained_by(algorithm.points) == "jumps")
 
 
+@differentiable
 def bright(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
     return images.mean((1, 2, 3))
 
@@ -75,6 +79,8 @@ def few(draw: Any) -> Any:
         return replace(
             draw, steps=FEW, high=2 // min(2, len(draw.strides)), fanout=2, strides=draw.strides[:2], guidance=1.0
         )
+    if isinstance(draw, Trail) and draw.kept is not None:
+        return replace(draw, steps=FEW, kept=min(draw.kept, FEW))
     return replace(draw, steps=FEW)
 
 

@@ -23,6 +23,7 @@ RUNS = Path(__file__).parents[1] / "learning.json"
 SHARED = "policy_gradient"  # the file with the equation of the reverse-process algorithms
 FAMILIES = {
     "forward process": "These add fresh noise to finished images and train the velocity there. Any sampler will do.",
+    "differentiated reward": "These take the gradient of the reward itself, through the decoder. The reward needs one.",
     "reverse process": "These are policy gradients on the random steps of the sampler.",
     "distillation": "These learn from trained models, so rewards are only watched: "
     "[Merge experts](../howto/merge_experts.md).",
@@ -112,11 +113,12 @@ def _settings(name: str) -> Iterator[str]:
 def _page(name: str) -> str:
     own = facts(name)
     real = next(key for key in own.presets if key != "scenes")
-    more = TAUGHT.get(own.family, "")
+    more, reward = TAUGHT.get(own.family, ""), own.presets[real].settings.get("reward", ["ocr"])[0]
     commands = (
         f"# train the built-in model\nflowward train --algorithm {name} --output runs/{name}{more}\n"
         f"# train a real model with a published preset\n"
-        f"flowward train --algorithm {name} --preset {real} --model owner/name --reward ocr{more or ' ...'}\n"
+        f"flowward train --algorithm {name} --preset {real} --model owner/name --reward {reward}{more or ' ...'}\
+"
         f"# see its presets side by side\nflowward algorithms {name}"
     )
     parts = [
@@ -157,13 +159,16 @@ def _of(family: str) -> list[str]:
 
 def _line(name: str) -> list[str]:
     own, ends = facts(name), [run["strict"][-1] for run in runs(name)]
-    cost = f"{own.cost.sampling:g} + {own.cost.training:g} + {own.cost.copies:g}"
     if not ends:
-        return [f"[{own.title}]({name}.md)", cost, "[of its own](../benchmarks.md)", plain(own.when)]
+        return [f"[{own.title}]({name}.md)", _passes(own), "[of its own](../benchmarks.md)", plain(own.when)]
     scores, images = sorted(end[1] for end in ends), sorted({end[0] for end in ends})
     many = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,}–{images[-1]:,}"
     accuracy = f"{scores[0]}–{scores[-1]} % after {many}"
-    return [f"[{own.title}]({name}.md)", cost, accuracy, plain(own.when)]
+    return [f"[{own.title}]({name}.md)", _passes(own), accuracy, plain(own.when)]
+
+
+def _passes(own: Facts) -> str:
+    return f"{own.cost.sampling:g} + {own.cost.training:g} + {own.cost.copies:g}"
 
 
 def pages() -> dict[str, str]:

@@ -55,7 +55,9 @@ PAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {  # page: what it is for, an
             *("flowward.algorithms.awm", "flowward.algorithms.fdfo", "flowward.algorithms.dgpo"),
             *("flowward.algorithms.crd", "flowward.algorithms.dpo", "flowward.algorithms.ram"),
             *("flowward.algorithms.rvm", "flowward.algorithms.vgrpo", "flowward.algorithms.policy_gradient"),
-            *("flowward.algorithms.meanflow_advantage", "flowward.algorithms.opd", "flowward.learning.terms"),
+            *("flowward.algorithms.meanflow_advantage", "flowward.algorithms.opd"),
+            *("flowward.algorithms.ascent", "flowward.algorithms.adjoint_matching"),
+            "flowward.learning.terms",
         ),
     ),
 }

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adjoint_matching import AdjointMatching
     from .advantageflow import AdvantageFlow
     from .awm import AWM
     from .branch_grpo import BranchGRPO
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .dgpo import DGPO
     from .diffusion_nft import DiffusionNFT
     from .dpo import DPO
+    from .draft import DRaFT
     from .fdfo import FDFO
     from .flash_grpo import FlashGRPO
     from .flow_dppo import FlowDPPO
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from .mix_grpo_flash import MixGRPOFlash
     from .opd import OPD
     from .ram import RAM
+    from .refl import ReFL
     from .rvm import RVM
+    from .srpo import SRPO
     from .tempflow_grpo import TempFlowGRPO
     from .turningpoint_grpo import TurningPointGRPO
     from .vgrpo import VGRPO
@@ -53,6 +57,11 @@ CLASSES = {
     "rvm": "RVM",
     "vgrpo": "VGRPO",
     "meanflow_advantage": "MeanFlowAdvantage",
+    # differentiated rewards
+    "draft": "DRaFT",
+    "refl": "ReFL",
+    "srpo": "SRPO",
+    "adjoint_matching": "AdjointMatching",
     # reverse process
     "ddpo": "DDPO",
     "flow_grpo": "FlowGRPO",
@@ -101,9 +110,12 @@ __all__ = [
     "OPD",
     "RAM",
     "RVM",
+    "SRPO",
     "VGRPO",
+    "AdjointMatching",
     "AdvantageFlow",
     "BranchGRPO",
+    "DRaFT",
     "DanceGRPO",
     "DiffusionNFT",
     "FlashGRPO",
@@ -115,6 +127,7 @@ __all__ = [
     "MeanFlowAdvantage",
     "MixGRPO",
     "MixGRPOFlash",
+    "ReFL",
     "TempFlowGRPO",
     "TurningPointGRPO",
 ]

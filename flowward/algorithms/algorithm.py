@@ -120,6 +120,23 @@ def adaptive_of(algorithm: Objective) -> Adaptive:
     return Fixed(algorithm) if found is None else found
 
 
+def differentiates(algorithm: object) -> bool:
+    """Whether the loss asks for the gradient of the reward, by the optional attribute of this name."""
+    return bool(getattr(algorithm, "differentiates", False))
+
+
+def words(algorithm: object) -> tuple[str, ...]:
+    """Texts that the loss puts before prompts, in its optional attribute of this name."""
+    found: tuple[str, ...] = getattr(algorithm, "words", ())
+    return found
+
+
+def products(algorithm: object) -> Mapping[str, float]:
+    """Weights whose Jacobian the loss multiplies with vectors, and the guidance of each (optional attribute)."""
+    found: Mapping[str, float] = getattr(algorithm, "products", {})
+    return found
+
+
 PARTS = ("behaviour", "rollout", "copies", "guidance", "skips_silent", "anchors", "credit", "points", "loss")
 
 

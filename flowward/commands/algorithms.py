@@ -21,6 +21,7 @@ WIDE = 100  # columns from which presets have a column of their own
 Column = tuple[list[str], Mapping[str, str]]  # names of equal presets, and their options
 FAMILIES = {
     "forward process": "Forward process: train on noised copies of finished images; any sampler will do",
+    "differentiated reward": "Differentiated reward: the reward's own gradient, through the decoder; no advantages",
     "reverse process": "Reverse process: policy gradient on the random steps of the sampler",
     "distillation": "Distillation: learn from trained models, without rewards",
 }

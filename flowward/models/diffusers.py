@@ -9,11 +9,12 @@ from typing import Any
 
 import diffusers
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..process.distilled import Sign, of_names
-from ..process.policy import Condition, Policy, Velocity
+from ..process.policy import Condition, Policy, Velocity, graphed
 from ..prompts import Edit, Prompt
 from ..prompts.pictures import READING
 from ..system import memory
@@ -186,7 +187,7 @@ class DiffusersPolicy(Policy):
         return self._velocity(x, t, condition, weights, 1.0)
 
     def _velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str, guidance: float) -> Tensor:
-        gradients = torch.is_grad_enabled() and weights == "policy"
+        gradients = graphed(x, weights)
         kept = not self.weights.collective  # gathered weights would stay until the pass ends
         with torch.set_grad_enabled(gradients), self._cast(kept), self.weights.network(weights) as network:
             self.weights.meet(condition.tensors)
@@ -235,6 +236,16 @@ class DiffusersPolicy(Policy):
             images = self.family.decode(x0)
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
+    def decoded(self, x0: Tensor) -> Tensor:
+        if len(self.latent_shape) == 4:
+            raise ValueError(
+                f"{self.name} makes videos, whose decoder needs too much memory for a gradient; use an image model, or "
+                "an algorithm that needs scores only, such as advantageflow"
+            )
+        with self._cast():
+            parts = [_checkpointed(self.family.decode, each) for each in x0.split(1)]
+        return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
+
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
         """Encode images one by one: an autoencoder needs much memory, and there may be a whole iteration of them."""
@@ -244,6 +255,12 @@ class DiffusersPolicy(Policy):
 
     def _cast(self, kept: bool = True) -> torch.autocast:
         return autocast(self.precision, self.device.type, kept)
+
+
+def _checkpointed(decode: Callable[[Tensor], Tensor], x0: Tensor) -> Tensor:
+    """decode(x0), whose activations are computed again in the backward pass: those of a decoder take gigabytes."""
+    found: Tensor = torch.utils.checkpoint.checkpoint(decode, x0, use_reentrant=False)
+    return found
 
 
 def fingerprint(network: torch.nn.Module) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..process.distilled import Sign
-from ..process.policy import UNTIL, Condition, Policy
+from ..process.policy import UNTIL, Condition, Policy, graphed
 from ..prompts import Prompt, text_of
 from ..scenes.network import LATENT_CHANNELS, LATENT_SIZE, Networks
 from ..scenes.render import SIZE
@@ -86,7 +86,7 @@ class ScenesPolicy(Policy):
         return self._text_encoder.tokenize([text_of(prompt) for prompt in prompts])
 
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
-        gradients = torch.is_grad_enabled() and weights == "policy"
+        gradients = graphed(x, weights)
         # Plain matrix products: with 24 tokens, fused attention on the CPU makes a training step 1.5 times slower
         # (docs/benchmarks.md). Rollouts use them too, so that equal weights give bit-identical velocities.
         attention = sdpa_kernel(SDPBackend.MATH)
@@ -99,6 +99,9 @@ class ScenesPolicy(Policy):
 
     @torch.no_grad()
     def decode(self, x0: Tensor) -> Tensor:
+        return self.decoded(x0)
+
+    def decoded(self, x0: Tensor) -> Tensor:
         config = self._autoencoder.config
         with self._cast():
             x = self._autoencoder.decode(x0 / config.scaling_factor + config.shift_factor).sample

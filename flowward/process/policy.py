@@ -62,6 +62,11 @@ def _stacked(a: Tensor, b: Tensor) -> Tensor:
 
 
 Velocity = Callable[[Tensor, Tensor, Condition], Tensor]  # x [B, ...], t [B], condition of B rows -> v [B, ...]
+Product = Callable[[Tensor, Tensor, Condition, Tensor], tuple[Tensor, Tensor]]
+"""x [B, ...], t [B], condition of B rows, vector a [B, ...] -> v [B, ...] and J' a [B, ...], J = dv/dx, as constants"""
+Wording = Mapping[str, Tensor]  # texts to put before a prompt, each with its weight in each of B scores
+Slope = Callable[[Tensor, Condition, Wording], tuple[Tensor, Tensor]]
+"""x0 [B, ...], condition of B rows, wording -> score [B] and d score / d x0 [B, ...], as constants"""
 
 
 class Weights(Protocol):
@@ -162,12 +167,41 @@ class Policy(ABC):
         A model with two times returns the average velocity of the jump that ends at `condition`'s `until`, if it has
         one: x_s = x_t - (t - s) v.
 
-        Gradients flow for `policy` (unless the caller disables them) and never for the other weights.
+        Gradients flow to the weights of `policy` (unless the caller disables them) and never to other weights. They
+        flow to an x that requires them, under all weights.
         """
 
     @abstractmethod
     def decode(self, x0: Tensor) -> Tensor:
         """Decode finished samples [B, ...] to images, float32 [B, 3, H, W] in [0, 1], or to what `medium` says."""
+
+    def decoded(self, x0: Tensor) -> Tensor:
+        """The same images, with a graph that leads to x0, if the model's decoder has a gradient here.
+
+        Raises:
+            ValueError: it has none.
+        """
+        raise ValueError(f"{self.name} has no decoder with a gradient, which this algorithm needs; use another model")
+
+    def pullback(self, x0: Tensor, back: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The gradient of a function of images with respect to samples: the decoder's vector-Jacobian product.
+
+        Args:
+            x0: samples [B, ...].
+            back: images [B, 3, H, W] -> (values [B], d value / d image [B, 3, H, W]).
+
+        Returns:
+            the values [B], and d value / d x0 [B, ...]; nothing leads to the weights of any network.
+
+        Raises:
+            ValueError: see `decoded`.
+        """
+        with torch.enable_grad():
+            x = x0.detach().requires_grad_()
+            images = self.decoded(x)
+        values, slope = back(images.detach())
+        (found,) = torch.autograd.grad(images, x, slope.to(images))
+        return values.to(x0.device), found
 
     @abstractmethod
     def encode_images(self, images: Tensor) -> Tensor:
@@ -202,10 +236,23 @@ class Policy(ABC):
 
         def counting(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
             self.evaluated += len(x)
-            self.trained += len(x) * (weights == "policy" and torch.is_grad_enabled())
+            self.trained += len(x) * graphed(x, weights)
             return velocity(x, t, condition)
 
         return counting
+
+    def product(self, weights: str, guidance: float = 1.0) -> Product:
+        """The vector-Jacobian product of the velocity under one set of weights, as a plain function."""
+        velocity = self.under(weights, guidance)
+
+        def product(x: Tensor, t: Tensor, condition: Condition, vector: Tensor) -> tuple[Tensor, Tensor]:
+            with self.weights.still(weights), torch.enable_grad():  # still: a checkpoint is run again in the backward
+                x = x.detach().requires_grad_()
+                v = velocity(x, t, condition)
+                (found,) = torch.autograd.grad(v, x, vector.to(v))
+            return v.detach(), found
+
+        return product
 
     def written(self, folder: Path, about: Mapping[str, str]) -> list[Path]:
         """Write the trained weights in the model's own format; no files: they are written for diffusers.
@@ -245,6 +292,11 @@ def anchor_of(name: str) -> tuple[str, str]:
     return weights, place
 
 
+def graphed(x: Tensor, weights: str) -> bool:
+    """Whether a velocity keeps its graph: gradients flow to the weights of `policy`, and to an x that requires them."""
+    return torch.is_grad_enabled() and (weights == "policy" or x.requires_grad)
+
+
 class Evaluable(Protocol):
     """Points at which a velocity is evaluated; see points.Points."""
 
@@ -260,8 +312,22 @@ class Evaluable(Protocol):
     def known(self) -> Mapping[str, Tensor]: ...
 
 
+def _no_slope(x0: Tensor, condition: Condition, wording: Wording) -> tuple[Tensor, Tensor]:
+    raise ValueError("this loss needs the gradient of a reward, and these models have none: give them a `slope`")
+
+
+def _no_product(x: Tensor, t: Tensor, condition: Condition, vector: Tensor) -> tuple[Tensor, Tensor]:
+    raise ValueError("this loss needs products with the reference's Jacobian: give its models a `product`")
+
+
+PLAIN: Wording = {}
+
+
 class Models:
-    """The velocity functions that a loss may call, by name. That of `policy` alone carries gradients."""
+    """The functions that a loss may call. Of the velocities, that of `policy` alone carries gradients."""
+
+    slope: Slope = staticmethod(_no_slope)  # of the run's reward
+    product: Product = staticmethod(_no_product)  # with the Jacobian of `reference`
 
     def __init__(
         self, policy: Velocity, old: Velocity | None = None, reference: Velocity | None = None, **others: Velocity
@@ -274,6 +340,12 @@ class Models:
         """Build them from a policy; `guidance` maps names to scales other than 1."""
         scales = guidance or {}
         return cls(*(policy.under(name, scales.get(name, 1.0)) for name in ("policy", "old", "reference")), **others)
+
+    def differentiating(self, slope: Slope, product: Product) -> Models:
+        """The same velocities, with the gradient of a reward and products with the reference's Jacobian."""
+        made = Models(**self.velocities)
+        made.slope, made.product = slope, product
+        return made
 
     def at(self, name: str, points: Evaluable) -> Tensor:
         """v [B, ...] at training points: the recorded velocity if there is one, otherwise evaluated now.

@@ -24,7 +24,7 @@ from .images.diversity import Diversity
 from .images.hps import HPSv2
 from .images.imagereward import ImageReward
 from .images.jpeg import Compressible, Incompressible
-from .images.scenes import Balance, Scenes, Soft, Strict
+from .images.scenes import Balance, SceneNet, Scenes, Soft, Strict
 from .judges.judge import Judge
 from .objects.geneval import GenEval, StrictGenEval
 from .reward import Reward, refuse, score
@@ -35,6 +35,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "scenes": Scenes,
     "scenes-strict": Strict,
     "scenes-soft": Soft,
+    "scenes-net": SceneNet,
     "balance": Balance,
     "jpeg-compressibility": Compressible,
     "jpeg-incompressibility": Incompressible,

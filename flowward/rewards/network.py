@@ -56,6 +56,11 @@ class NetworkReward:
         return device, getattr(torch, auto if self.dtype == "auto" else self.dtype), self.offload
 
     @property
+    def scale(self) -> float:
+        """Scores are multiplied by this before a backward pass in half precision, which would round it to 0."""
+        return 2.0**10 if self.place()[1] == torch.float16 else 1.0
+
+    @property
     def identity(self) -> dict[str, str]:
         """The commits of the repositories on the hub that it is loaded from; folders have none."""
         return commits(getattr(self, each.name) or self.model for each in fields(self) if each.name in SOURCES)
@@ -87,8 +92,8 @@ class Resident:
         self.device, self.dtype, self.offload = device, dtype, offload
 
     @contextmanager
-    def at_work(self) -> Iterator[Any]:
-        """The network on its device, without gradients.
+    def at_work(self, gradients: bool = False) -> Iterator[Any]:
+        """The network on its device. With `gradients`, the graph is kept, and an offloaded network stays there.
 
         Raises:
             RewardError: the device is out of memory.
@@ -96,7 +101,7 @@ class Resident:
         try:
             if self.offload:
                 self.network.to(self.device)
-            with torch.no_grad():
+            with torch.set_grad_enabled(gradients):
                 yield self.network
         except torch.OutOfMemoryError as error:
             raise RewardError(
@@ -104,7 +109,7 @@ class Resident:
                 "batch, or set offload=true"
             ) from error
         finally:
-            if self.offload:
+            if self.offload and not gradients:  # the backward pass still needs it
                 self.network.to("cpu")
 
 

@@ -36,6 +36,7 @@ class Reward(Protocol):
         - `bounds`: the lowest and the highest score that there can be, such as (0.0, 1.0); intervals end there.
         - `missing`: the number of scores so far that stand in for a score that was not available. The metrics count
           them per iteration.
+        - `gradient`: it has a gradient; see gradients.py.
         - `identity`: a JSON mapping of what scores depend on besides dataclass fields, such as the model behind a
           server. It is saved with every result.
         """
@@ -159,7 +160,7 @@ def _takes(signature: inspect.Signature, count: int, names: Sequence[str]) -> bo
     return True
 
 
-def _called(reward: Any, images: Tensor, prompts: Sequence[str], metadata: Metadata) -> Any:
+def called(reward: Any, images: Tensor, prompts: Sequence[str], metadata: Metadata) -> Any:
     """Call a reward with the metadata, if it takes them."""
     signature = _signature(reward)
     takes = (call for call in CALLS if signature is None or _takes(signature, *call))
@@ -197,7 +198,7 @@ def score(
         return score(name, reward, images.flatten(0, 1), repeated, about).view(-1, many).mean(1)
     edits = 0 if images.is_inference() else images._version
     with guarded(f"reward '{name}'"):
-        found = _called(reward, images, prompts, metadata)
+        found = called(reward, images, prompts, metadata)
     try:
         scores = torch.as_tensor(found).detach().float().cpu()
     except Exception as error:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms.algorithm import Algorithm
-from ..process.policy import Condition, Policy
+from ..process.policy import Condition, Policy, graphed
 from ..prompts import PromptSet
 from ..rewards import Reward
 from .run import Run
@@ -25,7 +25,7 @@ from .trainer import Trainer
 class Call:
     """One network evaluation, with a function that repeats it."""
 
-    what: str  # "forward", "forward+backward" or "decode"
+    what: str  # "forward", "forward+backward", "decode" or "decode+backward"
     batch: int
     again: Callable[[], None]
 
@@ -46,21 +46,21 @@ class Recorder:
 
     def __init__(self, policy: Policy):
         self.calls: list[Call] = []
-        self._velocity, self._decode = policy.velocity, policy.decode
+        self._velocity, self._decode, self._pullback = policy.velocity, policy.decode, policy.pullback
         policy.velocity = self.velocity  # type: ignore[method-assign]
         policy.decode = self.decode  # type: ignore[method-assign]
+        policy.pullback = self.pullback  # type: ignore[method-assign]
         self._policy = policy
 
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
-        backward = torch.is_grad_enabled() and weights == "policy"
-        x, t = x.detach(), t.detach()
+        backward, moving, fixed = graphed(x, weights), x.requires_grad, x.detach()
 
         def again() -> None:
             if backward:
-                self._velocity(x, t, condition, weights).sum().backward()
+                self._velocity(fixed.clone().requires_grad_(moving), t, condition, weights).sum().backward()
             else:
                 with torch.no_grad():
-                    self._velocity(x, t, condition, weights)
+                    self._velocity(fixed, t, condition, weights)
 
         self.calls.append(Call("forward+backward" if backward else "forward", len(x), again))
         return self._velocity(x, t, condition, weights)
@@ -72,8 +72,19 @@ class Recorder:
         self.calls.append(Call("decode", len(x0), again))
         return self._decode(x0)
 
+    def pullback(self, x0: Tensor, back: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        def again() -> None:
+            self._pullback(x0, back)
+
+        self.calls.append(Call("decode+backward", len(x0), again))
+        return self._pullback(x0, back)
+
     def restore(self) -> None:
-        del self._policy.velocity, self._policy.decode  # the methods of the class are visible again
+        del (
+            self._policy.velocity,
+            self._policy.decode,
+            self._policy.pullback,
+        )  # the methods of the class are visible again
 
 
 def overhead(

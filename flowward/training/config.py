@@ -152,11 +152,14 @@ def _type_of(chosen: Preset, algorithm: type, where: str) -> type[Settings]:
     """Settings with the values of one preset; `where` it is written."""
     refuse_unknown(chosen.run, {each.name: None for each in fields(Run)}, where, "run.")
     refuse_unknown(chosen.settings, {each.name: None for each in fields(Settings)}, where, "settings.")
+    refuse_unknown(chosen.evaluation, {each.name: None for each in fields(Evaluation)}, where, "evaluation.")
     run = replace(Run(), **chosen.run)
+    watched: dict[str, Any] = {name: tuple(value) for name, value in chosen.evaluation.items()}
+    how = replace(Evaluation(), **watched)
     changed: list[tuple[str, Any, Any]] = [
         ("algorithm", algorithm, field(default=chosen.algorithm)),
         ("run", Annotated[Run, tyro.conf.OmitArgPrefixes], field(default=run)),
-        ("evaluation", Evaluation, field(default=_jumping(_alike(Evaluation(), chosen.algorithm), chosen.algorithm))),
+        ("evaluation", Evaluation, field(default=_jumping(_alike(how, chosen.algorithm), chosen.algorithm))),
     ]
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.settings.items()}
     changed += [(name, Settings.__annotations__[name], field(default=value)) for name, value in given.items()]

@@ -62,6 +62,8 @@ class Course(Generic[Measures]):
             if (step := self._next()) is None:
                 continue
             yield step
+            if loop.ended:
+                return
             if loop.stopping and step.index < loop.run.iterations:
                 yield from self._stop(step)
                 return
@@ -101,9 +103,9 @@ class Course(Generic[Measures]):
         if regular or step.evaluation:  # then it may be the best, which the first process alone knows
             loop.refuse_apart()
         best = self._is_best(step)
-        if regular or (distributed.any_of(best) if self.saver.together else best):
+        if regular or loop.ended or (distributed.any_of(best) if self.saver.together else best):
             self._save()
-        self.saver.settle(wait=step.index == loop.run.iterations)
+        self.saver.settle(wait=loop.ended or step.index == loop.run.iterations)
         return step
 
     def _stop(self, step: Step) -> Generator[Step]:

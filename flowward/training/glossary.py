@@ -198,7 +198,8 @@ OPTIMISATION = {
 FORWARD = {
     "distance": Metric(
         "Distance from the old policy",
-        "mean squared difference between the velocities of the policy and of its old copy (of the rollout in fdfo)",
+        "mean squared difference between the velocities of the policy and of its old copy (of the rollout in fdfo, of "
+        "the reference in adjoint_matching)",
         f"below {FAR:g} times the residual, if old_nats is missing; 0 in the first update",
     ),
     "old_nats": Metric(
@@ -224,6 +225,27 @@ FORWARD = {
         "Distance from the teachers",
         "mean squared difference between the velocities of the policy and of the teacher of each prompt (opd)",
         "falls; what is left is what the teachers disagree about, or what the policy cannot hold",
+    ),
+    "point_reward": Metric(
+        "Reward where it is differentiated",
+        "mean reward at the pictures whose gradient is taken (draft, refl, srpo, adjoint_matching)",
+        "rises with the reward, and so do the guards of the evaluation",
+    ),
+    "reward_slope": Metric(
+        "Norm of the reward's gradient",
+        "norm of the derivative of the reward by a whole latent sample (the same algorithms)",
+        "steady; a rise means that small changes of a picture change its score",
+    ),
+    "above_ceiling": Metric(
+        "Share above the ceiling",
+        "share of pictures that score above --algorithm.ceiling, and so have no gradient",
+        "below 0.9",
+        SHARES,
+    ),
+    "adjoint": Metric(
+        "Size of the adjoint",
+        "norm of the velocity's change that a state is regressed on (adjoint_matching)",
+        "steady; a rise over iterations means that the temperature is too low for this reward",
     ),
     "curvature_min": Metric(
         "Smallest curvature of the loss",

@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol
 import torch
 from torch import Tensor
 
-from ..algorithms.algorithm import PRIVATE, Adaptive, Objective, adaptive_of
+from ..algorithms.algorithm import PRIVATE, Adaptive, Objective, adaptive_of, products
 from ..learning.objectives import Gradients, objectives
 from ..learning.optimisers import MOMENTS, OPTIMISERS, load_moments, undone_if_it_fails
 from ..learning.points import PointSet, unit_order
@@ -72,7 +72,8 @@ class Loop(ABC, Generic[Measures]):
     def __init__(self, algorithm: Objective, model: Model, run: Training):
         threads.refuse_fewer()
         self.algorithm, self.model, self.run = algorithm, model, run
-        for name in [*algorithm.copies, "ema", *(["reference"] if "reference" in algorithm.anchors else [])]:
+        asked = {*algorithm.anchors, *products(algorithm)}
+        for name in [*algorithm.copies, "ema", *(["reference"] if "reference" in asked else [])]:
             model.weights.add(name)
         self.parameters = list(model.weights.tensors("policy").values())
         self.optimiser = OPTIMISERS[run.optimiser](
@@ -85,6 +86,7 @@ class Loop(ABC, Generic[Measures]):
         self.skipped = 0  # optimiser steps in a row whose gradient was not finite
         self.rollbacks = 0  # times that the run went back to a checkpoint
         self.stopping = False  # set from outside: measure the last iteration, and end
+        self.ended = False  # set by an evaluation: the run is over before its last iteration
         self._samples = Samples.none()  # of the last iteration
         self.told: list[str] = []  # health warnings for the next finished iteration
         self.adapted = self.adaptive.start()  # the state of the settings that the run chooses for itself

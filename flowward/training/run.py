@@ -61,6 +61,8 @@ class Training:
     """skip up to N optimiser steps in a row whose gradient is NaN or infinite (0: stop at the first)"""
     rollback: int = 0
     """after NaN or infinity, go back to the last checkpoint and halve the learning rate, up to N times"""
+    stop_when_hacked: bool = False
+    """end the run at the first evaluation in which a guard falls while the headline score rises"""
     curriculum: int = 0
     """skip a prompt for N turns if all its samples got equal rewards twice (0: off)"""
     seed: int = 0

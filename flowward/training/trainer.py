@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algorithms.algorithm import TEACHER, Algorithm, measured_by, refuse_incomplete
+from ..algorithms.algorithm import TEACHER, Algorithm, differentiates, measured_by, products, refuse_incomplete
 from ..algorithms.suited import refuse_times
 from ..evaluation.evaluate import Evaluator, NotFinite
 from ..evaluation.outcome import NOUNS
@@ -31,6 +31,7 @@ from ..rewards import Reward, RewardError, terms
 from ..rewards.scoring import Scoring, agreed
 from ..system import distributed
 from ..system.streams import Key
+from . import differentiated
 from .batches import counted
 from .course import TrainingError
 from .curriculum import Choice, Curriculum, InTurn, Order
@@ -49,6 +50,10 @@ from .shown import Shown
 from .speed import Speedometer
 from .teachers import NONE, Teachers
 
+STOPPED = (
+    "the guard shows that the reward is exploited. To go on: --resume with --stop-when-hacked false; an earlier "
+    "checkpoint is in the run folder"
+)
 Collect = Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]
 """(prompts, encoded prompts, iteration, numbers of images [n]) -> these images in order, in parts: samples, images"""
 
@@ -86,10 +91,11 @@ class Trainer(Loop[Evaluator]):
 
         Raises:
             ValueError: batch sizes do not divide evenly (see batches.py), or `algorithm` or `prompts` has another type,
-                or the teachers do not fit them.
+                the teachers do not fit them, or the algorithm needs a gradient that reward or model do not have.
         """
         refuse_incomplete(algorithm)
         refuse_others(prompts)
+        differentiated.refuse(algorithm, policy, reward, prompts)
         teachers.refuse(algorithm, prompts)
         refuse_times(algorithm, policy)
         self.policy, self.reward, self.prompts = policy, reward, prompts
@@ -97,8 +103,11 @@ class Trainer(Loop[Evaluator]):
         self.rollout = bound_to(policy, algorithm.rollout)
         self.collect, self.graft = collect or self.draw, graft or _as_it_is
         self.teachers = teachers
+        scales = {"policy": algorithm.guidance, **algorithm.anchors, **products(algorithm)}
         taught = {TEACHER: teachers.velocity(policy, algorithm.anchors[TEACHER])} if teachers else {}
-        self.models = Models.of(policy, {"policy": algorithm.guidance, **algorithm.anchors}, **taught)
+        slope = differentiated.RewardSlope(policy, reward, prompts)
+        product = policy.product("reference", scales.get("reference", 1.0))
+        self.models = Models.of(policy, scales, **taught).differentiating(slope, product)
         self.buffer = RewardBuffer(run.reward_buffer, [same_scores(each) for _, _, each in terms(reward)])
         self.weighting = weighting_of(policy, reward, run)
         self.order: Order = InTurn(prompts, run.seed)
@@ -165,7 +174,11 @@ class Trainer(Loop[Evaluator]):
             folder.save_sample(step.index, samples.grid(), record=samples.record(step.index, groups))
         if self.watch is None:
             self.watch = Watch(folder.path if folder else None)
-        health = [*step.health, *self.watch.look(step.index, measured)]
+        hacked = self.watch.look(step.index, measured)
+        health = [*step.health, *hacked]
+        if self.run.stop_when_hacked and distributed.any_of(bool(hacked)):
+            self.ended = True
+            health.append(f"stopped after iteration {step.index} of {self.run.iterations}: {STOPPED}")
         seconds = {**step.seconds, "evaluate": time.perf_counter() - started}
         return replace(
             step, evaluation=measured.summary(), measures=self._own_measures(), health=health, seconds=seconds
@@ -284,7 +297,8 @@ class Trainer(Loop[Evaluator]):
 
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
         """The encoded prompts, one row each, with what else belongs to a row."""
-        return self.teachers.beside(self.policy.encode(prompts), prompts, self.prompts)
+        found = self.teachers.beside(self.policy.encode(prompts), prompts, self.prompts)
+        return differentiated.numbered(found, prompts, self.prompts) if differentiates(self.algorithm) else found
 
     def _scoring(self, chosen: Sequence[int]) -> Scoring:
         """Scoring for the images that this process samples for these prompts."""

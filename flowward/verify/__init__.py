@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..algorithms import ALGORITHMS
-from ..algorithms.algorithm import Algorithm, refuse_incomplete
+from ..algorithms.algorithm import Algorithm, differentiates, refuse_incomplete
 from ..process.policy import Policy
 from ..system.errors import unknown
-from . import agents, generic, laws, population, same, staleness
+from . import agents, differentiated, generic, laws, population, same, staleness
 from .check import Check, guarded
 from .population import Distance
 
@@ -89,7 +89,8 @@ def verify_model(policy: Policy) -> Report:
 
 
 def _generic(name: str, algorithm: Algorithm) -> list[Check]:
-    found = [*generic.laws(algorithm)]
+    of = differentiated.laws if differentiates(algorithm) else generic.laws
+    found = [*of(algorithm)]
     if any(each.holds for each in found):  # it can be run at all
         found += staleness.laws(algorithm)
     return [replace(check, algorithm=name, part="protocol") for check in found]

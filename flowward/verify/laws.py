@@ -20,7 +20,7 @@ from ..algorithms.fdfo import log_ratio
 from ..learning.credit import group_mean
 from ..learning.terms import group_sum, matching
 from ..process.flow import mean, over
-from . import distillation, jumps, nats, reverse, signed, trees
+from . import differentiated, distillation, jumps, nats, reverse, signed, trees
 from .check import (
     AUTOGRAD,
     Check,
@@ -361,6 +361,7 @@ LAWS: dict[str, Callable[[Kind], Iterator[Check]]] = {
     "dpo": dpo,
     **signed.LAWS,
     **jumps.LAWS,
+    **differentiated.LAWS,
     **reverse.LAWS,
     **distillation.LAWS,
     **trees.LAWS,

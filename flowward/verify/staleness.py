@@ -39,6 +39,10 @@ def _laws(algorithm: Algorithm) -> Iterator[Check]:
         law = "samples of earlier weights are refused (1: yes)"
         yield number(law, SOURCE, float(_refused(algorithm)), 1, 0, "accepted, though the loss takes them for its own")
         return
+    if kind == "free" and "old" not in algorithm.copies:
+        law = "samples of earlier weights are accepted: the loss asks for no velocity of theirs (1: yes)"
+        yield number(law, SOURCE, float(not _refused(algorithm)), 1, 0, "refused, though the loss does not ask")
+        return
     versions, now = _history(algorithm)
     drew = versions.at(versions.of(now), algorithm.behaviour)["scale"]
     points = Subject.first(algorithm, _scaled(lambda: drew)).points

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import REWARDED, points_of_a_group
+from tiny_runs import REWARDED, UNDIFFERENTIATED, points_of_a_group
 from torch import Tensor
 
 from flowward import ALGORITHMS
@@ -90,9 +90,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 PROMPTS, SHAPE = 3, (2, 8)
-FORWARD = [name for name, kind in ALGORITHMS.items() if not isinstance(kind().points, RandomSteps | States)]
+FORWARD = [name for name in UNDIFFERENTIATED if not isinstance(ALGORITHMS[name]().points, RandomSteps | States)]
 rewarded = pytest.mark.parametrize("name", REWARDED)
-algorithms = pytest.mark.parametrize("name", ALGORITHMS)
+algorithms = pytest.mark.parametrize("name", UNDIFFERENTIATED)  # the others: test_differentiated.py
 
 
 def group_size(name: str) -> int:

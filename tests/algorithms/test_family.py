@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_runs import FEW as STEPS
-from tiny_runs import REWARDED, fitting, taught
+from tiny_runs import REWARDED, UNDIFFERENTIATED, fitting, taught
 from tiny_runs import few_steps as small
 from torch import Tensor
 
@@ -41,7 +41,7 @@ COSTS = {
 }
 """Evaluations per image in the rollout, where they are not as many as steps."""
 
-algorithms = pytest.mark.parametrize("name", ALGORITHMS)
+algorithms = pytest.mark.parametrize("name", UNDIFFERENTIATED)  # the others: test_differentiated.py
 rewarded = pytest.mark.parametrize("name", REWARDED)
 kinds = pytest.mark.parametrize("rank", [None, 2], ids=["full", "lora"])
 
@@ -122,7 +122,7 @@ def test_no_batch_is_larger_than_what_the_rollout_needs(tiny: str, name: str) ->
     assert max(asked) <= max(rows, *trained)
 
 
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if ALGORITHMS[name]().guidance != 1])
+@pytest.mark.parametrize("name", [name for name in REWARDED if ALGORITHMS[name]().guidance != 1])
 def test_a_guided_policy_is_trained_as_it_draws(tiny: str, name: str) -> None:
     """Its velocities, those of its anchors and gradients are those of both branches: everything twice."""
     algorithm = small(name)

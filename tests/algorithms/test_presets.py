@@ -239,7 +239,8 @@ def test_the_facts_of_an_algorithm(name: str) -> None:
     """Its family is that of its place in the table; its paper is the one that its module names."""
     found = facts(name)
     place = list(PRESETS).index(name)
-    assert found.family == ("forward process" if place < 12 else "reverse process" if place < 25 else "distillation")
+    families = ("forward process", "differentiated reward", "reverse process", "distillation")
+    assert found.family == families[(place >= 12) + (place >= 16) + (place >= 29)]
     module = __import__(ALGORITHMS[name].__module__, fromlist=[""])
     assert f"arXiv:{found.arxiv}" in module.__doc__
     assert 5 <= len(found.when.split()) <= 20

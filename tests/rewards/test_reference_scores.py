@@ -135,6 +135,7 @@ CASES: dict[str, Case] = {
     "scenes": Case(scenes, 2e-3),
     "scenes-strict": Case(scenes, 0.0),
     "scenes-soft": Case(scenes, 2e-3),
+    "scenes-net": Case(scenes, 2e-3),
     "balance": Case(scenes, 1e-4),
     "jpeg-compressibility": Case(pictures, 0.03),
     "jpeg-incompressibility": Case(pictures, 0.03),

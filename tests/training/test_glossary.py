@@ -23,7 +23,7 @@ from flowward.algorithms.auto_gamma import AutoGamma
 from flowward.algorithms.policy_gradient import PolicyGradient
 from flowward.evaluation.evaluate import Evaluation, Evaluator
 from flowward.process.rollout import Pairs, Sampler
-from flowward.rewards import Sum
+from flowward.rewards import Smooth, Sum
 from flowward.rewards.images.scenes import Balance
 from flowward.training import glossary
 from flowward.training.folder import RunFolder
@@ -32,12 +32,15 @@ from flowward.training.trainer import Trainer
 
 ON_CUDA = {"speed.mfu", "speed.gpu_memory"}
 OF_SEVERAL = {"seconds.slowest", "seconds.fastest"}  # processes: see test_local_samples.py
-MORE: dict[str, dict[str, Any]] = {"advantageflow": {"gamma": "auto", "auto": AutoGamma(budget=1.0)}}
+MORE: dict[str, dict[str, Any]] = {
+    "advantageflow": {"gamma": "auto", "auto": AutoGamma(budget=1.0)},
+    "draft": {"ceiling": 2.0},
+}
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-class Dark:
-    missing = 0
+class Dark(Smooth):
+    missing, batch = 0, 32
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         return 1 - images.amin((1, 2, 3))

@@ -73,6 +73,9 @@ MORE = {  # with two updates: terms that the vetted settings leave out
     "ram": "--algorithm.residual old",
     "rvm": "--algorithm.beta 0.1",
     "vgrpo": "--algorithm.beta 0.1 --algorithm.soft-clip 3",
+    "draft": "--algorithm.rollout.kept 2",
+    "refl": "--algorithm.ceiling 0.4",
+    "adjoint_matching": "--algorithm.points.trained 2 --algorithm.weight even",
     **dict.fromkeys(REVERSE, "--algorithm.beta 0.04"),
 }
 RELATIVE, ABSOLUTE = 5e-3, 1e-7

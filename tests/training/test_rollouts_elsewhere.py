@@ -315,8 +315,8 @@ STALE = {  # of each algorithm with its own settings, as the papers have them: w
         *("flash_grpo", "turningpoint_grpo", "branch_grpo"),
     ),
     "anchored": ("advantageflow", "flowawr", "diffusion_nft", "dgpo", "crd", "meanflow_advantage"),
-    "free": ("dpo", "opd"),
-    "none": ("awm", "ram", "rvm", "vgrpo"),
+    "free": ("dpo", "opd", "draft", "refl", "srpo"),
+    "none": ("awm", "ram", "rvm", "vgrpo", "adjoint_matching"),
 }
 
 

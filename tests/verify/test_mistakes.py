@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 import torch
 from spoilt_algorithms import broken, mine, spoilt
-from tiny_runs import REWARDED
+from tiny_runs import REWARDED, UNDIFFERENTIATED
 from torch import Tensor
 
 from flowward import ALGORITHMS
 from flowward.algorithms import AWM, DGPO, FDFO, AdvantageFlow, policy_gradient
+from flowward.algorithms.algorithm import differentiates
 from flowward.verify import Report, check, verify
 
-algorithms = pytest.mark.parametrize("name", ALGORITHMS)
+algorithms = pytest.mark.parametrize("name", UNDIFFERENTIATED)
 rewarded = pytest.mark.parametrize("name", REWARDED)
+DIFFERENTIATED = [name for name, kind in ALGORITHMS.items() if differentiates(kind)]
 
 
 def spoilt_in_place(monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[..., Any]) -> Report:
@@ -65,6 +67,25 @@ def test_a_wrong_size_is_reported_as_such(monkeypatch: pytest.MonkeyPatch, name:
     own = [each for each in found.failures if each.law.startswith(first)]
     assert own
     assert all(each.remark == "wrong size, 2 times" for each in own)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIATED)
+@pytest.mark.parametrize(
+    ("change", "law"),
+    [
+        (lambda loss, *_: -loss, "a step down the loss raises the mean reward"),
+        (lambda loss, *_: 2 * loss, ""),
+        (lambda loss, *_: loss / loss.detach().abs().sum(), "alone and in a larger batch"),
+        (lambda loss, models, points: loss + 0 * models.old(points.x_t, points.t, None).sum(), "does not declare"),
+    ],
+    ids=["sign", "size", "neighbours", "undeclared"],
+)
+def test_mistakes_where_a_reward_is_differentiated(
+    monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[..., Any], law: str
+) -> None:
+    """The protocol finds a wrong sign, a dependence and an evaluation too many; the equation finds a wrong size."""
+    found = spoilt_in_place(monkeypatch, name, change)
+    assert broken(found, law) and (law or not any(each.part == "protocol" for each in found.failures))
 
 
 def also(name: str, *, known: bool) -> Callable[..., Tensor]:

@@ -25,7 +25,7 @@ from ...system.errors import first_invalid, unknown
 from ...system.nested import over, refuse_unknown
 from .. import CLASSES
 
-Family = Literal["forward process", "reverse process", "distillation"]
+Family = Literal["forward process", "differentiated reward", "reverse process", "distillation"]
 FOLDER = Path(__file__).parent
 TRAINING: Mapping[str, Any] = {
     "model": "scenes",
@@ -45,6 +45,8 @@ TRAINING: Mapping[str, Any] = {
     "lora_rank": None,
     "lora_alpha": None,
     "lora_targets": None,
+    "reward": ("scenes",),
+    "stop_when_hacked": False,
 }  # the defaults of Run and Settings that some preset changes, for tables that are made without torch
 
 
@@ -66,6 +68,7 @@ class Written:
     run: Mapping[str, Any] = field(default_factory=dict)  # fields of Run
     settings: Mapping[str, Any] = field(default_factory=dict)  # other fields of Settings
     algorithm: Mapping[str, Any] = field(default_factory=dict)  # fields that differ from the class's defaults
+    evaluation: Mapping[str, Any] = field(default_factory=dict)  # fields of Evaluation
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Preset:
     algorithm: Any
     run: Mapping[str, Any] = field(default_factory=dict)  # fields of Run
     settings: Mapping[str, Any] = field(default_factory=dict)  # other fields of Settings
+    evaluation: Mapping[str, Any] = field(default_factory=dict)  # fields of Evaluation
 
 
 @cache
@@ -135,7 +139,9 @@ class _Own(Mapping[str, Preset]):
         if preset not in self.made:
             given = facts(self.name).presets[preset]
             algorithm = build(self.name, given.algorithm, f"presets/{self.name}.yaml: {preset}")
-            self.made[preset] = Preset(given.source, given.model, algorithm, given.run, given.settings)
+            self.made[preset] = Preset(
+                given.source, given.model, algorithm, given.run, given.settings, given.evaluation
+            )
         return self.made[preset]
 
     def __iter__(self) -> Iterator[str]:

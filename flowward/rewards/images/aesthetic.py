@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..gradients import Smooth
 from ..network import NetworkReward, linears, weights
 from ..revisions import located
 from . import clip
 
 
 @dataclass
-class Aesthetic(NetworkReward):
+class Aesthetic(Smooth, NetworkReward):
     """Aesthetic rating: five linear layers without activations on the normalised CLIP L/14 embedding of an image.
 
     Scale: ratings from 1 to 10 (not clamped); most images score 4 to 7. The prompt is not used.
@@ -46,6 +47,6 @@ class Aesthetic(NetworkReward):
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         self.expect(images, prompts)
-        with torch.no_grad():
+        with torch.set_grad_enabled(images.requires_grad):
             scores: Tensor = self._layers(self._clip.images(images, self.batch)).squeeze(-1)
         return scores

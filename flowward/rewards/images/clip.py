@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...system.errors import positive
+from ..gradients import Smooth
 from ..network import Embedded, NetworkReward, Place, Preprocess, Resident, shared
 from ..revisions import located
 
@@ -39,7 +40,7 @@ class Clip:
         Raises:
             RewardError: the device is out of memory.
         """
-        with self.resident.at_work() as network:
+        with self.resident.at_work(_graphed(images)) as network:
             parts = [
                 _vectors(network.get_image_features(pixel_values=self._prepared(images[start : start + batch])))
                 for start in range(0, len(images), batch)
@@ -72,6 +73,11 @@ class Clip:
                 for part in tokens.split(batch)
             ]
         return torch.cat(parts)
+
+
+def _graphed(images: Tensor | Sequence[Tensor]) -> bool:
+    """Whether a gradient with respect to the images is wanted."""
+    return isinstance(images, Tensor) and images.requires_grad
 
 
 def _vectors(features: Any) -> Tensor:
@@ -144,7 +150,7 @@ def readers(source: str) -> tuple[Any, Preprocess]:
 
 
 @dataclass
-class PickScore(NetworkReward):
+class PickScore(Smooth, NetworkReward):
     """Human preference for an image given its prompt: logit scale times cosine of a CLIP H/14 trained on human choices.
 
     Scale: 100 cos. Range in theory [-100, 100]; images of a good model mostly score 18 to 24. The difference between
@@ -169,7 +175,7 @@ class PickScore(NetworkReward):
 
 
 @dataclass
-class CLIPScore(NetworkReward):
+class CLIPScore(Smooth, NetworkReward):
     """Prompt alignment: the cosine of the CLIP embeddings of an image and its prompt.
 
     Scale: the cosine. Range in theory [-1, 1]; images that fit their prompt mostly score 0.2 to 0.35. Other scales: the

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..gradients import Smooth
 from ..network import NetworkReward, shared, weights
 from ..revisions import located
 from .clip import Clip, cosines, pretrained, readers
@@ -76,7 +77,7 @@ def _of_block(key: str, name: str, value: Tensor) -> dict[str, Tensor]:
 
 
 @dataclass
-class HPSv2(NetworkReward):
+class HPSv2(Smooth, NetworkReward):
     """Human Preference Score v2.1: the cosine of a CLIP H/14 trained on human choices between images.
 
     Scale: the cosine, without the logit scale. Range in theory [-1, 1]; images of good models mostly score 0.25 to

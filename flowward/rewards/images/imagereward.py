@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..gradients import Smooth
 from ..network import NetworkReward, Preprocess, Resident, linears, shared, weights
 from ..revisions import located
 
@@ -125,7 +126,7 @@ class Blip(nn.Module):
 
 
 @dataclass
-class ImageReward(NetworkReward):
+class ImageReward(Smooth, NetworkReward):
     """Human preference for an image given its prompt.
 
     Scale: normalised so that the authors' images have mean 0 and standard deviation 1; unbounded, in practice -2.3 to
@@ -172,7 +173,7 @@ class ImageReward(NetworkReward):
             list(prompts), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
         )
         device, dtype = self._resident.device, self._resident.dtype
-        with self._resident.at_work() as network:
+        with self._resident.at_work(images.requires_grad) as network:
             parts = [
                 network(PIXELS(part.to(device)).to(dtype), tokens.to(device), mask.to(device)).cpu()
                 for part, tokens, mask in zip(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -10,6 +12,9 @@ import torch
 from torch import Tensor
 
 from ...prompts.scenes import parse
+from ...system.errors import positive
+from ..gradients import Smooth
+from ..network import shared
 
 if TYPE_CHECKING:
     from ...scenes.checker import Verdict
@@ -61,6 +66,41 @@ class Scenes(_OfPrompts):
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         found = verdicts(images, prompts)
         return torch.tensor([0.5 * verdict.strict + 0.5 * verdict.soft for verdict in found], dtype=torch.float32)
+
+
+@dataclass
+class SceneNet(Smooth, _OfPrompts):
+    """A small network's guess of `Scenes`, in [0, 1], with a gradient: it was trained on the checker's verdicts.
+
+    It errs, and a model that is trained against it learns its errors: watch `scenes-strict` (docs/scenes.md).
+    """
+
+    batch: int = 256
+    """process this many images at once"""
+
+    def __post_init__(self) -> None:
+        from ...scenes.critic import SHIPPED, Critic
+
+        positive(self, "batch")
+        self._network = shared((SceneNet,), lambda: Critic.load(SHIPPED))
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """A hash of its weights: scores of other versions of it cannot be compared."""
+        from ...scenes.critic import SHIPPED
+
+        return {"network": hashlib.sha256((SHIPPED / "model.safetensors").read_bytes()).hexdigest()[:16]}
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+        from ...scenes.critic import features, score
+
+        requests = features([parse(prompt).request for prompt in prompts])
+        with torch.set_grad_enabled(images.requires_grad):
+            parts = [
+                score(self._network(part.float().cpu(), some))
+                for part, some in zip(images.split(self.batch), requests.split(self.batch), strict=True)
+            ]
+            return torch.cat(parts)
 
 
 class Balance:

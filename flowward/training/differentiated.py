@@ -1,0 +1,74 @@
+"""The gradient of a run's reward with respect to samples, for losses that ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import rewards
+from ..algorithms.algorithm import Algorithm, differentiates, words
+from ..process.policy import Condition, Policy, Wording
+from ..prompts import Prompt, PromptSet
+from ..rewards import Reward
+
+ROW = "prompt_number"
+"""the tensor [N] of a condition that has the number of each row's prompt in its prompt set"""
+
+
+def refuse(algorithm: Algorithm, policy: Policy, reward: Reward, prompts: PromptSet) -> None:
+    """Raise ValueError if an algorithm differentiates the reward, and the reward or the model has no gradient."""
+    if not differentiates(algorithm):
+        return
+    who = type(algorithm).__name__
+    rewards.refuse_without(reward, who)
+    if policy.weights.collective:
+        raise ValueError(f"{who} needs passes that split weights do not have: leave out --shard")
+    for text in words(algorithm):
+        said = [text + prompt for prompt in prompts.texts]
+        try:
+            rewards.refuse(reward, said, prompts.about(range(len(prompts))))
+        except ValueError as error:
+            raise ValueError(
+                f"the contrast puts '{text.strip()}' before prompts, which needs a reward that reads any text: leave "
+                f"the contrasts at none ({error})"
+            ) from error
+
+
+def numbered(condition: Condition, prompts: Sequence[Prompt], among: PromptSet) -> Condition:
+    """The condition with the number of each row's prompt, which the reward needs in the loss."""
+    place = {prompt: number for number, prompt in enumerate(among)}
+    numbers = torch.tensor([place[prompt] for prompt in prompts], device=next(iter(condition.tensors.values())).device)
+    return condition.beside({ROW: numbers})
+
+
+@dataclass(frozen=True)
+class RewardSlope:
+    """d reward / d x0 through the decoder, as `Models.slope`."""
+
+    policy: Policy
+    reward: Reward
+    prompts: PromptSet
+
+    def __call__(self, x0: Tensor, condition: Condition, wording: Wording) -> tuple[Tensor, Tensor]:
+        """Scores [B] and their gradients [B, ...]; raises RewardError if the reward fails."""
+        numbers = condition.tensors[ROW].tolist()
+        texts, about = [self.prompts.texts[number] for number in numbers], self.prompts.about(numbers)
+
+        def back(images: Tensor) -> tuple[Tensor, Tensor]:
+            if not wording:
+                return rewards.gradient(self.reward, images, texts, about)
+            total, slope = images.new_zeros(len(images)), torch.zeros_like(images)
+            for before, weight in wording.items():
+                rows = weight.nonzero().flatten()
+                some = rows.tolist()
+                said, own = [before + texts[row] for row in some], [about[row] for row in some] if about else None
+                scores, slopes = rewards.gradient(self.reward, images[rows], said, own)
+                share = weight[rows].to(images)
+                total[rows] += share * scores
+                slope[rows] += share.view(-1, 1, 1, 1) * slopes
+            return total, slope
+
+        return self.policy.pullback(x0, back)
