@@ -56,9 +56,8 @@ class Parts:
         """
         palettes.refuse_elsewhere(settings)
         actors = actors_of(settings, policy, reward)
-        named = teaching.parsed(settings.teachers, settings.teacher_guidance)
+        named, stale = teaching.parsed(settings.teachers, settings.teacher_guidance), settings.drawing.stale
         taught = teaching.held(policy, named, settings.algorithm, texts)
-        stale = settings.drawing.stale
         parts = cls(settings.algorithm, policy, reward, texts, actors=actors, stale=stale, teachers=taught)
         if settings.preferences:
             parts = parts._with_pairs(settings)
@@ -84,7 +83,7 @@ class Parts:
 
     def trainer(self, run: Run) -> Trainer:
         """Raises ValueError if the batch sizes do not divide evenly."""
-        given = (self.algorithm, self.policy, self.reward, self.prompts, run)
+        given = self.algorithm, self.policy, self.reward, self.prompts, run
         if self.actors is None:
             return Trainer(*given, self.collect, self.graft, self.teachers)
         actors = self.actors(run)
