@@ -174,7 +174,8 @@ def distil(config: Distil, teacher: Networks) -> Iterator[dict[str, Any]]:
         task = lambda step: loss(student, data, step)  # noqa: E731
         yield from fit(STAGE, made, task, config, config.steps, config.stop, muon_and_adam(made, config), config.ema)
         task = lambda step: loss(student, data, config.stop + step)  # noqa: E731
-        yield from fit("settle", made, task, last, config.settle, config.settle, muon_and_adam(made, last), SETTLED_EMA)
+        adam, stop = muon_and_adam(made, last), config.settle_stop
+        yield from fit("settle", made, task, last, config.settle, stop, adam, SETTLED_EMA)
 
     with open(config.output / "log.jsonl", "a", encoding="utf-8") as log:
         for line in stages():

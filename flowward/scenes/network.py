@@ -133,7 +133,8 @@ class Networks:
             transformer = TwoTimeTransformer.of(transformer)
         for name, network in (("transformer", transformer), ("vae", new_autoencoder())):
             source = self.transformer if name == "transformer" else self.autoencoder
-            network.register_to_config(**source.config)
+            known = {key: value for key, value in source.config.items() if not key.startswith("_")}  # no paths
+            network.register_to_config(**known)
             network.load_state_dict(source.state_dict())
             network.to(dtype).save_pretrained(folder / name)
         encoder = self.text_encoder

@@ -83,7 +83,9 @@ class Distil:
     stop: int = 700
     """stop at this step, and settle"""
     settle: int = 150
-    """then train for so many steps from the average of the weights, while the learning rate falls to 0"""
+    """then train from the average of the weights, while the learning rate falls to 0 in so many steps"""
+    settle_stop: int = 100
+    """stop settling at this step"""
     batch: int = 64
     """jumps per training step"""
     points: int = 12
@@ -108,10 +110,12 @@ class Distil:
     def __post_init__(self) -> None:
         not_negative(self, "seed")
         positive(self, "learning_rate", "matrix_learning_rate")
-        between(self, 1, MOST_STEPS, "steps", "stop", "settle", "save_every")
+        between(self, 1, MOST_STEPS, "steps", "stop", "settle", "settle_stop", "save_every")
         between(self, 1, MOST_BATCH, "batch")
         if self.stop > self.steps:
             raise ValueError(f"stop must be at most steps, {self.steps}, where the learning rate is 0, not {self.stop}")
+        if self.settle_stop > self.settle:
+            raise ValueError(f"settle_stop must be at most settle, {self.settle}, not {self.settle_stop}")
         between(self, 4, 1000, "points")
         between(self, 0, 1, "caption_dropout")
         if not 0 <= self.ema < 1:

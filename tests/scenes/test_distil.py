@@ -24,7 +24,7 @@ T = torch.tensor([0.9, 0.5, 1.0, 0.2])
 
 
 def config(tiny: str, output: Path, **changes: Any) -> Distil:
-    few = {"steps": 4, "stop": 3, "settle": 2, "batch": 8, "points": 4, "views": 8, "save_every": 1}
+    few = {"steps": 4, "stop": 3, "settle": 2, "settle_stop": 2, "batch": 8, "points": 4, "views": 8, "save_every": 1}
     return Distil(output, tiny, precision="float32", **{**few, **changes})
 
 

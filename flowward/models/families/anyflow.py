@@ -21,9 +21,8 @@ class AnyFlow(Wan):
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
         """The network takes frames before channels, and both times of every frame."""
         start, end = (1000 * each[:, None].expand(-1, x.shape[2]) for each in (t, condition.get(UNTIL, t)))
-        v: Tensor = network(x.transpose(1, 2), start, end, encoder_hidden_states=condition["words"], return_dict=False)[
-            0
-        ]
+        words = condition["words"].to(network.dtype)  # as the pipeline does; the embedding of the times follows it
+        v: Tensor = network(x.transpose(1, 2), start, end, encoder_hidden_states=words, return_dict=False)[0]
         return v.transpose(1, 2)
 
     def scheduler(self) -> Any:
