@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from flowward import ALGORITHMS
+from flowward.algorithms.algorithm import differentiates
 from flowward.verify import Report, table, verify
 
 algorithms = pytest.mark.parametrize("name", ALGORITHMS)
@@ -44,9 +45,10 @@ def test_the_printed_page_is_of_these_laws(report: Report) -> None:
 @algorithms
 def test_every_algorithm_is_held_to_the_protocol_and_its_own_equation(report: Report, name: str) -> None:
     mine = [each for each in report.checks if each.algorithm == name]
-    assert sum(each.part == "protocol" for each in mine) == 20
+    assert sum(each.part == "protocol" for each in mine) == (7 if differentiates(ALGORITHMS[name]) else 20)
     assert sum(each.part == "equation" for each in mine) >= 4
-    assert any(each.law.startswith("on policy") and each.part == "equation" for each in mine)
+    on_policy = any(each.law.startswith("on policy") and each.part == "equation" for each in mine)
+    assert on_policy != differentiates(ALGORITHMS[name])  # where nothing is compared with an old policy
     assert len({each.law for each in mine}) == len(mine)
     assert all(each.source for each in mine)
 
@@ -55,6 +57,14 @@ def test_laws_are_tight(report: Report) -> None:
     """Nothing but sums over samples, and steps of an ODE, may be off by more than rounding."""
     loose = {each.law for each in report.checks if each.tolerance > 1e-9}
     known = ("central differences", "cosine", "Var(g_FM)", "linear reward", "fit", "standard deviation")
+    known += (
+        "finite differences",
+        "recorded sample",
+        "clean prediction",
+        "t dR/df",
+        "each trajectory",
+    )  # float32 states
+    known += ("T42", "KL tilt", "loss is 0 there", "contrast")  # printed digits, steps of an ODE, float32
     known += ("relative to the correct level", "the code's 2.25", "variance 1")  # as printed, or with a floor
     assert all(any(word in law for word in known) for law in loose)
     exact = [each for each in report.checks if each.law not in loose]
