@@ -194,3 +194,11 @@ def test_stable_diffusion_as_it_was_measured(tmp_path: Path) -> None:
         x, t, condition = torch.zeros(8, *one.latent_shape), torch.full((8,), 0.5), one.encode(["a cat"] * 8)
         taken = counter.peak(lambda: one.velocity(x, t, condition).square().mean().backward())
     assert taken == pytest.approx(26.4e9, rel=0.03)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ALGORITHMS.items() if differentiates(kind)])
+def test_a_differentiated_reward_cannot_be_counted(name: str) -> None:
+    with pytest.raises(
+        ValueError, match="differentiates its reward, whose memory cannot be counted without its weights"
+    ):
+        memory.run(["--algorithm", name, "--model", "owner/name"])
