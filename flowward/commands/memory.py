@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from .. import models, prompts
+from ..algorithms.algorithm import differentiates
 from ..process.policy import Policy
 from ..rewards.images.jpeg import Compressible
 from ..system import distributed
@@ -61,6 +62,11 @@ def run(words: list[str]) -> int:
     processes = count_of_processes(given_processes)
     if not models.is_pipeline(settings.model):
         raise ValueError("give --model owner/name (the built-in model needs less than 1 GB)")
+    if differentiates(settings.algorithm):
+        raise ValueError(
+            f"{type(settings.algorithm).__name__} differentiates its reward, whose memory is not counted without its "
+            "weights: start the run with --memory auto instead"
+        )
     texts = prompts.load(settings.prompts, settings.prompt_column).weighted(settings.prompt_weights)
     asked = settings.run.memory
     limits = {f"{card:.0f} GB": USABLE * card for card in CARDS}

@@ -11,7 +11,7 @@ import torch
 from tiny_pipelines import FRAMES, tiny
 
 from flowward.algorithms import ALGORITHMS
-from flowward.algorithms.algorithm import TEACHER
+from flowward.algorithms.algorithm import TEACHER, differentiates
 from flowward.cli import main
 from flowward.commands import memory
 from flowward.models import blueprint
@@ -154,7 +154,7 @@ def trainer(name: str, one: blueprint.Blueprint) -> Trainer:
     return Trainer(settings.algorithm, one, Compressible(), of("one", ["a cat"]), run, teachers=teachers)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", [name for name, kind in ALGORITHMS.items() if not differentiates(kind)])
 def test_every_algorithm_can_be_counted(name: str, one: blueprint.Blueprint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(one, "two_times", True)  # as many weights, and none of them are read
     with counted() as counter:
@@ -197,3 +197,9 @@ def test_stable_diffusion_as_it_was_measured(tmp_path: Path) -> None:
         x, t, condition = torch.zeros(8, *one.latent_shape), torch.full((8,), 0.5), one.encode(["a cat"] * 8)
         taken = counter.peak(lambda: one.velocity(x, t, condition).square().mean().backward())
     assert taken == pytest.approx(26.4e9, rel=0.03)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ALGORITHMS.items() if differentiates(kind)])
+def test_a_differentiated_reward_cannot_be_counted(name: str) -> None:
+    with pytest.raises(ValueError, match="differentiates its reward, whose memory is not counted"):
+        memory.run(["--algorithm", name, "--model", "owner/name"])

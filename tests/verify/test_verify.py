@@ -12,6 +12,7 @@ from rich.console import Console
 from tiny_runs import REWARDED
 
 from flowward import ALGORITHMS
+from flowward.algorithms.algorithm import differentiates
 from flowward.verify import Report, table, verify
 
 algorithms = pytest.mark.parametrize("name", ALGORITHMS)
@@ -45,10 +46,12 @@ def test_the_printed_page_is_of_these_laws(report: Report) -> None:
 @algorithms
 def test_every_algorithm_is_held_to_the_protocol_and_its_own_equation(report: Report, name: str) -> None:
     mine = [each for each in report.checks if each.algorithm == name]
-    assert sum(each.part == "protocol" for each in mine) == (20 if name in REWARDED else 11)
+    differentiated = differentiates(ALGORITHMS[name])
+    of_the_protocol = 7 if differentiated else 20 if name in REWARDED else 11
+    assert sum(each.part == "protocol" for each in mine) == of_the_protocol
     assert sum(each.part == "equation" for each in mine) >= 4
     first = "on policy" if name in REWARDED else "gradient"
-    assert any(each.law.startswith(first) and each.part == "equation" for each in mine)
+    assert differentiated or any(each.law.startswith(first) and each.part == "equation" for each in mine)
     assert len({each.law for each in mine}) == len(mine)
     assert all(each.source for each in mine)
 
@@ -60,6 +63,14 @@ def test_laws_are_tight(report: Report) -> None:
     known += ("kappa(a) KL", "integral of (1 - t) / t")
     known += ("relative to the correct level", "the code's 2.25", "the code's 3.775")  # as printed
     known += ("variance 1", "a floor")
+    known += (
+        "finite differences",
+        "recorded sample",
+        "clean prediction",
+        "t dR/df",
+        "each trajectory",
+    )  # float32 states
+    known += ("T42", "KL tilt", "loss is 0 there", "contrast")  # printed digits, steps of an ODE, float32
     assert all(any(word in law for word in known) for law in loose)
     exact = [each for each in report.checks if each.law not in loose]
     assert len(exact) > 200
