@@ -12,10 +12,12 @@ from torch import Tensor
 from flowward import ALGORITHMS, models, prompts
 from flowward.algorithms import AdvantageFlow
 from flowward.learning.points import Renoise, RenoiseGroups, RenoisePairs, RenoiseShared
+from flowward.process.completions import CompletedChain
 from flowward.process.flow import TimeGrid
 from flowward.process.plans import Branches, Chain
 from flowward.process.policy import Policy
 from flowward.process.rollout import Sampler
+from flowward.process.splits import Splits
 from flowward.training import batches
 from flowward.training.run import Run
 from flowward.training.trainer import Trainer
@@ -38,8 +40,10 @@ def algorithm(**changes: Any) -> AdvantageFlow:
 
 def few(draw: Any) -> Any:
     """A rollout of four steps, with samples in roots that divide four."""
+    if isinstance(draw, Splits):
+        return replace(draw, steps=FEW, splits=(0, 1), guidance=1.0)
     if isinstance(draw, Chain):
-        size = min(2, draw.window.size or 3)
+        size = 1 if isinstance(draw, CompletedChain) else min(2, draw.window.size or 3)
         return replace(draw, steps=FEW, window=replace(draw.window, size=size, high=None, every=1), guidance=1.0)
     if isinstance(draw, Branches):  # one place with two children on two grids, or two places with two children
         return replace(

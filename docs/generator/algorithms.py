@@ -73,6 +73,9 @@ def runs(name: str) -> list[dict[str, Any]]:
 
 def _measured(name: str) -> Iterator[str]:
     yield "## Measured"
+    if not runs(name):
+        yield "Not measured on the built-in world yet. What is measured: [benchmarks.md](../benchmarks.md)."
+        return
     lines = []
     for run in runs(name):
         (_, before, *_), (images, after, low, high) = run["strict"][0], run["strict"][-1]
@@ -151,8 +154,8 @@ def _of(family: str) -> list[str]:
 def _line(name: str) -> list[str]:
     own, ends = facts(name), [run["strict"][-1] for run in runs(name)]
     scores, images = sorted(end[1] for end in ends), sorted({end[0] for end in ends})
-    many = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,}–{images[-1]:,}"
-    accuracy = f"{scores[0]}–{scores[-1]} % after {many}"
+    many = "–".join(f"{each:,}" for each in sorted({images[0], images[-1]})) if images else ""
+    accuracy = f"{scores[0]}–{scores[-1]} % after {many}" if scores else "not measured yet"
     cost = f"{own.cost.sampling:g} + {own.cost.training:g} + {own.cost.copies:g}"
     return [f"[{own.title}]({name}.md)", cost, accuracy, plain(own.when)]
 

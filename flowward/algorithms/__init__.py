@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .advantageflow import AdvantageFlow
     from .awm import AWM
+    from .branch_grpo import BranchGRPO
     from .crd import CRD
     from .dance_grpo import DanceGRPO
     from .ddpo import DDPO
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .diffusion_nft import DiffusionNFT
     from .dpo import DPO
     from .fdfo import FDFO
+    from .flash_grpo import FlashGRPO
     from .flow_dppo import FlowDPPO
     from .flow_grpo import FlowGRPO
     from .flow_grpo_fast import FlowGRPOFast
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from .ram import RAM
     from .rvm import RVM
     from .tempflow_grpo import TempFlowGRPO
+    from .turningpoint_grpo import TurningPointGRPO
     from .vgrpo import VGRPO
 
     ALGORITHMS: dict[str, type[Any]]
@@ -58,6 +61,9 @@ CLASSES = {
     "g2rpo": "G2RPO",
     "grpo_guard": "GRPOGuard",
     "flow_dppo": "FlowDPPO",
+    "flash_grpo": "FlashGRPO",
+    "turningpoint_grpo": "TurningPointGRPO",
+    "branch_grpo": "BranchGRPO",
 }  # the module of each has its name
 _MODULES = {kind: name for name, kind in CLASSES.items()}
 
@@ -91,8 +97,10 @@ __all__ = [
     "RVM",
     "VGRPO",
     "AdvantageFlow",
+    "BranchGRPO",
     "DanceGRPO",
     "DiffusionNFT",
+    "FlashGRPO",
     "FlowAWR",
     "FlowDPPO",
     "FlowGRPO",
@@ -101,4 +109,5 @@ __all__ = [
     "MixGRPO",
     "MixGRPOFlash",
     "TempFlowGRPO",
+    "TurningPointGRPO",
 ]

@@ -28,6 +28,7 @@ from ..learning.terms import clipped_ratio, log_bounds, masked_ratio
 from ..process.flow import mean, wide
 from ..process.plans import Branches, Chain
 from ..process.policy import Models
+from ..process.splits import Splits
 from ..system.errors import not_negative, one_of, positive
 from .algorithm import Stale
 
@@ -188,7 +189,7 @@ def policy_gradient(
 class PolicyGradient:
     """A reverse-process algorithm as a value: noise schedule, tree, ratio, weight and divergence combine freely."""
 
-    rollout: Chain | Branches = field(default_factory=Chain)
+    rollout: Chain | Branches | Splits = field(default_factory=Chain)
     credit: ZScore = field(default_factory=lambda: ZScore("group"))
     points: RandomSteps = field(default_factory=RandomSteps)
     ratio: Ratio = "gaussian"
@@ -215,6 +216,11 @@ class PolicyGradient:
         one_of("test of outward steps", self.outward, get_args(Outward))
         positive(self, "advantage_clip", *(name for name in ("clip", "trust") if getattr(self, name) is not None))
         not_negative(self, "beta")
+        if self.points.order == "by-step" and self._per_prompt:
+            raise ValueError(
+                "points.order by-step needs the same random steps for all prompts: use it with window.order random, or "
+                "points.order shuffled"
+            )
         if (self.clip is None) == (self.trust is None):
             have = "both are" if self.trust else "neither is"
             raise ValueError(f"a step is limited either by its clip or by its trust, but {have} set: set one of them")
@@ -269,12 +275,38 @@ class PolicyGradient:
 
     def remarks(self, updates: int) -> list[str]:
         """Warnings about a run with so many optimiser steps per rollout."""
-        if self.trust is None or updates > 1:
-            return []
-        return [
-            "with one optimiser step per rollout the policy is still what drew the samples, so --algorithm.trust stops "
-            "nothing: use --updates-per-iteration 2 or more"
-        ]
+        said = []
+        if self.trust is not None and updates == 1:
+            said.append(
+                "with one optimiser step per rollout the policy is still what drew the samples, so --algorithm.trust "
+                "stops nothing: use --updates-per-iteration 2 or more"
+            )
+        if self.points.weight == "pull" and self.ratio not in ("gaussian", "sum"):
+            said.append(
+                f"--algorithm.points.weight pull makes the gradients of all steps equally large with ratio gaussian or "
+                f"sum, but not with {self.ratio}: use points.weight even, or per-time with guard"
+            )
+        if self.points.weight == "pull" and self._alone and not self._per_prompt:
+            said.append(
+                "all images of an iteration have the same random step, so --algorithm.points.weight pull is 1: use "
+                "--algorithm.rollout.window.order per-prompt"
+            )
+        if self.points.extremes is not None and self.beta > 0 and self.rollout.leaves > 1:
+            said.append(
+                "beta above 0 pulls every state to the reference, so states that --algorithm.points.extremes leaves "
+                "out are evaluated nevertheless: set --algorithm.beta 0 to save their passes"
+            )
+        return said
+
+    @property
+    def _per_prompt(self) -> bool:
+        """Whether prompts have different random steps."""
+        return isinstance(self.rollout, Chain) and self.rollout.window.order == "per-prompt"
+
+    @property
+    def _alone(self) -> bool:
+        """Whether a chain has a single random step."""
+        return isinstance(self.rollout, Chain) and self.rollout.window.size == 1
 
     def stopped(self, v: Tensor, v_old: Tensor, points: Moves) -> Tensor:
         """The steps without a gradient, because they have gone too far, bool [B, C]."""
@@ -291,16 +323,17 @@ class PolicyGradient:
         each = log_ratio(v, v_old, points.z, q, sigma, self.ratio)
         there, a = points.weight > 0, points.advantage.clamp(-self.advantage_clip, self.advantage_clip)
         alpha, _ = ratio_scales(self.ratio, q, sigma, v[0].numel())
+        many = there.sum(1).clamp(min=1)  # 0 where all steps of a state are left out
         stopped = self.stopped(v, v_old, points) & there
         push = ((points.weight * a).to(v.dtype)[..., None] * points.z.flatten(2)).sum(1)
         found = {
-            "log_ratio": (each * there).sum(1) / there.sum(1),
-            "clipped_up": (stopped & (a > 0)).sum(1) / there.sum(1),
-            "clipped_down": (stopped & (a < 0)).sum(1) / there.sum(1),
+            "log_ratio": (each * there).sum(1) / many,
+            "clipped_up": (stopped & (a > 0)).sum(1) / many,
+            "clipped_down": (stopped & (a < 0)).sum(1) / many,
             "pull": alpha.abs() * push.norm(dim=1) / push.shape[1],  # the gradient on v, where no step is stopped
         }
         if self.trust is not None:
-            found["stopped"] = stopped.sum(1) / there.sum(1)
+            found["stopped"] = stopped.sum(1) / many
             found["step_nats"] = step_nats(v, v_old, q, sigma)
         if v_ref is not None:
             omega = divergence_scale(self.divergence, q, sigma, points.length)

@@ -13,8 +13,9 @@ from ..system.errors import one_of
 from ..system.streams import Key
 from .credit import ZScore
 from .points import Batch, MeanOfPoints, even_units
+from .step_rewards import StepReward, step_rewards
 
-Weight = Literal["even", "noise", "per-time"]
+Weight = Literal["even", "noise", "per-time", "pull"]
 Views = Literal["sum", "mean", "restandardised"]
 Counted = Literal["all", "signal"]
 Order = Literal["shuffled", "by-step"]
@@ -43,6 +44,7 @@ class Walked(MeanOfPoints):
     rollout: Rollout
     weight: Tensor  # [S] of each step of the grid
     advantage: Tensor  # [R, C]
+    trained: Tensor  # [R, C] bool: children that are trained on
     in_order: bool = False
 
     indivisible = 1
@@ -72,8 +74,8 @@ class Walked(MeanOfPoints):
         own = places(steps.here, numbers)
         number, sample = steps.number[numbers], steps.sample[numbers]
         t, s, q, sigma = steps.table[number].unbind(1)
-        there = sample[:, :, 0] >= 0
-        even = len(steps.sample) / int((steps.sample[:, :, 0] >= 0).sum())  # so that every step counts once
+        there = self.trained[numbers]
+        even = len(self.trained) / int(self.trained.sum())  # so that every step counts once
         return Moves(
             x_t=steps.x[own].to(device),
             t=t.float().to(device),
@@ -94,21 +96,27 @@ class RandomSteps:
     """Every random step of the rollout (reverse-process policy gradients)."""
 
     weight: Weight = "even"
-    """weight steps by sigma over its mean (`noise`, TempFlow-GRPO) or by 1 / (t - s) (`per-time`, GRPO-Guard)"""
+    """weight of a step: sigma / mean (`noise`), 1 / (t - s) (`per-time`), or (sigma / |Q|) / mean (`pull`)"""
     views: Views = "sum"
     """combine the advantages of several samples of one step (G2RPO)"""
     extremes: int | None = None
-    """train on N images per prompt only, the best and the worst half (DanceGRPO for video: 8)"""
+    """train only on steps to N images per prompt, the best and the worst half (DanceGRPO for video: 8)"""
     counted: Counted = "all"
     """average the loss over `all` images, or over those with a `signal`, an advantage that is not 0 (Flow-GRPO)"""
     order: Order = "shuffled"
     """split an iteration into updates by images in random order (`shuffled`) or by step number (`by-step`, G2RPO)"""
+    rewards: StepReward | None = None
+    """reward of a step: its own `gain` or the `trend` of its chain, with turning points (none: that of its images)"""
 
     def __post_init__(self) -> None:
         one_of("choice of counted images", self.counted, get_args(Counted))
         one_of("order of updates", self.order, get_args(Order))
         one_of("step weight", self.weight, get_args(Weight))
         one_of("way to combine views", self.views, get_args(Views))
+        if self.rewards is not None:
+            one_of("reward of a step", self.rewards, get_args(StepReward))
+            if self.extremes is not None:
+                raise ValueError("with rewards of steps no image is left out: leave points.extremes at none")
         if self.extremes is not None and (self.extremes < 2 or self.extremes % 2):
             raise ValueError(
                 f"extremes counts the best and the worst images, equally many: it must be even and at least 2, "
@@ -120,29 +128,33 @@ class RandomSteps:
         steps = rollout.steps
         if steps is None:
             raise ValueError("this algorithm trains on random steps, but this rollout has no random steps")
-        if self.extremes is not None:
-            steps = steps[self._ends(rollout, steps)]
+        kept = self._ends(rollout)
+        if kept is not None and steps.sample.shape[1:] == (1, 1):  # of samples that share no step
+            steps, kept = steps[torch.isin(steps.sample[:, 0, 0], kept).nonzero().flatten()], None
         advantage = self._advantages(rollout, steps)
+        trained = steps.sample[:, :, 0] >= 0
+        if kept is not None:  # steps that samples share are trained on if one of them is kept
+            trained = torch.isin(steps.sample, kept).any(2)
+            advantage = advantage * trained
         if self.counted == "signal":  # whole roots, since their states are trained together
             heard = (advantage != 0).view(-1, steps.per_root * advantage.shape[1]).any(1)
             rows = torch.arange(len(advantage)).view(-1, steps.per_root)[heard].flatten()
-            steps, advantage = steps[rows], advantage[rows]
-        return Walked(steps, rollout, self._weights(steps.table), advantage, self.order == "by-step")
+            steps, advantage, trained = steps[rows], advantage[rows], trained[rows]
+        return Walked(steps, rollout, self._weights(steps, trained), advantage, trained, self.order == "by-step")
 
-    def _ends(self, rollout: Rollout, steps: Steps) -> Tensor:
-        """The numbers of the steps that came to the images to train on, in order."""
+    def _ends(self, rollout: Rollout) -> Tensor | None:
+        """The numbers of the images whose steps are trained on; None: all."""
+        if self.extremes is None:
+            return None
         members, half = rollout.by_group(), (self.extremes or 0) // 2
         if members.shape[1] < 2 * half:
             raise ValueError(f"extremes asks for {2 * half} images per prompt, but a group has only {members.shape[1]}")
-        if steps.sample.shape[1:] != (1, 1):
-            raise ValueError("images of a tree share steps, so none can be left out: leave extremes at none")
         order = members.gather(1, rollout.advantage[members].argsort(dim=1, descending=True, stable=True))
-        kept = torch.cat([order[:, :half], order[:, order.shape[1] - half :]], 1)
-        return torch.isin(steps.sample[:, 0, 0], kept).nonzero().flatten()
+        return torch.cat([order[:, :half], order[:, order.shape[1] - half :]], 1)
 
-    def _weights(self, table: Tensor) -> Tensor:
+    def _weights(self, steps: Steps, trained: Tensor) -> Tensor:
         """[S], of each step of the grid."""
-        t, s, _, sigma = table.unbind(1)
+        t, s, q, sigma = steps.table.unbind(1)
         match self.weight:
             case "even":
                 return torch.ones_like(t)
@@ -150,16 +162,36 @@ class RandomSteps:
                 return sigma / sigma.nanmean()
             case "per-time":
                 return 1 / (t - s)
+            case "pull":  # its mean over all trained steps of the iteration is 1
+                weight, many = sigma / q.abs(), trained.sum(1)
+                return weight * many.sum() / (weight[steps.number] * many).sum()
 
     def _advantages(self, rollout: Rollout, steps: Steps) -> Tensor:
-        """[R, C]: those of the samples that came of each step, put together."""
+        """[R, C]: those of the samples that came of each step, put together, or what the step changed."""
+        if self.rewards is not None:
+            return _standardised(self._changes(rollout, steps, self.rewards), rollout, steps)
         each = rollout.advantage[steps.sample] * (steps.sample >= 0)
         if self.views == "mean":
-            return each.mean(2)
+            return each.sum(2) / (steps.sample >= 0).sum(2).clamp(min=1)
         total = each.sum(2)
-        if self.views == "restandardised":  # over the steps that the samples of the first view are compared with
-            first = steps.sample[:, :, 0]
-            rivals = torch.stack([rollout.cohort[first], steps.number[:, None].expand_as(first)], 2)
-            there = first >= 0
-            total[there] = ZScore("group")(total[there], rivals[there].unique(dim=0, return_inverse=True)[1])
-        return total
+        return _standardised(total, rollout, steps) if self.views == "restandardised" else total
+
+    def _changes(self, rollout: Rollout, steps: Steps, kind: StepReward) -> Tensor:
+        """[R, 1]: the reward of each step, from those of all completions of its chain."""
+        roots = len(steps.number) // steps.per_root
+        if steps.sample.shape[1] > 1 or len(rollout) != roots * (steps.per_root + 1):
+            raise ValueError(
+                "rewards of steps need every state of a chain completed by the ODE, so a rollout of kind "
+                "CompletedChain (turningpoint_grpo): leave points.rewards at none"
+            )
+        return step_rewards(rollout.advantage.view(roots, -1), kind).view(-1, 1)
+
+
+def _standardised(values: Tensor, rollout: Rollout, steps: Steps) -> Tensor:
+    """Z-scores of values [R, C], over steps of one number whose samples (of the first view) are compared."""
+    first = steps.sample[:, :, 0]
+    rivals = torch.stack([rollout.cohort[first], steps.number[:, None].expand_as(first)], 2)
+    there = first >= 0
+    found = torch.zeros_like(values)
+    found[there] = ZScore("group")(values[there], rivals[there].unique(dim=0, return_inverse=True)[1])
+    return found

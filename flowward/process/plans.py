@@ -1,13 +1,13 @@
 """Rollout settings with random steps: trajectories with a random window (Chain), or a trunk with branches (Branches).
 
-Each builds the trajectory tree of an iteration (see trees.py).
+Each builds the trajectory tree of an iteration (see trees.py). More of them: splits.py, completions.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import get_args
+from typing import Protocol, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from ..system.errors import finite, one_of
 from ..system.streams import generator
 from .flow import TimeGrid, shifted
 from .laws import LAWS, LawName, excess, remark
+from .rollout import Draw
+from .scattered import Scattered
 from .solvers import dpm2, euler
 from .trees import Cohorts, Segment, Tree
 from .windows import Window
@@ -50,6 +52,11 @@ class Chain(TimeGrid):
             raise ValueError(f"share, of the random steps to train on, must lie in (0, 1], not {self.share}")
         if self.tail is not None and not 0 < self.tail <= 1:
             raise ValueError(f"tail, the share of steps after the window, must lie in (0, 1], not {self.tail}")
+        if self.window.order == "per-prompt" and (self.tail is not None or self.share < 1):
+            raise ValueError(
+                "with window.order per-prompt all samples pass the same times, and all steps of a window are trained: "
+                "leave tail at none and share at 1"
+            )
         super().__post_init__()
         self.window.positions(self.steps)
         if self.known:
@@ -81,12 +88,18 @@ class Chain(TimeGrid):
         even = torch.linspace(top / (self.shift - (self.shift - 1) * top), 0, many + 1, dtype=torch.float64)
         return (top, *shifted(even, self.shift).tolist()[1:])
 
-    def at(self, seed: int, iteration: int) -> Tree:
-        """The tree of an iteration.
+    def at(self, seed: int, iteration: int) -> Draw:
+        """The tree of an iteration, or what takes its place if the window is drawn per prompt.
 
         Raises:
             ValueError: the window does not fit, or one of its steps has no noise.
         """
+        if self.window.order == "per-prompt":
+            return Scattered(self.times, self.window, LAWS[self.law](self.noise), self.shared_start, self.guidance)
+        return self.tree(seed, iteration)
+
+    def tree(self, seed: int, iteration: int) -> Tree:
+        """The tree of an iteration in which all samples have the same window."""
         random = self.window.steps(self.steps, seed, iteration)
         times, segments = self.times, []
         if random.start:
@@ -203,18 +216,31 @@ class Branches(TimeGrid):
         return Tree(tuple(segments), self.shared_start, cohorts=self.cohorts, guidance=self.guidance)
 
 
+class Noisy(Protocol):
+    """A rollout with random steps."""
+
+    @property
+    def law(self) -> LawName: ...
+    @property
+    def noise(self) -> float: ...
+    @property
+    def times(self) -> tuple[float, ...]: ...
+    @property
+    def random(self) -> list[int]: ...  # steps that are random in at least one iteration
+
+
 NOISY = 1.2  # warn above this excess noise
 NARROW = 0.8  # warn if one of three or more steps has more than this share of the log-probability gradient
 
 
-def excess_noise(rollout: Chain | Branches) -> list[tuple[int, float]]:
+def excess_noise(rollout: Noisy) -> list[tuple[int, float]]:
     """(step, sqrt(c^2 + sigma^2) / s) of every step that may be random; 1 is the correct amount of noise."""
     times, law = rollout.times, LAWS[rollout.law](rollout.noise)
     pairs = list(pairwise(times))
     return [(number, excess(law, *pairs[number], times[1])) for number in rollout.random]
 
 
-def narrowest(rollout: Chain | Branches) -> tuple[int, float]:
+def narrowest(rollout: Noisy) -> tuple[int, float]:
     """The random step with the largest log-probability gradient, |Q| / sigma, and its share of the sum over steps."""
     times, law = rollout.times, LAWS[rollout.law](rollout.noise)
     numbers = [law.coefficients(times[number], times[number + 1], times[1]) for number in rollout.random]
@@ -223,7 +249,7 @@ def narrowest(rollout: Chain | Branches) -> tuple[int, float]:
     return rollout.random[pulls.index(most)], most / sum(pulls)
 
 
-def noise_remarks(rollout: Chain | Branches) -> list[str]:
+def noise_remarks(rollout: Noisy) -> list[str]:
     """How much noise each random step leaves, with warnings if it is too much or if one step dominates the gradient."""
     found = excess_noise(rollout)
     listed = ", ".join(f"{number}: {value:.3g}" for number, value in found)
@@ -240,7 +266,8 @@ def noise_remarks(rollout: Chain | Branches) -> list[str]:
     number, share = narrowest(rollout)
     if len(found) > 2 and share > NARROW:
         lines.append(
-            f"step {number} has so little noise that it makes up {share:.0%} of the gradient of all steps; exclude it "
-            "from the random steps, or use --algorithm.ratio cps or guard, or --algorithm.points.weight noise"
+            f"step {number} has so little noise that it makes up {share:.0%} of the gradient of all steps (with ratio "
+            "gaussian and even weights); exclude it from the random steps, or use --algorithm.ratio cps or guard, or "
+            "--algorithm.points.weight noise or pull"
         )
     return lines

@@ -42,7 +42,7 @@ class Steps:
     x: Tensor  # [r, ...] the state
     v: Tensor  # [r, ...] the network's velocity there
     z: Tensor  # [r, C, ...] the noise of each child
-    sample: Tensor  # [R, C, V] indices of each child's samples; -1 if a state has fewer than C children
+    sample: Tensor  # [R, C, V] indices of each child's samples; -1 if there are fewer than C children or V samples
     number: Tensor  # [R] index of the step in the grid
     table: Tensor  # [S, 4] float64: t, s, Q and sigma of each step of the grid; NaN if it is not random
     per_root: int  # consecutive rows that belong to one root

@@ -68,6 +68,8 @@ class Tree:
     """which samples are compared: of the same `prompt`, the same `branch`, or one `root`'s branch"""
     guidance: float = 1.0
     """scale of classifier-free guidance (1: off)"""
+    untrained: frozenset[int] = frozenset()
+    """random steps that are not recorded, by their index in the grid"""
 
     def __post_init__(self) -> None:
         for number, segment in enumerate(self.segments):
@@ -110,8 +112,7 @@ class Tree:
     def descendants(self, number: int) -> Tensor:
         """The samples of each trajectory at the end of a segment, [rows, views], numbered within the root.
 
-        Raises:
-            ValueError: a trajectory fans out again later, so no sample belongs to it alone.
+        A trajectory that fans out again later has the samples of all its children.
         """
         views, before = [], 0
         for end, segment in enumerate(self.segments):
@@ -121,11 +122,9 @@ class Tree:
             while above > number:
                 above = self.segments[above].parent
             if above == number:
-                if self.rows[end] != self.rows[number]:
-                    raise ValueError(f"segment {number} is trained on, so no later segment may branch off from it")
-                views.append(before + torch.arange(self.rows[end]))
+                views.append(before + torch.arange(self.rows[end]).view(self.rows[number], -1))
             before += self.rows[end]
-        return torch.stack(views, 1)
+        return torch.cat(views, 1)
 
     @torch.no_grad()
     def __call__(self, velocity: Velocity, condition: Condition, noise: Noise) -> Drawn:
@@ -154,7 +153,8 @@ class Tree:
                     v, fan = ask(x, t), 1
                 p, q, sigma = self.coefficients(segment.law, t, s)
                 z = of.branch(segment.branch, self.rows[number], step)
-                kept.append(_record(roots, fan, x, v, z, samples, step))
+                if step not in self.untrained:
+                    kept.append(_record(roots, fan, x, v, z, samples, step))
                 x = (p * x + q * v).repeat_interleave(fan, 0) + sigma * z
             ends[number] = x
         leaves = [ends[number] for number, segment in enumerate(self.segments) if segment.leaf]
@@ -163,8 +163,8 @@ class Tree:
 
     def _steps(self, kept: list[dict[str, Tensor]], of: Noise) -> Steps:
         """The random steps of each root in order, or a random share of them."""
-        widest = max(record["z"].shape[2] for record in kept)
-        padded = [_widened(record, widest) for record in kept]
+        widest, most = (max(record["sample"].shape[way] for record in kept) for way in (2, 3))
+        padded = [_widened(record, widest, most) for record in kept]
         found = {name: torch.cat([record[name] for record in padded], 1) for name in padded[0]}
         roots, count = found["number"].shape
         if self.share < 1:
@@ -177,15 +177,14 @@ class Tree:
 
     @property
     def table(self) -> Tensor:
-        """[S, 4] float64: t, s, Q and sigma of each random step, by its index; NaN for other steps."""
+        """[S, 4] float64: t, s, Q and sigma of each trained random step, by its index; NaN for other steps."""
         rows: dict[int, tuple[float, ...]] = {}
         for segment in self.segments:
             if segment.law is not None:
                 for step, (t, s) in enumerate(pairwise(segment.times), start=segment.first):
-                    rows[step] = (t, s, *self.coefficients(segment.law, t, s)[1:])
-        table = torch.full((max(rows) + 1, 4), torch.nan, dtype=torch.float64)
-        table[list(rows)] = torch.tensor(list(rows.values()), dtype=torch.float64)
-        return table
+                    if step not in self.untrained:
+                        rows[step] = (t, s, *self.coefficients(segment.law, t, s)[1:])
+        return tabled(rows)
 
     def _cohort(self, of: Noise) -> Tensor:
         """Cohort numbers, [B]: samples of a prompt with equal numbers are compared."""
@@ -225,12 +224,20 @@ def _record(roots: int, fan: int, x: Tensor, v: Tensor, z: Tensor, sample: Tenso
     }
 
 
-def _widened(record: dict[str, Tensor], children: int) -> dict[str, Tensor]:
-    """Pad a record to this many children per state; missing children have sample -1."""
+def tabled(rows: dict[int, tuple[float, ...]]) -> Tensor:
+    """`Steps.table` of steps with these indices: t, s, Q and sigma of each."""
+    table = torch.full((max(rows) + 1, 4), torch.nan, dtype=torch.float64)
+    table[list(rows)] = torch.tensor(list(rows.values()), dtype=torch.float64)
+    return table
+
+
+def _widened(record: dict[str, Tensor], children: int, views: int) -> dict[str, Tensor]:
+    """Pad a record to this many children per state and samples per child; missing ones have sample -1."""
     z, sample = record["z"], record["sample"]
     more = children - z.shape[2]
     room = z.new_zeros(*z.shape[:2], more, *z.shape[3:])
-    return {**record, "z": torch.cat([z, room], 2), "sample": pad(sample, (0, 0, 0, more), value=-1)}
+    full = pad(sample, (0, views - sample.shape[3], 0, more), value=-1)
+    return {**record, "z": torch.cat([z, room], 2), "sample": full}
 
 
 def _choose(count: int, many: int, key: Key) -> Tensor:

@@ -10,26 +10,27 @@ from typing import Literal, get_args
 import torch
 
 from ..system.errors import not_negative, one_of, positive
-from ..system.streams import generator
+from ..system.streams import Key, generator
 
-Order = Literal["progressive", "linear", "exponential", "random", "frozen"]
+Order = Literal["progressive", "linear", "exponential", "random", "per-prompt", "frozen"]
 
 
 @dataclass(frozen=True)
 class Window:
-    """A range of consecutive steps of a sampler. Its start depends on the iteration alone.
+    """A range of consecutive steps of a sampler. Its start depends on the iteration alone, or also on the prompt.
 
     The window stays at a position for `every` iterations (`progressive`). With `linear`, this number decreases
     linearly to 1. With `exponential`, it is ceil(every exp(-decay max(0, start - knee))). The window then moves by
     `stride`. After its last position it returns to the first, or stays there. `random` draws a position for
-    every iteration, `frozen` keeps the first. The window stays in its range, is never empty, and is the same on every
-    rank. (Li et al., 2025, arXiv:2507.21802. In their code it can leave the grid, and then nothing is trained.)
+    every iteration, `per-prompt` one for every prompt of an iteration (Flash-GRPO), `frozen` keeps the first. The
+    window stays in its range, is never empty, and is the same on every rank. (Li et al., 2025, arXiv:2507.21802. In
+    their code it can leave the grid, and then nothing is trained.)
     """
 
     size: int | None = None
     """random steps per iteration (None: all)"""
     order: Order = "progressive"
-    """how the window moves: at a constant, linear or exponential pace, randomly, or not"""
+    """how the window moves: at a constant, linear or exponential pace, randomly (per iteration or prompt), or not"""
     every: int = 25
     """iterations per position"""
     stride: int = 1
@@ -87,10 +88,15 @@ class Window:
     def steps(self, steps: int, seed: int, iteration: int) -> range:
         """The window of an iteration (counted from 0) in a sampler with this many steps."""
         starts, size = self.positions(steps)
-        if self.order == "random":
-            start = starts[int(torch.randint(len(starts), (1,), generator=generator("window", seed, iteration)))]
-        else:
-            holds = self.holds(starts)
-            left = iteration % sum(holds) if self.roll_back else min(iteration, sum(holds) - 1)
-            start = next(start for start, end in zip(starts, accumulate(holds), strict=True) if left < end)
+        if self.order in ("random", "per-prompt"):
+            return self.drawn(steps, (seed, iteration))
+        holds = self.holds(starts)
+        left = iteration % sum(holds) if self.roll_back else min(iteration, sum(holds) - 1)
+        start = next(start for start, end in zip(starts, accumulate(holds), strict=True) if left < end)
+        return range(start, start + size)
+
+    def drawn(self, steps: int, key: Key) -> range:
+        """The window at a random position; the key names an iteration, or a prompt of an iteration."""
+        starts, size = self.positions(steps)
+        start = starts[int(torch.randint(len(starts), (1,), generator=generator("window", *key)))]
         return range(start, start + size)

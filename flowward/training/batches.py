@@ -34,6 +34,7 @@ def counted(algorithm: Algorithm, rollout: Sampling, run: Run) -> Counts:
     """
     _refuse_torn(rollout, run)
     points = algorithm.points(_blank(rollout, run), ("",))
+    _refuse_alone(points, rollout, run)
     compares = getattr(points, "compares", points.indivisible > 1)  # optional for a user's own points
     found = Counts(_per_update(points, run), points.indivisible, compares)
     if run.reward_buffer and (found.compares or rollout.leaves > 1):
@@ -64,6 +65,16 @@ def idle(run: Run, unit: int, processes: int) -> list[str]:
     ]
 
 
+def _refuse_alone(points: PointSet, rollout: Sampling, run: Run) -> None:
+    """Raise ValueError if points of a group have no advantage although its images differ."""
+    given = getattr(points, "advantage", None)  # random steps have one
+    if given is not None and not (given != 0).any():
+        raise ValueError(
+            f"with --group-size {run.group_size} no step of a prompt is compared with another, so nothing is trained: "
+            f"use --group-size {2 * rollout.leaves} or more, in steps of {rollout.leaves}"
+        )
+
+
 def _refuse_torn(rollout: Sampling, run: Run) -> None:
     for name in ("group_size", "rollout_batch"):
         if getattr(run, name) % rollout.leaves:
@@ -74,13 +85,13 @@ def _refuse_torn(rollout: Sampling, run: Run) -> None:
 
 
 def _blank(rollout: Sampling, run: Run) -> Rollout:
-    """One group of empty images with different advantages, to count its training points."""
+    """One group of empty images with different advantages and gaps, to count its training points."""
     size = run.group_size
     group, condition = torch.zeros(size, dtype=torch.long), Condition({"": torch.empty(1)})
     noise = Noise((0,), tuple(("", number) for number in range(size)))
     drawn = rollout.at(run.seed, 0)(lambda x, t, c: x, condition[group], noise)
     made = Rollout.of([drawn], condition, group, rollout.levels)
-    return replace(made, advantage=torch.arange(1, size + 1, dtype=torch.float64))
+    return replace(made, advantage=torch.arange(1, size + 1, dtype=torch.float64) ** 2)
 
 
 def _per_update(points: PointSet, run: Run) -> int:

@@ -38,10 +38,15 @@ class Subject:
 
     @classmethod
     def first(cls, algorithm: Algorithm, velocity: Velocity = WORLD) -> Subject:
-        """With groups of at least four samples, or of two if that fails; groups contain whole roots."""
+        """With groups of at least four samples, or of two if that fails; groups contain whole roots.
+
+        If one root gives nothing to compare, groups have two.
+        """
         leaves = algorithm.rollout.leaves
         try:
-            return cls.of(algorithm, -(-4 // leaves) * leaves, linear, velocity)
+            found = cls.of(algorithm, -(-4 // leaves) * leaves, linear, velocity)
+            alone = leaves > 1 and not found.points.advantage.any()
+            return cls.of(algorithm, 2 * leaves, linear, velocity) if alone else found
         except Exception:  # a user's class may raise anything; if the group size was not the reason, it fails again
             return cls.of(algorithm, -(-2 // leaves) * leaves, linear, velocity)
 

@@ -20,7 +20,7 @@ from ..algorithms.fdfo import log_ratio
 from ..learning.credit import group_mean
 from ..learning.terms import group_sum, matching
 from ..process.flow import mean, over
-from . import reverse, signed
+from . import reverse, signed, trees
 from .check import (
     AUTOGRAD,
     Check,
@@ -360,4 +360,5 @@ LAWS: dict[str, Callable[[Kind], Iterator[Check]]] = {
     "dpo": dpo,
     **signed.LAWS,
     **reverse.LAWS,
+    **trees.LAWS,
 }

@@ -56,6 +56,19 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "grpo_guard": {"clip": 2e-6, "ratio": "guard", "points.weight": "per-time", "rollout.noise": 0.7},
     "flow_dppo": {"clip": None, "trust": 0.655, "outward": "ratio", "rollout.window.size": 3, "rollout.noise": 0.7},
+    "flash_grpo": {
+        "clip": 1e-3,
+        "points.weight": "pull",
+        "rollout.window.order": "per-prompt",
+        "rollout.window.size": 1,
+    },
+    "turningpoint_grpo": {"clip": 1e-5, "ratio": "cps", "points.rewards": "trend", "rollout.noise": 0.7},
+    "branch_grpo": {
+        "clip": 1e-3,
+        "points.views": "restandardised",
+        "rollout.splits": (0, 3, 6, 9),
+        "rollout.fanout": 2,
+    },
 }
 
 PROMPTS, SHAPE = 3, (2, 8)

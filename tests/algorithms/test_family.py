@@ -20,7 +20,9 @@ from flowward.algorithms import AWM, DPO
 from flowward.evaluation.evaluate import draw
 from flowward.learning.points import Renoise, RenoisePairs
 from flowward.learning.snapshots import Decay
+from flowward.process.completions import CompletedChain
 from flowward.process.rollout import Pairs, Sampler
+from flowward.process.splits import Splits
 from flowward.process.times import Times
 from flowward.training.config import settings_type
 from flowward.training.run import Run
@@ -31,6 +33,8 @@ IMAGES = 16
 COSTS = {
     "mix_grpo_flash": 3.0,  # two steps of the window, and one for the rest
     "tempflow_grpo": (2 + 2 * (3 + 2)) / 4,  # a trunk of two steps, two children at each place
+    "turningpoint_grpo": (4 + 3) / 2,  # the ODE alone, and a random step and the ODE
+    "branch_grpo": (1 + 2 + 4 + 4) / 4,  # splits at the first two of four steps
     "g2rpo": (1 + 2 * (3 + 1)) / 4,  # and on the coarser grid only one more, since both start at the same state
 }
 """Evaluations per image in the rollout, where they are not as many as steps."""
@@ -46,6 +50,7 @@ def bright(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor
 def trainer(tiny: str, algorithm: Any, rank: int | None = None, **changes: Any) -> Trainer:
     group = 2 if isinstance(algorithm.rollout, Pairs) else 4
     numbers = {"images_per_update": IMAGES, "group_size": group, "microbatch": 8, "learning_rate": 1e-3, "warmup": 0}
+    numbers["microbatch"] = 4 if isinstance(algorithm.rollout, Splits) else 8
     policy = models.load(tiny, rank, "float32")
     return Trainer(algorithm, policy, bright, prompts.of("mine", TEXTS), Run(**{**numbers, **changes}))
 
@@ -149,6 +154,7 @@ def test_an_iteration_as_it_comes(tiny: str, name: str, preset: str | None) -> N
     algorithm = settings_type(name, preset)().algorithm if preset else ALGORITHMS[name]()
     leaves = algorithm.rollout.leaves
     size = 2 if isinstance(algorithm.rollout, Pairs) else max(4, leaves)
+    size *= 2 if isinstance(algorithm.rollout, CompletedChain) else 1  # chains of a prompt are compared
     one = trainer(tiny, algorithm, images_per_update=2 * size, group_size=size, rollout_batch=size, microbatch=10**6)
     before = {key: tensor.clone() for key, tensor in one.policy.weights.tensors("policy").items()}
     metrics = one.step().metrics
@@ -309,7 +315,8 @@ def test_the_reward_rises(tiny: str, name: str) -> None:
     policy = models.load(tiny, None, "float32")
     algorithm = small(name)
     group = 2 if isinstance(algorithm.rollout, Pairs) else 12
-    run = Run(images_per_update=48, group_size=group, microbatch=48, learning_rate=RATES.get(name, 1e-3), warmup=0)
+    micro = 42 if isinstance(algorithm.rollout, Splits) else 48
+    run = Run(images_per_update=48, group_size=group, microbatch=micro, learning_rate=RATES.get(name, 1e-3), warmup=0)
     one = Trainer(algorithm, policy, bright, prompts.of("mine", TEXTS), run)
     texts = [TEXTS[k % 4] for k in range(96)]
 
@@ -382,3 +389,9 @@ def test_a_copy_that_iterations_never_meet_is_refused(tiny: str) -> None:
 def test_compared_points_are_not_torn_apart(tiny: str) -> None:
     with pytest.raises(ValueError, match="each other, so --microbatch must be a multiple of 4, not 2"):
         trainer(tiny, small("dgpo"), microbatch=2)
+
+
+def test_a_prompt_with_one_chain_has_nothing_to_compare(tiny: str) -> None:
+    """Its steps would have the advantage 0 whatever the rewards are."""
+    with pytest.raises(ValueError, match=r"with --group-size 2 no step of a prompt .*: use --group-size 4 or more, in"):
+        trainer(tiny, small("turningpoint_grpo"), group_size=2)

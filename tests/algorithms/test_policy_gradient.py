@@ -115,7 +115,7 @@ def test_p5_one_forward_per_state_is_as_good_as_many() -> None:
 def test_a3_steps_without_advantage_keep_their_place(name: str) -> None:
     """They add nothing, and the normaliser is that of all: the same as leaving them out and dividing as before."""
     algorithm = replace(ALGORITHMS[name](), beta=0.0)
-    done = rollout(algorithm, prompts=3, size=max(4, algorithm.rollout.leaves))
+    done = rollout(algorithm, prompts=3, size=2 * max(2, algorithm.rollout.leaves))
     reward = torch.where(done.group == 1, 0.7, done.reward)  # one prompt teaches nothing
     done = replace(done, reward=reward, advantage=algorithm.credit(reward, done.cohort))
     assert (done.advantage[done.group == 1] == 0).all()

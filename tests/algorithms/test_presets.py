@@ -54,6 +54,10 @@ POINTS = {
     ("flow_dppo", "geneval"): 512 * 3,
     ("flow_dppo", "pickscore"): 384 * 3,
     ("flow_dppo", "qwen-image"): 256 * 2,
+    ("flash_grpo", "wan"): 192,
+    ("turningpoint_grpo", "pickscore"): 48 * 24 * 9 // 2,  # chains, random steps, updates
+    ("turningpoint_grpo", "flux"): 48 * 24 * 5 // 2,
+    ("branch_grpo", "flux"): 4 * 187,  # trees per update
 }
 
 
@@ -97,7 +101,10 @@ def test_forward_14_pairs_and_steps_of_an_epoch(preset: str) -> None:
     assert run.images_per_update == 216
 
 
-GUIDANCE = {"ddpo": 5.0, "flow_grpo": 4.5, "grpo_guard": 4.5, "tempflow_grpo": 4.5}  # reverse_process.md, 5
+GUIDANCE = {  # reverse_process.md, 5
+    **{"ddpo": 5.0, "flow_grpo": 4.5, "grpo_guard": 4.5, "tempflow_grpo": 4.5},
+    **{"flash_grpo": 4.5, "turningpoint_grpo": 4.5},
+}
 
 
 @pytest.mark.parametrize(("name", "preset"), EVERY)

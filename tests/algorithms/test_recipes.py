@@ -14,6 +14,7 @@ from tiny_runs import bright, points_of_a_group, snapshot
 from flowward import prompts, rewards
 from flowward.algorithms import ALGORITHMS
 from flowward.algorithms.presets import PRESETS
+from flowward.process.completions import CompletedChain
 from flowward.process.policy import Policy
 from flowward.training import config
 from flowward.training.folder import read_yaml
@@ -41,7 +42,8 @@ def shortened(settings: Any, one: Policy) -> Run:
     bound = replace(settings.algorithm, rollout=settings.algorithm.rollout.bound(one.times))
     settings = replace(settings, algorithm=bound)
     leaves = settings.algorithm.rollout.leaves
-    few = max(leaves, min(settings.run.group_size, 4 - 4 % leaves))
+    least = 2 * leaves if isinstance(bound.rollout, CompletedChain) else leaves  # its chains are compared
+    few = max(least, min(settings.run.group_size, 4 - 4 % leaves))
     run = replace(settings.run, group_size=few, images_per_update=2 * few, updates_per_iteration=1, rollout_batch=few)
     points = points_of_a_group(replace(settings, run=run))
     return replace(run, microbatch=2 * len(points), warmup=0)

@@ -107,6 +107,9 @@ COSTS: dict[str, tuple[float, float]] = {  # evaluations per sample: of the roll
     "g2rpo": ((8 + 12 * (92 + 40 + 25)) / 288, 8 / 288),
     "grpo_guard": (10, 9),
     "flow_dppo": (10, 3),
+    "flash_grpo": (20, 1),
+    "turningpoint_grpo": (55 / 10, 9 / 10),  # 10 + 9 + ... + 1, since a chain shares its states with its completions
+    "branch_grpo": (203 / 16, 187 / 16),  # the last step is not random
 }
 
 

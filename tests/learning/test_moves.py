@@ -14,6 +14,7 @@ from flowward import ALGORITHMS
 from flowward.algorithms import G2RPO, FlowGRPO, FlowGRPOFast, TempFlowGRPO
 from flowward.learning.moves import RandomSteps
 from flowward.process.flow import grid
+from flowward.process.laws import LAWS
 from flowward.process.plans import Branches, Chain
 from flowward.process.rollout import Rollout
 
@@ -41,18 +42,20 @@ def test_a_step_carries_what_belongs_to_it(name: str) -> None:
     t, s = times[batch.step], times[batch.step + 1]
     assert torch.equal(batch.t, t.float())
     assert torch.equal(batch.length, t - s)
-    tree = algorithm.rollout.at(0, 0)
-    laws = [segment.law for segment in tree.segments if segment.law]
+    law = LAWS[algorithm.rollout.law](algorithm.rollout.noise)
     scales = torch.tensor(
-        [laws[0].coefficients(*pair, times[1].item()) for pair in zip(t.tolist(), s.tolist(), strict=True)]
+        [law.coefficients(*pair, times[1].item()) for pair in zip(t.tolist(), s.tolist(), strict=True)]
     )
     assert batch.q.tolist() == pytest.approx(scales[:, 1].tolist(), abs=1e-6)
     assert batch.sigma.tolist() == pytest.approx(scales[:, 2].tolist(), abs=1e-6)
 
 
-@family
+@pytest.mark.parametrize("name", [name for name in FAMILY if ALGORITHMS[name]().points.rewards is None])
 def test_a_step_has_the_advantage_of_its_own_sample(name: str) -> None:
-    """Of all of them, where there are several: a reward of 1 for one sample shows in the steps that led to it."""
+    """Of all of them, where there are several: a reward of 1 for one sample shows in the steps that led to it.
+
+    Steps with rewards of their own: test_step_rewards.py.
+    """
     algorithm = ALGORITHMS[name]()
     done = rollout(algorithm, size=max(4, algorithm.rollout.leaves))
     for winner in (0, 3, len(done) - 1):
@@ -201,7 +204,7 @@ def test_a2_samples_are_compared_by_prompt_start_and_step() -> None:
 
 
 def test_every_algorithm_of_the_family_is_tried_here() -> None:
-    assert len(FAMILY) == 10
+    assert len(FAMILY) == 13
 
 
 # The best and the worst
@@ -248,7 +251,6 @@ def test_among_equal_advantages_the_choice_is_the_first_and_the_last() -> None:
         (3, FlowGRPO(), 6, "must be even and at least 2, not 3"),
         (0, FlowGRPO(), 6, "must be even and at least 2, not 0"),
         (8, FlowGRPO(rollout=Chain(4)), 6, "extremes asks for 8 images per prompt, but a group has only 6"),
-        (2, TempFlowGRPO(rollout=Branches(4, fanout=2)), 6, "images of a tree share steps"),
     ],
 )
 def test_extremes_that_there_are_not_are_refused(many: int, how: Any, size: int, said: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from walks import FAMILY, drawn, everything, family, loss, rollout
+from walks import FAMILY, everything, family, loss, rollout
 
 from flowward import ALGORITHMS
 from flowward.algorithms import FlowGRPO, FlowGRPOFast
@@ -81,20 +81,6 @@ def test_p6_what_cannot_be_is_refused_in_a_sentence(make: Callable[[], Any], say
     assert "\n" not in str(error.value)
 
 
-def test_p6_a_step_that_branches_again_is_refused() -> None:
-    """Its children would have no sample of their own."""
-    law = FlowSDE(0.7)
-    tree = Tree(
-        (
-            Segment(-1, (1.0, 0.8), 0, 2, law, branch=1),
-            Segment(0, (0.8, 0.5), 1, 2, law, branch=2),
-            Segment(1, (0.5, 0.0), 2, leaf=True),
-        )
-    )
-    with pytest.raises(ValueError, match="no later segment may branch off from it"):
-        drawn(tree, size=4)
-
-
 # What else there is to a plan
 
 
@@ -129,7 +115,8 @@ def test_a_step_that_drowns_the_others_is_told_before_a_run(law: Any, share: int
     _, warning = Chain(law=law, noise=0.5 if law == "ddim" else 0.8).remarks()
     assert warning.startswith(f"step 8 has so little noise that it makes up {share}% of the gradient")
     early = Chain(law=law, window=Window(2, "random", high=5))
-    for quiet in (early, *(ALGORITHMS[name]().rollout for name in FAMILY)):
+    family = [ALGORITHMS[name]() for name in FAMILY]  # the warning is about the ratio of densities
+    for quiet in (early, *(each.rollout for each in family if each.ratio == "gaussian")):
         assert not any("so little noise" in line for line in quiet.remarks())
 
 

@@ -116,7 +116,7 @@ def test_p3_random_keeps_to_the_stride_and_the_range() -> None:
 
 def test_p3_other_orders_take_no_chances() -> None:
     for order in ORDERS:
-        if order != "random":
+        if order not in ("random", "per-prompt"):
             assert starts(Window(4, order), 25, 300, seed=0) == starts(Window(4, order), 25, 300, seed=1)
 
 

@@ -49,6 +49,7 @@ def line(tiny: str, name: str, folder: Path) -> dict[str, Any]:
     run = small(
         iterations=1,
         group_size=2 if isinstance(algorithm.rollout, Pairs) else 4,
+        microbatch=7 if name == "branch_grpo" else 8,
         updates_per_iteration=2,
         curriculum=1,
         skip_nonfinite=1,

@@ -22,7 +22,7 @@ from flowward.training import config
 
 DATA = Path(__file__).parents[1] / "data"
 CONFIGS = sorted((DATA / "configs").glob("*.yaml"))
-NEWER = {"flow_dppo"}  # algorithms that 0.1.0 did not have
+NEWER = {"flow_dppo", "flash_grpo", "turningpoint_grpo", "branch_grpo"}  # algorithms that 0.1.0 did not have
 ENCODED = ["a cat", "two red dogs on the left"]
 DIFFUSERS = "0.42.1"  # part of the name of the folder of prompts
 MEASURE = shlex.split("--images 4 --steps 2 --rewards scenes-strict balance --precision float32")

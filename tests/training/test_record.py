@@ -57,10 +57,13 @@ SIZES = {
     "mix_grpo_flash": f"{WINDOW} --algorithm.rollout.window.size 2 --algorithm.rollout.window.high 5",
     "tempflow_grpo": f"{FEW} --algorithm.rollout.fanout 2 --group-size 12",
     "g2rpo": f"{FEW} --algorithm.rollout.fanout 3 --algorithm.rollout.high 2 --group-size 12",
+    "flash_grpo": f"{FEW} --algorithm.rollout.window.high 3",
+    "turningpoint_grpo": f"{FEW} --algorithm.rollout.window.size 2 --group-size 6",
+    "branch_grpo": f"{FEW} --algorithm.rollout.splits 0 1 --microbatch 21",
 }
 REVERSE = (
     "ddpo", "flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "mix_grpo_flash", "tempflow_grpo", "g2rpo",
-    "grpo_guard", "flow_dppo",
+    "grpo_guard", "flow_dppo", "flash_grpo", "turningpoint_grpo", "branch_grpo",
 )  # fmt: skip
 MORE = {  # with two updates: terms that the vetted settings leave out
     "advantageflow": "--algorithm.calibration 0.2",

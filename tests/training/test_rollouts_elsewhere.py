@@ -311,6 +311,7 @@ STALE = {  # of each algorithm with its own settings, as the papers have them: w
     "recorded": (
         *("ddpo", "flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "mix_grpo_flash"),
         *("tempflow_grpo", "g2rpo", "grpo_guard", "flow_dppo", "fdfo"),
+        *("flash_grpo", "turningpoint_grpo", "branch_grpo"),
     ),
     "anchored": ("advantageflow", "flowawr", "diffusion_nft", "dgpo", "crd"),
     "free": ("dpo",),
@@ -322,7 +323,7 @@ STALE = {  # of each algorithm with its own settings, as the papers have them: w
 def test_every_algorithm_says_what_it_allows(tiny: str, kind: str, name: str) -> None:
     how = few_steps(name)
     assert stale_of(how) == kind
-    run = run_of(None, group_size=2 if name == "fdfo" else 4)
+    run = run_of(None, group_size=2 if name == "fdfo" else 4, microbatch=7 if name == "branch_grpo" else 8)
     if kind == "none":
         with pytest.raises(ValueError, match=r"^\w+ with behaviour 'policy' takes .* set --stale 0"):
             remote(tiny, how, run, 1)
