@@ -1,7 +1,8 @@
 """Improve a robot policy by its own trials: a flow over chunks of actions, cloned from a scripted expert.
 
 pip install gymnasium
-python robot_arm.py                      # about a minute on one core; the last argument can be flow_grpo or a seed
+python robot_arm.py                      # about a minute on one core
+python robot_arm.py flow_grpo 1          # another algorithm, another seed
 """
 
 import os

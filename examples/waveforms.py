@@ -1,6 +1,7 @@
 """Improve a flow of one-dimensional signals: short notes, learned from data out of tune, and a reward on the spectrum.
 
-python waveforms.py                      # about a minute on one core; the last arguments can be an algorithm and a seed
+python waveforms.py                      # about a minute on one core
+python waveforms.py flow_grpo 1          # another algorithm, another seed
 """
 
 import os

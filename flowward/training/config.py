@@ -44,7 +44,7 @@ class Settings:
     """Post-train a flow model with online reinforcement learning."""
 
     model: str = "scenes"
-    """train this model: `scenes` (built in), a folder, or owner/name on the hub"""
+    """train this model: `scenes` (built in), a folder, owner/name on the hub, or file.py:function"""
     reward: tuple[str, ...] = ("scenes",)
     """score images with these rewards; several are added up by their weights"""
     reward_options: tuple[str, ...] = ()
