@@ -82,7 +82,7 @@ def _measured(name: str) -> Iterator[str]:
         "Strict accuracy on prompts of the [built-in world](../scenes.md) that were not trained on, with 95 % "
         "intervals. Preset `scenes`. Method, commands and all other algorithms: [benchmarks.md](../benchmarks.md)."
     )
-    yield table(["seed", "images", "before", "after", "precision", "date"], lines)
+    yield table(["seed", "images", "before", "after", "precision", "date"], lines) if lines else "Not measured yet."
 
 
 def _presets(own: Facts) -> Iterator[str]:
@@ -151,8 +151,10 @@ def _of(family: str) -> list[str]:
 def _line(name: str) -> list[str]:
     own, ends = facts(name), [run["strict"][-1] for run in runs(name)]
     scores, images = sorted(end[1] for end in ends), sorted({end[0] for end in ends})
-    many = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,}–{images[-1]:,}"
-    accuracy = f"{scores[0]}–{scores[-1]} % after {many}"
+    accuracy = "not measured yet"
+    if ends:
+        many = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,}–{images[-1]:,}"
+        accuracy = f"{scores[0]}–{scores[-1]} % after {many}"
     cost = f"{own.cost.sampling:g} + {own.cost.training:g} + {own.cost.copies:g}"
     return [f"[{own.title}]({name}.md)", cost, accuracy, plain(own.when)]
 
