@@ -89,7 +89,7 @@ def _measured(name: str) -> Iterator[str]:
         "Strict accuracy on prompts of the [built-in world](../scenes.md) that were not trained on, with 95 % "
         "intervals. Preset `scenes`. Method, commands and all other algorithms: [benchmarks.md](../benchmarks.md)."
     )
-    yield table(["seed", "images", "before", "after", "precision", "date"], lines)
+    yield table(["seed", "images", "before", "after", "precision", "date"], lines) if lines else "Not measured yet."
 
 
 def _presets(own: Facts) -> Iterator[str]:

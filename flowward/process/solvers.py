@@ -142,4 +142,4 @@ class SA:
         return m  # at s = 0 the solution is the data prediction
 
 
-SOLVERS: dict[str, Solver] = {"euler": euler, "dpm2": dpm2, "sa": SA(), "jump": jump}
+SOLVERS: dict[str, Solver] = {"euler": euler, "dpm2": dpm2, "sa": SA()}  # of velocities; `jump` needs averages
