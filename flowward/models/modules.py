@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..process import medium
-from ..process.policy import Condition, Policy
+from ..process.policy import Condition, Policy, graphed
 from ..prompts import Prompt, text_of
 from ..system import whole_files
 from ..system.errors import named, one_of, unknown
@@ -190,7 +190,7 @@ class ModulePolicy(Policy):
         self._check(list(prompts)[:PROBES])
 
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
-        gradients = torch.is_grad_enabled() and weights == "policy"
+        gradients = graphed(x, weights)
         noise, data = self._time
         own = data + (noise - data) * t
         with torch.set_grad_enabled(gradients), self._cast(), _one_path(), self.weights.network(weights) as network:
@@ -203,6 +203,9 @@ class ModulePolicy(Policy):
         return self._sign * v.float()
 
     def decode(self, x0: Tensor) -> Tensor:
+        return x0
+
+    def decoded(self, x0: Tensor) -> Tensor:
         return x0
 
     def encode_images(self, images: Tensor) -> Tensor:

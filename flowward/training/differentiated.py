@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import rewards
 from ..algorithms.algorithm import Algorithm, differentiates, words
+from ..process.flow import over
 from ..process.policy import Condition, Policy, Wording
 from ..prompts import Prompt, PromptSet
 from ..rewards import Reward
@@ -68,7 +69,7 @@ class RewardSlope:
                 scores, slopes = rewards.gradient(self.reward, images[rows], said, own)
                 share = weight[rows].to(images)
                 total[rows] += share * scores
-                slope[rows] += share.view(-1, 1, 1, 1) * slopes
+                slope[rows] += over(share, slopes) * slopes
             return total, slope
 
         return self.policy.pullback(x0, back)

@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_flows import GOALS, SHAPE, Gaussian, near, net, policy
-from tiny_runs import algorithm
+from tiny_runs import algorithm, few_steps
 from torch import Tensor
 
 import flowward
 from flowward import policies, prompts, rewards
 from flowward.cli import main
+from flowward.rewards import differentiable
 from flowward.system import distributed
 from flowward.training.run import Run
 from flowward.training.trainer import Trainer
@@ -74,6 +75,16 @@ def test_samples_of_four_axes_are_scored_whole() -> None:
     one = policies.of(Gaussian(), (2, 3, 4, 5))
     assert fitted(one, size, ["a", "b"]).evaluate().mean["size"] > 0
     assert shapes == {(2, 3, 4, 5)}
+
+
+@pytest.mark.parametrize("name", ["draft", "refl", "srpo", "adjoint_matching"])
+def test_a_differentiated_reward_rises(name: str) -> None:
+    """There is nothing to decode, so its gradient by a sample is that by what the reward gets."""
+    one, texts = policy(), prompts.of("goals", [*GOALS])
+    numbers = {**FEW, "images_per_update": 32, "microbatch": 32, "rollout_batch": 32, "learning_rate": 0.01}
+    trainer = Trainer(few_steps(name), one, differentiable(near), texts, Run(**numbers))
+    rises = [trainer.step().metrics["reward"] for _ in range(12)]
+    assert sum(rises[-3:]) / 3 > sum(rises[:3]) / 3 + 0.3
 
 
 def test_a_reward_of_verdicts_is_shown_in_percent() -> None:
