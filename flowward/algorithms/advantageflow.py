@@ -194,10 +194,15 @@ class AdvantageFlow(Anchored):
         loss, watched, _ = self._weighed(models, points, self._gamma(a), self.lam)
         return loss, watched if self.signed else {**watched, "curvature_min": self.curvature(a)}
 
+    def _asked(self, models: Models, points: Points) -> Models:
+        """What the loss takes velocities from."""
+        return models
+
     def _weighed(
         self, models: Models, points: Points, gamma: Tensor, lam: float
     ) -> tuple[Tensor, dict[str, Tensor], list[Tensor | None]]:
         """Losses [B] with gamma [B], metrics, and the velocities of the policy, of `old` and of the reference."""
+        models = self._asked(models, points)
         v_old = models.at("old", points) if self._held else None
         v_ref = self.reference(models, points)
         v, a = models.at("policy", points), points.advantage

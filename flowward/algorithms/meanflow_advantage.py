@@ -35,7 +35,7 @@ from ..learning.points import Points
 from ..learning.rows import around
 from ..learning.snapshots import Decay
 from ..process.flow import mean, over
-from ..process.policy import UNTIL, Condition, Models, Velocity
+from ..process.policy import UNTIL, Condition, Evaluable, Models, Velocity
 from ..process.rollout import Sampler
 from .advantageflow import AdvantageFlow
 
@@ -53,16 +53,16 @@ def drift(ahead: Tensor, behind: Tensor, t: Tensor, s: Tensor) -> Tensor:
     return over((t - s) / (high - low), ahead) * (ahead - behind).detach()
 
 
-@dataclass(frozen=True)
-class Instantaneous:
-    """The velocities at t that follow from average velocities, in the place of `Models`."""
+class Instantaneous(Models):
+    """The velocities at t that follow from average velocities, with a `drift` [B, ...] that all share."""
 
-    models: Models
-    drift: Tensor  # [B, ...], shared by all
+    def __init__(self, models: Models, drift: Tensor):
+        super().__init__(**models.velocities)
+        self.drift = drift
 
-    def at(self, name: str, points: Points) -> Tensor:
+    def at(self, name: str, points: Evaluable) -> Tensor:
         """V [B, ...]."""
-        return self.models.at(name, points) + self.drift
+        return super().at(name, points) + self.drift
 
 
 @torch.no_grad()
@@ -81,8 +81,8 @@ def semigroup(velocity: Velocity, x: Tensor, condition: Condition) -> Tensor:
 class MeanFlowAdvantage(AdvantageFlow):
     """MeanFlowAdvantage's settings; the defaults are the published ones, scaled down to `scenes-4step`."""
 
-    gamma: float | Literal["1-A"] = 1.1
-    """weight of the old policy: a number (paper: 1.1) or 1-A, which gives curvature 1"""
+    gamma: float | Literal["1-A", "auto"] = 1.1
+    """weight of the old policy: a number (paper: 1.1), 1-A (curvature 1) or auto (chosen by the run)"""
     rollout: Sampler = field(default_factory=lambda: Sampler(steps=4, solver="jump"))
     points: RenoiseJumps = field(default_factory=RenoiseJumps)  # type: ignore[assignment]
     old: Decay = field(default_factory=lambda: Decay(0.5, slope=0.001))
@@ -97,11 +97,11 @@ class MeanFlowAdvantage(AdvantageFlow):
         """The policy copies that the loss and the rollout use, with the EMA decay of each."""
         return {"old": self.old}
 
-    def loss(self, models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each point [B], and metrics."""
+    def _asked(self, models: Models, points: Points) -> Models:
+        """The velocities that follow from average ones, all with the same drift."""
         ahead, behind = (models.at(f"old {place}", points) for place in PLACES)
         s = points.condition.tensors.get(UNTIL, points.t)
-        return super().loss(Instantaneous(models, drift(ahead, behind, points.t, s)), points)  # type: ignore[arg-type]
+        return Instantaneous(models, drift(ahead, behind, points.t, s))
 
     def measured(self, velocity: Velocity, x: Tensor, condition: Condition) -> dict[str, float]:
         """What an evaluation measures of the model beside its images, from noise x [B, ...]."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import REWARDED, UNDIFFERENTIATED, points_of_a_group
+from tiny_runs import REWARDED, UNDIFFERENTIATED
 from torch import Tensor
 
 from flowward import ALGORITHMS
@@ -21,7 +21,6 @@ from flowward.process.noise import Noise, normal
 from flowward.process.policy import Condition, Models, Velocity, anchor_of
 from flowward.process.rollout import Pairs, Rollout
 from flowward.process.times import Times
-from flowward.training.config import settings_type
 
 # The vetted settings. They were chosen by measurement: whoever changes one owes docs/benchmarks.md new figures.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -361,20 +360,6 @@ def test_visited_states_are_those_of_the_rollout() -> None:
         assert (batch.delta is not None) and torch.equal(
             batch.delta[rows], ((done.x0[sample] - done.x0[partner]) / 2).expand(len(done.levels), *SHAPE)
         )
-
-
-@algorithms
-def test_the_default_run_comes_out_even(name: str) -> None:
-    """`flowward train --algorithm NAME` works as it is: groups, points and microbatches divide."""
-    settings = settings_type(name)()
-    run = settings.run
-    points = points_of_a_group(settings)
-    count = len(points) * run.groups
-    assert run.group_size % settings.algorithm.rollout.leaves == 0
-    assert run.rollout_batch % settings.algorithm.rollout.leaves == 0
-    assert (count // points.unit) % run.updates_per_iteration == 0
-    assert (count // run.updates_per_iteration) % min(run.microbatch, count) == 0
-    assert run.microbatch % points.indivisible == 0
 
 
 @algorithms

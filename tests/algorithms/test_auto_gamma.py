@@ -378,7 +378,7 @@ def test_settings_that_do_not_fit_together(given: dict[str, Any], said: str) -> 
 
 def test_an_algorithm_without_gamma_is_named() -> None:
     """In config.yaml; on the command line see test_bad_input.py."""
-    with pytest.raises(ValueError, match=r"^crd has no setting gamma; advantageflow has one$"):
+    with pytest.raises(ValueError, match=r"^crd has no setting gamma; advantageflow and meanflow_advantage have one$"):
         config.from_dict({"algorithm": {"name": "crd", "gamma": "auto"}})
 
 

@@ -56,6 +56,14 @@ def test_31_with_jumps_of_length_0_alone_it_is_advantageflow(tiny: str) -> None:
             assert one[key] == two[key], key
 
 
+def test_gamma_of_the_first_iteration_is_that_of_the_advantages(tiny: str) -> None:
+    """`gamma: auto` divides this loss by its gamma, drift and all; before the second one it knows no more."""
+    chosen = trainer(tiny + TWO_TIMES, replace(FEW, gamma="auto")).step().metrics
+    fixed = trainer(tiny + TWO_TIMES, replace(FEW, gamma=chosen["gamma"])).step().metrics
+    assert chosen["loss"] == pytest.approx(fixed["loss"] / chosen["gamma"], rel=1e-6)
+    assert chosen["residual"] == fixed["residual"]
+
+
 def test_dhat_is_a_slope_inside_the_interval() -> None:
     """Of a function that is linear in t it is exact, also where a side is cut off at 0 or 1; it has no gradient."""
     t, s = torch.tensor([0.0, 0.002, 0.5, 1.0]), torch.tensor([0.0, 0.0, 0.5, 0.25])

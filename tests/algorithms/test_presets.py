@@ -287,3 +287,17 @@ def test_facts_are_read_without_torch() -> None:
         "print(sum(len(facts(name).presets) for name in PRESETS), 'torch' in sys.modules)"
     )
     assert alone(program)[0].split() == [str(len(EVERY)), "False"]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_default_run_comes_out_even(name: str) -> None:
+    """`flowward train --algorithm NAME` works as it is: groups, points and microbatches divide."""
+    settings = config.settings_type(name)()
+    run = settings.run
+    points = points_of_a_group(settings)
+    count = len(points) * run.groups
+    assert run.group_size % settings.algorithm.rollout.leaves == 0
+    assert run.rollout_batch % settings.algorithm.rollout.leaves == 0
+    assert (count // points.unit) % run.updates_per_iteration == 0
+    assert (count // run.updates_per_iteration) % min(run.microbatch, count) == 0
+    assert run.microbatch % points.indivisible == 0

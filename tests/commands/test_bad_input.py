@@ -107,7 +107,10 @@ def test_words_that_mean_nothing(refused: Refused, words: str, said: str) -> Non
     [
         ("train --iterations many", "--iterations takes a whole number, not 'many'"),
         ("train --iteration 3", "unknown option '--iteration'; did you mean '--iterations'?"),
-        ("train --algorithm flowawr --algorithm.gamma auto", "flowawr has no setting gamma; advantageflow has one"),
+        (
+            "train --algorithm flowawr --algorithm.gamma auto",
+            "flowawr has no setting gamma; advantageflow and meanflow_advantage have one",
+        ),
         ("train --algorithm.old.keep 3", "unknown option '--algorithm.old.keep'"),
         ("train --algorithm.gama 3", "unknown option '--algorithm.gama'; did you mean '--algorithm.gamma'?"),
         ("train --algorithm advantageflow --algorithm.lam x", "--algorithm.lam takes a number, not 'x'"),

@@ -154,3 +154,14 @@ def test_saving_rounds_the_copy_and_not_the_networks(tmp_path: Path) -> None:
     assert two.text_encoder.words == vocabulary()
     ids = two.text_encoder.tokenize(TEXTS)
     torch.testing.assert_close(two.text_encoder(ids)[1], one.text_encoder(ids)[1], rtol=0, atol=1e-2)
+
+
+def test_guidance_is_a_line_through_two_velocities(tiny: str) -> None:
+    policy = models.load(tiny, None, "float32")
+    condition, empty = policy.encode(["a circle", "two rings"]), policy.encode([""])
+    x, t = torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.8])
+    v = policy.velocity(x, t, condition)
+    v_0 = policy.velocity(x, t, empty[torch.zeros(2, dtype=torch.long)])
+    for scale in (0.0, 1.0, 4.5):
+        guided = policy.under("policy", scale)(x, t, condition)
+        torch.testing.assert_close(guided, v_0 + scale * (v - v_0), atol=1e-5, rtol=1e-4)
