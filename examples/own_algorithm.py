@@ -13,7 +13,7 @@ from flowward.algorithms.anchored import Anchored
 from flowward.learning.credit import CentredRMS
 from flowward.learning.points import Points, Renoise
 from flowward.learning.snapshots import Decay
-from flowward.learning.terms import departure, matching, tether
+from flowward.learning.terms import matching, tether
 from flowward.process.policy import Models
 from flowward.process.rollout import Sampler
 
@@ -34,7 +34,7 @@ class Mine(Anchored):
         v_old, v_ref = models.at("old", points), self.reference(models, points)
         v = models.at("policy", points)  # last, for its gradient
         loss = points.advantage * matching(v, points.x0, points.eps) + tether(v, v_old, self.gamma)
-        return loss + tether(v, v_ref, self.k_ref), departure(v, v_old, points.x0, points.eps)
+        return loss + tether(v, v_ref, self.k_ref), self.watched(points, v, v_old, v_ref)
 
 
 if __name__ == "__main__":

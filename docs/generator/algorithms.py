@@ -78,7 +78,7 @@ def runs(name: str) -> list[dict[str, Any]]:
 def _measured(name: str) -> Iterator[str]:
     yield "## Measured"
     if not runs(name):
-        yield "Measured in a way of its own, on the [built-in world](../scenes.md): [benchmarks.md](../benchmarks.md)."
+        yield "No runs on the [built-in world](../scenes.md) are recorded yet; see [benchmarks.md](../benchmarks.md)."
         return
     lines = []
     for run in runs(name):
@@ -160,7 +160,7 @@ def _of(family: str) -> list[str]:
 def _line(name: str) -> list[str]:
     own, ends = facts(name), [run["strict"][-1] for run in runs(name)]
     if not ends:
-        return [f"[{own.title}]({name}.md)", _passes(own), "[of its own](../benchmarks.md)", plain(own.when)]
+        return [f"[{own.title}]({name}.md)", _passes(own), "[not yet](../benchmarks.md)", plain(own.when)]
     scores, images = sorted(end[1] for end in ends), sorted({end[0] for end in ends})
     many = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,}–{images[-1]:,}"
     accuracy = f"{scores[0]}–{scores[-1]} % after {many}"

@@ -1,9 +1,9 @@
 """DRaFT-K: the gradient of a reward through the last K sampling steps (Clark et al., 2023, arXiv:2309.17400).
 
-The sampler runs without a gradient to the state before its last K steps. From there it runs again with one, through the
-decoder and into the reward:
+The sampler runs without a gradient to x_K, the state before its last K steps. From there it runs again with one,
+through the decoder and into the reward:
 
-    l = -R(decode(x0)),   x0 = K Euler steps from sg[x_{t_K}]
+    l = -R(decode(x0)),   x0 = K Euler steps from sg[x_K]
 
 Why this form: the whole chain (K = S) gives the exact derivative of E[R] but needs the memory of S networks, and its
 gradients explode. The last step alone (DRaFT-1) costs one, and is what most runs use. The loss hands the network

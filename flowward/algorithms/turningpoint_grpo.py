@@ -3,9 +3,9 @@
 A chain of n random steps gives n + 1 images: the ODE completes its first state and the state after every step. With
 their rewards R_0 (the ODE alone) to R_n (the chain), a step has a reward of its own:
 
-    d_j = R_j - R_{j-1},   G = R_n - R_0 = sum_j d_j,   s_j = sign(d_j) sign(G)
-    turning point:  s_{j-1} < 0 < s_j, or s_1 > 0 for the first step
-    gain (paper):   r_j = d_j, and R_n - R_{j-1} at a turning point
+    d_j = R_j - R_i,   i = j - 1,   G = R_n - R_0 = sum_j d_j,   s_j = sign(d_j) sign(G)
+    turning point:  s_i < 0 < s_j, or s_1 > 0 for the first step
+    gain (paper):   r_j = d_j, and R_n - R_i at a turning point
     trend (code):   r_j = G, plus d_j at a turning point
 
 Advantages are z-scores of r_j among the steps of one number of a prompt. `points.rewards` chooses the form. The code

@@ -25,7 +25,7 @@ from ..prompts import Prompt
 from ..system.precision import Precision, Wish, resolve
 from . import hub
 from .adapters import Adapters
-from .diffusers import DiffusersPolicy
+from .diffusers import DiffusersPolicy, in_float32
 from .families import Family
 from .imagined import FAKE, MOST, Alike, sharded
 from .layout import Layout
@@ -67,8 +67,9 @@ class Blueprint(DiffusersPolicy):
 
     def prepare(self, prompts: Sequence[Prompt], folder: Path | None = None) -> None:
         """Encode these prompts, then free the text encoders, so that they are not counted."""
-        self._read = {prompt: self.family.encode([prompt]) for prompt in [*prompts, *self._without_text(prompts)]}
-        self._nothing = {} if self.edits else self.family.empty()
+        every = [*prompts, *self._without_text(prompts)]
+        self._read = {prompt: in_float32(self.family.encode([prompt])) for prompt in every}
+        self._nothing = {} if self.edits else in_float32(self.family.empty())
         self._let_go()
 
     def _rows(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:

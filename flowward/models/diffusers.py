@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ class DiffusersPolicy(Policy):
     def _rows(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         if self._cache is None:
             self.read_text_encoders()
-            return self.family.encode(list(prompts))
+            return in_float32(self.family.encode(list(prompts)))
         if missing := self._cache.missing(prompts):
             raise ValueError(f"the text encoders have been freed, but '{missing[0]}' is not encoded; prepare it first")
         return self._cache.rows(prompts)
@@ -255,6 +255,11 @@ class DiffusersPolicy(Policy):
 
     def _cast(self, kept: bool = True) -> torch.autocast:
         return autocast(self.precision, self.device.type, kept)
+
+
+def in_float32(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As the cache of prompts gives them."""
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in rows.items()}
 
 
 def _checkpointed(decode: Callable[[Tensor], Tensor], x0: Tensor) -> Tensor:

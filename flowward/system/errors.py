@@ -16,7 +16,8 @@ LARGEST = 1e30  # of a setting: networks compute in float32, which ends at 3e38
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """'unknown reward 'scens'; did you mean 'scenes'?'; lists the known names if none is similar."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    within = [each for each in names if len(name) > 2 and name in each]  # nft: diffusion_nft
+    near = within if len(within) == 1 else difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"unknown {kind} '{name}'; " + (f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}")
 
 

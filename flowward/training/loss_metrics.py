@@ -23,7 +23,7 @@ FORWARD = {
         "KL from the reference model",
         "KL divergence of whole samples of the old copy, or else of the policy, from the reference (only if the loss "
         "evaluates it)",
-        "rises slowly; the best of 100 images of the reference would be at 3.6, so large values hint at reward hacking",
+        "rises slowly; the best of 100 samples of the reference would be at 3.6, so large values hint at hacking",
         "nats",
     ),
     "residual": Metric(

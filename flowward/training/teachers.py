@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..algorithms import ALGORITHMS
-from ..algorithms.algorithm import TEACHER, Objective
+from ..algorithms.algorithm import TEACHER, Objective, refuse_incomplete
 from ..models import names
 from ..models.lora import LoRA
 from ..process.policy import Condition, Policy, Velocity, row_by_row
@@ -170,6 +170,7 @@ def held(policy: Policy, teachers: Teachers, algorithm: Objective, texts: Prompt
     Raises:
         ValueError: they do not fit the algorithm or the prompts, or one cannot be read or does not fit the policy.
     """
+    refuse_incomplete(algorithm)
     teachers.refuse(algorithm, texts)
     read: dict[str, Identity] = {}
     for category, name in teachers.named.items():

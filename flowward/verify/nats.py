@@ -13,7 +13,7 @@ from ..process.flow import over
 from ..process.policy import Models
 from .check import Check, Kind, Setting, compared, number
 
-SOURCE = "docs/notes/auto_gamma.md"
+SOURCE = "derived 15"
 
 
 def laws(kind: Kind) -> Iterator[Check]:

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         ("agent train --evaluation.episodes 0", "episodes must be between 1 and 1,000,000, not 0"),
         ("agent eval world --threads 0", "threads must be between 1 and 64, not 0"),
         ("train --algorithm advantageflw", "unknown algorithm 'advantageflw'; did you mean 'advantageflow'?"),
-        ("train --algorithm=nft", "unknown algorithm 'nft'; known: advantageflow"),
+        ("train --algorithm=nft", "unknown algorithm 'nft'; did you mean 'diffusion_nft'?"),
         ("train --algoritm awm", "unknown option '--algoritm'; did you mean '--algorithm'?"),
         ("train --resme=x", "unknown option '--resme'; did you mean '--resume'?"),
         ("eval scenes --siute ocr", "unknown option '--siute'; did you mean '--suite'?"),

@@ -27,6 +27,7 @@ from flowward.agent.system import Limits
 from flowward.agent.trainer import AgentRun
 from flowward.cli import main
 from flowward.commands import eval, policies, sample
+from flowward.export import trained
 from flowward.models import blueprint
 from flowward.pages import report
 from flowward.rewards import RewardError
@@ -65,7 +66,7 @@ def light(trained_agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for module in (sample, eval):
         monkeypatch.setattr(module, "policy_of", lambda *_, **__: Toy())
     monkeypatch.setattr(models, "load", lambda *_, **__: Toy())
-    for owner, name in ((policies, "policy_of"), (blueprint, "load"), (serving, "listen")):
+    for owner, name in ((policies, "policy_of"), (trained, "load"), (blueprint, "load"), (serving, "listen")):
         monkeypatch.setattr(owner, name, end)
     for name in ("verify", "verify_model"):
         monkeypatch.setattr(f"flowward.verify.{name}", end)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from program import alone
 
 from flowward import prompts
 from flowward.algorithms import ALGORITHMS
-from flowward.algorithms.presets import PRESETS, facts
+from flowward.algorithms.presets import PRESETS, Family, facts
 from flowward.cli import main
 from flowward.commands import algorithms
 from flowward.commands import list as lists
@@ -129,11 +129,11 @@ def test_the_table_of_presets_counts_as_training_does(
 
 def test_the_table_of_algorithms(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     out = printed(capsys, "algorithms", monkeypatch)
-    forward, reverse = out.index("Forward process"), out.index("Reverse process")
+    heads = {family: out.index(f"\n{family.capitalize()}: ") for family in get_args(Family)}
     for name in ALGORITHMS:
         own = facts(name)
         place = out.index(f"\n {name} ")
-        assert (forward < place < reverse) == (own.family == "forward process")
+        assert max((head, family) for family, head in heads.items() if head < place)[1] == own.family
         row = out[place:].splitlines()[1]
         assert own.when in row or own.when.split(",")[0] in row
         assert row.split()[1:4] == [f"{cost:g}" for cost in (own.cost.sampling, own.cost.training, own.cost.copies)]

@@ -67,7 +67,7 @@ def test_the_page_of_an_algorithm_is_complete(name: str, made: Mapping[str, str]
     assert 'class="equation"' in page
     assert {f"| `{preset}` |" for preset in own.presets} <= set(re.findall(r"\| `[\w-]+` \|", page))
     assert page.count("32 |") + page.count("bf16 |") == len(algorithms.runs(name))
-    assert len(algorithms.runs(name)) >= 3 or facts(name).family == "distillation"
+    assert len(algorithms.runs(name)) >= 3 or "are recorded yet" in page
     assert f"[{own.title}]({name}.md)" in made["algorithms/index.md"]
 
 

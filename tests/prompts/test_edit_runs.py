@@ -210,7 +210,7 @@ def test_the_built_in_world_has_no_sources(tiny: str, tmp_path: Path, capsys: py
 def test_verify_holds_a_model_that_edits_to_its_pipeline(saved: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "--model", saved, "--size", "32", "32", "--device", "cpu"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "changing the source of" in said and "16 laws, all hold" in said
+    assert "changing the source of" in said and "20 laws, all hold" in said
 
 
 def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,10 +211,16 @@ def test_a_full_device_is_a_sentence(clip: str, images: Tensor, monkeypatch: pyt
         reward(images, PROMPTS)
 
 
-def test_gradients_are_never_kept(clip: str, images: Tensor) -> None:
-    scores = CLIPScore(clip)(images.clone().requires_grad_(), PROMPTS)
+def test_a_graph_is_kept_for_images_alone(clip: str, images: Tensor) -> None:
+    """Scores of plain images have none; those of images that require a gradient lead to these, and to no weights."""
+    reward = CLIPScore(clip)
+    scores = reward(images.clone(), PROMPTS)
     assert not scores.requires_grad
     scores += 1  # and what comes back may be changed
+    asked = images.clone().requires_grad_()
+    reward(asked, PROMPTS).sum().backward()
+    assert asked.grad is not None and asked.grad.abs().sum() > 0
+    assert not any(weight.requires_grad for weight in reward._network.parameters())
 
 
 # --- diversity

@@ -15,6 +15,7 @@ from tiny_runs import TEXTS, bright, few_steps, fitting, same, small, taught, tr
 from flowward import ALGORITHMS, models, prompts
 from flowward.evaluation.evaluate import Evaluation, Evaluator
 from flowward.process.rollout import Pairs, Sampler
+from flowward.process.splits import Splits
 from flowward.system import tables
 from flowward.training import speed
 from flowward.training.bench import Recorder
@@ -27,7 +28,8 @@ from flowward.training.trainer import Trainer
 def test_network_evaluations_are_those_that_a_recorder_sees(name: str, tiny: str) -> None:
     algorithm = few_steps(name)
     policy = models.load(fitting(tiny, algorithm), None, "float32")
-    run = small(group_size=2 if isinstance(algorithm.rollout, Pairs) else 4)
+    micro = 7 if isinstance(algorithm.rollout, Splits) else 8  # its points are the nodes of trees
+    run = small(group_size=2 if isinstance(algorithm.rollout, Pairs) else 4, microbatch=micro)
     texts = prompts.of("mine", TEXTS)
     one = Trainer(algorithm, policy, bright, texts, run, teachers=taught(algorithm, policy, texts))
     recorder = Recorder(policy)

@@ -76,7 +76,10 @@ def test_a_wrong_size_is_reported_as_such(monkeypatch: pytest.MonkeyPatch, name:
         (lambda loss, *_: -loss, "a step down the loss raises the mean reward"),
         (lambda loss, *_: 2 * loss, ""),
         (lambda loss, *_: loss / loss.detach().abs().sum(), "alone and in a larger batch"),
-        (lambda loss, models, points: loss + 0 * models.old(points.x_t, points.t, None).sum(), "does not declare"),
+        (
+            lambda loss, models, points: loss + 0 * models.velocities["old"](points.x_t, points.t, None).sum(),
+            "does not declare",
+        ),
     ],
     ids=["sign", "size", "neighbours", "undeclared"],
 )
