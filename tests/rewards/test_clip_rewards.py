@@ -220,7 +220,7 @@ def test_a_graph_is_kept_for_images_alone(clip: str, images: Tensor) -> None:
     asked = images.clone().requires_grad_()
     reward(asked, PROMPTS).sum().backward()
     assert asked.grad is not None and asked.grad.abs().sum() > 0
-    assert not any(weight.requires_grad for weight in reward._network.parameters())
+    assert not any(weight.requires_grad for weight in reward._clip.resident.network.parameters())
 
 
 # --- diversity
