@@ -159,12 +159,11 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class Renoised(MeanOfPoints):
-    """Number i is sample i // unit, noised for the (i % unit)th time."""
+class PerSample(MeanOfPoints):
+    """`unit` points of each sample: number i is one of sample i // unit. They go into the same optimiser step."""
 
     rollout: Rollout
     unit: int
-    noising: Draws
 
     in_order = False
 
@@ -183,6 +182,13 @@ class Renoised(MeanOfPoints):
 
     def here(self, numbers: Tensor) -> Tensor:
         return numbers[self.rollout.has(numbers // self.unit)]
+
+
+@dataclass(frozen=True)
+class Renoised(PerSample):
+    """Number i is sample i // unit, noised for the (i % unit)th time."""
+
+    noising: Draws
 
     def take(self, numbers: Tensor) -> Points:
         sample = numbers // self.unit

@@ -16,7 +16,7 @@ from ..process.rollout import Rollout, Steps, places
 from ..process.times import Times
 from ..system.errors import between, one_of
 from ..system.streams import Key, generator
-from .points import MOST_POINTS, Draws, MeanOfPoints, Renoised, even_units
+from .points import MOST_POINTS, Draws, PerSample, Renoised
 from .rows import Batch
 
 Where = Literal["visited", "renoised"]
@@ -46,27 +46,10 @@ def time_weight(t: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class StateSet(MeanOfPoints):
-    """Number i is a state of sample i // unit; those of a sample go into the same optimiser step."""
+class StateSet(PerSample):
+    """Number i is a state of sample i // unit."""
 
-    rollout: Rollout
-    unit: int
     at: Callable[[Tensor], State]  # numbers [B] -> their states
-
-    in_order = False
-    indivisible = 1
-
-    def __len__(self) -> int:
-        return len(self.rollout) * self.unit
-
-    def units(self) -> list[Tensor]:
-        return even_units(len(self), self.unit)
-
-    def prompts(self) -> Tensor:
-        return self.rollout.group
-
-    def here(self, numbers: Tensor) -> Tensor:
-        return numbers[self.rollout.has(numbers // self.unit)]
 
     def take(self, numbers: Tensor) -> State:
         return self.at(numbers)

@@ -11,7 +11,7 @@ from ..process.rollout import Rollout
 from ..process.times import Times
 from ..system.errors import between
 from ..system.streams import Key, generator
-from .points import MOST_POINTS, Draws, MeanOfPoints, even_units
+from .points import MOST_POINTS, Draws, PerSample
 from .rows import Batch
 
 
@@ -41,29 +41,6 @@ class Visits(Batch):
     chosen: Tensor  # [B] bool: whether the policy is trained at this state
 
 
-@dataclass(frozen=True)
-class _OfSamples(MeanOfPoints):
-    """`unit` points of each sample."""
-
-    rollout: Rollout
-    unit: int
-
-    in_order = False
-    indivisible = 1
-
-    def __len__(self) -> int:
-        return len(self.rollout) * self.unit
-
-    def units(self) -> list[Tensor]:
-        return even_units(len(self), self.unit)
-
-    def prompts(self) -> Tensor:
-        return self.rollout.group
-
-    def here(self, numbers: Tensor) -> Tensor:
-        return numbers[self.rollout.has(numbers // self.unit)]
-
-
 def _states(rollout: Rollout) -> Tensor:
     """The recorded states [n, K, ...]; raises ValueError if there are none."""
     if rollout.states is None:
@@ -72,7 +49,7 @@ def _states(rollout: Rollout) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Endings(_OfSamples):
+class Endings(PerSample):
     """Number i is a state of sample i: of its last recorded ones, number `place[i]`."""
 
     place: Tensor  # [N]
@@ -117,7 +94,7 @@ class LateStep:
 
 
 @dataclass(frozen=True)
-class Nudged(_OfSamples):
+class Nudged(PerSample):
     """Number i is sample i // unit, noised for the (i % unit)th time; steps go down, then up, then down..."""
 
     noising: Draws
@@ -170,13 +147,13 @@ class SmallSteps:
 
 
 @dataclass(frozen=True)
-class Trajectories(_OfSamples):
+class Trajectories(PerSample):
     """Number i is state i % S of sample i // S; the states of a sample stay together."""
 
     chosen: Tensor  # [N, S] bool
 
     @property
-    def indivisible(self) -> int:  # type: ignore[override]
+    def indivisible(self) -> int:
         return self.unit
 
     def total(self, numbers: Tensor) -> float:
