@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from local_studios import remote, same, weights
+from local_studios import plain_attention, remote, same, weights
 from tiny_runs import algorithm, equal, small, snapshot, trainer
 
 from flowward.algorithms.auto_gamma import AutoGamma, Rule
@@ -139,6 +139,7 @@ def test_going_back_takes_the_state_of_the_checkpoint(tiny: str, tmp_path: Path)
     steps.close()
 
 
+@plain_attention()
 def test_images_of_earlier_weights(tiny: str, tmp_path: Path) -> None:
     """Drawn elsewhere by the weights of an iteration before; stopped and resumed, to the bit."""
     run = small(rollout_batch=4, iterations=9)
