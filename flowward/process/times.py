@@ -138,7 +138,9 @@ class JumpTimes:
     """Where the jumps of one image start and end; its jumps are drawn together (MeanFlow, arXiv:2505.13447).
 
     The start t is the larger of two uniform numbers. The end s is the smaller one, or t itself, which trains the
-    velocity, or 0, which trains jumps to data. The kinds are shared out evenly among the jumps of an image.
+    velocity, or 0, which trains jumps to data. The kinds are shared out evenly among the jumps of an image. A jump that
+    would be longer than `longest` ends there. By default that is the sampler's longest step: it never makes a longer
+    jump, and a loss of jumps is the noisier the longer they are (docs/few_step.md).
     """
 
     same: float = 0.5
@@ -147,9 +149,13 @@ class JumpTimes:
     """share of jumps to data (s = 0)"""
     shift: float = 1.0
     """move both times towards noise (> 1)"""
+    longest: float | None = None
+    """longest jump t - s (none: the sampler's longest step; 1: any, as published)"""
 
     def __post_init__(self) -> None:
         between(self, 0, 1, "same", "data")
+        if self.longest is not None and not 0 < self.longest <= 1:
+            raise ValueError(f"the longest jump must be above 0 and at most 1, not {self.longest}")
         if self.same + self.data > 1:
             raise ValueError(
                 f"the shares of jumps, same = {self.same} and data = {self.data}, are more than 1 together"
@@ -160,12 +166,18 @@ class JumpTimes:
         """Never: any number of jumps can be drawn for any sampler."""
 
     def __call__(self, count: int, levels: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw float32 [count, 2] in [0, 1]: t and s <= t; `levels` are not used."""
+        """Draw float32 [count, 2] in [0, 1]: t and s <= t; `levels` [S] are the times at which the sampler jumped."""
         both = torch.rand(count, 2, generator=generator)
         kind = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
         t, s = both.amax(1), both.amin(1)
         s = torch.where(kind < self.same, t, torch.where(kind < self.same + self.data, 0.0, s))
-        return shifted(torch.stack([t, s], 1), self.shift)
+        t, s = shifted(t, self.shift), shifted(s, self.shift)
+        return torch.stack([t, torch.maximum(s, t - self._longest(levels))], 1)
+
+    def _longest(self, levels: Tensor) -> float:
+        if self.longest is not None or not len(levels):
+            return 1.0 if self.longest is None else self.longest
+        return (levels.float() - torch.cat([levels[1:].float(), levels.new_zeros(1).float()])).max().item()
 
     def width(self, t: Tensor, count: int, levels: Tensor) -> None:
         """None: a jump has two times, so a mean over jumps is no integral over one."""

@@ -76,6 +76,14 @@ def test_times_of_jumps_have_their_shares() -> None:
     assert s[free].mean() == pytest.approx(1 / 3, abs=0.02)
     shifted = JumpTimes(shift=3.0)(4, torch.zeros(0), generator("jumps", 5))
     torch.testing.assert_close(shifted, 3 * many[5] / (1 + 2 * many[5]))
+    levels, drawn = torch.tensor([1.0, 0.7, 0.5, 0.2]), lambda **how: JumpTimes(**how)(4, levels, generator("jumps", 5))
+    assert torch.equal(drawn(longest=1.0), many[5])
+    for how, longest in (({}, 0.3), ({"longest": 0.1}, 0.1), ({"shift": 3.0}, 0.3)):
+        short = drawn(**how)
+        assert torch.equal(short[:, 0], drawn(**how, **{"longest": 1.0} if "longest" not in how else {})[:, 0])
+        assert (short[:, 0] - short[:, 1]).max() == pytest.approx(longest, abs=1e-6)
+    with pytest.raises(ValueError, match="longest jump must be above 0 and at most 1, not 0"):
+        JumpTimes(longest=0.0)
     with pytest.raises(ValueError, match="are more than 1 together"):
         JumpTimes(same=0.8, data=0.3)
 
@@ -96,10 +104,8 @@ def test_points_are_jumps_of_noised_samples() -> None:
 
 
 def _rollout(x0: Tensor, group: Tensor) -> Rollout:
-    nothing = torch.zeros(len(x0))
-    return Rollout(
-        x0, Condition({"id": torch.arange(2.0)}), group, group, nothing, nothing.double(), torch.zeros(4)
-    )  # fmt: skip
+    nothing, levels = torch.zeros(len(x0)), torch.tensor([1.0, 0.75, 0.5, 0.25])
+    return Rollout(x0, Condition({"id": torch.arange(2.0)}), group, group, nothing, nothing.double(), levels)
 
 
 def test_points_say_what_they_train() -> None:
