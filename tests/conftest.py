@@ -64,45 +64,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a model in the shipped model's layout: two blocks of width 32, never trained; thin convolutions."""
-    import torch  # here, because tests that need no model should not wait for it
-    from diffusers import AutoencoderKL
-    from tiny_runs import TWO_TIMES
+    """The folder of a model in the shipped model's layout; see `tiny_scenes.saved`."""
+    from tiny_scenes import saved  # here, because tests that need no model should not wait for it
 
-    from flowward.scenes import network
-
-    def transformer() -> network.SD3Transformer2DModel:
-        return network.SD3Transformer2DModel(
-            sample_size=network.LATENT_SIZE,
-            patch_size=2,
-            in_channels=network.LATENT_CHANNELS,
-            out_channels=network.LATENT_CHANNELS,
-            num_layers=2,
-            num_attention_heads=2,
-            attention_head_dim=16,
-            joint_attention_dim=32,
-            caption_projection_dim=32,
-            pooled_projection_dim=32,
-            pos_embed_max_size=network.LATENT_SIZE // 2,
-            qk_norm="rms_norm",
-        )
-
-    whole = network.new_autoencoder().config
-
-    def autoencoder() -> AutoencoderKL:
-        return AutoencoderKL(**{**whole, "block_out_channels": (4, 4, 4), "norm_num_groups": 2, "shift_factor": 0.0})
-
-    torch.set_num_threads(1)
     folder: Path = tmp_path_factory.mktemp("tiny")
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        patch.setattr(network, "new_transformer", transformer)
-        patch.setattr(network, "new_autoencoder", autoencoder)
-        networks = network.Networks(transformer(), autoencoder(), network.WordEncoder(network.vocabulary(), 32))
-        networks.save(folder)
-        networks.transformer = network.TwoTimeTransformer.of(networks.transformer)
-        torch.nn.init.normal_(networks.transformer.time_text_embed.jump_gate)
-        networks.save(Path(f"{folder}{TWO_TIMES}"))
+    saved(folder)
     return str(folder)
 
 

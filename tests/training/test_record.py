@@ -1,12 +1,11 @@
 """Every algorithm computes what it computed when tests/data/record.json was written, bit by bit.
 
-Two iterations of each on the built-in model, with one update and with two. The bits depend on the processor, which
+Two iterations of each on a small random model, with one update and with two. The bits depend on the processor, which
 chooses how sums are grouped, and on the libraries: they count where both are those of the record, with the kernels that
 KERNELS asks for. Elsewhere only metrics are compared, within a tolerance.
 
-The tolerance was measured: the same runs on one processor with the kernels of AVX2 and AVX-512, and ten of them with
-those of SSE, which need three times as long. Where numbers differed by more than 1e-8, it was by at most 6e-4 of
-themselves; about ten times as much is allowed of either. No verdict of the reward changed.
+The tolerance was measured: all of them with the kernels of AVX2, AVX-512 and SSE. AVX-512 differed by at most 1.3e-4 of
+a number, SSE by 2.8e-3 (a gradient norm of SRPO), where they differed by more than 1e-7.
 
 What the record holds is changed by a change of what is computed, and by that alone. To record anew:
 
@@ -20,7 +19,6 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -89,12 +87,21 @@ CASES = tuple(f"{name} {updates}" for name in LEARNING for updates in (1, 2))
 SHORT = ("advantageflow 1", "flow_grpo 2", "g2rpo 1")
 
 
-def words(case: str) -> list[str]:
-    """Of `flowward train`."""
+def words(case: str, model: str) -> list[str]:
+    """Of `flowward train`. The reward is of the images: `scenes` could praise nothing that an untrained model draws."""
+    from tiny_runs import UNDIFFERENTIATED, fitting
+
     name, updates = case.split()
+    model = fitting(model, flowward.ALGORITHMS[name]())
+    reward = f"{__file__}:bright" if name in UNDIFFERENTIATED else "scenes-net"
+    chosen = ["--algorithm", name, "--model", model, "--reward", reward]
     more = MORE.get(name, "") if updates == "2" else ""
     given = shlex.split(f"{SIZES.get(name, FEW)} {more}")
-    return ["train", "--algorithm", name, *BUDGET, "--updates-per-iteration", updates, *given]
+    return ["train", *chosen, *BUDGET, "--updates-per-iteration", updates, *given]
+
+
+def bright(images: Any, prompts: Sequence[str], metadata: Any = None) -> Any:
+    return images.mean((1, 2, 3))
 
 
 def weights(run: Path) -> dict[str, str]:
@@ -126,17 +133,17 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 def compute(cases: list[str]) -> dict[str, Any]:
     """In this process, whose kernels its environment has chosen: what each case comes to, and what that depends on."""
     import torch
+    from tiny_scenes import saved
 
     from flowward.cli import main
 
     found: dict[str, Any] = {}
-    for case in cases:
-        folder = Path(tempfile.mkdtemp())
-        try:
-            assert main([*words(case), "--output", str(folder / "run")]) == 0
-            found[case] = {"metrics": metrics(folder / "run"), "weights": weights(folder / "run")}
-        finally:
-            shutil.rmtree(folder)  # a checkpoint of all weights each
+    with tempfile.TemporaryDirectory() as folder:
+        saved(Path(folder, "model"))
+        for case in cases:
+            run = Path(folder, case)
+            assert main([*words(case, f"{folder}/model"), "--output", str(run)]) == 0
+            found[case] = {"metrics": metrics(run), "weights": weights(run)}
     libraries = {name: version(name) for name in ("torch", "diffusers", "numpy")}
     return {"processor": processor(), **libraries, "loops": torch.backends.cpu.get_cpu_capability(), "cases": found}
 
@@ -153,7 +160,7 @@ def processor() -> str:
 
 def computed(cases: Sequence[str], kernels: Mapping[str, str] = KERNELS) -> dict[str, Any]:
     """The same in a process of its own, with the flowward that is imported here."""
-    here = str(Path(flowward.__file__).parents[1])
+    here = os.pathsep.join(map(str, (Path(flowward.__file__).parents[1], RECORD.parents[1])))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         environment = {**os.environ, **kernels, "PYTHONPATH": here}
@@ -180,7 +187,6 @@ def differences(then: dict[str, Any], now: dict[str, Any], exact: bool) -> list[
     found = [
         f"{name} of iteration {one['iteration']} is {other.get(name)}, was {one.get(name)}"
         for one, other in zip(then["metrics"], now["metrics"], strict=True)
-        if exact or not another_verdict(one, other)
         for name in dict.fromkeys([*one, *other])
         if one.get(name) != other.get(name) and (exact or far(name, one.get(name), other.get(name)))
     ]
@@ -189,11 +195,6 @@ def differences(then: dict[str, Any], now: dict[str, Any], exact: bool) -> list[
     if exact:
         found += [f"other weights {name}" for name in names if then["weights"].get(name) != now["weights"].get(name)]
     return found
-
-
-def another_verdict(then: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether rounding took a picture over a threshold of the checker after the first update: then all else differs."""
-    return then["iteration"] > 1 and abs(then.get("reward", 0.0) - now.get("reward", 0.0)) > 1e-6
 
 
 def far(name: str, then: Any, now: Any) -> bool:
@@ -217,10 +218,6 @@ def test_elsewhere_a_metric_may_differ_by_rounding_alone() -> None:
         ({"new": 1.0}, 1),
     ):
         assert differing(now, exact=True) == 1 and differing(now, exact=False) == elsewhere
-    for iteration, elsewhere in ((1, 2), (2, 0)):  # a verdict that flips changes the rest, but not before any update
-        before = {"iteration": iteration, "reward": 0.5, "loss": 1.0}
-        lines = ({"metrics": [before | changes], "weights": {}} for changes in ({}, {"reward": 0.6, "loss": 2.0}))
-        assert len(differences(*lines, exact=False)) == elsewhere
 
 
 def test_the_record_is_of_every_algorithm() -> None:
