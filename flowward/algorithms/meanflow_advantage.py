@@ -16,7 +16,8 @@ s = t it is AdvantageFlow. Training s = t alone leaves the jumps behind, so half
 Limits: only for s = t is a round exact. There U moves by C = Cov(A, u | x_t) / (gamma + E[A | x_t]), as the velocity of
 AdvantageFlow does, and for jumps by (dx_s / dx_t) C, because dhat contains u, which goes with A. The average velocity
 of the better policy moves otherwise. Only a fresh dhat repairs it, so `old` has to follow quickly. `semigroup` says how
-far a jump to data is from two half jumps: watch that it does not grow.
+far a jump to data is from two half jumps: watch that it does not grow. The slope of long jumps is noisy, since dhat is
+along u and not along v; so no jump here is longer than the sampler's longest step (`points.times.longest`).
 
 What could not be confirmed: the loss is from two summaries of the paper, whose algebra we checked; we have not seen the
 authors' code. The step of dhat and the shares of jumps are those of MeanFlowNFT's code (arXiv:2607.15273).
