@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_blip
 import tiny_clip
+import tiny_open_clip
 import torch
 from tiny_clip import PROMPTS, made
 from torch import Tensor
@@ -14,6 +17,8 @@ from torch import Tensor
 from flowward import rewards
 from flowward.prompts import scenes
 from flowward.rewards import RewardError, Sum, differentiable, gradient, has_gradient, refuse_without
+from flowward.rewards.images.hps import HPSv2
+from flowward.rewards.images.imagereward import ImageReward
 
 
 @differentiable
@@ -38,6 +43,18 @@ def test_network_rewards_have_the_gradient_of_finite_differences(clip: str, clip
     found, expected = along(reward, images, PROMPTS, 2e-3)
     torch.testing.assert_close(found, expected, rtol=0.02, atol=1e-4)
     assert (found > 0).all()
+
+
+def test_hpsv2_and_imagereward_have_the_gradient_of_finite_differences(clip: str, tmp_path: Path) -> None:
+    torch.save(tiny_open_clip.network("gelu").state_dict(), tmp_path / "weights.pt")
+    blip = tiny_blip.save(tmp_path)
+    for reward in (
+        HPSv2(str(tmp_path / "weights.pt"), processor=clip, batch=2),
+        ImageReward(model=blip, tokenizer=blip, batch=2),
+    ):
+        found, expected = along(reward, 0.25 + 0.5 * tiny_clip.images(), PROMPTS, 2e-3)
+        torch.testing.assert_close(found, expected, rtol=0.02, atol=1e-4)
+        assert (found > 0).all()
 
 
 def test_the_scenes_network_has_the_gradient_of_finite_differences() -> None:
