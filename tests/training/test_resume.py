@@ -58,6 +58,17 @@ def test_two_halves_make_a_whole(tiny: str, tmp_path: Path, kind: list[str]) -> 
     assert [line["iteration"] for line in lines if "evaluation" in line] == [0, 2, 4]
 
 
+def test_two_halves_make_a_whole_palette_with_a_gamma_of_its_own(tiny: str, tmp_path: Path) -> None:
+    """The mixtures that are drawn, the adapters of all corners, and what the run chose for itself."""
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    how = [*BUDGET, "--model", tiny, "--evaluate-every", "2", "--lora-rank", "2", "--palette", "--mix", "advantages"]
+    how += ["--reward", "jpeg-compressibility", "balance", "--algorithm.gamma", "auto"]
+    train(*how, "--output", whole, "--iterations", "4")
+    train(*how, "--output", halves, "--iterations", "2")
+    train("--resume", halves, "--iterations", "4")
+    assert_same_run(whole, halves)
+
+
 @kinds
 def test_metrics_after_the_checkpoint_are_written_again(tiny: str, tmp_path: Path, kind: list[str]) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
