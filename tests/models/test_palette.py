@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from edit_sets import paint
 from tiny_pipelines import tiny
 from tiny_policies import policy
 from torch import Tensor
@@ -19,9 +20,11 @@ from flowward.models.families import FAMILIES
 from flowward.models.mixture import normalised, parsed
 from flowward.models.pipelines import compile_blocks
 from flowward.process.policy import MIXTURE, Condition
+from flowward.prompts import Edit, Prompt
 
 SD3 = "StableDiffusion3Pipeline"
 NAMES = ("strict", "balance", "third")
+PROMPT = "a red cat"
 
 
 def painted(
@@ -35,10 +38,10 @@ def painted(
     return made
 
 
-def rows(made: DiffusersPolicy, many: int) -> tuple[Tensor, Tensor, Condition]:
+def rows(made: DiffusersPolicy, many: int, prompt: Prompt = PROMPT) -> tuple[Tensor, Tensor, Condition]:
     stream = torch.Generator().manual_seed(1)
     x = torch.randn(many, *made.latent_shape, generator=stream)
-    return x, torch.full((many,), 0.4), made.encode(["a red cat"])[torch.zeros(many, dtype=torch.long)]
+    return x, torch.full((many,), 0.4), made.encode([prompt])[torch.zeros(many, dtype=torch.long)]
 
 
 def at(condition: Condition, mixture: Any) -> Condition:
@@ -74,12 +77,13 @@ def test_a_row_has_the_adapters_of_its_own_mixture() -> None:
         torch.testing.assert_close(made.velocity(x, t, condition)[2], found[2], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if not FAMILIES[name].edits])
-def test_rows_of_every_family_have_their_own_mixture(name: str) -> None:
-    """A batch is its rows, one by one; compiled blocks say the same."""
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rows_of_every_family_have_their_own_mixture(name: str, tmp_path: Path) -> None:
+    """A batch is its rows, one by one; compiled blocks say the same. A source to edit has the mixture of its row."""
     torch._dynamo.reset()
     made = painted(family=name)
-    x, t, condition = rows(made, 2)
+    edit = Edit(PROMPT, paint(tmp_path / "a.png", 0.8))
+    x, t, condition = rows(made, 2, edit if FAMILIES[name].edits else PROMPT)
     every = at(condition, [[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]])
     with torch.no_grad():
         found = made.velocity(x, t, every)
