@@ -74,18 +74,18 @@ def bootstrap(
         raise ValueError("an interval over prompts needs at least two different prompts, not one")
     totals = np.zeros((len(first), values.shape[1] + 1))  # of each prompt; the last column counts its images
     np.add.at(totals, row, np.column_stack([values, np.ones(len(values))]))
-    groups = _groups(np.zeros(len(first), int) if strata is None else np.asarray(strata)[first])
+    groups = strata_of(np.zeros(len(first), int) if strata is None else np.asarray(strata)[first])
     totals, rng = totals[np.concatenate(groups)], numpy_generator("bootstrap", seed)
     blocks = []
     for start in range(0, resamples, BLOCK):
         size = min(BLOCK, resamples - start)
-        counts = np.concatenate([_counts(rng, len(members), size) for members in groups], 1)
+        counts = np.concatenate([drawn_counts(rng, len(members), size) for members in groups], 1)
         blocks.append(counts @ totals)
     means = np.concatenate(blocks)
     return np.asarray(means[:, :-1] / means[:, -1:])
 
 
-def _groups(strata: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def strata_of(strata: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """The prompts of each stratum; each stratum has at least two."""
     members = [np.flatnonzero(strata == own) for own in np.unique(strata)]
     groups = [each for each in members if len(each) > 1]
@@ -95,7 +95,7 @@ def _groups(strata: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return groups
 
 
-def _counts(rng: np.random.Generator, n: int, size: int) -> Floats:
+def drawn_counts(rng: np.random.Generator, n: int, size: int) -> Floats:
     """The weight of each of n prompts in `size` resamples, [size, n]; every row sums to n."""
     drawn = rng.integers(0, n, (size, n - 1)) + n * np.arange(size)[:, None]
     return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64) * (n / (n - 1))
