@@ -48,6 +48,10 @@ INERT, SLOW = 20.0, 20  # gamma hardly acts if alpha* is larger than the first, 
 UNFIT = 1.5  # mean(e^2) / its first value: velocities that far from E[u | x_t] give no KL
 PULL = 0.2  # the largest change of log lambda per iteration
 HEAVY = 10.0  # the largest lambda
+UNKNOWN = (
+    "auto.budget has no effect: the KL from the reference is not known here (guidance other than 1, jumps, or times "
+    "that leave out a part of [0, 1]); leave it out, or change that"
+)
 UNSEEN = 1.1  # gamma before the first advantages: what eta = 0.7 gives for clip(N(0, 1), 1)
 
 
@@ -151,13 +155,18 @@ class Rule:
     weighed: Callable[[Models, Points, float, float], tuple[Tensor, dict[str, Tensor]]]
     """(models, points, gamma, lambda) -> losses [B] in gain form, and metrics with the sums of the line search"""
 
+    def _now(self, state: State) -> Course:
+        """lambda is a setting that another one may replace, unless a budget moves it."""
+        now = Course.of(state, self.lam)
+        return replace(now, lam=self.lam if self.auto.budget is None else max(self.lam, now.lam))
+
     def start(self) -> State:
         """Nothing seen yet: c = 1."""
         return asdict(Course(self.lam))
 
     def seen(self, state: State, advantage: Tensor) -> State:
         """With the advantages [N] of an iteration, of all processes. If all are equal, the last gamma is kept."""
-        now, a = Course.of(state, self.lam), advantage.double()
+        now, a = self._now(state), advantage.double()
         variance = a.var(correction=0).item() if len(a) else 0.0
         if variance == 0:
             return state
@@ -173,12 +182,12 @@ class Rule:
 
     def loss(self, state: State) -> Loss:
         """The loss with the gamma of this state."""
-        now = Course.of(state, self.lam)
+        now = self._now(state)
         return lambda models, points: self.weighed(models, points, now.gamma, now.lam)
 
     def learned(self, state: State, measured: Measured) -> tuple[State, dict[str, float], list[str]]:
         """After an iteration, from means over the points of its last optimiser step. Also metrics, and warnings."""
-        now, figures = Course.of(state, self.lam), measured()
+        now, figures = self._now(state), measured()
         told = {"gamma": now.gamma, "gamma_factor": now.factor, "ess": now.ess}
         if self.auto.budget is not None:
             told["lam"] = now.lam
@@ -200,6 +209,8 @@ class Rule:
             now = replace(now, factor=next_factor(now.factor, nats, line, self.auto.nats))
         now = replace(now, residual=first)
         away, budget = figures.get("reference_nats"), self.auto.budget
+        if away is None and budget is not None and now.seen == 1:
+            remarks.append(UNKNOWN)
         if away is not None and budget is not None:
             now, said = self._held(now, away, budget)
             remarks += said

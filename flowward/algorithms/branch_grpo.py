@@ -5,9 +5,9 @@ reward of its leaves. The advantage of a step is the z-score of the node that it
 of a tree (`points.views restandardised`, `cohorts root`). Children of a state share one forward pass.
 
 Pruning leaves rollout and advantages alone and saves passes with gradient. Depth pruning (`rollout.pruned`) leaves out
-some late steps, and moves towards the last split. Width pruning (`points.extremes`) trains only on steps to the best
-and the worst images of a prompt. The released script uses neither. BranchGRPO-Mix is `rollout.between ode` without its
-extra window.
+some late steps, and moves towards the last split. Width pruning (`points.extremes`) trains only on steps to the images
+of a prompt with the highest and the lowest advantages, which compare the images of a tree. The released script uses
+neither. BranchGRPO-Mix is `rollout.between ode` without its extra window.
 
 Differences: the released code draws the noise of a split four times as large, and scores it with the density of the
 smaller noise; here the density is that of the noise. It can weigh leaves by their path's probability (off by default);

@@ -56,6 +56,8 @@ class SRPO(Differentiating):
     def __post_init__(self) -> None:
         super().__post_init__()
         not_negative(self, *(name for name in ("contrast_down", "contrast_up") if getattr(self, name) is not None))
+        if self._contrasts and self.good == self.bad:
+            raise ValueError(f"a contrast needs two different texts, but good and bad are both '{self.good}'")
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -76,7 +78,10 @@ class SRPO(Differentiating):
                 plain[rows] = 1
             else:
                 good[rows], bad[rows] = 1 + k, -1
-        return {text: weight for text, weight in (("", plain), (self.good, good), (self.bad, bad)) if weight.any()}
+        found: dict[str, Tensor] = {}
+        for text, weight in (("", plain), (self.good, good), (self.bad, bad)):
+            found[text] = found[text] + weight if text in found else weight
+        return {text: weight for text, weight in found.items() if weight.any()}
 
     def loss(self, models: Models, points: Nudges) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each point [B], and metrics."""
@@ -85,4 +90,7 @@ class SRPO(Differentiating):
         up = points.until > points.t
         score, slope = models.slope(x0.detach(), points.condition, self.wording(up))
         sign = torch.where(up, -1.0, 1.0).to(score)
-        return ascent(x0, sign * score, over(sign, slope) * slope, self.ceiling), self.watched(score, slope)
+        loss = ascent(x0, sign * score, over(sign, slope) * slope)
+        if self.ceiling is not None:  # of the reward, whichever way the step goes
+            loss = (score < self.ceiling).to(loss) * (loss + self.ceiling * sign.to(loss))
+        return loss, self.watched(score, slope)

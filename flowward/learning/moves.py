@@ -101,7 +101,7 @@ class RandomSteps:
     views: Views = "sum"
     """combine the advantages of several samples of one step (G2RPO)"""
     extremes: int | None = None
-    """train only on steps to N images per prompt, the best and the worst half (DanceGRPO for video: 8)"""
+    """train only on steps to N images per prompt, half of them with the highest advantages, half with the lowest"""
     counted: Counted = "all"
     """average the loss over `all` images, or over those with a `signal`, an advantage that is not 0 (Flow-GRPO)"""
     order: Order = "shuffled"

@@ -48,6 +48,16 @@ def _states(rollout: Rollout) -> Tensor:
     return rollout.states
 
 
+def _kept(rollout: Rollout) -> int | None:
+    """How many states of each sample are recorded; None in a process that has no samples.
+
+    Raises:
+        ValueError: there are samples, but no states.
+    """
+    idle = rollout.here is not None and not len(rollout.here)
+    return None if rollout.states is None and idle else _states(rollout).shape[1]
+
+
 @dataclass(frozen=True)
 class Endings(PerSample):
     """Number i is a state of sample i: of its last recorded ones, number `place[i]`."""
@@ -78,7 +88,7 @@ class LastSteps:
 
     def __call__(self, rollout: Rollout, key: Key) -> Endings:
         """Raises ValueError if the rollout has no states."""
-        _states(rollout)
+        _kept(rollout)
         return Endings(rollout, 1, torch.zeros(len(rollout), dtype=torch.long), jump=False)
 
 
@@ -88,8 +98,7 @@ class LateStep:
 
     def __call__(self, rollout: Rollout, key: Key) -> Endings:
         """Raises ValueError if the rollout has no states."""
-        kept = _states(rollout).shape[1]
-        place = torch.randint(kept, (len(rollout),), generator=generator(*key))
+        place = torch.randint(_kept(rollout) or 1, (len(rollout),), generator=generator(*key))
         return Endings(rollout, 1, place, jump=True)
 
 
@@ -190,8 +199,8 @@ class WholeTrajectories:
 
     def __call__(self, rollout: Rollout, key: Key) -> Trajectories:
         """Raises ValueError if not all states were recorded, or there are fewer than asked for."""
-        count, states = len(rollout.levels), _states(rollout).shape[1]
-        if states != count:
+        count, states = len(rollout.levels), _kept(rollout)
+        if states not in (None, count):
             raise ValueError(
                 f"whole trajectories have {count} states, but only {states} were recorded: leave "
                 "--algorithm.rollout.kept at none"

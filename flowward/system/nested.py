@@ -19,6 +19,25 @@ def over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def joined(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, key by key at any depth; where both have a value, the given one."""
+    found = dict(base)
+    for key, value in given.items():
+        own = found.get(key)
+        found[key] = joined(own, value) if isinstance(own, Mapping) and isinstance(value, Mapping) else value
+    return found
+
+
+def nested(given: Mapping[str, Any]) -> dict[str, Any]:
+    """{'rollout': {'steps': 10}} of {'rollout.steps': 10}."""
+    found: dict[str, Any] = {}
+    for path, value in given.items():
+        for part in reversed(path.split(".")):
+            value = {part: value}
+        found = joined(found, value)
+    return found
+
+
 def flat(given: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
     """('rollout.steps', 10) of {'rollout': {'steps': 10}}: every value that is no mapping, by its path."""
     for key, value in given.items():

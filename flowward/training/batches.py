@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..learning.credit import constant
+from ..learning.mixing import APART
 from ..learning.points import PointSet
 from ..process.noise import Noise
 from ..process.policy import Condition
@@ -39,6 +40,7 @@ def counted(algorithm: Algorithm, rollout: Sampling, run: Run) -> Counts:
             "this algorithm does not learn from rewards, which are only watched: leave out --mix, --reward-buffer and "
             "--curriculum"
         )
+    _refuse_own_rows(algorithm, run)
     points = algorithm.points(_blank(rollout, run), ("",))
     _refuse_alone(points, rollout, run)
     compares = getattr(points, "compares", points.indivisible > 1)  # optional for a user's own points
@@ -69,6 +71,17 @@ def idle(run: Run, unit: int, processes: int) -> list[str]:
         f"an iteration has {what}, so {left} of {processes} processes {'has' if left == 1 else 'have'} nothing to do: "
         "use fewer --processes or more --images-per-update"
     ]
+
+
+def _refuse_own_rows(algorithm: Algorithm, run: Run) -> None:
+    """Raise ValueError if rewards that stay apart would each be trained on rows of their own."""
+    points = algorithm.points
+    own = getattr(points, "counted", "all") == "signal" or getattr(points, "extremes", None) is not None
+    if run.mix in APART and own:
+        raise ValueError(
+            f"--mix {run.mix} needs the same steps for every reward: set --algorithm.points.counted all and "
+            "--algorithm.points.extremes none, or use another mix"
+        )
 
 
 def _refuse_alone(points: PointSet, rollout: Sampling, run: Run) -> None:

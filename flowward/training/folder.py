@@ -23,7 +23,7 @@ from ..system import checkpoint, locks, memory, strict_json, whole_files
 from ..system.terminal import tell
 from .inputs import Change, Inputs, write
 from .lines import gaps, parsed, spans
-from .record import GONE, INPUTS, Record, read_yaml
+from .record import GONE, INPUTS, SCORES, Record, read_yaml
 
 __all__ = ["RunFolder", "read_yaml"]
 
@@ -185,6 +185,11 @@ class RunFolder(Record):
 
     def _rewrite(self, lines: Iterable[dict[str, Any]]) -> None:
         self.write_text("metrics.jsonl", "".join(strict_json.dumps(line) + "\n" for line in lines))
+
+    def save_scores(self, iteration: int, text: str) -> None:
+        """The scores of every image of an evaluation, as `flowward eval --json` writes them."""
+        self._place("samples")
+        self.write_text(f"samples/{iteration:06d}-{SCORES}.json", text)
 
     def save_sample(
         self, iteration: int, image: Image, what: str = "", record: Mapping[str, Any] | None = None

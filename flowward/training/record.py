@@ -27,6 +27,7 @@ PARTS: Mapping[str, type | tuple[type, ...]] = {  # of a config.yaml: the types 
 FLOWS = ("images", "samples")  # kinds of runs that the commands for flow models take
 FACTS: Mapping[str, type | tuple[type, ...]] = {"command": str, "iterations": int, "machine": str}  # of a summary.json
 EXTREMES = "best-worst"  # end of the name of a picture in samples/
+SCORES = "scores"  # end of the name of a file with the scores of all images of an evaluation, in samples/
 CHECKPOINTS = (".safetensors", whole_files.PARTS)  # ends of their names: a file, or a folder of parts
 INPUTS = "inputs.json"  # what the run depends on outside its folder: see inputs.py
 GONE = "{} was deleted or moved in the meantime, so nothing more can be saved there"
@@ -120,6 +121,11 @@ class Record:
         """The pictures of evaluations with their prompts (evaluation/samples.py), oldest first; none in older runs."""
         found = [path for path in (self.path / "samples").glob("*.json") if path.stem.isdigit()]
         return sorted(found, key=lambda path: int(path.stem))
+
+    def scores(self) -> dict[int, Path]:
+        """The scores of all images by the iteration of their evaluation; measurement.read reads them."""
+        found = (self.path / "samples").glob(f"[0-9]*-{SCORES}.json")
+        return dict(sorted((int(path.stem.removesuffix(f"-{SCORES}")), path) for path in found))
 
     def checkpoints(self) -> list[Path]:
         """All checkpoints, oldest first: files, and folders of parts where the weights are sharded."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..algorithms.algorithm import TEACHER, Algorithm, differentiates, measured_by, products, refuse_incomplete
 from ..algorithms.suited import refuse_times
 from ..evaluation.evaluate import Evaluator, NotFinite
+from ..evaluation.measurement import to_json
 from ..evaluation.outcome import NOUNS
 from ..evaluation.provenance import same_scores
 from ..learning.mixing import APART, MIXES, RewardBuffer, each_reward
@@ -172,6 +173,7 @@ class Trainer(Loop[Evaluator]):
             if extremes and not self.due(step.index):  # the run was stopped here
                 folder.save_sample(step.index, extremes, EXTREMES)
             folder.save_sample(step.index, samples.grid(), record=samples.record(step.index, groups))
+            folder.save_scores(step.index, to_json([measured]))
         if self.watch is None:
             self.watch = Watch(folder.path if folder else None)
         hacked = self.watch.look(step.index, measured)
@@ -221,13 +223,14 @@ class Trainer(Loop[Evaluator]):
             samples = self._samples_of(choice, images, rewards, rollout.advantage)
             texts = [self.prompts.texts[i] for i in choice.indices]
             self.shown = Shown.of(index + 1, samples, self._mine(), rollout, texts)
+        told = rollout.advantage if rollout.apart is None else rollout.apart  # what the losses see
         return Gathered(
             points if points is not None and len(points) else None,
             metrics,
             lambda: self._keep(choice, prompts, rewards[own], rollout.group[own]),
             dict(self.shown.line),
             samples,
-            rollout.advantage[own],
+            told[own].flatten(),
         )
 
     def _samples_of(self, choice: Choice, images: Tensor, rewards: Tensor, advantage: Tensor) -> Samples:

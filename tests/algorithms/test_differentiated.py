@@ -19,9 +19,10 @@ from flowward import ALGORITHMS, models, prompts, rewards
 from flowward.algorithms import SRPO, AdjointMatching, DRaFT, ReFL
 from flowward.algorithms.algorithm import differentiates
 from flowward.evaluation.evaluate import Evaluation, Evaluator
-from flowward.learning.trails import SmallSteps
+from flowward.learning.trails import LastSteps, LateStep, SmallSteps, WholeTrajectories
 from flowward.process.noise import Noise
-from flowward.process.policy import PLAIN
+from flowward.process.policy import PLAIN, Condition
+from flowward.process.rollout import Rollout
 from flowward.process.trails import Trail
 from flowward.rewards import Sum, differentiable
 from flowward.training import config
@@ -187,12 +188,43 @@ def test_memoryless_samples_keep_the_right_amount_of_noise() -> None:
         (lambda: Trail(noise="sde"), "unknown kind of steps 'sde'"),  # type: ignore[arg-type]
         (lambda: SmallSteps(step=0.3), "small steps need 0 < step <= low"),
         (lambda: SRPO(contrast_up=-1.0), "contrast_up must not be negative"),
+        (lambda: SRPO(contrast_up=0.1, good="", bad=""), "a contrast needs two different texts"),
         (lambda: ReFL(ceiling=float("nan")), "ceiling must be a finite number"),
     ],
 )
 def test_bad_settings_are_refused(make: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make()
+
+
+@pytest.mark.parametrize("words", [{}, {"good": ""}, {"bad": ""}])
+def test_the_words_of_a_contrast_may_be_none(words: dict[str, str]) -> None:
+    """A contrast with the bare prompt; rows without a contrast keep the plain score."""
+    up = torch.tensor([True, False])
+    weights = SRPO(contrast_up=0.3, **words).wording(up)
+    assert torch.stack(list(weights.values())).sum(0).tolist() == pytest.approx([0.3, 1.0])
+    assert sorted(own[0].item() for own in weights.values() if own[0]) == pytest.approx([-1.0, 1.3])
+
+
+def test_above_the_ceiling_a_sample_has_no_gradient_whichever_way_its_step_goes(tiny: str) -> None:
+    for ceiling, moved in ((-1e3, False), (1e3, True)):
+        one = trainer(tiny, replace(few_steps("srpo"), ceiling=ceiling), microbatch=8, learning_rate=1e-2, warmup=0)
+        before = snapshot(one.policy)
+        metrics = one.step().metrics
+        assert metrics["above_ceiling"] == float(not moved) and equal(before, snapshot(one.policy)) != moved
+
+
+@pytest.mark.parametrize("points", [LastSteps(), LateStep(), WholeTrajectories()])
+def test_a_process_without_samples_has_no_points_of_its_own(points: Any) -> None:
+    """It has no states either; samples from files, which have none, are refused."""
+    group, nothing = torch.zeros(4, dtype=torch.long), torch.zeros(4)
+    levels = torch.linspace(1, 0.2, 5)
+    given = Condition({"id": torch.zeros(1)}), group, group, nothing, nothing.double(), levels
+    idle = Rollout(torch.zeros(0, 2), *given, here=torch.zeros(0, dtype=torch.long))
+    found = points(idle, ("points", 0, 0))
+    assert len(found) and not len(found.here(torch.arange(len(found))))
+    with pytest.raises(ValueError, match="images from files have none"):
+        points(Rollout(torch.zeros(4, 2), *given), ("points", 0, 0))
 
 
 def test_what_cannot_be_differentiated_is_refused(tiny: str) -> None:

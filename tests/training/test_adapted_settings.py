@@ -51,6 +51,27 @@ def test_the_rule_reads_the_last_optimiser_step(tiny: str, monkeypatch: pytest.M
     assert seen[0] > 0 and metrics["old_nats"] == pytest.approx(seen[0] / 2, rel=1e-6)
 
 
+def test_lam_can_be_changed_where_no_budget_moves_it() -> None:
+    """On resume: a checkpoint has the lambda of its settings."""
+    asked: list[float] = []
+
+    def spy(models: Any, points: Any, gamma: float, lam: float) -> Any:
+        asked.append(lam)
+
+    before = {**Rule(AutoGamma(), 1e-3, spy).start(), "lam": 0.2}
+    for auto, lam in ((AutoGamma(), 0.5), (AutoGamma(budget=1.0), 0.1), (AutoGamma(budget=1.0), 0.3)):
+        Rule(auto, lam, spy).loss(before)(None, None)  # type: ignore[arg-type]
+    assert asked == [0.5, 0.2, 0.3]
+
+
+def test_a_budget_whose_kl_is_not_known_is_told_once(tiny: str) -> None:
+    for guidance, known in ((2.0, False), (1.0, True)):
+        auto = AutoGamma(budget=1.0)
+        one = trainer(tiny, algorithm(gamma="auto", auto=auto, rollout=Sampler(2, guidance=guidance)), iterations=9)
+        said = [[each for each in one.step().health if each.startswith("auto.budget has no effect")] for _ in range(3)]
+        assert list(map(len, said)) == [0 if known else 1, 0, 0]
+
+
 def test_the_loss_follows_what_was_chosen(tiny: str) -> None:
     """Another state, other weights: the loop trains with the gamma of its state."""
     found = []

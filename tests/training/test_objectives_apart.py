@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import TEXTS, algorithm, bright, equal, plain, small, snapshot
+from tiny_runs import TEXTS, algorithm, bright, equal, few_steps, plain, small, snapshot
 from torch import Tensor
 
 from flowward import models, prompts
 from flowward.export import trained
 from flowward.learning.mixtures import Drawn
+from flowward.learning.moves import RandomSteps
 from flowward.learning.objectives import Apart, common_descent
 from flowward.models import Adapters
 from flowward.process.policy import MIXTURE, Condition
@@ -104,6 +105,25 @@ def test_one_reward_that_stays_apart_is_a_run_of_it(tiny: str) -> None:
         one.step()
         one.step()
     assert equal(snapshot(alone.policy), snapshot(apart.policy))
+
+
+@pytest.mark.parametrize("points", [RandomSteps(counted="signal"), RandomSteps(extremes=2)])
+def test_rewards_that_choose_their_own_steps_cannot_stay_apart(tiny: str, points: RandomSteps) -> None:
+    texts, run = prompts.of("mine", TEXTS), small(mix="descent")
+    how = replace(few_steps("flow_grpo"), points=points)
+    with pytest.raises(
+        ValueError, match=r"^--mix descent needs the same steps for every reward: set --algorithm.points"
+    ):
+        Trainer(how, models.load(tiny, None, "float32"), both(), texts, run)
+
+
+def test_a_gamma_of_its_own_is_that_of_the_advantages_of_each_reward(tiny: str) -> None:
+    """Of two rewards that disagree the mean advantage is near 0; every point of each has a minimum."""
+    against = Sum((("bright", 1.0, bright), ("dark", 1.0, lambda *given: 0.3 * coloured(*given) - bright(*given))))
+    how, policy = algorithm(gamma="auto"), models.load(tiny, None, "float32")
+    run = small(mix="descent", images_per_update=16, group_size=8, microbatch=16)
+    one = Trainer(how, policy, against, prompts.of("mine", TEXTS), run)
+    assert all(one.step().metrics["curvature_min"] > 0 for _ in range(2))
 
 
 def test_images_of_a_group_share_the_weights_that_the_network_is_told(tiny: str) -> None:

@@ -82,6 +82,9 @@ class Facts:
     when: str  # to use it
     cost: Cost
     presets: Mapping[str, Written]
+    knobs: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what sets its strength beside the learning rate: [from, to]
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of the class, where a preset has another value
 
 

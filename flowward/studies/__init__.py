@@ -1,0 +1,5 @@
+"""Studies: the same training by several algorithms, at equal budgets, over several seeds, with what can be concluded.
+
+The way of a study: `plan` reads its file, `costs` measures what an image costs each algorithm, `schedule` lists the
+runs of the search and of the comparison, `pool` carries them out, `curves` reads them back, `findings` compares them.
+"""

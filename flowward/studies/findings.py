@@ -1,0 +1,122 @@
+"""What a study says: means with intervals at each budget, differences, speed, and what was not optimised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..evaluation.measurement import Measurement, numbered
+from ..evaluation.seeds import area, improvement, interquartile_mean, reached, resampled
+from ..evaluation.statistics import Floats, bounds
+from .costs import Cost
+from .curves import Curve
+from .plan import Study
+
+SHARE = 2 / 3  # of the best algorithm's gain: the target, if the study names none
+
+
+@dataclass(frozen=True)
+class Table:
+    """The runs of one reward, by algorithm; every algorithm has the same seeds in the same order."""
+
+    study: Study
+    reward: str
+    curves: Mapping[str, Sequence[Curve]]
+    costs: Mapping[str, Cost]
+    prompt: Any  # [N] number of the prompt of each image
+    stratum: Any  # [N] number of its category
+
+    @classmethod
+    def of(
+        cls,
+        study: Study,
+        reward: str,
+        curves: Mapping[str, Sequence[Curve]],
+        costs: Mapping[str, Cost],
+        one: Measurement,
+    ) -> Table:
+        return cls(study, reward, curves, costs, one.prompt, numbered(one.categories))
+
+    def scores(self, name: str, budget: str, amount: float) -> dict[str, Floats]:
+        """[S, N] of each algorithm at a budget."""
+        return {
+            algorithm: np.stack([run.at(name, self.costs[algorithm].images_for(budget, amount)) for run in runs])
+            for algorithm, runs in self.curves.items()
+        }
+
+    def base(self, name: str) -> Floats:
+        """[N] of the model before training."""
+        return np.asarray(next(iter(self.curves.values()))[0].scores[name][0])
+
+
+def of(table: Table) -> dict[str, Any]:
+    """Everything that is concluded about one reward, for JSON. Scores are as the rewards give them."""
+    study = table.study
+    budgets = {}
+    for name in study.budgets.given:
+        budgets[name] = _at_budget(table, name, float(getattr(study.budgets, name)))
+    return {"reward": table.reward, "base": _means(table, {"": table.base(study.score)[None]})[""], "budgets": budgets}
+
+
+def _at_budget(table: Table, budget: str, amount: float) -> dict[str, Any]:
+    study, rows = table.study, dict[str, Any]()
+    scores = table.scores(study.score, budget, amount)
+    base, finals = float(table.base(study.score).mean()), {name: own.mean(1) for name, own in scores.items()}
+    best = max(finals, key=lambda name: float(finals[name].mean()))
+    target = study.target if study.target is not None else base + SHARE * (float(finals[best].mean()) - base)
+    means, differences = _means(table, scores), _differences(table, scores, best)
+    beside = {name: table.scores(name, budget, amount) for name in study.measured[1:]}
+    for algorithm, runs in table.curves.items():
+        cost, ends = table.costs[algorithm], finals[algorithm]
+        unit, end = 1 / cost.images_for(budget, 1.0), cost.images_for(budget, amount)
+        curves = [(run.images, run.means(study.score)) for run in runs]
+        whole = [own for own, run in zip(curves, runs, strict=True) if run.failure is None]
+        times = [reached(*_until(own, end), target) for own in curves]
+        rows[algorithm] = {
+            **means[algorithm],
+            "seeds": [float(own) for own in ends],
+            "interquartile_mean": interquartile_mean(ends),
+            "area": float(np.mean([area(*own, end) for own in whole])) if whole else None,
+            "to_target": [None if own is None else own * unit for own in times],
+            "below_best": differences.get(algorithm),
+            "better_than": {
+                other: improvement(ends, finals[other]) for other in scores if other != algorithm
+            },
+            "collapsed": sum(run.failure is not None or own < base for run, own in zip(runs, ends, strict=True)),
+            "failed": [run.failure for run in runs if run.failure is not None],
+            "beside": {name: float(own[algorithm].mean()) for name, own in beside.items()},
+        }  # fmt: skip
+    return {"amount": amount, "target": target, "best": best, "algorithms": rows}
+
+
+def _until(curve: tuple[Sequence[float], Sequence[float]], end: float) -> tuple[list[float], list[float]]:
+    """The points of a curve up to its end, and that end."""
+    at, scores = curve
+    known = [(x, y) for x, y in zip(at, scores, strict=True) if x < end]
+    if at[-1] >= end:
+        known.append((end, float(np.interp(end, at, scores))))
+    return [x for x, _ in known], [y for _, y in known]
+
+
+def _means(table: Table, scores: Mapping[str, Floats]) -> dict[str, dict[str, Any]]:
+    """The mean of each, with its 95 % interval over seeds and prompts."""
+    means = resampled(list(scores.values()), table.prompt, table.stratum, paired=False)
+    found = {}
+    for number, (name, own) in enumerate(scores.items()):
+        low, high = bounds(means[:, number])
+        found[name] = {"mean": float(own.mean()), "low": low, "high": high}
+    return found
+
+
+def _differences(table: Table, scores: Mapping[str, Floats], best: str) -> dict[str, dict[str, Any]]:
+    """Of each algorithm from the best one, on equal seeds, prompts and noise."""
+    means, names = resampled(list(scores.values()), table.prompt, table.stratum, paired=True), list(scores)
+    found = {}
+    for number, name in enumerate(names):
+        if name != best:
+            low, high = bounds(means[:, number] - means[:, names.index(best)])
+            found[name] = {"mean": float((scores[name] - scores[best]).mean()), "low": low, "high": high}
+    return found

@@ -1,0 +1,170 @@
+"""What a study compares: one YAML file.
+
+model: scenes
+algorithms: [advantageflow, diffusion_nft, flow_grpo]
+rewards: {strict: [scenes-strict], both: [scenes, balance]}
+seeds: [0, 1, 2]
+budgets: {images: 11520, evaluations: 250000, seconds: 300}
+search: {trials: 4}
+options: {run: {images_per_update: 288}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..algorithms import ALGORITHMS
+from ..algorithms.presets import PRESETS
+from ..rewards import weighted
+from ..system.errors import at_least_one, between, first_invalid, positive, unknown
+from ..system.nested import lists_of_one, refuse_unknown
+from ..training.config import from_dict
+from ..training.record import read_yaml
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """How far the runs are compared. Each that is given is a comparison of its own."""
+
+    images: int | None = None
+    """training images"""
+    evaluations: float | None = None
+    """forward passes of the network per run; a pass forward and backward counts as many as it was measured to cost"""
+    seconds: float | None = None
+    """seconds of training on one thread, from the measured costs"""
+
+    def __post_init__(self) -> None:
+        positive(self, *self.given)
+        if not self.given:
+            raise ValueError("name at least one of images, evaluations and seconds")
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        return tuple(name for name in ("images", "evaluations", "seconds") if getattr(self, name) is not None)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The same number of trials for every algorithm, measured on prompts that no run trains on or is compared on."""
+
+    trials: int = 4
+    """settings to try per algorithm and reward; the first is its preset"""
+    images: int | None = None
+    """training images of a trial (none: a third of the longest run)"""
+    seed: int = 100
+    """seed of the trials; the compared runs have others"""
+    measured: int = 600
+    """images of the evaluation that chooses"""
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "trials", "measured")
+        if self.trials == 1:
+            raise ValueError(
+                "a search needs at least 2 trials, since the first is the preset: raise trials, or leave it out"
+            )
+        if self.images is not None:
+            at_least_one(self, "images")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as it was asked for."""
+
+    algorithms: tuple[str, ...]
+    budgets: Budgets
+    rewards: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"scenes": ("scenes",)})
+    """what is optimised, by a short name each"""
+    model: str = "scenes"
+    prompts: str = "scenes"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    score: str = "scenes-strict"
+    """the headline of every evaluation"""
+    scores: tuple[str, ...] = ("balance",)
+    """what is measured beside it"""
+    held_out: str = "scenes-held-out"
+    """prompts of the comparison"""
+    images: int = 1200
+    """images of each evaluation"""
+    points: int = 6
+    """evaluations of a run, after the base model's"""
+    search: Search | None = None
+    target: float | None = None
+    """a headline score; how much it takes to reach it is told"""
+    precision: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """settings of all runs, as in a config file"""
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "images", "points")
+        if not self.algorithms or not self.rewards or not self.seeds:
+            raise ValueError("algorithms, rewards and seeds need at least one entry each")
+        for name in self.algorithms:
+            if name not in ALGORITHMS:
+                raise ValueError(unknown("algorithm", name, ALGORITHMS))
+            if "scenes" not in PRESETS[name]:
+                raise ValueError(f"{name} has no preset of its own size to start from: leave it out")
+        for what, given in (("algorithm", self.algorithms), ("seed", self.seeds)):
+            if twice := [each for each in given if list(given).count(each) > 1]:
+                raise ValueError(f"{what} {twice[0]} is named twice")
+        for name in self.rewards:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(
+                    f"'{name}' is no name for a reward here: it names folders, so use letters, digits, - and _"
+                )
+        for seed in self.seeds:
+            between(_Seed(seed), 0, 2**31 - 1, "seed")
+        if self.search and self.search.seed in self.seeds:
+            raise ValueError(
+                f"the search has the seed {self.search.seed} of a compared run: choose another search.seed"
+            )
+        for key in ("algorithm", "reward", "prompts", "model"):
+            if key in self.options:
+                raise ValueError(f"options.{key}: name it at the top of the file")
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """All scores of an evaluation, the headline first."""
+        optimised = [weighted(name)[0] for names in self.rewards.values() for name in names]
+        return tuple(dict.fromkeys((self.score, *self.scores, *optimised)))
+
+
+@dataclass(frozen=True)
+class _Seed:
+    seed: int
+
+
+def read(file: Path) -> Study:
+    """The study that a file describes.
+
+    Raises:
+        ValueError: it cannot be read, or a name or value in it is impossible; the sentence names the place.
+    """
+    return of(read_yaml(file), str(file))
+
+
+def of(given: Mapping[str, Any], where: str = "study") -> Study:
+    """A study from a mapping. `rewards: [a, b]` gives each reward its own name."""
+    given = dict(given)
+    rewards = given.get("rewards")
+    if isinstance(rewards, str):
+        rewards = [rewards]
+    if isinstance(rewards, list):
+        given["rewards"] = {name if isinstance(name, str) else "+".join(name): name for name in rewards}
+    if isinstance(given.get("rewards"), Mapping):
+        given["rewards"] = {name: [each] if isinstance(each, str) else each for name, each in given["rewards"].items()}
+    kind = TypeAdapter(Study)
+    usual = kind.dump_python(Study(("advantageflow",), Budgets(1), search=Search()), mode="json")
+    refuse_unknown({key: value for key, value in given.items() if key != "rewards"}, {**usual, "options": None}, where)
+    try:
+        found = kind.validate_python(lists_of_one({"algorithms": [], "scores": []}, given))
+    except ValidationError as error:
+        place, said = first_invalid(error)
+        raise ValueError(f"{where}: {place or 'study'}: {said}") from error
+    for name in found.algorithms:
+        from_dict({**found.options, "algorithm": {"name": name}})  # options that are unknown
+    return found
