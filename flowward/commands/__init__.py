@@ -14,6 +14,7 @@ COMMANDS = {
     "front": "measure a palette of adapters at a grid of weights",
     "report": "write a run's report.html",
     "watch": "follow all runs of a folder on a local web page",
+    "study": "compare algorithms at equal budgets, over seeds and rewards",
     "compare": "draw the curves of several runs in the same charts",
     "export": "write a run's weights for diffusers, with a model card",
     "algorithms": "list the algorithms, or show one: paper, cost, presets",

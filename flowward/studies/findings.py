@@ -85,7 +85,7 @@ def _at_budget(table: Table, budget: str, amount: float) -> dict[str, Any]:
             "better_than": {
                 other: improvement(ends, finals[other]) for other in scores if other != algorithm
             },
-            "collapsed": sum(run.failure is not None or own < base for run, own in zip(runs, ends, strict=True)),
+            "collapsed": sum(run.failure is not None or bool(own < base) for run, own in zip(runs, ends, strict=True)),
             "failed": [run.failure for run in runs if run.failure is not None],
             "beside": {name: float(own[algorithm].mean()) for name, own in beside.items()},
         }  # fmt: skip

@@ -22,7 +22,7 @@ from ..algorithms import ALGORITHMS
 from ..algorithms.presets import PRESETS
 from ..rewards import weighted
 from ..system.errors import at_least_one, between, first_invalid, positive, unknown
-from ..system.nested import lists_of_one, refuse_unknown
+from ..system.nested import joined, lists_of_one, refuse_unknown
 from ..training.config import from_dict
 from ..training.record import read_yaml
 
@@ -98,6 +98,8 @@ class Study:
     precision: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
     """settings of all runs, as in a config file"""
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """the same for the runs of one algorithm, by its name"""
 
     def __post_init__(self) -> None:
         at_least_one(self, "images", "points")
@@ -122,9 +124,17 @@ class Study:
             raise ValueError(
                 f"the search has the seed {self.search.seed} of a compared run: choose another search.seed"
             )
-        for key in ("algorithm", "reward", "prompts", "model"):
+        for key in ("reward", "prompts", "model"):
             if key in self.options:
                 raise ValueError(f"options.{key}: name it at the top of the file")
+        for name in self.own:
+            if name not in self.algorithms:
+                raise ValueError(unknown("algorithm of this study", name, self.algorithms))
+
+    def given(self, algorithm: str) -> dict[str, Any]:
+        """The settings of the file for the runs of an algorithm."""
+        own = joined(self.options, self.own.get(algorithm, {}))
+        return joined(own, {"algorithm": {"name": algorithm}})
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -159,12 +169,13 @@ def of(given: Mapping[str, Any], where: str = "study") -> Study:
         given["rewards"] = {name: [each] if isinstance(each, str) else each for name, each in given["rewards"].items()}
     kind = TypeAdapter(Study)
     usual = kind.dump_python(Study(("advantageflow",), Budgets(1), search=Search()), mode="json")
-    refuse_unknown({key: value for key, value in given.items() if key != "rewards"}, {**usual, "options": None}, where)
+    free = dict.fromkeys(("rewards", "options", "own"))  # whose keys are not those of a study
+    refuse_unknown(given, {**usual, **free}, where)
     try:
         found = kind.validate_python(lists_of_one({"algorithms": [], "scores": []}, given))
     except ValidationError as error:
         place, said = first_invalid(error)
-        raise ValueError(f"{where}: {place or 'study'}: {said}") from error
+        raise ValueError(f"{where}: {f'{place}: ' if place else ''}{said}") from error
     for name in found.algorithms:
-        from_dict({**found.options, "algorithm": {"name": name}})  # options that are unknown
+        from_dict(found.given(name))  # raises for options that are unknown
     return found

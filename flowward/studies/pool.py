@@ -28,6 +28,7 @@ State = Literal["new", "begun", "finished", "failed"]
 FAILED, LOG, CONFIG = "failed.json", "log.txt", "asked.yaml"
 LONGEST = 500  # characters of a run's last words
 POLL = 0.2
+PROGRAM = (sys.executable, "-m", "flowward")
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _begun(planned: Planned, place: Place, text: str) -> subprocess.Popen[bytes]
     whole_files.write(place.folder / CONFIG, text)
     _wait(place)
     words = ["--resume"] if place.state == "begun" else ["--config", str(place.folder / CONFIG), "--output"]
-    command = [sys.executable, "-m", "flowward", "train", *words, str(place.run)]
+    command = [*PROGRAM, "train", *words, str(place.run)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with open(place.folder / LOG, "ab") as log:
         return subprocess.Popen(  # in a session of its own: Ctrl-C reaches the study, which asks its runs to save

@@ -57,7 +57,6 @@ def of_settings(study: Study, algorithm: str, reward: str, seed: int, more: Mapp
         "prompts": study.prompts,
         "precision": study.precision,
         "threads": 1,
-        "algorithm": {"name": algorithm},
         "run": {"seed": seed, "keep": 1, "stop_when_hacked": False},
         "evaluation": {
             "prompts": study.held_out,
@@ -66,7 +65,7 @@ def of_settings(study: Study, algorithm: str, reward: str, seed: int, more: Mapp
             "images": study.images,
         },
     }
-    return joined(joined(study.options, own), more)
+    return joined(joined(study.given(algorithm), own), more)
 
 
 def lengths(images: float, cost: Cost, points: int) -> dict[str, int]:

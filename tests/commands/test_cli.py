@@ -92,6 +92,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("front", ["MODEL", "--soup", "--points", "--html", "hypervolume"]),
         ("report", ["RUN [RUN ...]", "run folders"]),
         ("watch", ["--port", "--token"]),
+        ("study", ["FILE", "--output", "--workers", "equal budgets"]),
         ("compare", ["RUN", "--output"]),
         ("export", ["RUN", "--merged", "--output"]),
         ("algorithms", ["[NAME]", "when to use each"]),

@@ -18,7 +18,19 @@ from tiny_runs import TEXTS, few_steps
 
 import flowward
 from flowward import models, prompts
-from flowward.commands import algorithms, compare, export, front, report, sample, serve_reward, train, verify, watch
+from flowward.commands import (
+    algorithms,
+    compare,
+    export,
+    front,
+    report,
+    sample,
+    serve_reward,
+    study,
+    train,
+    verify,
+    watch,
+)
 from flowward.commands import eval as evaluation
 from flowward.commands import list as listing
 from flowward.commands.agent import eval as agent_eval
@@ -54,6 +66,7 @@ KINDS: dict[str, Callable[[list[str]], Any]] = {
     "report": lambda words: parse(report.Report, words, "report"),
     "serve-reward": lambda words: parse(serve_reward.ServeReward, words, "serve-reward"),
     "watch": lambda words: parse(watch.Watch, words, "watch"),
+    "study": lambda words: parse(study.StudyOptions, words, "study"),
     "compare": lambda words: parse(compare.Compare, words, "compare"),
     "agent": lambda words: AGENTS[words[0]](words[1:]),
 }

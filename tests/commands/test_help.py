@@ -25,6 +25,7 @@ from flowward.commands import (
     report,
     sample,
     serve_reward,
+    study,
     train,
     verify,
     watch,
@@ -56,6 +57,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "bench": (bench.Bench, None),
     "report": (report.Report, None),
     "watch": (watch.Watch, None),
+    "study": (study.StudyOptions, None),
     "compare": (compare.Compare, None),
     "serve-reward": (serve_reward.ServeReward, None),
     "pretrain": (Pretrain, None),
@@ -114,6 +116,7 @@ WORDS: dict[str, Callable[[list[str]], Any]] = {
     "verify": lambda words: parse(verify.Verify, words, "verify"),
     "serve-reward": lambda words: parse(serve_reward.ServeReward, words, "serve-reward"),
     "watch": lambda words: parse(watch.Watch, words, "watch"),
+    "study": lambda words: parse(study.StudyOptions, words, "study"),
     "compare": lambda words: parse(compare.Compare, words, "compare"),
     "agent train": agent_train.chosen,
     **{

@@ -36,6 +36,7 @@ LOADED: dict[str, set[str]] = {
     "export": set(),
     "report": set(),
     "watch": set(),
+    "study": set(),
     "compare": set(),
     "algorithms": set(),
     "list": set(),

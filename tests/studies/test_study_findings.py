@@ -1,0 +1,96 @@
+"""What a study concludes, from curves whose answers are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowward.studies import findings, plan
+from flowward.studies.costs import Cost
+from flowward.studies.curves import Curve, reaches
+from flowward.studies.schedule import Planned
+
+N, PROMPT = 400, np.repeat(np.arange(100), 4)
+COSTS = {"good": Cost(10, 1.0, 1.0, 2.0, 0.01), "cheap": Cost(10, 0.5, 0.25, 2.0, 0.01)}  # 3 and 1 per image
+STUDY = plan.of(
+    {
+        "algorithms": ["awm", "fdfo"],
+        "budgets": {"images": 40, "evaluations": 30},
+        "scores": ["balance"],
+        "rewards": ["scenes-strict"],
+    }
+)
+
+
+def curve(name: str, seed: int, means: list[float], failure: str | None = None) -> Curve:
+    """Verdicts whose mean is exact: the first ones are right."""
+    order = np.random.default_rng(0).permutation(N)  # which images are easy is the same in every run
+    scores = np.stack([(order < round(mean * N)).astype(float) for mean in means])
+    images = tuple(20 * number for number in range(len(means)))
+    beside = {"scenes-strict": scores, "balance": 0.5 * scores}
+    return Curve(Planned(f"{name}/{seed}", name, "one", seed, None, {}), images, beside, failure)
+
+
+def table(**runs: list[Curve]) -> findings.Table:
+    return findings.Table(STUDY, "one", runs, COSTS, PROMPT, np.zeros(N, int))
+
+
+def found(**runs: list[Curve]) -> dict[str, Any]:
+    return findings.of(table(**runs))
+
+
+def test_budgets_are_read_off_the_curves() -> None:
+    """At 40 images both are at their ends; 30 evaluations are 10 images of one, and 30 of the other."""
+    good, cheap = (
+        [curve("good", s, [0.2, 0.5, 0.6]) for s in (0, 1)],
+        [curve("cheap", s, [0.2, 0.3, 0.5]) for s in (0, 1)],
+    )
+    own = found(good=good, cheap=cheap)
+    images, passes = (own["budgets"][name]["algorithms"] for name in ("images", "evaluations"))
+    assert own["base"]["mean"] == pytest.approx(0.2)
+    assert images["good"]["mean"] == pytest.approx(0.6) and images["cheap"]["mean"] == pytest.approx(0.5)
+    assert passes["good"]["mean"] == pytest.approx(0.35) and passes["cheap"]["mean"] == pytest.approx(0.4)
+    assert own["budgets"]["images"]["best"] == "good" and own["budgets"]["evaluations"]["best"] == "cheap"
+    assert images["good"]["area"] == pytest.approx((0.35 + 0.55) / 2) and images["good"]["beside"]["balance"] == 0.3
+    difference = images["cheap"]["below_best"]
+    assert difference["mean"] == pytest.approx(-0.1) and -0.17 < difference["low"] < difference["high"] < -0.04
+    assert difference["high"] - difference["low"] < images["cheap"]["high"] - images["cheap"]["low"]  # equal noise
+    assert images["good"]["below_best"] is None
+
+
+def test_how_much_a_target_takes() -> None:
+    """Two thirds of the best gain: .2 + 2/3 (.6 - .2) = .4667, which is 17.8 images or 53.3 evaluations of `good`."""
+    own = found(good=[curve("good", 0, [0.2, 0.5, 0.6])], cheap=[curve("cheap", 0, [0.2, 0.3, 0.45])])
+    images = own["budgets"]["images"]
+    assert images["target"] == pytest.approx(0.2 + 0.4 * 2 / 3)
+    assert images["algorithms"]["good"]["to_target"] == [pytest.approx(20 * (images["target"] - 0.2) / 0.3)]
+    assert images["algorithms"]["cheap"]["to_target"] == [None]
+
+
+def test_failed_runs_count_with_the_base_model() -> None:
+    runs = [curve("good", 0, [0.2, 0.5, 0.6]), curve("good", 1, [0.2, 0.6], "diverged")]
+    own = found(good=runs, cheap=[curve("cheap", s, [0.2, 0.1, 0.1]) for s in (0, 1)])["budgets"]["images"][
+        "algorithms"
+    ]
+    assert own["good"]["seeds"] == pytest.approx([0.6, 0.2]) and own["good"]["failed"] == ["diverged"]
+    assert own["good"]["collapsed"] == 1 and own["cheap"]["collapsed"] == 2
+    assert own["good"]["better_than"] == {"cheap": 1.0} and own["cheap"]["better_than"] == {"good": 0.0}
+    assert own["good"]["area"] == pytest.approx(0.45)  # of the run that has a curve
+    assert reaches(runs[1], COSTS["good"], "images", 40) and not reaches(runs[0], COSTS["good"], "images", 50)
+
+
+def test_runs_of_other_settings_cannot_be_merged() -> None:
+    from flowward.evaluation.measurement import Measurement
+    from flowward.studies.curves import refuse_unlike
+
+    def measured(**settings: Any) -> Measurement:
+        return Measurement("m", {"seed": 1234, "model": {}, **settings}, ("a",), ("all",), {}, frozenset())
+
+    both = [curve("good", 0, [0.2]), curve("cheap", 0, [0.2])]
+    refuse_unlike(both, [measured(), measured(model={"name": "other"})])
+    with pytest.raises(
+        ValueError, match="cheap/0 and good/0 were measured with different seed: results of other settings"
+    ):
+        refuse_unlike(both, [measured(), measured(seed=1)])
