@@ -52,7 +52,7 @@ from .speed import Speedometer
 from .teachers import NONE, Teachers
 
 STOPPED = (
-    "the guard shows that the reward is exploited. To go on: --resume with --stop-when-hacked false; an earlier "
+    "the guard shows that the reward is exploited. To go on: --resume with --no-stop-when-hacked; an earlier "
     "checkpoint is in the run folder"
 )
 Collect = Callable[[Sequence[Prompt], Condition, int, Tensor], Iterator[tuple[Drawn, Tensor]]]

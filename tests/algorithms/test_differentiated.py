@@ -275,5 +275,5 @@ def test_a_run_ends_when_its_guard_trips(tiny: str, tmp_path: Path, stop: bool) 
     assert told
     assert (len(steps) < 5) == stop
     if stop:
-        assert "--resume with --stop-when-hacked false" in steps[-1].health[-1]
+        assert "--resume with --no-stop-when-hacked" in steps[-1].health[-1]
         assert folder is not None and folder.checkpoints()[-1].stem.endswith(str(steps[-1].index))

@@ -41,7 +41,7 @@ def refuse_stale(algorithm: Algorithm, run: Run, stale: int) -> None:
     if stale_of(algorithm) == "none":
         how = " or --algorithm.behaviour old" if "old" in algorithm.copies else ""
         raise ValueError(
-            f"{type(algorithm).__name__} with behaviour '{algorithm.behaviour}' takes the current policy for what drew "
+            f"{type(algorithm).__name__} with behaviour '{algorithm.behaviour}' assumes that the current policy drew "
             f"its samples, so no image can be drawn ahead: set --stale 0{how}"
         )
 
