@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -54,7 +55,7 @@ class Front:
     """measure hypervolumes from these scores (none: lowest possible scores, or lowest measured ones)"""
     evaluation: Annotated[Evaluation, tyro.conf.OmitArgPrefixes] = field(default_factory=lambda: Evaluation(rewards=()))
     at: int | Literal["best"] | None = None
-    """use a run's checkpoint of this iteration, or with its `best` headline score (none: the newest)"""
+    """use the palette's checkpoint of this iteration, or with its `best` headline score (none: the newest)"""
     precision: Wish | None = None
     """precision of all models (none: that of the runs and exports)"""
     loading: Annotated[Loading, tyro.conf.OmitArgPrefixes] = field(default_factory=Loading)
@@ -113,6 +114,9 @@ def _refuse(chosen: Front, policy: Policy, scores: Sequence[str]) -> None:
     if chosen.floor and len(chosen.floor) != len(scores):
         raise ValueError(f"--floor needs a number for each of {', '.join(scores)}, not {len(chosen.floor)}")
 
+    if not all(map(isfinite, chosen.floor)):
+        raise ValueError(f"--floor needs finite numbers, not {' '.join(f'{each:g}' for each in chosen.floor)}")
+
 
 def _measured(
     chosen: Front,
@@ -139,12 +143,14 @@ def _measured(
     remark_on_guidance(chosen.model, policy, how.sampler.guidance)
     palette, about = policy.weights.palette, settings(policy, texts, how, scored)
     about["model"].pop("mixture")
-    measure(policy, Path(chosen.model).name)
-    if chosen.soup:
+    soup: Policy | None = None
+    if chosen.soup:  # read before anything is measured
         each = dict(zip(palette, chosen.soup, strict=True))
         soup = trained.soup(each, chosen.evaluation.weights, chosen.loading, precision, named)
         if soup.identity["base"] != policy.identity["base"]:
             raise ValueError(f"the runs of the soup were trained on another model than {chosen.model}: name others")
+    measure(policy, Path(chosen.model).name)
+    if soup:
         measure(soup, "soup")
         about["soup"] = [Path(name).name for name in chosen.soup]
     return {**fronts.compared(found, chosen.floor or fronts.floor_of(found)), "settings": about}

@@ -12,6 +12,7 @@ from torch import nn
 from .. import models, prompts
 from ..algorithms.algorithm import differentiates
 from ..process.policy import Policy
+from ..rewards import Sum
 from ..rewards.images.jpeg import Compressible
 from ..system import distributed
 from ..system.footprint import Counter, counted
@@ -85,7 +86,9 @@ def run(words: list[str]) -> int:
         policy.prepare([fit.longest(texts)])
         run = replace(settings.run, memory=settings.run.memory or "auto")  # batches are to be found
         taught = teachers.imagined(policy, teachers.parsed(settings.teachers, settings.teacher_guidance))
-        trainer = Parts(settings.algorithm, policy, Compressible(), texts, teachers=taught).trainer(run)
+        each = tuple((name, 1.0, Compressible()) for name in policy.weights.palette)
+        reward = Sum(each) if each else Compressible()
+        trainer = Parts(settings.algorithm, policy, reward, texts, teachers=taught).trainer(run)
         counter.forget(policy.offloaded())
         more = fit.beside(trainer)
         taken = {

@@ -144,7 +144,7 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
     if not resume and "--evaluation.rewards" not in named and "rewards" not in (given.get("evaluation") or {}):
         settings = _measured_by_reward(settings)
     if models.is_code(settings.model) and not resume and "--evaluation.prompts" not in named and not files:
-        settings = replace(settings, evaluation=replace(settings.evaluation, prompts=settings.prompts))
+        settings = replace(settings, evaluation=_of_same_prompts(settings))
     if "--evaluation.sampler.guidance" not in named and not resume and not config.names_guidance(given):
         settings = config.measured_alike(settings)
     for name in ("reward", "prompts", "prompt_column", "prompt_weights"):
@@ -156,6 +156,12 @@ def chosen(words: list[str], command: str = "train", page: Page = PAGE) -> tuple
         name = time.strftime(f"{unplaced.model}-%Y%m%d-%H%M%S").replace("/", "-")
         settings = replace(settings, run=replace(settings.run, output=Path("runs") / name))
     return settings, resume is not None
+
+
+def _of_same_prompts(settings: Any) -> Any:
+    """The evaluation, on the prompts of training."""
+    how = settings.evaluation
+    return replace(how, prompts=settings.prompts, prompt_column=how.prompt_column or settings.prompt_column)
 
 
 def _of_others(model: str) -> bool:
@@ -173,7 +179,9 @@ def _measured_by_reward(settings: Any) -> Any:
     if settings.preferences or (settings.reward == config.Settings.reward and not pipeline):
         return settings
     scores = own if pipeline else tuple(dict.fromkeys((*own, *settings.evaluation.rewards)))
-    return replace(settings, evaluation=replace(settings.evaluation, rewards=scores))
+    how = settings.evaluation
+    usual = models.is_code(settings.model) and how.guard == type(settings)().evaluation.guard  # of the built-in world
+    return replace(settings, evaluation=replace(how, rewards=scores, guard=() if usual else how.guard))
 
 
 def _print_config(settings: Any, named_output: bool) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import models
 from ..evaluation.outcome import counted
+from ..models import modules
 from ..models.adapters import Adapters
 from ..models.loading import MODEL, Loading
 from ..models.names import header_of
@@ -39,6 +40,8 @@ def facts(name: str) -> dict[str, Any]:
     """
     if file := models.lora_file(name):
         return read(file)
+    if (module := Path(name) / modules.FILE).is_file():
+        return read(module)
     folder = merged(name) or (Path(name) if _has_palette(Path(name)) else None)
     if folder is None:
         return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from .. import models
 from ..models.adapters import Adapters
@@ -55,11 +55,13 @@ def load(
         return models.load(name, precision=precision or "auto", loading=loading)
     folder = RunFolder.open(path)
     given = folder.config()  # only these keys, since a run from Python may have an algorithm without a name
-    keys = (*MADE_FROM, *OF_PALETTES) if given.get("palette") else MADE_FROM
-    settings = config.from_dict({key: given[key] for key in keys if key in given})
     state = folder.state("identity", "iteration", "weights", at=at, within=f"weights.{weights}.")
     if state is None:
         raise ValueError(f"{path} contains no checkpoint yet: wait for the first one, or set --checkpoint-every lower")
+    keys = (*MADE_FROM, *OF_PALETTES) if given.get("palette") else MADE_FROM
+    if given.get("palette") and given.get("reward") is None:  # a user's own, whose names the checkpoint has
+        given = {**given, "reward": _names(state["identity"])}
+    settings = config.from_dict({key: given[key] for key in keys if key in given})
     how = loading.of_run(name, settings.loading, said) if loading else settings.loading
     adapters = settings.stored_adapters
     policy = models.load(settings.model, None, precision or settings.precision, loading=how, adapters=adapters)
@@ -72,6 +74,11 @@ def load(
         policy.weights.load("policy", state["weights"][weights])
     policy.name = f"{name} ({weights}, iteration {state['iteration']})"
     return policy
+
+
+def _names(identity: Mapping[str, Any]) -> list[str]:
+    """The objectives of a palette, as its checkpoint has them."""
+    return str(identity["weights"]).partition("-palette-")[2].split("+")
 
 
 def soup(

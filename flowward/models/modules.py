@@ -34,6 +34,7 @@ Predicts = Literal["noise - data", "data - noise"]
 
 OWN = "given"  # names in a Condition: "given" for one tensor, "given.NAME" for several
 PROBES = 2  # samples that a module is tried on
+UNFIT = (TypeError, ValueError, RuntimeError, KeyError)  # what torch raises for values that are no tensors
 SLOPE = -0.5  # of velocity over noise at pure noise; 1 for a trained flow, and -1 with a wrong sign or time
 FILE = "module.safetensors"
 
@@ -95,6 +96,10 @@ class Partly(Full):
     def tensors(self, name: str) -> dict[str, Tensor]:
         every = super().tensors(name)
         return {key: every[key] for key in self._trained}
+
+
+class Unshaped(ValueError):
+    """The output of a module has another shape than its samples."""
 
 
 class ModulePolicy(Policy):
@@ -166,13 +171,23 @@ class ModulePolicy(Policy):
             if text not in self._condition:
                 raise ValueError(unknown("prompt", text, self._condition) + " (in `condition`)")
         rows = [self._condition[text] for text in texts]
-        if isinstance(rows[0], Mapping):
-            return {key: torch.stack([torch.as_tensor(row[key]) for row in rows]) for key in rows[0]}
-        return torch.stack([torch.as_tensor(row) for row in rows])
+        try:
+            if isinstance(rows[0], Mapping):
+                return {key: torch.stack([torch.as_tensor(row[key]) for row in rows]) for key in rows[0]}
+            return torch.stack([torch.as_tensor(row) for row in rows])
+        except UNFIT as error:
+            raise ValueError(
+                f"the values of `condition` for {texts[:2]} do not make tensors of equal shape: {named(error)}"
+            ) from error
 
     def _tensor(self, value: Any) -> Tensor:
         """On the device of the module, and of its type if these are no whole numbers."""
-        found = torch.as_tensor(value, device=self.device)
+        try:
+            found = torch.as_tensor(value, device=self.device)
+        except UNFIT as error:
+            raise ValueError(
+                f"condition must return a tensor or a dict of tensors, not {type(value).__name__}: {named(error)}"
+            ) from error
         return found.to(self._dtype) if found.is_floating_point() else found
 
     def empty(self) -> Condition:
@@ -197,7 +212,7 @@ class ModulePolicy(Policy):
             v = _called(network, x.to(self._dtype), own.to(self._dtype), condition)
         if not isinstance(v, Tensor) or v.shape != x.shape:
             found = list(v.shape) if isinstance(v, Tensor) else type(v).__name__
-            raise ValueError(
+            raise Unshaped(
                 f"{self.name} returned {found} for samples {list(x.shape)}: a velocity has the shape of its samples"
             )
         return self._sign * v.float()
@@ -246,12 +261,18 @@ class ModulePolicy(Policy):
             try:
                 with torch.enable_grad():
                     v = self.velocity(x, t, condition)
-            except (TypeError, RuntimeError, IndexError, KeyError) as error:
+            except Unshaped:
+                raise
+            except Exception as error:  # a user's module may raise anything
                 raise ValueError(
                     f"{self.name} cannot be called with x {list(x.shape)}, t [{PROBES}]{_said(condition)}: "
                     f"{named(error)}"
                 ) from error
             self._refuse_infinite(v, where)
+        try:
+            self._medium.draw(x.cpu(), [text_of(prompt) for prompt in asked])
+        except Exception as error:  # a user's function may raise anything
+            raise ValueError(f"`draw` cannot make a picture of a sample: {named(error)}") from error
 
     def _refuse_infinite(self, v: Tensor, where: str) -> None:
         if not v.isfinite().all():
@@ -326,7 +347,7 @@ def _refuse(module: Any, shape: Any, condition: Any, time: Any, predicts: str) -
         raise ValueError(f"give a torch module (torch.nn.Module), not {type(module).__name__}")
     if not any(each.requires_grad and each.is_floating_point() for each in module.parameters()):
         raise ValueError(f"{type(module).__name__} has no trainable weights: give a module with some that require_grad")
-    if not shape or not all(isinstance(side, int) and side > 0 for side in shape):
+    if not isinstance(shape, Sequence) or not shape or not all(isinstance(side, int) and side > 0 for side in shape):
         raise ValueError(f"shape must be the positive sides of one sample, such as (8, 2), not {shape}")
     if condition is not None and not callable(condition) and not (isinstance(condition, Mapping) and condition):
         raise ValueError(

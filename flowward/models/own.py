@@ -28,6 +28,8 @@ def made(name: str, adapters: Adapters | None, precision: Wish, seed: int, chose
     make = user_code.find("model", name)
     if adapters and (adapters.start or adapters.alpha or adapters.targets):
         chosen = [*chosen, "LoRA settings other than lora_rank"]
+    if adapters and adapters.palette:
+        chosen = [*chosen, "palette"]
     if chosen:
         raise ValueError(f"the model {name} does not support {' and '.join(chosen)}; leave out the option")
     rank = adapters.rank if adapters else None

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from .reward import RewardError, called
+from .reward import called
 
 
 @runtime_checkable
@@ -34,13 +34,13 @@ def by_autograd(scored: Callable[[Tensor], Tensor], images: Tensor, scale: float
         scale: multiply scores by this before the backward pass, and divide the result by it.
 
     Raises:
-        RewardError: the scores do not depend on the images through torch operations.
+        ValueError: the scores do not depend on the images through torch operations.
     """
     with torch.inference_mode(False), torch.enable_grad():
         x = images.detach().clone().float().requires_grad_()
         scores = scored(x)
         if not scores.requires_grad:
-            raise RewardError("its scores have no graph that leads to the images: it leaves torch, or detaches them")
+            raise ValueError("its scores have no graph that leads to the images: it leaves torch, or detaches them")
         (slope,) = torch.autograd.grad(scale * scores.sum(), x)
     return scores.detach(), slope / scale
 

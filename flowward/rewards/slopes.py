@@ -13,8 +13,8 @@ from .reward import Metadata, Reward, RewardError, called, guarded
 
 
 def has_gradient(reward: Reward) -> bool:
-    """Whether a reward has a gradient; a weighted sum has one if all its terms do."""
-    return all(_alone(each) for _, _, each in terms(reward))
+    """Whether a reward has a gradient; a weighted sum has one if all terms that count do."""
+    return all(_alone(each) for _, weight, each in terms(reward) if weight)
 
 
 def _alone(reward: Reward) -> bool:
@@ -23,8 +23,8 @@ def _alone(reward: Reward) -> bool:
 
 def refuse_without(reward: Reward, who: str) -> None:
     """Raise ValueError, naming the first term without a gradient, which `who` needs."""
-    for name, _, each in terms(reward):
-        if not _alone(each):
+    for name, weight, each in terms(reward):
+        if weight and not _alone(each):
             raise ValueError(
                 f"{who} needs the gradient of the reward, and reward '{name}' has none: use one that has, such as "
                 "scenes-net (built-in world) or pickscore, or an algorithm that only needs scores, as advantageflow"
@@ -41,6 +41,8 @@ def gradient(
     """
     total, slope = images.new_zeros(len(images), dtype=torch.float32), torch.zeros_like(images, dtype=torch.float32)
     for name, weight, each in terms(reward):
+        if not weight:
+            continue
         with guarded(f"gradient of reward '{name}'"):
             scores, own = called(each.gradient, images, prompts, metadata)  # type: ignore[attr-defined]
         for what, found, shape in (("scores", scores, images.shape[:1]), ("slopes", own, images.shape)):

@@ -18,7 +18,7 @@ from ..process.policy import Policy
 from ..prompts import PromptSet
 from ..rewards import Reward
 from ..system import distributed, shared_folders
-from . import batches, config, fit, inputs, palettes, trackers
+from . import batches, config, differentiated, fit, inputs, palettes, trackers
 from . import teachers as teaching
 from .datasets import Exemplars, Preferences
 from .folder import RunFolder
@@ -216,6 +216,8 @@ def assembled(
     found |= parts.images | parts.teachers.inputs
     changes = inputs.compared(settings.run.output, found, changed_inputs) if resume else []
     read = _ready(parts, held_out, measured)
+    if not resume:
+        differentiated.tried(parts.algorithm, policy, parts.reward, parts.prompts)
     trainer = parts.trainer(settings.run)
     if limit := fit.limit(settings.run.memory, policy.device):
         settings = replace(settings, run=_fitted(trainer, limit, say))
@@ -384,6 +386,7 @@ def of_python(
     refuse_distilled(algorithm, policy, run.allow_distilled)
     policy.refuse(list(prompts))
     rewards.refuse(reward, prompts.texts, prompts.about(range(len(prompts))))
+    differentiated.tried(algorithm, policy, reward, prompts)
     if evaluator:
         evaluator.refuse()
     if say and (limit := fit.limit(run.memory, policy.device)):

@@ -37,8 +37,8 @@ def counted(algorithm: Algorithm, rollout: Sampling, run: Run) -> Counts:
     _refuse_torn(rollout, run)
     if constant(algorithm.credit) and (run.mix != "rewards" or run.reward_buffer or run.curriculum):
         raise ValueError(
-            "this algorithm compares no rewards (it follows a teacher, or the gradient of their weighted sum): leave out "
-            "--mix, --palette, --reward-buffer and --curriculum"
+            "this algorithm compares no rewards (it follows a teacher, or the gradient of their weighted sum): leave "
+            "out --mix, --palette, --reward-buffer and --curriculum"
         )
     _refuse_own_rows(algorithm, run)
     points = algorithm.points(_blank(rollout, run), ("",))

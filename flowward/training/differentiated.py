@@ -13,7 +13,7 @@ from ..algorithms.algorithm import Algorithm, differentiates, words
 from ..process.flow import over
 from ..process.policy import Condition, Policy, Wording
 from ..prompts import Prompt, PromptSet
-from ..rewards import Reward
+from ..rewards import Reward, RewardError
 
 ROW = "prompt_number"
 """the tensor [N] of a condition that has the number of each row's prompt in its prompt set"""
@@ -36,6 +36,21 @@ def refuse(algorithm: Algorithm, policy: Policy, reward: Reward, prompts: Prompt
                 f"the contrast puts '{text.strip()}' before prompts, which needs a reward that reads any text: leave "
                 f"the contrasts at none ({error})"
             ) from error
+
+
+def tried(algorithm: Algorithm, policy: Policy, reward: Reward, prompts: PromptSet) -> None:
+    """Differentiate the reward of one decoded noise, if the algorithm will, so that a run does not begin in vain.
+
+    Raises:
+        ValueError: the reward has no usable gradient, or the model cannot decode with one.
+    """
+    if not differentiates(algorithm):
+        return
+    x = torch.randn(1, *policy.latent_shape, generator=torch.Generator().manual_seed(0)).to(policy.device)
+    try:
+        policy.pullback(x, lambda images: rewards.gradient(reward, images, prompts.texts[:1], prompts.about([0])))
+    except RewardError as error:
+        raise ValueError(str(error)) from error
 
 
 def numbered(condition: Condition, prompts: Sequence[Prompt], among: PromptSet) -> Condition:

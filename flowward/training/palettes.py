@@ -22,8 +22,11 @@ def weights_of(reward: Reward) -> Tensor:
     return torch.tensor([weight for _, weight, _ in rewards.terms(reward)], dtype=torch.float64)
 
 
-def weighting_of(policy: Policy, reward: Reward, run: Run) -> Weighting:
+def weighting_of(policy: Policy, reward: Reward, run: Run, compares: bool = True) -> Weighting:
     """Drawn weights if the policy is a palette, otherwise fixed ones.
+
+    Args:
+        compares: whether the algorithm compares rewards, which gives the advantages that a palette mixes.
 
     Raises:
         ValueError: the palette has other adapters than the rewards, or this mix or these weights do not allow it.
@@ -33,6 +36,8 @@ def weighting_of(policy: Policy, reward: Reward, run: Run) -> Weighting:
         raise ValueError(f"--mix {run.mix} needs the gradient of each reward whole: set --shard none, or another mix")
     if not palette:
         return Fixed(weights)
+    if not compares:
+        raise ValueError("a palette mixes advantages, and this algorithm compares no rewards: leave out --palette")
     names = tuple(name for name, weight, _ in rewards.terms(reward) if weight)
     if names != palette:
         raise ValueError(

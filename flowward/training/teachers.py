@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ class Teachers:
 
 
 NONE = Teachers()
+PALETTE = "{} is a palette, which is another model for every mixture: name a run or a LoRA with a single adapter"
 
 
 def _categories(texts: PromptSet) -> dict[Prompt, str]:
@@ -137,9 +139,11 @@ def of(teachers: Mapping[str, str | Path], guidance: Mapping[str, float] | None 
     Raises:
         ValueError: a guidance scale belongs to a category without a teacher.
     """
-    for category in guidance or {}:
+    for category, scale in (guidance or {}).items():
         if category not in teachers:
             raise ValueError(f"there is no teacher of '{category}' that could have a guidance of its own: name one")
+        if not isfinite(scale):
+            raise ValueError(f"the guidance of the teacher of '{category}' must be a finite number, not {scale:g}")
     return Teachers({category: absolute(str(name)) for category, name in teachers.items()}, dict(guidance or {}))
 
 
@@ -210,13 +214,15 @@ def _of_run(policy: Policy, path: Path) -> tuple[Values, Identity]:
     refuse_other_kinds(path)
     folder = RunFolder.open(path)
     given = folder.config()
+    if given.get("palette"):
+        raise ValueError(PALETTE.format(path))
     state = folder.state("identity", "iteration", "weights", within="weights.policy.")
     if state is None:
         raise ValueError(f"{path} contains no checkpoint yet: wait for the first one")
     with folder.explained():
         identity, values = state["identity"], state["weights"]["policy"]
         rounded = bool((given.get("loading") or {}).get("quantise")) or _quantised(policy)
-        _refuse_other_base(policy, {key: identity[key] for key in BASE}, str(path), rounded)
+        _refuse_other_base(policy, {key: identity.get(key) for key in BASE}, str(path), rounded)
         about = {"iteration": int(state["iteration"])}
         rank = given.get("lora_rank")
         if not isinstance(policy.weights, LoRA):
@@ -256,6 +262,8 @@ def _refuse_other_base(policy: Policy, identity: Mapping[str, Any], name: str, r
 def _of_weights(policy: Policy, folder: Path) -> Values:
     """Merged weights that `flowward export` wrote."""
     facts = strict_json.loads((folder / FACTS).read_text("utf-8"))
+    if isinstance(facts.get("palette"), dict):
+        raise ValueError(PALETTE.format(folder))
     _refuse_other_base(policy, {"base": facts.get("base")}, str(folder), bool(facts.get("quantise")))
     if isinstance(policy.weights, LoRA):
         raise ValueError(f"{folder} has all weights merged, so adapters cannot hold it: give its run or its LoRA, or "

@@ -21,6 +21,7 @@ from ..evaluation.evaluate import Evaluator, NotFinite
 from ..evaluation.measurement import to_json
 from ..evaluation.outcome import NOUNS
 from ..evaluation.provenance import same_scores
+from ..learning.credit import constant
 from ..learning.mixing import APART, MIXES, RewardBuffer, each_reward
 from ..learning.objectives import Apart
 from ..learning.points import PointSet
@@ -110,7 +111,7 @@ class Trainer(Loop[Evaluator]):
         product = policy.product("reference", scales.get("reference", 1.0))
         self.models = Models.of(policy, scales, **taught).differentiating(slope, product)
         self.buffer = RewardBuffer(run.reward_buffer, [same_scores(each) for _, _, each in terms(reward)])
-        self.weighting = weighting_of(policy, reward, run)
+        self.weighting = weighting_of(policy, reward, run, not constant(algorithm.credit))
         self.order: Order = InTurn(prompts, run.seed)
         if run.curriculum:
             self.order = Curriculum(prompts, run.seed, rest=run.curriculum)

@@ -24,8 +24,9 @@ from flowward.process.noise import Noise
 from flowward.process.policy import PLAIN, Condition
 from flowward.process.rollout import Rollout
 from flowward.process.trails import Trail
-from flowward.rewards import Sum, differentiable
+from flowward.rewards import Sum, differentiable, gradient, refuse_without
 from flowward.training import config
+from flowward.training.assembly import train
 from flowward.training.differentiated import RewardSlope, numbered
 from flowward.training.trainer import Trainer
 
@@ -197,6 +198,30 @@ def test_bad_settings_are_refused(make: Any, said: str) -> None:
         make()
 
 
+@differentiable
+def detached(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+    return images.detach().mean((1, 2, 3))
+
+
+@differentiable
+def rootless(images: Tensor, texts: Sequence[str], metadata: Any = None) -> Tensor:
+    return (images - images.detach()).square().mean((1, 2, 3)).sqrt()
+
+
+def test_a_reward_without_a_usable_gradient_is_found_before_the_run(tiny: str, tmp_path: Path) -> None:
+    """And a term of weight 0 needs none."""
+    policy, texts = models.load(tiny, None, "float32"), prompts.of("mine", TEXTS)
+    for reward, said in ((detached, "raised ValueError: its scores have no graph"), (rootless, "slopes that are NaN")):
+        run = small(output=tmp_path / "run")
+        with pytest.raises(ValueError, match=f"gradient of reward '{reward.__name__}' .*{said}"):
+            next(train(few_steps("draft"), policy, reward, texts, run))
+        assert not (tmp_path / "run").exists()
+    unused = Sum((("bright", 1.0, bright), ("scenes", 0.0, rewards.load("scenes"))))
+    refuse_without(unused, "DRaFT")
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.equal(gradient(unused, x, ["a", "b"])[1], gradient(bright, x, ["a", "b"])[1])
+
+
 @pytest.mark.parametrize("words", [{}, {"good": ""}, {"bad": ""}])
 def test_the_words_of_a_contrast_may_be_none(words: dict[str, str]) -> None:
     """A contrast with the bare prompt; rows without a contrast keep the plain score."""
@@ -238,7 +263,7 @@ def test_what_cannot_be_differentiated_is_refused(tiny: str) -> None:
     with pytest.raises(ValueError, match="reward 'scenes' has none"):
         mixed = Sum((("bright", 1.0, bright), ("scenes", 1.0, rewards.load("scenes"))))
         trainer(tiny, few_steps("srpo"), reward=mixed)
-    with pytest.raises(ValueError, match="leave out --mix, --reward-buffer and --curriculum"):
+    with pytest.raises(ValueError, match="leave out --mix, --palette, --reward-buffer and"):
         trainer(tiny, few_steps("refl"), mix="pareto")
     with pytest.raises(ValueError, match=r"the contrast puts 'Realistic\.' before prompts, which needs a reward that"):
         trainer(tiny, few_steps("srpo", contrast_down=0.1), reward=rewards.load("scenes-net"))

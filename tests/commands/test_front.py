@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_runs import TEXTS, algorithm, bright, same, small
 
+from flowward import prompts
 from flowward.cli import main
 from flowward.export import trained
 from flowward.models import Adapters, load
 from flowward.process.policy import MIXTURE, Condition
+from flowward.rewards import Sum
+from flowward.training.assembly import train
 
 REWARDS = ("jpeg-compressibility", "balance")
 FEW = ("--evaluation.images", "6", "--iterations", "1", "--images-per-update", "8", "--group-size", "4",
@@ -120,6 +124,7 @@ def test_the_front_of_a_palette_beside_a_soup(runs: Path, capsys: pytest.Capture
         (["{runs}/palette", "--rewards", "scenes"], "needs 2 to 8 scores, not 1"),
         (["{runs}/palette", "--points", "1"], "points must be between 2 and"),
         (["{runs}/palette", "--points", "900"], "are 900 mixtures, and 200 are allowed"),
+        (["{runs}/palette", "--floor", "nan", "0"], "--floor needs finite numbers, not nan 0"),
         (["{runs}/palette", "--floor", "0"], "a number for each of jpeg-compressibility, balance, not 1"),
     ],
 )
@@ -127,6 +132,26 @@ def test_impossible_fronts(runs: Path, capsys: pytest.CaptureFixture[str], words
     how = ["--images", "2", "--steps", "2"]
     found = refused(capsys, "front", *[word.format(runs=runs) for word in words], *([] if "--points" in words else how))
     assert any(part in found for part in said.split("|")), found
+
+
+def test_a_soup_is_read_before_anything_is_measured(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowward.export.grids.measured", lambda *given: pytest.fail("measured"))
+    soup = ("--soup", "scenes", str(runs / "balance"))
+    assert refused(capsys, "front", str(runs / "palette"), *soup, "--images", "2", "--steps", "2")
+
+
+def test_a_palette_of_a_users_own_rewards_is_read_again(tiny: str, tmp_path: Path) -> None:
+    """Trained from Python: config.yaml cannot name the rewards, so the checkpoint does."""
+    policy = load(tiny, None, "float32", adapters=Adapters(2, palette=("bright", "same")))
+    reward = Sum((("bright", 1.0, bright), ("same", 1.0, same)))
+    run = small(mix="advantages", output=tmp_path / "run", iterations=1, checkpoint_every=1)
+    for _ in train(algorithm(), policy, reward, prompts.of("mine", TEXTS), run):
+        pass
+    again = trained.load(tmp_path / "run")
+    assert again.weights.palette == ("bright", "same")
+    torch.testing.assert_close(velocity(again, (0.2, 0.8)), velocity(policy, (0.2, 0.8)))
 
 
 def test_adapters_of_different_models_are_no_soup(runs: Path, tiny: str) -> None:

@@ -92,6 +92,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "gradient": (lambda w, x, t: (w * t).sqrt() * x, r"gradient of a loss of At is NaN or infinite at t = 0, although"),
     "unused": (lambda w, x, t: x * t, "velocity of At does not depend on its trainable weights"),
     "raises": (lambda w, x, t: w * x @ x, r"At cannot be called with x \[2, 3\], t \[2\]: RuntimeError"),
+    "asserts": (lambda w, x, t: exec("assert 0"), r"At cannot be called with x \[2, 3\], t \[2\]: AssertionError"),
     "tuple": (lambda w, x, t: (w * x,), r"At returned tuple for samples \[2, 3\]"),
 }
 
@@ -118,6 +119,14 @@ def test_the_end_of_its_own_time_is_named_too() -> None:
         ({"module": nn.Linear(2, 2).requires_grad_(False)}, "Linear has no trainable weights"),
         ({"module": nn.ReLU()}, "ReLU has no trainable weights"),
         ({"shape": ()}, "shape must be the positive sides"),
+        ({"shape": 6}, "shape must be the positive sides"),
+        (
+            {"condition": {"a": [1.0], "b": [1.0, 2.0]}},
+            r"values of `condition` for .* do not make tensors of equal shape",
+        ),
+        ({"condition": {"a": {"x": 1.0}, "b": {"y": 1.0}}}, "do not make tensors of equal shape: KeyError"),
+        ({"condition": {"a": "left", "b": "right"}}, "do not make tensors of equal shape"),
+        ({"draw": lambda sample, prompt: 1 / 0}, "`draw` cannot make a picture of a sample: ZeroDivisionError"),
         ({"shape": (6, 0)}, "shape must be the positive sides"),
         ({"condition": {}}, "condition must be a function of a list of prompts, or a mapping"),
         ({"condition": "goal"}, "condition must be a function"),
@@ -145,6 +154,8 @@ def test_conditions_have_one_row_per_prompt() -> None:
         one(lambda prompts: {}).encode(TEXTS)
     with pytest.raises(ValueError, match=r"condition cannot encode the prompts \['goal 0', 'goal 1'\]: KeyError"):
         one(lambda prompts: {}["x"]).encode(TEXTS)
+    with pytest.raises(ValueError, match="must return a tensor or a dict of tensors, not list"):
+        one(lambda prompts: prompts).encode(TEXTS)
     with pytest.raises(ValueError, match="unknown prompt 'gaol 1'; did you mean 'goal 1'"):
         one(GOALS).encode(["gaol 1"])
     with pytest.raises(ValueError, match="guidance needs the condition of the empty prompt ''"):

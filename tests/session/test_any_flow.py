@@ -19,6 +19,7 @@ from flowward import policies, prompts, rewards
 from flowward.cli import main
 from flowward.rewards import differentiable
 from flowward.system import distributed
+from flowward.training.folder import RunFolder
 from flowward.training.run import Run
 from flowward.training.trainer import Trainer
 
@@ -141,6 +142,9 @@ def full():
 def plain():
     return 3
 
+def near2(samples, prompts):
+    return -near(samples, prompts)
+
 def broken():
     raise OSError("no disk")
 """
@@ -180,6 +184,29 @@ def test_the_command_line_trains_and_resumes_a_model_of_a_file(code: Path, rank:
     assert "this checkpoint belongs to another model (different base" in capsys.readouterr().err
 
 
+def test_presets_of_the_built_in_world_do_not_watch_other_models(code: Path, capsys: Any) -> None:
+    """Guards of the built-in world; and the evaluation has the column of the prompts of training."""
+    Path("near.py").write_text(CODE + "\nfrom flowward.rewards import differentiable\nnear = differentiable(near)\n")
+    Path("goals.csv").write_text("goal\n" + "\n".join(GOALS))
+    words = ["--prompts", "goals.csv", "--prompt-column", "goal", "--algorithm", "draft", "--reward", "near.py:near"]
+    assert main(["train", *WORDS, *words, "--iterations", "1", "--output", "run"]) == 0
+    config = RunFolder.open(Path("run")).config()
+    assert config["evaluation"]["guard"] == [] and config["evaluation"]["prompt_column"] == "goal"
+    assert main(["export", "run", "--output", "out"]) == main(["export", "run", "--output", "out", "--overwrite"]) == 0
+
+
+def test_experts_of_a_module_are_merged(code: Path, capsys: Any) -> None:
+    """On-policy distillation from a run of the same module; one of another module is refused."""
+    Path("goals.jsonl").write_text("".join(json.dumps({"prompt": goal, "category": "all"}) + "\n" for goal in GOALS))
+    for make, name in (("make", "expert"), ("other", "stranger")):
+        assert main(["train", *WORDS, "--model", f"flow.py:{make}", "--iterations", "1", "--output", name]) == 0
+    words = ["--algorithm", "opd", "--updates-per-iteration", "1", "--prompts", "goals.jsonl", "--iterations", "1"]
+    words += ["--microbatch", "10"]
+    assert main(["train", *WORDS, *words, "--teachers", "all=expert", "--output", "merged"]) == 0
+    assert main(["train", *WORDS, *words, "--teachers", "all=stranger", "--output", "never"]) == 2
+    assert "was trained from another base model" in capsys.readouterr().err
+
+
 def test_a_model_of_a_file_gets_a_sentence_where_it_is_wrong(code: Path, capsys: Any) -> None:
     def said(*words: str) -> str:
         assert main(["train", *WORDS, "--output", "never", *words]) == 2
@@ -192,6 +219,8 @@ def test_a_model_of_a_file_gets_a_sentence_where_it_is_wrong(code: Path, capsys:
         "--model", "flow.py:full", "--lora-rank", "2"
     )
     assert "does not support size; leave out" in said("--size", "64", "64")
+    palette = ("--reward", "flow.py:near", "flow.py:near2", "--mix", "advantages", "--palette", "--lora-rank", "2")
+    assert "does not support palette; leave out" in said(*palette)
     assert "runs in float32, not bf16" in said("--precision", "bf16")
     with pytest.raises(ValueError, match="name a --reward"):
         from flowward.commands.train import chosen

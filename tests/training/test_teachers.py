@@ -144,6 +144,16 @@ def test_teachers_that_do_not_fit(tiny: str, tmp_path: Path) -> None:
     assert "holds no LoRA" in refusal(tiny, empty, 2)
 
 
+def test_a_palette_is_no_teacher(tiny: str) -> None:
+    """It is another network for every mixture; neither as a run nor as an export, whatever the rank."""
+    words = ("--reward", "jpeg-compressibility", "balance", "--mix", "advantages", "--palette", "--lora-rank", "2")
+    run = expert(tiny, "palette", *words)
+    assert main(["export", run, "--output", "exported"]) == 0
+    for name in (run, "exported"):
+        for rank in (None, 2, 4):
+            assert "is a palette, which is another model for every mixture: name a run" in refusal(tiny, name, rank)
+
+
 def test_a_teacher_of_another_base_is_refused(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the fingerprint of the model that it was trained from, also where all shapes are equal."""
     full, lora = expert(tiny, "full"), expert(tiny, "lora", "--lora-rank", "2")
@@ -182,6 +192,10 @@ def test_a_damaged_lora_is_refused(tiny: str, tmp_path: Path) -> None:
         (
             ("--teachers", "counting=RUN", "--algorithm.points.where", "renoise"),
             "takes visited|renoised, not 'renoise'",
+        ),
+        (
+            ("--teachers", "counting=no", "single_object=no", "--teacher-guidance", "counting=nan"),
+            "the guidance of the teacher of 'counting' must be a finite number, not nan",
         ),
         (
             ("--teachers", "counting=no", "single_object=no"),
