@@ -180,6 +180,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert main([*words, "--images-per-update", "24", "--microbatch", "24"]) == 0
     said = capsys.readouterr().out
     assert "\n24 GB hold rollout_batch 24, microbatch 24" in said
+    palette = ["--palette", "--reward", "scenes-strict", "balance", "--mix", "advantages"]
+    assert main([*words, *palette, "--images-per-update", "24", "--microbatch", "24"]) == 0
+    assert "\n24 GB hold rollout_batch 24, microbatch 24" in capsys.readouterr().out
     assert main(["memory"]) == 2
     assert "give --model owner/name" in capsys.readouterr().err
     monkeypatch.setattr(memory, "_law", lambda *given: lambda size: 1e5)  # it has been counted above
