@@ -51,6 +51,7 @@ SIZES = {
     "fdfo": f"{FEW} --group-size 2",
     "dgpo": f"{FEW} --algorithm.points.times.last 3",
     "dpo": f"{FEW} --algorithm.points.draws 4",
+    "draft": "--algorithm.rollout.steps 6",
     "flow_grpo_fast": WINDOW,
     "mix_grpo": f"{WINDOW} --algorithm.rollout.window.size 2 --algorithm.rollout.window.high 5",
     "mix_grpo_flash": f"{WINDOW} --algorithm.rollout.window.size 2 --algorithm.rollout.window.high 5",
