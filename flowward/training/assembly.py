@@ -20,6 +20,7 @@ from ..rewards import Reward
 from ..system import distributed, shared_folders
 from . import batches, config, differentiated, fit, inputs, palettes, trackers
 from . import teachers as teaching
+from .cautions import remarks_on_guidance, remarks_on_prompts
 from .datasets import Exemplars, Preferences
 from .folder import RunFolder
 from .inputs import Change, Inputs
@@ -216,8 +217,6 @@ def assembled(
     found |= parts.images | parts.teachers.inputs
     changes = inputs.compared(settings.run.output, found, changed_inputs) if resume else []
     read = _ready(parts, held_out, measured)
-    if not resume:
-        differentiated.tried(parts.algorithm, policy, parts.reward, parts.prompts)
     trainer = parts.trainer(settings.run)
     if limit := fit.limit(settings.run.memory, policy.device):
         settings = replace(settings, run=_fitted(trainer, limit, say))
@@ -225,15 +224,19 @@ def assembled(
     if resume:
         _restore(trainer, RunFolder.open(settings.run.output), changes)
     evaluator = Evaluator(policy, how, held_out, rewards=measured)
-    guidance = () if settings.preferences else _of_guidance(policy, settings.algorithm.rollout.guidance)
+    guidance = () if settings.preferences else remarks_on_guidance(policy, settings.algorithm.rollout.guidance)
     notes = (*policy.notes, *trainer.rollout.remarks(), *guidance, *settings.drawing.notes())
-    changed = inputs.sentence(changes)
-    teams = distributed.teams()
+    changed, teams = inputs.sentence(changes), distributed.teams()
     idle = [*batches.idle(settings.run, trainer.unit, teams), *settings.drawing.idle(settings.run, teams)]
     unlimited = remarks(settings.algorithm, settings.run.updates_per_iteration)
     unlimited += distilled_remarks(settings.algorithm, policy, trainer.rollout)
-    unclear = _warnings(settings, parts.prompts, held_out)
-    warnings = (*read, *unclear, *unlimited, *idle, *([changed] if changed else []))
+    warnings = (
+        *read,
+        *remarks_on_prompts(settings, parts.prompts, held_out),
+        *unlimited,
+        *idle,
+        *([changed] if changed else []),
+    )
     return Assembly(settings, trainer, evaluator, notes, warnings, found, tuple(changes))
 
 
@@ -302,6 +305,7 @@ def _ready(parts: Parts, held_out: PromptSet, measured: Mapping[str, Reward]) ->
     with distributed.first_here():  # the first process of a machine fills the disk cache for the others
         policy.prepare([*texts, *held_out])
     rewards.refuse(parts.reward, texts.texts, texts.about(range(len(texts))))
+    differentiated.tried(parts.algorithm, policy, parts.reward, texts)
     for own in measured.values():
         rewards.refuse(own, held_out.texts, held_out.about(range(len(held_out))))
     return said
@@ -313,23 +317,6 @@ def _fitted(trainer: Trainer, limit: float, say: Callable[[str], object]) -> Run
     say(said)
     least = distributed.merged({"sampled": run.rollout_batch, "trained": run.microbatch}, min)
     return replace(run, rollout_batch=int(least["sampled"]), microbatch=int(least["trained"]))
-
-
-def _of_guidance(policy: Policy, guidance: float) -> list[str]:
-    """The cost of the guidance scale in training, and a note if the model was published with another one."""
-    lines = [f"{remark} (--algorithm.rollout.guidance)"] if (remark := policy.remark(guidance)) else []
-    if (many := policy.evaluations(guidance)) > 1:
-        lines.append(f"guidance {guidance:g} needs {many} network evaluations per step: with and without the prompt")
-    return lines
-
-
-def _warnings(settings: Any, texts: PromptSet, held_out: PromptSet) -> tuple[str, ...]:
-    how, drawn = settings.evaluation, settings.algorithm.rollout.guidance
-    sources = ("" if settings.preferences else settings.prompts, how.prompts)
-    found = [leaked] if (leaked := leak(texts, held_out, how.chosen(held_out), sources)) else []
-    if not settings.preferences and (unlike := how.unlike(drawn)):
-        found.append(f"{unlike}: use --evaluation.sampler.guidance {drawn:g} to match")
-    return tuple(found)
 
 
 def train(

@@ -280,7 +280,8 @@ that says what to change.
 
 - `KEY@STEP` is the same metric for one rollout step alone. Step 0 is the first, noisiest step.
 - `seconds.train` is the key `train` of the object `seconds`.
-- Each evaluation also saves `samples/ITERATION-best-worst.png`: the best and the worst image of that iteration.
+- Each evaluation also saves `samples/ITERATION-best-worst.png`: the best and the worst image of that iteration, and
+  `samples/ITERATION-scores.json`: the scores of all its images, as `flowward eval --json` writes them.
 - A sample is an image, or an episode of an agent (`flowward agent train`).
 - NAME is a reward, or what the line says. PART is `overall` or `categories.CATEGORY`.
 - HOW is `sampled` or `greedy`. MODULE is a part of an agent.

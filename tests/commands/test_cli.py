@@ -137,7 +137,7 @@ def test_what_a_run_leaves(tiny: str, run: Path) -> None:
     files = {"config.yaml", "inputs.json", "metrics.jsonl", "report.html", "summary.json"}
     assert names == {*files, "samples", "checkpoints"}
     assert [path.name for path in RunFolder.open(run).checkpoints()] == ["000002.safetensors"]
-    names = {f"00000{k}.{kind}" for k in (0, 2) for kind in ("json", "png")}
+    names = {f"00000{k}{end}" for k in (0, 2) for end in (".json", ".png", "-scores.json")}
     assert {path.name for path in (run / "samples").iterdir()} == {*names, "000002-best-worst.png"}
     first, *others = RunFolder.open(run).lines()
     assert first["iteration"] == 0 and first["evaluation"]["images"] == 6
