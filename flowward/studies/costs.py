@@ -9,7 +9,8 @@ study which was stopped goes on with the same runs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,6 +55,22 @@ def measured(settings: Any, backward: float | None = None) -> Cost:
     Raises:
         ValueError, RewardError, TrainingError: the run cannot start, or fails.
     """
+    with _one_thread():
+        return _measured(settings, backward)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As the runs have; the other cores are theirs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measured(settings: Any, backward: float | None) -> Cost:
     made = assembly.assembled(replace(settings, run=replace(settings.run, output=None)), say=lambda text: None)
     trainer, seconds, counts = made.trainer, list[float](), {"all": 0.0, "trained": 0.0}
     backward = pass_ratio(trainer.policy, trainer.prompts[0]) if backward is None else backward

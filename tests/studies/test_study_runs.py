@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from flowward.studies import plan, pool
+from flowward.studies import costs, plan, pool, schedule
 from flowward.studies.folder import StudyFolder
 from flowward.studies.pool import Place, carry_out
 from flowward.studies.schedule import Planned
@@ -159,3 +160,14 @@ def test_a_study_that_is_killed_comes_to_the_same_numbers(tiny: str, tmp_path: P
 
     table = parquet.read_table(tmp_path / "whole" / "results.parquet")
     assert table.num_rows >= 2 * 2 * 3 * 2 and len(table["values"][0]) == 12
+
+
+def test_costs_are_counted_and_measured_on_one_thread(tiny: str) -> None:
+    """AdvantageFlow: two sampling steps, two points with two copies each, of which the first iteration needs none."""
+    study = plan.of({**SMALL, "model": tiny})
+    threads = torch.get_num_threads()
+    found = costs.measured(schedule.for_cost(study, "advantageflow"))
+    assert torch.get_num_threads() == threads
+    assert (found.images, found.forward, found.trained) == (8, 6.0, 2.0)
+    assert found.backward >= 1 and found.seconds > 0
+    assert costs.measured(schedule.for_cost(study, "flow_grpo"), 2.5).backward == 2.5
