@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
+from ..system import whole_files
 from ..system.errors import at_least_one
 from ..system.terminal import visible
 from .help import Page
@@ -42,6 +44,7 @@ class StudyOptions:
 
 
 def run(words: list[str]) -> int:
+    command = shlex.join(["flowward", "study", *words])
     chosen = parse(StudyOptions, words, "study", page=PAGE)
     from ..studies import plan
     from ..studies.folder import StudyFolder
@@ -53,29 +56,16 @@ def run(words: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         return 130
-    for each in found["rewards"]:
-        for budget, own in each["budgets"].items():
-            _show(each["reward"], budget, own, found["study"]["score"], each["base"])
-    print(visible(str(chosen.output / "study.json")))
-    return 0
-
-
-def _show(reward: str, budget: str, found: dict[str, Any], score: str, base: dict[str, Any]) -> None:
+    from ..pages import study as page
     from .tables import say, table
 
-    rows = sorted(found["algorithms"].items(), key=lambda item: -item[1]["mean"])
-    cells = []
-    for name, own in rows:
-        below = own["below_best"]
-        behind = (
-            f"{100 * below['mean']:+.1f} [{100 * below['low']:+.1f}, {100 * below['high']:+.1f}]" if below else "best"
-        )
-        reached = [each for each in own["to_target"] if each is not None]
-        fast = f"{min(reached):,.0f} to {max(reached):,.0f}" if len(reached) == len(own["to_target"]) else "not reached"
-        bad = f"{own['collapsed']} of {len(own['seeds'])}"
-        cells.append(
-            [name, f"{100 * own['mean']:.1f} [{100 * own['low']:.1f}, {100 * own['high']:.1f}]", behind, fast, bad]
-        )
-    columns = ["algorithm", f"{score}, %", "from the best", f"{budget} to {100 * found['target']:.1f} %", "below base"]
-    title = f"{reward}: {found['amount']:,.0f} {budget}; the base model has {100 * base['mean']:.1f} %"
-    say(table(columns, cells, title, right=columns[1:]))
+    score = found["study"]["score"]
+    for each in found["rewards"]:
+        for budget, own in each["budgets"].items():
+            made = page.table(budget, own, score)
+            title = f"{each['reward']}: {own['amount']:,.0f} {budget}; the base model has {page.percent(each['base'])}"
+            say(table(made.head, made.rows, visible(title), made.head[1:]))
+    file = chosen.output / "study.html"
+    whole_files.write(file, page.of(found, command))
+    print(visible(f"report: {file}"))
+    return 0

@@ -14,6 +14,7 @@ from ..evaluation.statistics import Floats, bounds
 from .costs import Cost
 from .curves import Curve
 from .plan import Study
+from .schedule import longest
 
 SHARE = 2 / 3  # of the best algorithm's gain: the target, if the study names none
 
@@ -58,7 +59,25 @@ def of(table: Table) -> dict[str, Any]:
     budgets = {}
     for name in study.budgets.given:
         budgets[name] = _at_budget(table, name, float(getattr(study.budgets, name)))
-    return {"reward": table.reward, "base": _means(table, {"": table.base(study.score)[None]})[""], "budgets": budgets}
+    base = _means(table, {"": table.base(study.score)[None]})[""]
+    return {"reward": table.reward, "base": base, "budgets": budgets, "curves": _curves(table)}
+
+
+def _curves(table: Table) -> dict[str, dict[str, list[float]]]:
+    """The headline of every algorithm with its interval, in equal steps from the base model to the longest budget."""
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in table.curves}
+    ends = {name: longest(table.study, table.costs[name]) for name in table.curves}
+    for part in range(table.study.points + 1):
+        at = {name: end * part / table.study.points for name, end in ends.items()}
+        for name, images in at.items():
+            found[name].setdefault("images", []).append(images)
+        scores = {
+            name: np.stack([run.at(table.study.score, at[name]) for run in runs]) for name, runs in table.curves.items()
+        }
+        for name, own in _means(table, scores).items():
+            for key, value in own.items():
+                found[name].setdefault(key, []).append(value)
+    return found
 
 
 def _at_budget(table: Table, budget: str, amount: float) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
+from flowward.pages import study as page
 from flowward.studies import findings, plan
 from flowward.studies.costs import Cost
 from flowward.studies.curves import Curve, reaches
@@ -58,6 +60,30 @@ def test_budgets_are_read_off_the_curves() -> None:
     assert difference["mean"] == pytest.approx(-0.1) and -0.17 < difference["low"] < difference["high"] < -0.04
     assert difference["high"] - difference["low"] < images["cheap"]["high"] - images["cheap"]["low"]  # equal noise
     assert images["good"]["below_best"] is None
+
+
+def test_the_page_has_the_numbers_the_best_first() -> None:
+    """Escaped, and with a curve that ends at the longest budget: 40 images."""
+    good, cheap = (
+        [curve("good", s, [0.2, 0.5, 0.6]) for s in (0, 1)],
+        [curve("cheap", s, [0.2, 0.3, 0.5]) for s in (0, 1)],
+    )
+    own = found(good=good, cheap=cheap)
+    assert own["curves"]["good"]["images"][-1] == 40 and own["curves"]["good"]["mean"][-1] == pytest.approx(0.6)
+    table = page.table("images", own["budgets"]["images"], "scenes-strict")
+    assert [row[0] for row in table.rows] == ["good", "cheap"] and table.rows[0][2] == "best"
+    assert table.rows[1][2].startswith("-10.0 [") and table.rows[0][3] == f"{20 * 0.8 / 0.9:,.4g}"
+    costs = {name: {**vars(cost), "evaluations": cost.evaluations} for name, cost in COSTS.items()}
+    study = TypeAdapter(plan.Study).dump_python(STUDY, mode="json")
+    search = {"scores": {"one/good": [0.4, None]}, "chosen": {"one/good": 0}, "settings": {"one/good/0": {}}}
+    whole = {"study": study, "costs": costs, "search": search, "rewards": [own], "machine": "<b>2 cores"}
+    text = page.of(whole, "flowward study it.yaml")
+    assert (
+        "2 algorithms on scenes" in text
+        and "&lt;b&gt;2 cores" in text
+        and "the preset" in text
+        and "40.0 failed" in text
+    )
 
 
 def test_how_much_a_target_takes() -> None:

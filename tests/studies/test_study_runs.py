@@ -150,7 +150,8 @@ def test_a_study_that_is_killed_comes_to_the_same_numbers(tiny: str, tmp_path: P
             process.wait()
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "16 images; the base model has" in done.stdout and "study.json" in done.stdout
+        assert "16 images; the base model has" in done.stdout and "study.html" in done.stdout
+        assert "2 algorithms on" in (folder / "study.html").read_text("utf-8")
         found.append(json.loads((folder / "study.json").read_text()))
     first, second = ({key: own for key, own in each.items() if key != "machine"} for each in found)
     assert first == second
