@@ -14,10 +14,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import agent_runs
 from measurements import made
 
+from flowward.evaluation import fronts
 from flowward.evaluation.comparison import differences
 from flowward.evaluation.images import thumbnails
 from flowward.evaluation.samples import Samples, grouped, members
-from flowward.pages import evaluation, index, report
+from flowward.pages import evaluation, front, index, report, study
 from flowward.pages.watch import compare
 from flowward.training.folder import RunFolder
 
@@ -106,6 +107,42 @@ def compared(path: Path) -> None:
     path.write_text(evaluation.of(found, differences(found), "flowward eval 'a' <b>"), "utf-8")
 
 
+def fronts_of_two(path: Path) -> None:
+    """A palette and a soup, with two scores."""
+    mixtures = tuple((k / 4, 1 - k / 4) for k in range(5))
+    grids = []
+    for name in ("runs/<i>palette", "soup & more"):
+        points = [made(name, {"strict": torch.rand(6).tolist(), "soft": torch.rand(6).tolist()}) for _ in mixtures]
+        grids.append(fronts.Grid(name, ("strict", "<b>soft"), mixtures, points))
+    found = fronts.compared(grids, [0.0, 0.0])
+    about = {"images": 6, "prompts": "<b>mine", "seed": 1234}
+    path.write_text(front.of(found, about, "flowward front 'a' <b>"), "utf-8")
+
+
+def study_of(path: Path) -> None:
+    """Twelve algorithms, of which one failed, with a search."""
+    names = [f"algorithm_{k}" for k in range(11)] + ["one_with_a_rather_long_name"]
+    each = {"mean": 0.4, "low": 0.35, "high": 0.45}
+    row = {
+        **each,
+        "seeds": [0.4, 0.4],
+        "to_target": [100.0, None],
+        "below_best": {**each, "mean": -0.1},
+        "collapsed": 1,
+    }
+    budget = {"amount": 5760, "target": 0.5, "best": names[0], "algorithms": dict.fromkeys(names, row)}
+    curve = {"images": [0.0, 2880.0, 5760.0]} | {key: [0.3, value, value] for key, value in each.items()}
+    reward = {"reward": "both", "base": each, "budgets": {"images": budget, "seconds": budget},
+              "curves": dict.fromkeys(names, curve)}  # fmt: skip
+    cost = {"images": 288, "forward": 14.0, "trained": 2.0, "evaluations": 20.0, "seconds": 0.01}
+    search = {"scores": {"both/algorithm_0": [0.4, None]}, "chosen": {"both/algorithm_0": 0},
+              "settings": {"both/algorithm_0/0": {}}}  # fmt: skip
+    about = {"model": "<b>mine", "seeds": [0, 1], "images": 1200, "score": "scenes-strict"}
+    whole = {"study": about, "costs": dict.fromkeys(names, cost), "search": search, "rewards": [reward],
+             "machine": "2 CPU cores"}  # fmt: skip
+    path.write_text(study.of(whole, "flowward study 'a' <b>"), "utf-8")
+
+
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     run(folder / "runs" / "new", grids_alone=False)
@@ -123,6 +160,8 @@ def main(folder: Path) -> None:
         [folder / "runs" / name for name in ("new", "older", "<img src=x onerror=alert(1)>")], folder / "compare.html"
     )
     compared(folder / "evaluation.html")
+    fronts_of_two(folder / "front.html")
+    study_of(folder / "study.html")
     (folder / "pretraining").mkdir()
     steps = [{"stage": stage, "step": k, "loss": 1 / k} for stage in ("autoencoder", "flow") for k in range(1, 50)]
     (folder / "pretraining" / "log.jsonl").write_text("\n".join(map(json.dumps, steps)))
