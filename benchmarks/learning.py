@@ -89,16 +89,17 @@ def draw(results: list[Result], output: Path) -> None:
     columns = 4
     rows = -(-len(names) // columns)
     size = (3.1 * columns, 2.35 * rows)
-    figure, panels = pyplot.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    figure, panels = pyplot.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
     for panel in panels.flat[len(names) :]:
         panel.axis("off")
     for name, panel in zip(names, panels.flat, strict=False):
-        for each in (each for each in results if each["algorithm"] == name):
+        own = [each for each in results if each["algorithm"] == name]
+        for each in own:
             images, mean, low, high = zip(*each["strict"], strict=True)
             error = [[m - a for m, a in zip(mean, low, strict=True)], [b - m for m, b in zip(mean, high, strict=True)]]
             panel.errorbar(images, mean, error, marker="o", markersize=3, linewidth=1.2, capsize=2,
                            color=f"C{each['seed']}")  # fmt: skip
-        panel.axhline(results[0]["strict"][0][1], color="0.6", linestyle=":", linewidth=1)
+        panel.axhline(own[0]["strict"][0][1], color="0.6", linestyle=":", linewidth=1)
         panel.set_title(name, fontsize=10)
         panel.grid(alpha=0.25)
     seeds = sorted({each["seed"] for each in results})
