@@ -129,7 +129,7 @@ COMMANDS = (
     Command("verify", verify.Verify, verify.PAGE),
     Command("report", report.Report, report.PAGE, ("run",)),
     Command("watch", watch.Watch, watch.PAGE, (".",)),
-    Command("study", study.StudyOptions, study.PAGE, ("missing.yaml", "--output", "new")),
+    Command("study", study.StudyOptions, study.PAGE, ("study.yaml", "--output", "studied")),
     Command("compare", compare.Compare, compare.PAGE, ("run", "other")),
     Command("list", lists.List, lists.PAGE),
     Command("algorithms", algorithms.Algorithms, algorithms.PAGE),

@@ -32,6 +32,7 @@ from flowward.models import blueprint
 from flowward.pages import report
 from flowward.rewards import RewardError
 from flowward.scenes import pretrain
+from flowward.studies.folder import StudyFolder
 from flowward.system import serving
 from flowward.training.course import TrainingError
 from flowward.training.folder import RunFolder
@@ -73,6 +74,8 @@ def light(trained_agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(pretrain, "pretrain", lambda settings: iter(()))
     monkeypatch.setattr(report, "write_loss_curve", lambda folder: folder)
     monkeypatch.setattr(agent_pretraining, "fit", end)
+    monkeypatch.setattr(StudyFolder, "carry_out", end)
+    Path("study.yaml").write_text("algorithms: [awm]\nbudgets: {images: 1000}\n")
     shutil.copytree(trained_agent, "agent")
     rows = [{"question": f"what is the age of {tower}", "answer": "3"} for tower in ("arlo", "brim", "cald")]
     Path("questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

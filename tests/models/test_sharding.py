@@ -273,7 +273,8 @@ def of_processes(folder: Path, shard: str, processes: int) -> dict[Any, Any]:
     return found
 
 
-def close(a: Any, b: Any, bound: float = 1e-6) -> None:
+def close(a: Any, b: Any, bound: float = 3e-6) -> None:
+    """Sums in another order, in float32: 1e-6 on a Xeon, 1.3e-6 on an EPYC."""
     assert a.keys() == b.keys()
     for key in a:
         x, y = (torch.as_tensor(each[key]).detach().double() for each in (a, b))
@@ -311,7 +312,8 @@ def test_a_run_goes_on_in_another_layout(folder: Path, case: str) -> None:
     """From a whole model to a split one and back: weights, copies, moments, and the next loss."""
     to_split = of_processes(folder, "all", 2)["resumed", case]
     close(to_split, resumed(folder, case, folder / f"{case} whole", None), 2e-6)
-    close(to_split, resumed(folder, case, folder / f"{case} all", None), 2e-5)  # two iterations of Adam were split
+    again = resumed(folder, case, folder / f"{case} all", None)
+    close(to_split, again, 2e-4)  # two iterations of Adam were split, whose step is of any sign where a gradient is 0
 
 
 def test_an_evaluation_of_a_split_model(folder: Path) -> None:

@@ -105,7 +105,8 @@ def test_a_shard_takes_what_it_takes_in_one_of_two_real_processes(tmp_path: Path
     together(measured, (tmp_path,), PROCESSES)
     for case, found in zip(CASES, json.loads((tmp_path / "figures.json").read_text()), strict=True):
         _, rank, checkpointing = case
-        near = 1e-3 if rank else 0.02 if checkpointing else 0.07  # more than is taken, with all activations kept
+        # More than is taken, with all activations kept; a busy process may still hold a block that it has gathered.
+        near = 0.04 if rank else 0.02 if checkpointing else 0.07
         assert imagined(case, tmp_path / "-".join(map(str, case))) == pytest.approx(found, rel=near), case
 
 

@@ -184,7 +184,7 @@ def test_pictures_after_the_checkpoint_go_with_their_metrics(tiny: str, tmp_path
     (tmp_path / "run/checkpoints/.000002.safetensors.partial").write_text("half a checkpoint")
     RunFolder.open(tmp_path / "run").forget_after(1)
     assert not list((tmp_path / "run").rglob("*.partial"))
-    names = [f"00000{k}.{kind}" for k in (0, 1) for kind in ("json", "png")]
+    names = [f"00000{k}{end}" for k in (0, 1) for end in ("-scores.json", ".json", ".png")]
     found = sorted(path.name for path in (tmp_path / "run/samples").iterdir())
     assert found == sorted([*names, "000001-best-worst.png"])
 

@@ -326,7 +326,7 @@ def test_every_algorithm_says_what_it_allows(tiny: str, kind: str, name: str) ->
     assert stale_of(how) == kind
     run = run_of(None, group_size=2 if name == "fdfo" else 4, microbatch=7 if name == "branch_grpo" else 8)
     if kind == "none":
-        with pytest.raises(ValueError, match=r"^\w+ with behaviour 'policy' takes .* set --stale 0"):
+        with pytest.raises(ValueError, match=r"^\w+ with behaviour 'policy' assumes .* set --stale 0"):
             remote(tiny, how, run, 1)
         return
     one = remote(fitting(tiny, how), how, run, 1)

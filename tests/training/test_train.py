@@ -136,7 +136,7 @@ def test_with_an_evaluator_the_base_model_comes_first(tiny: str, tmp_path: Path)
     assert [step.index for step in steps] == [0, 1, 2]
     assert [step.evaluation is not None for step in steps] == [True, False, True]
     assert steps[0].evaluation["scores"]["balance"]["overall"]["n"] == 5
-    names = [f"{index:06d}.{kind}" for index in (0, 2) for kind in ("json", "png")]
+    names = [f"{index:06d}{end}" for index in (0, 2) for end in ("-scores.json", ".json", ".png")]
     assert {path.name for path in (run.output / "samples").iterdir()} == {*names, "000002-best-worst.png"}
 
 
