@@ -13,7 +13,6 @@ from ..evaluation.measurement import Measurement
 from ..evaluation.seeds import between
 from ..evaluation.statistics import Floats
 from ..training.folder import RunFolder
-from .costs import Cost
 from .pool import Place
 from .schedule import Planned
 
@@ -78,8 +77,3 @@ def refuse_unlike(curves: Sequence[Curve], measured: Sequence[Measurement]) -> N
                 f"{curve.planned.name} and {curves[0].planned.name} were measured with different {', '.join(other)}: "
                 "results of other settings cannot be merged"
             )
-
-
-def reaches(curve: Curve, cost: Cost, budget: str, amount: float) -> bool:
-    """Whether a run says what it came to at a budget."""
-    return curve.failure is not None or curve.images[-1] * (1 + 1e-9) >= cost.images_for(budget, amount)

@@ -32,6 +32,7 @@ from ..system import locks, strict_json, whole_files
 from . import costs, curves, findings, schedule
 from .costs import Cost
 from .curves import Curve
+from .knobs import trials
 from .plan import Study, of
 from .pool import Place, State, carry_out
 from .schedule import Planned
@@ -127,7 +128,7 @@ class StudyFolder:
             if place.state == "finished":
                 mean = curves.read(each, place)[0].means(self.study.score)[-1]
             scores.setdefault(name, []).append(mean)
-        chosen = {name: max(range(len(own)), key=lambda k: _lowest(own[k])) for name, own in scores.items()}
+        chosen = {name: max(range(len(own)), key=lambda k: _or_worst(own[k])) for name, own in scores.items()}
         if planned:
             settings = {f"{each.reward}/{each.algorithm}/{each.trial}": _knobs(each) for each in planned}
             self._write(SEARCH, {"scores": scores, "chosen": chosen, "settings": settings})
@@ -242,7 +243,7 @@ def _read(file: Path, otherwise: Any) -> Any:
     return strict_json.loads(file.read_text("utf-8")) if file.is_file() else otherwise
 
 
-def _lowest(score: float | None) -> float:
+def _or_worst(score: float | None) -> float:
     return -float("inf") if score is None else score
 
 
@@ -254,7 +255,5 @@ def _about(part: prompts.PromptSet, k: int) -> dict[str, Any]:
 
 def _knobs(planned: Planned) -> dict[str, Any]:
     """What a trial tried."""
-    from .knobs import trials
-
     assert planned.trial is not None
     return list(trials(planned.algorithm, planned.trial + 1))[planned.trial]

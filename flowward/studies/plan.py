@@ -23,7 +23,7 @@ from ..algorithms.presets import PRESETS
 from ..rewards import weighted
 from ..system.errors import at_least_one, between, first_invalid, positive, unknown
 from ..system.nested import joined, lists_of_one, refuse_unknown
-from ..training.config import from_dict
+from ..training.config import from_dict, settings_type
 from ..training.record import read_yaml
 
 
@@ -110,6 +110,9 @@ class Study:
                 raise ValueError(unknown("algorithm", name, ALGORITHMS))
             if "scenes" not in PRESETS[name]:
                 raise ValueError(f"{name} has no preset of its own size to start from: leave it out")
+            made = settings_type(name)().model
+            if made not in (self.model, "scenes"):
+                raise ValueError(f"{name} is for another kind of model, {made}: give it a study with model: {made}")
         for what, given in (("algorithm", self.algorithms), ("seed", self.seeds)):
             if twice := [each for each in given if list(given).count(each) > 1]:
                 raise ValueError(f"{what} {twice[0]} is named twice")

@@ -44,7 +44,7 @@ def refuse(study: Study, costs: Mapping[str, Cost]) -> None:
                 least = cost.images / cost.images_for(name, 1.0)
                 raise ValueError(
                     f"budgets.{name} = {amount:g} is less than one iteration of {algorithm}, which takes {least:.4g}: "
-                    f"raise it, or lower options.run.images_per_update"
+                    "raise it, or lower options.run.images_per_update"
                 )
 
 
@@ -52,7 +52,7 @@ def of_settings(study: Study, algorithm: str, reward: str, seed: int, more: Mapp
     """A config file for one run on one thread."""
     preset = settings_type(algorithm)()
     own = {
-        "model": preset.model if study.model == "scenes" else study.model,  # few-step algorithms have one of their own
+        "model": study.model,
         "reward": list(study.rewards[reward]),
         "prompts": study.prompts,
         "precision": study.precision,

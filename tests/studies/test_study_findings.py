@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from flowward.pages import study as page
 from flowward.studies import findings, plan
 from flowward.studies.costs import Cost
-from flowward.studies.curves import Curve, reaches
+from flowward.studies.curves import Curve
 from flowward.studies.schedule import Planned
 
 N, PROMPT = 400, np.repeat(np.arange(100), 4)
@@ -104,7 +104,6 @@ def test_failed_runs_count_with_the_base_model() -> None:
     assert own["good"]["collapsed"] == 1 and own["cheap"]["collapsed"] == 2
     assert own["good"]["better_than"] == {"cheap": 1.0} and own["cheap"]["better_than"] == {"good": 0.0}
     assert own["good"]["area"] == pytest.approx(0.45)  # of the run that has a curve
-    assert reaches(runs[1], COSTS["good"], "images", 40) and not reaches(runs[0], COSTS["good"], "images", 50)
 
 
 def test_runs_of_other_settings_cannot_be_merged() -> None:

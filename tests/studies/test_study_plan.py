@@ -96,6 +96,7 @@ def test_settings_of_all_runs_and_of_one_algorithm() -> None:
     [
         ({"algorithms": ["flow_grp"]}, "unknown algorithm .flow_grp.; did you mean"),
         ({"algorithms": ["awm", "awm"]}, "algorithm awm is named twice"),
+        ({"algorithms": ["meanflow_advantage"]}, "is for another kind of model, scenes-4step"),
         ({"algorithms": []}, "need at least one entry each"),
         ({"seeds": [1, 1]}, "seed 1 is named twice"),
         ({"seeds": [-1]}, "seed must be between 0 and"),
