@@ -21,7 +21,7 @@ PAGE = Page(
     "time, and the same search for the settings of each. A YAML file says what; docs/study.md explains it. A study "
     "that was stopped goes on when the same command is given again.",
     examples=(
-        ("study study.yaml --output runs/study", "carry it out, or on"),
+        ("study study.yaml --output runs/study", "start it, or continue it"),
         ("study study.yaml --output runs/study --workers 1", "one run at a time"),
     ),
 )
@@ -54,7 +54,7 @@ def run(words: list[str]) -> int:
     try:
         found = folder.carry_out(chosen.workers or os.cpu_count() or 1, lambda text: print(visible(text), flush=True))
     except KeyboardInterrupt:
-        print("stopped; the same command goes on")
+        print("stopped; give the same command again to continue")
         return 130
     from ..pages import study as page
     from .tables import say, table
