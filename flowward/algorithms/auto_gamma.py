@@ -3,7 +3,7 @@
 The paper names a fixed gamma, 1.1. What it does depends on the advantages: the minimiser of the loss is the velocity of
 q = (1 + A / gamma) pi_old, whose effective sample size is 1 / (1 + V / (gamma + mean A)^2), V = Var A. So gamma is
 
-    gamma = c max(1 / G - min A, sqrt(V eta / (1 - eta)) - mean A)              eta = 0.7, G = 10, 1 <= c <= 8
+    gamma = c max(1 / G - min A, sqrt(V eta / (1 - eta)) - mean A)              eta = 0.7, G = 10, 1/3 <= c <= 8
 
 The first part of max caps the gain 1 / (gamma + A) of a point at G. The second gives q the effective size eta: 1.097
 for A = clip(N(0, 1), 1), the paper's value. Var and mean are averages over about ten iterations.
@@ -14,7 +14,11 @@ search says if gamma is to blame. With d = v - v_old and e = u - v_old, the loss
 
     alpha* = E[A mean(d e) + lambda mean(d r)] / E[(A + gamma + lambda) mean(d^2)],     r = v_ref - v_old
 
-Below 0.5 the policy has gone past the minimum. That is a fault of the learning rate: c stays, and a warning says so.
+Below 0.5 the policy has gone past the minimum of its loss. That is a fault of the learning rate, or noise of single
+updates. Then the slope decides: E[A mean(d e)] / E[mean(d^2)] is the derivative of the reward along d, on samples that
+the policy has not fitted. If its average is above 0 by two standard errors, the way still leads up, and c falls, down to
+1/3: points with A + gamma < 0 are then pushed away, and lag and learning rate limit the step. If it is not above 0 by
+one standard error, c returns to 1. At 1 c stays, and a warning says why.
 
 The loss is divided by gamma (gain form). Its curvature is then 1 + (A + lambda) / gamma, so a larger gamma shortens the
 step and never makes a learning rate unstable.
@@ -38,11 +42,12 @@ from ..system.errors import positive
 from .algorithm import Loss, Measured, State
 
 REACH = 10.0  # G, the largest gain of a point
-MOST = 8.0  # the largest c
+LEAST, MOST = 1 / 3, 8.0  # the smallest and the largest c
 MEMORY = 10  # iterations that V, mean A and min A are averaged over
 RISE, FALL = 1.5, 1.2  # of c
 LOW = 0.25  # of the limit: c shrinks below this part of it
 SHORT = 0.5  # of the line search: the policy has gone past the minimum
+UPHILL, LEVEL = 2.0, 1.0  # standard errors of the slope along d: above the first c may fall, below the second it returns
 PATIENCE = 3  # iterations in a row before that is reported
 INERT, SLOW = 20.0, 20  # gamma hardly acts if alpha* is larger than the first, so many iterations in a row
 UNFIT = 1.5  # mean(e^2) / its first value: velocities that far from E[u | x_t] give no KL
@@ -82,13 +87,26 @@ def gamma_for(variance: float, average: float, lowest: float, ess: float) -> flo
     return max(1 / REACH - lowest, sqrt(variance * ess / (1 - ess)) - average)
 
 
-def next_factor(factor: float, nats: float, line: float, limit: float) -> float:
-    """c after an iteration that ended `nats` from the old policy, with alpha* = `line`."""
+def next_factor(factor: float, nats: float, line: float, limit: float, errors: float = 0.0) -> float:
+    """c after an iteration that ended `nats` from the old policy, with alpha* = `line`.
+
+    Args:
+        errors: standard errors by which the slope along d is above 0 (see `standard_errors`).
+    """
     if line < SHORT:
-        return factor
+        if errors > UPHILL:
+            return max(LEAST, factor / FALL)
+        return min(1.0, RISE * factor) if factor < 1 and errors < LEVEL else factor
     if nats > limit:
         return min(MOST, RISE * factor)
-    return max(1.0, factor / FALL) if nats < LOW * limit else factor
+    return max(min(1.0, factor), factor / FALL) if nats < LOW * limit else factor
+
+
+def standard_errors(seen: int, average: float, square: float) -> float:
+    """The average of a number over its standard error, 0 for fewer than four: of moving averages over MEMORY values."""
+    many = min(seen, 2 * MEMORY - 1)  # as many equal weights have this variance
+    spread = max(0.0, square - average**2)
+    return average / sqrt(max(spread, 1e-30) / (many - 1)) if many > 3 else 0.0
 
 
 def next_pull(lam: float, nats: float, budget: float) -> float:
@@ -116,7 +134,8 @@ def searched(
     along = fit * mean(d * e)
     if v_ref is not None:
         along = along + lam * mean(d * (wide(v_ref) - old))
-    return {"_along": scale * along, "_bend": scale * curve * mean(d**2), "_size": torch.full_like(along, d[0].numel())}
+    way, size = scale * mean(d**2), torch.full_like(along, d[0].numel())
+    return {"_along": scale * along, "_bend": curve * way, "_way": way, "_size": size}
 
 
 @dataclass(frozen=True)
@@ -134,10 +153,24 @@ class Course:
     past: int = 0  # iterations in a row whose line search was below SHORT
     inert: int = 0  # and above INERT
     residual: float = 0.0  # the first mean(e^2)
+    sloped: int = 0  # iterations with a slope along d
+    slope: float = 0.0  # its average
+    slope_square: float = 0.0  # and that of its square
 
     @property
     def gamma(self) -> float:
         return self.factor * self.forward
+
+    @property
+    def errors(self) -> float:
+        """Standard errors by which the slope along d is above 0."""
+        return standard_errors(self.sloped, self.slope, self.slope_square)
+
+    def climbed(self, slope: float) -> Course:
+        """After an iteration with this slope of the reward along d."""
+        share = max(1 / (self.sloped + 1), 1 / MEMORY)
+        average, square = (was + share * (new - was) for was, new in ((self.slope, slope), (self.slope_square, slope**2)))
+        return replace(self, sloped=self.sloped + 1, slope=average, slope_square=square)
 
     @classmethod
     def of(cls, state: State, lam: float) -> Course:
@@ -196,7 +229,7 @@ class Rule:
         if line is not None:
             told["line_search"] = line
             past, inert = now.past + 1 if line < SHORT else 0, now.inert + 1 if line > INERT else 0
-            now = replace(now, past=past, inert=inert)
+            now = replace(now, past=past, inert=inert).climbed(figures["_along"] / figures["_way"])
         remarks = [*self._faults(now, line)]
         nats, first = figures.get("old_nats"), now.residual or figures.get("residual", 0.0)
         sure = figures.get("residual", 0.0) <= UNFIT * first
@@ -206,7 +239,7 @@ class Rule:
                     f"gamma is {MOST:g} times what the advantages ask for, its most, and the policy is still "
                     f"{nats:.2g} nats from its old copy: lower the learning rate, or the decay of the old copy"
                 )
-            now = replace(now, factor=next_factor(now.factor, nats, line, self.auto.nats))
+            now = replace(now, factor=next_factor(now.factor, nats, line, self.auto.nats, now.errors))
         now = replace(now, residual=first)
         away, budget = figures.get("reference_nats"), self.auto.budget
         if away is None and budget is not None and now.seen == 1:
@@ -218,7 +251,7 @@ class Rule:
 
     def _faults(self, now: Course, line: float | None) -> list[str]:
         """What gamma cannot mend, once each time that it begins."""
-        if now.past == PATIENCE and line is not None and line < SHORT:
+        if now.past == PATIENCE and line is not None and line < SHORT and now.errors <= UPHILL:
             return [
                 f"the policy went past the minimum of its loss in {PATIENCE} iterations in a row (line search "
                 f"{line:.2g}, should be near 1): gamma cannot help; lower the learning rate, or use more images per "

@@ -9,6 +9,7 @@ import torch
 import tyro
 
 from .. import models, prompts, rewards
+from ..system import freed_memory
 from ..system.errors import between, unknown
 from ..system.precision import Wish
 from ..training import bench, config
@@ -75,6 +76,7 @@ def run(words: list[str]) -> int:
     print(f"overhead             {found.ratio:8.3f}    (target: at most 1.10)")
     if found.peak_memory is not None:
         print(f"peak memory          {found.peak_memory / 2**20:8.0f} MiB of the process")
+    print(f"freed memory         {freed_memory.keep():>8}")
     print(f"precision            {policy.precision:>8}")
     print(f"threads              {torch.get_num_threads():8d}")
     return 0

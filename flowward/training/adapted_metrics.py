@@ -10,8 +10,8 @@ ADAPTED = {
     ),
     "gamma_factor": Metric(
         "Factor of gamma",
-        "factor by which feedback from old_nats raises gamma, from 1 to 8 (only with gamma auto)",
-        "below 8; at 8 the learning rate is too high",
+        "factor by which feedback changes gamma, from 1/3 to 8 (only with gamma auto)",
+        "below 8; at 8 the learning rate is too high; below 1: new samples confirm the direction of the policy",
     ),
     "ess": Metric(
         "Effective sample size",

@@ -24,7 +24,7 @@ from ..learning.optimisers import MOMENTS, OPTIMISERS, load_moments, undone_if_i
 from ..learning.points import PointSet, unit_order
 from ..learning.snapshots import WarmDecay
 from ..process.policy import Weights
-from ..system import distributed, memory, threads
+from ..system import distributed, freed_memory, memory, threads
 from . import passes
 from .course import Course, Measures, TrainingError
 from .folder import RunFolder
@@ -71,6 +71,7 @@ class Loop(ABC, Generic[Measures]):
 
     def __init__(self, algorithm: Objective, model: Model, run: Training):
         threads.refuse_fewer()
+        freed_memory.keep()
         self.algorithm, self.model, self.run = algorithm, model, run
         asked = {*algorithm.anchors, *products(algorithm)}
         for name in [*algorithm.copies, "ema", *(["reference"] if "reference" in asked else [])]:

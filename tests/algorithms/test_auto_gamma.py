@@ -17,6 +17,7 @@ from torch import Tensor
 from flowward.algorithms import AdvantageFlow
 from flowward.algorithms.algorithm import adaptive_of
 from flowward.algorithms.auto_gamma import (
+    LEAST,
     MOST,
     PATIENCE,
     SLOW,
@@ -27,6 +28,7 @@ from flowward.algorithms.auto_gamma import (
     gamma_for,
     next_factor,
     next_pull,
+    standard_errors,
 )
 from flowward.learning.credit import CentredRMS
 from flowward.learning.points import Points
@@ -294,11 +296,16 @@ def test_the_factor_by_hand() -> None:
     assert next_factor(7.0, 2.0, 3.0, 1.0) == MOST
     assert next_factor(3.0, 0.24, 1.0, 1.0) == 2.5 and next_factor(3.0, 0.26, 1.0, 1.0) == 3.0
     assert next_factor(1.1, 0.0, 1.0, 1.0) == 1.0
+    assert next_factor(1.0, 9.0, 0.1, 1.0, 2.1) == pytest.approx(1 / 1.2)  # past the minimum, and still uphill
+    assert next_factor(0.35, 9.0, -0.1, 1.0, 2.1) == LEAST
+    assert next_factor(0.5, 9.0, 0.1, 1.0, 1.5) == 0.5  # neither sure nor unsure
+    assert next_factor(0.5, 9.0, 0.1, 1.0, 0.9) == 0.75 and next_factor(0.9, 9.0, 0.1, 1.0, -3.0) == 1.0
+    assert next_factor(0.5, 0.1, 0.9, 1.0, 9.0) == 0.5 and next_factor(0.5, 9.0, 0.9, 1.0, 9.0) == 0.75
     found = [next_pull(1.0, nats, 2.0) for nats in (2.0, 3.0, 9.0, 0.0)]
     assert found == pytest.approx([1.0, math.exp(0.1), math.exp(0.2), math.exp(-0.2)])
 
 
-WELL = {"_along": 1.0, "_bend": 1.0, "_size": 256.0, "old_nats": 5.0, "residual": 1.0, "reference_nats": 5.0}
+WELL = {"_along": 1.0, "_bend": 1.0, "_way": 1.0, "_size": 256.0, "old_nats": 5.0, "residual": 1.0, "reference_nats": 5.0}
 
 
 def after(many: int, start: dict[str, Any] | None = None, **changes: Any) -> tuple[dict[str, Any], list[list[str]]]:
@@ -314,14 +321,43 @@ def after(many: int, start: dict[str, Any] | None = None, **changes: Any) -> tup
 @pytest.mark.parametrize(
     "changes",
     [
-        {"_along": 0.4},  # past the minimum
+        {"_along": -0.4},  # past the minimum
         {"_size": 4e6},  # rounding of bf16 could be all of it
         {"old_nats": 0.5},  # neither far nor near
-        {"_along": 0.0, "_bend": 0.0},  # the policy is `old`
+        {"_along": 0.0, "_bend": 0.0, "_way": 0.0},  # the policy is `old`
     ],
 )
 def test_what_leaves_the_factor_alone(changes: dict[str, float]) -> None:
     assert after(4)[0]["factor"] == 1.5**4 and after(4, **changes)[0]["factor"] == 1.0
+
+
+def test_standard_errors_by_hand() -> None:
+    """The mean over its standard error; moving averages over ten are worth 19 equal weights."""
+    values = [0.0, 1.0, 2.0, 1.0]
+    square = sum(value**2 for value in values) / 4  # 1.5; the variance is .5, the unbiased one 2/3
+    assert standard_errors(4, 1.0, square) == pytest.approx(1 / math.sqrt(2 / 3 / 4))
+    assert standard_errors(3, 1.0, square) == 0.0
+    assert standard_errors(500, 1.0, square) == pytest.approx(1 / math.sqrt(0.5 / 18))
+    draw, share, found = torch.Generator().manual_seed(0), 0.1, [0.0] * 4000
+    for _ in range(100):  # how far moving averages scatter
+        noise = torch.randn(len(found), generator=draw)
+        found = [old + share * (new - old) for old, new in zip(found, noise.tolist(), strict=True)]
+    assert torch.tensor(found).var().item() == pytest.approx(1 / 19, rel=0.1)
+
+
+def test_steps_that_new_samples_confirm_may_be_longer() -> None:
+    """Past the minimum the factor stays, unless the slope along d is surely above 0; doubt leads back to 1."""
+    state, told = rule().start(), []
+    for slope in (0.2, 0.25, 0.15, 0.2, 0.22, 0.18):
+        figures = {**WELL, "_along": slope, "old_nats": 14.0}
+        state, _, said = rule().learned(state, lambda figures=figures: figures)
+        told += said
+    assert state["factor"] == pytest.approx(1 / 1.2**3)  # from the fourth on
+    assert len(told) == 1  # the warning came before it was sure
+    for slope in (-0.4, -0.3, -0.5):
+        figures = {**WELL, "_along": slope, "old_nats": 14.0}
+        state = rule().learned(state, lambda figures=figures: figures)[0]
+    assert state["factor"] == 1.0
 
 
 def test_lost_calibration_leaves_the_factor_alone() -> None:

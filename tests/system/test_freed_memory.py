@@ -1,0 +1,48 @@
+"""Blocks that are freed and asked for again stay with the process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from flowward.system import freed_memory
+
+CODE = """
+import torch
+from flowward.system import freed_memory
+told = freed_memory.keep() if {kept} else ''
+def resident():
+    return int(open('/proc/self/statm').read().split()[1]) * 4 // 1024  # MiB, in pages of 4 kB
+before = resident()
+blocks = [torch.ones(20 << 18) for _ in range(4)]  # of 20 MiB
+del blocks
+print(resident() - before, told)
+"""
+
+
+def ran(kept: bool, **environment: str) -> tuple[int, str]:
+    given = {name: value for name, value in os.environ.items() if name not in freed_memory.CHOSEN} | environment
+    code = CODE.format(kept=kept)
+    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
+    held, _, told = done.stdout.strip().partition(" ")
+    return int(held), told
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has them")
+def test_blocks_do_not_go_back() -> None:
+    assert ran(kept=False)[0] < 40
+    held, told = ran(kept=True)
+    assert held >= 60 and told == "kept"
+
+
+def test_limits_of_the_environment_stand() -> None:
+    assert ran(kept=True, MALLOC_TRIM_THRESHOLD_="1000000")[1] == "as set in the environment"
+
+
+def test_a_system_without_glibc_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda name: object())
+    assert freed_memory.keep.__wrapped__() == "given back: this system has no glibc"
