@@ -24,6 +24,7 @@ from .images.diversity import Diversity
 from .images.hps import HPSv2
 from .images.imagereward import ImageReward
 from .images.jpeg import Compressible, Incompressible
+from .images.looks import Brightness, Colourfulness, Contrast, Variety
 from .images.scenes import Balance, SceneNet, Scenes, Soft, Strict
 from .judges.judge import Judge
 from .objects.geneval import GenEval, StrictGenEval
@@ -39,6 +40,10 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "balance": Balance,
     "jpeg-compressibility": Compressible,
     "jpeg-incompressibility": Incompressible,
+    "brightness": Brightness,
+    "contrast": Contrast,
+    "colourfulness": Colourfulness,
+    "variety": Variety,
     "pickscore": PickScore,
     "clipscore": CLIPScore,
     "hpsv2": HPSv2,
