@@ -2,7 +2,8 @@
 
 A budget in evaluations counts forward passes. A pass forward and backward counts as many of them as it took time when
 both were measured on this model. Seconds are those of the fastest of three iterations on one thread, without
-evaluations, measured one algorithm at a time before any run begins. Both are written down once per study, so that a
+evaluations, measured one algorithm at a time before any run begins; on a processor CPU seconds, which other programs
+change least. Both are written down once per study, so that a
 study which was stopped goes on with the same runs.
 """
 
@@ -74,11 +75,12 @@ def _measured(settings: Any, backward: float | None) -> Cost:
     made = assembly.assembled(replace(settings, run=replace(settings.run, output=None)), say=lambda text: None)
     trainer, seconds, counts = made.trainer, list[float](), {"all": 0.0, "trained": 0.0}
     backward = pass_ratio(trainer.policy, trainer.prompts[0]) if backward is None else backward
+    clock = time.process_time if trainer.policy.device.type == "cpu" else time.perf_counter
     trainer.step()  # in the first one, copies are what the policy is, and cost nothing
     for _ in range(ITERATIONS):
-        started = time.perf_counter()
+        started = clock()
         trainer.step()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock() - started)
         counts = {name: counts[name] + own for name, own in trainer.speedometer.evaluations().items()}
     images = trainer.run.images
     per_image = {name: own / (ITERATIONS * images) for name, own in counts.items()}
@@ -98,18 +100,19 @@ def pass_ratio(policy: Policy, prompt: Prompt) -> float:
     def and_back() -> None:
         policy.velocity(x, t, condition).sum().backward()
 
-    ratio = _fastest(and_back) / _fastest(there)
+    clock = time.process_time if policy.device.type == "cpu" else time.perf_counter
+    ratio = _fastest(and_back, clock) / _fastest(there, clock)
     for tensor in policy.weights.tensors("policy").values():
         tensor.grad = None
     return max(1.0, ratio)
 
 
-def _fastest(work: Callable[[], None]) -> float:
+def _fastest(work: Callable[[], None], clock: Callable[[], float]) -> float:
     found = []
     for _ in range(REPEATS):
-        started = time.perf_counter()
+        started = clock()
         work()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        found.append(time.perf_counter() - started)
+        found.append(clock() - started)
     return min(found[1:])

@@ -2,7 +2,7 @@
 
 The expected scores are in reference_scores.json. After a change that is meant,
 
-    python tests/test_reference_scores.py
+    PYTHONPATH=tests:tests/rewards python tests/rewards/test_reference_scores.py
 
 writes them anew and says which have moved. A new reward is a line in CASES, and a set of images where the ones here do
 not do. Rewards with a network have tiny ones, whose weights come from a formula: real ones are not needed for this.
