@@ -16,9 +16,9 @@ search says if gamma is to blame. With d = v - v_old and e = u - v_old, the loss
 
 Below 0.5 the policy has gone past the minimum of its loss. That is a fault of the learning rate, or noise of single
 updates. Then the slope decides: E[A mean(d e)] / E[mean(d^2)] is the derivative of the reward along d, on samples that
-the policy has not fitted. If its average is above 0 by two standard errors, the way still leads up, and c falls, down to
-1/3: points with A + gamma < 0 are then pushed away, and lag and learning rate limit the step. If it is not above 0 by
-one standard error, c returns to 1. At 1 c stays, and a warning says why.
+the policy has not fitted. If its average is above 0 by two standard errors, the way still leads up, and c falls, to at
+least 1/3: points with A + gamma < 0 are then pushed away, and lag and learning rate limit the step. If it is not above
+0 by one standard error, c returns to 1. At 1 c stays, and a warning says why.
 
 The loss is divided by gamma (gain form). Its curvature is then 1 + (A + lambda) / gamma, so a larger gamma shortens the
 step and never makes a learning rate unstable.
@@ -47,7 +47,10 @@ MEMORY = 10  # iterations that V, mean A and min A are averaged over
 RISE, FALL = 1.5, 1.2  # of c
 LOW = 0.25  # of the limit: c shrinks below this part of it
 SHORT = 0.5  # of the line search: the policy has gone past the minimum
-UPHILL, LEVEL = 2.0, 1.0  # standard errors of the slope along d: above the first c may fall, below the second it returns
+UPHILL, LEVEL = (
+    2.0,
+    1.0,
+)  # standard errors of the slope along d: above the first c may fall, below the second it returns
 PATIENCE = 3  # iterations in a row before that is reported
 INERT, SLOW = 20.0, 20  # gamma hardly acts if alpha* is larger than the first, so many iterations in a row
 UNFIT = 1.5  # mean(e^2) / its first value: velocities that far from E[u | x_t] give no KL
@@ -169,7 +172,9 @@ class Course:
     def climbed(self, slope: float) -> Course:
         """After an iteration with this slope of the reward along d."""
         share = max(1 / (self.sloped + 1), 1 / MEMORY)
-        average, square = (was + share * (new - was) for was, new in ((self.slope, slope), (self.slope_square, slope**2)))
+        average, square = (
+            was + share * (new - was) for was, new in ((self.slope, slope), (self.slope_square, slope**2))
+        )
         return replace(self, sloped=self.sloped + 1, slope=average, slope_square=square)
 
     @classmethod

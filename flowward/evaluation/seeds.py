@@ -9,7 +9,7 @@ Statistics 1:386). Few seeds make such intervals too short; three are the fewest
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -116,6 +116,41 @@ def improvement(ours: ArrayLike, theirs: ArrayLike) -> float:
     """
     difference = np.subtract.outer(np.asarray(ours, np.float64), np.asarray(theirs, np.float64))
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
+def improvements(
+    scores: Sequence[ArrayLike],
+    prompts: ArrayLike,
+    strata: ArrayLike | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Floats:
+    """Bootstrap of `improvement` over seeds and prompts: [R, A, A], row a: how often a run of a beats one of b.
+
+    Args and resampling are those of `resampled`. The seeds of two algorithms are resampled apart from each other, since
+    any run of one is compared with any of the other.
+    """
+    _, first, row = np.unique(np.asarray(prompts), return_index=True, return_inverse=True)
+    groups = strata_of(np.zeros(len(first), int) if strata is None else np.asarray(strata)[first])
+    order = np.concatenate(groups)
+    totals = [
+        np.stack([np.bincount(row, each, len(first)) for each in np.atleast_2d(own)])[:, order]
+        for own in (np.asarray(each, np.float64) for each in scores)
+    ]
+    rng, blocks = numpy_generator("improvements", seed), []
+    for start in range(0, resamples, BLOCK):
+        size = min(BLOCK, resamples - start)
+        weight = np.concatenate([drawn_counts(rng, len(members), size) for members in groups], 1)
+        runs = [weight @ own.T for own in totals]  # [R, S], up to a factor that is the same for all
+        drawn = [drawn_counts(rng, n, size) if (n := len(own)) > 1 else np.ones((size, 1)) for own in totals]
+        found = np.full((size, len(runs), len(runs)), 0.5)
+        for a, b in combinations(range(len(runs)), 2):
+            gap = np.sign(np.round(runs[a][:, :, None] - runs[b][:, None, :], 9))
+            share = (drawn[a][:, :, None] * drawn[b][:, None, :] * (gap + 1) / 2).sum((1, 2))
+            found[:, a, b] = share / (drawn[a].sum(1) * drawn[b].sum(1))
+            found[:, b, a] = 1 - found[:, a, b]
+        blocks.append(found)
+    return np.concatenate(blocks)
 
 
 def interquartile_mean(values: ArrayLike) -> float:

@@ -27,6 +27,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     left: int = 1
     about: str = "table"  # its name for screen readers
+    sortable: bool = False  # by a click on the head of a column: by the first number of each cell, or by its words
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,15 @@ def of(found: Mapping[str, Any], command: str = "") -> str:
         curves, own = _curves(reward, found["costs"], study["score"], number)
         axes += own
         budgets = [_budget(name, each, reward["base"], study["score"]) for name, each in reward["budgets"].items()]
-        sections.append({"name": reward["reward"], "id": f"reward-{number}", "budgets": budgets, "curves": curves})
+        sections.append(
+            {
+                "name": reward["reward"],
+                "id": f"reward-{number}",
+                "budgets": budgets,
+                "curves": curves,
+                "beside": beside(reward),
+            }
+        )
     seeds, names = len(study["seeds"]), found["costs"]
     return render(
         "study.html.j2",
@@ -65,12 +73,31 @@ def table(name: str, own: Mapping[str, Any], score: str) -> Table:
             [
                 algorithm,
                 percent(each).replace(" %", ""),
-                "best" if behind is None else percent(behind, "+").replace(" %", ""),
+                "0 (best)" if behind is None else percent(behind, "+").replace(" %", ""),
                 fast,
                 f"{each['collapsed']} of {len(each['seeds'])}",
             ]
         )
-    return Table(head, rows, 1, f"Algorithms at {own['amount']:,.0f} {name}")
+    return Table(head, rows, 1, f"Algorithms at {own['amount']:,.0f} {name}", sortable=True)
+
+
+def beside(reward: Mapping[str, Any]) -> Table | None:
+    """What was not optimised, at the first budget; and how far runs had gone from the base model at their end."""
+    name, own = next(iter(reward["budgets"].items()))
+    scores, nats = list(reward["base_beside"]), reward["nats"]
+    if not scores and not any(_known(each) for each in nats.values()):
+        return None
+    rows = [["(base model)", *(f"{reward['base_beside'][score]:.3f}" for score in scores), "0"]]
+    for algorithm, each in sorted(own["algorithms"].items(), key=lambda item: -item[1]["mean"]):
+        far = _known(nats.get(algorithm, ()))
+        said = " to ".join(dict.fromkeys(f"{value:.3g}" for value in (min(far), max(far)))) if far else "unknown"
+        rows.append([algorithm, *(f"{each['beside'][score]:.3f}" for score in scores), said])
+    about = f"Other scores at {own['amount']:,.0f} {name}"
+    return Table(["algorithm", *scores, "nats from the base model, at the end"], rows, 1, about, sortable=True)
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def percent(of: Mapping[str, Any], sign: str = "") -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..evaluation.measurement import Measurement, numbered
-from ..evaluation.seeds import area, improvement, interquartile_mean, reached, resampled
+from ..evaluation.seeds import area, improvement, improvements, interquartile_mean, reached, resampled
 from ..evaluation.statistics import Floats, bounds
 from .costs import Cost
 from .curves import Curve
@@ -29,6 +29,7 @@ class Table:
     costs: Mapping[str, Cost]
     prompt: Any  # [N] number of the prompt of each image
     stratum: Any  # [N] number of its category
+    nats: Mapping[str, Sequence[float | None]] = field(default_factory=dict)  # from the base model, of each run
 
     @classmethod
     def of(
@@ -38,8 +39,9 @@ class Table:
         curves: Mapping[str, Sequence[Curve]],
         costs: Mapping[str, Cost],
         one: Measurement,
+        nats: Mapping[str, Sequence[float | None]],
     ) -> Table:
-        return cls(study, reward, curves, costs, one.prompt, numbered(one.categories))
+        return cls(study, reward, curves, costs, one.prompt, numbered(one.categories), nats)
 
     def scores(self, name: str, budget: str, amount: float) -> dict[str, Floats]:
         """[S, N] of each algorithm at a budget."""
@@ -60,7 +62,11 @@ def of(table: Table) -> dict[str, Any]:
     for name in study.budgets.given:
         budgets[name] = _at_budget(table, name, float(getattr(study.budgets, name)))
     base = _means(table, {"": table.base(study.score)[None]})[""]
-    return {"reward": table.reward, "base": base, "budgets": budgets, "curves": _curves(table)}
+    beside = {name: float(table.base(name).mean()) for name in study.measured[1:]}
+    curves, nats = _curves(table), {name: list(own) for name, own in table.nats.items()}
+    return {
+        "reward": table.reward, "base": base, "base_beside": beside, "budgets": budgets, "curves": curves, "nats": nats,
+    }  # fmt: skip
 
 
 def _curves(table: Table) -> dict[str, dict[str, list[float]]]:
@@ -86,7 +92,7 @@ def _at_budget(table: Table, budget: str, amount: float) -> dict[str, Any]:
     base, finals = float(table.base(study.score).mean()), {name: own.mean(1) for name, own in scores.items()}
     best = max(finals, key=lambda name: float(finals[name].mean()))
     target = study.target if study.target is not None else base + SHARE * (float(finals[best].mean()) - base)
-    means, differences = _means(table, scores), _differences(table, scores, best)
+    means, differences, often = _means(table, scores), _differences(table, scores, best), _often(table, scores)
     beside = {name: table.scores(name, budget, amount) for name in study.measured[1:]}
     for algorithm, runs in table.curves.items():
         cost, ends = table.costs[algorithm], finals[algorithm]
@@ -101,9 +107,7 @@ def _at_budget(table: Table, budget: str, amount: float) -> dict[str, Any]:
             "area": float(np.mean([area(*own, end) for own in whole])) if whole else None,
             "to_target": [None if own is None else own * unit for own in times],
             "below_best": differences.get(algorithm),
-            "better_than": {
-                other: improvement(ends, finals[other]) for other in scores if other != algorithm
-            },
+            "better_than": often[algorithm],
             "collapsed": sum(run.failure is not None or bool(own < base) for run, own in zip(runs, ends, strict=True)),
             "failed": [run.failure for run in runs if run.failure is not None],
             "beside": {name: float(own[algorithm].mean()) for name, own in beside.items()},
@@ -138,4 +142,18 @@ def _differences(table: Table, scores: Mapping[str, Floats], best: str) -> dict[
         if name != best:
             low, high = bounds(means[:, number] - means[:, names.index(best)])
             found[name] = {"mean": float((scores[name] - scores[best]).mean()), "low": low, "high": high}
+    return found
+
+
+def _often(table: Table, scores: Mapping[str, Floats]) -> dict[str, dict[str, dict[str, float]]]:
+    """How often a run of each is better than one of each other, with the 95 % interval over seeds and prompts."""
+    names = list(scores)
+    drawn = improvements(list(scores.values()), table.prompt, table.stratum)
+    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
+    for a, one in enumerate(names):
+        for b, other in enumerate(names):
+            if a != b:
+                low, high = bounds(drawn[:, a, b])
+                share = improvement(scores[one].mean(1), scores[other].mean(1))
+                found[one][other] = {"mean": share, "low": low, "high": high}
     return found

@@ -29,7 +29,7 @@ from ..evaluation.measurement import Measurement
 from ..evaluation.provenance import versions
 from ..prompts.loading import split
 from ..system import locks, strict_json, whole_files
-from . import costs, curves, findings, schedule
+from . import costs, curves, drift, findings, schedule
 from .costs import Cost
 from .curves import Curve
 from .knobs import trials
@@ -104,7 +104,7 @@ class StudyFolder:
         """Measured once: what is known already is read."""
         file = self.path / COSTS
         known = {name: Cost(**own) for name, own in _read(file, {}).items()}
-        for algorithm in self.study.algorithms:
+        for algorithm in self.study.entries:
             if algorithm in known:
                 continue
             backward = next(iter(known.values())).backward if known else None  # of the model, not of the algorithm
@@ -143,13 +143,15 @@ class StudyFolder:
             ValueError: not all runs have ended, or they were measured with different settings.
         """
         every, one = self._curves(planned)
+        away = {each.name: drift.nats(each, Place.of(self.path, each)) for each in planned}
         found = []
         for reward in self.study.rewards:
             runs = {
                 name: [run for run in every if (run.planned.reward, run.planned.algorithm) == (reward, name)]
-                for name in self.study.algorithms
+                for name in self.study.entries
             }
-            found.append(findings.of(findings.Table.of(self.study, reward, runs, known, one)))
+            left = {name: [away[run.planned.name] for run in own] for name, own in runs.items()}
+            found.append(findings.of(findings.Table.of(self.study, reward, runs, known, one, left)))
         result = {
             "study": TypeAdapter(Study).dump_python(self.study, mode="json"),
             "costs": {name: asdict(own) | {"evaluations": own.evaluations} for name, own in known.items()},

@@ -7,6 +7,7 @@ seeds: [0, 1, 2]
 budgets: {images: 11520, evaluations: 250000, seconds: 300}
 search: {trials: 4}
 options: {run: {images_per_update: 288}}
+variants: {short-steps: {algorithm: {name: advantageflow, gamma: 5}}}
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ class Search:
 class Study:
     """A study as it was asked for."""
 
-    algorithms: tuple[str, ...]
     budgets: Budgets
+    algorithms: tuple[str, ...] = ()
     rewards: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"scenes": ("scenes",)})
     """what is optimised, by a short name each"""
     model: str = "scenes"
@@ -100,27 +101,24 @@ class Study:
     """settings of all runs, as in a config file"""
     own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """the same for the runs of one algorithm, by its name"""
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """more to compare, by a name of your own: settings as in a config file, with `algorithm.name`; never searched"""
 
     def __post_init__(self) -> None:
         at_least_one(self, "images", "points")
-        if not self.algorithms or not self.rewards or not self.seeds:
-            raise ValueError("algorithms, rewards and seeds need at least one entry each")
-        for name in self.algorithms:
-            if name not in ALGORITHMS:
-                raise ValueError(unknown("algorithm", name, ALGORITHMS))
-            if "scenes" not in PRESETS[name]:
-                raise ValueError(f"{name} has no preset of its own size to start from: leave it out")
-            made = settings_type(name)().model
-            if made not in (self.model, "scenes"):
-                raise ValueError(f"{name} is for another kind of model, {made}: give it a study with model: {made}")
+        if not self.entries or not self.rewards or not self.seeds:
+            raise ValueError("algorithms (or variants), rewards and seeds need at least one entry each")
+        for entry in self.entries:
+            self._refuse(entry)
         for what, given in (("algorithm", self.algorithms), ("seed", self.seeds)):
             if twice := [each for each in given if list(given).count(each) > 1]:
                 raise ValueError(f"{what} {twice[0]} is named twice")
-        for name in self.rewards:
-            if not name.replace("-", "").replace("_", "").isalnum():
-                raise ValueError(
-                    f"'{name}' is no name for a reward here: it names folders, so use letters, digits, - and _"
-                )
+        for what, names in (("reward", self.rewards), ("variant", self.variants)):
+            for name in names:
+                if not name.replace("-", "").replace("_", "").isalnum():
+                    raise ValueError(
+                        f"'{name}' is no name for a {what} here: it names folders, so use letters, digits, - and _"
+                    )
         for seed in self.seeds:
             between(_Seed(seed), 0, 2**31 - 1, "seed")
         if self.search and self.search.seed in self.seeds:
@@ -134,10 +132,41 @@ class Study:
             if name not in self.algorithms:
                 raise ValueError(unknown("algorithm of this study", name, self.algorithms))
 
-    def given(self, algorithm: str) -> dict[str, Any]:
-        """The settings of the file for the runs of an algorithm."""
-        own = joined(self.options, self.own.get(algorithm, {}))
-        return joined(own, {"algorithm": {"name": algorithm}})
+    def _refuse(self, entry: str) -> None:
+        if entry in self.variants and entry in ALGORITHMS:
+            raise ValueError(f"variant {entry} has the name of an algorithm: give it another name")
+        name = self.kind(entry)
+        if name not in ALGORITHMS:
+            raise ValueError(unknown("algorithm", name, ALGORITHMS))
+        if "scenes" not in PRESETS[name]:
+            raise ValueError(f"{name} has no preset of its own size to start from: leave it out")
+        made = settings_type(name)().model
+        if made not in (self.model, "scenes"):
+            raise ValueError(f"{name} is for another kind of model, {made}: give it a study with model: {made}")
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """What is compared: algorithms, and variants by the names that they were given."""
+        return (*self.algorithms, *self.variants)
+
+    def kind(self, entry: str) -> str:
+        """The algorithm that an entry is a form of.
+
+        Raises:
+            ValueError: a variant does not name it.
+        """
+        if entry not in self.variants:
+            return entry
+        name = self.variants[entry].get("algorithm", {}).get("name")
+        if not isinstance(name, str):
+            raise ValueError(f"variants.{entry} needs the name of an algorithm: algorithm: {{name: advantageflow}}")
+        return name
+
+    def given(self, entry: str) -> dict[str, Any]:
+        """The settings of the file for the runs of an entry."""
+        if entry in self.variants:
+            return joined(self.options, self.variants[entry])
+        return joined(joined(self.options, self.own.get(entry, {})), {"algorithm": {"name": entry}})
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -171,14 +200,14 @@ def of(given: Mapping[str, Any], where: str = "study") -> Study:
     if isinstance(given.get("rewards"), Mapping):
         given["rewards"] = {name: [each] if isinstance(each, str) else each for name, each in given["rewards"].items()}
     kind = TypeAdapter(Study)
-    usual = kind.dump_python(Study(("advantageflow",), Budgets(1), search=Search()), mode="json")
-    free = dict.fromkeys(("rewards", "options", "own"))  # whose keys are not those of a study
+    usual = kind.dump_python(Study(Budgets(1), ("advantageflow",), search=Search()), mode="json")
+    free = dict.fromkeys(("rewards", "options", "own", "variants"))  # whose keys are not those of a study
     refuse_unknown(given, {**usual, **free}, where)
     try:
         found = kind.validate_python(lists_of_one({"algorithms": [], "scores": []}, given))
     except ValidationError as error:
         place, said = first_invalid(error)
         raise ValueError(f"{where}: {f'{place}: ' if place else ''}{said}") from error
-    for name in found.algorithms:
+    for name in found.entries:
         from_dict(found.given(name))  # raises for options that are unknown
     return found

@@ -23,7 +23,7 @@ class Planned:
     """One run."""
 
     name: str  # of its folder, below `runs`
-    algorithm: str
+    algorithm: str  # or the name of a variant
     reward: str
     seed: int
     trial: int | None  # of the search; None: a compared run
@@ -50,7 +50,7 @@ def refuse(study: Study, costs: Mapping[str, Cost]) -> None:
 
 def of_settings(study: Study, algorithm: str, reward: str, seed: int, more: Mapping[str, Any]) -> dict[str, Any]:
     """A config file for one run on one thread."""
-    preset = settings_type(algorithm)()
+    preset = settings_type(study.kind(algorithm))()
     own = {
         "model": study.model,
         "reward": list(study.rewards[reward]),
@@ -103,10 +103,10 @@ def compared(study: Study, costs: Mapping[str, Cost], chosen: Mapping[str, int],
     prompts = {"prompts": str(folder / TRAINING)} if study.search else {}
     for seed in study.seeds:
         for reward in study.rewards:
-            for algorithm in study.algorithms:
+            for algorithm in study.entries:
                 cost = costs[algorithm]
                 best = chosen.get(f"{reward}/{algorithm}", 0)
-                knobs = list(trials(algorithm, best + 1))[best]
+                knobs = list(trials(study.kind(algorithm), best + 1))[best]
                 fixed = {"run": lengths(longest(study, cost), cost, study.points), **prompts}
                 given = of_settings(study, algorithm, reward, seed, joined(fixed, knobs))
                 yield Planned(f"compared/{reward}/{algorithm}/{seed}", algorithm, reward, seed, None, given)

@@ -1,8 +1,8 @@
 """Freed memory stays with the process: glibc's limits above which it goes back to the operating system, raised.
 
-A training step frees and asks again for the same blocks of some megabytes. By its defaults glibc returns them each time,
-and the system hands them out again filled with zeros, page by page: 2 % of an AdvantageFlow iteration on scenes, and 15 %
-of an SRPO iteration (docs/benchmarks.md).
+A training step frees and asks again for the same blocks of some megabytes. By its defaults glibc returns them each
+time, and the system hands them out again filled with zeros, page by page: 2 % of an AdvantageFlow iteration on scenes,
+and 15 % of an SRPO iteration (docs/benchmarks.md).
 """
 
 from __future__ import annotations

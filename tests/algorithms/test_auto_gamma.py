@@ -305,7 +305,15 @@ def test_the_factor_by_hand() -> None:
     assert found == pytest.approx([1.0, math.exp(0.1), math.exp(0.2), math.exp(-0.2)])
 
 
-WELL = {"_along": 1.0, "_bend": 1.0, "_way": 1.0, "_size": 256.0, "old_nats": 5.0, "residual": 1.0, "reference_nats": 5.0}
+WELL = {
+    "_along": 1.0,
+    "_bend": 1.0,
+    "_way": 1.0,
+    "_size": 256.0,
+    "old_nats": 5.0,
+    "residual": 1.0,
+    "reference_nats": 5.0,
+}
 
 
 def after(many: int, start: dict[str, Any] | None = None, **changes: Any) -> tuple[dict[str, Any], list[list[str]]]:

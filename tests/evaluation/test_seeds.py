@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flowward.evaluation.seeds import area, at_budget, between, improvement, interquartile_mean, reached, resampled
+from flowward.evaluation.seeds import (
+    area,
+    at_budget,
+    between,
+    improvement,
+    improvements,
+    interquartile_mean,
+    reached,
+    resampled,
+)
 from flowward.evaluation.statistics import bootstrap, bounds
 
 PROMPTS = np.repeat(np.arange(60), 4)
@@ -75,3 +84,17 @@ def test_how_often_one_is_better() -> None:
     assert interquartile_mean([0, 1, 2, 100]) == pytest.approx(1.5)
     assert interquartile_mean([5, 1, 3]) == pytest.approx((3 + 0.25 * 5 + 0.25 * 1) / 1.5)
     assert interquartile_mean(range(8)) == pytest.approx(3.5)
+
+
+def test_intervals_of_how_often_one_is_better() -> None:
+    """Runs that are better on every image always are, close ones sometimes, and both ways add up to 1."""
+    rng = np.random.default_rng(0)
+    base = rng.random((3, len(PROMPTS)))
+    near = base + rng.normal(0, 0.05, (3, 1))
+    found = improvements([base, base + 0.5, near], PROMPTS, resamples=400)
+    assert found.shape == (400, 3, 3)
+    np.testing.assert_allclose(found[:, 1, 0], 1)
+    np.testing.assert_allclose(found + found.transpose(0, 2, 1), 1)
+    assert 0 <= found[:, 2, 0].min() < found[:, 2, 0].max() <= 1
+    same = improvements([base[:1], base[:1]], PROMPTS, resamples=50)
+    np.testing.assert_allclose(same, 0.5)

@@ -28,7 +28,9 @@ def halves() -> Tensor:
 
 
 def test_brightness() -> None:
-    assert scored("brightness", plain((0, 0, 0), (1, 1, 1), (1, 0, 0), (0, 1, 0))) == pytest.approx([0, 1, 0.299, 0.587])
+    assert scored("brightness", plain((0, 0, 0), (1, 1, 1), (1, 0, 0), (0, 1, 0))) == pytest.approx(
+        [0, 1, 0.299, 0.587]
+    )
     assert scored("brightness", halves()) == pytest.approx([0.5])
 
 

@@ -71,7 +71,7 @@ def test_the_page_has_the_numbers_the_best_first() -> None:
     own = found(good=good, cheap=cheap)
     assert own["curves"]["good"]["images"][-1] == 40 and own["curves"]["good"]["mean"][-1] == pytest.approx(0.6)
     table = page.table("images", own["budgets"]["images"], "scenes-strict")
-    assert [row[0] for row in table.rows] == ["good", "cheap"] and table.rows[0][2] == "best"
+    assert [row[0] for row in table.rows] == ["good", "cheap"] and table.rows[0][2] == "0 (best)"
     assert table.rows[1][2].startswith("-10.0 [") and table.rows[0][3] == f"{20 * 0.8 / 0.9:,.4g}"
     costs = {name: {**vars(cost), "evaluations": cost.evaluations} for name, cost in COSTS.items()}
     study = TypeAdapter(plan.Study).dump_python(STUDY, mode="json")
@@ -102,7 +102,7 @@ def test_failed_runs_count_with_the_base_model() -> None:
     ]
     assert own["good"]["seeds"] == pytest.approx([0.6, 0.2]) and own["good"]["failed"] == ["diverged"]
     assert own["good"]["collapsed"] == 1 and own["cheap"]["collapsed"] == 2
-    assert own["good"]["better_than"] == {"cheap": 1.0} and own["cheap"]["better_than"] == {"good": 0.0}
+    assert own["good"]["better_than"]["cheap"]["mean"] == 1.0 and own["cheap"]["better_than"]["good"]["mean"] == 0.0
     assert own["good"]["area"] == pytest.approx(0.45)  # of the run that has a curve
 
 
@@ -119,3 +119,20 @@ def test_runs_of_other_settings_cannot_be_merged() -> None:
         ValueError, match="cheap/0 and good/0 were measured with different seed: results of other settings"
     ):
         refuse_unlike(both, [measured(), measured(seed=1)])
+
+
+def test_what_was_not_optimised_is_on_the_page() -> None:
+    """The base model first; nats of the seeds, where they are known."""
+    good, cheap = (
+        [curve("good", s, [0.2, 0.5, 0.6]) for s in (0, 1)],
+        [curve("cheap", s, [0.2, 0.3, 0.5]) for s in (0, 1)],
+    )
+    whole = table(good=good, cheap=cheap)
+    whole = findings.Table(
+        STUDY, "one", whole.curves, COSTS, PROMPT, whole.stratum, {"good": [3.0, 12.0], "cheap": [None, None]}
+    )
+    shown = page.beside(findings.of(whole))
+    assert shown is not None and shown.head[:2] == ["algorithm", "balance"]
+    assert [row[0] for row in shown.rows] == ["(base model)", "good", "cheap"]
+    assert [row[1] for row in shown.rows] == ["0.100", "0.300", "0.250"]
+    assert [row[2] for row in shown.rows] == ["0", "3 to 12", "unknown"]

@@ -124,3 +124,35 @@ def test_a_budget_that_is_less_than_an_iteration_is_refused() -> None:
         schedule.refuse(study(budgets={"images": 100}), COSTS)
     with pytest.raises(ValueError, match=r"budgets.seconds = 3 is less than one iteration of flow_grpo, .* takes 5.76"):
         schedule.refuse(study(budgets={"seconds": 3}), COSTS)
+
+
+def test_variants_are_compared_under_their_own_names() -> None:
+    """With settings of their own, and never searched."""
+    given: dict[str, Any] = {
+        "algorithms": ["awm"],
+        "variants": {"far": {"algorithm": {"name": "advantageflow", "gamma": 5.0}, "run": {"learning_rate": 1e-4}}},
+        "budgets": {"images": 1000},
+        "search": {"trials": 2},
+    }
+    study = plan.of(given)
+    assert study.entries == ("awm", "far") and study.kind("far") == "advantageflow"
+    cost = dict.fromkeys(study.entries, Cost(100, 1.0, 1.0, 3.0, 0.01))
+    assert {each.algorithm for each in schedule.searched(study, cost, Path("x"))} == {"awm"}
+    runs = [each for each in schedule.compared(study, cost, {}, Path("x")) if each.algorithm == "far"]
+    made = from_dict(dict(runs[0].settings))
+    assert made.algorithm.gamma == 5.0 and made.run.learning_rate == 1e-4 and runs[0].name.endswith("far/0")
+
+
+@pytest.mark.parametrize(
+    ("variants", "said"),
+    [
+        ({"awm": {"algorithm": {"name": "awm"}}}, "variant awm has the name of an algorithm"),
+        ({"a b": {"algorithm": {"name": "awm"}}}, "'a b' is no name for a variant here"),
+        ({"far": {"run": {}}}, "variants.far needs the name of an algorithm"),
+        ({"far": {"algorithm": {"name": "awn"}}}, "unknown algorithm 'awn'"),
+        ({"far": {"algorithm": {"name": "awm", "gama": 1}}}, "gama"),
+    ],
+)
+def test_impossible_variants(variants: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        plan.of({"budgets": {"images": 1000}, "variants": variants})

@@ -69,6 +69,29 @@
     }));
   });
 
+  // Tables that sort: by the first number of a cell, the largest first, or by its words; a second time the other way.
+  document.querySelectorAll("table.sortable").forEach((table) => {
+    const heads = [...table.querySelectorAll("th")], body = table.tBodies[0];
+    const choice = table.closest(".wide").querySelector(".sort-by select");
+    const number = (text) => parseFloat(text.replace(/[,\u202f]/g, "").match(/[-+\u2212]?\d+(\.\d+)?/)?.[0].replace("\u2212", "-") ?? "NaN");
+    function order(column) {
+      const rows = [...body.rows], values = rows.map((row) => number(row.cells[column].textContent));
+      const words = heads[column].className !== "number";
+      const up = heads[column].ariaSort ? heads[column].ariaSort === "descending" : words;
+      const place = rows.map((row, k) => k).sort((a, b) => {
+        if (words) return rows[a].cells[column].textContent.localeCompare(rows[b].cells[column].textContent) * (up ? 1 : -1);
+        if (isNaN(values[a]) || isNaN(values[b])) return isNaN(values[a]) - isNaN(values[b]);
+        return (values[a] - values[b]) * (up ? 1 : -1);
+      });
+      heads.forEach((head) => { head.ariaSort = null; });
+      heads[column].ariaSort = up ? "ascending" : "descending";
+      choice.value = column;
+      body.replaceChildren(...place.map((k) => rows[k]));
+    }
+    heads.forEach((head, column) => head.querySelector("button")?.addEventListener("click", () => order(column)));
+    choice.addEventListener("change", () => order(+choice.value));
+  });
+
   document.querySelectorAll(".copyable button").forEach((button) => button.addEventListener("click", () => {
     const command = button.previousElementSibling;
     getSelection().selectAllChildren(command);  // if the page may not use the clipboard, the reader can press Ctrl+C

@@ -1,4 +1,4 @@
-"""What images look like, whatever the prompt: numbers to watch a run with, since rewards move them without saying so."""
+"""What images look like, whatever the prompt: numbers to watch, since rewards move them without saying so."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Contrast:
 class Colourfulness:
     """How colourful an image is: 0 is grey, 0.4 and more is extremely colourful (Hasler and Suesstrunk, 2003).
 
-    Their number is for colours from 0 to 255; this one is it over 255. sigma + 0.3 mu of R - G and (R + G) / 2 - B, where
-    sigma and mu are the lengths of the two standard deviations and of the two means.
+    Their number is for colours from 0 to 255; this one is it over 255: sigma + 0.3 mu of R - G and (R + G) / 2 - B,
+    where sigma and mu are the lengths of the two standard deviations and of the two means.
     """
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
@@ -53,8 +53,8 @@ class Colourfulness:
 class Variety:
     """How much the images of a prompt differ: root mean square distance of pixels to the other images, averaged.
 
-    From 0 (all alike) to 1. The only image of a prompt scores 0. It sees pixels, where `diversity` sees content, and needs
-    no weights. Only images of one call are compared: score all images of a prompt at once, several per prompt.
+    From 0 (all alike) to 1. The only image of a prompt scores 0. It sees pixels, where `diversity` sees content, and
+    needs no weights. Only images of one call are compared: score all images of a prompt at once, several per prompt.
     """
 
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
