@@ -69,9 +69,9 @@ def of(table: Table) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _curves(table: Table) -> dict[str, dict[str, list[float]]]:
+def _curves(table: Table) -> dict[str, dict[str, list[Any]]]:
     """The headline of every algorithm with its interval, in equal steps from the base model to the longest budget."""
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in table.curves}
+    found: dict[str, dict[str, list[Any]]] = {name: {} for name in table.curves}
     ends = {name: longest(table.study, table.costs[name]) for name in table.curves}
     for part in range(table.study.points + 1):
         at = {name: end * part / table.study.points for name, end in ends.items()}
@@ -83,6 +83,7 @@ def _curves(table: Table) -> dict[str, dict[str, list[float]]]:
         for name, own in _means(table, scores).items():
             for key, value in own.items():
                 found[name].setdefault(key, []).append(value)
+            found[name].setdefault("seeds", []).append([float(run) for run in scores[name].mean(1)])
     return found
 
 
@@ -92,7 +93,7 @@ def _at_budget(table: Table, budget: str, amount: float) -> dict[str, Any]:
     base, finals = float(table.base(study.score).mean()), {name: own.mean(1) for name, own in scores.items()}
     best = max(finals, key=lambda name: float(finals[name].mean()))
     target = study.target if study.target is not None else base + SHARE * (float(finals[best].mean()) - base)
-    means, differences, often = _means(table, scores), _differences(table, scores, best), _often(table, scores)
+    means, over, often = _means(table, scores), _over(table, scores), _often(table, scores)
     beside = {name: table.scores(name, budget, amount) for name in study.measured[1:]}
     for algorithm, runs in table.curves.items():
         cost, ends = table.costs[algorithm], finals[algorithm]
@@ -106,7 +107,8 @@ def _at_budget(table: Table, budget: str, amount: float) -> dict[str, Any]:
             "interquartile_mean": interquartile_mean(ends),
             "area": float(np.mean([area(*own, end) for own in whole])) if whole else None,
             "to_target": [None if own is None else own * unit for own in times],
-            "below_best": differences.get(algorithm),
+            "below_best": over[algorithm].get(best),
+            "over": over[algorithm],
             "better_than": often[algorithm],
             "collapsed": sum(run.failure is not None or bool(own < base) for run, own in zip(runs, ends, strict=True)),
             "failed": [run.failure for run in runs if run.failure is not None],
@@ -134,14 +136,16 @@ def _means(table: Table, scores: Mapping[str, Floats]) -> dict[str, dict[str, An
     return found
 
 
-def _differences(table: Table, scores: Mapping[str, Floats], best: str) -> dict[str, dict[str, Any]]:
-    """Of each algorithm from the best one, on equal seeds, prompts and noise."""
-    means, names = resampled(list(scores.values()), table.prompt, table.stratum, paired=True), list(scores)
-    found = {}
-    for number, name in enumerate(names):
-        if name != best:
-            low, high = bounds(means[:, number] - means[:, names.index(best)])
-            found[name] = {"mean": float((scores[name] - scores[best]).mean()), "low": low, "high": high}
+def _over(table: Table, scores: Mapping[str, Floats]) -> dict[str, dict[str, dict[str, float]]]:
+    """How far each is above each other, on equal seeds, prompts and noise, with the 95 % interval."""
+    drawn, names = resampled(list(scores.values()), table.prompt, table.stratum, paired=True), list(scores)
+    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
+    for a, one in enumerate(names):
+        for b, other in enumerate(names):
+            if a != b:
+                low, high = bounds(drawn[:, a] - drawn[:, b])
+                mean = float((scores[one] - scores[other]).mean())
+                found[one][other] = {"mean": mean, "low": low, "high": high}
     return found
 
 
