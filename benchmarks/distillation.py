@@ -15,8 +15,11 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from flowward.prompts import load
 from flowward.training.folder import RunFolder
@@ -80,6 +83,20 @@ def alone(category: str) -> list[str]:
     return ["--prompt-weights", *(f"{each}={int(each == category)}" for each in CATEGORIES)]
 
 
+def overhead(run: Path) -> str:
+    """An iteration of a finished merging over its bare network evaluations."""
+    import torch
+
+    from flowward.training import assembly, bench, config
+
+    torch.set_num_threads(1)
+    settings = config.from_dict(yaml.safe_load((run / "config.yaml").read_text()))
+    settings = replace(settings, run=replace(settings.run, output=None))
+    found = bench.of(assembly.assembled(settings).trainer)
+    calls = ", ".join(f"{count} {what}" for what, count in found.calls.items())
+    return f"iteration {found.iteration:.3f} s, bare networks {found.networks:.3f} s, ratio {found.ratio:.3f} ({calls})"
+
+
 def show(folder: Path) -> None:
     """Write the lines of the finished runs, and print them as a table."""
     lines = [result(run) for run in sorted(folder.iterdir()) if finished(run)]
@@ -98,10 +115,14 @@ def main() -> None:
     parser.add_argument("--expert", type=int, default=15, help="iterations of each expert")
     parser.add_argument("--merge", type=int, default=10, help="iterations of their merging")
     parser.add_argument("--images", type=int, default=600, help="per evaluation")
+    parser.add_argument("--overhead", action="store_true", help="time the merging of the first seed, and nothing else")
     parser.add_argument("--only", choices=["experts", "all", "merged"], help="one kind of run (default: each kind)")
     options = parser.parse_args()
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
+    if options.overhead:
+        print(overhead(folder / f"merged-{options.seeds[0]}"))
+        return
     kinds = [options.only] if options.only else ["experts", "all", "merged"]
     for seed in options.seeds:
         if "experts" in kinds:

@@ -90,22 +90,29 @@ class Recorder:
 def overhead(
     algorithm: Algorithm, policy: Policy, reward: Reward, prompts: PromptSet, run: Run, repeats: int = 5
 ) -> Overhead:
+    """See `of`: the overhead of a run that begins."""
+    return of(Trainer(algorithm, policy, reward, prompts, run), repeats)
+
+
+def of(trainer: Trainer, repeats: int = 5) -> Overhead:
     """Time of a training iteration divided by the time of its network evaluations, interleaved in one process.
 
     The first iteration is a warm-up: copies are still identical to the policy, so it costs less. The second one is
     recorded. After each timed iteration, every recorded forward, backward and decode is repeated alone, with the same
-    shapes and weights. The rest is overhead: rewards, credit, noise, the optimiser, the copies and the loop.
+    shapes and weights. On one thread of a processor CPU seconds count, which other programs change least. The rest is
+    overhead: rewards, credit, noise, the optimiser, the copies and the loop.
     """
-    trainer = Trainer(algorithm, policy, reward, prompts, run)
     trainer.step()
-    recorder = Recorder(policy)
+    recorder = Recorder(trainer.policy)
     trainer.step()
     calls = recorder.calls
     recorder.restore()
+    alone = trainer.policy.device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     whole, bare = [], []
     for _ in range(repeats):
-        whole.append(seconds(trainer.step))
-        bare.append(seconds(lambda: repeat(calls)))
+        whole.append(seconds(trainer.step, clock))
+        bare.append(seconds(lambda: repeat(calls), clock))
         trainer.optimiser.zero_grad()
     counts: Counter[str] = Counter()
     for call in calls:
@@ -128,7 +135,7 @@ def repeat(calls: list[Call]) -> None:
         call.again()
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
+def seconds(work: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    started = clock()
     work()
-    return time.perf_counter() - started
+    return clock() - started
