@@ -67,7 +67,7 @@ def table(name: str, own: Mapping[str, Any], score: str) -> Table:
         behind, reached = each["below_best"], [at for at in each["to_target"] if at is not None]
         fast = "not reached"
         if reached:
-            fast = " to ".join(dict.fromkeys(f"{at:,.4g}" for at in (min(reached), max(reached))))
+            fast = " to ".join(dict.fromkeys(amount(at) for at in (min(reached), max(reached))))
             fast += f" ({len(reached)} of {len(each['seeds'])})" * (len(reached) < len(each["seeds"]))
         rows.append(
             [
@@ -98,6 +98,11 @@ def beside(reward: Mapping[str, Any]) -> Table | None:
 
 def _known(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None]
+
+
+def amount(of: float) -> str:
+    """38,330 or 21.6"""
+    return f"{of:,.0f}" if of >= 100 else f"{of:.3g}"
 
 
 def percent(of: Mapping[str, Any], sign: str = "") -> str:

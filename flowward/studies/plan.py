@@ -28,6 +28,9 @@ from ..training.config import from_dict, settings_type
 from ..training.record import read_yaml
 
 
+BETWEEN = dict.fromkeys(map(ord, "-_."))  # what a name may have beside letters and digits
+
+
 @dataclass(frozen=True)
 class Budgets:
     """How far the runs are compared. Each that is given is a comparison of its own."""
@@ -115,9 +118,9 @@ class Study:
                 raise ValueError(f"{what} {twice[0]} is named twice")
         for what, names in (("reward", self.rewards), ("variant", self.variants)):
             for name in names:
-                if not name.replace("-", "").replace("_", "").isalnum():
+                if name.startswith(".") or not name.translate(BETWEEN).isalnum():
                     raise ValueError(
-                        f"'{name}' is no name for a {what} here: it names folders, so use letters, digits, - and _"
+                        f"'{name}' is no name for a {what} here: it names folders, so use letters, digits, -, _ and ."
                     )
         for seed in self.seeds:
             between(_Seed(seed), 0, 2**31 - 1, "seed")

@@ -72,7 +72,7 @@ def test_the_page_has_the_numbers_the_best_first() -> None:
     assert own["curves"]["good"]["images"][-1] == 40 and own["curves"]["good"]["mean"][-1] == pytest.approx(0.6)
     table = page.table("images", own["budgets"]["images"], "scenes-strict")
     assert [row[0] for row in table.rows] == ["good", "cheap"] and table.rows[0][2] == "0 (best)"
-    assert table.rows[1][2].startswith("-10.0 [") and table.rows[0][3] == f"{20 * 0.8 / 0.9:,.4g}"
+    assert table.rows[1][2].startswith("-10.0 [") and table.rows[0][3] == f"{20 * 0.8 / 0.9:.3g}"
     costs = {name: {**vars(cost), "evaluations": cost.evaluations} for name, cost in COSTS.items()}
     study = TypeAdapter(plan.Study).dump_python(STUDY, mode="json")
     search = {"scores": {"one/good": [0.4, None]}, "chosen": {"one/good": 0}, "settings": {"one/good/0": {}}}
