@@ -3,8 +3,8 @@
     python benchmarks/leaderboard.py --study runs/leaderboard --claims runs/claims
     python benchmarks/leaderboard.py
 
-The first form takes the findings of finished studies (benchmarks/studies/) into the repository: the leaderboard into the
-package, where `flowward advise` reads it, and the control runs of the claims into docs/claims.json. Both forms write
+The first form takes the findings of finished studies (benchmarks/studies/) into the repository: the leaderboard into
+the package, where `flowward advise` reads it, and the control runs of the claims into docs/claims.json. Both write
 docs/leaderboard.md and docs/claims.md from these files; a test holds the pages to them.
 """
 
@@ -241,6 +241,8 @@ control runs: `benchmarks/studies/claims.yaml`. This page is written by `python 
 
 def pages() -> dict[str, str]:
     """The text of each page that the files of results give."""
+    if not SHIPPED.is_file():
+        return {}
     shipped = json.loads(SHIPPED.read_text("utf-8"))
     studies = {"leaderboard": shipped}
     if CONTROLS.is_file():

@@ -11,6 +11,7 @@ from .settings import flat
 
 ROW = 26  # pixels of a row of a chart
 LEAST = 140  # pixels of such a chart
+TOGETHER = 6  # curves in one chart, so that they can be told apart
 
 
 def of(found: Mapping[str, Any], command: str = "") -> str:
@@ -113,17 +114,22 @@ def percent(of: Mapping[str, Any], sign: str = "") -> str:
 
 def _curves(
     reward: Mapping[str, Any], costs: Mapping[str, Any], score: str, number: int
-) -> tuple[Chart, Sequence[Axis]]:
-    """Every algorithm against training images, and against the seconds that they cost."""
-    axes, series = [], []
-    for colour, (algorithm, own) in enumerate(reward["curves"].items()):
-        key, cost = f"study {number} {colour}", costs[algorithm]
-        iterations = [round(images / cost["images"]) for images in own["images"]]
-        seconds = [images * cost["seconds"] for images in own["images"]]
-        axes.append(Axis(key, iterations, own["images"], seconds, algorithm))
-        parts = {name: [100 * value for value in own[name]] for name in ("mean", "low", "high")}
-        series.append(Series(parts["mean"], key, algorithm, parts["low"], parts["high"], key=algorithm, colour=colour))
-    return Chart(f"{score} while training", series, suffix=" %", dots=True, height=320), axes
+) -> tuple[list[Chart], Sequence[Axis]]:
+    """Every algorithm against training images, and against the seconds that they cost: the best ones in one chart."""
+    axes, charts, curves = [], list[Chart](), reward["curves"]
+    order = sorted(curves, key=lambda name: -curves[name]["mean"][-1])
+    for first in range(0, len(order), TOGETHER):
+        series = []
+        for colour, algorithm in enumerate(order[first : first + TOGETHER]):
+            own, key, cost = curves[algorithm], f"study {number} {first + colour}", costs[algorithm]
+            iterations = [round(images / cost["images"]) for images in own["images"]]
+            seconds = [images * cost["seconds"] for images in own["images"]]
+            axes.append(Axis(key, iterations, own["images"], seconds, algorithm))
+            mean, low, high = ([100 * value for value in own[name]] for name in ("mean", "low", "high"))
+            series.append(Series(mean, key, algorithm, low, high, key=algorithm, colour=colour))
+        places = f", places {first + 1} to {first + len(series)}" if len(order) > TOGETHER else ""
+        charts.append(Chart(f"{score} while training{places}", series, suffix=" %", dots=True, height=320))
+    return charts, axes
 
 
 def _costs(costs: Mapping[str, Any]) -> Table:
