@@ -93,6 +93,7 @@ class StudyFolder:
         with self.held():
             if self.study.search:
                 self._split_prompts()
+            schedule.refuse_without_gradients(self.study)
             known = self.costs(say)
             schedule.refuse(self.study, known)
             chosen = self.search(known, workers, say)

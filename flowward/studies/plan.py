@@ -27,7 +27,6 @@ from ..system.nested import joined, lists_of_one, refuse_unknown
 from ..training.config import from_dict, settings_type
 from ..training.record import read_yaml
 
-
 BETWEEN = dict.fromkeys(map(ord, "-_."))  # what a name may have beside letters and digits
 
 

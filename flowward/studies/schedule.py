@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import rewards
+from ..algorithms.algorithm import differentiates
+from ..rewards import slopes
 from ..system.nested import joined
 from ..training.config import from_dict, settings_type
 from .costs import Cost
@@ -46,6 +49,13 @@ def refuse(study: Study, costs: Mapping[str, Cost]) -> None:
                     f"budgets.{name} = {amount:g} is less than one iteration of {algorithm}, which takes {least:.4g}: "
                     "raise it, or lower options.run.images_per_update"
                 )
+
+
+def refuse_without_gradients(study: Study) -> None:
+    """Raises ValueError for a reward without a gradient, if an algorithm of the study needs one."""
+    needing = [entry for entry in study.entries if differentiates(from_dict(study.given(entry)).algorithm)]
+    for names in study.rewards.values() if needing else ():
+        slopes.refuse_without(rewards.load(list(names)), needing[0])
 
 
 def of_settings(study: Study, algorithm: str, reward: str, seed: int, more: Mapping[str, Any]) -> dict[str, Any]:

@@ -156,3 +156,12 @@ def test_variants_are_compared_under_their_own_names() -> None:
 def test_impossible_variants(variants: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         plan.of({"budgets": {"images": 1000}, "variants": variants})
+
+
+def test_a_reward_without_a_gradient_is_refused_before_any_run() -> None:
+    """Any of the rewards, not the first alone; other algorithms need none."""
+    both = {"net": ["scenes-net"], "strict": ["scenes-strict"]}
+    with pytest.raises(ValueError, match="draft needs the gradient of the reward, and reward 'scenes-strict' has none"):
+        schedule.refuse_without_gradients(study(algorithms=["awm", "draft"], rewards=both))
+    schedule.refuse_without_gradients(study(algorithms=["draft"], rewards={"net": ["scenes-net"]}))
+    schedule.refuse_without_gradients(study(rewards=both))
