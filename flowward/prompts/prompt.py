@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import count as numbers
 from itertools import islice
 from pathlib import Path
@@ -118,16 +118,12 @@ class PromptSet:
     def walk(self, seed: int, start: int = 0) -> Iterator[int]:
         """The endless sequence of drawn prompts, from number `start` on; `draw` returns pieces of it."""
         order, rank = self._round(), {name: place for place, name in enumerate(self._members)}
-        shuffled: dict[str, tuple[int, list[int]]] = {}  # category -> current epoch and its shuffled texts
         for number in numbers(start):
             name, turn = order[number % len(order)]
             mine = self._members[name]
             used = number // len(order) * self.weights.get(name, 1) + turn
             epoch, position = divmod(used, len(mine))
-            if name not in shuffled or shuffled[name][0] != epoch:
-                shuffle = numpy_generator("prompts", seed, epoch, rank[name]).permutation(len(mine))
-                shuffled[name] = epoch, shuffle.tolist()
-            yield mine[shuffled[name][1][position]]
+            yield mine[_shuffled(seed, epoch, rank[name], len(mine))[position]]
 
     def spread(self, count: int) -> list[int]:
         """`count` fixed indices for evaluation: categories take turns, each with evenly spaced texts of its own."""
@@ -136,6 +132,12 @@ class PromptSet:
         chosen = {c: [members[c][k * len(members[c]) // n if n < len(members[c]) else k % len(members[c])]
                       for k in range(n)] for c, n in quota.items()}  # fmt: skip
         return [chosen[order[k % len(order)]][k // len(order)] for k in range(count)]
+
+
+@lru_cache(maxsize=64)  # an iteration goes on where the last one was
+def _shuffled(seed: int, epoch: int, category: int, size: int) -> Any:
+    """The order [size] in which an epoch takes the texts of a category."""
+    return numpy_generator("prompts", seed, epoch, category).permutation(size)
 
 
 def prompt_of(text: str, source: Path | None) -> Prompt:
