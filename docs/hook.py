@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from generator import pages
+from generator import leaderboard, pages
 from generator.links import inside
 from generator.markdown import unescaped
 from generator.navigation import whole
@@ -26,6 +26,8 @@ def on_config(config: Any) -> Any:
 def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages."""
     for path, text in made().items():
+        files.append(File.generated(config, path, content=text))
+    for path, text in leaderboard.files().items():
         files.append(File.generated(config, path, content=text))
     return files
 
