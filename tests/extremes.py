@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from flowward.agent import config as agents
 from flowward.commands import (
+    advise,
     algorithms,
     bench,
     compare,
@@ -132,6 +133,7 @@ COMMANDS = (
     Command("study", study.StudyOptions, study.PAGE, ("study.yaml", "--output", "studied")),
     Command("compare", compare.Compare, compare.PAGE, ("run", "other")),
     Command("list", lists.List, lists.PAGE),
+    Command("advise", advise.Advise, advise.PAGE, ("--reward", "scenes", "--gpu", "none")),
     Command("algorithms", algorithms.Algorithms, algorithms.PAGE),
     Command(
         "agent train",

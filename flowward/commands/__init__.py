@@ -17,6 +17,7 @@ COMMANDS = {
     "study": "compare algorithms at equal budgets, over seeds and rewards",
     "compare": "draw the curves of several runs in the same charts",
     "export": "write a run's weights for diffusers, with a model card",
+    "advise": "recommend an algorithm, settings and batch sizes for your model and GPU",
     "algorithms": "list the algorithms, or show one: paper, cost, presets",
     "list": "list rewards, prompts, suites, recipes, models or presets",
     "memory": "estimate GPU memory and batch size (no GPU needed)",

@@ -27,6 +27,7 @@ METAVARS = {
     "model": "MODEL",
     "reward": "NAME[=WEIGHT] ...",
     "rewards": "NAME ...",
+    "gpu": "NAME|GB|none",
     "guard": "NAME ...",
     "reward_options": "NAME.OPTION=VALUE ...",
     "prompts": "SET|FILE",

@@ -1,15 +1,19 @@
-"""The results that come with the package: the leaderboard of the built-in world (docs/leaderboard.md)."""
+"""What comes with flowward: the results of the study of all algorithms on the built-in model."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..system import strict_json
-from ..system.tables import PACKAGE
 
-FILE = PACKAGE / "studies" / "shipped" / "scenes.json"
+FOLDER = Path(__file__).parent / "shipped"
+LEADERBOARD = FOLDER / "scenes.json"
 
 
 def leaderboard() -> dict[str, Any]:
-    """The findings of the study benchmarks/studies/scenes.yaml, as in study.json with rounded numbers; {} if missing."""
-    return dict(strict_json.loads(FILE.read_text("utf-8"))) if FILE.is_file() else {}
+    """The study.json of benchmarks/studies/scenes.yaml; empty if this version has none."""
+    if not LEADERBOARD.is_file():
+        return {}
+    found: dict[str, Any] = strict_json.loads(LEADERBOARD.read_text("utf-8"))
+    return found

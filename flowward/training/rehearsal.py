@@ -13,10 +13,12 @@ from torch import Tensor
 
 from ..process.noise import Noise
 from ..process.policy import Condition, Policy
+from ..process.rollout import Sampling
 from ..rewards import Reward, score, terms
 from . import fit
 from .assembly import Assembly
 from .bench import peak_memory
+from .run import Run
 from .trainer import Trainer
 
 PROBES = 2  # images that each reward scores
@@ -147,25 +149,27 @@ def counts(made: Assembly) -> Counts:
     trainer, how, policy = made.trainer, made.evaluator, made.trainer.policy
     run, rollout, algorithm = made.settings.run, trainer.rollout, trainer.algorithm
     points = trainer.points_per_update * run.updates_per_iteration * trainer.gradients
-    sampling = 0 if made.settings.preferences else _rows(trainer) * run.groups * policy.evaluations(rollout.guidance)
+    sampling = (
+        0 if made.settings.preferences else rows(rollout, run) * run.groups * policy.evaluations(rollout.guidance)
+    )
     frozen = sum(policy.evaluations(guidance) for guidance in algorithm.anchors.values())
     sampler = how.evaluation.sampler.bound(policy.times)
     shown = len(how.evaluation.chosen(how.prompts)) * len(sampler.levels) * policy.evaluations(sampler.guidance)
     return Counts(sampling, points * policy.evaluations(algorithm.guidance), points * frozen, shown)
 
 
-def _rows(trainer: Trainer) -> int:
+def rows(rollout: Sampling, run: Run) -> int:
     """Samples that the rollout of one group asks the network about, counted with an empty latent."""
-    size, rows = trainer.run.group_size, list[int]()
+    size, found = run.group_size, list[int]()
 
     def count(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        rows.append(len(x))
+        found.append(len(x))
         return x
 
     noise = Noise((0,), tuple(("", number) for number in range(size)))
     condition = Condition({"": torch.empty(1)})[torch.zeros(size, dtype=torch.long)]
-    trainer.rollout.at(trainer.run.seed, 0)(count, condition, noise)
-    return sum(rows)
+    rollout.at(run.seed, 0)(count, condition, noise)
+    return sum(found)
 
 
 @torch.no_grad()

@@ -95,6 +95,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("study", ["FILE", "--output", "--workers", "equal budgets"]),
         ("compare", ["RUN", "--output"]),
         ("export", ["RUN", "--merged", "--output"]),
+        ("advise", ["--model", "--reward", "--gpu", "--hours", "Nothing is downloaded"]),
         ("algorithms", ["[NAME]", "when to use each"]),
         ("list", ["[LIST]", "rewards, prompts, suites, recipes, models or presets"]),
         ("memory", ["no weights", "--model", "--memory", "--gradient-checkpointing"]),

@@ -19,6 +19,7 @@ from tiny_runs import TEXTS, few_steps
 import flowward
 from flowward import models, prompts
 from flowward.commands import (
+    advise,
     algorithms,
     compare,
     export,
@@ -69,6 +70,7 @@ KINDS: dict[str, Callable[[list[str]], Any]] = {
     "watch": lambda words: parse(watch.Watch, words, "watch"),
     "study": lambda words: parse(study.StudyOptions, words, "study"),
     "compare": lambda words: parse(compare.Compare, words, "compare"),
+    "advise": lambda words: parse(advise.Advise, words, "advise"),
     "agent": lambda words: AGENTS[words[0]](words[1:]),
 }
 AGENTS: dict[str, Callable[[list[str]], Any]] = {

@@ -15,6 +15,7 @@ from flowward.agent.config import Settings
 from flowward.algorithms import ALGORITHMS
 from flowward.cli import main
 from flowward.commands import (
+    advise,
     agent,
     bench,
     compare,
@@ -59,6 +60,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "watch": (watch.Watch, None),
     "study": (study.StudyOptions, None),
     "compare": (compare.Compare, None),
+    "advise": (advise.Advise, None),
     "serve-reward": (serve_reward.ServeReward, None),
     "pretrain": (Pretrain, None),
     "pretrain scenes-4step": (Distil, None),
@@ -118,6 +120,7 @@ WORDS: dict[str, Callable[[list[str]], Any]] = {
     "watch": lambda words: parse(watch.Watch, words, "watch"),
     "study": lambda words: parse(study.StudyOptions, words, "study"),
     "compare": lambda words: parse(compare.Compare, words, "compare"),
+    "advise": lambda words: parse(advise.Advise, words, "advise"),
     "agent train": agent_train.chosen,
     **{
         name: lambda words, name=name: parse(KINDS[name][0], words, name)

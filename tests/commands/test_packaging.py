@@ -46,6 +46,7 @@ def test_what_is_no_module_is_in_the_package() -> None:
     package = Path(flowward.__file__).parent
     assert list((package / "rewards" / "judges" / "templates").glob("*.yaml"))
     assert {file.stem for file in (package / "algorithms" / "presets").glob("*.yaml")} == set(flowward.ALGORITHMS)
+    assert list((package / "studies" / "shipped").glob("*.yaml"))
     assert (package / "py.typed").is_file() and (package / "pages" / "templates" / "page.html.j2").is_file()
     build = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert build["packages"] == ["flowward"]

@@ -38,6 +38,7 @@ LOADED: dict[str, set[str]] = {
     "watch": set(),
     "study": set(),
     "compare": set(),
+    "advise": set(),
     "algorithms": set(),
     "list": set(),
     "pretrain": set(),

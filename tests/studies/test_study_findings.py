@@ -12,6 +12,7 @@ from flowward.pages import study as page
 from flowward.studies import findings, plan
 from flowward.studies.costs import Cost
 from flowward.studies.curves import Curve
+from flowward.studies.ranking import ranking
 from flowward.studies.schedule import Planned
 
 N, PROMPT = 400, np.repeat(np.arange(100), 4)
@@ -84,6 +85,19 @@ def test_the_page_has_the_numbers_the_best_first() -> None:
         and "the preset" in text
         and "40.0 failed" in text
     )
+
+
+def test_findings_can_be_ranked_for_advice() -> None:
+    """At 30 evaluations `cheap` is the best, and `good` at 40 images; evaluations are closer to time."""
+    runs = {"good": [0.2, 0.5, 0.6], "cheap": [0.2, 0.3, 0.5]}
+    own = {**found(**{name: [curve(name, s, means) for s in (0, 1)] for name, means in runs.items()})}
+    study = TypeAdapter(plan.Study).dump_python(STUDY, mode="json")
+    costs = {name: {**vars(cost), "evaluations": cost.evaluations} for name, cost in COSTS.items()}
+    whole = {"study": study, "costs": costs, "rewards": [own | {"reward": "scenes-strict"}], "machine": "2 cores"}
+    ranked = ranking(whole, ["scenes-strict"], True, ["scenes-strict"])
+    assert ranked and ranked.budget == "evaluations" and list(ranked.scores) == ["cheap", "good"]
+    assert ranked.told_apart("cheap", "good") and ranked.leaders(["good", "cheap"]) == ("cheap",)
+    assert ranked.base == pytest.approx(0.2) and ranked.seconds == {"good": 0.01, "cheap": 0.01}
 
 
 def test_how_much_a_target_takes() -> None:
