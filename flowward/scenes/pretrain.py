@@ -17,34 +17,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..prompts.scenes import CATEGORIES, prompts, split
 from ..system import checkpoint, strict_json
 from ..system.precision import Precision, autocast, resolve
 from ..system.streams import generator
 from .network import Networks
 from .recipe import SHARD, Distil, Pretrain
-from .render import misread, render
+from .world import WORLDS, World
 
 STAGES = ("autoencoder", "flow")
 _AUTOENCODER, _FLOW, _SCALE = 0, 1, 2  # keys of random streams
 
 
-def pictures(count: int, errors: float, rng: np.random.Generator) -> tuple[list[str], Tensor]:
+def pictures(world: World, count: int, errors: float, rng: np.random.Generator) -> tuple[list[str], Tensor]:
     """Training pairs: `count` captions, equally many per category, and pictures [count, 3, H, W] in [-1, 1]."""
     texts, requests = [], []
+    language = world.language
     for index in range(count):
-        choices = split(False, CATEGORIES[index % len(CATEGORIES)])
+        choices = language.split(False, language.categories[index % len(language.categories)])
         text = choices[int(rng.integers(len(choices)))]
-        request = prompts()[text].request
+        request = language.prompts()[text].request
         texts.append(text)
-        requests.append(misread(request, rng) if rng.random() < errors else request)
-    return texts, torch.from_numpy(render(requests, rng)) * 2 - 1
+        requests.append(world.misread(request, rng) if rng.random() < errors else request)
+    return texts, torch.from_numpy(world.render(requests, rng)) * 2 - 1
 
 
 def autoencoder_loss(networks: Networks, config: Pretrain, step: int) -> tuple[Tensor, dict[str, float]]:
     """Reconstruction error plus weighted KL of one batch, and metrics."""
     rng = np.random.default_rng((config.seed, _AUTOENCODER, step))
-    _, x = pictures(config.autoencoder_batch, 0.5, rng)
+    _, x = pictures(WORLDS[config.world], config.autoencoder_batch, 0.5, rng)
     with autocast(resolve(config.precision)):
         posterior = networks.autoencoder.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator(config.seed, _AUTOENCODER, step))
@@ -57,7 +57,7 @@ def autoencoder_loss(networks: Networks, config: Pretrain, step: int) -> tuple[T
 @torch.no_grad()
 def set_scale(networks: Networks, config: Pretrain) -> None:
     """Measure shift and scale of the latents, and store them in the autoencoder's config as SD3 does."""
-    _, x = pictures(1024, config.caption_errors, np.random.default_rng((config.seed, _SCALE)))
+    _, x = pictures(WORLDS[config.world], 1024, config.caption_errors, np.random.default_rng((config.seed, _SCALE)))
     z = networks.autoencoder.encode(x).latent_dist.mean
     networks.autoencoder.register_to_config(shift_factor=z.mean().item(), scaling_factor=1 / z.std().item())
 
@@ -80,7 +80,8 @@ class Latents:
         shard = step // self.steps_per_shard
         if shard != self.shard:
             rng = np.random.default_rng((config.seed, _FLOW, shard))
-            texts, x = pictures(self.steps_per_shard * config.batch // config.views, config.caption_errors, rng)
+            count = self.steps_per_shard * config.batch // config.views
+            texts, x = pictures(WORLDS[config.world], count, config.caption_errors, rng)
             with autocast(resolve(config.precision)):
                 z = torch.cat([vae.encode(part).latent_dist.mean for part in x.split(256)]).float()
             self.z = (z - vae.config.shift_factor) * vae.config.scaling_factor
@@ -196,7 +197,7 @@ def pretrain(config: Pretrain) -> Iterator[dict[str, Any]]:
     config = replace(config, precision=_of_run(config))
     config.output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    networks = Networks.new()
+    networks = Networks.new(WORLDS[config.world].design)
     vae = networks.autoencoder
     flow = nn.ModuleDict({"transformer": networks.transformer, "text_encoder": networks.text_encoder})
     data = Latents(networks, config)

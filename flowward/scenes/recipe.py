@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..system.errors import between, not_negative, positive
 
@@ -17,6 +17,7 @@ SHARD = 64  # training steps for which pictures are rendered at once
 class Pretrain:
     """Settings for pretraining; the defaults made the shipped base model."""
 
+    world: ClassVar[str] = "scenes"
     output: Path
     """folder for the checkpoints, the log and the finished model"""
     seed: int = 0
@@ -66,6 +67,17 @@ class Pretrain:
             raise ValueError(f"ema, a decay, must lie in [0, 1), not {self.ema}")
         if not 1 <= self.views <= SHARD:
             raise ValueError(f"views must be between 1 and {SHARD}, not {self.views}")
+
+
+@dataclass(frozen=True)
+class Pretrain64(Pretrain):
+    """Settings for pretraining on scenes-64."""
+
+    world: ClassVar[str] = "scenes-64"
+    autoencoder_steps: int = 2400
+    """training steps of the autoencoder"""
+    autoencoder_batch: int = 32
+    """batch size of the autoencoder"""
 
 
 @dataclass(frozen=True)
