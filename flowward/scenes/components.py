@@ -23,14 +23,20 @@ _PLANE = np.zeros((3, 3, 3), bool)  # 4-connectivity inside a picture, none betw
 _PLANE[1] = ndimage.generate_binary_structure(2, 1)
 
 
+def solid(contrast: Array, most: float) -> Mask:
+    """Pixels that are neither paper nor a soft edge: with contrast `most`, or EDGE of the most within 2 pixels."""
+    nearby = ndimage.maximum_filter(contrast, (1, 5, 5))
+    found: Mask = contrast > np.clip(EDGE * nearby, CONTRAST, most)
+    return found
+
+
 def components(contrast: Array) -> tuple[NDArray[np.int32], Mask]:
     """Labels [B, H, W] of the components, 0 for paper and soft edges; and whether component i touches another.
 
     Bodies consist of 2 x 2 squares. Thinner foreground does not join two bodies, but they touch if one of its pixels
     is next to both. Thin foreground away from every body (a scribble) is a component itself.
     """
-    nearby = ndimage.maximum_filter(contrast, (1, 5, 5))
-    foreground = contrast > np.clip(EDGE * nearby, CONTRAST, PALE)
+    foreground = solid(contrast, PALE)
     square = foreground[:, :-1] & foreground[:, 1:]
     square = square[:, :, :-1] & square[:, :, 1:]  # [B, H - 1, W - 1] where a 2 x 2 square fits
     body = np.zeros_like(foreground)
