@@ -25,7 +25,8 @@ from .recipe import SHARD, Distil, Pretrain
 from .world import WORLDS, World
 
 STAGES = ("autoencoder", "flow")
-_AUTOENCODER, _FLOW, _SCALE = 0, 1, 2  # keys of random streams
+_AUTOENCODER, _FLOW, _SCALE, _MEASURE = 0, 1, 2, 3  # keys of random streams
+MEASURED = 220  # samples
 
 
 def pictures(world: World, count: int, errors: float, rng: np.random.Generator) -> tuple[list[str], Tensor]:
@@ -107,6 +108,28 @@ def flow_loss(networks: Networks, data: Latents, step: int) -> tuple[Tensor, dic
     return (v - (noise - x0)).square().mean(), {}
 
 
+@torch.no_grad()
+def accuracy(networks: Networks, config: Pretrain) -> dict[str, float]:
+    """Strict accuracy of samples of held-out prompts, without guidance, in 10 Euler steps."""
+    world, vae = WORLDS[config.world], networks.autoencoder
+    texts: list[str] = []
+    for category in world.language.categories:
+        known = world.language.split(True, category)
+        rng = np.random.default_rng((config.seed, _MEASURE, len(texts)))
+        texts += [known[i] for i in rng.integers(len(known), size=MEASURED // len(world.language.categories))]
+    shape = (len(texts), world.design.latent_channels, world.design.size // 4, world.design.size // 4)
+    x = torch.randn(shape, generator=generator(config.seed, _MEASURE))
+    with autocast(resolve(config.precision)), sdpa_kernel(SDPBackend.MATH):
+        words, pooled = networks.text_encoder(networks.text_encoder.tokenize(texts))
+        for number in range(10, 0, -1):
+            t = torch.full((len(x),), 100.0 * number)
+            x = x - networks.transformer(x, words, pooled, t).sample.float() / 10
+        images = vae.decode(x / vae.config.scaling_factor + vae.config.shift_factor).sample.float() / 2 + 0.5
+    requests = [world.language.parse(text).request for text in texts]
+    verdicts = world.check(images.clamp(0, 1).numpy(), requests)
+    return {"strict": float(np.mean([v.strict for v in verdicts])), "soft": float(np.mean([v.soft for v in verdicts]))}
+
+
 def _rate(step: int, total: int) -> float:
     """Linear warm-up over 2 %, then a cosine to zero."""
     warm = max(1, total // 50)
@@ -122,10 +145,12 @@ def fit(
     stop: int,
     optimisers: list[torch.optim.Optimizer],
     ema: float = 0.0,
+    measure: tuple[int, Callable[[], dict[str, float]]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train one stage: `stop` of `steps` steps on `loss(step)`, resuming from a checkpoint if there is one.
 
-    Yields a log line every 20 steps. At the end, `module` has the EMA of its weights (decay `ema`).
+    Yields a log line every 20 steps. At the end, `module` has the EMA of its weights (decay `ema`). `measure`: every so
+    many steps, figures of the module with these weights are added to a line.
     """
     path = config.output / f"{name}.safetensors"
     groups = [group for optimiser in optimisers for group in optimiser.param_groups]
@@ -157,6 +182,8 @@ def fit(
         running, seen = running + value.item(), seen + 1
         done = step + 1
         if done % 20 == 0 or done == stop:
+            if measure and (done % measure[0] == 0 or done == stop):
+                extra |= _measured(module, average, measure[1])
             seconds = round(time.perf_counter() - started, 1)
             yield {"stage": name, "step": done, "of": stop, "loss": running / seen, **extra, "seconds": seconds}
             running, seen = 0.0, 0
@@ -164,6 +191,15 @@ def fit(
             state = {"step": done, "weights": module.state_dict(), "average": average, "precision": config.precision}
             checkpoint.save(path, {**state, "optimisers": [optimiser.state_dict() for optimiser in optimisers]})
     module.load_state_dict(average)
+
+
+def _measured(module: nn.Module, average: dict[str, Tensor], measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Figures of a module with averaged weights; it gets its own ones back."""
+    own = {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
+    module.load_state_dict(average)
+    found = measure()
+    module.load_state_dict(own)
+    return found
 
 
 def _adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
@@ -209,7 +245,9 @@ def pretrain(config: Pretrain) -> Iterator[dict[str, Any]]:
         vae.requires_grad_(False)
         set_scale(networks, config)
         task = lambda step: flow_loss(networks, data, step)  # noqa: E731
-        yield from fit("flow", flow, task, config, config.steps, config.stop, muon_and_adam(flow, config), config.ema)
+        adam = muon_and_adam(flow, config)
+        watch = (config.measure_every, lambda: accuracy(networks, config)) if config.measure_every else None
+        yield from fit("flow", flow, task, config, config.steps, config.stop, adam, config.ema, watch)
 
     with open(config.output / "log.jsonl", "a", encoding="utf-8") as log:
         for line in stages():
