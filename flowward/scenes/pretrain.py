@@ -27,14 +27,20 @@ from .world import WORLDS, World
 STAGES = ("autoencoder", "flow")
 _AUTOENCODER, _FLOW, _SCALE, _MEASURE = 0, 1, 2, 3  # keys of random streams
 MEASURED = 220  # samples
+FINE = 3  # so much more often the autoencoder sees categories with fine detail
 
 
-def pictures(world: World, count: int, errors: float, rng: np.random.Generator) -> tuple[list[str], Tensor]:
-    """Training pairs: `count` captions, equally many per category, and pictures [count, 3, H, W] in [-1, 1]."""
+def pictures(
+    world: World, count: int, errors: float, rng: np.random.Generator, more: tuple[str, ...] = ()
+) -> tuple[list[str], Tensor]:
+    """Training pairs: `count` captions, and pictures [count, 3, H, W] in [-1, 1].
+
+    There are equally many of each category, and as many again for each time that a category is named in `more`.
+    """
     texts, requests = [], []
-    language = world.language
+    language, categories = world.language, (*world.language.categories, *more)
     for index in range(count):
-        choices = language.split(False, language.categories[index % len(language.categories)])
+        choices = language.split(False, categories[index % len(categories)])
         text = choices[int(rng.integers(len(choices)))]
         request = language.prompts()[text].request
         texts.append(text)
@@ -45,7 +51,8 @@ def pictures(world: World, count: int, errors: float, rng: np.random.Generator) 
 def autoencoder_loss(networks: Networks, config: Pretrain, step: int) -> tuple[Tensor, dict[str, float]]:
     """Reconstruction error plus weighted KL of one batch, and metrics."""
     rng = np.random.default_rng((config.seed, _AUTOENCODER, step))
-    _, x = pictures(WORLDS[config.world], config.autoencoder_batch, 0.5, rng)
+    world = WORLDS[config.world]
+    _, x = pictures(world, config.autoencoder_batch, 0.5, rng, FINE * world.fine)
     with autocast(resolve(config.precision)):
         posterior = networks.autoencoder.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator(config.seed, _AUTOENCODER, step))

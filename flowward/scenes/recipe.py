@@ -78,6 +78,8 @@ class Pretrain64(Pretrain):
     world: ClassVar[str] = "scenes-64"
     autoencoder_batch: int = 32
     """batch size of the autoencoder"""
+    kl: float = 1e-4
+    """weight of the autoencoder's KL per latent number, relative to squared error per pixel"""
     steps: int = 24000
     """training steps in the flow's learning-rate schedule"""
     stop: int = 20000

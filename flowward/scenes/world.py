@@ -41,11 +41,13 @@ class World:
     misread: Callable[[Any, np.random.Generator], Any]  # another request, wrong in one respect
     check: Callable[[Array, list[Any]], Sequence[Verdict]]  # pictures against requests
     design: Design
+    fine: tuple[str, ...] = ()  # categories with fine detail: the autoencoder sees more of them
 
 
+_FINE = ("textures", "texture_attribution", "words")
 WORLDS = {
     "scenes": World(scenes.LANGUAGE, small.render, small.misread, checker.check, SMALL),
-    "scenes-64": World(scenes64.LANGUAGE, large.render, layout.misread, large_checker.check, LARGE),
+    "scenes-64": World(scenes64.LANGUAGE, large.render, layout.misread, large_checker.check, LARGE, _FINE),
 }
 
 
