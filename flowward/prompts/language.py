@@ -90,6 +90,10 @@ class Language(Generic[R]):
             raise ValueError(f"'{text}' is not a prompt of the {self.name} world; the nearest one is '{near}'")
         return found[key]
 
+    def knows(self, text: str) -> bool:
+        """Whether a text is a sentence of this language."""
+        return _key(text) in self._by_key()
+
     @cache  # noqa: B019
     def _by_key(self) -> dict[str, Sentence[R]]:
         return {_key(text): prompt for text, prompt in self.prompts().items()}

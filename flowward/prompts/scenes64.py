@@ -197,7 +197,7 @@ def _of_three(names: list[str], relations: tuple[Relation, ...]) -> Iterator[str
 
 
 def _unit(request: Request) -> str:
-    """A key shared by requests that are held out together: equal up to swapping positions, colours, or other attributes.
+    """A key shared by requests that are held out together: equal up to swapping positions or attributes.
 
     So no shortcut helps: a model that learned from "a ring left of a cross" where rings and crosses go, without reading
     "left", would fail on the held-out prompts.

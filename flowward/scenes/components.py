@@ -1,4 +1,4 @@
-"""What the checkers of all worlds share: components of a picture, windows around them, and overlaps with silhouettes."""
+"""What the checkers of all worlds share: components of a picture, windows around them, overlaps with silhouettes."""
 
 from __future__ import annotations
 

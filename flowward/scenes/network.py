@@ -6,7 +6,6 @@ The transformer and the autoencoder are diffusers' own classes, small; only the 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,33 +14,13 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..prompts import scenes, scenes64
 from ..prompts.scenes import MAX_WORDS
 from ..system import whole_files
+from .design import LATENT_CHANNELS, SMALL, WIDTH, Design
 from .render import SIZE
 from .two_times import TwoTimeTransformer
 
-WIDTH = 128
-LATENT_CHANNELS = 4
 LATENT_SIZE = SIZE // 4
-
-
-@dataclass(frozen=True)
-class Design:
-    """The sizes of the three networks of a built-in model, and the words that it reads."""
-
-    vocabulary: Callable[[], tuple[str, ...]]
-    length: int  # of a prompt, in words
-    size: int  # of a picture, in pixels
-    width: int  # of the transformer
-    layers: int
-    heads: int
-    latent_channels: int = LATENT_CHANNELS
-    text_width: int = WIDTH
-
-
-SMALL = Design(scenes.vocabulary, MAX_WORDS, SIZE, WIDTH, layers=6, heads=4)
-LARGE = Design(scenes64.vocabulary, scenes64.MAX_WORDS, 2 * SIZE, width=192, layers=4, heads=3, latent_channels=8)
 
 
 class WordEncoder(nn.Module):

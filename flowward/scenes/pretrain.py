@@ -200,7 +200,9 @@ def fit(
     module.load_state_dict(average)
 
 
-def _measured(module: nn.Module, average: dict[str, Tensor], measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+def _measured(
+    module: nn.Module, average: dict[str, Tensor], measure: Callable[[], dict[str, float]]
+) -> dict[str, float]:
     """Figures of a module with averaged weights; it gets its own ones back."""
     own = {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
     module.load_state_dict(average)

@@ -48,7 +48,7 @@ def _ring(x: Array, y: Array, r: Array) -> Array:
 
 def _star(x: Array, y: Array, r: Array) -> Array:
     """Five tips, one of them up: the plane is folded onto half a tip (after Inigo Quilez's sdStar5)."""
-    x, y, r = np.abs(x), -y, _STAR * r
+    x, y, r = np.abs(x), -y, np.float32(_STAR) * r
     for kx, ky in _TURNS:
         fold = 2 * np.maximum(kx * x + ky * y, 0)
         x, y = x - fold * kx, y - fold * ky

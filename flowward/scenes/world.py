@@ -16,7 +16,7 @@ from . import render as small
 from .large import checker as large_checker
 from .large import layout
 from .large import render as large
-from .network import LARGE, SMALL, Design
+from .design import LARGE, SMALL, Design
 
 Array = NDArray[np.float32]
 

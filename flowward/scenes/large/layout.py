@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,7 +183,8 @@ def misread(request: Request, rng: np.random.Generator) -> Request:
         known = PATTERNED
     used = {thing.size} if way == "size" else {getattr(each, way) for each in things}
     others = [each for each in known if each not in used]
-    things[which] = replace(thing, **{way: others[int(rng.integers(len(others)))]})
+    changed: dict[str, Any] = {way: others[int(rng.integers(len(others)))]}
+    things[which] = replace(thing, **changed)
     return replace(request, things=tuple(things))
 
 
