@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..prompts.scenes import MAX_WORDS
 from ..system import whole_files
-from .design import LATENT_CHANNELS, SMALL, WIDTH, Design
+from .design import SMALL, WIDTH, Design
 from .render import SIZE
 from .two_times import TwoTimeTransformer
 

@@ -61,11 +61,11 @@ def _star(x: Array, y: Array, r: Array) -> Array:
 def _heart(x: Array, y: Array, r: Array) -> Array:
     """Tip down (after Inigo Quilez's sdHeart, whose heart is 1.1 high)."""
     scale = 2 * r / 1.15
-    x, y = np.abs(x) / scale, 0.55 - y / scale
-    lobe = np.hypot(x - 0.25, y - 0.75) - np.sqrt(2) / 4
-    foot = 0.5 * np.maximum(x + y, 0)
-    rest = np.sqrt(np.minimum(x**2 + (y - 1) ** 2, (x - foot) ** 2 + (y - foot) ** 2)) * np.sign(x - y)
-    return scale * np.where(x + y > 1, lobe, rest)
+    u, v = np.abs(x) / scale, 0.55 - y / scale
+    lobe = np.hypot(u - 0.25, v - 0.75) - np.sqrt(2) / 4
+    foot = 0.5 * np.maximum(u + v, 0)
+    rest = np.sqrt(np.minimum(u**2 + (v - 1) ** 2, (u - foot) ** 2 + (v - foot) ** 2)) * np.sign(u - v)
+    return scale * np.where(u + v > 1, lobe, rest)
 
 
 DISTANCES: dict[str, Callable[[Array, Array, Array], Array]] = {

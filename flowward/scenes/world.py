@@ -13,10 +13,10 @@ from ..prompts import scenes, scenes64
 from ..prompts.language import Language
 from . import checker
 from . import render as small
+from .design import LARGE, SMALL, Design
 from .large import checker as large_checker
 from .large import layout
 from .large import render as large
-from .design import LARGE, SMALL, Design
 
 Array = NDArray[np.float32]
 

@@ -117,7 +117,7 @@ def _admissible(centre: Array, half: Array, relations: tuple[Relation, ...]) -> 
 def _placed(
     objects: list[list[_Drawn]], relations: tuple[Relation, ...], rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Centres [B, n, 2] and radii [B, n] of pictures with equally many objects: rejection sampling, all rows at once."""
+    """Centres [B, n, 2] and radii [B, n] of pictures with equally many objects: rejection sampling of all at once."""
     low = np.array([[each.radius[0] for each in row] for row in objects])
     high = np.array([[each.radius[1] for each in row] for row in objects])
     wide = np.array([[each.half for each in row] for row in objects])

@@ -1,4 +1,4 @@
-"""Capital letters of 8 x 10 pixels, drawn with a pen 2 pixels wide. The renderer writes with them; the checker reads them.
+"""Capital letters of 8 x 10 pixels, drawn with a pen 2 pixels wide. The renderer writes them; the checker reads them.
 
 Every letter has the same width, and letters stand on whole pixels. So a word is read letter by letter, exactly.
 """
@@ -6,6 +6,7 @@ Every letter has the same width, and letters stand on whole pixels. So a word is
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ def _drawn(strokes: tuple[str, ...], x: NDArray[np.float64], y: NDArray[np.float
     nearest = np.full(x.shape, np.inf)
     for stroke in strokes:
         points = np.array(stroke.split(), float).reshape(-1, 2)
-        for (ax, ay), (bx, by) in zip(points, points[1:], strict=False):
+        for (ax, ay), (bx, by) in pairwise(points):
             along = np.clip(((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / ((bx - ax) ** 2 + (by - ay) ** 2), 0, 1)
             nearest = np.minimum(nearest, np.hypot(x - ax - along * (bx - ax), y - ay - along * (by - ay)))
     return np.clip(0.5 + _PEN - nearest, 0, 1)

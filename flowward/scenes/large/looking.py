@@ -194,7 +194,7 @@ def _describe(region: Regions, paper: Array, touching: Mask) -> list[Found]:
 
 
 def _tones(pixels: Array) -> tuple[Array, Array]:
-    """Distance of pixels [N, P, 3] to the line between the two tones of each colour, and their place on it [N, P, K]."""
+    """Distance of pixels [N, P, 3] to the line between both tones of each colour, and their place on it, [N, P, K]."""
     line = np.where(_TWO_TONES, DARK - TONES, 0)
     length = (line**2).sum(1)
     tone = np.clip((pixels @ line.T - (TONES * line).sum(1)) / np.maximum(length, 1e-6), 0, 1)
