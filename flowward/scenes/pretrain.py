@@ -26,7 +26,8 @@ from .world import WORLDS, World
 
 STAGES = ("autoencoder", "flow")
 _AUTOENCODER, _FLOW, _SCALE, _MEASURE = 0, 1, 2, 3  # keys of random streams
-MEASURED = 220  # samples
+MEASURED = 220  # samples of which the accuracy is logged
+SCALED = 1024  # pictures on which shift and scale of the latents are measured
 FINE = 3  # so much more often the autoencoder sees categories with fine detail
 
 
@@ -65,7 +66,7 @@ def autoencoder_loss(networks: Networks, config: Pretrain, step: int) -> tuple[T
 @torch.no_grad()
 def set_scale(networks: Networks, config: Pretrain) -> None:
     """Measure shift and scale of the latents, and store them in the autoencoder's config as SD3 does."""
-    _, x = pictures(WORLDS[config.world], 1024, config.caption_errors, np.random.default_rng((config.seed, _SCALE)))
+    _, x = pictures(WORLDS[config.world], SCALED, config.caption_errors, np.random.default_rng((config.seed, _SCALE)))
     z = networks.autoencoder.encode(x).latent_dist.mean
     networks.autoencoder.register_to_config(shift_factor=z.mean().item(), scaling_factor=1 / z.std().item())
 
