@@ -96,15 +96,17 @@ def look(images: Array) -> list[tuple[Found, ...] | None]:
 def _paper(images: Array) -> tuple[Array, Mask]:
     """The colour of the paper [B, 3, H, W], a plane, and whether the border is even enough to be paper [B]."""
     border, basis = images[:, :, _EDGE].astype(np.float64), _BASIS[_EDGE]
+    squares = (basis[:, :, None] * basis[:, None]).reshape(-1, 9)
     plane = border @ np.linalg.pinv(basis).T  # [B, 3, 3]
     typical = np.median(border, 2, keepdims=True)
     for near in (border - typical, border - plane @ basis.T):
         kept = (np.abs(near).max(1) < 2 * OUTLIER).astype(np.float64)  # [B, pixels]
-        normal = np.einsum("bp,pi,pj->bij", kept, basis, basis) + 1e-3 * np.eye(3)
-        right = np.einsum("bp,pi,bcp->bic", kept, basis, border)
-        plane = np.linalg.solve(normal, right).transpose(0, 2, 1)
+        normal = (kept @ squares).reshape(-1, 3, 3) + 1e-3 * np.eye(3)
+        right = (border * kept[:, None]) @ basis  # [B, channels, 3]
+        plane = np.linalg.solve(normal, right.transpose(0, 2, 1)).transpose(0, 2, 1)
     calm = np.abs(border - plane @ basis.T).mean((1, 2)) < BORDER_SPREAD
-    return np.einsum("bci,hwi->bchw", plane, _BASIS).astype(np.float32), calm
+    flat = plane.astype(np.float32) @ _BASIS.reshape(-1, 3).T.astype(np.float32)
+    return flat.reshape(images.shape), calm
 
 
 def _look(images: Array) -> list[tuple[Found, ...] | None]:
@@ -197,9 +199,10 @@ def _tones(pixels: Array) -> tuple[Array, Array]:
     """Distance of pixels [N, P, 3] to the line between both tones of each colour, and their place on it, [N, P, K]."""
     line = np.where(_TWO_TONES, DARK - TONES, 0)
     length = (line**2).sum(1)
-    tone = np.clip((pixels @ line.T - (TONES * line).sum(1)) / np.maximum(length, 1e-6), 0, 1)
+    along = pixels @ line.T - (TONES * line).sum(1)
+    tone = np.clip(along / np.maximum(length, 1e-6), 0, 1)
     square = (pixels**2).sum(2)[..., None] - 2 * pixels @ TONES.T + (TONES**2).sum(1)
-    square = square - 2 * tone * (pixels @ line.T - (TONES * line).sum(1)) + tone**2 * length
+    square = square - 2 * tone * along + tone**2 * length
     return np.sqrt(np.maximum(square, 0)), tone
 
 
