@@ -24,7 +24,7 @@ from .textures import DARK, TONES, phases
 BORDER_SPREAD = 0.05  # a border with a larger mean absolute deviation from a plane is not paper
 OUTLIER = 0.10  # border pixels with a larger deviation do not count in the second fit
 MIN_OBJECT = 60  # covered pixels; smaller components have no shape (the smallest drawn object covers 100)
-MAX_COMPONENTS = 12  # with more components, the picture is noise
+MAX_COMPONENTS = 10  # with more components or words, the picture is noise
 COLOUR_REACH = 0.20  # largest mean RGB distance from the two tones of a colour to be that colour
 SECOND_COLOUR = 0.20  # a pixel at this RGB distance from all mixtures of paper and a tone has another colour
 STEEPNESS = 1.35  # sharpens edges before shapes are compared
@@ -124,9 +124,11 @@ def _look(images: Array) -> list[tuple[Found, ...] | None]:
     area = np.bincount(labels.ravel(), minlength=len(touching))
     picture = np.array([0] + [box[0].start for box in boxes], np.int64)
     kept = np.flatnonzero(area >= MIN_AREA)[1:]  # label 0 is the paper
-    legible &= np.bincount(picture[kept], minlength=len(images)) <= MAX_COMPONENTS
+    legible &= [some is not None for some in words]
+    number = np.bincount(picture[kept], minlength=len(images)) + [len(some or ()) for some in words]
+    legible &= number <= MAX_COMPONENTS
     kept = kept[legible[picture[kept]]]
-    found = [[_text(word) for word in some] for some in words]
+    found = [[_text(word) for word in some or ()] for some in words]
     if len(kept):
         where = [boxes[label - 1] for label in kept]
         region = Regions.cut(delta, contrast, labels, kept, picture[kept], where, _REACH)

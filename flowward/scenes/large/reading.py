@@ -6,6 +6,7 @@ This reader is exact and fast, and reads nothing but this font. `flowward.reward
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ STEEPNESS = 1.35
 _FAR = 5  # empty pixels after which another word begins
 _UP = 4  # difference in height of letters of a word, at most
 _LONGEST = 6  # letters
+MOST = 3  # words in a picture; with more, it is noise
 _AROUND = np.zeros((3, 3, 3), bool)  # 8-connectivity inside a picture, none between pictures
 _AROUND[1] = True
 
@@ -48,8 +50,8 @@ class Text:
         return self.overlap >= MIN_LETTER
 
 
-def read(delta: Array, paper: Array, contrast: Array) -> tuple[list[list[Text]], NDArray[np.bool_]]:
-    """The words in each picture, and the pixels [B, H, W] that they take.
+def read(delta: Array, paper: Array, contrast: Array) -> tuple[list[list[Text] | None], NDArray[np.bool_]]:
+    """The words in each picture (None: more than MOST, so they are noise), and the pixels [B, H, W] that they take.
 
     Args:
         delta: [B, 3, H, W] colour minus paper.
@@ -73,7 +75,12 @@ def read(delta: Array, paper: Array, contrast: Array) -> tuple[list[list[Text]],
             mine[index + 1] = True
             strokes[picture.start].append((columns.start, rows.start, columns.stop, rows.stop))
     cover = np.clip((share - 0.5) * STEEPNESS + 0.5, 0, 1)
-    words = [[_word(own, box) for box in _lines(some)] for own, some in zip(cover, strokes, strict=True)]
+    cover = np.pad(cover, ((0, 0), (PITCH, PITCH), (PITCH, PITCH * (_LONGEST + 1))))
+    lines = [_lines(some) for some in strokes]
+    words = [
+        [_word(own, box) for box in some] if len(some) <= MOST else None
+        for own, some in zip(cover, lines, strict=True)
+    ]
     return words, ndimage.binary_dilation(mine[labels], _AROUND, 2)
 
 
@@ -91,15 +98,13 @@ def _lines(strokes: list[Box]) -> list[Box]:
 
 
 def _word(cover: Array, box: Box) -> Text:
-    """Read the word in a box: letters have one pitch, so only its start has to be found."""
+    """Read the word in a box of a padded picture: letters have one pitch, so only its start has to be found."""
     left, top, right, bottom = box
     count = int(np.clip(round((right - left + PITCH - WIDTH) / PITCH), 1, _LONGEST))
-    margin = PITCH
-    padded = np.pad(cover, ((margin, margin), (margin, margin + PITCH * count)))
     best: NDArray[np.floating] = np.zeros((count, len(LETTERS)))
     for y in range(top - 2, top + 3):
         for x in range(left - 2, left + 3):
-            part = padded[y + margin : y + margin + HEIGHT, x + margin : x + margin + PITCH * count]
+            part = cover[y + PITCH : y + PITCH + HEIGHT, x + PITCH : x + PITCH + PITCH * count]
             cells = part.reshape(HEIGHT, count, PITCH).transpose(1, 0, 2)
             if (likeness := _likeness(cells)).max(1).sum() > best.max(1).sum():
                 best = likeness
@@ -111,7 +116,14 @@ def _word(cover: Array, box: Box) -> Text:
 
 def _likeness(cells: Array) -> NDArray[np.floating]:
     """Intersection over union [n, LETTERS] of cells [n, HEIGHT, PITCH] with letters."""
-    letters = np.pad(glyphs(), ((0, 0), (0, 0), (0, PITCH - WIDTH)))
+    letters = _cells()
     both = np.minimum(cells[:, None], letters).sum((2, 3))
-    found: NDArray[np.floating] = both / np.maximum(np.maximum(cells[:, None], letters).sum((2, 3)), 1e-3)
+    either = cells.sum((1, 2))[:, None] + letters.sum((1, 2)) - both
+    found: NDArray[np.floating] = both / np.maximum(either, 1e-3)
     return found
+
+
+@cache
+def _cells() -> Array:
+    """The letters with the space behind them, [LETTERS, HEIGHT, PITCH]."""
+    return np.pad(glyphs(), ((0, 0), (0, 0), (0, PITCH - WIDTH)))
