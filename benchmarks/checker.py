@@ -1,6 +1,6 @@
 """How far the checker of a built-in world can be trusted, and how fast it is.
 
-    python benchmarks/checker.py [--world scenes-64] [--renders 5000] [--processes 1 2] [--ocr 300] [--json figures.json]
+    python benchmarks/checker.py [--world scenes-64] [--renders 5000] [--ocr 300] [--processes 1 2] [--json FILE]
 
 Right: pictures drawn of the prompt. Blurred: the same after a Gaussian blur of 0.7 px and noise of standard deviation
 0.02, about what a small autoencoder leaves of them. Wrong: pictures of a prompt that differs in one respect (one object
@@ -262,7 +262,8 @@ def show(figures: dict[str, Any]) -> None:
         print(f"{rate:>8.0f} images/s on {processes} process{'es' * (processes != '1')}")
     if read := figures.get("ocr"):
         print(
-            f"\nOCR: {read['right']} of {read['of']} words read, {read['wrong']} of {read['of_wrong']} others taken for them"
+            f"\nOCR: {read['right']} of {read['of']} words read, "
+            f"{read['wrong']} of {read['of_wrong']} others taken for them"
         )
 
 

@@ -78,8 +78,7 @@ def read(delta: Array, paper: Array, contrast: Array) -> tuple[list[list[Text] |
     cover = np.pad(cover, ((0, 0), (PITCH, PITCH), (PITCH, PITCH * (_LONGEST + 1))))
     lines = [_lines(some) for some in strokes]
     words = [
-        [_word(own, box) for box in some] if len(some) <= MOST else None
-        for own, some in zip(cover, lines, strict=True)
+        [_word(own, box) for box in some] if len(some) <= MOST else None for own, some in zip(cover, lines, strict=True)
     ]
     return words, ndimage.binary_dilation(mine[labels], _AROUND, 2)
 
