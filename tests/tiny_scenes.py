@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from diffusers import AutoencoderKL
 from tiny_runs import TWO_TIMES
 
+from flowward.prompts.scenes import vocabulary
 from flowward.scenes import network
+from flowward.scenes.design import LATENT_CHANNELS
 
 WHOLE = network.new_autoencoder().config
 
@@ -18,8 +19,8 @@ def transformer() -> network.SD3Transformer2DModel:
     return network.SD3Transformer2DModel(
         sample_size=network.LATENT_SIZE,
         patch_size=2,
-        in_channels=network.LATENT_CHANNELS,
-        out_channels=network.LATENT_CHANNELS,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
         num_layers=2,
         num_attention_heads=2,
         attention_head_dim=16,
@@ -38,13 +39,9 @@ def autoencoder() -> AutoencoderKL:
 def saved(folder: Path) -> None:
     """Save it, and beside it the same with two times; the weights are the same each time."""
     torch.set_num_threads(1)
-    with (
-        patch.object(network, "new_transformer", transformer),
-        patch.object(network, "new_autoencoder", autoencoder),
-        torch.random.fork_rng(devices=[]),
-    ):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        networks = network.Networks(transformer(), autoencoder(), network.WordEncoder(network.vocabulary(), 32))
+        networks = network.Networks(transformer(), autoencoder(), network.WordEncoder(vocabulary(), 32))
         networks.save(folder)
         networks.transformer = network.TwoTimeTransformer.of(networks.transformer)
         torch.nn.init.normal_(networks.transformer.time_text_embed.jump_gate)

@@ -85,7 +85,7 @@ def words(command: str) -> list[str]:
     return {
         "algorithms": list(CLASSES),
         "list": list(LISTS),
-        "pretrain": ["scenes", "scenes-4step"],
+        "pretrain": ["scenes", "scenes-4step", "scenes-64"],
         "agent prompts": list(NAMES),
     }.get(command, [])
 

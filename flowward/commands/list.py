@@ -109,7 +109,8 @@ def _models() -> Parts:
     found = tables.load(tables.PACKAGE / "models" / "families" / "table.yaml")
     rows = [(own["family"], own["pipeline"], own["example"], own.get("notes", "")) for own in found]
     few = ("scenes, few steps", "", "scenes-4step", "built in; two times (docs/few_step.md)")
-    rows = [("scenes", "", "scenes", "built in; runs on a CPU"), few, *rows]
+    larger = ("scenes, larger", "", "scenes-64", "built in; make its weights first (docs/scenes64.md)")
+    rows = [("scenes", "", "scenes", "built in; runs on a CPU"), few, larger, *rows]
     yield table(["family", "diffusers pipeline", "--model", "notes"], rows)
     yield (
         "--model takes the id of any checkpoint of these pipelines on the hub, or a folder of one. Its page there has "

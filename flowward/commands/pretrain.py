@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..scenes.recipe import Distil, Pretrain
+from ..scenes.recipe import Distil, Pretrain, Pretrain64
 from ..system.errors import unknown
 from .help import Page
 from .options import parse, set_threads
 
-WORLDS: dict[str, type[Pretrain] | type[Distil]] = {"scenes": Pretrain, "scenes-4step": Distil}
+WORLDS: dict[str, type[Pretrain] | type[Distil]] = {
+    "scenes": Pretrain,
+    "scenes-4step": Distil,
+    "scenes-64": Pretrain64,
+}
 PAGE = Page(
-    about="Train a built-in model as the shipped one was: `scenes` from scratch (hours on a CPU), or `scenes-4step`, "
-    "which is distilled from it (half an hour).",
+    about="Train a built-in model as the shipped one was: `scenes` or `scenes-64` from scratch (hours on a "
+    "CPU), or `scenes-4step`, which is distilled from `scenes` (half an hour).",
     examples=(
         ("pretrain scenes --output runs/base", "then: flowward train --model runs/base/model"),
+        ("pretrain scenes-64 --output runs/large", "64 x 64 pixels; interrupted, it continues"),
         ("pretrain scenes-4step --output runs/few", "distil a model of 4 jumps from `scenes`"),
     ),
 )

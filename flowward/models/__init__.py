@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .adapters import Adapters
 from .layout import Layout
 from .loading import Loading
-from .names import BUILT_IN, LORA_FILE, is_code, is_pipeline, located, lora_file, refusal
+from .names import BUILT_IN, LORA_FILE, is_code, is_pipeline, located, lora_file, refusal, world_of
 
 if TYPE_CHECKING:
     from ..process.policy import Policy
@@ -29,9 +29,9 @@ def load(
 
     Args:
         name_or_path: `scenes` (the built-in model), `scenes-4step` (the same for 4 jumps), a folder made by `flowward
-            pretrain`, the folder of a diffusers pipeline, or its id on the hub (owner/name). `~`, the URL of its page
-            on the hub, its folder in the cache of the hub, and the path of model_index.json work too. Or
-            `path/to/file.py:make`, a function that returns a policy (of `flowward.policies.of`).
+            pretrain` (of `scenes-64` too), the folder of a diffusers pipeline, or its id on the hub (owner/name). `~`,
+            the URL of its page on the hub, its folder in the cache of the hub, and the path of model_index.json work
+            too. Or `path/to/file.py:make`, a function that returns a policy (of `flowward.policies.of`).
         lora_rank: train LoRA adapters of this rank; None trains all weights.
         precision: of the networks (`auto`: bf16 if the device supports it). Solver states and losses are float32.
         seed: for the initial weights of the adapters.
@@ -86,4 +86,5 @@ __all__ = [
     "load",
     "located",
     "lora_file",
+    "world_of",
 ]

@@ -14,10 +14,12 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..scenes.design import LARGE, SMALL
 from ..system.errors import unknown
 from ..system.whole_files import PARTS
 
-BUILT_IN = ("scenes", "scenes-4step")
+BUILT_IN = ("scenes", "scenes-4step", "scenes-64")
+WORLDS = {"scenes": SMALL, "scenes-64": LARGE}
 RUNS = "runs"  # where runs without an --output go
 INDEX = "model_index.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"  # what diffusers' load_lora_weights looks for in a folder
@@ -91,6 +93,14 @@ def is_pipeline(name: str) -> bool:
         and not is_path(name)
         and path.suffix not in (".safetensors", ".gguf", *PICKLES)
     )
+
+
+def world_of(name: str) -> str:
+    """The built-in world whose pictures a model draws: `scenes`, or another one, named or known by its picture size."""
+    if name in WORLDS:
+        return name
+    side = (_json(Path(name) / "vae" / "config.json") or {}).get("sample_size")
+    return next((world for world, design in WORLDS.items() if design.size == side), "scenes")
 
 
 def is_path(name: str) -> bool:

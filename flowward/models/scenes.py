@@ -1,4 +1,4 @@
-"""The built-in text-to-image model: diffusers' Stable Diffusion 3 transformer, small, on 8x8x4 latents."""
+"""The built-in text-to-image models: diffusers' Stable Diffusion 3 transformer, small, on small latents."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..process.distilled import Sign
 from ..process.policy import UNTIL, Condition, Policy, graphed
 from ..prompts import Prompt, text_of
-from ..scenes.network import LATENT_CHANNELS, LATENT_SIZE, Networks
-from ..scenes.render import SIZE
+from ..scenes.network import Networks
 from ..scenes.two_times import TwoTimeTransformer
 from ..system.precision import Precision, autocast
 from .adapters import Adapters
@@ -25,9 +24,10 @@ from .lora import trainable
 
 SHIPPED = Path(str(files("flowward.scenes") / "weights"))
 SHIPPED_4STEP = Path(str(files("flowward.scenes") / "weights_4step"))
+SHIPPED_64 = Path(str(files("flowward.scenes") / "weights_64"))
 
 
-FOLDERS = {"scenes": "SHIPPED", "scenes-4step": "SHIPPED_4STEP"}  # of the built-in models
+FOLDERS = {"scenes": "SHIPPED", "scenes-4step": "SHIPPED_4STEP", "scenes-64": "SHIPPED_64"}  # of the built-in models
 
 
 def folder_of(name: str) -> Path:
@@ -39,9 +39,14 @@ def networks_of(name: str) -> Networks:
     """The networks of a built-in model or of a folder in its layout.
 
     Raises:
-        ValueError: they cannot be read.
+        ValueError: they cannot be read, or are not in this version.
     """
     folder = folder_of(name)
+    if name in FOLDERS and not folder.is_dir():
+        raise ValueError(
+            f"the weights of {name} are not in this version: make them with `flowward pretrain {name} --output FOLDER` "
+            "(hours on a CPU), and give FOLDER/model"
+        )
     try:
         return Networks.load(folder)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -49,15 +54,16 @@ def networks_of(name: str) -> Networks:
 
 
 class ScenesPolicy(Policy):
-    """The built-in model as a Policy. Latents are [B, 4, 8, 8], images [B, 3, 32, 32]."""
+    """A built-in model as a Policy: for `scenes`, latents are [B, 4, 8, 8] and images [B, 3, 32, 32]."""
 
-    latent_shape = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
-    image_size = (SIZE, SIZE)
     device = torch.device("cpu")
 
     def __init__(self, name: str, folder: Path, adapters: Adapters | int | None, precision: Precision, seed: int = 0):
-        networks = networks_of(str(folder))
+        networks = networks_of(name if name in FOLDERS else str(folder))
         self.name, self.precision = name, precision
+        shape, side = networks.transformer.config, networks.autoencoder.config.sample_size
+        self.latent_shape = (shape.in_channels, shape.sample_size, shape.sample_size)
+        self.image_size = (side, side)
         self._text_encoder = networks.text_encoder.requires_grad_(False)
         self._autoencoder = networks.autoencoder.requires_grad_(False)
         transformer = networks.transformer

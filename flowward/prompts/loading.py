@@ -7,13 +7,15 @@ from pathlib import Path
 
 from ..system.errors import unknown
 from ..system.paths import absolute
-from . import columns, drawbench, files, geneval, ocr, scenes
+from . import columns, drawbench, files, geneval, ocr, scenes, scenes64
 from .picks import number
 from .prompt import PromptSet
 
 BUILT_IN: dict[str, Callable[[], PromptSet]] = {
     "scenes": lambda: scenes.made(held_out=False),
     "scenes-held-out": lambda: scenes.made(held_out=True),
+    "scenes-64": lambda: scenes64.made(held_out=False),
+    "scenes-64-held-out": lambda: scenes64.made(held_out=True),
     "geneval": lambda: geneval.made(held_out=False),
     "geneval-held-out": lambda: geneval.made(held_out=True),
     "ocr": lambda: ocr.made(held_out=False),

@@ -8,13 +8,10 @@ measures composition and not memory. (Single objects have only six contents, so 
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
-from .prompt import PromptSet
+from .language import Language, Sentence, plural, with_article
 
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 PALETTE = {  # RGB in [0, 1]
@@ -30,7 +27,6 @@ PALETTE = {  # RGB in [0, 1]
 COLOURS = tuple(PALETTE)
 CATEGORIES = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
 COUNTS = {2: "two", 3: "three", 4: "four"}
-HELD_OUT_SHARE = 0.2
 
 _OPPOSITE = {"left of": "right of", "above": "below"}  # "a right of b" is written "b left of a"
 _TWO = ("{} and {}", "{} with {}", "{} next to {}")
@@ -68,13 +64,7 @@ class Request:
         return sum(thing.count for thing in self.things)
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A sentence of the language, its meaning, and its side of the split."""
-
-    text: str
-    request: Request
-    held_out: bool
+Prompt = Sentence[Request]
 
 
 def _requests() -> Iterator[Request]:
@@ -101,28 +91,19 @@ def _requests() -> Iterator[Request]:
                     yield Request("color_attribution", (Thing(a, p), Thing(b, q)))
 
 
-def _plural(shape: str) -> str:
-    return shape + ("es" if shape.endswith("s") else "s")
-
-
 def _noun(thing: Thing) -> str:
     if thing.count > 1:
-        return f"{COUNTS[thing.count]} {_plural(thing.shape)}"
+        return f"{COUNTS[thing.count]} {plural(thing.shape)}"
     return f"{thing.colour} {thing.shape}" if thing.colour else thing.shape
-
-
-def _with_article(thing: Thing) -> str:
-    noun = _noun(thing)
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _texts(request: Request) -> Iterator[str]:
     """All phrasings of a request."""
     if request.category in ("single_object", "counting", "colors"):
         for phrase in _PHRASINGS[request.category]:
-            yield phrase.format(_noun(request.things[0]), a=_with_article(request.things[0]))
+            yield phrase.format(_noun(request.things[0]), a=with_article(_noun(request.things[0])))
         return
-    a, b = (_with_article(thing) for thing in request.things)
+    a, b = (with_article(_noun(thing)) for thing in request.things)
     if request.relation is None:
         for phrase in _TWO:
             yield phrase.format(a, b)
@@ -145,62 +126,12 @@ def _unit(request: Request) -> str:
     return repr((request.category, shapes, colours, request.relation))
 
 
-def _rank(key: str) -> str:
-    """A fixed pseudo-random order, the same on every machine and Python version."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-@cache
-def prompts() -> dict[str, Prompt]:
-    """All sentences of the language: text -> Prompt, in a fixed order (category by category)."""
-    found: dict[str, Prompt] = {}
-    requests = list(_requests())
-    for category in CATEGORIES:
-        mine = [request for request in requests if request.category == category]
-        units = [(_unit(r), r, list(_texts(r))) for r in mine]
-        if category == "single_object":
-            units = [(key + text, r, [text]) for key, r, texts in units for text in texts]
-        keys = sorted({key for key, _, _ in units}, key=_rank)
-        held_out = set(keys[: round(HELD_OUT_SHARE * len(keys))])
-        for key, request, texts in units:
-            for text in texts:
-                found[text] = Prompt(text, request, key in held_out)
-    return found
-
-
-@cache
-def split(held_out: bool, category: str | None = None) -> tuple[str, ...]:
-    """The texts of one side of the split, of all categories or one."""
-    return tuple(
-        p.text for p in prompts().values() if p.held_out == held_out and category in (None, p.request.category)
-    )
-
-
-def made(held_out: bool) -> PromptSet:
-    """One side of the split, as a PromptSet."""
-    mine = [prompt for prompt in prompts().values() if prompt.held_out == held_out]
-    name = "scenes-held-out" if held_out else "scenes"
-    return PromptSet(name, tuple(p.text for p in mine), tuple(p.request.category for p in mine))
-
-
-def parse(text: str) -> Prompt:
-    """The meaning of a prompt.
-
-    Raises:
-        ValueError: the text is not a sentence of this language; the message contains the nearest one.
-    """
-    key = " ".join(text.lower().split())
-    found = prompts()
-    if key not in found:
-        near = difflib.get_close_matches(key, list(found), n=1, cutoff=0.0)
-        raise ValueError(f"'{text}' is not a prompt of the scenes world; the nearest one is '{near[0]}'")
-    return found[key]
-
-
-@cache
-def vocabulary() -> tuple[str, ...]:
-    """All words of the language, sorted; the text encoder's ids start at 1 (0 is padding)."""
-    return tuple(sorted({word for text in prompts() for word in text.split()}))
-
-
+LANGUAGE = Language("scenes", CATEGORIES, _requests, _texts, _unit, frozenset({"single_object"}))
+prompts, split, made, parse, vocabulary = (
+    LANGUAGE.prompts,
+    LANGUAGE.split,
+    LANGUAGE.made,
+    LANGUAGE.parse,
+    LANGUAGE.vocabulary,
+)
 MAX_WORDS = 8

@@ -18,7 +18,6 @@ colour; the sum is divided by the larger of the two counts. If there is a relati
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +25,10 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from ..prompts.scenes import COLOURS, PALETTE, SHAPES, Request, Thing
-from .render import SIZE, silhouette
+from .components import CONTRAST, MIN_AREA, Array, Mask, Regions, components, overlaps, roundness, share, softmax
+from .render import SIZE
 
-CONTRAST = 0.15  # smallest RGB distance from the paper to be foreground, and from its own colour to be another colour
-PALE = 0.30  # at this RGB distance from the paper a pixel is paint, not a soft edge (pink, the palest paint: 0.34)
-EDGE = 0.40  # below PALE, a pixel with less than this share of the strongest contrast within 2 pixels is a soft edge
 BORDER_SPREAD = 0.05  # a border with a larger mean absolute deviation is not paper
-MIN_AREA = 6  # pixels; smaller components are specks
 MIN_OBJECT = 24  # covered pixels; smaller components have no shape (the smallest drawn object covers 40)
 MAX_COMPONENTS = 8  # with more components, the picture is noise
 COLOUR_REACH = 0.28  # largest RGB distance from a palette entry to be that colour
@@ -44,11 +40,7 @@ MIN_OFFSET = 4.0  # pixels between centres, for a relation
 CHUNK = 256  # pictures per chunk; more would not fit into the processor's cache
 _REACH = 10  # half-width of a component's window in pixels; fits the largest object and a margin
 
-Array = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 _PALETTE = np.array([PALETTE[name] for name in COLOURS], np.float32)
-_PLANE = np.zeros((3, 3, 3), bool)  # 4-connectivity inside a picture, none between pictures
-_PLANE[1] = ndimage.generate_binary_structure(2, 1)
 
 
 @dataclass(frozen=True)
@@ -81,21 +73,6 @@ class Verdict:
     reason: str  # empty if strict; otherwise the first error, in words
 
 
-@cache
-def _unit_area(shape: str) -> tuple[float, float]:
-    """Area of a shape of radius 1, and the distance of its centroid below its centre."""
-    n = 400
-    axis = (((np.arange(n) + 0.5) / n - 0.5) * 240).astype(np.float32)
-    dx, dy = np.broadcast_to(axis[None, None, :], (1, n, n)), np.broadcast_to(axis[None, :, None], (1, n, n))
-    cover = silhouette(np.array([SHAPES.index(shape)]), dx, dy, np.array([100.0], np.float32))[0]
-    pixel = (240 / n / 100) ** 2
-    return float(cover.sum() * pixel), float((cover * dy[0] / 100).sum() / cover.sum())
-
-
-_AREA = np.array([_unit_area(name)[0] for name in SHAPES], np.float32)
-_DROP = np.array([_unit_area(name)[1] for name in SHAPES], np.float32)
-
-
 def look(images: Array) -> list[tuple[Found, ...] | None]:
     """Find the components of each picture in a batch [B, 3, SIZE, SIZE] in [0, 1]; None if a picture is unreadable.
 
@@ -119,7 +96,7 @@ def _look(images: Array) -> list[tuple[Found, ...] | None]:
     delta = images - paper[:, :, None, None]
     contrast = np.sqrt((delta**2).sum(1))
     legible = finite & calm
-    labels, touching = _components(contrast * legible[:, None, None])
+    labels, touching = components(contrast * legible[:, None, None])
     boxes = ndimage.find_objects(labels)
     area = np.bincount(labels.ravel(), minlength=len(touching))
     picture = np.array([0] + [box[0].start for box in boxes], np.int64)
@@ -128,7 +105,7 @@ def _look(images: Array) -> list[tuple[Found, ...] | None]:
     kept = kept[legible[picture[kept]]]
     found: list[list[Found]] = [[] for _ in images]
     if len(kept):
-        region = _Regions.cut(delta, contrast, labels, kept, picture[kept], [boxes[label - 1] for label in kept])
+        region = Regions.cut(delta, contrast, labels, kept, picture[kept], [boxes[label - 1] for label in kept], _REACH)
         things = _describe(region, paper[picture[kept]], touching[kept])
         for row, thing in zip(picture[kept], things, strict=True):
             found[row].append(thing)
@@ -142,71 +119,7 @@ def _paper(images: Array) -> tuple[Array, Mask]:
     return paper, np.abs(border - paper[:, :, None]).mean((1, 2)) < BORDER_SPREAD
 
 
-def _components(contrast: Array) -> tuple[NDArray[np.int32], Mask]:
-    """Labels [B, H, W] of the components, 0 for paper and soft edges; and whether component i touches another.
-
-    Bodies consist of 2 x 2 squares. Thinner foreground does not join two bodies, but they touch if one of its pixels
-    is next to both. Thin foreground away from every body (a scribble) is a component itself.
-    """
-    nearby = ndimage.maximum_filter(contrast, (1, 5, 5))
-    foreground = contrast > np.clip(EDGE * nearby, CONTRAST, PALE)
-    square = foreground[:, :-1] & foreground[:, 1:]
-    square = square[:, :, :-1] & square[:, :, 1:]  # [B, H - 1, W - 1] where a 2 x 2 square fits
-    body = np.zeros_like(foreground)
-    for rows in (slice(None, -1), slice(1, None)):
-        for columns in (slice(None, -1), slice(1, None)):
-            body[:, rows, columns] |= square
-    labels, bodies = ndimage.label(body, _PLANE)
-    lines, number = ndimage.label(foreground & ~ndimage.binary_dilation(body, _PLANE), _PLANE)
-    touching = np.zeros(bodies + number + 1, bool)
-    beside = np.pad(labels, ((0, 0), (1, 1), (1, 1)))
-    beside = np.stack([beside[:, 1:-1, :-2], beside[:, 1:-1, 2:], beside[:, :-2, 1:-1], beside[:, 2:, 1:-1]])
-    beside = beside[:, foreground & ~body]  # [4, thin pixels]
-    most = beside.max(0)
-    touching[beside[:, ((beside > 0) & (beside < most)).any(0)]] = True
-    touching[0] = False
-    return np.where(lines > 0, lines + bodies, labels), touching
-
-
-@dataclass(frozen=True)
-class _Regions:
-    """N components, each in a window of its own; W = 2 _REACH + 1."""
-
-    delta: Array  # [N, W, W, 3] colour minus paper
-    contrast: Array  # [N, W, W] its length
-    mine: Mask  # [N, W, W] pixels of the component
-    reach: Mask  # [N, W, W] the component and the pixels of its soft edge
-    corner: NDArray[np.int64]  # [N, 2] x, y of the window
-    too_big: Mask  # [N] whether the component does not fit into the window
-
-    @classmethod
-    def cut(
-        cls,
-        delta: Array,
-        contrast: Array,
-        labels: NDArray[np.int32],
-        kept: NDArray[np.int64],
-        picture: NDArray[np.int64],
-        boxes: list[tuple[slice, slice, slice]],
-    ) -> _Regions:
-        """Cut out the windows of the components `kept`, each in its `picture` and box."""
-        span = np.array([[[b[2].start, b[2].stop], [b[1].start, b[1].stop]] for b in boxes])  # [N, (x, y), (from, to)]
-        corner = span.sum(2) // 2 - _REACH
-        side = np.arange(2 * _REACH + 1) + _REACH  # in coordinates of the padded pictures
-        rows = (corner[:, 1, None] + side)[:, :, None]
-        columns = (corner[:, 0, None] + side)[:, None, :]
-        which = picture[:, None, None]
-        edge = ((0, 0), (_REACH, _REACH), (_REACH, _REACH))
-        region = np.pad(labels, edge)[which, rows, columns]
-        mine = region == kept[:, None, None]
-        reach = ndimage.binary_dilation(mine, _PLANE) & ((region == 0) | mine)
-        delta = np.pad(np.moveaxis(delta, 1, 3), (*edge, (0, 0)))[which, rows, columns]
-        contrast = np.pad(contrast, edge)[which, rows, columns]
-        too_big = (span[:, :, 1] - span[:, :, 0]).max(1) > 2 * _REACH - 1
-        return cls(delta, contrast, mine, reach, corner, too_big)
-
-
-def _describe(region: _Regions, paper: Array, touching: Mask) -> list[Found]:
+def _describe(region: Regions, paper: Array, touching: Mask) -> list[Found]:
     """Colour, coverage, position and shape of N components at once."""
     strength = region.contrast * region.mine
     core = (strength >= 0.85 * strength.max((1, 2), keepdims=True)).astype(np.float32)
@@ -215,21 +128,21 @@ def _describe(region: _Regions, paper: Array, touching: Mask) -> list[Found]:
     nearest = distance.argmin(1)
     # a thin, blurred shape never reaches its full colour; relative to the palette colour its area is still right
     full = np.where(distance.min(1)[:, None] < COLOUR_REACH, _PALETTE[nearest] - paper, paint)
-    cover = np.clip((_share(region.delta, full) - 0.5) * STEEPNESS + 0.5, 0, 1) * region.reach
+    cover = np.clip((share(region.delta, full) - 0.5) * STEEPNESS + 0.5, 0, 1) * region.reach
 
     area = np.maximum(cover.sum((1, 2)), 1e-3)
     axis = np.arange(cover.shape[-1], dtype=np.float32) + 0.5
     x, y = (cover * axis).sum((1, 2)) / area, (cover * axis[:, None]).sum((1, 2)) / area
     dx, dy = axis - x[:, None], axis - y[:, None]  # [N, W]
-    overlap = np.stack([_overlap(index, cover, dx, dy, area) for index in range(len(SHAPES))], 1)  # [N, shapes]
+    overlap = overlaps(SHAPES, cover, dx, dy, area)  # [N, shapes]
     sized = ~region.too_big & (area >= MIN_OBJECT)
-    overlap[~sized | touching | _mottled(region, paint) | (_roundness(cover, dx, dy) < MIN_ROUND)] = 0.0
+    overlap[~sized | touching | _mottled(region, paint) | (roundness(cover, dx, dy) < MIN_ROUND)] = 0.0
     best = overlap.argmax(1)
 
     likeness = np.clip((overlap.max(1) - NO_OVERLAP) / (MIN_OVERLAP - NO_OVERLAP), 0, 1)
     nearness = np.clip(2 - distance.min(1) / COLOUR_REACH, 0, 1)
-    shape_score = likeness[:, None] * _softmax(overlap / 0.03)
-    colour_score = nearness[:, None] * _softmax(-distance / 0.05)
+    shape_score = likeness[:, None] * softmax(overlap / 0.03)
+    colour_score = nearness[:, None] * softmax(-distance / 0.05)
     return [
         Found(
             shape=SHAPES[best[i]],
@@ -246,43 +159,15 @@ def _describe(region: _Regions, paper: Array, touching: Mask) -> list[Found]:
     ]
 
 
-def _share(delta: Array, paint: Array) -> Array:
-    """Share of paint [N, 3] in each pixel [N, W, W], in [0, 1]; colours are relative to the paper."""
-    power = np.maximum((paint**2).sum(1), 1e-3)
-    return np.clip((delta @ (paint / power[:, None])[:, None, :, None])[..., 0], 0, 1)
-
-
-def _mottled(region: _Regions, paint: Array) -> Mask:
+def _mottled(region: Regions, paint: Array) -> Mask:
     """Whether a component [N] contains more than a speck of a colour other than its own, paint [N, 3].
 
     A pixel on the line between paper and paint is a soft edge. At distance CONTRAST from that line it is another
     colour.
     """
-    share = _share(region.delta, paint)
-    off = region.delta - share[..., None] * paint[:, None, None]
+    own = share(region.delta, paint)
+    off = region.delta - own[..., None] * paint[:, None, None]
     return (region.reach & ((off**2).sum(3) > CONTRAST**2)).sum((1, 2)) >= MIN_AREA
-
-
-def _roundness(cover: Array, dx: Array, dy: Array) -> Array:
-    """Smallest over largest moment of inertia [N]: 1 for a round component, small for a long one."""
-    xx, yy = np.einsum("nhw,nw->n", cover, dx**2), np.einsum("nhw,nh->n", cover, dy**2)
-    xy = np.einsum("nhw,nw,nh->n", cover, dx, dy)
-    spread = np.hypot(xx - yy, 2 * xy)
-    return (xx + yy - spread) / np.maximum(xx + yy + spread, 1e-3)
-
-
-def _overlap(index: int, cover: Array, dx: Array, dy: Array, area: Array) -> Array:
-    """Intersection over union [N] of a cover [N, W, W] with the silhouette of the same area and centroid."""
-    radius = np.sqrt(area / _AREA[index]).astype(np.float32)
-    dy = dy + _DROP[index] * radius[:, None]
-    across, down = np.broadcast_to(dx[:, None, :], cover.shape), np.broadcast_to(dy[:, :, None], cover.shape)
-    model = silhouette(np.full(len(area), index), across, down, radius)
-    return np.minimum(cover, model).sum((1, 2)) / np.maximum(np.maximum(cover, model).sum((1, 2)), 1e-3)
-
-
-def _softmax(x: Array) -> Array:
-    e = np.exp(x - x.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
 
 
 def _relation_margin(a: Found, b: Found, relation: str) -> float:

@@ -22,7 +22,8 @@ from ..prompts.scenes import CATEGORIES, split
 from ..system import checkpoint, strict_json
 from ..system.precision import Precision, autocast, resolve
 from ..system.streams import generator
-from .network import LATENT_CHANNELS, LATENT_SIZE, Networks
+from .design import LATENT_CHANNELS, SMALL
+from .network import LATENT_SIZE, Networks
 from .pretrain import fit, muon_and_adam
 from .recipe import SHARD, Distil
 from .two_times import TwoTimeTransformer
@@ -157,6 +158,8 @@ def distil(config: Distil, teacher: Networks) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: another precision than that of the stopped run is asked for, or the teacher jumps itself.
     """
+    if teacher.autoencoder.config.sample_size != SMALL.size:
+        raise ValueError(f"{config.teacher} draws other pictures: distil a model of `scenes`")
     if isinstance(teacher.transformer, TwoTimeTransformer):
         raise ValueError(f"{config.teacher} has two times already: distil a model with one, such as `scenes`")
     config = replace(config, precision=_of_run(config))

@@ -14,13 +14,12 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..prompts.scenes import MAX_WORDS, vocabulary
+from ..prompts.scenes import MAX_WORDS
 from ..system import whole_files
+from .design import SMALL, WIDTH, Design
 from .render import SIZE
 from .two_times import TwoTimeTransformer
 
-WIDTH = 128
-LATENT_CHANNELS = 4
 LATENT_SIZE = SIZE // 4
 
 
@@ -62,33 +61,33 @@ class WordEncoder(nn.Module):
         return words, self.pool(words.flatten(1))
 
 
-def new_transformer() -> SD3Transformer2DModel:
+def new_transformer(design: Design = SMALL) -> SD3Transformer2DModel:
     """A transformer with random weights."""
     return SD3Transformer2DModel(
-        sample_size=LATENT_SIZE,
+        sample_size=design.size // 4,
         patch_size=2,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        num_layers=6,
-        num_attention_heads=4,
-        attention_head_dim=WIDTH // 4,
-        joint_attention_dim=WIDTH,
-        caption_projection_dim=WIDTH,
-        pooled_projection_dim=WIDTH,
-        pos_embed_max_size=LATENT_SIZE // 2,
+        in_channels=design.latent_channels,
+        out_channels=design.latent_channels,
+        num_layers=design.layers,
+        num_attention_heads=design.heads,
+        attention_head_dim=design.width // design.heads,
+        joint_attention_dim=design.text_width,
+        caption_projection_dim=design.width,
+        pooled_projection_dim=design.text_width,
+        pos_embed_max_size=design.size // 8,
         qk_norm="rms_norm",
     )
 
 
-def new_autoencoder() -> AutoencoderKL:
-    """An autoencoder with random weights."""
+def new_autoencoder(design: Design = SMALL) -> AutoencoderKL:
+    """An autoencoder with random weights: a latent pixel for 4 x 4 pixels."""
     return AutoencoderKL(
-        sample_size=SIZE,
+        sample_size=design.size,
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(16, 32, 32),
         layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=design.latent_channels,
         norm_num_groups=8,
         mid_block_add_attention=False,
         use_quant_conv=False,
@@ -105,9 +104,13 @@ class Networks:
     text_encoder: WordEncoder
 
     @classmethod
-    def new(cls) -> Networks:
+    def new(cls, design: Design = SMALL) -> Networks:
         """Networks with random weights from torch's global generator."""
-        return cls(new_transformer(), new_autoencoder(), WordEncoder(vocabulary()))
+        return cls(
+            new_transformer(design),
+            new_autoencoder(design),
+            WordEncoder(design.vocabulary(), design.text_width, design.length),
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Networks:
@@ -128,12 +131,9 @@ class Networks:
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
         """Save the three networks, rounded to `dtype`; this object keeps its own precision."""
-        transformer = new_transformer()
-        if isinstance(self.transformer, TwoTimeTransformer):
-            transformer = TwoTimeTransformer.of(transformer)
-        for name, network in (("transformer", transformer), ("vae", new_autoencoder())):
-            source = self.transformer if name == "transformer" else self.autoencoder
+        for name, source in (("transformer", self.transformer), ("vae", self.autoencoder)):
             known = {key: value for key, value in source.config.items() if not key.startswith("_")}  # no paths
+            network = type(source).from_config(known)
             network.register_to_config(**known)
             network.load_state_dict(source.state_dict())
             network.to(dtype).save_pretrained(folder / name)

@@ -17,34 +17,43 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..prompts.scenes import CATEGORIES, prompts, split
 from ..system import checkpoint, strict_json
 from ..system.precision import Precision, autocast, resolve
 from ..system.streams import generator
 from .network import Networks
 from .recipe import SHARD, Distil, Pretrain
-from .render import misread, render
+from .world import WORLDS, World
 
 STAGES = ("autoencoder", "flow")
-_AUTOENCODER, _FLOW, _SCALE = 0, 1, 2  # keys of random streams
+_AUTOENCODER, _FLOW, _SCALE, _MEASURE = 0, 1, 2, 3  # keys of random streams
+MEASURED = 220  # samples of which the accuracy is logged
+SCALED = 1024  # pictures on which shift and scale of the latents are measured
+FINE = 3  # so much more often the autoencoder sees categories with fine detail
 
 
-def pictures(count: int, errors: float, rng: np.random.Generator) -> tuple[list[str], Tensor]:
-    """Training pairs: `count` captions, equally many per category, and pictures [count, 3, H, W] in [-1, 1]."""
+def pictures(
+    world: World, count: int, errors: float, rng: np.random.Generator, more: tuple[str, ...] = ()
+) -> tuple[list[str], Tensor]:
+    """Training pairs: `count` captions, and pictures [count, 3, H, W] in [-1, 1].
+
+    There are equally many of each category, and as many again for each time that a category is named in `more`.
+    """
     texts, requests = [], []
+    language, categories = world.language, (*world.language.categories, *more)
     for index in range(count):
-        choices = split(False, CATEGORIES[index % len(CATEGORIES)])
+        choices = language.split(False, categories[index % len(categories)])
         text = choices[int(rng.integers(len(choices)))]
-        request = prompts()[text].request
+        request = language.prompts()[text].request
         texts.append(text)
-        requests.append(misread(request, rng) if rng.random() < errors else request)
-    return texts, torch.from_numpy(render(requests, rng)) * 2 - 1
+        requests.append(world.misread(request, rng) if rng.random() < errors else request)
+    return texts, torch.from_numpy(world.render(requests, rng)) * 2 - 1
 
 
 def autoencoder_loss(networks: Networks, config: Pretrain, step: int) -> tuple[Tensor, dict[str, float]]:
     """Reconstruction error plus weighted KL of one batch, and metrics."""
     rng = np.random.default_rng((config.seed, _AUTOENCODER, step))
-    _, x = pictures(config.autoencoder_batch, 0.5, rng)
+    world = WORLDS[config.world]
+    _, x = pictures(world, config.autoencoder_batch, 0.5, rng, FINE * world.fine)
     with autocast(resolve(config.precision)):
         posterior = networks.autoencoder.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator(config.seed, _AUTOENCODER, step))
@@ -57,7 +66,7 @@ def autoencoder_loss(networks: Networks, config: Pretrain, step: int) -> tuple[T
 @torch.no_grad()
 def set_scale(networks: Networks, config: Pretrain) -> None:
     """Measure shift and scale of the latents, and store them in the autoencoder's config as SD3 does."""
-    _, x = pictures(1024, config.caption_errors, np.random.default_rng((config.seed, _SCALE)))
+    _, x = pictures(WORLDS[config.world], SCALED, config.caption_errors, np.random.default_rng((config.seed, _SCALE)))
     z = networks.autoencoder.encode(x).latent_dist.mean
     networks.autoencoder.register_to_config(shift_factor=z.mean().item(), scaling_factor=1 / z.std().item())
 
@@ -80,7 +89,8 @@ class Latents:
         shard = step // self.steps_per_shard
         if shard != self.shard:
             rng = np.random.default_rng((config.seed, _FLOW, shard))
-            texts, x = pictures(self.steps_per_shard * config.batch // config.views, config.caption_errors, rng)
+            count = self.steps_per_shard * config.batch // config.views
+            texts, x = pictures(WORLDS[config.world], count, config.caption_errors, rng)
             with autocast(resolve(config.precision)):
                 z = torch.cat([vae.encode(part).latent_dist.mean for part in x.split(256)]).float()
             self.z = (z - vae.config.shift_factor) * vae.config.scaling_factor
@@ -106,6 +116,28 @@ def flow_loss(networks: Networks, data: Latents, step: int) -> tuple[Tensor, dic
     return (v - (noise - x0)).square().mean(), {}
 
 
+@torch.no_grad()
+def accuracy(networks: Networks, config: Pretrain) -> dict[str, float]:
+    """Strict accuracy of samples of held-out prompts, without guidance, in 10 Euler steps."""
+    world, vae = WORLDS[config.world], networks.autoencoder
+    texts: list[str] = []
+    for category in world.language.categories:
+        known = world.language.split(True, category)
+        rng = np.random.default_rng((config.seed, _MEASURE, len(texts)))
+        texts += [known[i] for i in rng.integers(len(known), size=MEASURED // len(world.language.categories))]
+    shape = (len(texts), world.design.latent_channels, world.design.size // 4, world.design.size // 4)
+    x = torch.randn(shape, generator=generator(config.seed, _MEASURE))
+    with autocast(resolve(config.precision)), sdpa_kernel(SDPBackend.MATH):
+        words, pooled = networks.text_encoder(networks.text_encoder.tokenize(texts))
+        for number in range(10, 0, -1):
+            t = torch.full((len(x),), 100.0 * number)
+            x = x - networks.transformer(x, words, pooled, t).sample.float() / 10
+        images = vae.decode(x / vae.config.scaling_factor + vae.config.shift_factor).sample.float() / 2 + 0.5
+    requests = [world.language.parse(text).request for text in texts]
+    verdicts = world.check(images.clamp(0, 1).numpy(), requests)
+    return {"strict": float(np.mean([v.strict for v in verdicts])), "soft": float(np.mean([v.soft for v in verdicts]))}
+
+
 def _rate(step: int, total: int) -> float:
     """Linear warm-up over 2 %, then a cosine to zero."""
     warm = max(1, total // 50)
@@ -121,10 +153,12 @@ def fit(
     stop: int,
     optimisers: list[torch.optim.Optimizer],
     ema: float = 0.0,
+    measure: tuple[int, Callable[[], dict[str, float]]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train one stage: `stop` of `steps` steps on `loss(step)`, resuming from a checkpoint if there is one.
 
-    Yields a log line every 20 steps. At the end, `module` has the EMA of its weights (decay `ema`).
+    Yields a log line every 20 steps. At the end, `module` has the EMA of its weights (decay `ema`). `measure`: every so
+    many steps, figures of the module with these weights are added to a line.
     """
     path = config.output / f"{name}.safetensors"
     groups = [group for optimiser in optimisers for group in optimiser.param_groups]
@@ -156,6 +190,8 @@ def fit(
         running, seen = running + value.item(), seen + 1
         done = step + 1
         if done % 20 == 0 or done == stop:
+            if measure and (done % measure[0] == 0 or done == stop):
+                extra |= _measured(module, average, measure[1])
             seconds = round(time.perf_counter() - started, 1)
             yield {"stage": name, "step": done, "of": stop, "loss": running / seen, **extra, "seconds": seconds}
             running, seen = 0.0, 0
@@ -163,6 +199,17 @@ def fit(
             state = {"step": done, "weights": module.state_dict(), "average": average, "precision": config.precision}
             checkpoint.save(path, {**state, "optimisers": [optimiser.state_dict() for optimiser in optimisers]})
     module.load_state_dict(average)
+
+
+def _measured(
+    module: nn.Module, average: dict[str, Tensor], measure: Callable[[], dict[str, float]]
+) -> dict[str, float]:
+    """Figures of a module with averaged weights; it gets its own ones back."""
+    own = {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
+    module.load_state_dict(average)
+    found = measure()
+    module.load_state_dict(own)
+    return found
 
 
 def _adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
@@ -196,7 +243,7 @@ def pretrain(config: Pretrain) -> Iterator[dict[str, Any]]:
     config = replace(config, precision=_of_run(config))
     config.output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    networks = Networks.new()
+    networks = Networks.new(WORLDS[config.world].design)
     vae = networks.autoencoder
     flow = nn.ModuleDict({"transformer": networks.transformer, "text_encoder": networks.text_encoder})
     data = Latents(networks, config)
@@ -208,7 +255,9 @@ def pretrain(config: Pretrain) -> Iterator[dict[str, Any]]:
         vae.requires_grad_(False)
         set_scale(networks, config)
         task = lambda step: flow_loss(networks, data, step)  # noqa: E731
-        yield from fit("flow", flow, task, config, config.steps, config.stop, muon_and_adam(flow, config), config.ema)
+        adam = muon_and_adam(flow, config)
+        watch = (config.measure_every, lambda: accuracy(networks, config)) if config.measure_every else None
+        yield from fit("flow", flow, task, config, config.steps, config.stop, adam, config.ema, watch)
 
     with open(config.output / "log.jsonl", "a", encoding="utf-8") as log:
         for line in stages():

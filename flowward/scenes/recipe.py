@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..system.errors import between, not_negative, positive
 
@@ -17,6 +17,7 @@ SHARD = 64  # training steps for which pictures are rendered at once
 class Pretrain:
     """Settings for pretraining; the defaults made the shipped base model."""
 
+    world: ClassVar[str] = "scenes"
     output: Path
     """folder for the checkpoints, the log and the finished model"""
     seed: int = 0
@@ -49,13 +50,15 @@ class Pretrain:
     """use each rendered and encoded picture N times, each time with fresh noise"""
     save_every: int = 500
     """save a checkpoint every N steps"""
+    measure_every: int = 0
+    """log the strict accuracy of samples every N flow steps (0: never)"""
     precision: Literal["auto", "bf16", "float32"] = "auto"  # precision.Wish, which needs torch
     """precision of the networks (auto: bf16 if the processor has it); a resumed run keeps its own"""
     threads: int | None = None
     """CPU threads (default: torch's choice)"""
 
     def __post_init__(self) -> None:
-        not_negative(self, "seed", "kl")
+        not_negative(self, "seed", "kl", "measure_every")
         positive(self, "autoencoder_learning_rate", "learning_rate", "matrix_learning_rate")
         between(self, 1, MOST_STEPS, "autoencoder_steps", "steps", "stop", "save_every")
         between(self, 1, MOST_BATCH, "autoencoder_batch", "batch")
@@ -66,6 +69,23 @@ class Pretrain:
             raise ValueError(f"ema, a decay, must lie in [0, 1), not {self.ema}")
         if not 1 <= self.views <= SHARD:
             raise ValueError(f"views must be between 1 and {SHARD}, not {self.views}")
+
+
+@dataclass(frozen=True)
+class Pretrain64(Pretrain):
+    """Settings for pretraining on scenes-64; it takes five to eight hours of one core."""
+
+    world: ClassVar[str] = "scenes-64"
+    autoencoder_batch: int = 32
+    """batch size of the autoencoder"""
+    kl: float = 1e-4
+    """weight of the autoencoder's KL per latent number, relative to squared error per pixel"""
+    steps: int = 24000
+    """training steps in the flow's learning-rate schedule"""
+    stop: int = 20000
+    """stop the flow at this step, with prompts left to learn"""
+    measure_every: int = 1000
+    """log the strict accuracy of samples every N flow steps (0: never)"""
 
 
 @dataclass(frozen=True)

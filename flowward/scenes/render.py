@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..prompts.scenes import COLOURS, PALETTE, SHAPES, Request, Thing
+from .silhouettes import cover
 
 SIZE = 32
 MAX_OBJECTS = 4
@@ -19,43 +20,13 @@ RADIUS = {1: (4.5, 7.0), 2: (4.5, 6.5), 3: (4.3, 5.5), 4: (4.2, 5.0)}  # range i
 BACKGROUND = (0.80, 0.95)  # brightness
 TINT = np.array([1.0, 0.99, 0.96])  # of the paper
 GAP = 2.0  # empty pixels between two objects; the distance to the border is 1
-_INNER_RING = 0.5
-_ARM = 0.36  # half-width of a cross's arm
 
 Array = NDArray[np.float32]
 
 
 def silhouette(shape: NDArray[np.int64], dx: Array, dy: Array, radius: Array) -> Array:
-    """Share of each pixel covered by a shape, [N, H, W] in [0, 1].
-
-    Args:
-        shape: [N] indices into SHAPES.
-        dx, dy: [N, H, W] pixel centre minus object centre.
-        radius: [N] pixels.
-    """
-    r = radius[:, None, None]
-    ax, ay = np.abs(dx), np.abs(dy)
-    out = np.empty(np.broadcast_shapes(dx.shape, dy.shape), np.float32)
-    for index, name in enumerate(SHAPES):
-        at = shape == index
-        if not at.any():
-            continue
-        rr, x, y, lower = r[at], ax[at], ay[at], dy[at]
-        if name == "circle":
-            distance = np.hypot(x, y) - rr
-        elif name == "square":
-            distance = np.maximum(x, y) - 0.9 * rr
-        elif name == "triangle":  # apex up: base on the line y = 0.85 r, apex at y = -r
-            distance = np.maximum(lower - 0.85 * rr, (1.85 * x - lower - rr) / np.hypot(1.85, 1.0))
-        elif name == "diamond":
-            distance = (x + y - 1.15 * rr) / np.sqrt(2.0)
-        elif name == "cross":
-            long, short = np.maximum(x, y), np.minimum(x, y)
-            distance = np.maximum(long - rr, short - _ARM * rr)
-        else:  # ring
-            distance = np.abs(np.hypot(x, y) - (1 + _INNER_RING) / 2 * rr) - (1 - _INNER_RING) / 2 * rr
-        out[at] = np.clip(0.5 - distance, 0.0, 1.0)
-    return out
+    """Share of each pixel covered by a shape, an index into SHAPES: see `silhouettes.cover`."""
+    return cover(SHAPES, shape, dx, dy, radius)
 
 
 @dataclass(frozen=True)
@@ -167,11 +138,11 @@ def draw(layout: Layout) -> Array:
         dx = axis[None, None, :] - layout.centre[rows, slot, 0, None, None]
         dy = axis[None, :, None] - layout.centre[rows, slot, 1, None, None]
         full = (len(rows), SIZE, SIZE)
-        cover = silhouette(
+        covered = silhouette(
             layout.shape[rows, slot], np.broadcast_to(dx, full), np.broadcast_to(dy, full), layout.radius[rows, slot]
         )[:, None]
         paint = palette[layout.colour[rows, slot]][:, :, None, None]
-        picture[rows] = (1 - cover) * picture[rows] + cover * paint
+        picture[rows] = (1 - covered) * picture[rows] + covered * paint
     return picture
 
 

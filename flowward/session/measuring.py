@@ -12,7 +12,7 @@ from ..rewards import Reward, terms, weighted
 from ..system.paths import short_codes
 from .arguments import Arguments, changed, prompt_set, reward_of
 
-WORLD = "scenes"  # prompt sets of the built-in world, which its checker can judge
+WORLDS = ("scenes", "scenes-64")  # prompt sets of the built-in worlds, which their checkers can judge
 FEW = 60  # images of an evaluation outside of it
 
 
@@ -59,9 +59,9 @@ def _usual(parts: Arguments) -> Evaluator:
     held_out = f"{parts.prompts.name}-held-out"
     texts, where = prompt_set(held_out) if held_out in BUILT_IN else (parts.prompts, parts.named.get("prompts"))
     own, names = _scores(parts)
-    world = texts.name.removesuffix("-held-out") == WORLD
+    world = texts.name.removesuffix("-held-out") in WORLDS
     usual = parts.usual.evaluation
-    if world and names == (WORLD,):  # strict accuracy says the same, and more clearly
+    if world and names == ("scenes",):  # strict accuracy says the same, and more clearly
         own, names = {}, ()
     more = [name for name in usual.rewards if world and name not in own]
     sampler = replace(usual.sampler, guidance=parts.algorithm.rollout.guidance)

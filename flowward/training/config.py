@@ -18,7 +18,7 @@ from ..algorithms import ALGORITHMS
 from ..algorithms.algorithm import Algorithm
 from ..algorithms.presets import PRESETS, Preset, published
 from ..evaluation.evaluate import Evaluation
-from ..models import is_pipeline
+from ..models import is_pipeline, world_of
 from ..models.adapters import Adapters, Reference
 from ..models.layout import Layout
 from ..models.loading import Loading
@@ -177,11 +177,19 @@ def starting(algorithm: str, preset: str | None, model: str | None) -> Any:
         ValueError: there is no such algorithm or preset.
     """
     if preset or not is_pipeline(model or "scenes"):
-        return settings_type(algorithm, preset or "scenes")()
+        return _in_world(settings_type(algorithm, preset or "scenes")(), world_of(model or "scenes"))
     default = settings_type(algorithm, published(algorithm))()
     rollout = replace(default.algorithm.rollout, grid="model", shift=1.0)
     few = replace(default.evaluation, images=60)
     return replace(default, algorithm=replace(default.algorithm, rollout=rollout), evaluation=few)
+
+
+def _in_world(settings: Settings, world: str) -> Settings:
+    """The settings with the prompts of another built-in world, if they are those of `scenes`."""
+    how = settings.evaluation
+    if settings.prompts != "scenes" or how.prompts != "scenes-held-out":
+        return settings
+    return replace(settings, prompts=world, evaluation=replace(how, prompts=f"{world}-held-out"))
 
 
 def _alike(how: Evaluation, algorithm: Algorithm) -> Evaluation:

@@ -1,4 +1,4 @@
-"""Rewards of the built-in world. They use only the pixels and the text of the prompt."""
+"""Rewards of the built-in worlds, which are told apart by the size of the image. They use only pixels and prompt."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...prompts.scenes import parse
+from ...prompts import scenes, scenes64
 from ...system.errors import positive
 from ..gradients import Smooth
 from ..network import shared
 
 if TYPE_CHECKING:
-    from ...scenes.checker import Verdict
+    from ...scenes.world import Verdict
 
 
-def verdicts(images: Tensor, prompts: Sequence[str]) -> list[Verdict]:
-    """The checker's findings on images [B, 3, 32, 32] in [0, 1].
+def verdicts(images: Tensor, prompts: Sequence[str]) -> Sequence[Verdict]:
+    """The checker's findings on images [B, 3, H, W] in [0, 1], of the world whose images have this size.
 
     Raises:
-        ValueError: a prompt is not a sentence of the scenes world, or the images have another shape.
+        ValueError: a prompt is not a sentence of that world, or no world has such images.
     """
-    from ...scenes.checker import check  # here, because it loads scipy, which no other reward needs
+    from ...scenes.world import of_size  # here, because it loads scipy, which no other reward needs
 
-    return check(images.float().cpu().numpy(), [parse(prompt).request for prompt in prompts])
+    world = of_size(*images.shape[-2:])
+    return world.check(images.float().cpu().numpy(), [world.language.parse(prompt).request for prompt in prompts])
 
 
 class _OfPrompts:
@@ -37,9 +38,10 @@ class _OfPrompts:
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
-        """Raise ValueError if a prompt is not a sentence of the scenes world."""
+        """Raise ValueError if a prompt is not a sentence of a built-in world."""
         for prompt in prompts:
-            parse(prompt)
+            if not scenes.LANGUAGE.knows(prompt) and not scenes64.LANGUAGE.knows(prompt):
+                scenes.parse(prompt)  # names the nearest one
 
 
 class Strict(_OfPrompts):
@@ -84,6 +86,11 @@ class SceneNet(Smooth, _OfPrompts):
         positive(self, "batch")
         self._network = shared((SceneNet,), lambda: Critic.load(SHIPPED))
 
+    def refuse(self, prompts: Sequence[str], metadata: Any = None) -> None:
+        """Raise ValueError if a prompt is not a sentence of the scenes world, the only one that the network knows."""
+        for prompt in prompts:
+            scenes.parse(prompt)
+
     @property
     def identity(self) -> dict[str, str]:
         """A hash of its weights: scores of other versions of it cannot be compared."""
@@ -94,7 +101,7 @@ class SceneNet(Smooth, _OfPrompts):
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
         from ...scenes.critic import features, score
 
-        requests = features([parse(prompt).request for prompt in prompts])
+        requests = features([scenes.parse(prompt).request for prompt in prompts])
         with torch.set_grad_enabled(images.requires_grad):
             parts = [
                 score(self._network(part.float().cpu(), some))
