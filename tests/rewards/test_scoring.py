@@ -221,16 +221,16 @@ def test_a_file_may_keep_its_annotations_as_text(tmp_path: Any) -> None:
 def test_a_package_offers_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
     """By entry points of the group flowward.rewards; one that cannot be imported is named."""
     offered = [
-        EntryPoint("brightness", "tiny_runs:bright", loading.ENTRY_POINTS),
+        EntryPoint("gloss", "tiny_runs:bright", loading.ENTRY_POINTS),
         EntryPoint("broken", "tiny_runs:dark", loading.ENTRY_POINTS),
     ]
     monkeypatch.setattr(loading, "entry_points", lambda group: offered)
     images = torch.rand(3, 3, 4, 4)
-    assert torch.equal(rewards.load(["brightness"])(images, ["a"] * 3), bright(images, []))
+    assert torch.equal(rewards.load(["gloss"])(images, ["a"] * 3), bright(images, []))
     with pytest.raises(ValueError, match="cannot import reward 'broken': AttributeError"):
         rewards.load(["broken"])
-    with pytest.raises(ValueError, match="unknown reward 'brightnes'; did you mean 'brightness'"):
-        rewards.load(["brightnes"])
+    with pytest.raises(ValueError, match="unknown reward 'glos'; did you mean 'gloss'"):
+        rewards.load(["glos"])
 
 
 @pytest.mark.parametrize(
