@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter
 
 from flowward.evaluation.seeds import reached
+from flowward.studies import plan
 
 HOME = Path(__file__).parents[1]
 SHIPPED, CONTROLS = HOME / "flowward" / "studies" / "shipped" / "scenes.json", HOME / "docs" / "claims.json"
@@ -59,13 +61,21 @@ def leaderboard(found: Found) -> str:
     parts = [INTRODUCTION.format(
         algorithms=len(found["costs"]), seeds=len(study["seeds"]), images=f"{study['images']:,}",
         budgets=", ".join(f"{amount:,.0f} {name}" for name, amount in study["budgets"].items() if amount),
-        machine=found["machine"], base=percent(found["rewards"][0]["base"]),
+        machine=found["machine"], file=file_of(study), base=percent(found["rewards"][0]["base"]),
     )]  # fmt: skip
     for reward in found["rewards"]:
         names = list(study["rewards"][reward["reward"]])
         parts.append(f"## Reward `{' + '.join(names)}`\n\n{board(reward)}")
     parts.append(costs(found["costs"]))
     return "\n\n".join(parts) + "\n"
+
+
+def file_of(study: Found) -> str:
+    """The file of benchmarks/studies/ that describes this study."""
+    for file in sorted(STATEMENTS.parent.glob("scenes*.yaml")):
+        if TypeAdapter(plan.Study).dump_python(plan.read(file), mode="json") == study:
+            return file.relative_to(HOME).as_posix()
+    raise ValueError("no file in benchmarks/studies/ describes the study of these results")
 
 
 def board(reward: Found) -> str:
@@ -218,11 +228,13 @@ model. Presets were set by hand on this world, with more care for some than for 
 search that gives each the same number of trials). Algorithms that need the gradient of the reward are compared
 [elsewhere](benchmarks.md#differentiated-rewards-on-scenes).
 
-The same again, and a small form that takes at most an hour on two cores:
+These results are those of `{file}`. The first command makes them again; the second is a small form that takes about an
+hour on two cores, the third compares algorithms that need the gradient of the reward:
 
 ```sh
-OMP_NUM_THREADS=1 flowward study benchmarks/studies/scenes.yaml --output runs/leaderboard
+OMP_NUM_THREADS=1 flowward study {file} --output runs/leaderboard
 OMP_NUM_THREADS=1 flowward study benchmarks/studies/scenes-small.yaml --output runs/leaderboard-small
+OMP_NUM_THREADS=1 flowward study benchmarks/studies/scenes-net.yaml --output runs/leaderboard-net
 ```
 
 What papers claim, and what holds here: [claims.md](claims.md)."""
