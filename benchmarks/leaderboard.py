@@ -61,7 +61,7 @@ def leaderboard(found: Found) -> str:
     parts = [INTRODUCTION.format(
         algorithms=len(found["costs"]), seeds=len(study["seeds"]), images=f"{study['images']:,}",
         budgets=", ".join(f"{amount:,.0f} {name}" for name, amount in study["budgets"].items() if amount),
-        machine=found["machine"], file=file_of(study), base=percent(found["rewards"][0]["base"]),
+        machine=found["machine"], file=file_of(study), hours=found["hours"], base=percent(found["rewards"][0]["base"]),
     )]  # fmt: skip
     for reward in found["rewards"]:
         names = list(study["rewards"][reward["reward"]])
@@ -228,14 +228,16 @@ model. Presets were set by hand on this world, with more care for some than for 
 search that gives each the same number of trials). Algorithms that need the gradient of the reward are compared
 [elsewhere](benchmarks.md#differentiated-rewards-on-scenes).
 
-These results are those of `{file}`. The first command makes them again; the second is a small form that takes about an
-hour on two cores, the third compares algorithms that need the gradient of the reward:
+These results are those of `{file}`, whose runs took {hours:.1f} hours of one core in all. The whole study, its small
+form, which takes less than an hour on two cores, and a study of the algorithms that need the gradient of the reward:
 
 ```sh
-OMP_NUM_THREADS=1 flowward study {file} --output runs/leaderboard
+OMP_NUM_THREADS=1 flowward study benchmarks/studies/scenes.yaml --output runs/leaderboard
 OMP_NUM_THREADS=1 flowward study benchmarks/studies/scenes-small.yaml --output runs/leaderboard-small
 OMP_NUM_THREADS=1 flowward study benchmarks/studies/scenes-net.yaml --output runs/leaderboard-net
 ```
+
+Stopped, each goes on where it was. A learning rate that falls (V-GRPO) falls to 0 within the longest budget.
 
 What papers claim, and what holds here: [claims.md](claims.md)."""
 COSTS = (

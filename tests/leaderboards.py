@@ -33,5 +33,6 @@ def study(changes: dict[str, float] | None = None, **more: dict[str, Any]) -> di
         "study": {"model": "scenes", "score": "scenes-strict", "seeds": [0, 1, 2], "rewards": rewards},
         "costs": {name: {"seconds": own, "evaluations": 20.0, "images": 288} for name, own in COSTS.items()},
         "rewards": [{"reward": name, "base": interval(0.382), "budgets": own} for name, own in each.items()],
+        "hours": 1.5,
         "machine": "2 CPU cores, Linux x86_64",
     }

@@ -35,7 +35,10 @@ def of(found: Mapping[str, Any], command: str = "") -> str:
         "study.html.j2",
         axes,
         title=f"{len(names)} algorithms on {study['model']}",
-        status=f"{seeds} seed{'s' * (seeds > 1)}, {study['images']:,} images per evaluation, {found['machine']}.",
+        status=(
+            f"{seeds} seed{'s' * (seeds > 1)}, {study['images']:,} images per evaluation, {found['machine']}. The runs "
+            f"took {found['hours']:.1f} hours of one core in all."
+        ),
         sections=sections,
         contents=[*((each["id"], each["name"]) for each in sections), ("costs", "Costs"), ("settings", "Settings")],
         costs=_costs(found["costs"]),

@@ -159,6 +159,7 @@ class StudyFolder:
             "search": _read(self.path / SEARCH, None),
             "rewards": found,
             "measured": {key: value for key, value in one.settings.items() if key != "model"},
+            "hours": sum(line["seconds"]["total"] for run in every for line in run.metrics) / 3600,
             "versions": versions(),
             "machine": f"{os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}",
         }

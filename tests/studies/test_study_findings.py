@@ -77,7 +77,7 @@ def test_the_page_has_the_numbers_the_best_first() -> None:
     costs = {name: {**vars(cost), "evaluations": cost.evaluations} for name, cost in COSTS.items()}
     study = TypeAdapter(plan.Study).dump_python(STUDY, mode="json")
     search = {"scores": {"one/good": [0.4, None]}, "chosen": {"one/good": 0}, "settings": {"one/good/0": {}}}
-    whole = {"study": study, "costs": costs, "search": search, "rewards": [own], "machine": "<b>2 cores"}
+    whole = {"study": study, "costs": costs, "search": search, "rewards": [own], "machine": "<b>2 cores", "hours": 1.0}
     text = page.of(whole, "flowward study it.yaml")
     assert (
         "2 algorithms on scenes" in text
@@ -93,7 +93,13 @@ def test_findings_can_be_ranked_for_advice() -> None:
     own = {**found(**{name: [curve(name, s, means) for s in (0, 1)] for name, means in runs.items()})}
     study = TypeAdapter(plan.Study).dump_python(STUDY, mode="json")
     costs = {name: {**vars(cost), "evaluations": cost.evaluations} for name, cost in COSTS.items()}
-    whole = {"study": study, "costs": costs, "rewards": [own | {"reward": "scenes-strict"}], "machine": "2 cores"}
+    whole = {
+        "study": study,
+        "costs": costs,
+        "rewards": [own | {"reward": "scenes-strict"}],
+        "machine": "2 cores",
+        "hours": 1.0,
+    }
     ranked = ranking(whole, ["scenes-strict"], True, ["scenes-strict"])
     assert ranked and ranked.budget == "evaluations" and list(ranked.scores) == ["cheap", "good"]
     assert ranked.told_apart("cheap", "good") and ranked.leaders(["good", "cheap"]) == ("cheap",)
