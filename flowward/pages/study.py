@@ -42,7 +42,7 @@ def of(found: Mapping[str, Any], command: str = "") -> str:
         sections=sections,
         contents=[*((each["id"], each["name"]) for each in sections), ("costs", "Costs"), ("settings", "Settings")],
         costs=_costs(found["costs"]),
-        search=_search(found["search"]),
+        search=_search(found.get("search")),
         settings=Table(["setting", "value"], [[key, value] for key, value in flat(study).items()], 2, "Settings"),
         command=command,
     )

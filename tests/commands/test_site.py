@@ -171,3 +171,14 @@ def load_check() -> Callable[[Path], list[str]]:
     exec((ROOT / ".ci" / "check_docs.py").read_text("utf-8"), given)
     check: Callable[[Path], list[str]] = given["faults"]
     return check
+
+
+def test_the_leaderboard_is_a_page_with_every_algorithm_of_its_results() -> None:
+    """Curves, and tables that sort, in one file."""
+    from generator import leaderboard
+
+    from flowward.studies import shipped
+
+    (text,) = leaderboard.files().values()
+    names = shipped.leaderboard()["costs"]
+    assert len(names) >= 24 and all(f">{name}<" in text for name in names) and "sortable" in text
