@@ -176,7 +176,8 @@ def faster(asked: Found, reward: Found, found: Found) -> tuple[str, str]:
     ratios = [theirs_at * units[1] / (at * units[0]) for at in times if at]
     if not ratios:
         return "not reached", NOT
-    said = f"{min(ratios):.2g} to {max(ratios):.2g} times"
+    claimed = f"; claimed: {asked['claimed']:g}" if asked["claimed"] > 1 else ""
+    said = f"{min(ratios):.2g} to {max(ratios):.2g} times{claimed}"
     if len(ratios) < len(times):
         return f"{said} ({len(ratios)} of {len(times)} seeds reach it)", UNKNOWN
     return said, SAME if min(ratios) > 1 else NOT if max(ratios) < 1 else UNKNOWN

@@ -69,12 +69,12 @@ def test_a_difference_needs_an_interval_on_one_side() -> None:
 
 def test_speed_is_told_seed_by_seed() -> None:
     """The target is 0.5, which `slow` needs 100 images for: one seed of `quick` needs 100, the other 50."""
-    assert answer(FASTER) == ("strict: 1 to 2 times", "cannot be told here")
-    assert answer(FASTER, seeds=((0.4, 0.4), (0.7, 0.6))) == ("strict: 2 to 3 times", "same direction")
+    assert answer(FASTER) == ("strict: 1 to 2 times; claimed: 2", "cannot be told here")
+    assert answer(FASTER, seeds=((0.4, 0.4), (0.7, 0.6))) == ("strict: 2 to 3 times; claimed: 2", "same direction")
     seconds = {"faster": {**FASTER["faster"], "in": "seconds"}}
-    assert answer(seconds)[0] == "strict: 2 to 4 times"  # an image costs half as much
+    assert answer(seconds)[0] == "strict: 2 to 4 times; claimed: 2"  # an image costs half as much
     said, verdict = answer(FASTER, seeds=((0.4, 0.4), (0.45, 0.6)))
-    assert said == "strict: 2 to 2 times (1 of 2 seeds reach it)" and verdict == "cannot be told here"
+    assert said == "strict: 2 to 2 times; claimed: 2 (1 of 2 seeds reach it)" and verdict == "cannot be told here"
     assert answer(FASTER, seeds=((0.4, 0.4), (0.45, 0.46))) == ("strict: not reached", "not")
     assert answer(FASTER, seeds=((0.4, 0.4), (0.4, 0.4)))[1] == "not"
 
