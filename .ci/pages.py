@@ -129,17 +129,19 @@ def study_of(path: Path) -> None:
         "to_target": [100.0, None],
         "below_best": {**each, "mean": -0.1},
         "collapsed": 1,
+        "beside": {"balance": 0.5, "a-rather-long-name-of-a-reward": 0.25},
     }
     budget = {"amount": 5760, "target": 0.5, "best": names[0], "algorithms": dict.fromkeys(names, row)}
     curve = {"images": [0.0, 2880.0, 5760.0]} | {key: [0.3, value, value] for key, value in each.items()}
     reward = {"reward": "both", "base": each, "budgets": {"images": budget, "seconds": budget},
-              "curves": dict.fromkeys(names, curve)}  # fmt: skip
+              "curves": dict.fromkeys(names, curve), "base_beside": row["beside"],
+              "nats": dict.fromkeys(names, [3.5, None])}  # fmt: skip
     cost = {"images": 288, "forward": 14.0, "trained": 2.0, "evaluations": 20.0, "seconds": 0.01}
     search = {"scores": {"both/algorithm_0": [0.4, None]}, "chosen": {"both/algorithm_0": 0},
               "settings": {"both/algorithm_0/0": {}}}  # fmt: skip
     about = {"model": "<b>mine", "seeds": [0, 1], "images": 1200, "score": "scenes-strict"}
     whole = {"study": about, "costs": dict.fromkeys(names, cost), "search": search, "rewards": [reward],
-             "machine": "2 CPU cores"}  # fmt: skip
+             "machine": "2 CPU cores", "hours": 1.5}  # fmt: skip
     path.write_text(study.of(whole, "flowward study 'a' <b>"), "utf-8")
 
 
