@@ -166,9 +166,10 @@ def _evidence(choice: Choice, model: Model) -> Lines:
 
 
 def _second(own: Ranking, first: str, second: str) -> str:
-    ahead = own.difference(first, second)
+    leader, other = sorted((first, second), key=lambda name: -own.scores[name].mean)
+    ahead = own.difference(leader, other)
     told = "a significant difference" if ahead.low > 0 else "which is not significant"
-    return f"{second} {own.scores[second].percent()}; {first} is ahead by {ahead.percent('+')}, {told}"
+    return f"{second} {own.scores[second].percent()}; {leader} is ahead by {ahead.percent('+')}, {told}"
 
 
 def _settings(start: Start) -> str:
