@@ -146,7 +146,8 @@ def answer(statement: Found, studies: Mapping[str, Found]) -> tuple[str, str]:
     answers = [KINDS[kind](asked, reward, found) for reward in found["rewards"]]
     names = [reward["reward"] for reward in found["rewards"]]
     said = "; ".join(f"{name}: {own}" for name, (own, _) in zip(names, answers, strict=True))
-    return said, together([verdict for _, verdict in answers])
+    note = f". {statement['note']}" if "note" in statement else ""
+    return said + note, together([verdict for _, verdict in answers])
 
 
 def together(verdicts: Sequence[str]) -> str:
