@@ -135,7 +135,7 @@ def study_of(path: Path) -> None:
     curve = {"images": [0.0, 2880.0, 5760.0]} | {key: [0.3, value, value] for key, value in each.items()}
     reward = {"reward": "both", "base": each, "budgets": {"images": budget, "seconds": budget},
               "curves": dict.fromkeys(names, curve), "base_beside": row["beside"],
-              "nats": dict.fromkeys(names, [3.5, None])}  # fmt: skip
+              "nats": {name: [3.5, None] for name in names}}  # fmt: skip
     cost = {"images": 288, "forward": 14.0, "trained": 2.0, "evaluations": 20.0, "seconds": 0.01}
     search = {"scores": {"both/algorithm_0": [0.4, None]}, "chosen": {"both/algorithm_0": 0},
               "settings": {"both/algorithm_0/0": {}}}  # fmt: skip
