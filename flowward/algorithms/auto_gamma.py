@@ -221,7 +221,14 @@ class Rule:
     def loss(self, state: State) -> Loss:
         """The loss with the gamma of this state."""
         now = self._now(state)
-        return lambda models, points: self.weighed(models, points, now.gamma, now.lam)
+
+        def loss(models: Models, points: Points) -> tuple[Tensor, dict[str, Tensor]]:
+            found, watched = self.weighed(models, points, now.gamma, now.lam)
+            if now.factor < 1:  # points without a minimum are meant: no fault to warn of
+                watched = {name: own for name, own in watched.items() if name != "curvature_min"}
+            return found, watched
+
+        return loss
 
     def learned(self, state: State, measured: Measured) -> tuple[State, dict[str, float], list[str]]:
         """After an iteration, from means over the points of its last optimiser step. Also metrics, and warnings."""

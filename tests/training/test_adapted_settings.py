@@ -57,6 +57,7 @@ def test_lam_can_be_changed_where_no_budget_moves_it() -> None:
 
     def spy(models: Any, points: Any, gamma: float, lam: float) -> Any:
         asked.append(lam)
+        return None, {}
 
     before = {**Rule(AutoGamma(), 1e-3, spy).start(), "lam": 0.2}
     for auto, lam in ((AutoGamma(), 0.5), (AutoGamma(budget=1.0), 0.1), (AutoGamma(budget=1.0), 0.3)):
@@ -82,6 +83,17 @@ def test_the_loss_follows_what_was_chosen(tiny: str) -> None:
         one.step()
         found.append(snapshot(one.policy))
     assert not equal(*found)
+
+
+def test_steps_that_are_meant_to_be_long_are_no_fault(tiny: str) -> None:
+    """Below a factor of 1 some points have no minimum on purpose: the health rule about that keeps quiet."""
+    for factor in (1.0, 0.4):  # times 1.1 or more, where the lowest advantage is -1
+        one = auto(tiny)
+        one.step()
+        one.adapted = {**one.adapted, "factor": factor}
+        step = one.step()
+        assert ("curvature_min" in step.metrics) == (factor == 1.0)
+        assert not any("has no minimum" in each for each in step.health)
 
 
 def test_two_halves_make_a_whole(tiny: str, tmp_path: Path) -> None:
