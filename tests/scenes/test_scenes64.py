@@ -33,10 +33,10 @@ from flowward.prompts.scenes64 import (
     vocabulary,
 )
 from flowward.rewards.images.scenes import Balance, SceneNet, Scenes, Soft, Strict
-from flowward.scenes.large.checker import Verdict, check
+from flowward.scenes.large.checker import Verdict, check, margin
 from flowward.scenes.large.layout import INK, KINDS, MAX_OBJECTS, SIZE, Layout, layouts, misread
 from flowward.scenes.large.letters import HEIGHT, LETTERS, glyphs, written
-from flowward.scenes.large.looking import look
+from flowward.scenes.large.looking import Found, look
 from flowward.scenes.large.render import draw, render
 
 Array = NDArray[np.float32]
@@ -306,3 +306,26 @@ def test_the_packaged_ocr_reads_the_words() -> None:
     images = torch.from_numpy(render([parse(text).request for text in texts], np.random.default_rng(0)))
     assert StrictOCR()(images, texts).tolist() == [1.0] * len(texts)
     assert StrictOCR()(images, texts[1:] + texts[:1]).tolist() == [0.0] * len(texts)
+
+
+def at(x: float, y: float) -> Found:
+    return Found("ring", "red", "plain", x, y, 10.0, 0.9, "", {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "places", "clear"),
+    [
+        ("left of", [(10, 10), (30, 15)], 12),  # 20 pixels, of which 8 are needed
+        ("left of", [(10, 10), (20, 24)], 2),  # 10 along are enough
+        ("left of", [(10, 10), (20, 34)], -4),  # mainly along the other axis
+        ("above", [(10, 10), (12, 40)], 22),
+        ("above", [(10, 40), (12, 10)], -38),
+        ("between", [(30, 10), (10, 10), (50, 10)], 12),  # in the middle of 40: 0.3 of it to either side
+        ("between", [(30, 20), (10, 10), (50, 10)], 4),  # 10 aside, of at most 14
+        ("between", [(30, 26), (10, 10), (50, 10)], -2),  # 16 aside
+        ("between", [(46, 10), (10, 10), (50, 10)], -4),  # too near to one end
+    ],
+)
+def test_how_clearly_a_relation_holds(kind: str, places: list[tuple[float, float]], clear: float) -> None:
+    things = [at(*place) for place in places]
+    assert margin(Relation(kind, tuple(range(len(places)))), things) == pytest.approx(clear)
