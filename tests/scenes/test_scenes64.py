@@ -319,7 +319,7 @@ def at(x: float, y: float) -> Found:
         ("left of", [(10, 10), (20, 24)], 2),  # 10 along are enough
         ("left of", [(10, 10), (20, 34)], -4),  # mainly along the other axis
         ("above", [(10, 10), (12, 40)], 22),
-        ("above", [(10, 40), (12, 10)], -38),
+        ("above", [(10, 40), (12, 10)], -62),
         ("between", [(30, 10), (10, 10), (50, 10)], 12),  # in the middle of 40: 0.3 of it to either side
         ("between", [(30, 20), (10, 10), (50, 10)], 4),  # 10 aside, of at most 14
         ("between", [(30, 26), (10, 10), (50, 10)], -2),  # 16 aside
