@@ -17,15 +17,16 @@ colour; the sum is divided by the larger of the two counts. If there is a relati
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 
 from ..prompts.scenes import COLOURS, PALETTE, SHAPES, Request, Thing
 from .components import CONTRAST, MIN_AREA, Array, Mask, Regions, components, overlaps, roundness, share, softmax
+from .judging import Rules, Verdict, looked, offset_margin, refuse_unequal
 from .render import SIZE
 
 BORDER_SPREAD = 0.05  # a border with a larger mean absolute deviation is not paper
@@ -63,16 +64,6 @@ class Found:
         return not self.unclear
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The checker's result for one picture and one request."""
-
-    strict: bool
-    soft: float
-    found: tuple[Found, ...]
-    reason: str  # empty if strict; otherwise the first error, in words
-
-
 def look(images: Array) -> list[tuple[Found, ...] | None]:
     """Find the components of each picture in a batch [B, 3, SIZE, SIZE] in [0, 1]; None if a picture is unreadable.
 
@@ -82,10 +73,7 @@ def look(images: Array) -> list[tuple[Found, ...] | None]:
     Raises:
         ValueError: the batch has another shape.
     """
-    images = np.asarray(images, np.float32)
-    if images.ndim != 4 or images.shape[1:] != (3, SIZE, SIZE):
-        raise ValueError(f"the checker needs pictures of shape [B, 3, {SIZE}, {SIZE}], not {list(images.shape)}")
-    return [found for start in range(0, len(images), CHUNK) for found in _look(images[start : start + CHUNK])]
+    return looked(images, SIZE, CHUNK, _look)
 
 
 def _look(images: Array) -> list[tuple[Found, ...] | None]:
@@ -170,34 +158,14 @@ def _mottled(region: Regions, paint: Array) -> Mask:
     return (region.reach & ((off**2).sum(3) > CONTRAST**2)).sum((1, 2)) >= MIN_AREA
 
 
-def _relation_margin(a: Found, b: Found, relation: str) -> float:
-    """How clearly `a relation b` holds, in pixels: 0 at the limit, negative if it does not hold.
-
-    As in GenEval, the offset must be large enough, and not mainly along the other axis.
-    """
-    dx, dy = b.x - a.x, b.y - a.y
-    along, across = (dx, abs(dy)) if relation == "left of" else (dy, abs(dx))
-    return min(along - MIN_OFFSET, 2 * along - across)
-
-
-def judge(found: tuple[Found, ...] | None, request: Request) -> Verdict:
-    """Check the components that `look` found against a request."""
-    if found is None:
-        return Verdict(False, 0.0, (), "the picture is unreadable")
-    if not found:
-        return Verdict(False, 0.0, (), "the picture is empty")
-    wanted = [replace(thing, count=1) for thing in request.things for _ in range(thing.count)]
-    pair = np.array([[_likeness(each, thing) for each in found] for thing in wanted])
-    rows, columns = linear_sum_assignment(-pair)
-    soft = float(pair[rows, columns].sum()) / max(len(wanted), len(found))
-    margin = np.inf
-    if request.relation:
-        both = len(columns) == 2
-        margin = _relation_margin(found[columns[0]], found[columns[1]], request.relation) if both else -np.inf
-        # the factor is 0.75 at the limit and 1 from a margin of 4 pixels on
-        soft *= 0.5 + 0.5 * float(np.clip(0.5 + margin / 8, 0, 1))
-    reason = _complaint(found, request, margin)
-    return Verdict(not reason, soft, found, reason)
+def _margins(request: Request, mine: Mapping[int, Found]) -> list[float]:
+    """How clearly the relation holds, in pixels, if there is one; of an object that was not found -inf."""
+    if not request.relation:
+        return []
+    if not {0, 1} <= mine.keys():
+        return [-np.inf]
+    a, b = mine[0], mine[1]
+    return [offset_margin(b.x - a.x, b.y - a.y, request.relation, MIN_OFFSET)]
 
 
 def _likeness(found: Found, wanted: Thing) -> float:
@@ -206,7 +174,7 @@ def _likeness(found: Found, wanted: Thing) -> float:
     return float(found.shape_score[SHAPES.index(wanted.shape)] * (0.5 + 0.5 * colour))
 
 
-def _complaint(found: tuple[Found, ...], request: Request, margin: float) -> str:
+def _complaint(found: tuple[Found, ...], request: Request, margins: list[float]) -> str:
     """The first error, in words; empty if the picture matches the request exactly."""
     for each in found:
         if not each.is_object:
@@ -227,18 +195,20 @@ def _complaint(found: tuple[Found, ...], request: Request, margin: float) -> str
             if each.shape == thing.shape:
                 return f"{thing.shape} is {each.colour}, not {thing.colour}"
         return f"{extra[0].shape} instead of {thing.shape}"
-    if margin < 0:
+    if margins and margins[0] < 0:
         first, second = request.things
         return f"{first.shape} is not {request.relation} {second.shape}"
     return ""
 
 
-def check(images: Array, requests: list[Request]) -> list[Verdict]:
+judge = Rules(_likeness, _margins, _complaint, clear=4.0).judge
+
+
+def check(images: Array, requests: list[Request]) -> list[Verdict[Found]]:
     """Check pictures [B, 3, SIZE, SIZE] in [0, 1] against one request each.
 
     Raises:
         ValueError: the numbers of pictures and requests differ, or the pictures have another shape.
     """
-    if len(images) != len(requests):
-        raise ValueError(f"{len(images)} pictures need as many requests, not {len(requests)}")
+    refuse_unequal(images, requests)
     return [judge(found, request) for found, request in zip(look(images), requests, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,22 +14,12 @@ from ..prompts.language import Language
 from . import checker
 from . import render as small
 from .design import LARGE, SMALL, Design
+from .judging import Verdict
 from .large import checker as large_checker
 from .large import layout
 from .large import render as large
 
 Array = NDArray[np.float32]
-
-
-class Verdict(Protocol):
-    """What a checker says of one picture: whether it is right, how right, and the first mistake in words."""
-
-    @property
-    def strict(self) -> bool: ...
-    @property
-    def soft(self) -> float: ...
-    @property
-    def reason(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +29,7 @@ class World:
     language: Language[Any]
     render: Callable[[list[Any], np.random.Generator], Array]  # pictures of requests
     misread: Callable[[Any, np.random.Generator], Any]  # another request, wrong in one respect
-    check: Callable[[Array, list[Any]], Sequence[Verdict]]  # pictures against requests
+    check: Callable[[Array, list[Any]], Sequence[Verdict[Any]]]  # pictures against requests
     design: Design
     fine: tuple[str, ...] = ()  # categories with fine detail: the autoencoder sees more of them
 

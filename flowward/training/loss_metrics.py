@@ -59,8 +59,8 @@ FORWARD = {
     ),
     "curvature_min": Metric(
         "Smallest curvature of the loss",
-        "least curvature of the loss over all training points (advantageflow where every point shall have a minimum, and the "
-        "exact form of flowawr)",
+        "least curvature of the loss over all training points (advantageflow where every point shall have a minimum, "
+        "and the exact form of flowawr)",
         f"above {FLAT:g}; at 0 or below the loss has no minimum",
     ),
     "outside": Metric(

@@ -17,10 +17,10 @@ from ..gradients import Smooth
 from ..network import shared
 
 if TYPE_CHECKING:
-    from ...scenes.world import Verdict
+    from ...scenes.judging import Verdict
 
 
-def verdicts(images: Tensor, prompts: Sequence[str]) -> Sequence[Verdict]:
+def verdicts(images: Tensor, prompts: Sequence[str]) -> Sequence[Verdict[Any]]:
     """The checker's findings on images [B, 3, H, W] in [0, 1], of the world whose images have this size.
 
     Raises:

@@ -8,13 +8,13 @@ Relations, if there are any, determine half of the score.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from ...prompts.scenes64 import COLOURS, SHAPES, TEXTURES, Relation, Request, Thing
+from ..judging import Rules, Verdict, offset_margin, refuse_unequal
 from .letters import LETTERS
 from .looking import Found, look
 
@@ -23,16 +23,6 @@ SMALL, LARGE = 9.0, 10.0  # largest radius of a small object, smallest of a larg
 
 Array = NDArray[np.float32]
 _KNOWN = {"colour": COLOURS, "texture": TEXTURES}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The checker's result for one picture and one request."""
-
-    strict: bool
-    soft: float
-    found: tuple[Found, ...]
-    reason: str  # empty if strict; otherwise the first error, in words
 
 
 def size_of(found: Found) -> str:
@@ -74,29 +64,15 @@ def margin(relation: Relation, at: list[Found]) -> float:
         along, aside = float(line @ offset) / length, abs(float(line[0] * offset[1] - line[1] * offset[0])) / length
         return min(0.3 * length - abs(along - 0.5 * length), 0.35 * length - aside, length - 2 * MIN_OFFSET)
     dx, dy = places[1] - places[0]
-    along, across = (dx, abs(dy)) if relation.kind == "left of" else (dy, abs(dx))
-    return float(min(along - MIN_OFFSET, 2 * along - across))
+    return float(offset_margin(dx, dy, relation.kind, MIN_OFFSET))
 
 
-def judge(found: tuple[Found, ...] | None, request: Request) -> Verdict:
-    """Check what `look` found against a request."""
-    if found is None:
-        return Verdict(False, 0.0, (), "the picture is unreadable")
-    if not found:
-        return Verdict(False, 0.0, (), "the picture is empty")
-    wanted = [replace(thing, count=1) for thing in request.things for _ in range(thing.count)]
-    pair = np.array([[_likeness(each, thing) for each in found] for thing in wanted])
-    rows, columns = linear_sum_assignment(-pair)
-    soft = float(pair[rows, columns].sum()) / max(len(wanted), len(found))
-    mine = {int(row): found[column] for row, column in zip(rows, columns, strict=True)}
-    margins = [
+def _margins(request: Request, mine: Mapping[int, Found]) -> list[float]:
+    """How clearly each relation holds, in pixels; with a thing that was not found -inf."""
+    return [
         margin(each, [mine[i] for i in each.of]) if set(each.of) <= mine.keys() else -np.inf
         for each in request.relations
     ]
-    if margins:  # the factor is 0.75 at the limit and 1 from a margin of 8 pixels on
-        soft *= 0.5 + 0.5 * float(np.mean(np.clip(0.5 + np.array(margins) / 16, 0, 1)))
-    reason = _complaint(found, request, margins)
-    return Verdict(not reason, soft, found, reason)
 
 
 def _complaint(found: tuple[Found, ...], request: Request, margins: list[float]) -> str:
@@ -142,12 +118,14 @@ def _name(thing: Found | Thing) -> str:
     return f'the word "{thing.word.upper()}"' if thing.word else thing.shape
 
 
-def check(images: Array, requests: list[Request]) -> list[Verdict]:
+judge = Rules(_likeness, _margins, _complaint, clear=8.0).judge
+
+
+def check(images: Array, requests: list[Request]) -> list[Verdict[Found]]:
     """Check pictures [B, 3, SIZE, SIZE] in [0, 1] against one request each.
 
     Raises:
         ValueError: the numbers of pictures and requests differ, or the pictures have another shape.
     """
-    if len(images) != len(requests):
-        raise ValueError(f"{len(images)} pictures need as many requests, not {len(requests)}")
+    refuse_unequal(images, requests)
     return [judge(found, request) for found, request in zip(look(images), requests, strict=True)]

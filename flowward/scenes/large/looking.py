@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from ...prompts.scenes64 import COLOURS, PATTERNED, SHAPES, TEXTURES
 from ..components import MIN_AREA, Regions, components, overlaps, roundness, share, softmax, unit_area
+from ..judging import looked
 from . import reading
 from .layout import SIZE
 from .textures import DARK, TONES, phases
@@ -87,10 +88,7 @@ def look(images: Array) -> list[tuple[Found, ...] | None]:
     Raises:
         ValueError: the batch has another shape.
     """
-    images = np.asarray(images, np.float32)
-    if images.ndim != 4 or images.shape[1:] != (3, SIZE, SIZE):
-        raise ValueError(f"the checker needs pictures of shape [B, 3, {SIZE}, {SIZE}], not {list(images.shape)}")
-    return [found for start in range(0, len(images), CHUNK) for found in _look(images[start : start + CHUNK])]
+    return looked(images, SIZE, CHUNK, _look)
 
 
 def _paper(images: Array) -> tuple[Array, Mask]:
