@@ -119,7 +119,8 @@ class Study:
             for name in names:
                 if name.startswith(".") or not name.translate(BETWEEN).isalnum():
                     raise ValueError(
-                        f"'{name}' is no name for a {what} here: it names folders, so use only letters, digits, '-', '_' and '.'"
+                        f"'{name}' is no name for a {what} here: it names folders, so use only letters, digits, '-', "
+                        "'_' and '.'"
                     )
         for seed in self.seeds:
             between(_Seed(seed), 0, 2**31 - 1, "seed")
