@@ -78,6 +78,8 @@ class Pretrain64(Pretrain):
     world: ClassVar[str] = "scenes-64"
     autoencoder_batch: int = 32
     """batch size of the autoencoder"""
+    batch: int = 64
+    """batch size of the flow"""
     kl: float = 1e-4
     """weight of the autoencoder's KL per latent number, relative to squared error per pixel"""
     steps: int = 24000
