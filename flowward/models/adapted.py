@@ -27,8 +27,11 @@ class Adapted(lora.Linear):
     """y = W x + scale B A x: peft's layer without the features that these adapters do not use.
 
     At every call peft casts the input to the adapter's dtype and checks for dropout, variants and merged weights. That
-    takes as long as the matrix products. Under autocast the products choose their dtype anyway.
+    takes as long as the matrix products. Under autocast the products choose their dtype anyway; in a network of half
+    precision they get `working` copies (working.py).
     """
+
+    working: tuple[Tensor, Tensor] | None = None  # scale A and B in the precision of the layer
 
     def update_layer(self, *args: Any, **kwargs: Any) -> None:
         base: Any = self.base_layer  # peft takes the size of its part, if its weights are split among processes
@@ -44,12 +47,22 @@ class Adapted(lora.Linear):
         a, b, scale = self._low_rank(name)
         if self._cheaper_as_a_sum(len(a)) and not torch.is_autocast_enabled(x.device.type):
             return functional.linear(x, torch.addmm(base.weight, b, a, alpha=scale), base.bias)
-        return torch.add(base(x, *args, **kwargs), functional.linear(functional.linear(x, a), b), alpha=scale)
+        return _added(base(x, *args, **kwargs), functional.linear(x, a), b, scale)
 
     def _low_rank(self, name: str) -> tuple[Tensor, Tensor, float]:
+        """A, B and the scale of their product."""
+        if self.working:
+            return *self.working, 1.0
         a: Any = self.lora_A[name]
         b: Any = self.lora_B[name]
         return a.weight, b.weight, self.scaling[name]
+
+    def whole(self, a: Tensor, b: Tensor) -> Tensor:
+        """W + scale B A, added in float32 and rounded once to the precision of W."""
+        base: Any = self.base_layer
+        (name,) = self.active_adapters
+        total: Tensor = torch.addmm(base.weight.float(), b, a, alpha=self.scaling[name]).to(base.weight.dtype)
+        return total
 
     def _cheaper_as_a_sum(self, rank: int) -> bool:
         """Whether (W + scale B A) x costs less, if there are many more tokens than `rank`. Its gradient needs
@@ -74,7 +87,14 @@ class Palette(Adapted):
         a, b, scale = self._low_rank(name)
         low = functional.linear(x, a)
         mixed = low * self.mixture.of(len(x), len(a), x.device).view(-1, *[1] * (x.ndim - 2), len(a)).to(low.dtype)
-        return torch.add(base(x, *args, **kwargs), functional.linear(mixed, b), alpha=scale)
+        return _added(base(x, *args, **kwargs), mixed, b, scale)
+
+
+def _added(y: Tensor, low: Tensor, b: Tensor, scale: float) -> Tensor:
+    """y [..., out] + scale B low, low [..., r]; with scale 1 the product adds to y itself, in one kernel."""
+    if scale != 1:
+        return torch.add(y, functional.linear(low, b), alpha=scale)
+    return torch.addmm(y.flatten(0, -2), low.flatten(0, -2), b.t()).view_as(y)
 
 
 def adapt(

@@ -30,7 +30,8 @@ from .families import Family
 from .imagined import FAKE, MOST, Alike, sharded
 from .layout import Layout
 from .loading import Loading
-from .pipelines import index, prepared, shaped
+from .lora import LoRA
+from .pipelines import index, merges, prepared, shaped
 
 BLOCK = 64  # 4-bit weights per scale in bitsandbytes
 
@@ -120,7 +121,10 @@ def load(
     family: Family = shaped(pipe, loading)
     prepared(family, loading, Layout())
     shards = processes if layout.shard != "none" else 1
-    return Blueprint(name_or_path, family, adapters, chosen, shards, layout.offload_copies)
+    made = Blueprint(name_or_path, family, adapters, chosen, shards, layout.offload_copies)
+    if isinstance(made.weights, LoRA):
+        made.weights.merge = merges(made.weights, loading)
+    return made
 
 
 def _refuse(loading: Loading, layout: Layout, processes: int) -> None:
@@ -133,7 +137,7 @@ def _refuse(loading: Loading, layout: Layout, processes: int) -> None:
         raise ValueError(
             f"--shard {layout.shard} splits the weights among processes: give --processes N, from 2 to {MOST:,}"
         )
-    for option, given in (("quantise", loading.quantise), ("merge-lora", loading.merge_lora)):
+    for option, given in (("quantise", loading.quantise), ("merge-lora", loading.merge_lora == "always")):
         if given:
             raise ValueError(f"--{option} works only with whole weights: leave it out, or --shard {layout.shard}")
 

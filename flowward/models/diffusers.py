@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..process.distilled import Sign, of_names
-from ..process.policy import Condition, Policy, Velocity, graphed
+from ..process.policy import UNTIL, Condition, Policy, Velocity, graphed
 from ..prompts import Edit, Prompt
 from ..prompts.pictures import READING
 from ..system import memory
@@ -189,9 +190,14 @@ class DiffusersPolicy(Policy):
     def _velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str, guidance: float) -> Tensor:
         gradients = graphed(x, weights)
         kept = not self.weights.collective  # gathered weights would stay until the pass ends
-        with torch.set_grad_enabled(gradients), self._cast(kept), self.weights.network(weights) as network:
+        half = self.weights.half
+        cast = nullcontext() if half else self._cast(kept)
+        with torch.set_grad_enabled(gradients), cast, self.weights.network(weights) as network:
             self.weights.meet(condition.tensors)
-            return self.family.velocity(network, x, t, condition.tensors, guidance).float()
+            rows = condition.tensors
+            if half:  # as its own pipeline does; times stay exact
+                x, rows = x.to(half), {name: _rounded(name, each, half) for name, each in rows.items()}
+            return self.family.velocity(network, x, t, rows, guidance).float()
 
     def under(self, weights: str, guidance: float = 1.0) -> Velocity:
         """Velocities with the guidance of this model: classifier-free, an input of the network, or none.
@@ -260,6 +266,10 @@ class DiffusersPolicy(Policy):
 def in_float32(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """As the cache of prompts gives them."""
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in rows.items()}
+
+
+def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() and name != UNTIL else tensor
 
 
 def _checkpointed(decode: Callable[[Tensor], Tensor], x0: Tensor) -> Tensor:

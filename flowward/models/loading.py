@@ -49,8 +49,8 @@ class Loading:
     """use this attention backend of diffusers, e.g. native, flash or sage (none: its choice)"""
     quantise: Literal["int8", "nf4"] | None = None
     """store frozen weights in 8 bits (torchao) or 4 (bitsandbytes, CUDA); for LoRA"""
-    merge_lora: bool = False
-    """merge LoRA into the weights during rollouts: faster; for float32 weights"""
+    merge_lora: Literal["auto", "always", "never"] = "auto"
+    """merge LoRA into the weights during rollouts, which needs a copy of its layers (auto: in half precision)"""
 
     def of_run(self, name: str, trained: Loading, said: Collection[str] = ()) -> Loading:
         """The options that the run `name` was trained with, with the device, memory and speed options given here.

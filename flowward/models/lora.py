@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ..system.distributed import part
+from ..system.terminal import tell
 from . import targets
 from .adapters import Adapters
 from .mixture import Mixture
 from .weights import WHOLE, Full, Placement, Weights
+from .working import working
 
 if TYPE_CHECKING:
     from .lora_files import Start
@@ -30,8 +34,11 @@ class LoRA(Weights):
     graph serves all copies. `reference` is the network with its adapters off, so it costs no memory; with
     `own_reference` it is a copy, made when training starts.
 
-    With `merge` a rollout adds the adapters to the base weights until it ends. This saves two small products per layer
-    and step, and needs a copy of those layers. Do not use it with half-precision weights: small changes would be lost.
+    The tensors are float32. A network in half precision (`half`) gets rounded ones for each pass, all at once
+    (working.py), and runs without autocast, as its own pipeline runs it.
+
+    With `merge` a rollout adds the adapters to the base weights until it ends, in float32, rounded once. This saves two
+    small products per layer and step, and needs a copy of those layers.
 
     A palette of K adapters is one adapter of K times the rank, whose rank axis is scaled in every row (`mixture`). So
     copies, optimisers and checkpoints are those of one adapter.
@@ -59,6 +66,7 @@ class LoRA(Weights):
         self.chosen = adapters.targets  # by the caller
         self._as_usual = layers == targets.chosen(network, usual)
         self.adapters = replace(adapters, alpha=alpha, targets=targets.named(network, layers))
+        self.scale = alpha / rank
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # the same adapter in every process, for any earlier use of random numbers
             self.config = adapt(network, many * rank, many * alpha, adapters.targets or usual, layers, self.mixture)
@@ -71,6 +79,7 @@ class LoRA(Weights):
         for place in self._places.values():
             place.float()  # for any dtype of the network: bf16 would lose small optimiser steps
         self._tensors = {"policy": {key: place.weight for key, place in self._places.items()}}
+        self.half = _half([layer.get_base_layer() for layer in self._layers])
         for key, tensor in self._tensors["policy"].items():
             if many > 1 and ".lora_A" in key:  # as adapters of this rank begin: peft's A shrinks as the rank grows
                 tensor.data.mul_(many)
@@ -126,7 +135,8 @@ class LoRA(Weights):
 
     @contextmanager
     def still(self, name: str) -> Iterator[None]:
-        with self._merged(name) if self.merge and not self._is_base(name) else self.network(name):
+        merge = self.merge and not self._is_base(name)
+        with self._merged(name) if merge else self._active(name, False):
             self._held = name
             try:
                 yield
@@ -137,17 +147,22 @@ class LoRA(Weights):
     def _merged(self, name: str) -> Iterator[None]:
         before = []
         try:
-            with self._in_place(self._tensors[name]):
-                for adapted in self._layers:
-                    layer: Any = adapted.get_base_layer()
-                    before.append((layer, layer.weight))
-                    merged = layer.weight + adapted.get_delta_weight(adapted.active_adapters[0])
-                    layer.weight = nn.Parameter(merged, requires_grad=False)
+            for layer, (a, b) in zip(self._layers, self._pairs(name), strict=True):
+                base: Any = layer.get_base_layer()
+                before.append((base, base.weight))
+                base.weight = nn.Parameter(layer.whole(a, b), requires_grad=False)
+        except torch.OutOfMemoryError:
+            _put_back(before)
+            self.merge = False
+            tell("no memory for weights with the adapters merged into them: rollouts run with both, a little slower")
+            with self._active(name, False):
+                yield
+            return
+        try:
             with self._without_adapters():
                 yield
-        finally:  # put back the original tensors, without subtracting
-            for layer, weight in before:
-                layer.weight = weight
+        finally:
+            _put_back(before)
 
     @contextmanager
     def _without_adapters(self) -> Iterator[None]:
@@ -160,25 +175,51 @@ class LoRA(Weights):
                 layer.enable_adapters(True)
 
     @contextmanager
-    def _in_place(self, tensors: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    def _active(self, name: str, gradients: bool) -> Iterator[None]:
+        """Until the context ends, the layers use these weights; `gradients` flow to those of the policy."""
+        if self._is_base(name):
+            with self._without_adapters():
+                yield
+            return
         try:
-            self._put(tensors)
-            yield
+            if name != "policy":
+                self._put(self._tensors[name])
+            with self._rounded(name, gradients and name == "policy"):
+                yield
         finally:
-            self._put(self._tensors["policy"])
+            if name != "policy":
+                self._put(self._tensors["policy"])
+
+    @contextmanager
+    def _rounded(self, name: str, gradients: bool) -> Iterator[None]:
+        """Until the context ends, layers of half precision use these weights as they are now."""
+        if self.half is None:
+            yield
+            return
+        before = [layer.working for layer in self._layers]
+        tensors = iter(working(list(self._tensors[name].values()), self.half, self.scale, gradients))
+        for layer, rounded in zip(self._layers, zip(tensors, tensors, strict=True), strict=True):
+            layer.working = rounded
+        yield
+        if gradients:  # the backward pass may run a part of the network again
+            return
+        for layer, own in zip(self._layers, before, strict=True):
+            layer.working = own
 
     def _put(self, tensors: Mapping[str, nn.Parameter]) -> None:
         for key, tensor in tensors.items():
             self._places[key].weight = tensor
 
+    def _pairs(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """A and B of each layer."""
+        tensors = iter(self._tensors[name].values())
+        return zip(tensors, tensors, strict=True)
+
     @contextmanager
     def network(self, name: str) -> Iterator[nn.Module]:
         if self._held not in (None, name):
             raise RuntimeError(f"the network is fixed to '{self._held}' during this rollout; '{name}' cannot be used")
-        if name in ("policy", self._held):
-            yield self._network
-            return
-        with self._without_adapters() if self._is_base(name) else self._in_place(self._tensors[name]):
+        with nullcontext() if self._held else self._active(name, torch.is_grad_enabled()):
             yield self._network
 
     def tensors(self, name: str) -> dict[str, Tensor]:
@@ -206,6 +247,19 @@ class LoRA(Weights):
             }
             for number, own in enumerate(self.palette)
         }
+
+
+def _put_back(before: Sequence[tuple[Any, nn.Parameter]]) -> None:
+    """The original tensors, so that nothing has to be subtracted again."""
+    for layer, weight in before:
+        layer.weight = weight
+
+
+def _half(layers: Sequence[Any]) -> torch.dtype | None:
+    """The half precision that these layers are in, if all of them are, and plain: quantised ones choose their own."""
+    plain = all(type(each) is nn.Linear and not is_traceable_wrapper_subclass(part(each.weight)) for each in layers)
+    kinds = {each.weight.dtype for each in layers}
+    return kinds.pop() if plain and kinds in ({torch.bfloat16}, {torch.float16}) else None
 
 
 def trainable(

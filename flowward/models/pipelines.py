@@ -20,7 +20,7 @@ from huggingface_hub import hf_hub_download
 from ..system import memory
 from ..system.errors import unknown
 from ..system.precision import Wish, resolve
-from . import hub, sharding
+from . import hub, norms, sharding
 from .adapters import Adapters
 from .diffusers import DiffusersPolicy
 from .families import FAMILIES, Family
@@ -48,15 +48,15 @@ def load(
         diffusers.logging.disable_progress_bar()
     found = index(name_or_path, loading.revision)
     kind = found["_class_name"]
-    if loading.quantise and (adapters is None or loading.merge_lora):
-        raise ValueError("quantised weights are frozen; train LoRA adapters (--lora-rank), without --merge-lora")
-    if loading.merge_lora and isinstance(adapters, Adapters) and adapters.palette:
+    if loading.quantise and (adapters is None or loading.merge_lora == "always"):
+        raise ValueError("quantised weights are frozen; train LoRA adapters (--lora-rank), without --merge-lora always")
+    if loading.merge_lora == "always" and isinstance(adapters, Adapters) and adapters.palette:
         raise ValueError("a palette has other weights in every row, so it cannot be merged: leave out --merge-lora")
     _refuse_layout(layout, loading, adapters is None)
     transformers = [name for name in ("transformer", "transformer_2") if found.get(name, [None])[0]]
     device = hub.device(loading.device)
     chosen = resolve(precision, device)
-    stored = torch.bfloat16 if chosen == "bf16" and device != "cpu" else torch.float32
+    stored = torch.bfloat16 if chosen == "bf16" else torch.float32
     trained = torch.float32 if adapters is None else stored  # bf16 would lose small optimiser steps
     quantised = _quantised(loading.quantise, transformers, device)
     pipeline = getattr(diffusers, kind)
@@ -83,7 +83,6 @@ def load(
     with memory.explained(f"while moving {name_or_path} to {device}; --quantise makes its transformer smaller"):
         pipe = pipe.to(device)
     family = shaped(pipe, loading)
-    _refuse_coarse(pipe.transformer.dtype, loading)
     prepared(family, loading, layout)
     unread = TextEncoders(name_or_path, pipeline, folder, names, loading.variant, stored, device) if names else None
     policy = DiffusersPolicy(
@@ -91,18 +90,17 @@ def load(
     )
     policy.loading = loading
     if isinstance(policy.weights, LoRA):
-        policy.weights.merge = loading.merge_lora
+        policy.weights.merge = merges(policy.weights, loading)
     return policy
 
 
-def _refuse_coarse(dtype: torch.dtype, loading: Loading) -> None:
-    """Raise ValueError if adapters would be merged into half-precision weights."""
-    if loading.merge_lora and dtype != torch.float32:
-        kept = str(dtype).removeprefix("torch.")
-        raise ValueError(
-            f"the weights are in {kept}, too coarse for a merged adapter; leave out --merge-lora, or "
-            "use --precision float32"
-        )
+def merges(weights: LoRA, loading: Loading) -> bool:
+    """Whether rollouts merge these adapters: always if asked for, else where they save kernels and change nothing.
+
+    That is in half precision: an adapter's effect is rounded with the activations either way (docs/notes/speed.md).
+    """
+    able = not weights.palette and not weights.collective
+    return loading.merge_lora == "always" or (loading.merge_lora == "auto" and able and weights.half is not None)
 
 
 def _refuse_uneven(family: Family, processes: int) -> None:
@@ -120,7 +118,7 @@ def _refuse_layout(layout: Layout, loading: Loading, full: bool) -> None:
     """Raise ValueError if the weights cannot lie as asked."""
     if layout.shard != "none" and loading.quantise:
         raise ValueError("quantised weights cannot be split among processes: leave out --quantise or --shard")
-    if layout.shard != "none" and loading.merge_lora:
+    if layout.shard != "none" and loading.merge_lora == "always":
         raise ValueError("adapters cannot be merged into weights that are split: leave out --merge-lora or --shard")
     if layout.offload_copies and not full:
         raise ValueError(
@@ -207,11 +205,13 @@ def prepared(family: Family, loading: Loading, layout: Layout) -> None:
 
 
 def _tuned(transformers: Sequence[Any], loading: Loading, layout: Layout) -> None:
-    """Compile transformers, choose their attention, and let teams share sequences, if requested.
+    """Fuse the norms of transformers; compile them, choose their attention, let teams share sequences, if requested.
 
     Raises:
         ValueError: this machine does not support that attention.
     """
+    for transformer in transformers:
+        norms.fuse(transformer)
     for transformer in transformers if loading.compile_blocks else ():
         compile_blocks(transformer)
     for transformer in transformers if loading.attention else ():

@@ -26,6 +26,8 @@ class Weights(ABC):
     own_reference = False  # `reference` is a copy that checkpoints store: not the model as it was loaded
     collective = False  # every pass through the network needs all processes, which hold parts of it
 
+    half: torch.dtype | None = None  # the network computes in this dtype; None: it is float32, maybe under autocast
+
     palette: tuple[str, ...] = ()  # the objectives of its adapters, which are mixed in every row (lora.py)
     mixture: Mixture | None = None  # of a palette: how
 

@@ -75,6 +75,7 @@ class Weights(Protocol):
     kind: str  # stored in checkpoints: weights of one kind cannot be loaded as another
     own_reference: bool  # whether `reference` is a copy that checkpoints store
     collective: bool  # whether every pass through the network needs all processes, which hold parts of it
+    half: Any  # the half precision in which the network computes without autocast, as a torch.dtype; or None
     palette: tuple[str, ...]  # the objectives of its adapters, which are mixed in every row; () if there is one model
 
     mixture: Any  # of a palette: how, as a models.mixture.Mixture; otherwise None

@@ -28,5 +28,6 @@ class Design:
 
 SMALL = Design(scenes.vocabulary, scenes.MAX_WORDS, 32, WIDTH, layers=6, heads=4)
 LARGE = Design(
-    scenes64.vocabulary, scenes64.MAX_WORDS, 64, width=160, layers=4, heads=5, latent_channels=8, autoencoder=(8, 24, 32)
+    scenes64.vocabulary, scenes64.MAX_WORDS, 64, width=160, layers=4, heads=5, latent_channels=8,
+    autoencoder=(8, 24, 32),
 )  # fmt: skip

@@ -174,7 +174,7 @@ def test_impossible_palettes(how: dict[str, Any], said: str) -> None:
 
 
 def test_a_palette_cannot_be_merged(saved: Any) -> None:
-    loading = models.Loading(size=(32, 32), device="cpu", merge_lora=True)
+    loading = models.Loading(size=(32, 32), device="cpu", merge_lora="always")
     with pytest.raises(ValueError, match="cannot be merged: leave out --merge-lora"):
         models.load(str(saved), loading=loading, adapters=Adapters(2, palette=("a", "b")))
 

@@ -342,7 +342,7 @@ def test_batches_that_fit_are_equal_in_all_processes(folder: Path) -> None:
 def test_layouts_that_cannot_be(folder: Path) -> None:
     for how, rank, said in (
         ({"quantise": "int8"}, 2, "quantised weights cannot be split among processes"),
-        ({"merge_lora": True}, 2, "adapters cannot be merged into weights that are split"),
+        ({"merge_lora": "always"}, 2, "adapters cannot be merged into weights that are split"),
     ):
         with pytest.raises(ValueError, match=said):
             loaded(folder, "sd3", rank, Layout("all"), **how)

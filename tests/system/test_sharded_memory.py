@@ -127,7 +127,10 @@ def test_the_command_counts_what_one_process_holds(tmp_path: Path, capsys: pytes
         ("--shard all", "give --processes N, from 2 to 1,024"),
         ("--shard node --processes 5000", "give --processes N, from 2 to 1,024"),
         ("--shard all --processes 2 --quantise int8", "--quantise works only with whole weights"),
-        ("--shard all --processes 2 --merge-lora --precision float32", "--merge-lora works only with whole weights"),
+        (
+            "--shard all --processes 2 --merge-lora always --precision float32",
+            "--merge-lora works only with whole weights",
+        ),
         ("--offload-copies", "--offload-copies is counted only with --shard node or all"),
         ("--processes two", "--processes must be a whole number"),
     ],
