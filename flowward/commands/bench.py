@@ -16,7 +16,7 @@ from ..training import bench, config
 from .help import Option, Page
 from .options import parse, set_threads, take
 
-MEASURES = ("overhead", "episodes")
+MEASURES = ("overhead", "episodes", "launches")
 MOST_REPEATS = 1000
 
 PAGE = Page(
@@ -24,6 +24,10 @@ PAGE = Page(
     examples=(
         ("bench overhead --repeats 5", "time of an iteration, divided by that of its network passes"),
         ("bench episodes --repeats 5 --threads 1", "the same of an iteration of the built-in agent"),
+        (
+            "bench launches --model stabilityai/stable-diffusion-3.5-medium",
+            "GPU kernels of a network pass, counted without a GPU (own options: bench launches --help)",
+        ),
     ),
     beside=(Option("algorithm", "NAME", "algorithm whose iteration is measured (default: advantageflow)"),),
 )
@@ -33,8 +37,8 @@ PAGE = Page(
 class Bench:
     """Measure the speed of flowward itself."""
 
-    what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[overhead|episodes]")] = "overhead"
-    """time of a training iteration (`episodes`: of an agent) divided by that of its network passes alone"""
+    what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[overhead|episodes|launches]")] = "overhead"
+    """time of a training iteration (`episodes`: of an agent) divided by that of its passes; or GPU `launches`"""
     repeats: int = 5
     """iterations to measure; the median is printed"""
     precision: Wish = "auto"
@@ -49,6 +53,10 @@ class Bench:
 
 
 def run(words: list[str]) -> int:
+    if words[:1] == ["launches"]:
+        from . import launches  # it takes the options of `flowward train`
+
+        return launches.run(words[1:])
     name, words = take(words, "algorithm")
     chosen = parse(Bench, words, "bench", page=PAGE)
     if chosen.what not in MEASURES:

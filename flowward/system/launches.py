@@ -19,17 +19,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 # functions that CUDA's autocast runs in bf16, and in float32 (ATen/autocast_mode.h)
-LOWER = frozenset(
-    "_convolution conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d convolution prelu "
-    "addmm addmv addr matmul __matmul__ __rmatmul__ einsum mm mv linalg_vecdot linear addbmm baddbmm bmm chain_matmul "
-    "linalg_multi_dot scaled_dot_product_attention".split()
-)
-EXACT = frozenset(
-    "acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow __pow__ __rpow__ softplus "
-    "layer_norm native_layer_norm rms_norm group_norm frobenius_norm nuclear_norm cosine_similarity dist cdist renorm "
-    "logsumexp prod softmax log_softmax cumprod cumsum linalg_vector_norm linalg_matrix_norm sum norm".split()
-)
-FREE = ("empty", "new_empty", "detach", "alias", "_unsafe_view", "_reshape_alias", "lift_fresh", "sym_", "record_stream")
+_LOWER = """
+_convolution conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d convolution prelu addmm
+addmv addr matmul __matmul__ __rmatmul__ einsum mm mv linalg_vecdot linear addbmm baddbmm bmm chain_matmul
+linalg_multi_dot scaled_dot_product_attention
+"""
+_EXACT = """
+acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow __pow__ __rpow__ softplus layer_norm
+native_layer_norm rms_norm group_norm frobenius_norm nuclear_norm cosine_similarity dist cdist renorm logsumexp prod
+softmax log_softmax cumprod cumsum linalg_vector_norm linalg_matrix_norm sum norm
+"""
+LOWER, EXACT = frozenset(_LOWER.split()), frozenset(_EXACT.split())
+FREE = ("empty", "new_empty", "detach", "alias", "_unsafe_view", "_reshape_alias", "lift_fresh", "sym_")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward", "_int_mm", "addmv", "mv", "dot")
 FOREACH = {1: 110, 2: 64, 3: 48, 4: 36}  # tensors in one launch, by the number of lists (MultiTensorApply.cuh)
 CHUNK, BLOCKS = 65_536, 320  # numbers that a block of such a launch works on, and blocks in a launch
