@@ -69,6 +69,11 @@ class PromptSet:
         return found
 
     @cached_property
+    def places(self) -> dict[Prompt, int]:
+        """The index of each prompt, made once: an iteration must not cost more if the set is larger."""
+        return {prompt: index for index, prompt in enumerate(self)}
+
+    @cached_property
     def _orders(self) -> dict[str, tuple[tuple[int, int], Any]]:
         """Of each category: the seed and the epoch that was asked for last, and its order."""
         return {}

@@ -19,6 +19,7 @@ from .tail import Tail
 
 DEEP = 4  # folders between the watched one and a run
 PAUSE = 1.0  # seconds between two looks at the files
+SETTLED = 1.0  # seconds after which a change of a folder has a time of its own
 Event = tuple[str, str]  # its name, and its data as JSON
 
 
@@ -107,7 +108,7 @@ class Watched:
         version = state.st_ino, state.st_mtime_ns
         if self._pictured[0] != version:
             found = [int(path.stem) for path in record.records() if is_inside(path, self.root)]
-            settled = now - state.st_mtime > PAUSE  # another file may come within the same tick of the clock
+            settled = now - state.st_mtime > SETTLED  # another file may come within the same tick of the clock
             self._pictured = version if settled else (0, 0), found
         return self._pictured[1]
 

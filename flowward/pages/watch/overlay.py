@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -197,12 +198,9 @@ def _headline(evaluations: outcome.Evaluations) -> Values:
 
 def short(paths: Sequence[PurePath]) -> list[str]:
     """The last parts of different paths: of each as many as tell it from the others."""
-    found = []
-    for path in paths:
-        others = [other.parts for other in paths if other != path]
-        ends = (path.parts[-many:] for many in range(1, len(path.parts) + 1))
-        found.append("/".join(next(end for end in ends if all(other[-len(end) :] != end for other in others))))
-    return found
+    seen = Counter(path.parts[-many:] for path in paths for many in range(1, len(path.parts) + 1))
+    ends = ([path.parts[-many:] for many in range(1, len(path.parts) + 1)] for path in paths)
+    return ["/".join(next(end for end in own if seen[end] == 1)) for own in ends]
 
 
 def unlike(runs: Mapping[str, Values]) -> str:
