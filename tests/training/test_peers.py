@@ -142,3 +142,15 @@ def test_the_worker_on_the_page_keeps_to_the_protocol() -> None:
     code = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[0]
     found = conducted({"example": [code]}, rounds=1)
     assert found[0][0]["evaluations"] == {"forward": 40}
+
+
+@pytest.mark.slow
+def test_a_workload_of_ours_makes_the_evaluations_of_its_description() -> None:
+    """8 images in 5 steps, and 8 images with 4 points each."""
+    words = [sys.executable, str(HOME / "benchmarks" / "peers.py"), "--ours", "flow_grpo", "--rounds", "1"]
+    done = subprocess.run([*words, "--warm", "1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "40 forward, 8 decode, 32 forward+backward" in done.stdout.splitlines()[-1]
+    words[words.index("flow_grpo")] = "flow"
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1 and "there is no workload 'flow'; known: 'flow_grpo', " in done.stderr
