@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -198,9 +199,12 @@ def unpacked(text: str) -> Tensor:
 
 def told_apart(found: Sequence[tuple[str, Measurement]]) -> list[Measurement]:
     """Unique names for pairs (origin, measurement): models of equal name get their origin as a prefix, or a number."""
-    names = [each.name for _, each in found]
-    wished = [f"{origin}: {each.name}" if names.count(each.name) > 1 else each.name for origin, each in found]
-    unique = [f"{name} ({wished[:k].count(name) + 1})" if name in wished[:k] else name for k, name in enumerate(wished)]
+    names, earlier = Counter(each.name for _, each in found), Counter[str]()
+    wished = [f"{origin}: {each.name}" if names[each.name] > 1 else each.name for origin, each in found]
+    unique = []
+    for name in wished:
+        earlier[name] += 1
+        unique.append(f"{name} ({earlier[name]})" if earlier[name] > 1 else name)
     return [
         replace(each, name=name, settings={**each.settings, "model": {**each.settings["model"], "name": name}})
         for (_, each), name in zip(found, unique, strict=True)

@@ -15,6 +15,7 @@ from ..process.rollout import Sampler, bound_to
 from ..prompts import Prompt
 from ..system.streams import Key
 from .drawing import at_once
+from .measurement import numbered
 
 STREAM = "nats"
 
@@ -36,7 +37,7 @@ def from_reference(
     if sampler.guidance != 1:
         return None
     sampler, unique = bound_to(policy, sampler), list(dict.fromkeys(prompts))
-    condition, row = policy.encode(unique), torch.tensor([unique.index(prompt) for prompt in prompts])
+    condition, row = policy.encode(unique), torch.from_numpy(numbered(prompts))
     found = list[Tensor]()
     for part in torch.arange(len(prompts)).split(at_once(policy)):
         own = condition[row[part]]

@@ -54,6 +54,11 @@ def group_std(values: Tensor, group: Tensor, ddof: int = 0) -> Tensor:
     return variance.sqrt()
 
 
+def members(index: Tensor, count: int) -> list[Tensor]:
+    """The rows of each of `count` groups, in rising order; index [B] are their numbers from 0 to count - 1."""
+    return list(index.argsort(stable=True).split(index.bincount(minlength=count).tolist()))
+
+
 def group_size(group: Tensor) -> Tensor:
     """The number of samples in each sample's group, [B]."""
     _, index, size = group.unique(return_inverse=True, return_counts=True)
@@ -210,8 +215,8 @@ class BestAndWorst:
     def __call__(self, rewards: Tensor, group: Tensor) -> Tensor:
         """Map rewards [B] and group [B] to advantages, float64 [B]."""
         out = torch.zeros(len(rewards), dtype=torch.float64)
-        for name in group.unique():
-            mine = (group == name).nonzero().flatten()
+        names, index = group.unique(return_inverse=True)
+        for mine in members(index, len(names)):
             best, worst = mine[rewards[mine].argmax()], mine[rewards[mine].argmin()]
             if rewards[best] > rewards[worst]:
                 out[best], out[worst] = 1.0, -1.0

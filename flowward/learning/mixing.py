@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..prompts import Prompt
-from .credit import Piece
+from .credit import Piece, members
 
 Mix = Callable[[Piece, Tensor, Tensor, Tensor], Tensor]
 """(credit, rewards [B, R], weights [R], group [B]) -> advantages float64 [B], or [B, K] if rewards stay apart"""
@@ -50,11 +50,11 @@ def pareto(credit: Piece, rewards: Tensor, weights: Tensor, group: Tensor) -> Te
     """
     values, _ = _turned(rewards, weights)
     found = torch.zeros(len(values), dtype=torch.float64)
-    for number in group.unique():
-        rows = group == number
+    names, index = group.unique(return_inverse=True)
+    for rows in members(index, len(names)):
         one, other = values[rows][:, None], values[rows][None]
         beats = (one >= other).all(2) & (one > other).any(2)
-        found[rows] = (beats.sum(1) - beats.sum(0)).double() / max(1, int(rows.sum()) - 1)
+        found[rows] = (beats.sum(1) - beats.sum(0)).double() / max(1, len(rows) - 1)
     return credit(found, group)
 
 
@@ -144,7 +144,8 @@ class RewardBuffer:
             return rewards, cohort
         names = [str(prompt) for prompt in prompts]
         known = list(dict.fromkeys(names))
-        prompt = torch.tensor([known.index(name) for name in names])[group]
+        place = {name: number for number, name in enumerate(known)}
+        prompt = torch.tensor([place[name] for name in names])[group]
         values, owners = [rewards], [prompt]
         for number, new in enumerate(prompt.bincount(minlength=len(known)).tolist()):
             kept = self._kept.get(known[number], rewards[:0])
@@ -155,8 +156,10 @@ class RewardBuffer:
 
     def add(self, rewards: Tensor, group: Tensor, prompts: Sequence[Prompt]) -> None:
         """Remember rewards [B, R] of the prompts with these numbers [B]."""
-        for number, name in enumerate(map(str, prompts if self.size else ())):
-            new = rewards[group == number]
+        if not self.size:
+            return
+        for name, mine in zip(map(str, prompts), members(group, len(prompts)), strict=True):
+            new = rewards[mine]
             self._kept[name] = torch.cat([self._kept.get(name, new[:0]), new])[-self.size :]
 
     def clear(self) -> None:

@@ -20,6 +20,7 @@ from ..process.rollout import Rollout
 from ..process.times import JumpTimes, Times
 from ..system.errors import between
 from ..system.streams import Key, generator
+from .credit import members
 from .rows import Batch, Rows, around
 
 MOST_POINTS = 10_000  # per image, group or pair; published settings have at most 14
@@ -87,9 +88,8 @@ def unit_order(points: PointSet, updates: int, key: Key) -> list[Tensor]:
     if updates == 1:
         return [torch.randperm(units, generator=generator(*key))]
     steps: list[list[Tensor]] = [[] for _ in range(updates)]
-    prompts, left = points.prompts(), 0
-    for prompt in prompts.unique().tolist():
-        mine = (prompts == prompt).nonzero().flatten()
+    (prompts, index), left = points.prompts().unique(return_inverse=True), 0
+    for prompt, mine in zip(prompts.tolist(), members(index, len(prompts)), strict=True):
         mine = mine[torch.randperm(len(mine), generator=generator(*key, prompt))]
         even = len(mine) // updates * updates
         for step, part in zip(steps, mine[:even].view(updates, -1), strict=True):

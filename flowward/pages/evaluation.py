@@ -99,22 +99,25 @@ def _tiles(labels: Sequence[str], results: Sequence[Result]) -> list[Tile]:
 def _differences(results: Sequence[Result], changes: Sequence[Difference]) -> list[tuple[str, Table, Table | None]]:
     """For each pair of models: its title, the table of all scores, and the one by category."""
     found = []
-    for before, after in dict.fromkeys((each.before, each.after) for each in changes):
-        own = [each for each in changes if (each.before, each.after) == (before, after)]
+    pairs: dict[tuple[str, str], list[Difference]] = {}
+    for each in changes:
+        pairs.setdefault((each.before, each.after), []).append(each)
+    measures = {name: _measure(name, results) for name in dict.fromkeys(each.score for each in changes)}
+    for (before, after), own in pairs.items():
         title, categories = f"{after} against {before}", [each for each in own if each.category is not None]
-        overall = _table_of([each for each in own if each.category is None], results, title)
-        by_category = _table_of(categories, results, f"{title}, by category") if categories else None
+        overall = _table_of([each for each in own if each.category is None], measures, title)
+        by_category = _table_of(categories, measures, f"{title}, by category") if categories else None
         found.append((title, overall, by_category))
     return found
 
 
-def _table_of(changes: Sequence[Difference], results: Sequence[Result], about: str) -> Table:
+def _table_of(changes: Sequence[Difference], measures: Mapping[str, Measure], about: str) -> Table:
     flips = ("0\u00a0→\u00a01", "1\u00a0→\u00a00")  # without a line break, on a phone too
     head = ["score", "difference", *flips, "p", "corrected p", "significant", "images", "prompts"]
     rows = []
     for each in changes:
         name = each.score if each.category is None else f"{each.score}, {each.category}"
-        size = _measure(each.score, results).difference(each.mean, each.low, each.high)
+        size = measures[each.score].difference(each.mean, each.low, each.high)
         pairs = ["" if count is None else f"{count:,}" for count in (each.gained, each.lost)]
         verdict = "yes" if each.significant else "no"
         rows.append([name, size, *pairs, f"{each.p:.2g}", each.p_said, verdict, f"{each.n:,}", f"{each.prompts:,}"])

@@ -13,10 +13,10 @@ from statistics import median
 from typing import Any
 
 from ..evaluation import outcome
-from ..evaluation.outcome import Evaluations, Measure, counted, when, without_figures
+from ..evaluation.outcome import Evaluations, Measure, counted, when
 from ..system import strict_json
 from ..system.paths import short_code
-from ..training.lines import NO_PARTS, spans
+from ..training.lines import NO_PARTS, Warnings, spans
 from ..training.record import Record
 from . import curves, kinds
 from .curves import Run
@@ -74,7 +74,9 @@ def write_loss_curve(folder: Path) -> Path:
     if not (folder / "log.jsonl").is_file():
         raise ValueError(f"{folder} is not a pretraining folder (it has no log.jsonl)")
     lines = [strict_json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
-    stages = {line["stage"]: [other for other in lines if other["stage"] == line["stage"]] for line in lines}
+    stages: dict[str, list[Line]] = {}
+    for line in lines:
+        stages.setdefault(line["stage"], []).append(line)
     axes = [Axis(name, [line["step"] for line in own]) for name, own in stages.items()]
     charts = [
         Chart(f"Loss of the {name}", [Series([line["loss"] for line in own], name, key=f"{name} loss")],
@@ -186,12 +188,8 @@ def _health(lines: list[Line], run: Run, elsewhere: Sequence[str]) -> dict[str, 
     Args:
         elsewhere: keys that other sections show, up to their slash.
     """
-    said: dict[str, tuple[str, list[int]]] = {}
-    for line in lines:
-        for message in line.get("health") or []:
-            kind = without_figures(message)
-            said[kind] = (message, [*said.get(kind, ("", []))[1], line["iteration"]])
-    rows = [[message, f"{len(at):,}", spans(at)] for message, at in said.values()]
+    seen = Warnings()
+    seen.add(lines)
     recorded: dict[str, None] = {}
     for line in run.trained:
         recorded |= {key: None for key, value in line.items() if key not in recorded and is_number(value)}
@@ -204,7 +202,9 @@ def _health(lines: list[Line], run: Run, elsewhere: Sequence[str]) -> dict[str, 
     }
     return {
         "trained": bool(run.trained),
-        "warnings": Table(["warning, with its latest values", "count", "iterations"], rows, 3, "Health warnings"),
+        "warnings": Table(
+            ["warning, with its latest values", "count", "iterations"], seen.rows(), 3, "Health warnings"
+        ),
         "watched": curves.explained([run], [key for key in WATCHED if key in recorded]),
         "groups": {name: curves.explained([run], keys) for name, keys in groups.items() if keys},
     }

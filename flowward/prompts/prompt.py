@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import count as numbers
 from itertools import islice
 from pathlib import Path
@@ -68,6 +68,16 @@ class PromptSet:
             found.setdefault(name, []).append(i)
         return found
 
+    @cached_property
+    def places(self) -> dict[Prompt, int]:
+        """The index of each prompt, made once: an iteration must not cost more if the set is larger."""
+        return {prompt: index for index, prompt in enumerate(self)}
+
+    @cached_property
+    def _orders(self) -> dict[str, tuple[tuple[int, int], Any]]:
+        """Of each category: the seed and the epoch that was asked for last, and its order."""
+        return {}
+
     def _round(self) -> list[tuple[str, int]]:
         """(category, number of its turn) in a round: every category once, then those with weight >= 2, and so on."""
         each = {name: self.weights.get(name, 1) for name in self._members}
@@ -123,7 +133,9 @@ class PromptSet:
             mine = self._members[name]
             used = number // len(order) * self.weights.get(name, 1) + turn
             epoch, position = divmod(used, len(mine))
-            yield mine[_shuffled(seed, epoch, rank[name], len(mine))[position]]
+            if self._orders.get(name, (None,))[0] != (seed, epoch):  # an iteration goes on where the last one was
+                self._orders[name] = (seed, epoch), _shuffled(seed, epoch, rank[name], len(mine))
+            yield mine[self._orders[name][1][position]]
 
     def spread(self, count: int) -> list[int]:
         """`count` fixed indices for evaluation: categories take turns, each with evenly spaced texts of its own."""
@@ -134,7 +146,6 @@ class PromptSet:
         return [chosen[order[k % len(order)]][k // len(order)] for k in range(count)]
 
 
-@lru_cache(maxsize=64)  # an iteration goes on where the last one was
 def _shuffled(seed: int, epoch: int, category: int, size: int) -> Any:
     """The order [size] in which an epoch takes the texts of a category."""
     return numpy_generator("prompts", seed, epoch, category).permutation(size)

@@ -55,8 +55,8 @@ def tried(algorithm: Algorithm, policy: Policy, reward: Reward, prompts: PromptS
 
 def numbered(condition: Condition, prompts: Sequence[Prompt], among: PromptSet) -> Condition:
     """The condition with the number of each row's prompt, which the reward needs in the loss."""
-    place = {prompt: number for number, prompt in enumerate(among)}
-    numbers = torch.tensor([place[prompt] for prompt in prompts], device=next(iter(condition.tensors.values())).device)
+    device = next(iter(condition.tensors.values())).device
+    numbers = torch.tensor([among.places[prompt] for prompt in prompts], device=device)
     return condition.beside({ROW: numbers})
 
 

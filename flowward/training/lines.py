@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..evaluation.outcome import without_figures
 from ..system import strict_json
 
 LOOSE = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
@@ -83,11 +85,52 @@ def gaps(lines: Sequence[dict[str, Any]], last: int) -> list[int]:
 
 def spans(numbers: Sequence[int], most: int = 12) -> str:
     """Increasing whole numbers in short form: 3–5, 9."""
-    found: list[list[int]] = []
+    found = Spans()
     for number in numbers:
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
+        found.add(number)
+    return found.said(most)
+
+
+@dataclass
+class Spans:
+    """Increasing whole numbers, one by one; `said` costs the same however many there are."""
+
+    count: int = 0
+    _found: list[list[int]] = field(default_factory=list)
+
+    def add(self, number: int) -> None:
+        self.count += 1
+        if self._found and number == self._found[-1][1] + 1:
+            self._found[-1][1] = number
         else:
-            found.append([number, number])
-    words = [str(low) if low == high else f"{low}–{high}" for low, high in found]
-    return ", ".join(words if len(words) <= most else [*words[: most - 1], f"… {words[-1]} ({len(numbers)} in all)"])
+            self._found.append([number, number])
+
+    def said(self, most: int = 12) -> str:
+        """3–5, 9"""
+        whole = len(self._found) <= most
+        words = [_span(*each) for each in (self._found if whole else self._found[: most - 1])]
+        return ", ".join(words if whole else [*words, f"… {_span(*self._found[-1])} ({self.count} in all)"])
+
+
+def _span(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}–{high}"
+
+
+class Warnings:
+    """Each kind of warning of a run once: its latest words, and in which iterations it came."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, str] = {}
+        self._at: dict[str, Spans] = {}
+
+    def add(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """The next lines of metrics.jsonl."""
+        for line in lines:
+            for message in line.get("health") or []:
+                kind = without_figures(message)
+                self._latest[kind] = message
+                self._at.setdefault(kind, Spans()).add(line["iteration"])
+
+    def rows(self) -> list[list[str]]:
+        """Of each kind: its latest words, how often it came, and in which iterations."""
+        return [[said, f"{self._at[kind].count:,}", self._at[kind].said()] for kind, said in self._latest.items()]

@@ -102,9 +102,14 @@ class Record:
             what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{self.path / 'config.yaml'} is damaged: {what}") from error
 
-    def lines(self) -> list[dict[str, Any]]:
-        """The metrics so far, without lines that were cut off or damaged."""
-        return readable(self.metrics.read_text("utf-8", "replace")) if self.metrics.exists() else []
+    def lines(self, having: str = "") -> list[dict[str, Any]]:
+        """The metrics so far, without lines that were cut off or damaged.
+
+        Args:
+            having: skip lines without this text. So the few evaluations of a long run are found without reading it all.
+        """
+        text = self.metrics.read_text("utf-8", "replace") if self.metrics.exists() else ""
+        return readable("\n".join(line for line in text.splitlines() if having in line) if having else text)
 
     def samples(self) -> list[Path]:
         """Sample grids of evaluations, oldest first."""
@@ -143,7 +148,7 @@ class Record:
         """(iteration, mean of the headline score) of each evaluation, without the one before training."""
         return [
             (iteration, next(iter(evaluation["scores"].values()))["overall"]["mean"])
-            for iteration, evaluation in of(self.lines())
+            for iteration, evaluation in of(self.lines('"evaluation"'))
             if iteration
         ]
 

@@ -71,8 +71,8 @@ class Teachers:
         """The condition of these prompts of a set, with the number of each row's teacher."""
         if not self:
             return condition
-        category = _categories(texts)
-        numbers = [self._number.get(category[prompt], 0) for prompt in prompts]
+        category = texts.categories
+        numbers = [self._number.get(category[texts.places[prompt]], 0) for prompt in prompts]
         device = next(iter(condition.tensors.values())).device
         return condition.beside({TEACHER: torch.tensor(numbers, device=device)})
 
@@ -107,10 +107,6 @@ class Teachers:
 
 NONE = Teachers()
 PALETTE = "{} is a palette, which is another model for every mixture: name a run or a LoRA with a single adapter"
-
-
-def _categories(texts: PromptSet) -> dict[Prompt, str]:
-    return dict(zip(texts, texts.categories, strict=True))
 
 
 def weights_of(name: str) -> str:

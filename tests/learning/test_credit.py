@@ -19,6 +19,7 @@ from flowward.learning.credit import (
     clip,
     group_mean,
     group_std,
+    members,
     scale_by_rms,
 )
 
@@ -229,3 +230,11 @@ def test_best_and_worst_are_those_of_their_own_group() -> None:
     """Three groups whose rewards interleave: a group with a lower best than another's worst has a best all the same."""
     rewards, group = torch.tensor([5.0, 0.0, 9.0, 1.0, 7.0, 0.5, 8.0, 2.0, 6.0]), torch.tensor([7, 3, 9] * 3)
     assert BestAndWorst()(rewards, group).tolist() == [0.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, 0.0, 0.0]
+
+
+def test_members_are_the_rows_of_each_group_in_order() -> None:
+    index = torch.randint(0, 7, (50,), generator=torch.Generator().manual_seed(0))
+    index[index == 3] = 2  # a group without rows
+    found = members(index, 8)
+    assert [rows.tolist() for rows in found] == [(index == k).nonzero().flatten().tolist() for k in range(8)]
+    assert not len(found[3]) and not len(found[7])

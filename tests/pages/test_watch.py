@@ -15,6 +15,9 @@ from flowward.pages.watch import overlay, pictures, state
 from flowward.pages.watch.folder import Folder, Seen
 from flowward.pages.watch.tail import Tail
 from flowward.training.folder import RunFolder
+from flowward.training.record import Record
+
+RECORDS = Record.records
 
 
 @pytest.fixture(autouse=True)
@@ -212,3 +215,30 @@ def test_only_known_names_lead_to_pictures(tmp_path: Path, name: str) -> None:
 def test_damaged_pictures_are_none(tmp_path: Path) -> None:
     (tmp_path / "000000.json").write_text('{"iteration": 0, "samples": [{"image": "<b>"}]}')
     assert pictures.of(tmp_path / "000000.json") == [] == pictures.of(tmp_path / "gone.json")
+
+
+def test_pictures_are_listed_again_only_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, looked = made(tmp_path / "run"), []
+    monkeypatch.setattr(Record, "records", lambda record: looked.append(1) or RECORDS(record))
+    folder, seen = Folder(tmp_path), Seen()
+    for _ in range(3):
+        folder.news(seen)
+    assert len(looked) == 3  # the folder has just changed, and may change again within one tick of the clock
+    os.utime(run / "samples", (1e9, 1e9))
+    for _ in range(3):
+        assert folder.runs["run"].facts["samples"] == [0] and not folder.news(seen)
+    assert len(looked) == 4
+    shutil.copy(run / "samples" / "000000.json", run / "samples" / "000005.json")
+    assert [json.loads(data)["facts"]["samples"] for _, data in folder.news(seen)] == [[0, 5]]
+    shutil.rmtree(run / "samples")
+    assert [json.loads(data)["facts"]["samples"] for _, data in folder.news(seen)] == [[]]
+
+
+def test_figures_line_by_line_are_those_of_all_lines() -> None:
+    lines = [line(k, health=[f"{k} groups had equal rewards"] * (k % 3 > 0)) for k in range(41)]
+    growing = overlay.Figures()
+    for k, each in enumerate(lines):
+        growing.add([each])
+        assert growing.values({}, 10) == overlay.figures(lines[: k + 1], {}, 10)
+    assert growing.values({})["health"][0][1:] == ["27", "1–2, 4–5, 7–8, 10–11, 13–14, 16–17, 19–20, 22–23, 25–26, "
+                                                   "28–29, 31–32, … 40 (27 in all)"]  # fmt: skip

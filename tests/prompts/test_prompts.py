@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 
 from flowward import prompts
-from flowward.prompts import PromptSet
+from flowward.prompts import PromptSet, prompt
 from flowward.prompts.scenes import CATEGORIES
 
 MIXED = PromptSet("mixed", tuple("abcdefghij"), tuple("xxxxxyyyzz"))  # 5 x, 3 y, 2 z
@@ -116,3 +117,20 @@ def test_walking_is_drawing() -> None:
         walk = mine.walk(5)
         assert [next(walk) for _ in range(60)] == drawn(mine, 12, 5, seed=5)
         assert next(mine.walk(5, 17)) == drawn(mine, 1, 18, seed=5)[-1]
+
+
+def test_an_epoch_is_shuffled_once_however_many_categories_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+    shuffled = prompt._shuffled
+    monkeypatch.setattr(prompt, "_shuffled", lambda *key: asked.append(key) or shuffled(*key))
+    names = tuple(f"category {k % 100}" for k in range(300))
+    found = PromptSet("many", tuple(f"text {k}" for k in range(300)), names)
+    drawn = [index for k in range(30) for index in found.draw(7, k, 20)]  # two epochs of three texts per category
+    assert sorted(drawn[:300]) == sorted(drawn[300:]) == list(range(300))
+    assert len(asked) == len(set(asked)) == 200
+    assert found.draw(7, 0, 20) == drawn[:20] and found.draw(8, 0, 20) != drawn[:20]
+
+
+def test_places_are_those_of_each_prompt() -> None:
+    found = PromptSet("edits", ("a", "a"), ("all", "all"), sources=(None, Path("x.png")))
+    assert [found.places[each] for each in found] == [0, 1]

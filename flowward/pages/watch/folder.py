@@ -19,6 +19,7 @@ from .tail import Tail
 
 DEEP = 4  # folders between the watched one and a run
 PAUSE = 1.0  # seconds between two looks at the files
+SETTLED = 1.0  # seconds after which a change of a folder has a time of its own
 Event = tuple[str, str]  # its name, and its data as JSON
 
 
@@ -45,6 +46,8 @@ class Watched:
     _tail: Tail | None = None
     _config: tuple[float, dict[str, Any]] = (0.0, {})
     _kind: kinds.Kind = kinds.KINDS[kinds.DEFAULT]
+    _figures: overlay.Figures = field(default_factory=overlay.Figures)
+    _pictured: tuple[tuple[int, int], list[int]] = ((0, 0), [])  # inode and time of samples/, and what is in it
     _seen_held: bool = False
     _whole: tuple[tuple[int, int], overlay.Curves] | None = None
 
@@ -59,12 +62,13 @@ class Watched:
         self._tail = self._tail or Tail(record.metrics)
         anew, added = self._tail.read() if is_inside(record.metrics, self.root) else (bool(self.lines), [])
         if anew:
-            self.version, self.lines, self.spent = self.version + 1, [], [0.0]
+            self.version, self.lines, self.spent, self._figures = self.version + 1, [], [0.0], overlay.Figures()
         for line in added:
             self.lines.append(line)
             self.spent.append(self.spent[-1] + float((line.get("seconds") or {}).get("total") or 0.0))
-        fresh = overlay.figures(self.lines, self._config[1]) if added or anew or changed else {}
-        self.facts = {**self.facts, **fresh, **self._state(record, held, now), "samples": self._samples(record)}
+        self._figures.add(added)
+        fresh = self._figures.values(self._config[1]) if added or anew or changed else {}
+        self.facts = {**self.facts, **fresh, **self._state(record, held, now), "samples": self._samples(record, now)}
 
     def _read_settings(self, record: Record) -> bool:
         """Whether they have changed."""
@@ -95,8 +99,18 @@ class Watched:
         found = state.of(self.lines, summary, planned, now - last, own or (None if self._seen_held else False))
         return {"state": found.kind, "said": found.said, "last": round(last, 1)}
 
-    def _samples(self, record: Record) -> list[int]:
-        return [int(path.stem) for path in record.records() if is_inside(path, self.root)]
+    def _samples(self, record: Record, now: float) -> list[int]:
+        """Evaluations with pictures. The folder is read again after a change: to look at each file takes long."""
+        try:
+            state = os.stat(record.path / "samples")
+        except OSError:
+            return []
+        version = state.st_ino, state.st_mtime_ns
+        if self._pictured[0] != version:
+            found = [int(path.stem) for path in record.records() if is_inside(path, self.root)]
+            settled = now - state.st_mtime > SETTLED  # another file may come within the same tick of the clock
+            self._pictured = version if settled else (0, 0), found
+        return self._pictured[1]
 
     def curves(self, since: int = 0) -> overlay.Curves:
         """Of all lines, or of those after the first `since`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ...evaluation import outcome
-from ...evaluation.outcome import Measure, without_figures
-from ...training.lines import spans
+from ...evaluation.outcome import Measure
+from ...training.lines import Warnings
 from .. import curves, report
 from ..curves import Run
 from ..kinds import Kind
@@ -151,48 +152,55 @@ def words(kind: Kind) -> Values:
 
 def figures(lines: Sequence[Line], config: Mapping[str, Any], most: int = MOST) -> Values:
     """What the table of runs says about one: how far it is, its headline score, and its warnings."""
-    evaluations = outcome.of(list(lines))
-    found: Values = {
-        "what": report.title(dict(config)),
-        "iteration": lines[-1]["iteration"] if lines else 0,
-        "planned": (config.get("run") or {}).get("iterations"),
-        "score": "",
-        "headline": "",
-        "change": "",
-        "prompts": "",
-        "health": warnings(lines),
-        "thinned": len(lines) > most,
-    }
-    if evaluations:
-        measure = Measure.every(evaluations)[0]
-        (first, before), (last, after) = measure.overall[0], measure.overall[-1]
-        change = "" if first == last or outcome.differing(evaluations) else measure.change(before, after)
-        prompts = str(evaluations[-1][1].get("prompts", "unnamed prompts"))
-        found |= {"headline": measure.name, "score": f"{measure.label} {measure.interval(after)}", "change": change,
-                  "prompts": prompts}  # fmt: skip
-    return found
+    found = Figures()
+    found.add(lines)
+    return found.values(config, most)
 
 
-def warnings(lines: Sequence[Line]) -> list[list[str]]:
-    """Each kind of warning once: its latest words, how often it came, and in which iterations."""
-    latest: dict[str, str] = {}
-    at: dict[str, list[int]] = {}
-    for line in lines:
-        for message in line.get("health") or []:
-            kind = without_figures(message)
-            latest[kind] = message
-            at.setdefault(kind, []).append(line["iteration"])
-    return [[message, f"{len(at[kind]):,}", spans(at[kind])] for kind, message in latest.items()]
+class Figures:
+    """The same of a run that goes on: a new line costs the same however many there were before."""
+
+    def __init__(self) -> None:
+        self._lines = self._iteration = 0
+        self._warnings = Warnings()
+        self._evaluations: outcome.Evaluations = []
+        self._scored: Values = {"score": "", "headline": "", "change": "", "prompts": ""}
+
+    def add(self, lines: Sequence[Line]) -> None:
+        """The next lines of metrics.jsonl."""
+        if not lines:
+            return
+        self._lines, self._iteration = self._lines + len(lines), lines[-1]["iteration"]
+        self._warnings.add(lines)
+        if added := outcome.of(list(lines)):
+            self._evaluations += added
+            self._scored = _headline(self._evaluations)
+
+    def values(self, config: Mapping[str, Any], most: int = MOST) -> Values:
+        return {
+            "what": report.title(dict(config)),
+            "iteration": self._iteration,
+            "planned": (config.get("run") or {}).get("iterations"),
+            **self._scored,
+            "health": self._warnings.rows(),
+            "thinned": self._lines > most,
+        }
+
+
+def _headline(evaluations: outcome.Evaluations) -> Values:
+    measure = Measure.every(evaluations)[0]
+    (first, before), (last, after) = measure.overall[0], measure.overall[-1]
+    change = "" if first == last or outcome.differing(evaluations) else measure.change(before, after)
+    prompts = str(evaluations[-1][1].get("prompts", "unnamed prompts"))
+    return {"headline": measure.name, "score": f"{measure.label} {measure.interval(after)}", "change": change,
+            "prompts": prompts}  # fmt: skip
 
 
 def short(paths: Sequence[PurePath]) -> list[str]:
     """The last parts of different paths: of each as many as tell it from the others."""
-    found = []
-    for path in paths:
-        others = [other.parts for other in paths if other != path]
-        ends = (path.parts[-many:] for many in range(1, len(path.parts) + 1))
-        found.append("/".join(next(end for end in ends if all(other[-len(end) :] != end for other in others))))
-    return found
+    seen = Counter(path.parts[-many:] for path in paths for many in range(1, len(path.parts) + 1))
+    ends = ([path.parts[-many:] for many in range(1, len(path.parts) + 1)] for path in paths)
+    return ["/".join(next(end for end in own if seen[end] == 1)) for own in ends]
 
 
 def unlike(runs: Mapping[str, Values]) -> str:
