@@ -107,46 +107,44 @@ def _watched(policy: Any, calls: list[Call]) -> Iterator[None]:
             hook.remove()
 
 
-def _inputs(call: Call) -> Call:
-    """The same call with leaves of a graph of its own."""
-    own = tree_map_only(Tensor, _leaf, (call.args, dict(call.kwargs)))
-    return Call(call.block, *own)
-
-
 def _leaf(tensor: Tensor) -> Tensor:
-    """Zeros like a tensor, real ones."""
+    return torch.empty_like(tensor).requires_grad_(tensor.requires_grad)
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """Like a tensor that may be a fake one, but real, to be compiled with."""
     return torch.zeros(tensor.shape, dtype=tensor.dtype).requires_grad_(tensor.requires_grad)
 
 
-def _run(call: Call, block: Callable[..., Any], backward: bool) -> None:
-    own = _inputs(call)
-    results = [each for each in tree_iter(block(*own.args, **own.kwargs)) if isinstance(each, Tensor)]
+def _run(call: Call, block: Callable[..., Any], backward: bool, leaf: Callable[[Tensor], Tensor]) -> None:
+    args, kwargs = tree_map_only(Tensor, leaf, (call.args, dict(call.kwargs)))
+    results = [each for each in tree_iter(block(*args, **kwargs)) if isinstance(each, Tensor)]
     if backward:
         known = [each for each in results if each.requires_grad]
-        torch.autograd.backward(known, [torch.zeros_like(each) for each in known])
+        torch.autograd.backward(known, [torch.empty_like(each) for each in known])
 
 
 def _compared(call: Call, backward: bool) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """Kernels of one block: as it is, and compiled."""
-    with _real(call.block), torch.set_grad_enabled(backward):
+    with torch.set_grad_enabled(backward):
         with Launches() as eager:
-            _run(call, call.block, backward)
-        with inductor.counted() as (backend, compiled):
-            _run(call, torch.compile(call.block.forward, backend=backend), backward)
+            _run(call, call.block, backward, _leaf)
+        with _made_real(call.block), inductor.counted() as (backend, compiled):
+            _run(call, torch.compile(call.block.forward, backend=backend), backward, _real)
     return eager.kinds, compiled
 
 
 @contextmanager
-def _real(block: torch.nn.Module) -> Iterator[None]:
+def _made_real(block: torch.nn.Module) -> Iterator[None]:
     """Until the context ends, the weights of a block are zeros in the place of fake tensors, to be compiled with."""
     kept = [(module, dict(module._parameters), getattr(module, "working", None)) for module in block.modules()]
     try:
         for module, parameters, working in kept:
             for name, held in parameters.items():
                 if held is not None:
-                    module._parameters[name] = torch.nn.Parameter(_leaf(held.detach()), held.requires_grad)
+                    module._parameters[name] = torch.nn.Parameter(_real(held.detach()), held.requires_grad)
             if working:
-                module.working = tuple(_leaf(each) for each in working)  # type: ignore[assignment]
+                module.working = tuple(_real(each) for each in working)  # type: ignore[assignment]
         yield
     finally:
         for module, parameters, working in kept:

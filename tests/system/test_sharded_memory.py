@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from flowward.algorithms import AdvantageFlow
 from flowward.cli import main
-from flowward.models import blueprint
+from flowward.models import blueprint, norms
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
 from flowward.models.layout import Layout
@@ -55,6 +55,7 @@ def real(name: str, rank: int | None, checkpointing: bool, folder: Path) -> Real
     if checkpointing:
         pipe.transformer.enable_gradient_checkpointing()
     family = FAMILIES[name](pipe, 32, 32, text_tokens=16)
+    norms.fuse(pipe.transformer)
     mesh = init_device_mesh("cpu", (PROCESSES,))
     split(pipe.transformer, mesh)
     one = Real(name, family, rank, "bf16", placement=Placement(collective=True))
