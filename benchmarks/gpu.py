@@ -31,6 +31,7 @@ from typing import Any
 import diffusers
 import full_size
 import torch
+from diffusers.models.normalization import RMSNorm
 from full_size import WORDS
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -40,6 +41,7 @@ from flowward.learning.optimisers import OPTIMISERS
 from flowward.learning.points import Renoise
 from flowward.models import Loading, hub, load
 from flowward.models.diffusers import DiffusersPolicy
+from flowward.models.norms import FusedRMSNorm
 from flowward.process.noise import Noise
 from flowward.process.rollout import Sampler
 from flowward.prompts import of
@@ -51,7 +53,9 @@ from flowward.training.trainer import Trainer
 PROMPTS = [f"{first} {second}" for first in WORDS[:8] for second in WORDS[8:16]]
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "no adapters": {},  # what merging them would save
+    "no adapters": {},
+    "adapters beside their layers": {"merge_lora": "never"},
+    "under autocast": {"merge_lora": "never"},  # as it was until 2026-12: norms unfused, a cast per tensor
     "text of 256 tokens": {"text_tokens": 256},
     "gradient checkpointing": {"gradient_checkpointing": True},
     "VAE slicing": {"vae_slicing": True},
@@ -74,6 +78,14 @@ def policy(folder: Path, options: argparse.Namespace, rank: int | None = 32, **h
     assert isinstance(made, DiffusersPolicy)
     made.prepare(PROMPTS)
     return made
+
+
+def as_before(one: DiffusersPolicy) -> None:
+    """Adapters are cast one by one under autocast, and norms are diffusers' own."""
+    one.weights.half = None
+    for module in one.family.network.modules():
+        if isinstance(module, FusedRMSNorm):
+            module.__class__ = RMSNorm
 
 
 def synchronised(device: str) -> None:
@@ -158,6 +170,8 @@ def flops(work: Work) -> tuple[float, float]:
 def row(name: str, folder: Path, options: argparse.Namespace, speed: float, needed: tuple[float, float]) -> str:
     device, many = options.device, options.images
     one = policy(folder, options, **OPTIONS[name])
+    if name == "under autocast":
+        as_before(one)
     work = Work(one, many, "reference" if name == "no adapters" else "policy")
     with freed(device):
         started = time.perf_counter()

@@ -20,7 +20,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from full_size import FLUX, SD3
 from tiny_pipelines import tiny
 

@@ -127,24 +127,24 @@ def _run(call: Call, block: Callable[..., Any], backward: bool, leaf: Callable[[
 def _compared(call: Call, backward: bool) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """Kernels of one block: as it is, and compiled."""
     with torch.set_grad_enabled(backward):
-        with Launches() as eager:
+        with _replaced(call.block, _leaf), Launches() as eager:
             _run(call, call.block, backward, _leaf)
-        with _made_real(call.block), inductor.counted() as (backend, compiled):
+        with _replaced(call.block, _real), inductor.counted() as (backend, compiled):
             _run(call, torch.compile(call.block.forward, backend=backend), backward, _real)
     return eager.kinds, compiled
 
 
 @contextmanager
-def _made_real(block: torch.nn.Module) -> Iterator[None]:
-    """Until the context ends, the weights of a block are zeros in the place of fake tensors, to be compiled with."""
+def _replaced(block: torch.nn.Module, leaf: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Until the context ends, a block has weights of its own, so that gradients go nowhere else."""
     kept = [(module, dict(module._parameters), getattr(module, "working", None)) for module in block.modules()]
     try:
         for module, parameters, working in kept:
             for name, held in parameters.items():
                 if held is not None:
-                    module._parameters[name] = torch.nn.Parameter(_real(held.detach()), held.requires_grad)
+                    module._parameters[name] = torch.nn.Parameter(leaf(held.detach()), held.requires_grad)
             if working:
-                module.working = tuple(_real(each) for each in working)  # type: ignore[assignment]
+                module.working = tuple(leaf(each) for each in working)  # type: ignore[assignment]
         yield
     finally:
         for module, parameters, working in kept:
