@@ -23,11 +23,7 @@ class Design:
     heads: int
     latent_channels: int = LATENT_CHANNELS
     text_width: int = WIDTH
-    autoencoder: tuple[int, ...] = (16, 32, 32)  # channels at full, half and quarter resolution
 
 
 SMALL = Design(scenes.vocabulary, scenes.MAX_WORDS, 32, WIDTH, layers=6, heads=4)
-LARGE = Design(
-    scenes64.vocabulary, scenes64.MAX_WORDS, 64, width=160, layers=4, heads=5, latent_channels=8,
-    autoencoder=(8, 24, 32),
-)  # fmt: skip
+LARGE = Design(scenes64.vocabulary, scenes64.MAX_WORDS, 64, width=160, layers=4, heads=5, latent_channels=8)

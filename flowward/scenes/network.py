@@ -83,9 +83,9 @@ def new_autoencoder(design: Design = SMALL) -> AutoencoderKL:
     """An autoencoder with random weights: a latent pixel for 4 x 4 pixels."""
     return AutoencoderKL(
         sample_size=design.size,
-        down_block_types=("DownEncoderBlock2D",) * len(design.autoencoder),
-        up_block_types=("UpDecoderBlock2D",) * len(design.autoencoder),
-        block_out_channels=design.autoencoder,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 32),  # with 8 at full resolution, half of the textures are lost
         layers_per_block=1,
         latent_channels=design.latent_channels,
         norm_num_groups=8,

@@ -73,7 +73,7 @@ class Pretrain:
 
 @dataclass(frozen=True)
 class Pretrain64(Pretrain):
-    """Settings for pretraining on scenes-64; it takes five to eight hours of one core."""
+    """Settings for pretraining on scenes-64; it takes three to six hours of one core."""
 
     world: ClassVar[str] = "scenes-64"
     autoencoder_batch: int = 32
