@@ -129,6 +129,28 @@ class Networks:
             text_encoder,
         )
 
+    def take(self, folder: Path) -> bool:
+        """Take over the autoencoder of a folder, and the other two networks if it has them; returns whether it has.
+
+        Raises:
+            ValueError: it has no autoencoder, or a network of other sizes.
+        """
+        parts: dict[str, tuple[nn.Module, str]] = {
+            "vae": (self.autoencoder, "diffusion_pytorch_model.safetensors"),
+            "transformer": (self.transformer, "diffusion_pytorch_model.safetensors"),
+            "text_encoder": (self.text_encoder, "model.safetensors"),
+        }
+        files = {name: folder / name / file for name, (_, file) in parts.items()}
+        if not files["vae"].is_file():
+            raise ValueError(f"{folder} has no autoencoder: {files['vae']} is missing")
+        taken = [name for name, file in files.items() if file.is_file()]
+        for name in taken if len(taken) == len(parts) else ["vae"]:
+            try:
+                parts[name][0].load_state_dict({key: each.float() for key, each in load_file(files[name]).items()})
+            except RuntimeError as error:
+                raise ValueError(f"the {name} in {folder} has other sizes than this world needs") from error
+        return len(taken) == len(parts)
+
     def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
         """Save the three networks, rounded to `dtype`; this object keeps its own precision."""
         for name, source in (("transformer", self.transformer), ("vae", self.autoencoder)):

@@ -153,18 +153,19 @@ def fit(
     stop: int,
     optimisers: list[torch.optim.Optimizer],
     ema: float = 0.0,
+    begin: int = 0,
     measure: tuple[int, Callable[[], dict[str, float]]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train one stage: `stop` of `steps` steps on `loss(step)`, resuming from a checkpoint if there is one.
 
-    Yields a log line every 20 steps. At the end, `module` has the EMA of its weights (decay `ema`). `measure`: every so
-    many steps, figures of the module with these weights are added to a line.
+    Yields a log line every 20 steps. At the end, `module` has the EMA of its weights (decay `ema`). `begin`: the first
+    step, without a checkpoint. `measure`: every so many steps, figures of the module with these weights are added.
     """
     path = config.output / f"{name}.safetensors"
     groups = [group for optimiser in optimisers for group in optimiser.param_groups]
     peak = [group["lr"] for group in groups]
     average = {key: value.detach().clone() for key, value in module.state_dict().items()}
-    first = 0
+    first = begin
     if path.exists():
         state = checkpoint.load(path)
         module.load_state_dict(state["weights"])
@@ -246,18 +247,21 @@ def pretrain(config: Pretrain) -> Iterator[dict[str, Any]]:
     networks = Networks.new(WORLDS[config.world].design)
     vae = networks.autoencoder
     flow = nn.ModuleDict({"transformer": networks.transformer, "text_encoder": networks.text_encoder})
+    if config.start and not networks.take(config.start) and config.begin:
+        raise ValueError(f"{config.start} has no transformer with text encoder that could be at step {config.begin}")
     data = Latents(networks, config)
 
     def stages() -> Iterator[dict[str, Any]]:
         task = lambda step: autoencoder_loss(networks, config, step)  # noqa: E731
         adam = [_adam(vae.parameters(), config.autoencoder_learning_rate)]
-        yield from fit("autoencoder", vae, task, config, config.autoencoder_steps, config.autoencoder_steps, adam)
+        if not config.start:
+            yield from fit("autoencoder", vae, task, config, config.autoencoder_steps, config.autoencoder_steps, adam)
         vae.requires_grad_(False)
         set_scale(networks, config)
         task = lambda step: flow_loss(networks, data, step)  # noqa: E731
         adam = muon_and_adam(flow, config)
         watch = (config.measure_every, lambda: accuracy(networks, config)) if config.measure_every else None
-        yield from fit("flow", flow, task, config, config.steps, config.stop, adam, config.ema, watch)
+        yield from fit("flow", flow, task, config, config.steps, config.stop, adam, config.ema, config.begin, watch)
 
     with open(config.output / "log.jsonl", "a", encoding="utf-8") as log:
         for line in stages():

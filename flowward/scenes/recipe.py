@@ -48,6 +48,10 @@ class Pretrain:
     """share of empty captions, needed for classifier-free guidance"""
     views: int = 4
     """use each rendered and encoded picture N times, each time with fresh noise"""
+    start: Path | None = None
+    """begin with the networks in this folder: its `vae`, and its `transformer` with `text_encoder` if they are there"""
+    begin: int = 0
+    """flow step that the transformer in `start` has reached"""
     save_every: int = 500
     """save a checkpoint every N steps"""
     measure_every: int = 0
@@ -58,13 +62,17 @@ class Pretrain:
     """CPU threads (default: torch's choice)"""
 
     def __post_init__(self) -> None:
-        not_negative(self, "seed", "kl", "measure_every")
+        not_negative(self, "seed", "kl", "measure_every", "begin")
         positive(self, "autoencoder_learning_rate", "learning_rate", "matrix_learning_rate")
         between(self, 1, MOST_STEPS, "autoencoder_steps", "steps", "stop", "save_every")
         between(self, 1, MOST_BATCH, "autoencoder_batch", "batch")
         between(self, 0, 1, "caption_errors", "caption_dropout")
         if self.stop > self.steps:
             raise ValueError(f"stop must be at most steps, {self.steps}, where the learning rate is 0, not {self.stop}")
+        if self.begin >= self.stop:
+            raise ValueError(f"begin must be below stop, {self.stop}, not {self.begin}")
+        if self.begin and not self.start:
+            raise ValueError("begin says how far the networks of --start are: give both")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema, a decay, must lie in [0, 1), not {self.ema}")
         if not 1 <= self.views <= SHARD:

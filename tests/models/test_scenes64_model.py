@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from flowward.models.names import world_of
 from flowward.models.scenes import SHIPPED_64
 from flowward.prompts import scenes64
 from flowward.scenes import world as worlds
-from flowward.scenes.design import LARGE
+from flowward.scenes.design import LARGE, SMALL
 from flowward.scenes.network import Networks, WordEncoder, new_autoencoder, new_transformer
 from flowward.scenes.pretrain import pretrain
 from flowward.scenes.recipe import Pretrain64
@@ -105,6 +106,44 @@ def test_pretraining_that_is_killed_ends_with_the_same_weights(small: None, tmp_
         one, other = (tmp_path / name / "model" / f"{file}.safetensors" for name in ("whole", "cut"))
         assert one.read_bytes() == other.read_bytes()
     assert world_of(str(cut / "model")) == "scenes-64"
+
+
+def test_pretraining_goes_on_from_networks_that_were_trained_elsewhere(small: None, tmp_path: Path) -> None:
+    """With both stages, or from the autoencoder alone; the autoencoder stays as it was."""
+    made = {"save_every": 2, "precision": "float32", **STEPS}
+    list(pretrain(Pretrain64(tmp_path / "first", **made)))
+    start = tmp_path / "first" / "model"
+    lines = list(pretrain(Pretrain64(tmp_path / "more", **{**made, "stop": 6}, start=start, begin=4)))
+    assert [(line["stage"], line["step"]) for line in lines] == [("flow", 6)]
+    files = [Path("vae") / "diffusion_pytorch_model.safetensors", Path("text_encoder") / "model.safetensors"]
+    same = [(start / each).read_bytes() == (tmp_path / "more" / "model" / each).read_bytes() for each in files]
+    assert same == [True, False]
+    for name in ("transformer", "text_encoder"):
+        shutil.rmtree(start / name)
+    lines = list(pretrain(Pretrain64(tmp_path / "anew", **made, start=start)))
+    assert [(line["stage"], line["step"]) for line in lines] == [("flow", 4)]
+    with pytest.raises(ValueError, match="no transformer with text encoder that could be at step 2"):
+        list(pretrain(Pretrain64(tmp_path / "bare", **made, start=start, begin=2)))
+    with pytest.raises(ValueError, match=r"has no autoencoder: .*vae.* is missing"):
+        list(pretrain(Pretrain64(tmp_path / "none", **made, start=tmp_path)))
+
+
+def test_networks_of_another_world_are_refused(folder: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the vae in .* has other sizes than this world needs"):
+        Networks.new(SMALL).take(Path(folder))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"begin": 4}, "begin says how far the networks of --start are: give both"),
+        ({"begin": 20_000, "start": Path("x")}, "begin must be below stop, 20000, not 20000"),
+        ({"begin": -1}, "begin must not be negative"),
+    ],
+)
+def test_a_beginning_that_cannot_be_is_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Pretrain64(Path("output"), **given)
 
 
 def test_a_model_of_another_world_is_not_distilled(folder: str, refused: Callable[..., str], tmp_path: Path) -> None:
