@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ from huggingface_hub import hf_hub_download
 from ..system import memory
 from ..system.errors import unknown
 from ..system.precision import Wish, resolve
+from ..system.terminal import tell
 from . import hub, norms, sharding
 from .adapters import Adapters
 from .diffusers import DiffusersPolicy
@@ -199,8 +201,9 @@ def prepared(family: Family, loading: Loading, layout: Layout) -> None:
                 getattr(part, method)()
             except (AttributeError, ValueError, NotImplementedError) as error:
                 raise ValueError(f"{type(part).__name__} does not support {what}; leave out the option") from error
-    if loading.compile_blocks:
-        _refuse_without_compiler()
+    if loading.compile_blocks and (why := _uncompilable()):
+        tell(f"{why}. Until then the blocks run as they are, which is slower")
+        loading = replace(loading, compile_blocks=False)
     _tuned(transformers, loading, layout)
 
 
@@ -225,19 +228,18 @@ def _tuned(transformers: Sequence[Any], loading: Loading, layout: Layout) -> Non
         sharding.share_sequence(transformer, layout.context_parallel, str(next(transformer.parameters()).device))
 
 
-def _refuse_without_compiler() -> None:
-    """Raise ValueError if torch could not call the C++ compiler: it is missing, or a folder's name has spaces."""
+def _uncompilable() -> str | None:
+    """Why torch could not call the C++ compiler: it is missing, or a folder's name has spaces; None if it can."""
     if not shutil.which(COMPILER):
-        raise ValueError(
-            f"--compile-blocks needs a C++ compiler, but {COMPILER} is missing; install it, or leave out the option"
-        )
+        return f"--compile-blocks needs a C++ compiler, but {COMPILER} is missing; install it"
     cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()
     for folder, variable in ((tempfile.gettempdir(), "TMPDIR"), (cache, "TORCHINDUCTOR_CACHE_DIR")):
         if any(letter.isspace() for letter in folder):  # torch does not quote names on its command lines
-            raise ValueError(
+            return (
                 f"--compile-blocks: torch cannot compile in a folder whose name has spaces ({folder}); set {variable} "
-                "to another one, or leave out the option"
+                "to another one"
             )
+    return None
 
 
 def compile_blocks(transformer: torch.nn.Module, backend: str = "inductor") -> None:
