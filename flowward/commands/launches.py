@@ -36,9 +36,11 @@ def run(words: list[str]) -> int:
     compiled, loading = settings.loading.compile_blocks, replace(settings.loading, compile_blocks=False)
     policy: Policy
     if models.is_pipeline(settings.model):
-        from ..models import blueprint
+        from ..models import blueprint, lora, pipelines
 
         policy = blueprint.load(settings.model, settings.adapters, settings.precision, loading)
+        if isinstance(policy.weights, lora.LoRA):
+            policy.weights.merge = pipelines.merges(policy.weights, loading)
     else:
         policy = models.load(settings.model, precision=resolve(settings.precision, "cuda"))
     prompt = prompts.load(settings.prompts, settings.prompt_column).texts[0]

@@ -31,7 +31,7 @@ from .imagined import FAKE, MOST, Alike, sharded
 from .layout import Layout
 from .loading import Loading
 from .lora import LoRA
-from .pipelines import index, merges, prepared, shaped
+from .pipelines import index, prepared, shaped
 
 BLOCK = 64  # 4-bit weights per scale in bitsandbytes
 
@@ -123,7 +123,7 @@ def load(
     shards = processes if layout.shard != "none" else 1
     made = Blueprint(name_or_path, family, adapters, chosen, shards, layout.offload_copies)
     if isinstance(made.weights, LoRA):
-        made.weights.merge = merges(made.weights, loading)
+        made.weights.merge = loading.merge_lora == "always"  # `auto` merges only where there is room
     return made
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from ..system import memory
 from ..system.distributed import part
 from ..system.terminal import tell
 from . import targets
@@ -23,6 +24,7 @@ from .working import working
 if TYPE_CHECKING:
     from .lora_files import Start
 
+ROOM = 2  # copies of the adapted layers for which there must be memory, before one is made
 # both streams of a joint-attention block, as published runs have them (Flow-GRPO adds feed-forward layers on FLUX)
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
@@ -135,17 +137,28 @@ class LoRA(Weights):
 
     @contextmanager
     def still(self, name: str) -> Iterator[None]:
-        merge = self.merge and not self._is_base(name)
-        with self._merged(name) if merge else self._active(name, False):
+        with self._active(name, False) if self._is_base(name) or not self._merges() else self._merged(name):
             self._held = name
             try:
                 yield
             finally:
                 self._held = None
 
+    def _merges(self) -> bool:
+        """Whether to merge: if there is room for a copy of the layers, and as much again for the passes."""
+        bases: list[Any] = [layer.get_base_layer() for layer in self._layers]
+        if self.merge and (free := memory.room(bases[0].weight.device)) is not None:
+            self._merge_if(free > ROOM * sum(each.weight.nbytes for each in bases))
+        return self.merge
+
+    def _merge_if(self, able: bool) -> None:
+        if not able:
+            self.merge = False
+            tell("no memory for weights with the adapters merged into them: rollouts run with both, a little slower")
+
     @contextmanager
     def _merged(self, name: str) -> Iterator[None]:
-        before = []
+        before, whole = [], True
         try:
             for layer, (a, b) in zip(self._layers, self._pairs(name), strict=True):
                 base: Any = layer.get_base_layer()
@@ -153,13 +166,10 @@ class LoRA(Weights):
                 base.weight = nn.Parameter(layer.whole(a, b), requires_grad=False)
         except torch.OutOfMemoryError:
             _put_back(before)
-            self.merge = False
-            tell("no memory for weights with the adapters merged into them: rollouts run with both, a little slower")
-            with self._active(name, False):
-                yield
-            return
+            whole = False
+            self._merge_if(False)
         try:
-            with self._without_adapters():
+            with self._without_adapters() if whole else self._active(name, False):
                 yield
         finally:
             _put_back(before)

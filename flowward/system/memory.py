@@ -17,6 +17,14 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
+def room(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU, or kept by torch for later; None where it cannot be told."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def release() -> None:
     """Give memory that torch keeps for later back to the GPU, where there is one."""
     if torch.cuda.is_available():

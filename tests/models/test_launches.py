@@ -16,6 +16,7 @@ from tiny_policies import policy
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flowward.cli import main
 from flowward.models import launches
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
@@ -114,6 +115,18 @@ def test_counting_leaves_no_trace() -> None:
     launches.count(one, "a cat")
     assert torch.equal(one.velocity(x, t, condition), before)
     assert all(tensor.grad is None for tensor in one.weights.tensors("policy").values())
+
+
+def test_the_command_counts_a_model_from_its_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny(SD3).save_pretrained(tmp_path)
+    (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").unlink()  # none of it is read
+    words = ["--model", str(tmp_path), "--size", "32", "32", "--lora-rank", "2", "--precision", "bf16"]
+    for merge in ("auto", "never"):
+        assert main(["bench", "launches", *words, "--merge-lora", merge]) == 0
+        rows = [line.rsplit(maxsplit=6)[0].strip() for line in capsys.readouterr().out.splitlines()[3:]]
+        assert rows == ["base model", "rollout", "training, forward", "training, with backward"]
+    assert main(["bench", "launches", "--help"]) == 0
+    assert "Count the GPU kernels" in capsys.readouterr().out
 
 
 @pytest.mark.slow

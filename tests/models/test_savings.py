@@ -22,6 +22,7 @@ from flowward.models import hub
 from flowward.models.adapted import Adapted
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.lora import LoRA
+from flowward.system import memory
 from flowward.verify import model
 
 
@@ -167,6 +168,22 @@ def test_where_memory_does_not_suffice_for_merging_rollouts_run_without(
             assert torch.equal(one.velocity(x, t, condition), before)
     assert capsys.readouterr().err.count("no memory for weights with the adapters merged into them") == 1
     assert torch.equal(one.velocity(x, t, condition), before)
+
+
+def test_nothing_is_merged_where_the_memory_left_is_short(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = policy("StableDiffusion3Pipeline")
+    weights = one.weights
+    assert isinstance(weights, LoRA)
+    size = sum(layer.get_base_layer().weight.nbytes for layer in weights._layers)  # type: ignore[union-attr,operator]
+    for free, merges in ((2 * size + 1, True), (2 * size, False)):
+        monkeypatch.setattr(memory, "room", lambda device, free=free: free)
+        weights.merge = True
+        with weights.still("policy"):
+            assert all(layer.disable_adapters == merges for layer in weights._layers)
+        assert weights.merge == merges
+    assert capsys.readouterr().err.count("no memory for weights with the adapters merged into them") == 1
 
 
 def test_training_with_merged_rollouts_is_training() -> None:
