@@ -143,6 +143,11 @@ class Family(ABC):
         """Number of tokens in a sample; the shift of some time grids depends on it."""
         return (self.height // self.multiple) * (self.width // self.multiple)
 
+    @property
+    def length(self) -> int:
+        """What the pipeline takes for the length of a sample, for `mu`."""
+        return self.tokens
+
     together = 1
     """processes that share the sequence of a sample, in equal parts"""
 
@@ -212,11 +217,11 @@ class Family(ABC):
         return {"height": self.height, "width": self.width, **own}
 
     def mu(self, steps: int) -> float:
-        """The shift `mu` for schedulers that depend on image size: linear in the number of tokens."""
+        """The shift `mu` for schedulers that depend on image size: linear in `length`."""
         known = self.pipe.scheduler.config
         low, high = known.get("base_image_seq_len", 256), known.get("max_image_seq_len", 4096)
         first, last = known.get("base_shift", 0.5), known.get("max_shift", 1.15)
-        mu: float = first + (last - first) * (self.tokens - low) / (high - low)
+        mu: float = first + (last - first) * (self.length - low) / (high - low)
         return mu
 
     sigmas: ClassVar[Literal["scheduler", "even"]] = "even"
