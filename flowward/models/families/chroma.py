@@ -32,7 +32,7 @@ class Chroma(Family):
         words, _, mask, *_ = self.pipe.encode_prompt(
             prompts, do_classifier_free_guidance=False, max_sequence_length=self.text_tokens
         )
-        return {"words": words, "mask": mask}
+        return {"words": words, "kept": mask}  # not "mask", whose padding may be left out: here it has some effect
 
     def readers(self) -> list[Reader]:
         return [self._longest("T5", self.pipe.tokenizer)]
@@ -41,7 +41,7 @@ class Chroma(Family):
         rows, columns = positions(x.shape[-2] // 2, x.shape[-1] // 2, x.device)
         places = torch.stack([torch.zeros_like(rows), rows, columns], 1).to(x.dtype)
         words = condition["words"]
-        mask = torch.cat([condition["mask"].to(x.dtype), x.new_ones(len(x), len(places))], 1)
+        mask = torch.cat([condition["kept"].to(x.dtype), x.new_ones(len(x), len(places))], 1)
         with _checkpointed_with(mask, network):
             v: Tensor = network(
                 pack(x),

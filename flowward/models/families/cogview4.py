@@ -83,10 +83,15 @@ class CogView4(Family):
 
     def times(self, steps: int) -> tuple[float, ...]:
         scheduler, shift = self.scheduler(), self.shift
-        u = np.linspace(scheduler.config.num_train_timesteps, 1, steps).astype(int) / scheduler.config.num_train_timesteps
+        u = (
+            np.linspace(scheduler.config.num_train_timesteps, 1, steps).astype(int)
+            / scheduler.config.num_train_timesteps
+        )
         return (*(shift * u / (1 + (shift - 1) * u)).tolist(), 0.0)
 
     def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         """One prompt at a time."""
         each = [([prompt], x[row : row + 1]) for row, prompt in enumerate(prompts)]
-        return torch.cat([super(CogView4, self).reference(text, start, steps, guidance, **more) for text, start in each])
+        return torch.cat(
+            [super(CogView4, self).reference(text, start, steps, guidance, **more) for text, start in each]
+        )
