@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import tiny_pipelines as tiny  # which imports this module: its names are there once the functions are called
 import transformers
+from tokenizers.processors import TemplateProcessing
 
 
 def autoencoder(blocks: int = 2) -> Any:
@@ -84,9 +85,23 @@ def chroma() -> Any:
     )  # fmt: skip
 
 
+def ovis_image() -> Any:
+    transformer = diffusers.OvisImageTransformer2DModel(
+        in_channels=16, out_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=16, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    words = tiny.tokenizer(512, chat=True)
+    words.backend_tokenizer.post_processor = TemplateProcessing(single="$A")  # Qwen's adds nothing
+    return diffusers.OvisImagePipeline(
+        transformer=transformer, scheduler=tiny.dynamic(), vae=tiny.autoencoder(4), text_encoder=tiny.qwen3(2).model,
+        tokenizer=words,
+    )  # fmt: skip
+
+
 MORE: dict[str, Callable[[], Any]] = {
     "AuraFlowPipeline": aura_flow,
     "CogView4Pipeline": cogview4,
     "Lumina2Pipeline": lumina2,
     "ChromaPipeline": chroma,
+    "OvisImagePipeline": ovis_image,
 }

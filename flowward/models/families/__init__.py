@@ -10,6 +10,7 @@ from .family import Family
 from .flux import Flux, FluxKontext
 from .flux2 import Flux2Klein
 from .lumina2 import Lumina2
+from .ovis_image import OvisImage
 from .qwen_image import QwenImage, QwenImageEdit
 from .sana import Sana
 from .sd3 import StableDiffusion3
@@ -18,7 +19,7 @@ from .z_image import ZImage
 
 _ALL: tuple[type[Family], ...] = (
     StableDiffusion3, Flux, FluxKontext, Flux2Klein, QwenImage, QwenImageEdit, ZImage, Sana, AuraFlow,
-    CogView4, Lumina2, Chroma, Wan, AnyFlow,
+    CogView4, Lumina2, Chroma, OvisImage, Wan, AnyFlow,
 )  # fmt: skip
 FAMILIES: dict[str, type[Family]] = {name: family for family in _ALL for name in family.pipelines}
 
