@@ -98,10 +98,22 @@ def ovis_image() -> Any:
     )  # fmt: skip
 
 
+def bria() -> Any:
+    transformer = diffusers.BriaTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=[4, 6, 6],
+    )  # fmt: skip
+    return diffusers.BriaPipeline(
+        transformer=transformer, scheduler=tiny.dynamic(), vae=tiny.autoencoder(4), text_encoder=tiny.t5(32),
+        tokenizer=tiny.tokenizer(512),
+    )  # fmt: skip
+
+
 MORE: dict[str, Callable[[], Any]] = {
     "AuraFlowPipeline": aura_flow,
     "CogView4Pipeline": cogview4,
     "Lumina2Pipeline": lumina2,
     "ChromaPipeline": chroma,
     "OvisImagePipeline": ovis_image,
+    "BriaPipeline": bria,
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pipelines import FRAMES, TINY, tiny
+from tiny_pipelines import FRAMES, TINY, schedule, tiny
 from tiny_policies import policy
 from torch import Tensor
 
@@ -209,6 +209,17 @@ def test_a_model_is_known_again_in_another_precision(name: str) -> None:
     assert diffusers.fingerprint(pipe.transformer.to(torch.bfloat16)) == first
     next(pipe.transformer.parameters()).data.add_(0.5)
     assert diffusers.fingerprint(pipe.transformer) != first
+
+
+def test_a_scheduler_without_a_shift_by_size_takes_other_times() -> None:
+    """CogView4's and Bria's are still those of their pipelines."""
+    for name in ("CogView4Pipeline", "BriaPipeline"):
+        pipe = tiny(name)
+        pipe.register_modules(scheduler=schedule(shift=3.0))
+        one = DiffusersPolicy(name, FAMILIES[name](pipe, 32, 64), 2, "float32")
+        x = torch.randn(2, *one.latent_shape, generator=torch.Generator().manual_seed(0))
+        found = model.drawn(one, ["a cat", "two dog"], x, 2.0)
+        torch.testing.assert_close(found, one.family.reference(["a cat", "two dog"], x, 4, 2.0), rtol=0, atol=1e-4)
 
 
 def test_a_scheduler_without_times_for_one_step_says_so() -> None:

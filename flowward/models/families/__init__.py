@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .anyflow import AnyFlow
 from .aura_flow import AuraFlow
+from .bria import Bria
 from .chroma import Chroma
 from .cogview4 import CogView4
 from .family import Family
@@ -19,7 +20,7 @@ from .z_image import ZImage
 
 _ALL: tuple[type[Family], ...] = (
     StableDiffusion3, Flux, FluxKontext, Flux2Klein, QwenImage, QwenImageEdit, ZImage, Sana, AuraFlow,
-    CogView4, Lumina2, Chroma, OvisImage, Wan, AnyFlow,
+    CogView4, Lumina2, Chroma, OvisImage, Bria, Wan, AnyFlow,
 )  # fmt: skip
 FAMILIES: dict[str, type[Family]] = {name: family for family in _ALL for name in family.pipelines}
 
