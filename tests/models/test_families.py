@@ -98,7 +98,9 @@ def test_a_video_has_one_frame_more_than_a_multiple_of_four(frames: int) -> None
         FAMILIES["WanPipeline"](tiny("WanPipeline"), 32, 32, frames)
 
 
-@pytest.mark.parametrize("name", ["StableDiffusion3Pipeline", "ZImagePipeline", "WanPipeline"])
+@pytest.mark.parametrize(
+    "name", ["StableDiffusion3Pipeline", "ZImagePipeline", "AuraFlowPipeline", "Lumina2Pipeline", "WanPipeline"]
+)
 def test_an_image_larger_than_its_places_is_refused(name: str) -> None:
     """At once, not by an index out of its range in the first evaluation."""
     kind, pipe = FAMILIES[name], tiny(name)
@@ -153,7 +155,16 @@ def test_text_is_as_long_as_the_pipeline_takes_it(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["StableDiffusion3Pipeline", "FluxPipeline", "FluxKontextPipeline", "QwenImagePipeline"]
+    "name",
+    [
+        "StableDiffusion3Pipeline",
+        "FluxPipeline",
+        "FluxKontextPipeline",
+        "QwenImagePipeline",
+        "ChromaPipeline",
+        "OvisImagePipeline",
+        "BriaPipeline",
+    ],
 )
 def test_text_longer_than_the_pipeline_reads_is_refused(name: str) -> None:
     """Before a training whose result the pipeline could not draw again."""
