@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from tiny_more import MORE
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -271,6 +272,7 @@ TINY: dict[str, Callable[[], Any]] = {
     "SanaPipeline": sana,
     "WanPipeline": wan,
     "AnyFlowPipeline": anyflow,
+    **MORE,
 }
 
 

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from ..evaluation import outcome
 from ..evaluation.outcome import Measure
 from ..models import is_pipeline
-from ..process.policy import Policy
+from ..process.policy import Loader, Policy
 from ..system.whole_files import write as write_whole
 from ..training.record import Record
 from . import metadata
@@ -73,10 +73,10 @@ def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence
     half = about.get("precision") == "bf16"  # diffusers loads float32 unless it is told
     first, more = ("import torch\n", ", dtype=torch.bfloat16") if half else ("", "")
     loading = {
-        "pytorch_lora_weights.safetensors": 'pipe.load_lora_weights("this/folder")',
+        "pytorch_lora_weights.safetensors": _loading(policy.lora_loader, "this/folder"),
         "transformer": f'pipe.transformer = type(pipe.transformer).from_pretrained("this/folder/transformer"{more})',
     }
-    chosen = _mixed(folder, palette) if palette else "\n".join(loading[name] for name in files[:1])
+    chosen = _mixed(folder, palette, policy.lora_loader) if palette else "\n".join(loading[name] for name in files[:1])
     if (folder / "transformer_2").is_dir() and not palette:  # a pipeline of two
         again = {
             "pytorch_lora_weights.safetensors": (
@@ -93,14 +93,20 @@ def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence
     return code(lines.rstrip("\n"), "python")
 
 
-def _mixed(folder: Path, palette: Sequence[str]) -> str:
+def _loading(loader: Loader, place: str, more: str = "") -> str:
+    """Code that loads a LoRA from a folder."""
+    name, options = loader
+    return f'pipe.{name}("{place}"{more}{"".join(f", {key}={value!r}" for key, value in options.items())})'
+
+
+def _mixed(folder: Path, palette: Sequence[str], loader: Loader) -> str:
     """Code that loads the adapters of a palette and mixes them evenly."""
     files = files_of(palette)
     stems = [Path(file).stem for file in files.values()]
     both = ["", ", load_into_transformer_2=True"] if (folder / "transformer_2").is_dir() else [""]
     where = ["this/folder", "this/folder/transformer_2"]
     lines = [
-        f'pipe.load_lora_weights("{place}", weight_name="{stem}.safetensors", adapter_name="{stem}"{more})'
+        _loading(loader, place, f', weight_name="{stem}.safetensors", adapter_name="{stem}"{more}')
         for place, more in zip(where, both, strict=False)
         for stem in stems
     ]
@@ -108,7 +114,9 @@ def _mixed(folder: Path, palette: Sequence[str]) -> str:
     weights = f"[{even}]"
     names = ", ".join(f'"{stem}"' for stem in stems)
     said = f"# any weights that sum to 1; in training 1 and 0 were a single reward: {', '.join(palette)}"
-    return "\n".join([*lines, f"pipe.set_adapters([{names}], {weights})  {said}"])
+    return "\n".join(
+        [*lines, f"{'.'.join(['pipe', *loader[0].split('.')[:-1]])}.set_adapters([{names}], {weights})  {said}"]
+    )
 
 
 def _quoted(value: Any) -> str:

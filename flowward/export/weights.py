@@ -63,8 +63,8 @@ def lora(policy: Policy, folder: Path, about: Mapping[str, Any] | None = None) -
     if not isinstance(trained, LoRA):
         raise ValueError("this run trained all weights, so there is no LoRA to export: use export.merged instead")
     pipe: Any = diffusers.StableDiffusion3Pipeline
-    if isinstance(policy, DiffusersPolicy):
-        pipe = type(policy.family.pipe)
+    if isinstance(policy, DiffusersPolicy) and hasattr(policy.family.pipe, "save_lora_weights"):
+        pipe = type(policy.family.pipe)  # others read the same file
     described = {"version": __version__, **(about or {})}
     if not trained.palette:
         _write_parts(policy, pipe, folder, LORA_FILE, trained.export("policy"), described)

@@ -51,7 +51,7 @@ class DiffusersPolicy(Policy):
         placement: Placement = WHOLE,
     ):
         self.name, self.family, self.precision, self.edits = name, family, precision, family.edits
-        self.two_times = family.two_times
+        self.two_times, self.lora_loader = family.two_times, family.lora_loader
         pipe = family.pipe
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module):

@@ -91,6 +91,12 @@ class Weights(Protocol):
     def load(self, name: str, values: dict[str, Tensor]) -> None: ...  # overwrite `policy` or a copy
 
 
+Loader = tuple[str, Mapping[str, Any]]
+"""a method of a diffusers pipeline that loads a LoRA from a folder, and its options"""
+
+LOADER: Loader = ("load_lora_weights", {})
+
+
 class Policy(ABC):
     """A flow model with the weights that training needs: `policy`, its named copies, and `reference`."""
 
@@ -104,6 +110,7 @@ class Policy(ABC):
     loading: Any = None  # the options it was loaded with (models.loading.Loading), if any
     edits: bool = False  # an editing model: every prompt has a source image
     two_times: bool = False  # it reads `until`: its velocity is the average over a jump
+    lora_loader: Loader = LOADER  # the method of its own pipeline that loads exported adapters
     notes: tuple[str, ...] = ()  # about its weights, printed before a run
     evaluated: int = 0  # network evaluations through `under` so far, in samples
     trained: int = 0  # those among them whose gradient flows

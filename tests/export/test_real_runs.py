@@ -62,6 +62,11 @@ def test_a_card_says_how_this_pipeline_is_called(name: str, says: str, tmp_path:
     assert untold.endswith('pipe.load_lora_weights("this/folder")\n```\n')  # an algorithm that does not say
 
 
+def test_a_card_loads_the_lora_of_a_pipeline_without_a_loader(tmp_path: Path) -> None:
+    told = card._use(tmp_path, policy("OvisImagePipeline"), {"base_model": "o/n"}, [export.LORA_FILE])
+    assert 'pipe.transformer.load_lora_adapter("this/folder", use_safetensors=True)' in told
+
+
 def test_a_run_is_sampled_as_it_was_trained_with_other_means() -> None:
     trained = Loading(size=(32, 64), text_tokens=20, vae_slicing=True, device="cuda:1")
     asked = Loading(size=(32, 64), vae_tiling=True)

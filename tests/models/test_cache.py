@@ -182,6 +182,18 @@ def test_long_text_in_half_precision_keeps_every_token(name: str, tmp_path: Path
         assert torch.equal(found["words"][found["mask"].bool()], plain["words"][plain["mask"].bool()].float())
 
 
+@pytest.mark.parametrize("name", [name for name in FAMILIES if not FAMILIES[name].edits])
+def test_cached_prompts_are_what_encoded_ones_are(name: str, tmp_path: Path) -> None:
+    """Padding that the cache leaves out has no effect."""
+    one, texts = policy(name), ["a cat", "two red dog on the left"]
+    x, t = torch.randn(2, *one.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        expected = one.under("policy", 2.0)(x, t, one.encode(texts))
+        one.prepare(texts, tmp_path)
+        found = one.under("policy", 2.0)(x, t, one.encode(texts))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
 def test_text_past_256_tokens_is_no_longer_than_it_is() -> None:
     """What Z-Image's transformer is handed, in half precision."""
     family, lengths = FAMILIES["ZImagePipeline"](tiny("ZImagePipeline"), 32, 32), []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pipelines import FRAMES, TINY, tiny
+from tiny_pipelines import FRAMES, TINY, schedule, tiny
 from tiny_policies import policy
 from torch import Tensor
 
@@ -98,7 +98,9 @@ def test_a_video_has_one_frame_more_than_a_multiple_of_four(frames: int) -> None
         FAMILIES["WanPipeline"](tiny("WanPipeline"), 32, 32, frames)
 
 
-@pytest.mark.parametrize("name", ["StableDiffusion3Pipeline", "ZImagePipeline", "WanPipeline"])
+@pytest.mark.parametrize(
+    "name", ["StableDiffusion3Pipeline", "ZImagePipeline", "AuraFlowPipeline", "Lumina2Pipeline", "WanPipeline"]
+)
 def test_an_image_larger_than_its_places_is_refused(name: str) -> None:
     """At once, not by an index out of its range in the first evaluation."""
     kind, pipe = FAMILIES[name], tiny(name)
@@ -153,7 +155,16 @@ def test_text_is_as_long_as_the_pipeline_takes_it(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["StableDiffusion3Pipeline", "FluxPipeline", "FluxKontextPipeline", "QwenImagePipeline"]
+    "name",
+    [
+        "StableDiffusion3Pipeline",
+        "FluxPipeline",
+        "FluxKontextPipeline",
+        "QwenImagePipeline",
+        "ChromaPipeline",
+        "OvisImagePipeline",
+        "BriaPipeline",
+    ],
 )
 def test_text_longer_than_the_pipeline_reads_is_refused(name: str) -> None:
     """Before a training whose result the pipeline could not draw again."""
@@ -196,7 +207,8 @@ def test_text_is_cut_where_it_is_told_to_be(name: str, tmp_path: Path) -> None:
         return
     texts, one = ["a red cat " * 20], policy(name, text_tokens=20)
     words = one.encode(model.edits(texts, tmp_path) if one.edits else texts).tensors["words"]
-    assert words.shape[1] == 20 + 77 * (name == "StableDiffusion3Pipeline")
+    longer = {"StableDiffusion3Pipeline": 20 + 77, "CogView4Pipeline": 32}  # CLIP's tokens; a multiple of 16
+    assert words.shape[1] == longer.get(name, 20)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -208,6 +220,17 @@ def test_a_model_is_known_again_in_another_precision(name: str) -> None:
     assert diffusers.fingerprint(pipe.transformer.to(torch.bfloat16)) == first
     next(pipe.transformer.parameters()).data.add_(0.5)
     assert diffusers.fingerprint(pipe.transformer) != first
+
+
+def test_a_scheduler_without_a_shift_by_size_takes_other_times() -> None:
+    """CogView4's and Bria's are still those of their pipelines."""
+    for name in ("CogView4Pipeline", "BriaPipeline"):
+        pipe = tiny(name)
+        pipe.register_modules(scheduler=schedule(shift=3.0))
+        one = DiffusersPolicy(name, FAMILIES[name](pipe, 32, 64), 2, "float32")
+        x = torch.randn(2, *one.latent_shape, generator=torch.Generator().manual_seed(0))
+        found = model.drawn(one, ["a cat", "two dog"], x, 2.0)
+        torch.testing.assert_close(found, one.family.reference(["a cat", "two dog"], x, 4, 2.0), rtol=0, atol=1e-4)
 
 
 def test_a_scheduler_without_times_for_one_step_says_so() -> None:

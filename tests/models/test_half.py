@@ -153,6 +153,19 @@ def test_checkpointed_blocks_have_the_same_gradients() -> None:
         assert torch.equal(plain, again)
 
 
+@pytest.mark.parametrize("name", [name for name in FAMILIES if not FAMILIES[name].edits])
+def test_checkpointing_of_every_family_changes_nothing(name: str) -> None:
+    found = []
+    for checkpointed in (False, True):
+        one = filled(policy(name), 0.05)
+        if checkpointed:
+            one.family.pipe.transformer.enable_gradient_checkpointing()
+        one.family.pipe.transformer.train(checkpointed)
+        v, gradients = asked(one)
+        found.append(torch.cat([v.flatten(), *[each.flatten() for each in gradients if each is not None]]))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-5)
+
+
 def test_merged_adapters_err_no_more_than_those_beside_their_layers() -> None:
     """Both against float32; the effect of the adapters, which is what merging might lose."""
     one, exact = half(rank=8, std=0.1), filled(policy(SD3, 8), 0.1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +14,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from ...process.distilled import Sign, of_pipeline, of_scheduler
+from ...process.policy import LOADER, Loader
 from ...prompts import Edit
 from ...prompts.pictures import picture
 from ..lora import ATTENTION
@@ -47,6 +49,7 @@ class Family(ABC):
     text_tokens: int
     most_text: ClassVar[int | None] = None  # token limit of the pipeline, if it has one
     nothing: ClassVar[str] = ""  # the text used as the empty prompt
+    lora_loader: ClassVar[Loader] = LOADER  # the pipeline's method that loads a LoRA
 
     def __init__(
         self,
@@ -117,14 +120,19 @@ class Family(ABC):
 
     def load_lora(self, folder: Path) -> None:
         """Let the pipeline load a LoRA that was exported to a folder."""
-        self.pipe.load_lora_weights(folder)
+        name, options = self.lora_loader
+        attrgetter(name)(self.pipe)(folder, **options)
 
     def convert_lora(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a LoRA in the layout of another program, under the names of diffusers.
 
+        Without a loader of its own, a pipeline knows no other layout.
+
         Raises:
             ValueError, KeyError and others: diffusers does not know the layout.
         """
+        if not hasattr(self.pipe, "lora_state_dict"):
+            return dict(tensors)
         found = type(self.pipe).lora_state_dict(dict(tensors), return_alphas=True)
         weights, *alphas = found if isinstance(found, tuple) else (found,)  # FLUX returns some alphas apart
         return {**weights, **(alphas[0] if alphas and alphas[0] else {})}
@@ -142,6 +150,11 @@ class Family(ABC):
     def tokens(self) -> int:
         """Number of tokens in a sample; the shift of some time grids depends on it."""
         return (self.height // self.multiple) * (self.width // self.multiple)
+
+    @property
+    def length(self) -> int:
+        """What the pipeline takes for the length of a sample, for `mu`."""
+        return self.tokens
 
     together = 1
     """processes that share the sequence of a sample, in equal parts"""
@@ -212,11 +225,11 @@ class Family(ABC):
         return {"height": self.height, "width": self.width, **own}
 
     def mu(self, steps: int) -> float:
-        """The shift `mu` for schedulers that depend on image size: linear in the number of tokens."""
+        """The shift `mu` for schedulers that depend on image size: linear in `length`."""
         known = self.pipe.scheduler.config
         low, high = known.get("base_image_seq_len", 256), known.get("max_image_seq_len", 4096)
         first, last = known.get("base_shift", 0.5), known.get("max_shift", 1.15)
-        mu: float = first + (last - first) * (self.tokens - low) / (high - low)
+        mu: float = first + (last - first) * (self.length - low) / (high - low)
         return mu
 
     sigmas: ClassVar[Literal["scheduler", "even"]] = "even"
