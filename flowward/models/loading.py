@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from ..system.errors import between
 
@@ -19,6 +21,11 @@ MODEL = (
 MOST_PIXELS = 65_536  # per side
 MOST_FRAMES = 100_000
 MOST_TOKENS = 1_000_000
+
+
+def _of_older_files(value: Any) -> Any:
+    """Until 2026-12 `merge_lora` was true or false."""
+    return {True: "always", False: "never"}[value] if isinstance(value, bool) else value
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Loading:
     """use this attention backend of diffusers, e.g. native, flash or sage (none: its choice)"""
     quantise: Literal["int8", "nf4"] | None = None
     """store frozen weights in 8 bits (torchao) or 4 (bitsandbytes, CUDA); for LoRA"""
-    merge_lora: Literal["auto", "always", "never"] = "auto"
+    merge_lora: Annotated[Literal["auto", "always", "never"], BeforeValidator(_of_older_files)] = "auto"
     """merge LoRA into the weights during rollouts, which needs a copy of its layers (auto: in half precision)"""
 
     def of_run(self, name: str, trained: Loading, said: Collection[str] = ()) -> Loading:

@@ -43,7 +43,7 @@ def test_a_real_model_on_a_card(printed: Any) -> None:
     said = " ".join(text.split())
     assert "Evidence none: this version has no leaderboard" in said
     assert "Settings recipe sd3.5-medium/advantageflow-ocr (preset paper)" in said
-    assert "Memory 17.3 of 21.6 GB (nine tenths of RTX 4090), no options needed; counted as by flowward memory" in said
+    assert "Memory 16.9 of 21.6 GB (nine tenths of RTX 4090), no options needed; counted as by flowward memory" in said
     assert "Time about " in said and "an estimate from SD3.5 Medium on an H200, not measured on this card" in said
     assert text.endswith("  flowward train --config sd3.5-medium/advantageflow-ocr\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -261,7 +262,7 @@ def test_the_bar_says_how_far_the_run_is(width: int, monkeypatch: pytest.MonkeyP
         progress.show(Step(0, {}, [], {}, {"scores": scores, "prompts": "scenes-held-out"}))
         progress.show(Step(123, {"reward": 0.543, "gradient_norm": 0.1}, [], {"train": 1.0}))
     bar = said.getvalue().split("\r")[-1]
-    assert "123/500 0:00:00 ETA" in bar and "reward 0.5" in bar
+    assert re.search(r"123/500 0:00:\d\d ETA", bar) and "reward 0.5" in bar  # a busy machine takes a second
     assert ("scenes-strict 45.1 %" in bar) == (width >= 80)
 
 
