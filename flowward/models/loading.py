@@ -25,7 +25,7 @@ MOST_TOKENS = 1_000_000
 
 def _of_older_files(value: Any) -> Any:
     """Until 2026-12 `merge_lora` was true or false."""
-    return {True: "always", False: "never"}[value] if isinstance(value, bool) else value
+    return {True: "always", False: "auto"}[value] if isinstance(value, bool) else value
 
 
 @dataclass(frozen=True)

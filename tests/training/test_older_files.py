@@ -141,10 +141,16 @@ def test_settings_of_an_algorithm_mean_what_they_meant(path: Path, tiny: str, el
     assert now.pop("model") == tiny and then.pop("model") == "scenes"
     assert now["run"].pop("output") and then["run"].pop("output") is None
     written, read = dict(flat(now)), dict(flat(then))
+    assert read.pop("loading.merge_lora") is False and written["loading.merge_lora"] == "auto"  # it was a switch
     assert {name: written[name] for name in read} == read
     usual = dict(flat(config.to_dict(config.settings_type(path.stem)())))
     for name in written.keys() - read.keys():  # settings that are newer have the value that changes nothing
         assert written[name] == usual[name]
+
+
+def test_a_switch_that_has_three_values_now_means_what_it_meant() -> None:
+    settings = config.from_dict({"model": "some/pipeline", "loading": {"merge_lora": True}})
+    assert settings.loading.merge_lora == "always"
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "run/config.yaml"])
