@@ -210,11 +210,12 @@ class LoRA(Weights):
         tensors = iter(working(list(self._tensors[name].values()), self.half, self.scale, gradients))
         for layer, rounded in zip(self._layers, zip(tensors, tensors, strict=True), strict=True):
             layer.working = rounded
-        yield
-        if gradients:  # the backward pass may run a part of the network again
-            return
-        for layer, own in zip(self._layers, before, strict=True):
-            layer.working = own
+        try:
+            yield
+        finally:
+            if not gradients:  # with them they stay: the backward pass may run a part of the network again
+                for layer, own in zip(self._layers, before, strict=True):
+                    layer.working = own
 
     def _put(self, tensors: Mapping[str, nn.Parameter]) -> None:
         for key, tensor in tensors.items():

@@ -131,6 +131,17 @@ def test_a_pass_sees_the_step_before_it_and_copies_keep_their_own() -> None:
     assert not torch.equal(asked(one, "reference")[0], after)
 
 
+def test_a_pass_that_fails_leaves_the_weights_of_the_policy() -> None:
+    one = half()
+    one.weights.add("old")
+    assert isinstance(one.weights, LoRA)
+    asked(one)
+    before = [layer.working for layer in one.weights._layers]
+    with torch.no_grad(), pytest.raises(RuntimeError, match="amid"), one.weights.network("old"):
+        raise RuntimeError("amid a pass")
+    assert all(layer.working is own for layer, own in zip(one.weights._layers, before, strict=True))
+
+
 def test_checkpointed_blocks_have_the_same_gradients() -> None:
     """They are computed again in the backward pass, here after an anchor with other adapters."""
     found = []
