@@ -16,17 +16,13 @@ class AuraFlow(Family):
     """Joint attention, then blocks of one stream; text is always padded to its maximum, and the padding is zero."""
 
     pipelines = ("AuraFlowPipeline",)
+    cuts_patches = True
     text_tokens = 256
     sigmas: ClassVar[Literal["scheduler", "even"]] = "scheduler"
 
     @property
     def side(self) -> int:
         return 1024
-
-    @property
-    def patch(self) -> int:
-        patch: int = self.pipe.transformer.config.patch_size
-        return patch
 
     @property
     def places(self) -> int:

@@ -23,6 +23,7 @@ class CogView4(Family):
     """
 
     pipelines = ("CogView4Pipeline",)
+    cuts_patches = True
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     text_tokens = 1024
 
@@ -35,11 +36,6 @@ class CogView4(Family):
     def side(self) -> int:
         side: int = self.pipe.transformer.config.sample_size * self.pipe.vae_scale_factor
         return side
-
-    @property
-    def patch(self) -> int:
-        patch: int = self.pipe.transformer.config.patch_size
-        return patch
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         given = {"do_classifier_free_guidance": False, "max_sequence_length": self.text_tokens}

@@ -91,7 +91,8 @@ class Family(ABC):
     @property
     def patch(self) -> int:
         """Side of a transformer token, in latent pixels."""
-        return 2
+        side: int = self.pipe.transformer.config.patch_size if self.cuts_patches else 2
+        return side
 
     @property
     def multiple(self) -> int:
@@ -136,6 +137,9 @@ class Family(ABC):
         found = type(self.pipe).lora_state_dict(dict(tensors), return_alphas=True)
         weights, *alphas = found if isinstance(found, tuple) else (found,)  # FLUX returns some alphas apart
         return {**weights, **(alphas[0] if alphas and alphas[0] else {})}
+
+    cuts_patches: ClassVar[bool] = False
+    """whether the transformer itself cuts a sample into tokens, whose side its configuration says"""
 
     packed: ClassVar[bool] = False
     """whether the transformer takes 2 x 2 latent pixels as the channels of one token"""

@@ -18,6 +18,7 @@ class Lumina2(Family):
     """
 
     pipelines = ("Lumina2Pipeline",)
+    cuts_patches = True
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     text_tokens = 256  # with the instruction
 
@@ -25,11 +26,6 @@ class Lumina2(Family):
         # text has positions 0, 1, ...; the image gets the next one
         self.most_text = min(512, pipe.transformer.config.axes_lens[0] - 1)  # type: ignore[misc]
         super().__init__(pipe, *size, **more)
-
-    @property
-    def patch(self) -> int:
-        patch: int = self.pipe.transformer.config.patch_size
-        return patch
 
     @property
     def places(self) -> int:

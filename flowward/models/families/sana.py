@@ -16,6 +16,7 @@ class Sana(Family):
     """Linear attention; latents are 32 times smaller than the image; Gemma encodes the prompt after an instruction."""
 
     pipelines = ("SanaPipeline",)
+    cuts_patches = True
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     text_tokens = 300
     sigmas: ClassVar[Literal["scheduler", "even"]] = "scheduler"
@@ -24,11 +25,6 @@ class Sana(Family):
     def side(self) -> int:
         side: int = self.pipe.transformer.config.sample_size * self.pipe.vae_scale_factor
         return side
-
-    @property
-    def patch(self) -> int:
-        patch: int = self.pipe.transformer.config.patch_size
-        return patch
 
     @property
     def instruction(self) -> list[str]:

@@ -36,13 +36,9 @@ class StableDiffusion3(Family):
     """Joint attention over tokens of two CLIP encoders, T5 and the image; time shift 3."""
 
     pipelines = ("StableDiffusion3Pipeline",)
+    cuts_patches = True
     text_tokens, most_text = 256, 512
     sigmas: ClassVar[Literal["scheduler", "even"]] = "scheduler"
-
-    @property
-    def patch(self) -> int:
-        patch: int = self.pipe.transformer.config.patch_size
-        return patch
 
     @property
     def places(self) -> int:
