@@ -154,7 +154,7 @@ class LoRA(Weights):
     def _merge_if(self, able: bool) -> None:
         if not able:
             self.merge = False
-            tell("no memory for weights with the adapters merged into them: rollouts run with both, a little slower")
+            tell("too little memory to merge the adapters into a copy of their layers: rollouts are a little slower")
 
     @contextmanager
     def _merged(self, name: str) -> Iterator[None]:
