@@ -1,13 +1,19 @@
 """A reward server in one file: copy it into the environment that a scorer needs, where flowward is not installed.
 
     pip install safetensors numpy pillow hpsv3        # in an environment of its own, with the pins of that scorer
-    python reward_server.py --port 8000
+    python reward_server.py hpsv3 --port 8000
     flowward train --reward http://HOST:8000 ...      # where flowward is
 
-It needs Python 3.9, numpy and safetensors; `hpsv3_scorer` below is the one place that knows a scorer. HPSv3 (Ma et al.,
-2025, arXiv:2508.03789) returns a mean and a spread; its mean, about -5 to 15, is the score. For another scorer write a
-function (images float32 [B, 3, H, W] in [0, 1], prompts, metadata) -> B numbers; set `takes_videos=True` for one that
-wants [B, F, 3, H, W] (VideoReward, say).
+It needs Python 3.9, numpy and safetensors. It knows two scorers:
+
+- `hpsv3` (Ma et al., 2025, arXiv:2508.03789) returns a mean and a spread; its mean, about -5 to 15, is the score.
+- `videoalign` scores videos (VideoReward: Liu et al., 2025, arXiv:2501.13918). Clone github.com/KwaiVGI/VideoAlign,
+  make the environment that it describes, add `pip install safetensors imageio imageio-ffmpeg`, put the weights into its
+  folder `checkpoints`, and start this file there. The score is `Overall`, the sum of visual quality, motion quality
+  and text alignment, each normalised; --part MQ takes one of the three.
+
+For another scorer write a function (images float32 [B, 3, H, W] in [0, 1], prompts, metadata) -> B numbers, and add it
+to SCORERS; those in VIDEOS get [B, F, 3, H, W].
 """
 
 from __future__ import annotations
@@ -17,6 +23,7 @@ import hmac
 import json
 import os
 import sys
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -26,19 +33,47 @@ from safetensors.numpy import load
 LIMIT = 1_000_000_000  # bytes of a call's images as float32
 
 
-def hpsv3_scorer():
+def hpsv3_scorer(options):
     from hpsv3 import HPSv3RewardInferencer
     from PIL import Image
 
     inferencer = HPSv3RewardInferencer(device="cuda")
 
     def score(images, prompts, metadata):
-        pixels = (images.clip(0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+        pixels = [Image.fromarray(image) for image in eight_bits(images)]
         # Named arguments: their order differs between the releases and the source of hpsv3.
-        rewards = inferencer.reward(image_paths=[Image.fromarray(image) for image in pixels], prompts=list(prompts))
+        rewards = inferencer.reward(image_paths=pixels, prompts=list(prompts))
         return [float(reward[0]) for reward in rewards]
 
     return score
+
+
+def videoalign_scorer(options):
+    import imageio.v2 as imageio
+
+    sys.path.insert(0, os.getcwd())  # its modules lie in the clone, not in a package
+    from inference import VideoVLMRewardInference
+
+    inferencer = VideoVLMRewardInference(options.checkpoints, device="cuda")
+
+    def score(videos, prompts, metadata):
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [os.path.join(folder, f"{number}.mp4") for number in range(len(videos))]
+            for number, path in enumerate(paths):
+                imageio.mimwrite(path, list(eight_bits(videos[number])), fps=options.fps, macro_block_size=1)
+            rewards = inferencer.reward(paths, list(prompts), use_norm=True)
+        return [float(reward[options.part]) for reward in rewards]
+
+    return score
+
+
+SCORERS = {"hpsv3": hpsv3_scorer, "videoalign": videoalign_scorer}
+VIDEOS = {"videoalign"}  # those that get whole videos
+
+
+def eight_bits(images):
+    """float32 [N, 3, H, W] in [0, 1] as uint8 [N, H, W, 3]."""
+    return (images.clip(0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def read(body):
@@ -116,9 +151,16 @@ def serve(scorer, name, host="127.0.0.1", port=8000, token=None, takes_videos=Fa
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scorer", choices=list(SCORERS))
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--checkpoints", default="checkpoints", help="videoalign: folder of its weights")
+    parser.add_argument(
+        "--part", default="Overall", choices=["Overall", "VQ", "MQ", "TA"], help="videoalign: the score"
+    )
+    parser.add_argument("--fps", type=float, default=16.0, help="videoalign: frames per second of the model's videos")
     options = parser.parse_args()
-    server = serve(hpsv3_scorer(), "hpsv3", options.host, options.port, os.environ.get("FLOWWARD_TOKEN"))
+    scorer, token = SCORERS[options.scorer](options), os.environ.get("FLOWWARD_TOKEN")
+    server = serve(scorer, options.scorer, options.host, options.port, token, options.scorer in VIDEOS)
     print(f"serving at http://{options.host}:{options.port}", file=sys.stderr)
     server.serve_forever()
