@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmark_files import benchmark
 
-HOME = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("leaderboard", HOME / "benchmarks" / "leaderboard.py")
-assert spec is not None and spec.loader is not None
-board: Any = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(board)
+board = benchmark("leaderboard")
 
 
 def interval(mean: float, low: float, high: float) -> dict[str, float]:

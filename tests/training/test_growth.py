@@ -5,19 +5,14 @@ What is counted are calls of functions, Python's and those in C: their number do
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmark_files import benchmark
 
-HOME = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("growth", HOME / "benchmarks" / "growth.py")
-assert spec is not None and spec.loader is not None
-growth: Any = importlib.util.module_from_spec(spec)
-sys.modules["growth"] = growth  # its dataclasses look themselves up
-spec.loader.exec_module(growth)
+growth = benchmark("growth")
 
 SMALL = {"iterations": 60, "evaluations": 20, "images": 36, "prompts": 600, "models": 2, "pairs of models": 3}
 ALLOWED = 1.1  # over four times as many calls, for what depends on random values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import re
@@ -13,13 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmark_files import benchmark
 
 HOME = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("peers", HOME / "benchmarks" / "peers.py")
-assert spec is not None and spec.loader is not None
-peers: Any = importlib.util.module_from_spec(spec)
-sys.modules["peers"] = peers  # its dataclasses look themselves up
-spec.loader.exec_module(peers)
+peers = benchmark("peers")
 
 LOG = "import json, sys, time\n"
 HONEST = LOG + (  # writes its name to a file for each epoch, so that the order can be seen
