@@ -82,7 +82,7 @@ def _recipes() -> Parts:
     known = recipes.every()
     yield f"Config files for real models, in {short(tables.shipped('recipes'))}/. Start one from anywhere by its name."
     for folder, own in groupby(known.values(), key=lambda file: file.parent):
-        given = {file: tables.load(file) for file in own}
+        given = {file: recipes.given(file) for file in own}
         rows = [
             (file.stem, _named(recipe["algorithm"]), " + ".join(recipe["reward"]), f"{_images(recipe):,}")
             for file, recipe in given.items()

@@ -66,7 +66,7 @@ class Wanted:
 def every_recipe() -> tuple[Recipe, ...]:
     found = []
     for name, file in recipes.every().items():
-        given = tables.load(file)
+        given = recipes.given(file)
         own = frozenset(weighted(each)[0] for each in given["reward"])
         found.append(Recipe(name, given["model"], given["algorithm"]["name"], own, given))
     return tuple(found)

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
-from ..system.tables import shipped
+from ..system.tables import load, shipped
 
 
 def every() -> dict[str, Path]:
     """All recipes: MODEL/NAME to the file."""
-    return {f"{file.parent.name}/{file.stem}": file for file in sorted(shipped("recipes").glob("*/*.yaml"))}
+    files = sorted(shipped("recipes").glob("*/*.yaml"), key=lambda file: (file.parent.name, file.stem))
+    return {f"{file.parent.name}/{file.stem}": file for file in files}
+
+
+def given(file: Path) -> dict[str, Any]:
+    """What a shipped recipe says, over the one beside it that is its `base`: sections are joined key by key.
+
+    It is read without torch. For settings that are complete and checked: config_files.read.
+    """
+    own = dict(load(file))
+    base = own.pop("base", None)
+    if base is None:
+        return own
+    under = given(file.parent / base)
+    joined = {key: {**under[key], **value} for key, value in own.items() if isinstance(value, dict) and key in under}
+    return {**under, **own, **joined}
 
 
 def located(name: str, folder: Path = Path()) -> Path:

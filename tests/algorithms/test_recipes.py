@@ -17,26 +17,33 @@ from flowward.algorithms.presets import PRESETS
 from flowward.learning.jumps import trained_by
 from flowward.process.completions import CompletedChain
 from flowward.process.policy import Policy
-from flowward.training import config
-from flowward.training.folder import read_yaml
+from flowward.training import config, config_files, recipes
+from flowward.training.record import read_yaml
 from flowward.training.run import Run
 from flowward.training.trainer import Trainer
+from flowward.verify import model
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 PIPELINES = {
     "sd3.5-medium": "StableDiffusion3Pipeline",
     "flux.1-dev": "FluxPipeline",
+    "flux.1-kontext": "FluxKontextPipeline",
     "flux.2-klein": "Flux2KleinPipeline",
     "qwen-image": "QwenImagePipeline",
+    "qwen-image-edit": "QwenImageEditPlusPipeline",
+    "z-image": "ZImagePipeline",
     "wan2.1-1.3b": "WanPipeline",
+    "wan2.2-5b": "WanPipeline",
+    "wan2.2-14b": "WanPipeline",
     "anyflow-wan2.1-14b": "AnyFlowPipeline",
 }
 every = pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-TEXTS = ("a cat", "two dog on the left")
+TEXTS = ["a cat", "two dog on the left"]
+NUMBERS = [f"{n}" for n in range(64)]
 
 
 def read(path: Path) -> Any:
-    return config.from_dict(read_yaml(path))
+    return config.from_dict(config_files.read([path]))
 
 
 def shortened(settings: Any, one: Policy) -> Run:
@@ -52,13 +59,14 @@ def shortened(settings: Any, one: Policy) -> Run:
 
 
 @every
-def test_a_recipe_takes_a_step(path: Path) -> None:
+def test_a_recipe_takes_a_step(path: Path, tmp_path: Path) -> None:
     """And what it takes changes the adapters alone, which a full-size batch of the same settings could divide."""
     settings = read(path)
-    one = policy(PIPELINES[path.parent.name], settings.lora_rank and 2, text_tokens=16)  # as long as its texts
-    texts = prompts.of("two", TEXTS)
+    short = {} if path.parent.name == "qwen-image-edit" else {"text_tokens": 16}  # its text has the picture in it
+    one = policy(PIPELINES[path.parent.name], settings.lora_rank and 2, **short)
+    asked, more = ((model.edits(each, tmp_path) if one.edits else each) for each in (TEXTS, NUMBERS))
+    texts, many = prompts.of("two", asked), prompts.of("many", more)
     teachers = taught(settings.algorithm, one, texts)
-    many = prompts.of("many", [f"{n}" for n in range(64)])
     Trainer(settings.algorithm, one, bright, many, settings.run, teachers=teachers)
     trainer = Trainer(settings.algorithm, one, bright, texts, shortened(settings, one), teachers=teachers)
     before = snapshot(one)
@@ -75,7 +83,8 @@ def test_what_a_recipe_names_is_there(path: Path) -> None:
     names = [rewards.weighted(item)[0] for item in (*settings.reward, *settings.evaluation.rewards)]
     assert set(names) <= rewards.REWARDS.keys()
     for name in (settings.prompts, settings.evaluation.prompts):
-        assert name.startswith("hf:") or len(prompts.load(name)) > 50
+        own = name in ("edits.jsonl", "held-out.jsonl")  # the user's, as a comment says
+        assert own or name.startswith("hf:") or len(prompts.load(name)) > 50
     if settings.teachers:
         assert {word.partition("=")[0] for word in settings.teachers} <= {*prompts.load(settings.prompts).categories}
     assert settings.run.memory == "auto" and settings.lora_rank
@@ -84,12 +93,20 @@ def test_what_a_recipe_names_is_there(path: Path) -> None:
     assert f"flowward train --config recipes/{path.parent.name}/{path.name}" in path.read_text()
 
 
+@pytest.mark.parametrize("path", [path for path in RECIPES if "base" in read_yaml(path)], ids=lambda path: path.stem)
+def test_a_recipe_over_another_says_what_the_list_shows(path: Path) -> None:
+    """It is read without torch for lists, and completely for a run."""
+    plain = recipes.given(path)
+    exact = config_files.read([path])
+    assert plain == exact
+
+
 def test_there_is_a_recipe_for_every_algorithm_and_published_reward() -> None:
     """On Stable Diffusion 3.5 Medium: a recipe for each preset that was published for it."""
     named = [read_yaml(path)["algorithm"] for path in RECIPES if path.parent.name == "sd3.5-medium"]
     jumping = {name for name, kind in ALGORITHMS.items() if trained_by(kind().points) == "jumps"}
     assert {each["name"] for each in named} == ALGORITHMS.keys() - jumping  # diffusers has no SD3.5 with two times
-    assert {read_yaml(path)["algorithm"]["name"] for path in RECIPES} == set(ALGORITHMS)
+    assert {config_files.read([path])["algorithm"]["name"] for path in RECIPES} == set(ALGORITHMS)
     used = {(each["name"], each["preset"]) for each in named}
     published = {(name, preset) for name in PRESETS for preset in PRESETS[name] if preset != "scenes"}
     elsewhere = {

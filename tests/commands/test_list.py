@@ -20,8 +20,7 @@ from flowward.evaluation.suites import SUITES
 from flowward.models.families import FAMILIES
 from flowward.rewards import REWARDS
 from flowward.system import tables
-from flowward.training import config, recipes
-from flowward.training.folder import read_yaml
+from flowward.training import config, config_files, recipes
 
 EVERY = [
     "list",
@@ -110,7 +109,7 @@ def test_the_table_of_recipes_counts_as_training_does(
     files = recipes.every()
     assert len(files) > 50
     for file in files.values():
-        settings = config.from_dict(read_yaml(file))
+        settings = config.from_dict(config_files.read([file]))
         rows = [line for line in out.splitlines() if line.startswith(f" {file.stem} ")]
         assert any(f" {settings.run.images:,}" in row and settings.reward[0] in row for row in rows), file
         assert settings.model in out
