@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -68,21 +68,52 @@ def run(words: list[str]) -> int:
             f"{type(settings.algorithm).__name__} differentiates its reward, whose memory is not counted without its "
             "weights: start the run with --memory auto instead"
         )
-    texts = prompts.load(settings.prompts, settings.prompt_column).weighted(settings.prompt_weights)
     asked = settings.run.memory
     limits = {f"{card:.0f} GB": USABLE * card for card in CARDS}
     if asked not in (None, "auto"):
         limits = {f"{asked:g} GB": asked}
+    found = batches(settings, processes)
+    print(f"{found.what}, counted from its configuration")
+    print(", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in found.weights.items()))
+    if (team := settings.layout.context_parallel) > 1:
+        print(f"not counted: {team} processes share each sequence, so activations take less than this")
+    sizes, taken = found.sizes, found.taken
+    for what, law in taken.items():
+        shown = [size for size in sizes[what] if law(size) <= 1.5e9 * max(limits.values())][-COLUMNS:]
+        print(f"\n{what:16}" + "".join(f"{size:8}" for size in shown))
+        print(f"{'GB at most':16}" + "".join(f"{law(size) / 1e9:8.1f}" for size in shown))
+    print()
+    for card, limit in limits.items():
+        held = {what: [n for n in sizes[what] if law(n) <= 1e9 * limit] for what, law in taken.items()}
+        chosen = ", ".join(f"{what} {most[-1]}" if most else f"no {what}" for what, most in held.items())
+        print(f"{card} hold {chosen}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What a run takes in a process, by the size of its two batches."""
+
+    what: str  # the model, for people
+    weights: Mapping[str, int]  # bytes of each network
+    taken: Mapping[str, Callable[[int], float]]  # `rollout_batch`, `microbatch`: its size -> bytes at most
+    sizes: Mapping[str, list[int]]  # those that divide the images and points of an update
+
+
+def batches(settings: Any, processes: int = 1) -> Batches:
+    """Count the batches of a run from the configuration of its model.
+
+    Raises:
+        ValueError: the prompts or the configuration cannot be read, or they do not fit together.
+    """
+    texts = prompts.load(settings.prompts, settings.prompt_column).weighted(settings.prompt_weights)
     from ..models import blueprint  # after the flags, so that --help does not wait for diffusers
 
     with counted() as counter:
         policy = blueprint.load(
             settings.model, settings.adapters, settings.precision, settings.loading, settings.layout, processes
         )
-        print(f"{_what(settings, policy, processes)}, counted from its configuration")
-        print(", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in _weights(policy.family.pipe).items()))
-        if (team := settings.layout.context_parallel) > 1:
-            print(f"not counted: {team} processes share each sequence, so activations take less than this")
+        what, weights = _what(settings, policy, processes), _weights(policy.family.pipe)
         policy.prepare([fit.longest(texts)])
         run = replace(settings.run, memory=settings.run.memory or "auto")  # batches are to be found
         taught = teachers.imagined(policy, teachers.parsed(settings.teachers, settings.teacher_guidance))
@@ -99,16 +130,7 @@ def run(words: list[str]) -> int:
         "rollout_batch": fit.divisors(trainer.run.images, trainer.rollout.leaves),
         "microbatch": fit.divisors(trainer.points_per_update, trainer.indivisible),
     }
-    for what, law in taken.items():
-        shown = [size for size in sizes[what] if law(size) <= 1.5e9 * max(limits.values())][-COLUMNS:]
-        print(f"\n{what:16}" + "".join(f"{size:8}" for size in shown))
-        print(f"{'GB at most':16}" + "".join(f"{law(size) / 1e9:8.1f}" for size in shown))
-    print()
-    for card, limit in limits.items():
-        held = {what: [n for n in sizes[what] if law(n) <= 1e9 * limit] for what, law in taken.items()}
-        chosen = ", ".join(f"{what} {most[-1]}" if most else f"no {what}" for what, most in held.items())
-        print(f"{card} hold {chosen}")
-    return 0
+    return Batches(what, weights, taken, sizes)
 
 
 def _law(counter: Counter, work: Callable[[int], None], unit: int, beside: float) -> Callable[[int], float]:
