@@ -19,6 +19,7 @@ from torch.nn import functional
 
 if TYPE_CHECKING:
     from .mixture import Mixture
+    from .working import Part
 
 ADAPTER = "policy"  # peft's name for the adapter in its layers
 
@@ -31,7 +32,7 @@ class Adapted(lora.Linear):
     precision they get `working` copies (working.py).
     """
 
-    working: tuple[Tensor, Tensor] | None = None  # scale A and B in the precision of the layer
+    working: Part | None = None  # scale A and B in the precision of the layer
 
     def update_layer(self, *args: Any, **kwargs: Any) -> None:
         base: Any = self.base_layer  # peft takes the size of its part, if its weights are split among processes
@@ -44,18 +45,21 @@ class Adapted(lora.Linear):
             unchanged: Tensor = base(x, *args, **kwargs)
             return unchanged
         (name,) = self.active_adapters
-        a, b, scale = self._low_rank(name)
-        if self._cheaper_as_a_sum(len(a)) and not torch.is_autocast_enabled(x.device.type):
-            return functional.linear(x, torch.addmm(base.weight, b, a, alpha=scale), base.bias)
-        return _added(base(x, *args, **kwargs), functional.linear(x, a), b, scale)
-
-    def _low_rank(self, name: str) -> tuple[Tensor, Tensor, float]:
-        """A, B and the scale of their product."""
-        if self.working:
-            return *self.working, 1.0
         a: Any = self.lora_A[name]
         b: Any = self.lora_B[name]
-        return a.weight, b.weight, self.scaling[name]
+        if self._cheaper_as_a_sum(len(a.weight)) and not torch.is_autocast_enabled(x.device.type):
+            whole = torch.addmm(base.weight, b.weight, a.weight, alpha=self.scaling[name])
+            return functional.linear(x, whole, base.bias)
+        return _added(base(x, *args, **kwargs), *self._low(x, name))
+
+    def _low(self, x: Tensor, name: str) -> tuple[Tensor, Tensor, float]:
+        """A x, B, and the scale of their product."""
+        if self.working:
+            common, place, working = self.working
+            return common.low(x, place), working, 1.0
+        a: Any = self.lora_A[name]
+        b: Any = self.lora_B[name]
+        return functional.linear(x, a.weight), b.weight, self.scaling[name]
 
     def whole(self, a: Tensor, b: Tensor) -> Tensor:
         """W + scale B A, added in float32 and rounded once to the precision of W."""
@@ -84,9 +88,9 @@ class Palette(Adapted):
             return super().forward(x, *args, **kwargs)
         base: Any = self.base_layer
         (name,) = self.active_adapters
-        a, b, scale = self._low_rank(name)
-        low = functional.linear(x, a)
-        mixed = low * self.mixture.of(len(x), len(a), x.device).view(-1, *[1] * (x.ndim - 2), len(a)).to(low.dtype)
+        low, b, scale = self._low(x, name)
+        rank = low.shape[-1]
+        mixed = low * self.mixture.of(len(x), rank, x.device).view(-1, *[1] * (x.ndim - 2), rank).to(low.dtype)
         return _added(base(x, *args, **kwargs), mixed, b, scale)
 
 

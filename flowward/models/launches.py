@@ -21,6 +21,7 @@ from ..system import inductor
 from ..system.launches import Launches
 from . import sharding
 from .lora import LoRA
+from .working import Common
 
 BASE, ROLLOUT, FORWARD, TRAINING = "base model", "rollout", "training, forward", "training, with backward"
 
@@ -138,13 +139,17 @@ def _compared(call: Call, backward: bool) -> tuple[Mapping[str, int], Mapping[st
 def _replaced(block: torch.nn.Module, leaf: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Until the context ends, a block has weights of its own, so that gradients go nowhere else."""
     kept = [(module, dict(module._parameters), getattr(module, "working", None)) for module in block.modules()]
+    commons: dict[Common, Common] = {}
     try:
         for module, parameters, working in kept:
             for name, held in parameters.items():
                 if held is not None:
                     module._parameters[name] = torch.nn.Parameter(leaf(held.detach()), held.requires_grad)
             if working:
-                module.working = tuple(leaf(each) for each in working)  # type: ignore[assignment]
+                common, place, b = working
+                if common not in commons:
+                    commons[common] = Common(leaf(common.a), common.layers)
+                module.working = (commons[common], place, leaf(b))  # type: ignore[assignment]
         yield
     finally:
         for module, parameters, working in kept:

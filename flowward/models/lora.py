@@ -72,7 +72,8 @@ class LoRA(Weights):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # the same adapter in every process, for any earlier use of random numbers
             self.config = adapt(network, many * rank, many * alpha, adapters.targets or usual, layers, self.mixture)
-        self._layers = [module for module in network.modules() if isinstance(module, Adapted)]
+        adapted = {name: module for name, module in network.named_modules() if isinstance(module, Adapted)}
+        self._layers, self._groups = list(adapted.values()), targets.together(network, adapted)
         marker = f".{ADAPTER}."
         names = [name for name, _ in network.named_parameters() if ".lora_" in name and marker in name]
         self._places: dict[str, Any] = {
@@ -207,15 +208,17 @@ class LoRA(Weights):
             yield
             return
         before = [layer.working for layer in self._layers]
-        tensors = iter(working(list(self._tensors[name].values()), self.half, self.scale, gradients))
-        for layer, rounded in zip(self._layers, zip(tensors, tensors, strict=True), strict=True):
-            layer.working = rounded
+        rounded = working(list(self._tensors[name].values()), self.half, self.scale, gradients, self._groups)
+        for layer, own in zip(self._layers, rounded, strict=True):
+            layer.working = own
         try:
             yield
         finally:
+            for common, *_ in rounded:
+                common.forget()  # after a pass that failed
             if not gradients:  # with them they stay: the backward pass may run a part of the network again
-                for layer, own in zip(self._layers, before, strict=True):
-                    layer.working = own
+                for layer, kept in zip(self._layers, before, strict=True):
+                    layer.working = kept
 
     def _put(self, tensors: Mapping[str, nn.Parameter]) -> None:
         for key, tensor in tensors.items():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
 NEAR = 0.5  # likeness from which a name is proposed
+PROJECTION = re.compile(r"(.*\.)?(\w*_)?([qkv])(_proj)?")  # of an attention: to_q, add_k_proj, v_proj
 
 
 def linear(network: Any) -> dict[str, Any]:
@@ -54,3 +55,20 @@ def named(network: Any, layers: Collection[str]) -> tuple[str, ...]:
     kinds = {_kind(name) for name in layers}
     short = {*chosen(network, kinds)} == {*layers}
     return tuple(sorted(kinds if short else {f"^{name}" for name in layers}))
+
+
+def together(network: nn.Module, layers: Mapping[str, Any]) -> list[list[int]]:
+    """Groups of layers, by their numbers: those of one group are expected to read one and the same input.
+
+    These are query, key and value of one attention. Where it attends to another sequence, query is alone.
+    """
+    found = dict[tuple[Any, ...], list[int]]()
+    for number, (name, layer) in enumerate(layers.items()):
+        key: tuple[Any, ...] = (name,)
+        if fits := PROJECTION.fullmatch(name):
+            parent, before, letter, after = fits.groups("")
+            attention = network.get_submodule(parent.removesuffix("."))
+            apart = letter == "q" and getattr(attention, "is_cross_attention", False)
+            key = (parent, before, after, apart, layer.in_features)
+        found.setdefault(key, []).append(number)
+    return list(found.values())

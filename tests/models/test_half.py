@@ -90,12 +90,14 @@ def test_no_pass_of_a_half_network_runs_under_autocast(monkeypatch: pytest.Monke
     assert set(seen) == {(False, torch.bfloat16)}
 
 
+@pytest.mark.parametrize("groups", [[[0], [1]], [[0, 1]], [[1, 0]]])
 @pytest.mark.parametrize("scale", [2.0, 0.5, 1.0, 3.0])
-def test_working_copies_are_rounded_once_and_give_exact_gradients_back(scale: float) -> None:
+def test_working_copies_are_rounded_once_and_give_exact_gradients_back(scale: float, groups: list[list[int]]) -> None:
     """A is scaled before it is rounded. The gradients are those that a cast per tensor gives, to the bit."""
     random = torch.Generator().manual_seed(0)
     masters = [nn.Parameter(torch.randn(3, 5, generator=random)) for _ in range(4)]
-    made = working(masters, torch.bfloat16, scale, True)
+    parts = working(masters, torch.bfloat16, scale, True, groups)
+    made = [tensor for common, place, b in parts for tensor in (common.a.chunk(common.layers)[place], b)]
     for number, (own, master) in enumerate(zip(made, masters, strict=True)):
         assert torch.equal(own, (master * (scale if number % 2 == 0 else 1)).bfloat16())
     slopes = [torch.randn(3, 5, generator=random).bfloat16() for _ in range(3)]
@@ -103,7 +105,8 @@ def test_working_copies_are_rounded_once_and_give_exact_gradients_back(scale: fl
     for number, (master, slope) in enumerate(zip(masters, slopes, strict=False)):
         assert torch.equal(master.grad, slope.float() * (scale if number % 2 == 0 else 1))  # type: ignore[arg-type]
     assert masters[3].grad is None  # it was not used: no optimiser step, no decay
-    assert not any(own.requires_grad for own in working(masters, torch.bfloat16, scale, False))
+    still = working(masters, torch.bfloat16, scale, False, groups)
+    assert not any(tensor.requires_grad for common, _, b in still for tensor in (common.a, b))
 
 
 def test_gradients_of_several_passes_add_up_in_float32() -> None:
