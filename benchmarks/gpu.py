@@ -66,8 +66,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "attention _native_math": {"attention": "_native_math"},
     "int8": {"quantise": "int8"},
     "nf4": {"quantise": "nf4"},
-    "compiled blocks": {"compile_blocks": True},
-    "compiled blocks, int8": {"compile_blocks": True, "quantise": "int8"},
+    "compiled blocks": {"compile_blocks": "always"},
+    "compiled blocks, int8": {"compile_blocks": "always", "quantise": "int8"},
 }
 
 

@@ -199,7 +199,9 @@ def test_a_quantised_run_goes_on_where_it_stopped(words: list[str], tmp_path: Pa
     assert found == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("how", [{"gradient_checkpointing": True}, {"attention": "native"}, {"compile_blocks": True}])
+@pytest.mark.parametrize(
+    "how", [{"gradient_checkpointing": True}, {"attention": "native"}, {"compile_blocks": "always"}]
+)
 def test_what_saves_memory_or_time_changes_nothing(saved: Path, how: dict[str, Any]) -> None:
     close(asked(load(saved, **how)), asked(load(saved)))
 
