@@ -52,7 +52,7 @@ def possible(loading: Loading, layout: Layout, family: Family, adapters: Adapter
 def uncompilable(device: torch.device) -> str | None:
     """Why torch cannot compile here; None if it can. Its compiler may be missing, or a folder's name has spaces."""
     if not shutil.which(COMPILER):
-        return f"torch needs a C++ compiler, but {COMPILER} is missing; install it"
+        return f"torch needs a C++ compiler, and {COMPILER} is missing: install it"
     if device.type == "cuda" and not has_triton():
         return "on a GPU torch compiles with Triton, which is missing or does not support this GPU; install triton"
     cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()
