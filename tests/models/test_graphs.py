@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_policies import SMALL, policy
-from tiny_runs import close, few_steps, plain, snapshot
+from tiny_runs import bright, close, few_steps, plain, snapshot
 from torch import Tensor
 
 from flowward import models, prompts
@@ -30,7 +30,6 @@ from flowward.process.filled import filled
 from flowward.process.noise import Noise
 from flowward.process.policy import Condition
 from flowward.process.rollout import Sampler
-from flowward.rewards.images.jpeg import Compressible
 from flowward.training.run import Run
 from flowward.training.trainer import Trainer
 
@@ -71,7 +70,7 @@ def learned(one: DiffusersPolicy) -> tuple[Trainer, Tensor]:
     """Two iterations of 6 images, sampled 4 at once, with anchors in blocks of 4 points; then an evaluation of 6."""
     run = Run(iterations=2, images_per_update=6, group_size=2, microbatch=2, rollout_batch=4)
     how = AdvantageFlow(rollout=Sampler(3, grid="model"), points=Renoise(1))
-    trainer = plain(Trainer(how, one, Compressible(), prompts.of("mine", ["a red cat", "dog", "a"]), run))
+    trainer = plain(Trainer(how, one, bright, prompts.of("mine", ["a red cat", "dog", "a"]), run))
     trainer.step()
     trainer.step()
     return trainer, draw(one, ["a red cat", "dog", "a"] * 2, Sampler(2), 0, batch=4)
