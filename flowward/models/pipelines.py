@@ -19,7 +19,6 @@ from ..system.errors import unknown
 from ..system.precision import Wish, resolve
 from . import compiling, hub, norms, sharding
 from .adapters import Adapters
-from .compiling import Graphs
 from .diffusers import DiffusersPolicy
 from .families import FAMILIES, Family
 from .layout import Layout
@@ -88,11 +87,16 @@ def load(
     policy.loading = asked
     if isinstance(policy.weights, LoRA):
         policy.weights.merge = merges(policy.weights, loading)
+    _compile(policy, loading)
+    return policy
+
+
+def _compile(policy: DiffusersPolicy, loading: Loading) -> None:
+    """Compile its blocks as far as asked for; `auto` leaves it to a run (training/blocks.py)."""
     if loading.compile_blocks == "graphs":
-        policy.replay(Graphs())
+        policy.replay(compiling.Graphs())
     elif loading.compile_blocks == "always":
         compiling.compile_all(policy.weights)
-    return policy
 
 
 def merges(weights: LoRA, loading: Loading) -> bool:
