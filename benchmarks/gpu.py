@@ -66,8 +66,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "attention _native_math": {"attention": "_native_math"},
     "int8": {"quantise": "int8"},
     "nf4": {"quantise": "nf4"},
-    "compiled blocks": {"compile_blocks": True},
-    "compiled blocks, int8": {"compile_blocks": True, "quantise": "int8"},
+    "compiled blocks": {"compile_blocks": "always"},
+    "compiled blocks, CUDA graphs": {"compile_blocks": "graphs"},
+    "compiled blocks, int8": {"compile_blocks": "always", "quantise": "int8"},
 }
 
 
@@ -146,12 +147,12 @@ class Work:
         object.__setattr__(self, "condition", self.one.encode(PROMPTS[: self.many]))
 
     def forward(self) -> Tensor:
-        with torch.no_grad(), self.one.weights.still(self.weights):
+        with torch.no_grad(), self.one.weights.still(self.weights), self.one.repeated():
             return self.one.velocity(self.x, self.t, self.condition, self.weights)  # type: ignore[attr-defined]
 
     def sample(self, steps: int) -> Tensor:
         sampler = Sampler(steps, grid="model").bound(self.one.times)
-        with self.one.weights.still(self.weights):
+        with self.one.weights.still(self.weights), self.one.repeated():
             return sampler(self.one.under(self.weights), self.condition, self.noise).x0  # type: ignore[attr-defined]
 
     def train(self) -> None:

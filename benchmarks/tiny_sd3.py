@@ -30,9 +30,9 @@ from tiny_pipelines import clip, t5, tokenizer
 from flowward.algorithms import AWM, DiffusionNFT, FlowGRPO
 from flowward.learning.points import Renoise
 from flowward.learning.snapshots import Decay
+from flowward.models.compiling import compile_blocks
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
-from flowward.models.pipelines import compile_blocks
 from flowward.process.plans import Chain
 from flowward.process.rollout import Sampler
 from flowward.process.times import Times

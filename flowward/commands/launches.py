@@ -15,10 +15,10 @@ from .options import asks_help, given
 PAGE = Page(
     about="Count the GPU kernels that one pass through a network launches. It needs no GPU and no weights: only the "
     "model's configuration is read. A GPU waits if the processor cannot launch kernels fast enough, so fewer are "
-    "faster. Every option of `flowward train` is accepted; with --compile-blocks, compiled blocks are counted too.",
+    "faster. Every option of `flowward train` is accepted; --compile-blocks always counts compiled ones too.",
     examples=(
         ("bench launches --model stabilityai/stable-diffusion-3.5-medium --lora-rank 32", "kernels of each pass"),
-        ("bench launches --model black-forest-labs/FLUX.1-dev --compile-blocks", "also with compiled blocks"),
+        ("bench launches --model black-forest-labs/FLUX.1-dev --compile-blocks always", "also with compiled blocks"),
     ),
     first=("model", "size", "lora-rank", "precision", "quantise", "compile-blocks"),
     beside=train.START,
@@ -33,7 +33,7 @@ def run(words: list[str]) -> int:
     settings, _ = train.chosen(words, "bench launches", PAGE)
     from ..models import launches  # after the flags, so that --help does not wait for diffusers
 
-    compiled, loading = settings.loading.compile_blocks, replace(settings.loading, compile_blocks=False)
+    compiled, loading = settings.loading.compiles, replace(settings.loading, compile_blocks="never")
     policy: Policy
     if models.is_pipeline(settings.model):
         from ..models import blueprint, lora, pipelines

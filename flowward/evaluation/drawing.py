@@ -8,6 +8,7 @@ from contextlib import closing
 import torch
 from torch import Tensor
 
+from ..process.filled import filled
 from ..process.noise import Noise
 from ..process.policy import Policy
 from ..process.rollout import Sampler, bound_to
@@ -77,7 +78,7 @@ def batches(
     size = batch or at_once(policy)
     parts = list(mine.split(size)) if len(mine) else []  # maybe fewer images than processes
     steps = distributed.in_step(parts, torch.zeros(1, dtype=torch.long), policy.weights.collective)
-    sample = _sampling(policy, prompts, sampler, seed, weights)
+    sample = _filled(policy, _sampling(policy, prompts, sampler, seed, weights), len(parts[0]) if parts else 1)
     with policy.weights.still(weights):
         try:
             for part, real in steps:
@@ -104,6 +105,17 @@ def _sampling(
             return sampler(velocity, condition[row[part]], Noise(policy.latent_shape, keys, policy.device)).x0
 
     return sample
+
+
+def _filled(policy: Policy, sample: Callable[[Tensor], Tensor], size: int) -> Callable[[Tensor], Tensor]:
+    """The same function, with batches filled up to `size` (see process/filled.py)."""
+
+    def sampled(part: Tensor) -> Tensor:
+        whole, repeated = filled(policy, part, size)
+        with repeated:
+            return sample(whole)[: len(part)]
+
+    return sampled
 
 
 def _pictures(policy: Policy, x0: Tensor) -> Tensor:

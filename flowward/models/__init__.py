@@ -70,9 +70,9 @@ def load(
 
 
 def _chosen(loading: Loading, layout: Layout) -> list[str]:
-    """Names of the options for diffusers models that are not left at their defaults."""
+    """Names of the options for diffusers models that ask for something; older runs say `never` of some."""
     options = [(each, loading) for each in fields(Loading)] + [(each, layout) for each in fields(Layout)]
-    return [each.name for each, given in options if getattr(given, each.name) != each.default]
+    return [each.name for each, given in options if getattr(given, each.name) not in (each.default, "never")]
 
 
 __all__ = [

@@ -7,6 +7,7 @@ from them are fake too. The rest is real: the same code runs as in training.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def load(
             if key.startswith("text_encoder"):  # the length of a text is computed from their values
                 part.register_forward_hook(_zeros)
     family: Family = shaped(pipe, loading)
-    prepared(family, loading, Layout())
+    prepared(family, replace(loading, compile_blocks="never"), Layout())
     shards = processes if layout.shard != "none" else 1
     made = Blueprint(name_or_path, family, adapters, chosen, shards, layout.offload_copies)
     if isinstance(made.weights, LoRA):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..system.precision import Precision, autocast
 from . import reading
 from .adapters import Adapters
 from .cache import PromptCache, address, cache_folder
+from .compiling import Graphs, compile_all
 from .families import Family
 from .lora import trainable
 from .text_encoders import TextEncoders, digest
@@ -86,6 +87,15 @@ class DiffusersPolicy(Policy):
         if family.edits:  # images are read too, at one size
             self._reader += [self.identity["vae"], *family.shape, READING]
         self._cache: PromptCache | None = None
+        self._graphs: Graphs | None = None
+
+    def replay(self, graphs: Graphs) -> None:
+        """Compile the blocks, so that passes without gradients inside `repeated` are CUDA graphs."""
+        self._graphs, self.repeats, self.weights.stay = graphs, True, True
+        compile_all(self.weights, graphs.compile)
+
+    def repeated(self) -> AbstractContextManager[None]:
+        return self._graphs.replayed() if self._graphs and self.weights.stay else nullcontext()
 
     def _fingerprint(self, network: torch.nn.Module) -> str:
         return fingerprint(network)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator
 
-from ..system.errors import between
+from ..system.errors import between, one_of
 
 MODEL = (
     "size",
@@ -26,6 +26,14 @@ MOST_TOKENS = 1_000_000
 def _of_older_files(value: Any) -> Any:
     """Until 2026-12 `merge_lora` was true or false."""
     return {True: "always", False: "auto"}[value] if isinstance(value, bool) else value
+
+
+def _of_a_switch(value: Any) -> Any:
+    """Until 2026-12 `compile_blocks` was true or false; `auto` could change the bits of a run that was not compiled."""
+    return {True: "always", False: "never"}[value] if isinstance(value, bool) else value
+
+
+Compiled = Literal["auto", "never", "always", "graphs"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +58,8 @@ class Loading:
     """decode images one by one, to save memory"""
     vae_tiling: bool = False
     """decode large images in tiles, to save memory; seams are hardly visible"""
-    compile_blocks: bool = False
-    """compile the transformer's blocks: a minute or two at the start, then faster steps"""
+    compile_blocks: Annotated[Compiled, BeforeValidator(_of_a_switch)] = "auto"
+    """compile the transformer's blocks (auto: in long training runs; graphs: with CUDA graphs in rollouts)"""
     attention: str | None = None
     """use this attention backend of diffusers, e.g. native, flash or sage (none: its choice)"""
     quantise: Literal["int8", "nf4"] | None = None
@@ -77,7 +85,14 @@ class Loading:
             raise ValueError(f"{name} was trained with {other[0]} {before}, not {now}; leave out the option")
         return replace(trained, **{"device": self.device, **asked})
 
+    @property
+    def compiles(self) -> bool:
+        """Whether blocks are compiled when the model is loaded; for `auto`, a training run decides later."""
+        return self.compile_blocks in ("always", "graphs")
+
     def __post_init__(self) -> None:
+        one_of("value of compile_blocks", _of_a_switch(self.compile_blocks), get_args(Compiled))
+        object.__setattr__(self, "compile_blocks", _of_a_switch(self.compile_blocks))  # from Python it may be a switch
         if self.size and not all(1 <= side <= MOST_PIXELS for side in self.size):
             raise ValueError(f"size must be between 1 and {MOST_PIXELS:,} pixels per side, not {_said(self.size)}")
         for name, most in (("frames", MOST_FRAMES), ("text_tokens", MOST_TOKENS)):

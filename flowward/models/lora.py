@@ -64,6 +64,7 @@ class LoRA(Weights):
         self.own_reference = adapters.reference == "init"
         self._network = network.requires_grad_(False)
         self._held: str | None = None  # the weights that `still` fixed
+        self._kept: list[nn.Parameter] = []  # merged weights, if they `stay`
         layers = targets.chosen(network, adapters.targets or usual)
         self.chosen = adapters.targets  # by the caller
         self._as_usual = layers == targets.chosen(network, usual)
@@ -148,23 +149,24 @@ class LoRA(Weights):
     def _merges(self) -> bool:
         """Whether to merge: if there is room for a copy of the layers, and as much again for the passes."""
         bases: list[Any] = [layer.get_base_layer() for layer in self._layers]
-        if self.merge and (free := memory.room(bases[0].weight.device)) is not None:
+        if self.merge and not self._kept and (free := memory.room(bases[0].weight.device)) is not None:
             self._merge_if(free > ROOM * sum(each.weight.nbytes for each in bases))
         return self.merge
 
     def _merge_if(self, able: bool) -> None:
         if not able:
-            self.merge = False
+            self.merge, self.stay = False, self.stay and self.half is None
+            self._kept.clear()
             tell("too little memory to merge the adapters into a copy of their layers: rollouts are a little slower")
 
     @contextmanager
     def _merged(self, name: str) -> Iterator[None]:
         before, whole = [], True
         try:
-            for layer, (a, b) in zip(self._layers, self._pairs(name), strict=True):
+            for number, (layer, (a, b)) in enumerate(zip(self._layers, self._pairs(name), strict=True)):
                 base: Any = layer.get_base_layer()
                 before.append((base, base.weight))
-                base.weight = nn.Parameter(layer.whole(a, b), requires_grad=False)
+                base.weight = self._placed(number, layer.whole(a, b))
         except torch.OutOfMemoryError:
             _put_back(before)
             whole = False
@@ -174,6 +176,15 @@ class LoRA(Weights):
                 yield
         finally:
             _put_back(before)
+
+    def _placed(self, number: int, merged: Tensor) -> nn.Parameter:
+        """The merged weights of a layer as a parameter: always the same one, if weights `stay`."""
+        if number < len(self._kept):
+            self._kept[number].copy_(merged.detach())
+            return self._kept[number]
+        made = nn.Parameter(merged, requires_grad=False)
+        self._kept += [made] if self.stay else []
+        return made
 
     @contextmanager
     def _without_adapters(self) -> Iterator[None]:
@@ -228,6 +239,9 @@ class LoRA(Weights):
         """A and B of each layer."""
         tensors = iter(self._tensors[name].values())
         return zip(tensors, tensors, strict=True)
+
+    def networks(self) -> list[nn.Module]:
+        return [self._network]
 
     @contextmanager
     def network(self, name: str) -> Iterator[nn.Module]:

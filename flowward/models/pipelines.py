@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +17,7 @@ from huggingface_hub import hf_hub_download
 from ..system import memory
 from ..system.errors import unknown
 from ..system.precision import Wish, resolve
-from ..system.terminal import tell
-from . import hub, norms, sharding
+from . import compiling, hub, norms, sharding
 from .adapters import Adapters
 from .diffusers import DiffusersPolicy
 from .families import FAMILIES, Family
@@ -32,9 +27,7 @@ from .lora import LoRA
 from .text_encoders import TextEncoders, files
 from .weights import Full, Placement
 
-COMPILER = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # the one that torch uses
 OFFLOADED = ("reference", "ema")  # copies that may lie in the memory of the host
-GRAPHS = 64  # compiled graphs that torch may keep per block
 
 
 def load(
@@ -84,16 +77,26 @@ def load(
         _refuse_holes(pipe)
     with memory.explained(f"while moving {name_or_path} to {device}; --quantise makes its transformer smaller"):
         pipe = pipe.to(device)
-    family = shaped(pipe, loading)
+    family, asked = shaped(pipe, loading), loading
+    loading = compiling.possible(loading, layout, family, adapters, chosen == "bf16")
     prepared(family, loading, layout)
     unread = TextEncoders(name_or_path, pipeline, folder, names, loading.variant, stored, device) if names else None
     policy = DiffusersPolicy(
         name_or_path, family, adapters, chosen, seed, unread, _placement(family, split, layout, loading)
     )
-    policy.loading = loading
+    policy.loading = asked
     if isinstance(policy.weights, LoRA):
         policy.weights.merge = merges(policy.weights, loading)
+    _compile(policy, loading)
     return policy
+
+
+def _compile(policy: DiffusersPolicy, loading: Loading) -> None:
+    """Compile its blocks as far as asked for; `auto` leaves it to a run (training/blocks.py)."""
+    if loading.compile_blocks == "graphs":
+        policy.replay(compiling.Graphs())
+    elif loading.compile_blocks == "always":
+        compiling.compile_all(policy.weights)
 
 
 def merges(weights: LoRA, loading: Loading) -> bool:
@@ -201,22 +204,17 @@ def prepared(family: Family, loading: Loading, layout: Layout) -> None:
                 getattr(part, method)()
             except (AttributeError, ValueError, NotImplementedError) as error:
                 raise ValueError(f"{type(part).__name__} does not support {what}; leave out the option") from error
-    if loading.compile_blocks and (why := _uncompilable()):
-        tell(f"{why}. Until then the blocks run as they are, which is slower")
-        loading = replace(loading, compile_blocks=False)
     _tuned(transformers, loading, layout)
 
 
 def _tuned(transformers: Sequence[Any], loading: Loading, layout: Layout) -> None:
-    """Fuse the norms of transformers; compile them, choose their attention, let teams share sequences, if requested.
+    """Fuse the norms of transformers; choose their attention, let teams share sequences, if requested.
 
     Raises:
         ValueError: this machine does not support that attention.
     """
     for transformer in transformers:
         norms.fuse(transformer)
-    for transformer in transformers if loading.compile_blocks else ():
-        compile_blocks(transformer)
     for transformer in transformers if loading.attention else ():
         try:
             transformer.set_attention_backend(loading.attention)
@@ -226,31 +224,6 @@ def _tuned(transformers: Sequence[Any], loading: Loading, layout: Layout) -> Non
             ) from error
     for transformer in transformers if layout.context_parallel > 1 else ():
         sharding.share_sequence(transformer, layout.context_parallel, str(next(transformer.parameters()).device))
-
-
-def _uncompilable() -> str | None:
-    """Why torch could not call the C++ compiler: it is missing, or a folder's name has spaces; None if it can."""
-    if not shutil.which(COMPILER):
-        return f"--compile-blocks needs a C++ compiler, but {COMPILER} is missing; install it"
-    cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()
-    for folder, variable in ((tempfile.gettempdir(), "TMPDIR"), (cache, "TORCHINDUCTOR_CACHE_DIR")):
-        if any(letter.isspace() for letter in folder):  # torch does not quote names on its command lines
-            return (
-                f"--compile-blocks: torch cannot compile in a folder whose name has spaces ({folder}); set {variable} "
-                "to another one"
-            )
-    return None
-
-
-def compile_blocks(transformer: torch.nn.Module, backend: str = "inductor") -> None:
-    """Compile each repeated block of the transformer, so that blocks of one kind share a graph.
-
-    There is one graph per kind of block and set of adapters, with and without gradients. This is more than torch
-    keeps by default.
-    """
-    torch._dynamo.config.recompile_limit = GRAPHS
-    for block in sharding.blocks(transformer):
-        block.compile(backend=backend)
 
 
 def _quantised(how: str | None, components: Sequence[str], device: str) -> Any:

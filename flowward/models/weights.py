@@ -28,6 +28,8 @@ class Weights(ABC):
 
     half: torch.dtype | None = None  # the network computes in this dtype; None: it is float32, maybe under autocast
 
+    stay = False  # inside `still`, weights lie where they lay before, which CUDA graphs need
+
     palette: tuple[str, ...] = ()  # the objectives of its adapters, which are mixed in every row (lora.py)
     mixture: Mixture | None = None  # of a palette: how
 
@@ -50,6 +52,10 @@ class Weights(ABC):
         """
         self.add(name)
         self.load(name, values)
+
+    def networks(self) -> list[nn.Module]:
+        """All networks that hold these weights."""
+        return []
 
     @abstractmethod
     def network(self, name: str) -> AbstractContextManager[nn.Module]:
@@ -109,6 +115,7 @@ class Full(Weights):
     """
 
     kind = "full"
+    again: Callable[[nn.Module], object] | None = None  # done to every copy: a deep copy of a compiled block is not
 
     def __init__(self, network: nn.Module, on_host: Collection[str] = ()):
         self._networks = {"policy": network.requires_grad_(True)}
@@ -117,6 +124,11 @@ class Full(Weights):
 
     def add(self, name: str) -> None:
         self._networks[name] = self.copied(name).requires_grad_(False)
+        if self.again:
+            self.again(self._networks[name])
+
+    def networks(self) -> list[nn.Module]:
+        return list(self._networks.values())
 
     def copied(self, name: str) -> nn.Module:
         """A second network with the values of the policy."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,6 +76,7 @@ class Weights(Protocol):
     own_reference: bool  # whether `reference` is a copy that checkpoints store
     collective: bool  # whether every pass through the network needs all processes, which hold parts of it
     half: Any  # the half precision in which the network computes without autocast, as a torch.dtype; or None
+    stay: bool  # inside `still`, weights lie where they lay before
     palette: tuple[str, ...]  # the objectives of its adapters, which are mixed in every row; () if there is one model
 
     mixture: Any  # of a palette: how, as a models.mixture.Mixture; otherwise None
@@ -83,6 +84,7 @@ class Weights(Protocol):
     def meet(self, rows: Mapping[str, Tensor]) -> None: ...  # what belongs to the rows of the next pass
     def add(self, name: str) -> None: ...  # copy the current `policy` under this name
     def hold(self, name: str, values: dict[str, Tensor]) -> None: ...  # frozen weights: a copy that nothing follows
+    def networks(self) -> Sequence[Any]: ...  # all that hold these weights
     def network(self, name: str) -> AbstractContextManager[Any]: ...  # the network with these weights active
     def still(self, name: str) -> AbstractContextManager[None]: ...  # only these weights are used, without gradients
     def tensors(self, name: str) -> dict[str, Tensor]: ...  # the live tensors of `policy` or of a copy
@@ -112,6 +114,7 @@ class Policy(ABC):
     two_times: bool = False  # it reads `until`: its velocity is the average over a jump
     lora_loader: Loader = LOADER  # the method of its own pipeline that loads exported adapters
     notes: tuple[str, ...] = ()  # about its weights, printed before a run
+    repeats: bool = False  # passes of one batch size are faster, inside `repeated`
     evaluated: int = 0  # network evaluations through `under` so far, in samples
     trained: int = 0  # those among them whose gradient flows
 
@@ -182,6 +185,10 @@ class Policy(ABC):
     @abstractmethod
     def decode(self, x0: Tensor) -> Tensor:
         """Decode finished samples [B, ...] to images, float32 [B, 3, H, W] in [0, 1], or to what `medium` says."""
+
+    def repeated(self) -> AbstractContextManager[None]:
+        """Inside, passes without gradients have few batch sizes, which come again and again."""
+        return nullcontext()
 
     def decoded(self, x0: Tensor) -> Tensor:
         """The same images, with a graph that leads to x0, if the model's decoder has a gradient here.

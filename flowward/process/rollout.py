@@ -103,6 +103,16 @@ class Drawn:
             torch.cat(cohorts) if cohorts else None,
         )
 
+    def first(self, many: int) -> Drawn:
+        """The first `many` samples, which are whole roots."""
+        if many == len(self.x0):
+            return self
+        steps = self.steps and self.steps[torch.arange(len(self.steps.number) * many // len(self.x0))]
+        states, velocities, cohort = (
+            None if each is None else each[:many] for each in (self.states, self.velocities, self.cohort)
+        )
+        return Drawn(self.x0[:many], states, velocities, steps, cohort)
+
     def outline(self) -> Drawn:
         """What other processes have to know of these samples: no latents, so it is small."""
         return Drawn(torch.empty(len(self.x0), 0), steps=self.steps and self.steps.outline(), cohort=self.cohort)

@@ -10,7 +10,7 @@ from ..algorithms import CLASSES
 from ..algorithms.presets import PRESETS, facts
 from ..learning.jumps import trained_by
 from ..models.names import BUILT_IN
-from ..training.rehearsal import said
+from ..training.counting import said
 from . import fits, starts
 from .cards import Card, Pace, pace
 from .fits import Fit

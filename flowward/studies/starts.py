@@ -11,7 +11,7 @@ from ..learning.jumps import trained_by
 from ..process.plans import Branches, Chain, corrects
 from ..process.splits import Splits
 from ..training import batches, config, config_files, recipes
-from ..training.rehearsal import rows
+from ..training.counting import rows
 from .cards import Passes
 from .sizes import RANK, SIDE
 from .subjects import Model, Recipe, Wanted, every_recipe

@@ -18,7 +18,7 @@ from ..process.policy import Policy
 from ..prompts import PromptSet
 from ..rewards import Reward
 from ..system import distributed, shared_folders
-from . import batches, config, differentiated, fit, inputs, palettes, trackers
+from . import batches, blocks, config, differentiated, fit, inputs, palettes, trackers
 from . import teachers as teaching
 from .cautions import remarks_on_guidance, remarks_on_prompts
 from .datasets import Exemplars, Preferences
@@ -158,6 +158,7 @@ def started(
             _refuse_apart(path, resume)
             with distributed.patiently():
                 made = assemble(settings, resume, changed_inputs)
+                made = made if resume else blocks.decided(made)
             yield made, None
         elif resume:
             folder = stack.enter_context(RunFolder.open(path).held())
@@ -170,7 +171,7 @@ def started(
             RunFolder.refuse(path)
             _refuse_apart(path, resume)
             with distributed.patiently():
-                made = assemble(settings, False, False)
+                made = blocks.decided(assemble(settings, False, False))
             folder = RunFolder.create(path, made.described, made.inputs)
             yield made, stack.enter_context(folder.held())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol
@@ -294,6 +294,10 @@ class Loop(ABC, Generic[Measures]):
     def still(self, anchor: str) -> AbstractContextManager[None]:
         """Until the context ends, only the weights of this anchor are used (see `Weights.still`)."""
         return self.model.weights.still(anchor)
+
+    def filled(self, anchor: str, rows: Tensor, size: int) -> tuple[Tensor, AbstractContextManager[None]]:
+        """Rows of a batch of an anchor, maybe filled up to `size`, and a context for them (process/filled.py)."""
+        return rows, nullcontext()
 
     def batches(
         self, points: PointSet, numbers: Tensor, fresh: bool = False, same: Sequence[str] = ()

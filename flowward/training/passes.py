@@ -65,7 +65,7 @@ def batches(
     collective = loop.model.weights.collective
     others = [name for name in loop.algorithm.anchors if name not in same]
     block = max(1, loop.block // loop.microbatch) * loop.microbatch
-    parts = list(numbers.split(block)) if len(numbers) else []
+    parts, size = list(numbers.split(block)) if len(numbers) else [], min(block, len(numbers))
     for part, _ in distributed.in_step(parts, numbers[:0], collective):
         batch = _taken(loop, points, part, fresh) if len(part) else None
         if not (distributed.any_of(batch is not None) if collective else batch is not None):
@@ -73,9 +73,10 @@ def batches(
         with torch.no_grad():
             if batch is None:
                 for name in others:
-                    _anchor(loop, name, loop.blank())
+                    with loop.still(anchor_of(name)[0]):
+                        loop.models.at(name, loop.blank())
             else:
-                batch = batch.knowing({name: _anchor(loop, name, batch) for name in others})
+                batch = batch.knowing({name: _anchor(loop, name, batch, size) for name in others})
         micro = list(batch.split(loop.microbatch)) if batch is not None else []
         for each, real in distributed.in_step(micro, None, collective):
             yield _with_policy(loop, each, same) if real and same else each
@@ -96,7 +97,11 @@ def _with_policy(loop: Loop[Any], part: Any, same: Sequence[str]) -> Rows:
     return known
 
 
-def _anchor(loop: Loop[Any], name: str, batch: Any) -> Tensor:
+def _anchor(loop: Loop[Any], name: str, batch: Any, size: int) -> Tensor:
+    """Its velocities [B, ...] at the points of a batch; most batches have `size` points."""
+    many = len(batch)
     with loop.still(anchor_of(name)[0]):
-        found: Tensor = loop.models.at(name, batch)
-        return found
+        rows, repeated = loop.filled(name, torch.arange(many), size)
+        with repeated:
+            found: Tensor = loop.models.at(name, batch[rows] if len(rows) > many else batch)
+    return found[:many]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,31 +11,15 @@ import torch
 from torch import Tensor
 
 from ..process.noise import Noise
-from ..process.policy import Condition, Policy
-from ..process.rollout import Sampling
+from ..process.policy import Policy
 from ..rewards import Reward, score, terms
 from . import fit
 from .assembly import Assembly
 from .bench import peak_memory
-from .run import Run
+from .counting import Counts, counts, said, timed
 from .trainer import Trainer
 
 PROBES = 2  # images that each reward scores
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Network evaluations of an iteration. A forward pass for one sample counts once."""
-
-    sampling: int  # forward passes of the rollout
-    training: int  # forward and backward passes
-    frozen: int  # forward passes of the old policy and the reference: at most
-    evaluation: int  # forward passes of one evaluation
-
-    @property
-    def iteration(self) -> int:
-        """All of an iteration, without evaluations."""
-        return self.sampling + self.training + self.frozen
 
 
 @dataclass(frozen=True)
@@ -119,13 +102,6 @@ class Rehearsal:
         yield f"                     about {said(every)} in all (estimated from one pass of each kind)"
 
 
-def said(seconds: float) -> str:
-    """A duration, such as '12 min'."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
-
-
 def rehearsed(made: Assembly) -> Rehearsal:
     """Probe the rewards and measure one pass of each kind. No weight changes, and nothing is written.
 
@@ -144,34 +120,6 @@ def rehearsed(made: Assembly) -> Rehearsal:
     return Rehearsal(made, counts(made), seconds, None if peak is None else peak + fit.beside(trainer))
 
 
-def counts(made: Assembly) -> Counts:
-    """The network evaluations of an iteration and of an evaluation."""
-    trainer, how, policy = made.trainer, made.evaluator, made.trainer.policy
-    run, rollout, algorithm = made.settings.run, trainer.rollout, trainer.algorithm
-    points = trainer.points_per_update * run.updates_per_iteration * trainer.gradients
-    sampling = (
-        0 if made.settings.preferences else rows(rollout, run) * run.groups * policy.evaluations(rollout.guidance)
-    )
-    frozen = sum(policy.evaluations(guidance) for guidance in algorithm.anchors.values())
-    sampler = how.evaluation.sampler.bound(policy.times)
-    shown = len(how.evaluation.chosen(how.prompts)) * len(sampler.levels) * policy.evaluations(sampler.guidance)
-    return Counts(sampling, points * policy.evaluations(algorithm.guidance), points * frozen, shown)
-
-
-def rows(rollout: Sampling, run: Run) -> int:
-    """Samples that the rollout of one group asks the network about, counted with an empty latent."""
-    size, found = run.group_size, list[int]()
-
-    def count(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        found.append(len(x))
-        return x
-
-    noise = Noise((0,), tuple(("", number) for number in range(size)))
-    condition = Condition({"": torch.empty(1)})[torch.zeros(size, dtype=torch.long)]
-    rollout.at(run.seed, 0)(count, condition, noise)
-    return sum(found)
-
-
 @torch.no_grad()
 def _probes(policy: Policy) -> Tensor:
     """Two decoded samples of pure noise."""
@@ -184,7 +132,7 @@ def _scored(found: dict[str, Reward], images: Tensor, prompts: Any) -> dict[str,
     asked = [0] * len(images)
     texts, about = [prompts.texts[0]] * len(images), prompts.about(asked)
     return {
-        name: _timed(partial(score, name, reward, images, texts, about)) / len(images) for name, reward in found.items()
+        name: timed(partial(score, name, reward, images, texts, about)) / len(images) for name, reward in found.items()
     }
 
 
@@ -200,23 +148,13 @@ def _passes(trainer: Trainer, memory: list[float]) -> tuple[float, float, float]
     if policy.device.type == "cuda":
         peak = fit.cuda_peak(policy.device)
         memory += [peak(each) for each in work]
-    whole = _timed(work[0])
+    whole = timed(work[0])
     at_once = sampled // rollout.leaves * rollout.breadth
-    decode = _timed(lambda: _decoded(policy, at_once))
+    decode = timed(lambda: _decoded(policy, at_once))
     forward = max(0.0, whole - decode) / (at_once * policy.evaluations(rollout.guidance))
-    return forward, decode / at_once, _timed(work[1]) / max(trained, trainer.indivisible)
+    return forward, decode / at_once, timed(work[1]) / max(trained, trainer.indivisible)
 
 
 @torch.no_grad()
 def _decoded(policy: Policy, many: int) -> None:
     policy.decode(torch.zeros(many, *policy.latent_shape, device=policy.device))
-
-
-def _timed(work: Callable[[], object]) -> float:
-    """Seconds of the second call: the first one loads and compiles what is needed."""
-    work()
-    started = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started

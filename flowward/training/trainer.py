@@ -25,6 +25,7 @@ from ..learning.credit import constant
 from ..learning.mixing import APART, MIXES, RewardBuffer, each_reward
 from ..learning.objectives import Apart
 from ..learning.points import PointSet
+from ..process.filled import filled
 from ..process.noise import Noise
 from ..process.policy import Condition, Models, Policy
 from ..process.rollout import Drawn, Rollout, bound_to
@@ -287,10 +288,13 @@ class Trainer(Loop[Evaluator]):
         group, unit = self._group(), torch.arange(self.rollout.leaves)
         drawn = drawn_by(self.policy, self.rollout, self.run, index, self.algorithm.behaviour)
         parts = list(numbers.split(self.run.rollout_batch)) if len(numbers) else []
+        size = len(parts[0]) if parts else len(unit)
         for rows, real in distributed.in_step(parts, unit, self.policy.weights.collective):
-            found = drawn(condition[group[rows]], rows)
+            whole, repeated = filled(self.policy, rows, size, len(unit))
+            with repeated:
+                found, images = drawn(condition[group[whole]], whole)
             if real:
-                yield found
+                yield found.first(len(rows)), images[: len(rows)]
 
     def blank(self) -> Blank:
         x = torch.zeros(1, *self.policy.latent_shape, device=self.policy.device)
@@ -298,6 +302,11 @@ class Trainer(Loop[Evaluator]):
 
     def still(self, anchor: str) -> AbstractContextManager[None]:
         return nullcontext() if anchor == TEACHER else super().still(anchor)  # each teacher sees to itself
+
+    def filled(self, anchor: str, rows: Tensor, size: int) -> tuple[Tensor, AbstractContextManager[None]]:
+        if anchor == TEACHER:  # each teacher has its own rows, of any number
+            return super().filled(anchor, rows, size)
+        return filled(self.policy, rows, size)
 
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
         """The encoded prompts, one row each, with what else belongs to a row."""

@@ -72,8 +72,8 @@ def test_a_run_is_sampled_as_it_was_trained_with_other_means() -> None:
     asked = Loading(size=(32, 64), vae_tiling=True)
     assert asked.of_run("it", trained) == replace(trained, vae_tiling=True, device="auto")
     undone = said(["--no-vae-slicing", "--attention", "None", "--steps=2"])
-    fast = replace(trained, attention="native", compile_blocks=True)
-    assert asked.of_run("it", fast, undone) == replace(asked, text_tokens=20, compile_blocks=True)
+    fast = replace(trained, attention="native", compile_blocks="always")
+    assert asked.of_run("it", fast, undone) == replace(asked, text_tokens=20, compile_blocks="always")
     for other, says in (
         (Loading(size=(64, 64)), "it was trained with size 32 64, not 64 64; leave out the option"),
         (Loading(frames=5), "with frames the model's own, not 5"),

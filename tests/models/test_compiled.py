@@ -15,10 +15,10 @@ from tiny_runs import close
 from torch import Tensor
 
 from flowward import models
+from flowward.models.compiling import COMPILER, compile_blocks
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
 from flowward.models.loading import Loading
-from flowward.models.pipelines import COMPILER, compile_blocks
 
 
 def asked(one: DiffusersPolicy) -> Tensor:
@@ -111,7 +111,9 @@ def test_in_a_folder_with_spaces_nothing_is_compiled(
         patch.setattr(tempfile, "tempdir", str(folder) if variable == "TMPDIR" else "/tmp")
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder) if variable != "TMPDIR" else "/tmp")
         patch.setattr(shutil, "which", lambda name: name)
-        one = models.load(str(saved), 2, "float32", loading=Loading(size=(32, 32), device="cpu", compile_blocks=True))
+        one = models.load(
+            str(saved), 2, "float32", loading=Loading(size=(32, 32), device="cpu", compile_blocks="always")
+        )
     said = capsys.readouterr().err
     assert f"name has spaces ({folder}); set {variable} to another one. Until then" in said
     block = one.family.pipe.transformer.transformer_blocks[0]  # type: ignore[attr-defined]

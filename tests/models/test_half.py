@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from flowward.models import norms
 from flowward.models.adapted import Adapted
+from flowward.models.compiling import compile_blocks
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
 from flowward.models.lora import LoRA
-from flowward.models.pipelines import compile_blocks
 from flowward.models.working import working
 from flowward.verify import model
 

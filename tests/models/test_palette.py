@@ -15,10 +15,10 @@ from torch import Tensor
 from flowward import models
 from flowward.export import weights
 from flowward.models import Adapters
+from flowward.models.compiling import compile_blocks
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
 from flowward.models.mixture import normalised, parsed
-from flowward.models.pipelines import compile_blocks
 from flowward.process.policy import MIXTURE, Condition
 from flowward.prompts import Edit, Prompt
 

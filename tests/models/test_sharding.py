@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flowward import models, prompts
 from flowward.evaluation.evaluate import Evaluation, measure
-from flowward.models import pipelines, sharding
+from flowward.models import compiling, pipelines, sharding
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.layout import Layout
 from flowward.models.loading import Loading
@@ -194,7 +194,7 @@ def halves(folder: Path, split: bool) -> dict[str, Tensor]:
 def compiled(folder: Path, layout: Layout | None) -> dict[str, Tensor]:
     """Answers and gradient with compiled blocks."""
     policy: Any = loaded(folder, "sd3", 2, layout)
-    pipelines.compile_blocks(policy.family.network, "aot_eager")
+    compiling.compile_blocks(policy.family.network, "aot_eager")
     found = gradient(policy)
     return {**found, "answer": asked(policy, "policy")}
 

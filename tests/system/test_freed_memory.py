@@ -43,6 +43,18 @@ def test_limits_of_the_environment_stand() -> None:
     assert ran(kept=True, MALLOC_TRIM_THRESHOLD_="1000000")[1] == "as set in the environment"
 
 
-def test_a_system_without_glibc_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("system", "times"), [("linux", 1), ("darwin", 0)])
+def test_a_system_without_glibc_is_named(
+    system: str, times: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once per process, and only where one could have it."""
     monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda name: object())
-    assert freed_memory.keep.__wrapped__() == "given back: this system has no glibc"
+    monkeypatch.setattr(sys, "platform", system)
+    for name in freed_memory.CHOSEN:
+        monkeypatch.delenv(name, raising=False)
+    freed_memory.keep.cache_clear()
+    try:
+        assert {freed_memory.keep() for _ in range(2)} == {"given back: this system has no glibc"}
+    finally:
+        freed_memory.keep.cache_clear()
+    assert capsys.readouterr().err.count("this Linux has no glibc") == times

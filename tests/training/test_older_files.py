@@ -17,6 +17,7 @@ from tiny_policies import policy
 
 import flowward
 from flowward.cli import main
+from flowward.models import Loading
 from flowward.system.nested import flat
 from flowward.training import config
 
@@ -141,16 +142,21 @@ def test_settings_of_an_algorithm_mean_what_they_meant(path: Path, tiny: str, el
     assert now.pop("model") == tiny and then.pop("model") == "scenes"
     assert now["run"].pop("output") and then["run"].pop("output") is None
     written, read = dict(flat(now)), dict(flat(then))
-    assert read.pop("loading.merge_lora") is False and written["loading.merge_lora"] == "auto"  # it was a switch
+    for name, then_false in (("merge_lora", "auto"), ("compile_blocks", "never")):  # they were switches
+        assert read.pop(f"loading.{name}") is False and written.pop(f"loading.{name}") == then_false
     assert {name: written[name] for name in read} == read
     usual = dict(flat(config.to_dict(config.settings_type(path.stem)())))
     for name in written.keys() - read.keys():  # settings that are newer have the value that changes nothing
         assert written[name] == usual[name]
 
 
-def test_a_switch_that_has_three_values_now_means_what_it_meant() -> None:
-    settings = config.from_dict({"model": "some/pipeline", "loading": {"merge_lora": True}})
-    assert settings.loading.merge_lora == "always"
+def test_a_switch_that_has_several_values_now_means_what_it_meant() -> None:
+    """`auto` would compile the blocks of a run that was begun without, and change its bits."""
+    for switch, compiled in ((True, "always"), (False, "never")):
+        given = {"merge_lora": True, "compile_blocks": switch}
+        settings = config.from_dict({"model": "some/pipeline", "loading": given})
+        assert (settings.loading.merge_lora, settings.loading.compile_blocks) == ("always", compiled)
+        assert Loading(compile_blocks=switch) == Loading(compile_blocks=compiled)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "run/config.yaml"])

@@ -16,7 +16,7 @@ from flowward.cli import main
 from flowward.evaluation.evaluate import Evaluation, Evaluator
 from flowward.process.rollout import Sampler
 from flowward.rewards.images.scenes import Balance
-from flowward.training import config, rehearsal
+from flowward.training import config, counting, rehearsal
 from flowward.training.assembly import Assembly
 from flowward.training.bench import Recorder
 
@@ -34,7 +34,7 @@ def test_network_evaluations_are_those_of_an_iteration(name: str, tiny: str) -> 
     evaluator = Evaluator(one.policy, measured, prompts.load("scenes-held-out"))
     settings = config.Settings(run=one.run, evaluation=measured, algorithm=how)
     made = Assembly(settings, one, evaluator, (), (), {})
-    before, counts = snapshot(one.policy), rehearsal.counts(made)
+    before, counts = snapshot(one.policy), counting.counts(made)
     found = rehearsal.rehearsed(made)
     assert equal(before, snapshot(one.policy)) and one.iteration == 0
     one.step()  # copies are equal to the policy at first

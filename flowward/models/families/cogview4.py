@@ -23,6 +23,7 @@ class CogView4(Family):
     """
 
     pipelines = ("CogView4Pipeline",)
+    masks_text = True
     cuts_patches = True
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     text_tokens = 1024

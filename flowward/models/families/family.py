@@ -48,6 +48,7 @@ class Family(ABC):
     needs: ClassVar[tuple[str, ...]] = ()  # packages that flowward does not install
     text_tokens: int
     most_text: ClassVar[int | None] = None  # token limit of the pipeline, if it has one
+    masks_text: ClassVar[bool] = False  # text is padded to the longest prompt, and a condition has a `mask` [N, tokens]
     nothing: ClassVar[str] = ""  # the text used as the empty prompt
     lora_loader: ClassVar[Loader] = LOADER  # the pipeline's method that loads a LoRA
 

@@ -18,6 +18,7 @@ class Lumina2(Family):
     """
 
     pipelines = ("Lumina2Pipeline",)
+    masks_text = True
     cuts_patches = True
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     text_tokens = 256  # with the instruction

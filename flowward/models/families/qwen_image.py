@@ -20,6 +20,7 @@ class QwenImage(Family):
     """
 
     pipelines = ("QwenImagePipeline",)
+    masks_text = True
     packed = True
     text_tokens, most_text = 512, 1024
     nothing = " "  # as in the authors' code

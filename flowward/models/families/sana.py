@@ -16,6 +16,7 @@ class Sana(Family):
     """Linear attention; latents are 32 times smaller than the image; Gemma encodes the prompt after an instruction."""
 
     pipelines = ("SanaPipeline",)
+    masks_text = True
     cuts_patches = True
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     text_tokens = 300

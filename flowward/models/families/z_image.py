@@ -20,6 +20,7 @@ class ZImage(Family):
     """
 
     pipelines = ("ZImagePipeline",)
+    masks_text = True
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     text_tokens = 512
 
