@@ -130,7 +130,9 @@ def test_our_side_answers_until_quit() -> None:
 def test_variants_of_ours_are_contenders_of_their_own() -> None:
     import argparse
 
-    chosen = argparse.Namespace(ours=["awm"], microbatch=[32, 8], compile=True, plain=False, threads=1)
+    chosen = argparse.Namespace(
+        ours=["awm"], scenes=[], images=144, beside=[], microbatch=[32, 8], compile=True, plain=False, threads=1
+    )
     found = peers.ours(chosen)
     assert list(found) == ["awm, microbatch 32", "awm, microbatch 32, compile", "awm, microbatch 8",
                            "awm, microbatch 8, compile"]  # fmt: skip
