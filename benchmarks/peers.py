@@ -2,6 +2,7 @@
 
     python benchmarks/peers.py --ours diffusion_nft --microbatch 32 16 8
     python benchmarks/peers.py --worker peer 'python their_worker.py' --ours diffusion_nft --compile
+    python benchmarks/peers.py --beside before ../older-checkout --scenes diffusion_nft
 
 Each contender is a process that waits for lines on its standard input. For each line `epoch` it runs one epoch and
 answers with one line of JSON: {"wall": seconds, "cpu": user and system seconds, "evaluations": {...}, "threads": n}.
@@ -9,7 +10,9 @@ answers with one line of JSON: {"wall": seconds, "cpu": user and system seconds,
 second round goes backwards (A B B A), so that a machine that becomes slower or faster does not favour anyone. Printed:
 medians with [min max], and the ratio to the first contender: the median over rounds of the ratio within the round.
 
-`--ours` names workloads of benchmarks/tiny_sd3.py. docs/benchmarks.md has a worker that you can copy.
+`--ours` names workloads of benchmarks/tiny_sd3.py. `--scenes` names algorithms that train the built-in model in float32
+with their usual settings and fewer images. `--beside` adds an older checkout of flowward, as the first contender.
+docs/benchmarks.md has a worker that you can copy.
 """
 
 from __future__ import annotations
@@ -25,12 +28,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flowward.training.trainer import Trainer
 
 Answer = dict[str, Any]
+HOME = Path(__file__).resolve().parents[1]
+MICROBATCH = 32  # training points per pass of the workloads of tiny_sd3.py
 LAST = 8  # lines of a worker's standard error that are shown when it fails
 PATIENCE = 30.0  # seconds in which a worker must end after `quit`
 
@@ -181,31 +189,62 @@ def table(names: Sequence[str], found: Sequence[Sequence[Answer]]) -> list[str]:
 def ours(options: argparse.Namespace) -> dict[str, list[str]]:
     """The commands of our own workers, by the name of the contender."""
     variants = [[], *([["--compile"]] if options.compile else []), *([["--plain"]] if options.plain else [])]
+    served = [("--serve", name) for name in options.ours] + [("--serve-scenes", name) for name in options.scenes]
     found = {}
-    for workload in options.ours:
+    for kind, workload in served:
         for microbatch in options.microbatch:
-            for variant in variants:
+            for variant in variants if kind == "--serve" else [[]]:
                 parts = [workload, *([f"microbatch {microbatch}"] if len(options.microbatch) > 1 else [])]
                 name = ", ".join([*parts, *(each.removeprefix("--") for each in variant)])
-                found[name] = [sys.executable, __file__, "--serve", workload, "--microbatch", str(microbatch),
+                size = ["--microbatch", str(microbatch)] if microbatch else []
+                found[name] = [sys.executable, __file__, kind, workload, *size, "--images", str(options.images),
                                "--threads", str(options.threads), *variant]  # fmt: skip
-    return found
+    older = {
+        f"{name}, {tag}": [*command, "--home", home] for tag, home in options.beside for name, command in found.items()
+    }
+    return older | found
 
 
-def serve(workload: str, microbatch: int, threads: int, compiled: bool, plain: bool) -> None:
-    """Our own worker: epochs of a workload of tiny_sd3.py until `quit`."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # libraries print, too
-    sys.path.insert(0, str(Path(__file__).parent))
-    import tiny_sd3
+def trainer_of(options: argparse.Namespace, home: Path) -> Trainer:
+    """The trainer that a worker of ours runs, by the flowward in this folder."""
+    sys.path[:0] = [str(home), str(home / "benchmarks")]
     import torch
 
-    from flowward.training.bench import Recorder
+    import flowward
 
-    torch.set_num_threads(threads)
-    if workload not in tiny_sd3.ENTRANTS:
-        raise SystemExit(f"there is no workload '{workload}'; known: {', '.join(map(repr, tiny_sd3.ENTRANTS))}")
-    trainer = tiny_sd3.trainer(workload, not plain, microbatch, compiled)
+    if Path(flowward.__file__).parents[1] != home.resolve():
+        raise SystemExit(f"there is no flowward in {home}")
+    torch.set_num_threads(options.threads)
+    microbatch = options.microbatch[0]
+    if options.serve_scenes:
+        return built_in(options.serve_scenes, options.images, microbatch)
+    import tiny_sd3
+
+    if options.serve not in tiny_sd3.ENTRANTS:
+        raise SystemExit(f"there is no workload '{options.serve}'; known: {', '.join(map(repr, tiny_sd3.ENTRANTS))}")
+    trainer = tiny_sd3.trainer(options.serve, not options.plain, microbatch or MICROBATCH, options.compile)
     trainer.policy.prepare(list(tiny_sd3.PROMPTS))
+    return trainer
+
+
+def built_in(algorithm: str, images: int, microbatch: int | None) -> Trainer:
+    """The built-in model in float32, with the usual settings of an algorithm and `images` per optimiser step."""
+    from flowward import models, prompts, rewards
+    from flowward.training import config
+    from flowward.training.trainer import Trainer
+
+    settings = config.settings_type(algorithm)()
+    run = replace(settings.run, images_per_update=images, rollout_batch=images)
+    run = replace(run, microbatch=microbatch or run.microbatch)
+    policy = models.load(settings.model, precision="float32")
+    return Trainer(settings.algorithm, policy, rewards.load(settings.reward), prompts.load(settings.prompts), run)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Our own worker: epochs of one workload until `quit`."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries print, too
+    trainer = trainer_of(options, Path(options.home))
+    from flowward.training.bench import Recorder
 
     def epoch() -> Mapping[str, int]:
         recorder, counts = Recorder(trainer.policy), Counter[str]()
@@ -215,7 +254,7 @@ def serve(workload: str, microbatch: int, threads: int, compiled: bool, plain: b
             counts[call.what] += call.batch
         return counts
 
-    answer(epoch, threads, sys.stdin, answers)
+    answer(epoch, options.threads, sys.stdin, answers)
 
 
 def answer(epoch: Callable[[], Mapping[str, int]], threads: int, words: IO[str], answers: IO[str]) -> None:
@@ -235,20 +274,32 @@ def main() -> int:
         "--worker", nargs=2, action="append", default=[], metavar=("NAME", "COMMAND"), help="another contender"
     )
     parser.add_argument("--ours", nargs="+", default=[], metavar="WORKLOAD", help="workloads of tiny_sd3.py")
-    parser.add_argument("--microbatch", nargs="+", type=int, default=[32], help="ours: training points per pass")
+    parser.add_argument("--scenes", nargs="+", default=[], metavar="ALGORITHM", help="train the built-in model")
+    parser.add_argument("--images", type=int, default=144, help="built-in model: images per optimiser step")
+    parser.add_argument(
+        "--beside", nargs=2, action="append", default=[], metavar=("NAME", "FOLDER"),
+        help="the same workload by another checkout of flowward",
+    )  # fmt: skip
+    parser.add_argument(
+        "--microbatch", nargs="+", type=int, default=[None], help=f"ours: training points per pass (tiny: {MICROBATCH})"
+    )
     parser.add_argument("--compile", action="store_true", help="ours: with compiled blocks, too")
     parser.add_argument("--plain", action="store_true", help="ours: with adapters beside their layers, too")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--warm", type=int, default=2, help="epochs of each before the first round")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each contender")
-    parser.add_argument("--serve", metavar="WORKLOAD", help="be a worker of ours")
+    for name in ("--serve", "--serve-scenes"):
+        parser.add_argument(name, metavar="WORKLOAD", help="be a worker of ours")
+    parser.add_argument("--home", default=str(HOME), metavar="FOLDER", help="the checkout that a worker runs")
     options = parser.parse_args()
-    if options.serve:
-        serve(options.serve, options.microbatch[0], options.threads, options.compile, options.plain)
+    if options.serve or options.serve_scenes:
+        serve(options)
         return 0
     commands = {name: shlex.split(command) for name, command in options.worker} | ours(options)
     if not commands or options.rounds < 1:
-        parser.error("name at least one contender with --worker or --ours, and at least one round")
+        parser.error("name at least one contender with --worker, --ours or --scenes, and at least one round")
+    if options.beside and len(ours(options)) != len(options.beside) + 1:
+        parser.error("--beside compares one workload: ratios are to the first contender")
     print("CPU seconds per round: " + " | ".join(commands), flush=True)
     try:
         with ExitStack() as stack:

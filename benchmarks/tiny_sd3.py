@@ -30,6 +30,7 @@ from tiny_pipelines import clip, t5, tokenizer
 from flowward.algorithms import AWM, DiffusionNFT, FlowGRPO
 from flowward.learning.points import Renoise
 from flowward.learning.snapshots import Decay
+from flowward.models import gelu
 from flowward.models.compiling import compile_blocks
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
@@ -78,6 +79,8 @@ def policy(merge: bool = True, compiled: bool = False) -> DiffusersPolicy:
     family = FAMILIES["StableDiffusion3Pipeline"](pipeline(), 64, 64, text_tokens=128)
     if compiled:
         compile_blocks(family.pipe.transformer)
+    else:
+        gelu.quicken(family.pipe.transformer)  # as `models.load` does on a processor
     made = DiffusersPolicy("tiny-sd3", family, 32, "float32")
     made.weights.merge = merge
     return made

@@ -17,7 +17,7 @@ from huggingface_hub import hf_hub_download
 from ..system import memory
 from ..system.errors import unknown
 from ..system.precision import Wish, resolve
-from . import compiling, hub, norms, sharding
+from . import compiling, gelu, hub, norms, sharding
 from .adapters import Adapters
 from .diffusers import DiffusersPolicy
 from .families import FAMILIES, Family
@@ -78,11 +78,12 @@ def load(
     with memory.explained(f"while moving {name_or_path} to {device}; --quantise makes its transformer smaller"):
         pipe = pipe.to(device)
     family, asked = shaped(pipe, loading), loading
+    plain = device == "cpu" and chosen == "float32"
     loading = compiling.possible(loading, layout, family, adapters, chosen == "bf16")
-    prepared(family, loading, layout)
+    prepared(family, loading, layout, plain)
     unread = TextEncoders(name_or_path, pipeline, folder, names, loading.variant, stored, device) if names else None
     policy = DiffusersPolicy(
-        name_or_path, family, adapters, chosen, seed, unread, _placement(family, split, layout, loading)
+        name_or_path, family, adapters, chosen, seed, unread, _placement(family, split, layout, loading, plain)
     )
     policy.loading = asked
     if isinstance(policy.weights, LoRA):
@@ -144,7 +145,9 @@ def _split(
     }
 
 
-def _placement(family: Family, split: Mapping[str, sharding.Stored], layout: Layout, loading: Loading) -> Placement:
+def _placement(
+    family: Family, split: Mapping[str, sharding.Stored], layout: Layout, loading: Loading, plain: bool
+) -> Placement:
     """Where the weights lie; `split` are the transformers that are split among processes, if they are."""
     on_host = OFFLOADED if layout.offload_copies else ()
     if not split:
@@ -152,7 +155,7 @@ def _placement(family: Family, split: Mapping[str, sharding.Stored], layout: Lay
 
     def another(hosted: bool) -> torch.nn.Module:
         made = {name: each.empty(hosted) for name, each in split.items()}
-        _tuned(list(made.values()), loading, layout)
+        _tuned(list(made.values()), loading, layout, plain)
         joined: torch.nn.Module = family.joined(made)
         return joined
 
@@ -184,8 +187,11 @@ def shaped(pipe: Any, loading: Loading) -> Family:
     return FAMILIES[type(pipe).__name__](pipe, **given)
 
 
-def prepared(family: Family, loading: Loading, layout: Layout) -> None:
+def prepared(family: Family, loading: Loading, layout: Layout, plain: bool = False) -> None:
     """Switch on the requested memory and speed options of diffusers.
+
+    Args:
+        plain: the networks compute in float32 on a processor.
 
     Raises:
         ValueError: this model or this machine does not support one of them.
@@ -204,17 +210,21 @@ def prepared(family: Family, loading: Loading, layout: Layout) -> None:
                 getattr(part, method)()
             except (AttributeError, ValueError, NotImplementedError) as error:
                 raise ValueError(f"{type(part).__name__} does not support {what}; leave out the option") from error
-    _tuned(transformers, loading, layout)
+    _tuned(transformers, loading, layout, plain)
 
 
-def _tuned(transformers: Sequence[Any], loading: Loading, layout: Layout) -> None:
-    """Fuse the norms of transformers; choose their attention, let teams share sequences, if requested.
+def _tuned(transformers: Sequence[Any], loading: Loading, layout: Layout, plain: bool) -> None:
+    """Fuse the norms of transformers, and quicken GELU where they are `plain`.
+
+    If requested, choose their attention, let teams share sequences.
 
     Raises:
         ValueError: this machine does not support that attention.
     """
     for transformer in transformers:
         norms.fuse(transformer)
+        if plain:
+            gelu.quicken(transformer)
     for transformer in transformers if loading.attention else ():
         try:
             transformer.set_attention_backend(loading.attention)

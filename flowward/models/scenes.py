@@ -16,9 +16,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..process.distilled import Sign
 from ..process.policy import UNTIL, Condition, Policy, graphed
 from ..prompts import Prompt, text_of
+from ..scenes.attention import plain
 from ..scenes.network import Networks
 from ..scenes.two_times import TwoTimeTransformer
 from ..system.precision import Precision, autocast
+from . import gelu
 from .adapters import Adapters
 from .lora import trainable
 
@@ -67,6 +69,9 @@ class ScenesPolicy(Policy):
         self._text_encoder = networks.text_encoder.requires_grad_(False)
         self._autoencoder = networks.autoencoder.requires_grad_(False)
         transformer = networks.transformer
+        if precision == "float32":
+            plain(transformer)
+            gelu.quicken(transformer)
         self.two_times = isinstance(transformer, TwoTimeTransformer)
         described = json.loads(transformer.to_json_string())  # keys with "_" are a path and a version
         architecture = {key: value for key, value in described.items() if not key.startswith("_")}
@@ -93,8 +98,8 @@ class ScenesPolicy(Policy):
 
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
         gradients = graphed(x, weights)
-        # Plain matrix products: with 24 tokens, fused attention on the CPU makes a training step 1.5 times slower
-        # (docs/benchmarks.md). Rollouts use them too, so that equal weights give bit-identical velocities.
+        # In bf16 as in float32: with 24 tokens, fused attention on the CPU makes a training step 1.5 times slower
+        # (docs/notes/speed.md). Rollouts use products too, so that equal weights give bit-identical velocities.
         attention = sdpa_kernel(SDPBackend.MATH)
         with torch.set_grad_enabled(gradients), self._cast(), attention, self.weights.network(weights) as network:
             self.weights.meet(condition.tensors)

@@ -126,11 +126,38 @@ def test_our_side_answers_until_quit() -> None:
 def test_variants_of_ours_are_contenders_of_their_own() -> None:
     import argparse
 
-    chosen = argparse.Namespace(ours=["awm"], microbatch=[32, 8], compile=True, plain=False, threads=1)
+    chosen = argparse.Namespace(
+        ours=["awm"], scenes=[], images=144, beside=[], microbatch=[32, 8], compile=True, plain=False, threads=1
+    )
     found = peers.ours(chosen)
     assert list(found) == ["awm, microbatch 32", "awm, microbatch 32, compile", "awm, microbatch 8",
                            "awm, microbatch 8, compile"]  # fmt: skip
     assert found["awm, microbatch 8, compile"][-1] == "--compile"
+
+
+def test_an_older_checkout_goes_first_and_runs_the_same_workload() -> None:
+    import argparse
+
+    chosen = argparse.Namespace(
+        ours=[], scenes=["awm"], images=72, beside=[["before", "../old"]], microbatch=[None], compile=True, plain=False,
+        threads=1,
+    )  # fmt: skip
+    found = peers.ours(chosen)
+    assert list(found) == ["awm, before", "awm"] and found["awm, before"] == [*found["awm"], "--home", "../old"]
+    assert found["awm"][2:] == ["--serve-scenes", "awm", "--images", "72", "--threads", "1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--beside", "before", str(HOME), "--scenes", "awm", "flow_grpo"], "--beside compares one workload"),
+        (["--beside", "before", "/nowhere", "--scenes", "awm"], "there is no flowward in /nowhere"),
+    ],
+)
+def test_two_checkouts_of_one_workload_are_compared(words: list[str], why: str) -> None:
+    command = [sys.executable, str(HOME / "benchmarks" / "peers.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0 and why in done.stderr
 
 
 def test_the_worker_on_the_page_keeps_to_the_protocol() -> None:
