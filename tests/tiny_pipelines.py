@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from tiny_images import IMAGES
 from tiny_more import MORE
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -273,6 +274,7 @@ TINY: dict[str, Callable[[], Any]] = {
     "WanPipeline": wan,
     "AnyFlowPipeline": anyflow,
     **MORE,
+    **IMAGES,
 }
 
 

@@ -293,5 +293,6 @@ def _plain(tensor: Any) -> Tensor:
 
 def spelling(tokenizer: Any) -> list[Any]:
     """What a tokenizer does to a test sentence, to detect a changed vocabulary or chat template."""
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, which also prepares images
     said = tokenizer("A photo of 12 red foxes, seen from above; it says 'naïve'.")["input_ids"]
     return [len(tokenizer), tokenizer.model_max_length, tokenizer.padding_side, tokenizer.chat_template, said]

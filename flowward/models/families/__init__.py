@@ -9,7 +9,7 @@ from .chroma import Chroma
 from .cogview4 import CogView4
 from .family import Family
 from .flux import Flux, FluxKontext
-from .flux2 import Flux2Klein
+from .flux2 import Flux2, Flux2Klein
 from .lumina2 import Lumina2
 from .ovis_image import OvisImage
 from .qwen_image import QwenImage, QwenImageEdit
@@ -21,6 +21,7 @@ from .z_image import ZImage
 _ALL: tuple[type[Family], ...] = (
     StableDiffusion3, Flux, FluxKontext, Flux2Klein, QwenImage, QwenImageEdit, ZImage, Sana, AuraFlow,
     CogView4, Lumina2, Chroma, OvisImage, Bria, Wan, AnyFlow,
+    Flux2,
 )  # fmt: skip
 FAMILIES: dict[str, type[Family]] = {name: family for family in _ALL for name in family.pipelines}
 
