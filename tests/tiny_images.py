@@ -21,10 +21,17 @@ def bare(length: int = 512) -> Any:
     return made
 
 
+def qwen(length: int = 2048) -> Any:
+    """A tokenizer that adds no marks, and knows those of Qwen's chats, as lines of its templates have them."""
+    made = bare(length)
+    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "\n"]})
+    return made
+
+
 def text(layers: int) -> dict[str, Any]:
     """Sizes of a small language model."""
     return {
-        "vocab_size": tiny.VOCABULARY, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": layers,
+        "vocab_size": tiny.VOCABULARY + 3, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": layers,
         "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8,
     }  # fmt: skip
 
@@ -52,6 +59,75 @@ def flux2() -> Any:
     return pipe
 
 
+def video_autoencoder(z: int = 4) -> Any:
+    """Of Wan 2.2's kind: 16 times smaller."""
+    return diffusers.AutoencoderKLWan(
+        base_dim=4, z_dim=z, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 1.2, 0.8, 1.0], is_residual=True, in_channels=12,
+        out_channels=12, patch_size=2, scale_factor_spatial=16,
+    )  # fmt: skip
+
+
+def longcat_image() -> Any:
+    transformer = diffusers.LongCatImageTransformer2DModel(
+        in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=16, axes_dims_rope=[4, 6, 6],
+    )  # fmt: skip
+    return diffusers.LongCatImagePipeline(
+        transformer=transformer, scheduler=tiny.dynamic(), vae=tiny.autoencoder(16),
+        text_encoder=tiny.qwen_image().text_encoder, tokenizer=bare(1024), text_processor=None,
+    )  # fmt: skip
+
+
+def qwen3_vl(layers: int, kind: Any) -> Any:
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16,
+              "deepstack_visual_indexes": [0], "num_position_embeddings": 4}  # fmt: skip
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "mrope_interleaved": True, "rope_theta": 1e4}
+    return kind(transformers.Qwen3VLConfig(
+        text_config={**text(layers), "rope_scaling": rope}, vision_config=vision, tie_word_embeddings=True
+    ))  # fmt: skip
+
+
+def krea2() -> Any:
+    transformer = diffusers.Krea2Transformer2DModel(
+        in_channels=16, num_layers=1, attention_head_dim=16, num_attention_heads=2, num_key_value_heads=1,
+        intermediate_size=32, timestep_embed_dim=16, text_hidden_dim=16, num_text_layers=3, text_num_attention_heads=2,
+        text_num_key_value_heads=2, text_intermediate_size=16, num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    return diffusers.Krea2Pipeline(
+        transformer=transformer, scheduler=tiny.dynamic(), vae=tiny.qwen_image().vae,
+        text_encoder=qwen3_vl(3, transformers.Qwen3VLModel), tokenizer=qwen(), text_encoder_select_layers=(0, 1, 3),
+    )  # fmt: skip
+
+
+def ernie_image() -> Any:
+    transformer = diffusers.ErnieImageTransformer2DModel(
+        hidden_size=32, num_attention_heads=2, num_layers=2, ffn_hidden_size=32, in_channels=16, out_channels=16,
+        text_in_dim=16, rope_axes_dim=(4, 6, 6),
+    )  # fmt: skip
+    return diffusers.ErnieImagePipeline(
+        transformer=transformer, scheduler=tiny.schedule(shift=3.0), vae=tiny.flux2_klein().vae,
+        text_encoder=mistral3(3, transformers.Mistral3Model), tokenizer=tiny.tokenizer(40),
+    )  # fmt: skip
+
+
+def bria_fibo() -> Any:
+    transformer = diffusers.BriaFiboTransformer2DModel(
+        in_channels=4, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=[4, 6, 6], text_encoder_dim=16,
+    )  # fmt: skip
+    config = transformers.SmolLM3Config(**{**text(1), "vocab_size": 128_001}, pad_token_id=0)  # the begin of a text
+    return diffusers.BriaFiboPipeline(
+        transformer=transformer, scheduler=tiny.dynamic(), vae=video_autoencoder(),
+        text_encoder=transformers.SmolLM3Model(config), tokenizer=tiny.tokenizer(4096),
+    )  # fmt: skip
+
+
 IMAGES: dict[str, Callable[[], Any]] = {
     "Flux2Pipeline": flux2,
+    "LongCatImagePipeline": longcat_image,
+    "Krea2Pipeline": krea2,
+    "ErnieImagePipeline": ernie_image,
+    "BriaFiboPipeline": bria_fibo,
 }

@@ -48,6 +48,7 @@ class Family(ABC):
     needs: ClassVar[tuple[str, ...]] = ()  # packages that flowward does not install
     text_tokens: int
     most_text: ClassVar[int | None] = None  # token limit of the pipeline, if it has one
+    chooses_text: ClassVar[bool] = True  # whether the pipeline has an argument for the length of texts
     nothing: ClassVar[str] = ""  # the text used as the empty prompt
     lora_loader: ClassVar[Loader] = LOADER  # the pipeline's method that loads a LoRA
 
@@ -63,6 +64,10 @@ class Family(ABC):
         self.height, self.width = (self.side if each is None else each for each in (height, width))
         self.frames = frames
         if text_tokens is not None:
+            if not self.chooses_text:
+                raise ValueError(
+                    f"{type(pipe).__name__} has no option for the length of texts; leave out the text tokens option"
+                )
             self.text_tokens = text_tokens
         if self.most_text and self.text_tokens > self.most_text:
             raise ValueError(
@@ -190,7 +195,7 @@ class Family(ABC):
 
     def _longest(self, name: str, tokenizer: Any, **more: Any) -> Reader:
         """A reader of `text_tokens` tokens."""
-        able = self.most_text is None or self.text_tokens < self.most_text
+        able = self.chooses_text and (self.most_text is None or self.text_tokens < self.most_text)
         return Reader(name, tokenizer, self.text_tokens, more=able, **more)
 
     def sources(self, prompts: Sequence[Edit]) -> Tensor:
