@@ -292,3 +292,14 @@ def tiny(name: str, seed: int = 0) -> Any:
                 torch.nn.init.normal_(parameter, std=0.2)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def halved(pipe: Any) -> Any:
+    """In bf16 as diffusers loads it: some parameters stay in float32."""
+    pipe.to(torch.bfloat16)
+    for part in [each for each in pipe.components.values() if isinstance(each, diffusers.ModelMixin)]:
+        exact = set(part._keep_in_fp32_modules or ())
+        for name, held in part.named_parameters():
+            if exact & set(name.split(".")):
+                held.data = held.data.float()
+    return pipe

@@ -82,7 +82,7 @@ class DiffusersPolicy(Policy):
         encoders += unread.fingerprints() if unread else []
         self.identity |= {"text_encoders": encoders, "vae": self._fingerprint(pipe.vae)}
         self._reader: list[Any] = [*encoders, *(unread.configs() if unread else [])]
-        self._reader += [spelling(part) for name, part in parts if name.startswith("tokenizer")]
+        self._reader += [spelling(part) for name, part in parts if name.startswith(("tokenizer", "processor"))]
         if family.edits:  # images are read too, at one size
             self._reader += [self.identity["vae"], *family.shape, READING]
         self._cache: PromptCache | None = None

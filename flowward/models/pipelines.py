@@ -188,6 +188,11 @@ def prepared(family: Family, loading: Loading, layout: Layout) -> None:
         ValueError: this model or this machine does not support one of them.
     """
     transformers = list(family.transformers.values())
+    if family.by_length and layout.shard != "none":
+        raise ValueError(
+            f"{type(family.pipe).__name__} makes a pass for every length of text, so its weights cannot be split among "
+            "processes, which need equally many passes: leave out --shard"
+        )
     _refuse_uneven(family, layout.context_parallel)
     family.together = layout.context_parallel
     wanted = {

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..reading import Reader
-from .family import Family, positions
+from .family import Family, padded, positions
 from .qwen_image import QwenImage
 
 
@@ -35,10 +35,7 @@ class BriaFibo(Family):
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         rows = [self._read(prompt) for prompt in prompts]  # the pipeline reads empty ones otherwise beside others
-        return {
-            "words": nn.utils.rnn.pad_sequence(rows, batch_first=True),
-            "mask": nn.utils.rnn.pad_sequence([row.new_ones(len(row)) for row in rows], batch_first=True),
-        }
+        return padded(rows)
 
     def _read(self, prompt: str) -> Tensor:
         """[tokens, layers, width]: as many of the last layers as there are blocks, or all."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..reading import Reader
-from .family import Family
+from .family import Family, lengths, padded
 from .flux2 import Flux2Klein
 
 
@@ -46,10 +46,7 @@ class ErnieImage(Flux2Klein):
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         rows = self.pipe.encode_prompt(list(prompts), self.pipe.text_encoder.device)
-        return {
-            "words": nn.utils.rnn.pad_sequence(rows, batch_first=True),
-            "mask": nn.utils.rnn.pad_sequence([row.new_ones(len(row)) for row in rows], batch_first=True),
-        }
+        return padded(rows)
 
     def readers(self) -> list[Reader]:
         tokenizer = self.pipe.tokenizer
@@ -60,7 +57,7 @@ class ErnieImage(Flux2Klein):
             x,
             timestep=1000 * t,
             text_bth=condition["words"],
-            text_lens=condition["mask"].sum(1, dtype=torch.long),  # bf16 cannot count past 256
+            text_lens=lengths(condition),
             return_dict=False,
         )[0]
         return v

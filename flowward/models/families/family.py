@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from operator import attrgetter
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...process.distilled import Sign, of_pipeline, of_scheduler
 from ...process.policy import LOADER, Loader
@@ -45,6 +45,7 @@ class Family(ABC):
     published: ClassVar[float | None] = None  # guidance scale in the publication of a model with embedded guidance
     two_times: ClassVar[bool] = False  # the network has a second time, the end of a jump: `until` in a condition
     edits: ClassVar[bool] = False  # prompts are Edits, and a condition has a `source` [N, *shape]
+    by_length: ClassVar[bool] = False  # only rows whose texts have the same length share a pass of the network
     needs: ClassVar[tuple[str, ...]] = ()  # packages that flowward does not install
     text_tokens: int
     most_text: ClassVar[int | None] = None  # token limit of the pipeline, if it has one
@@ -294,6 +295,32 @@ class Family(ABC):
         known = self.pipe.vae.config
         z: Tensor = self.pipe.vae.encode(images).latent_dist.mean
         return (z - (known.shift_factor or 0)) * known.scaling_factor
+
+
+def padded(rows: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Texts of their own lengths, [tokens, ...] each, as `words` [N, tokens, ...] with a `mask` [N, tokens]."""
+    pad = nn.utils.rnn.pad_sequence
+    return {
+        "words": pad(list(rows), batch_first=True),
+        "mask": pad([row.new_ones(len(row)) for row in rows], batch_first=True),
+    }
+
+
+def lengths(condition: Mapping[str, Tensor]) -> Tensor:
+    """The length of each text, [N]."""
+    return condition["mask"].sum(1, dtype=torch.long)  # bf16 cannot count past 256
+
+
+def apart(condition: Mapping[str, Tensor], velocity: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """A velocity in passes over rows whose texts have the same length, without padding: see `by_length`.
+
+    Args:
+        velocity: numbers of the rows [n], their texts [n, tokens, ...] -> v [n, ...].
+    """
+    long = lengths(condition)
+    groups = [(long == length).nonzero(as_tuple=True)[0] for length in long.unique()]
+    parts = [velocity(rows, condition["words"][rows, : int(long[rows[0]])]) for rows in groups]
+    return torch.cat(parts)[torch.cat(groups).argsort()]
 
 
 def statistics(vae: Any, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..reading import Reader
-from .family import Family, pack, positions, unpack
+from .family import Family, pack, padded, positions, unpack
 from .qwen_image import QwenImage
 
 
@@ -44,10 +44,7 @@ class Krea2(QwenImage):
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         layers, mask = self.pipe.encode_prompt(prompts, max_sequence_length=self.text_tokens)
         rows = [row[kept] for row, kept in zip(layers, mask.bool(), strict=True)]  # padding lies before their end
-        return {
-            "words": nn.utils.rnn.pad_sequence(rows, batch_first=True),
-            "mask": nn.utils.rnn.pad_sequence([row.new_ones(len(row)) for row in rows], batch_first=True),
-        }
+        return padded(rows)
 
     def readers(self) -> list[Reader]:
         prefix, end = self.pipe.prompt_template_encode_prefix, self.pipe.prompt_template_encode_num_suffix_tokens
