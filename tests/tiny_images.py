@@ -209,6 +209,36 @@ def kandinsky5() -> Any:
     )  # fmt: skip
 
 
+def long_clip() -> Any:
+    known = tiny.clip(16, True).config
+    known.max_position_embeddings = 218
+    return transformers.CLIPTextModelWithProjection(known)
+
+
+def hidream() -> Any:
+    transformer = diffusers.HiDreamImageTransformer2DModel(
+        patch_size=2, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        caption_channels=[32, 16], text_emb_dim=32, num_routed_experts=2, num_activated_experts=2,
+        axes_dims_rope=(4, 6, 6), max_resolution=(32, 32), llama_layers=[0, 1],
+    )  # fmt: skip
+    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**text(2), attn_implementation="eager"))
+    return diffusers.HiDreamImagePipeline(
+        transformer=transformer, scheduler=tiny.dynamic(), vae=tiny.autoencoder(4),
+        text_encoder=long_clip(), tokenizer=tiny.tokenizer(218), text_encoder_2=long_clip(),
+        tokenizer_2=tiny.tokenizer(218), text_encoder_3=tiny.t5(32), tokenizer_3=tiny.tokenizer(512),
+        text_encoder_4=llama, tokenizer_4=tiny.tokenizer(512),
+    )  # fmt: skip
+
+
+def z_image_omni() -> Any:
+    plain = tiny.z_image()
+    transformer = diffusers.ZImageTransformer2DModel(**{**plain.transformer.config, "siglip_feat_dim": 16})
+    return diffusers.ZImageOmniPipeline(
+        transformer=transformer, scheduler=plain.scheduler, vae=plain.vae, text_encoder=plain.text_encoder,
+        tokenizer=plain.tokenizer, siglip=None, siglip_processor=None,
+    )  # fmt: skip
+
+
 def autoencoder_of_8() -> Any:
     """Halves both sides three times."""
     return diffusers.AutoencoderKL(
@@ -228,4 +258,6 @@ IMAGES: dict[str, Callable[[], Any]] = {
     "BriaFibo2Pipeline": bria_fibo2,
     "QwenImage21Pipeline": qwen_image21,
     "Kandinsky5T2IPipeline": kandinsky5,
+    "HiDreamImagePipeline": hidream,
+    "ZImageOmniPipeline": z_image_omni,
 }

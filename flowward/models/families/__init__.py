@@ -13,6 +13,7 @@ from .ernie_image import ErnieImage
 from .family import Family
 from .flux import Flux, FluxKontext
 from .flux2 import Flux2, Flux2Klein
+from .hidream import HiDream
 from .kandinsky5 import Kandinsky5
 from .krea2 import Krea2
 from .longcat_image import LongCatImage
@@ -24,12 +25,13 @@ from .qwen_image21 import QwenImage21
 from .sana import Sana
 from .sd3 import StableDiffusion3
 from .wan import Wan
-from .z_image import ZImage
+from .z_image import ZImage, ZImageOmni
 
 _ALL: tuple[type[Family], ...] = (
     StableDiffusion3, Flux, FluxKontext, Flux2Klein, QwenImage, QwenImageEdit, ZImage, Sana, AuraFlow,
     CogView4, Lumina2, Chroma, OvisImage, Bria, Wan, AnyFlow,
     Flux2, LongCatImage, Krea2, ErnieImage, BriaFibo, NucleusImage, BriaFibo2, QwenImage21, Kandinsky5,
+    HiDream, ZImageOmni,
 )  # fmt: skip
 FAMILIES: dict[str, type[Family]] = {name: family for family in _ALL for name in family.pipelines}
 

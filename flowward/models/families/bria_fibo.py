@@ -46,7 +46,7 @@ class BriaFibo(Family):
         return [self._longest("SmolLM3", self.pipe.tokenizer)]
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
-        rows, columns = positions(*x.shape[-2:], x.device)
+        rows, columns = positions(x.shape[-2], x.shape[-1], x.device)
         places = torch.stack([torch.zeros_like(rows), rows, columns], 1).to(x.dtype)
         layers = list(condition["words"].unbind(2))
         mask = torch.cat([condition["mask"], x.new_ones(len(x), len(places))], 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ class Krea2(QwenImage):
     """
 
     pipelines = ("Krea2Pipeline",)
-    text_tokens, most_text = 512, None
+    text_tokens = 512
+    most_text: ClassVar[int | None] = None
     nothing = ""
 
     def __init__(self, pipe: Any, *size: Any, **more: Any):

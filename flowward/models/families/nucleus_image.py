@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -20,7 +20,8 @@ class NucleusImage(QwenImage):
 
     pipelines = ("NucleusMoEImagePipeline",)
     targets = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
-    text_tokens, most_text = 1024, None
+    text_tokens = 1024
+    most_text: ClassVar[int | None] = None
     nothing = ""
     needs = ("torchvision",)  # for the processor in transformers
     lora_loader = ("transformer.load_lora_adapter", {"use_safetensors": True})

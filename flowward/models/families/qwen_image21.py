@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ class QwenImage21(QwenImage):
     pipelines = ("QwenImage21Pipeline",)
     packed = False
     targets = ("to_q", "to_k", "to_v", "to_out.0")
-    text_tokens, most_text, chooses_text = 0, None, False  # of any length
+    text_tokens, chooses_text = 0, False  # of any length
+    most_text: ClassVar[int | None] = None
     by_length = True
     needs = ("torchvision",)  # for the processor in transformers
     guided = Family.guided
