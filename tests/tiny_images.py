@@ -134,6 +134,10 @@ class Processor:
     def __call__(self, text: list[str], images: None = None, videos: None = None, **more: Any) -> Any:
         return self.tokenizer(text, **more)
 
+    @classmethod
+    def from_pretrained(cls, *where: Any, **more: Any) -> Processor:
+        return cls(qwen())
+
     def decode(self, ids: Any) -> str:
         return str(self.tokenizer.decode(ids))
 
@@ -199,7 +203,7 @@ def qwen_image21() -> Any:
 def kandinsky5() -> Any:
     transformer = diffusers.Kandinsky5Transformer3DModel(
         in_visual_dim=4, in_text_dim=16, in_text_dim2=16, time_dim=16, out_visual_dim=4, model_dim=32, ff_dim=32,
-        num_text_blocks=1, num_visual_blocks=1, axes_dims=(4, 6, 6),
+        num_text_blocks=1, num_visual_blocks=2, axes_dims=(4, 6, 6),
     )  # fmt: skip
     reader = tiny.qwen_image().text_encoder
     reader.resize_token_embeddings(tiny.VOCABULARY + 4)

@@ -9,6 +9,7 @@ import diffusers
 import torch
 import transformers
 from tiny_images import IMAGES
+from tiny_images import Processor as Processor
 from tiny_more import MORE
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel

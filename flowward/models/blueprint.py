@@ -26,7 +26,7 @@ from ..system.precision import Precision, Wish, resolve
 from . import hub
 from .adapters import Adapters
 from .diffusers import DiffusersPolicy, in_float32
-from .families import Family
+from .families import FAMILIES, Family
 from .imagined import FAKE, MOST, Alike, sharded
 from .layout import Layout
 from .loading import Loading
@@ -106,7 +106,7 @@ def load(
     with hub.explained(name_or_path), init_empty_weights():
         parts = {
             key: _component(name_or_path, key, value, loading.revision)
-            for key, value in found.items()
+            for key, value in (found | dict.fromkeys(FAMILIES[found["_class_name"]].unused)).items()
             if not key.startswith("_")
         }
     pipe = getattr(diffusers, found["_class_name"])(**parts)

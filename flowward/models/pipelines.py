@@ -78,7 +78,7 @@ def load(
             dtype={"default": stored, **dict.fromkeys(transformers, trained)},
             use_safetensors=True,
             quantization_config=quantised,
-            **dict.fromkeys(names),
+            **dict.fromkeys((*names, *FAMILIES[kind].unused)),
             **{name: part.read() for name, part in split.items()},
         )
         _refuse_holes(pipe)

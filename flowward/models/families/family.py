@@ -46,6 +46,7 @@ class Family(ABC):
     two_times: ClassVar[bool] = False  # the network has a second time, the end of a jump: `until` in a condition
     edits: ClassVar[bool] = False  # prompts are Edits, and a condition has a `source` [N, *shape]
     by_length: ClassVar[bool] = False  # only rows whose texts have the same length share a pass of the network
+    unused: ClassVar[tuple[str, ...]] = ()  # components of the pipeline that are not loaded
     needs: ClassVar[tuple[str, ...]] = ()  # packages that flowward does not install
     text_tokens: int
     most_text: ClassVar[int | None] = None  # token limit of the pipeline, if it has one

@@ -64,6 +64,7 @@ class ZImageOmni(ZImage):
     """The pipeline can also look at pictures; here it reads text alone."""
 
     pipelines = ("ZImageOmniPipeline",)
+    unused = ("siglip", "siglip_processor")
 
     def __init__(self, pipe: Any, *size: Any, **more: Any):
         super().__init__(pipe, *size, **more)
