@@ -8,6 +8,8 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from tiny_images import IMAGES
+from tiny_images import Processor as Processor
 from tiny_more import MORE
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -273,6 +275,7 @@ TINY: dict[str, Callable[[], Any]] = {
     "WanPipeline": wan,
     "AnyFlowPipeline": anyflow,
     **MORE,
+    **IMAGES,
 }
 
 
@@ -289,4 +292,15 @@ def tiny(name: str, seed: int = 0) -> Any:
             if not parameter.any():  # output layers start at zero, and would hide everything
                 torch.nn.init.normal_(parameter, std=0.2)
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def halved(pipe: Any) -> Any:
+    """In bf16 as diffusers loads it: some parameters stay in float32."""
+    pipe.to(torch.bfloat16)
+    for part in [each for each in pipe.components.values() if isinstance(each, diffusers.ModelMixin)]:
+        exact = set(part._keep_in_fp32_modules or ())
+        for name, held in part.named_parameters():
+            if exact & set(name.split(".")):
+                held.data = held.data.float()
     return pipe

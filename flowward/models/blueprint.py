@@ -27,7 +27,7 @@ from ..system.precision import Precision, Wish, resolve
 from . import hub
 from .adapters import Adapters
 from .diffusers import DiffusersPolicy, in_float32
-from .families import Family
+from .families import FAMILIES, Family
 from .imagined import FAKE, MOST, Alike, sharded
 from .layout import Layout
 from .loading import Loading
@@ -107,7 +107,7 @@ def load(
     with hub.explained(name_or_path), init_empty_weights():
         parts = {
             key: _component(name_or_path, key, value, loading.revision)
-            for key, value in found.items()
+            for key, value in (found | dict.fromkeys(FAMILIES[found["_class_name"]].unused)).items()
             if not key.startswith("_")
         }
     pipe = getattr(diffusers, found["_class_name"])(**parts)
@@ -144,9 +144,11 @@ def _refuse(loading: Loading, layout: Layout, processes: int) -> None:
 
 
 def _component(where: str, key: str, value: Any, revision: str | None) -> Any:
-    """A component of a pipeline, from its entry in the index; networks get no weights."""
-    if not isinstance(value, list) or value[0] is None:
-        return value if not isinstance(value, list) else None
+    """A component of a pipeline, from its entry in the index; networks get no weights. Other entries are settings."""
+    if not (isinstance(value, list) and len(value) == 2 and all(isinstance(each, str | None) for each in value)):
+        return value
+    if value[0] is None:
+        return None
     library, name = value
     kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], name)
     if library == "diffusers" and issubclass(kind, diffusers.ModelMixin):
@@ -157,12 +159,17 @@ def _component(where: str, key: str, value: Any, revision: str | None) -> Any:
 
 
 def _without_numbers(network: nn.Module, dtype: torch.dtype) -> None:
-    """Replace parameters on the meta device by fake ones; floating-point ones get this dtype."""
-    for module in network.modules():
+    """Replace parameters on the meta device by fake ones; floating-point ones get this dtype.
+
+    Those that diffusers loads in float32 whatever it is told stay so.
+    """
+    exact = set((isinstance(network, diffusers.ModelMixin) and network._keep_in_fp32_modules) or ())
+    for place, module in network.named_modules():
         for name, held in module._parameters.items():
             if held is not None:
+                kept = held.dtype if exact & {*place.split("."), name} else dtype
                 with FAKE:
-                    fake = torch.empty(held.shape, dtype=dtype if held.is_floating_point() else held.dtype)
+                    fake = torch.empty(held.shape, dtype=kept if held.is_floating_point() else held.dtype)
                 module._parameters[name] = nn.Parameter(fake, requires_grad=False)
 
 

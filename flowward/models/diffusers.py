@@ -83,7 +83,7 @@ class DiffusersPolicy(Policy):
         encoders += unread.fingerprints() if unread else []
         self.identity |= {"text_encoders": encoders, "vae": self._fingerprint(pipe.vae)}
         self._reader: list[Any] = [*encoders, *(unread.configs() if unread else [])]
-        self._reader += [spelling(part) for name, part in parts if name.startswith("tokenizer")]
+        self._reader += [spelling(part) for name, part in parts if name.startswith(("tokenizer", "processor"))]
         if family.edits:  # images are read too, at one size
             self._reader += [self.identity["vae"], *family.shape, READING]
         self._cache: PromptCache | None = None
@@ -303,5 +303,6 @@ def _plain(tensor: Any) -> Tensor:
 
 def spelling(tokenizer: Any) -> list[Any]:
     """What a tokenizer does to a test sentence, to detect a changed vocabulary or chat template."""
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, which also prepares images
     said = tokenizer("A photo of 12 red foxes, seen from above; it says 'naïve'.")["input_ids"]
     return [len(tokenizer), tokenizer.model_max_length, tokenizer.padding_side, tokenizer.chat_template, said]

@@ -71,7 +71,7 @@ def load(
             dtype={"default": stored, **dict.fromkeys(transformers, trained)},
             use_safetensors=True,
             quantization_config=quantised,
-            **dict.fromkeys(names),
+            **dict.fromkeys((*names, *FAMILIES[kind].unused)),
             **{name: part.read() for name, part in split.items()},
         )
         _refuse_holes(pipe)
@@ -197,6 +197,11 @@ def prepared(family: Family, loading: Loading, layout: Layout, plain: bool = Fal
         ValueError: this model or this machine does not support one of them.
     """
     transformers = list(family.transformers.values())
+    if family.by_length and layout.shard != "none":
+        raise ValueError(
+            f"{type(family.pipe).__name__} makes a pass for every length of text, so its weights cannot be split among "
+            "processes, which need equally many passes: leave out --shard"
+        )
     _refuse_uneven(family, layout.context_parallel)
     family.together = layout.context_parallel
     wanted = {

@@ -76,7 +76,8 @@ class TextEncoders:
             ValueError: they cannot be read.
             OutOfMemory: the device has too little memory.
         """
-        there = {name: part for name, part in pipe.components.items() if part is not None}
+        freed = ("text_encoder", "tokenizer")  # other components that are None stay so
+        there = {name: part for name, part in pipe.components.items() if part is not None or not name.startswith(freed)}
         with hub.explained(self.model), hub.whole():
             whole = self.kind.from_pretrained(
                 self.folder, variant=self.variant, dtype=self.dtype, use_safetensors=True, **there

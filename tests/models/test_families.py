@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pipelines import FRAMES, TINY, schedule, tiny
+from tiny_pipelines import FRAMES, TINY, halved, schedule, tiny
 from tiny_policies import policy
 from torch import Tensor
 
@@ -20,6 +20,8 @@ from flowward.models.families import FAMILIES
 from flowward.process.policy import Condition
 from flowward.verify import model
 
+MULTIPLE = {"NucleusMoEImagePipeline": 24}  # text tokens, if only a multiple of some number is allowed
+
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_model_in_half_precision(name: str, tmp_path: Path) -> None:
@@ -27,7 +29,8 @@ def test_a_model_in_half_precision(name: str, tmp_path: Path) -> None:
     found = []
     for dtype, precision in ((torch.float32, "float32"), (torch.bfloat16, "bf16")):
         given = FRAMES.get(name, {})
-        family = FAMILIES[name](tiny(name).to(dtype), 32, 32, **given)
+        pipe = tiny(name) if precision == "float32" else halved(tiny(name))
+        family = FAMILIES[name](pipe, 32, 32, **given)
         one = DiffusersPolicy(name, family, 2, precision)  # type: ignore[arg-type]
         one.weights.add("old")
         adapters = [*one.weights.tensors("policy").values(), *one.weights.tensors("old").values()]
@@ -151,7 +154,11 @@ def test_shorter_text_is_padded_with_zeros() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_text_is_as_long_as_the_pipeline_takes_it(name: str) -> None:
     called = inspect.signature(type(tiny(name)).__call__).parameters
-    assert FAMILIES[name].text_tokens == called["max_sequence_length"].default
+    if not FAMILIES[name].chooses_text:
+        assert "max_sequence_length" not in called
+        return
+    default = called["max_sequence_length"].default
+    assert FAMILIES[name].text_tokens == (tiny(name).default_max_sequence_length if default is None else default)
 
 
 @pytest.mark.parametrize(
@@ -205,9 +212,13 @@ def test_text_is_cut_where_it_is_told_to_be(name: str, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="reads text of any length"):
             policy(name, text_tokens=20)
         return
-    texts, one = ["a red cat " * 20], policy(name, text_tokens=20)
+    if not FAMILIES[name].chooses_text:
+        with pytest.raises(ValueError, match="leave out the text tokens option"):
+            policy(name, text_tokens=20)
+        return
+    texts, one = ["a red cat " * 20], policy(name, text_tokens=MULTIPLE.get(name, 20))
     words = one.encode(model.edits(texts, tmp_path) if one.edits else texts).tensors["words"]
-    longer = {"StableDiffusion3Pipeline": 20 + 77, "CogView4Pipeline": 32}  # CLIP's tokens; a multiple of 16
+    longer = {"StableDiffusion3Pipeline": 20 + 77, "CogView4Pipeline": 32, **MULTIPLE}  # CLIP's; a multiple of 16
     assert words.shape[1] == longer.get(name, 20)
 
 

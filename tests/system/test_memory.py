@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.normalization import RMSNorm
-from tiny_pipelines import FRAMES, tiny
+from tiny_pipelines import FRAMES, Processor, halved, tiny
 
 from flowward.algorithms import ALGORITHMS
 from flowward.algorithms.algorithm import TEACHER, differentiates
@@ -82,18 +83,30 @@ def test_norms_are_in_float32_as_on_cuda() -> None:
         assert torch.nn.functional.layer_norm(x, (8,)).dtype == torch.bfloat16
 
 
+def save(pipe: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save a pipeline; one that reads texts with a processor gets a tiny one again."""
+    pipe.save_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    monkeypatch.setattr(blueprint.transformers, "TinyProcessor", Processor, raising=False)
+    index |= {
+        key: ["transformers", "TinyProcessor"] for key, part in pipe.components.items() if type(part) is Processor
+    }
+    (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
+
+
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in UNSAVED])
-def test_a_blueprint_takes_what_the_model_takes(name: str, tmp_path: Path) -> None:
+def test_a_blueprint_takes_what_the_model_takes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The very bytes: sampling, decoding, and training of a model that is there, and of its configuration."""
-    tiny(name).save_pretrained(tmp_path / "model")
+    monkeypatch.setattr("flowward.models.pipelines.find_spec", lambda name: True)  # the tiny one needs no torchvision
+    save(tiny(name), tmp_path / "model", monkeypatch)
     frames = FRAMES.get(name, {})
-    loading = Loading(size=(32, 32), text_tokens=16, **frames)  # type: ignore[arg-type]
+    given = {"text_tokens": 16} if FAMILIES[name].chooses_text else {}
+    loading = Loading(size=(32, 32), **given, **frames)  # type: ignore[arg-type]
     found = []
     for real in (True, False):
         with counted() as counter:
             if real:
-                given = {"text_tokens": 16, **frames}
-                family = FAMILIES[name](tiny(name).to(torch.bfloat16), 32, 32, **given)
+                family = FAMILIES[name](halved(tiny(name)), 32, 32, **given, **frames)
                 norms.fuse(family.network)
                 one = DiffusersPolicy(name, family, 2, "bf16")
             else:

@@ -5,22 +5,33 @@ from __future__ import annotations
 from .anyflow import AnyFlow
 from .aura_flow import AuraFlow
 from .bria import Bria
+from .bria_fibo import BriaFibo
+from .bria_fibo2 import BriaFibo2
 from .chroma import Chroma
 from .cogview4 import CogView4
+from .ernie_image import ErnieImage
 from .family import Family
 from .flux import Flux, FluxKontext
-from .flux2 import Flux2Klein
+from .flux2 import Flux2, Flux2Klein
+from .hidream import HiDream
+from .kandinsky5 import Kandinsky5
+from .krea2 import Krea2
+from .longcat_image import LongCatImage
 from .lumina2 import Lumina2
+from .nucleus_image import NucleusImage
 from .ovis_image import OvisImage
 from .qwen_image import QwenImage, QwenImageEdit
+from .qwen_image21 import QwenImage21
 from .sana import Sana
 from .sd3 import StableDiffusion3
 from .wan import Wan
-from .z_image import ZImage
+from .z_image import ZImage, ZImageOmni
 
 _ALL: tuple[type[Family], ...] = (
     StableDiffusion3, Flux, FluxKontext, Flux2Klein, QwenImage, QwenImageEdit, ZImage, Sana, AuraFlow,
     CogView4, Lumina2, Chroma, OvisImage, Bria, Wan, AnyFlow,
+    Flux2, LongCatImage, Krea2, ErnieImage, BriaFibo, NucleusImage, BriaFibo2, QwenImage21, Kandinsky5,
+    HiDream, ZImageOmni,
 )  # fmt: skip
 FAMILIES: dict[str, type[Family]] = {name: family for family in _ALL for name in family.pipelines}
 

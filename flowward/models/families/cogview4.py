@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.models.transformers.transformer_cogview4 import CogView4TrainingAttnProcessor
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..reading import Reader
-from .family import Family
+from .family import Family, padded
 
 
 class CogView4(Family):
@@ -41,10 +41,7 @@ class CogView4(Family):
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         given = {"do_classifier_free_guidance": False, "max_sequence_length": self.text_tokens}
         rows = [self.pipe.encode_prompt([prompt], **given)[0][0] for prompt in prompts]
-        return {
-            "words": nn.utils.rnn.pad_sequence(rows, batch_first=True),
-            "mask": nn.utils.rnn.pad_sequence([row.new_ones(len(row)) for row in rows], batch_first=True),
-        }
+        return padded(rows)
 
     def readers(self) -> list[Reader]:
         return [self._longest("GLM", self.pipe.tokenizer)]

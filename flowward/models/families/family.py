@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from operator import attrgetter
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...process.distilled import Sign, of_pipeline, of_scheduler
 from ...process.policy import LOADER, Loader
@@ -45,10 +45,13 @@ class Family(ABC):
     published: ClassVar[float | None] = None  # guidance scale in the publication of a model with embedded guidance
     two_times: ClassVar[bool] = False  # the network has a second time, the end of a jump: `until` in a condition
     edits: ClassVar[bool] = False  # prompts are Edits, and a condition has a `source` [N, *shape]
+    by_length: ClassVar[bool] = False  # only rows whose texts have the same length share a pass of the network
+    unused: ClassVar[tuple[str, ...]] = ()  # components of the pipeline that are not loaded
     needs: ClassVar[tuple[str, ...]] = ()  # packages that flowward does not install
     text_tokens: int
     most_text: ClassVar[int | None] = None  # token limit of the pipeline, if it has one
     masks_text: ClassVar[bool] = False  # text is padded to the longest prompt, and a condition has a `mask` [N, tokens]
+    chooses_text: ClassVar[bool] = True  # whether the pipeline has an argument for the length of texts
     nothing: ClassVar[str] = ""  # the text used as the empty prompt
     lora_loader: ClassVar[Loader] = LOADER  # the pipeline's method that loads a LoRA
 
@@ -64,6 +67,10 @@ class Family(ABC):
         self.height, self.width = (self.side if each is None else each for each in (height, width))
         self.frames = frames
         if text_tokens is not None:
+            if not self.chooses_text:
+                raise ValueError(
+                    f"{type(pipe).__name__} has no option for the length of texts; leave out the text tokens option"
+                )
             self.text_tokens = text_tokens
         if self.most_text and self.text_tokens > self.most_text:
             raise ValueError(
@@ -191,7 +198,7 @@ class Family(ABC):
 
     def _longest(self, name: str, tokenizer: Any, **more: Any) -> Reader:
         """A reader of `text_tokens` tokens."""
-        able = self.most_text is None or self.text_tokens < self.most_text
+        able = self.chooses_text and (self.most_text is None or self.text_tokens < self.most_text)
         return Reader(name, tokenizer, self.text_tokens, more=able, **more)
 
     def sources(self, prompts: Sequence[Edit]) -> Tensor:
@@ -290,6 +297,32 @@ class Family(ABC):
         known = self.pipe.vae.config
         z: Tensor = self.pipe.vae.encode(images).latent_dist.mean
         return (z - (known.shift_factor or 0)) * known.scaling_factor
+
+
+def padded(rows: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Texts of their own lengths, [tokens, ...] each, as `words` [N, tokens, ...] with a `mask` [N, tokens]."""
+    pad = nn.utils.rnn.pad_sequence
+    return {
+        "words": pad(list(rows), batch_first=True),
+        "mask": pad([row.new_ones(len(row)) for row in rows], batch_first=True),
+    }
+
+
+def lengths(condition: Mapping[str, Tensor]) -> Tensor:
+    """The length of each text, [N]."""
+    return condition["mask"].sum(1, dtype=torch.long)  # bf16 cannot count past 256
+
+
+def apart(condition: Mapping[str, Tensor], velocity: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """A velocity in passes over rows whose texts have the same length, without padding: see `by_length`.
+
+    Args:
+        velocity: numbers of the rows [n], their texts [n, tokens, ...] -> v [n, ...].
+    """
+    long = lengths(condition)
+    groups = [(long == length).nonzero(as_tuple=True)[0] for length in long.unique()]
+    parts = [velocity(rows, condition["words"][rows, : int(long[rows[0]])]) for rows in groups]
+    return torch.cat(parts)[torch.cat(groups).argsort()]
 
 
 def statistics(vae: Any, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,15 +1,16 @@
-"""FLUX.2-klein."""
+"""FLUX.2: klein and dev."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 from torch import Tensor
 
 from ..reading import Reader, chat
-from .family import Family, pack, positions, unpack
+from .family import Family, Guidance, pack, positions, unpack
 
 
 class Flux2Klein(Family):
@@ -57,7 +58,7 @@ class Flux2Klein(Family):
         v: Tensor = network(
             x.flatten(2).transpose(1, 2),
             timestep=t,
-            guidance=None,
+            guidance=torch.full_like(t, guidance) if network.config.guidance_embeds else None,
             encoder_hidden_states=condition["words"],
             txt_ids=torch.stack([torch.zeros_like(words)] * 3 + [words], 1)[None],
             img_ids=torch.stack([zero, rows, columns, zero], 1)[None],
@@ -87,3 +88,33 @@ class Flux2Klein(Family):
         x0 = pack(z).transpose(1, 2).reshape(len(z), -1, h, w)
         mean, std = self._norm(x0)
         return (x0 - mean) / std
+
+
+class Flux2(Flux2Klein):
+    """FLUX.2-dev: guidance is a network input, and layers of Mistral read an instruction and the prompt.
+
+    Text is always padded to the maximum, which counts the instruction too; the padding has an effect.
+    """
+
+    pipelines = ("Flux2Pipeline",)
+    guidance: ClassVar[Guidance] = "embedded"
+    published = 4.0
+
+    def __init__(self, pipe: Any, *size: Any, **more: Any):
+        super(Flux2Klein, self).__init__(pipe, *size, **more)
+
+    def readers(self) -> list[Reader]:
+        outer = self.pipe.tokenizer
+        if outer is None:
+            return []
+        inner = getattr(outer, "tokenizer", outer)  # of a processor, which also prepares images
+
+        def form(text: str) -> str:
+            whole = outer.apply_chat_template(format_input([text], self.pipe.system_message)[0], tokenize=False)
+            return str(whole).removeprefix(inner.bos_token or "")  # the tokenizer adds it by itself
+
+        return [self._longest("Mistral", inner, form=form)]
+
+    def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        tokens = super(Flux2Klein, self).reference(prompts, x, steps, guidance, **more)
+        return tokens.transpose(1, 2).reshape(x.shape)

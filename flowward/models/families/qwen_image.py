@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ class QwenImage(Family):
     pipelines = ("QwenImagePipeline",)
     masks_text = True
     packed = True
-    text_tokens, most_text = 512, 1024
+    text_tokens = 512
+    most_text: ClassVar[int | None] = 1024
     nothing = " "  # as in the authors' code
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:

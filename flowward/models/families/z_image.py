@@ -1,4 +1,4 @@
-"""Z-Image and Z-Image-Turbo."""
+"""Z-Image, Z-Image-Turbo, and Z-Image-Omni without images to look at."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..reading import Reader, chat
-from .family import Family
+from .family import Family, lengths, padded
 
 
 class ZImage(Family):
@@ -43,18 +43,14 @@ class ZImage(Family):
         rows, _ = self.pipe.encode_prompt(
             list(prompts), do_classifier_free_guidance=False, max_sequence_length=self.text_tokens
         )
-        mask = [row.new_ones(len(row)) for row in rows]
-        return {
-            "words": nn.utils.rnn.pad_sequence(rows, batch_first=True),
-            "mask": nn.utils.rnn.pad_sequence(mask, batch_first=True),
-        }
+        return padded(rows)
 
     def readers(self) -> list[Reader]:
         return [self._longest("Qwen3", self.pipe.tokenizer, form=chat(self.pipe.tokenizer, enable_thinking=True))]
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
-        lengths = condition["mask"].sum(1, dtype=torch.long).tolist()  # bf16 cannot count past 256
-        words = [row[:length] for row, length in zip(condition["words"], lengths, strict=True)]
+        long = lengths(condition).tolist()
+        words = [row[:length] for row, length in zip(condition["words"], long, strict=True)]
         v = network(list(x.unsqueeze(2)), 1 - t, words, return_dict=False)[0]
         return -torch.stack(list(v)).squeeze(2)
 
@@ -63,3 +59,41 @@ class ZImage(Family):
 
     def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         return super().reference(list(prompts), x, steps, guidance, **more)
+
+
+class ZImageOmni(ZImage):
+    """The pipeline can also look at pictures; here it reads text alone."""
+
+    pipelines = ("ZImageOmniPipeline",)
+    unused = ("siglip", "siglip_processor")
+
+    def __init__(self, pipe: Any, *size: Any, **more: Any):
+        super().__init__(pipe, *size, **more)
+        self.targets = tuple(  # type: ignore[misc, assignment] # not the blocks that see pictures, which are not used
+            f"{part}.{block}.attention.{name}"
+            for part in ("layers", "noise_refiner", "context_refiner")
+            for block in range(len(getattr(pipe.transformer, part)))
+            for name in ZImage.targets
+        )
+
+    def encode(self, prompts: list[str]) -> dict[str, Tensor]:
+        rows, _ = self.pipe.encode_prompt(
+            list(prompts), do_classifier_free_guidance=False, max_sequence_length=self.text_tokens
+        )
+        return padded([row for (row,) in rows])
+
+    def readers(self) -> list[Reader]:
+        begin, end = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
+        return [self._longest("Qwen3", self.pipe.tokenizer, form=lambda text: begin + text + end)]
+
+    def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
+        long = lengths(condition).tolist()
+        v = network(
+            [[each] for each in x.unsqueeze(2)],
+            1 - t,
+            [[row[:length]] for row, length in zip(condition["words"], long, strict=True)],
+            siglip_feats=[None] * len(x),
+            image_noise_mask=[[1]] * len(x),
+            return_dict=False,
+        )[0]
+        return -torch.stack(list(v)).squeeze(2)
