@@ -1,0 +1,98 @@
+"""What families of video models have in common: the number of frames, and latents that are normalised."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from .family import Family
+
+
+class Video(Family):
+    """Samples are [C, F, H, W]: the autoencoder makes F and the sides shorter, but keeps the first frame by itself."""
+
+    targets = ("to_q", "to_k", "to_v", "to_out.0")
+    sigmas: ClassVar[Literal["scheduler", "even"]] = "scheduler"
+    own: ClassVar[tuple[int, int, int]] = (480, 832, 81)
+    """height, width and number of frames of the pipeline's default video"""
+    scales: ClassVar[tuple[str, str]] = ("vae_scale_factor_temporal", "vae_scale_factor_spatial")
+    """the pipeline's names of how many times latents are shorter and smaller"""
+    count: ClassVar[str] = "num_frames"
+    """the pipeline's argument for the number of frames"""
+
+    def __init__(
+        self, pipe: Any, height: int | None = None, width: int | None = None, frames: int | None = None, **more: Any
+    ):
+        size = (own if each is None else each for own, each in zip(self.own, (height, width, frames), strict=True))
+        super().__init__(pipe, *size, **more)
+        if self.frames < 1 or (self.frames - 1) % self.shorter:
+            raise ValueError(f"the number of frames must be 1 plus a multiple of {self.shorter}, not {self.frames}")
+        if self.moments and self.frames > (most := 1 + (self.moments - 1) * self.shorter):
+            raise ValueError(f"{type(pipe).__name__} makes videos of at most {most} frames, not {self.frames}")
+
+    @property
+    def shorter(self) -> int:
+        """Frames per latent frame."""
+        shorter: int = getattr(self.pipe, self.scales[0])
+        return shorter
+
+    @property
+    def smaller(self) -> int:
+        """Side of a latent pixel, in pixels."""
+        smaller: int = getattr(self.pipe, self.scales[1])
+        return smaller
+
+    @property
+    def patch(self) -> int:
+        found: int | tuple[int, ...] = self.pipe.transformer.config.patch_size
+        return found if isinstance(found, int) else found[-1]
+
+    @property
+    def multiple(self) -> int:
+        return self.smaller * self.patch
+
+    @property
+    def moments(self) -> int | None:
+        """Maximum number of latent frames (position embeddings); None: no limit."""
+        return self.places
+
+    @property
+    def channels(self) -> int:
+        """Channels of a sample."""
+        channels: int = self.pipe.transformer.config.in_channels
+        return channels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        length = (self.frames - 1) // self.shorter + 1
+        return (self.channels, length, self.height // self.smaller, self.width // self.smaller)
+
+    def sized_by(self) -> dict[str, Any]:
+        return {**super().sized_by(), self.count: self.frames}
+
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the autoencoder's latents, that broadcast over x [B, C, F, H, W]."""
+        known = self.pipe.vae.config
+        mean, std = known.get("latents_mean"), known.get("latents_std")
+        if mean is None or std is None:
+            return x.new_zeros(1), x.new_full((1,), 1 / known.get("scaling_factor", 1))
+        mean, std = (torch.as_tensor(each).view(1, -1, 1, 1, 1).to(x) for each in (mean, std))
+        return mean, std / known.get("scaling_factor", 1)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        mean, std = self.statistics(x0)
+        video: Tensor = self.pipe.vae.decode(x0 * std + mean).sample  # [B, 3, F, H, W]
+        return video.transpose(1, 2)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        mean, std = self.statistics(images)
+        z: Tensor = self.pipe.vae.encode(images.transpose(1, 2)).latent_dist.mean
+        return (z - mean) / std
+
+
+def masked(words: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Words [N, L, D] with their mask [N, L], without the padding behind the longest text."""
+    longest = max(1, int(mask.sum(1).max()))
+    return {"words": words[:, :longest], "mask": mask[:, :longest].to(words.dtype)}
