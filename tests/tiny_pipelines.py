@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import diffusers
+import tiny_video
 import torch
 import transformers
 from tiny_more import MORE
@@ -273,10 +274,12 @@ TINY: dict[str, Callable[[], Any]] = {
     "WanPipeline": wan,
     "AnyFlowPipeline": anyflow,
     **MORE,
+    **tiny_video.VIDEO,
 }
 
 
-FRAMES = {"WanPipeline": {"frames": 5}, "AnyFlowPipeline": {"frames": 5}}  # of the families that make videos
+# of the families that make videos
+FRAMES = {"WanPipeline": {"frames": 5}, "AnyFlowPipeline": {"frames": 5}, **tiny_video.FRAMES}
 
 
 def tiny(name: str, seed: int = 0) -> Any:

@@ -74,8 +74,9 @@ class Video(Family):
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the autoencoder's latents, that broadcast over x [B, C, F, H, W]."""
-        known = self.pipe.vae.config
-        mean, std = known.get("latents_mean"), known.get("latents_std")
+        vae, known = self.pipe.vae, self.pipe.vae.config
+        numbers = {**known, **dict(vae.named_buffers(recurse=False))}  # LTX has tensors
+        mean, std = numbers.get("latents_mean"), numbers.get("latents_std")
         if mean is None or std is None:
             return x.new_zeros(1), x.new_full((1,), 1 / known.get("scaling_factor", 1))
         mean, std = (torch.as_tensor(each).view(1, -1, 1, 1, 1).to(x) for each in (mean, std))
