@@ -13,19 +13,12 @@ import tiny_pipelines as tiny  # which imports this module: its names are there 
 import transformers
 
 
-class Ftfy(ModuleType):
-    """What some pipelines need of the package ftfy, which flowward does not install: it repairs letters."""
-
-    __spec__ = ModuleSpec("ftfy", None)
-
-    @staticmethod
-    def fix_text(text: str) -> str:
-        return text
-
-
 def with_ftfy(kind: Any) -> Any:
-    """A class of pipelines, whose module has ftfy or the substitute for it."""
-    sys.modules[kind.__module__].ftfy = sys.modules.setdefault("ftfy", Ftfy("ftfy"))  # type: ignore[attr-defined]
+    """A class of pipelines, whose module has ftfy, or a substitute for it that repairs no letters."""
+    substitute: Any = ModuleType("ftfy")
+    substitute.fix_text, substitute.__spec__ = str, ModuleSpec("ftfy", None)
+    pipeline: Any = sys.modules[kind.__module__]
+    pipeline.ftfy = sys.modules.setdefault("ftfy", substitute)
     return kind
 
 
@@ -156,6 +149,43 @@ def sana_video() -> Any:
     )  # fmt: skip
 
 
+def clip_vision() -> Any:
+    return transformers.CLIPVisionModel(
+        transformers.CLIPVisionConfig(
+            hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
+        )
+    )
+
+
+def image_processor() -> Any:
+    """As CLIPImageProcessor, which takes nothing without torchvision."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    return CLIPImageProcessorPil(size={"height": 8, "width": 8}, crop_size={"height": 8, "width": 8})
+
+
+def wan_i2v(kind: Any, network: Any = diffusers.WanTransformer3DModel) -> Any:
+    """With an image encoder, as Wan 2.1."""
+    parts = tiny.wan()
+    transformer = network(
+        num_attention_heads=2, attention_head_dim=12, in_channels=12, out_channels=4, text_dim=16, freq_dim=16,
+        ffn_dim=32, num_layers=1, rope_max_seq_len=32, image_dim=16, added_kv_proj_dim=24,
+    )  # fmt: skip
+    return with_ftfy(kind)(
+        transformer=transformer, scheduler=parts.scheduler, vae=parts.vae, text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer, image_encoder=clip_vision(), image_processor=image_processor(),
+    )  # fmt: skip
+
+
+def wan_i2v_of_one_frame() -> Any:
+    """As Wan 2.2-5B: the first frame is in the sample."""
+    parts = tiny.wan()
+    return with_ftfy(diffusers.WanImageToVideoPipeline)(
+        transformer=parts.transformer, scheduler=parts.scheduler, vae=parts.vae, text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer, expand_timesteps=True,
+    )  # fmt: skip
+
+
 VIDEO: dict[str, Callable[[], Any]] = {
     "HunyuanVideo15Pipeline": hunyuan_video15,
     "HunyuanVideoPipeline": hunyuan_video,
@@ -163,6 +193,11 @@ VIDEO: dict[str, Callable[[], Any]] = {
     "MochiPipeline": mochi,
     "SkyReelsV2Pipeline": skyreels_v2,
     "SanaVideoPipeline": sana_video,
+    "WanImageToVideoPipeline": lambda: wan_i2v(diffusers.WanImageToVideoPipeline),
+    "SkyReelsV2ImageToVideoPipeline": lambda: wan_i2v(
+        diffusers.SkyReelsV2ImageToVideoPipeline, diffusers.SkyReelsV2Transformer3DModel
+    ),
+    "ChronoEditPipeline": lambda: wan_i2v(diffusers.ChronoEditPipeline, diffusers.ChronoEditTransformer3DModel),
 }
 OWN_FRAMES = {"MochiPipeline": 7}  # of those that are not cut into 4 n + 1
 FRAMES = {name: {"frames": OWN_FRAMES.get(name, 5)} for name in VIDEO}

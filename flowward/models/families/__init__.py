@@ -22,12 +22,14 @@ from .sana_video import SanaVideo
 from .sd3 import StableDiffusion3
 from .skyreels_v2 import SkyReelsV2
 from .wan import Wan
+from .wan_i2v import ChronoEdit, SkyReelsV2ImageToVideo, WanImageToVideo
 from .z_image import ZImage
 
 _ALL: tuple[type[Family], ...] = (
     StableDiffusion3, Flux, FluxKontext, Flux2Klein, QwenImage, QwenImageEdit, ZImage, Sana, AuraFlow,
     CogView4, Lumina2, Chroma, OvisImage, Bria, Wan, AnyFlow,
     HunyuanVideo15, HunyuanVideo, LTX, Mochi, SkyReelsV2, SanaVideo,
+    WanImageToVideo, SkyReelsV2ImageToVideo, ChronoEdit,
 )  # fmt: skip
 FAMILIES: dict[str, type[Family]] = {name: family for family in _ALL for name in family.pipelines}
 

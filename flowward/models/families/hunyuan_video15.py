@@ -65,7 +65,7 @@ class HunyuanVideo15(Video):
         latents, image = self.beside(x, condition)
         v: Tensor = network(
             torch.cat([x, latents], 1),
-            timestep=1000 * t,
+            timestep=(1000 * t).to(x.dtype),  # as the pipeline does: the embedding of the time follows it
             encoder_hidden_states=condition["words"],
             encoder_attention_mask=condition["mask"],
             encoder_hidden_states_2=condition["words_2"],

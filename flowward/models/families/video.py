@@ -1,7 +1,8 @@
-"""What families of video models have in common: the number of frames, and latents that are normalised."""
+"""What families of video models have in common: the number of frames, normalised latents, and a given first frame."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -91,6 +92,53 @@ class Video(Family):
         mean, std = self.statistics(images)
         z: Tensor = self.pipe.vae.encode(images.transpose(1, 2)).latent_dist.mean
         return (z - mean) / std
+
+
+class FromImage(Video):
+    """Prompts are Edits whose source is the first frame; `source` in a condition is a video's latents, or its first's.
+
+    The pipelines put one picture before all prompts of a call, so the reference is made one prompt at a time.
+    """
+
+    edits = True
+
+    def picture(self, prompt: Any) -> Any:
+        """The source of an Edit for Pillow, in the size of the video."""
+        return self.pipe.video_processor.numpy_to_pil(self.sources([prompt]).permute(0, 2, 3, 1).numpy())[0]
+
+    def first_frames(self, prompts: Sequence[Any]) -> Tensor:
+        """The sources as videos of one frame: latents [N, C, 1, h, w]."""
+        vae = self.pipe.vae
+        images = (2 * self.sources(prompts) - 1).to(vae.device, vae.dtype)
+        return torch.cat([self.encode_images(image[:, None]) for image in images.split(1)])
+
+    def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
+        return super().encode([prompt.text for prompt in prompts]) | self.beside_text(prompts)
+
+    def beside_text(self, prompts: list[Any]) -> dict[str, Tensor]:
+        """What a condition has of the sources: `source`, and what an image encoder sees of it."""
+        return {"source": self.first_frames(prompts)}
+
+    def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        each = zip(prompts, x.split(1), strict=True)
+        return torch.cat([self.alone(prompt, start, steps, guidance, **more) for prompt, start in each])
+
+    def alone(self, prompt: Any, x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        """A finished sample by the pipeline, from noise x [1, ...]."""
+        return super().reference([prompt.text], x, steps, guidance, image=self.picture(prompt), **more)
+
+
+SMALL = 1e-6
+
+
+def kept(v: Tensor, x: Tensor, t: Tensor, source: Tensor) -> Tensor:
+    """v [B, C, F, H, W] whose first latent frame goes straight to the source's: (x - source) / t.
+
+    Pipelines that keep a first frame put it into every input of the network. As a flow, this is the one of a point: it
+    ends there from everywhere, and it has no gradient.
+    """
+    rest = t.clamp(min=SMALL)[:, None, None, None, None]
+    return torch.cat([(x[:, :, :1] - source) / rest.to(x.dtype), v[:, :, 1:].to(x.dtype)], 2)
 
 
 def masked(words: Tensor, mask: Tensor) -> dict[str, Tensor]:
