@@ -26,7 +26,9 @@ def bare(length: int) -> Any:
     """A tokenizer that adds no marks, as the chats of language models do, with a long system message."""
     made = tiny.tokenizer(length)
     made.backend_tokenizer.post_processor = None
-    made.chat_template = "{{ 'user ' * 16 }}{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}system"
+    made.chat_template = (
+        "{{ 'user ' * 16 }}{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}system"
+    )
     return made
 
 
@@ -40,7 +42,22 @@ def qwen_text(layers: int = 3) -> Any:
     )  # fmt: skip
 
 
-def hunyuan_video15() -> Any:
+def siglip() -> Any:
+    return transformers.SiglipVisionModel(
+        transformers.SiglipVisionConfig(
+            hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
+        )
+    )
+
+
+def siglip_processor() -> Any:
+    """As SiglipImageProcessor, which takes nothing without torchvision."""
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    return SiglipImageProcessorPil(size={"height": 8, "width": 8})
+
+
+def hunyuan_video15(image: bool = False) -> Any:
     transformer = diffusers.HunyuanVideo15Transformer3DModel(
         in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=2,
         num_refiner_layers=1, text_embed_dim=16, text_embed_2_dim=16, image_embed_dim=8, rope_axes_dim=(4, 4, 4),
@@ -50,10 +67,14 @@ def hunyuan_video15() -> Any:
         latent_channels=4, block_out_channels=(8, 16, 16), layers_per_block=1, spatial_compression_ratio=4,
         temporal_compression_ratio=4,
     )  # fmt: skip
-    pipe = diffusers.HunyuanVideo15Pipeline(
+    kind, seen = diffusers.HunyuanVideo15Pipeline, {}
+    if image:
+        kind = diffusers.HunyuanVideo15ImageToVideoPipeline
+        seen = {"image_encoder": siglip(), "feature_extractor": siglip_processor()}
+    pipe = kind(
         transformer=transformer, scheduler=tiny.schedule(shift=5.0), vae=vae, text_encoder=qwen_text(),
         tokenizer=bare(2048), text_encoder_2=tiny.t5(16), tokenizer_2=tiny.tokenizer(256),
-        guider=diffusers.ClassifierFreeGuidance(6.0),
+        guider=diffusers.ClassifierFreeGuidance(6.0), **seen,
     )  # fmt: skip
     pipe.tokenizer_max_length, pipe.tokenizer_2_max_length, pipe.vision_num_semantic_tokens = 64, 16, 4  # to be fast
     return pipe
@@ -87,7 +108,7 @@ def hunyuan_video() -> Any:
     )  # fmt: skip
 
 
-def ltx() -> Any:
+def ltx(kind: Any = diffusers.LTXPipeline) -> Any:
     transformer = diffusers.LTXVideoTransformer3DModel(
         in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12, cross_attention_dim=24,
         num_layers=1, caption_channels=16,
@@ -101,7 +122,7 @@ def ltx() -> Any:
     )  # fmt: skip
     vae.latents_mean.normal_()
     vae.latents_std.uniform_(0.5, 2.0)
-    return diffusers.LTXPipeline(
+    return kind(
         transformer=transformer, scheduler=tiny.dynamic(shift_terminal=0.1), vae=vae, text_encoder=tiny.t5(16),
         tokenizer=tiny.tokenizer(128),
     )  # fmt: skip
@@ -136,14 +157,14 @@ def skyreels_v2() -> Any:
     )  # fmt: skip
 
 
-def sana_video() -> Any:
+def sana_video(kind: Any = diffusers.SanaVideoPipeline) -> Any:
     parts = tiny.sana()
     transformer = diffusers.SanaVideoTransformer3DModel(
         in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=1,
         num_cross_attention_heads=2, cross_attention_head_dim=12, cross_attention_dim=24, caption_channels=16,
         sample_size=30, rope_max_seq_len=32,
     )  # fmt: skip
-    return diffusers.SanaVideoPipeline(
+    return kind(
         transformer=transformer, scheduler=tiny.schedule(shift=8.0), vae=tiny.wan().vae,
         text_encoder=parts.text_encoder, tokenizer=parts.tokenizer,
     )  # fmt: skip
@@ -186,6 +207,18 @@ def wan_i2v_of_one_frame() -> Any:
     )  # fmt: skip
 
 
+def wan_vace() -> Any:
+    parts = tiny.wan()
+    transformer = diffusers.WanVACETransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16, freq_dim=16,
+        ffn_dim=32, num_layers=2, rope_max_seq_len=32, vace_layers=[0], vace_in_channels=72,
+    )  # fmt: skip
+    return with_ftfy(diffusers.WanVACEPipeline)(
+        transformer=transformer, scheduler=parts.scheduler, vae=parts.vae, text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+    )  # fmt: skip
+
+
 VIDEO: dict[str, Callable[[], Any]] = {
     "HunyuanVideo15Pipeline": hunyuan_video15,
     "HunyuanVideoPipeline": hunyuan_video,
@@ -197,6 +230,10 @@ VIDEO: dict[str, Callable[[], Any]] = {
     "SkyReelsV2ImageToVideoPipeline": lambda: wan_i2v(
         diffusers.SkyReelsV2ImageToVideoPipeline, diffusers.SkyReelsV2Transformer3DModel
     ),
+    "LTXImageToVideoPipeline": lambda: ltx(diffusers.LTXImageToVideoPipeline),
+    "HunyuanVideo15ImageToVideoPipeline": lambda: hunyuan_video15(True),
+    "WanVACEPipeline": wan_vace,
+    "SanaImageToVideoPipeline": lambda: sana_video(diffusers.SanaImageToVideoPipeline),
     "ChronoEditPipeline": lambda: wan_i2v(diffusers.ChronoEditPipeline, diffusers.ChronoEditTransformer3DModel),
 }
 OWN_FRAMES = {"MochiPipeline": 7}  # of those that are not cut into 4 n + 1

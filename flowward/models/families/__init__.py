@@ -11,25 +11,27 @@ from .family import Family
 from .flux import Flux, FluxKontext
 from .flux2 import Flux2Klein
 from .hunyuan_video import HunyuanVideo
-from .hunyuan_video15 import HunyuanVideo15
-from .ltx import LTX
+from .hunyuan_video15 import HunyuanVideo15, HunyuanVideo15ImageToVideo
+from .ltx import LTX, LTXImageToVideo
 from .lumina2 import Lumina2
 from .mochi import Mochi
 from .ovis_image import OvisImage
 from .qwen_image import QwenImage, QwenImageEdit
 from .sana import Sana
-from .sana_video import SanaVideo
+from .sana_video import SanaImageToVideo, SanaVideo
 from .sd3 import StableDiffusion3
 from .skyreels_v2 import SkyReelsV2
 from .wan import Wan
 from .wan_i2v import ChronoEdit, SkyReelsV2ImageToVideo, WanImageToVideo
+from .wan_vace import WanVACE
 from .z_image import ZImage
 
 _ALL: tuple[type[Family], ...] = (
     StableDiffusion3, Flux, FluxKontext, Flux2Klein, QwenImage, QwenImageEdit, ZImage, Sana, AuraFlow,
     CogView4, Lumina2, Chroma, OvisImage, Bria, Wan, AnyFlow,
     HunyuanVideo15, HunyuanVideo, LTX, Mochi, SkyReelsV2, SanaVideo,
-    WanImageToVideo, SkyReelsV2ImageToVideo, ChronoEdit,
+    WanImageToVideo, SkyReelsV2ImageToVideo, ChronoEdit, LTXImageToVideo,
+    HunyuanVideo15ImageToVideo, WanVACE, SanaImageToVideo,
 )  # fmt: skip
 FAMILIES: dict[str, type[Family]] = {name: family for family in _ALL for name in family.pipelines}
 

@@ -1,4 +1,4 @@
-"""LTX-Video, text to video."""
+"""LTX-Video, from text or an image to video."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..reading import Reader
-from .video import Video, masked
+from .video import KeepsFirst, Video, masked
 
 RATE = 25  # frames per second that the pipeline assumes
 
@@ -61,6 +61,12 @@ class LTX(Video):
         t = torch.zeros(len(x0), dtype=x0.dtype, device=x0.device) if vae.config.timestep_conditioning else None
         video: Tensor = vae.decode(x0 * std + mean, t).sample
         return video.transpose(1, 2)
+
+
+class LTXImageToVideo(KeepsFirst, LTX):
+    """The pipeline draws the latents of the source at random; here they are the most likely ones."""
+
+    pipelines = ("LTXImageToVideoPipeline",)
 
 
 def tokens(x: Tensor) -> Tensor:

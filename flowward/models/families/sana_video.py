@@ -1,9 +1,14 @@
-"""SANA-Video, text to video."""
+"""SANA-Video, from text or an image to video."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torch import Tensor
+
 from .sana import Sana
-from .video import Video
+from .video import KeepsFirst, Video
 
 
 class SanaVideo(Sana, Video):
@@ -18,3 +23,13 @@ class SanaVideo(Sana, Video):
     def places(self) -> int:
         places: int = self.pipe.transformer.config.rope_max_seq_len
         return places
+
+
+class SanaImageToVideo(KeepsFirst, SanaVideo):
+    """The source is the first latent frame. A prompt without text has no instruction either."""
+
+    pipelines = ("SanaImageToVideoPipeline",)
+
+    def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
+        rows = [Sana.encode(self, [prompt.text]) if prompt.text else self.empty() for prompt in prompts]
+        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]} | self.beside_text(prompts)

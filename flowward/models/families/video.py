@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -128,7 +128,27 @@ class FromImage(Video):
         return super().reference([prompt.text], x, steps, guidance, image=self.picture(prompt), **more)
 
 
+class KeepsFirst(FromImage):
+    """The first latent frame of a sample is the source's: the network gets it as it is, at time 0."""
+
+    def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
+        source = condition["source"]
+        given = torch.cat([source, x[:, :, 1:]], 2)
+        v = super().velocity(network, given, later(x, t, self.tokens), condition, guidance)
+        return kept(v, x, t, source)
+
+    def alone(self, prompt: Any, x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        start = torch.cat([self.first_frames([prompt]).to(x), x[:, :, 1:]], 2)
+        return super().alone(prompt, start, steps, guidance, **more)
+
+
 SMALL = 1e-6
+
+
+def later(x: Tensor, t: Tensor, tokens: int) -> Tensor:
+    """t [B] as a time per token [B, F tokens], which is 0 in the first latent frame of x [B, C, F, H, W]."""
+    frames = torch.arange(x.shape[2], device=x.device).clamp(max=1)
+    return (t[:, None] * frames).repeat_interleave(tokens, 1)
 
 
 def kept(v: Tensor, x: Tensor, t: Tensor, source: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .video import FromImage, kept
+from .video import FromImage, kept, later
 from .wan import Wan
 
 
@@ -49,8 +49,7 @@ class WanImageToVideo(FromImage, Wan):
         source, timestep = condition["source"], 1000 * t
         if self.keeps:
             given = torch.cat([source, x[:, :, 1:]], 2)
-            own = torch.arange(x.shape[2], device=x.device).clamp(max=1)  # 0 for the first latent frame, 1 for others
-            timestep = (timestep[:, None] * own).repeat_interleave(x.shape[3] // 2 * (x.shape[4] // 2), 1)
+            timestep = later(x, timestep, self.tokens)
         else:
             mask = functional.pad(torch.ones_like(x[:, :1, :1]), (0, 0, 0, 0, 0, x.shape[2] - 1))
             mask = mask.expand(-1, self.shorter, -1, -1, -1)
