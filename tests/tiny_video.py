@@ -97,12 +97,12 @@ def hunyuan_vae() -> Any:
     )  # fmt: skip
 
 
-def hunyuan_video() -> Any:
+def hunyuan_video(kind: Any = diffusers.HunyuanVideoPipeline, channels: int = 4) -> Any:
     transformer = diffusers.HunyuanVideoTransformer3DModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=1,
+        in_channels=channels, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=1,
         num_single_layers=1, num_refiner_layers=1, text_embed_dim=16, pooled_projection_dim=16, rope_axes_dim=(4, 4, 4),
     )  # fmt: skip
-    return diffusers.HunyuanVideoPipeline(
+    return kind(
         transformer=transformer, scheduler=tiny.schedule(shift=7.0), vae=hunyuan_vae(), text_encoder=llama(),
         tokenizer=tiny.tokenizer(2048), text_encoder_2=tiny.clip(16, False), tokenizer_2=tiny.tokenizer(),
     )  # fmt: skip
@@ -233,6 +233,7 @@ VIDEO: dict[str, Callable[[], Any]] = {
     "LTXImageToVideoPipeline": lambda: ltx(diffusers.LTXImageToVideoPipeline),
     "HunyuanVideo15ImageToVideoPipeline": lambda: hunyuan_video15(True),
     "WanVACEPipeline": wan_vace,
+    "HunyuanSkyreelsImageToVideoPipeline": lambda: hunyuan_video(diffusers.HunyuanSkyreelsImageToVideoPipeline, 8),
     "SanaImageToVideoPipeline": lambda: sana_video(diffusers.SanaImageToVideoPipeline),
     "ChronoEditPipeline": lambda: wan_i2v(diffusers.ChronoEditPipeline, diffusers.ChronoEditTransformer3DModel),
 }

@@ -10,7 +10,7 @@ from .cogview4 import CogView4
 from .family import Family
 from .flux import Flux, FluxKontext
 from .flux2 import Flux2Klein
-from .hunyuan_video import HunyuanVideo
+from .hunyuan_video import HunyuanSkyReels, HunyuanVideo
 from .hunyuan_video15 import HunyuanVideo15, HunyuanVideo15ImageToVideo
 from .ltx import LTX, LTXImageToVideo
 from .lumina2 import Lumina2
@@ -31,7 +31,7 @@ _ALL: tuple[type[Family], ...] = (
     CogView4, Lumina2, Chroma, OvisImage, Bria, Wan, AnyFlow,
     HunyuanVideo15, HunyuanVideo, LTX, Mochi, SkyReelsV2, SanaVideo,
     WanImageToVideo, SkyReelsV2ImageToVideo, ChronoEdit, LTXImageToVideo,
-    HunyuanVideo15ImageToVideo, WanVACE, SanaImageToVideo,
+    HunyuanVideo15ImageToVideo, WanVACE, SanaImageToVideo, HunyuanSkyReels,
 )  # fmt: skip
 FAMILIES: dict[str, type[Family]] = {name: family for family in _ALL for name in family.pipelines}
 

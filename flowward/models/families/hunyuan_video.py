@@ -1,4 +1,4 @@
-"""HunyuanVideo, text to video."""
+"""HunyuanVideo, from text to video, and SkyReels V1, from an image to video."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 from torch import Tensor
+from torch.nn import functional
 
 from ..lora import ATTENTION
 from ..reading import Reader
 from .family import Guidance
-from .video import Video, masked
+from .video import FromImage, Video, masked, most_likely
 
 
 class HunyuanVideo(Video):
@@ -44,9 +45,13 @@ class HunyuanVideo(Video):
         long = self._longest("Llama", self.pipe.tokenizer, form=form, before=before)
         return [long, Reader("CLIP", self.pipe.tokenizer_2, 77)]
 
+    def given(self, x: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        """The network's input for samples x [B, C, F, H, W]."""
+        return x
+
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
         v: Tensor = network(
-            x,
+            self.given(x, condition),
             timestep=1000 * t,
             encoder_hidden_states=condition["words"],
             encoder_attention_mask=condition["mask"],
@@ -65,3 +70,26 @@ class HunyuanVideo(Video):
         if self.guidance != "embedded":
             more["negative_prompt"] = [self.nothing] * len(prompts)
         return super().reference(prompts, x, steps, guidance, **more)
+
+
+class HunyuanSkyReels(FromImage, HunyuanVideo):
+    """SkyReels V1: the source's latents come beside those of the first frame, and zeros beside the others.
+
+    The pipeline draws the latents of the source at random; here they are the most likely ones.
+    """
+
+    pipelines = ("HunyuanSkyreelsImageToVideoPipeline",)
+    own = (544, 960, 97)
+
+    @property
+    def channels(self) -> int:
+        channels: int = self.pipe.transformer.config.in_channels // 2
+        return channels
+
+    def given(self, x: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        beside = functional.pad(condition["source"], (0, 0, 0, 0, 0, x.shape[2] - 1))
+        return torch.cat([x, beside], 1)
+
+    def alone(self, prompt: Any, x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        with most_likely(self.pipe.vae):
+            return super().alone(prompt, x, steps, guidance, **more)

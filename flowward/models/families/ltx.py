@@ -15,7 +15,7 @@ RATE = 25  # frames per second that the pipeline assumes
 
 
 class LTX(Video):
-    """Videos of 8 n + 1 frames; a token is one latent pixel; its position is a time in seconds and a place in pixels."""
+    """Videos of 8 n + 1 frames; tokens are latent pixels; their positions are seconds and pixels of the video."""
 
     pipelines = ("LTXPipeline",)
     own = (512, 704, 161)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -140,6 +141,22 @@ class KeepsFirst(FromImage):
     def alone(self, prompt: Any, x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         start = torch.cat([self.first_frames([prompt]).to(x), x[:, :, 1:]], 2)
         return super().alone(prompt, start, steps, guidance, **more)
+
+
+@contextmanager
+def most_likely(vae: Any) -> Iterator[None]:
+    """Inside, latents that are drawn from the autoencoder are its most likely ones."""
+
+    def encode(*given: Any, **more: Any) -> Any:
+        found = type(vae).encode(vae, *given, **more)
+        found.latent_dist.sample = lambda *_: found.latent_dist.mean
+        return found
+
+    vae.encode = encode
+    try:
+        yield
+    finally:
+        del vae.encode
 
 
 SMALL = 1e-6
