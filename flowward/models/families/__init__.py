@@ -11,7 +11,8 @@ from .family import Family
 from .flux import Flux, FluxKontext
 from .flux2 import Flux2Klein
 from .hunyuan_video import HunyuanSkyReels, HunyuanVideo
-from .hunyuan_video15 import HunyuanVideo15, HunyuanVideo15ImageToVideo
+from .hunyuan_video15 import HunyuanVideo15
+from .hunyuan_video15_i2v import HunyuanVideo15ImageToVideo
 from .ltx import LTX, LTXImageToVideo
 from .lumina2 import Lumina2
 from .mochi import Mochi

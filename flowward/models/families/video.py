@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from .family import Family
 class Video(Family):
     """Samples are [C, F, H, W]: the autoencoder makes F and the sides shorter, but keeps the first frame by itself."""
 
-    targets = ("to_q", "to_k", "to_v", "to_out.0")
+    targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     sigmas: ClassVar[Literal["scheduler", "even"]] = "scheduler"
     own: ClassVar[tuple[int, int, int]] = (480, 832, 81)
     """height, width and number of frames of the pipeline's default video"""
@@ -114,7 +114,8 @@ class FromImage(Video):
         return torch.cat([self.encode_images(image[:, None]) for image in images.split(1)])
 
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
-        return super().encode([prompt.text for prompt in prompts]) | self.beside_text(prompts)
+        words: dict[str, Tensor] = cast(Any, super()).encode([prompt.text for prompt in prompts])
+        return words | self.beside_text(prompts)
 
     def beside_text(self, prompts: list[Any]) -> dict[str, Tensor]:
         """What a condition has of the sources: `source`, and what an image encoder sees of it."""
@@ -133,9 +134,9 @@ class KeepsFirst(FromImage):
     """The first latent frame of a sample is the source's: the network gets it as it is, at time 0."""
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
-        source = condition["source"]
+        source, family = condition["source"], cast(Any, super())
         given = torch.cat([source, x[:, :, 1:]], 2)
-        v = super().velocity(network, given, later(x, t, self.tokens), condition, guidance)
+        v: Tensor = family.velocity(network, given, later(x, t, self.tokens), condition, guidance)
         return kept(v, x, t, source)
 
     def alone(self, prompt: Any, x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
