@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import diffusers
+import tiny_video
 import torch
 import transformers
 from tiny_images import IMAGES
@@ -276,10 +277,12 @@ TINY: dict[str, Callable[[], Any]] = {
     "AnyFlowPipeline": anyflow,
     **MORE,
     **IMAGES,
+    **tiny_video.VIDEO,
 }
 
 
-FRAMES = {"WanPipeline": {"frames": 5}, "AnyFlowPipeline": {"frames": 5}}  # of the families that make videos
+# of the families that make videos
+FRAMES = {"WanPipeline": {"frames": 5}, "AnyFlowPipeline": {"frames": 5}, **tiny_video.FRAMES}
 
 
 def tiny(name: str, seed: int = 0) -> Any:
@@ -296,8 +299,13 @@ def tiny(name: str, seed: int = 0) -> Any:
 
 
 def halved(pipe: Any) -> Any:
-    """In bf16 as diffusers loads it: some parameters stay in float32."""
+    """In bf16 as diffusers loads it: some parameters stay in float32, and buffers that are in no file as they were."""
+    parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    made = [(module, key) for part in parts for module in part.modules() for key in module._non_persistent_buffers_set]
+    kept = [(module, key, module._buffers[key]) for module, key in made]
     pipe.to(torch.bfloat16)
+    for module, key, buffer in kept:
+        module._buffers[key] = buffer
     for part in [each for each in pipe.components.values() if isinstance(each, diffusers.ModelMixin)]:
         exact = set(part._keep_in_fp32_modules or ())
         for name, held in part.named_parameters():

@@ -117,7 +117,7 @@ def load(
             if trained and loading.quantise:
                 _pack(part, PACKED[loading.quantise])
             _without_numbers(part, torch.float32 if trained and adapters is None else stored)
-            if key.startswith("text_encoder"):  # the length of a text is computed from their values
+            if key.startswith(("text_encoder", "image_encoder")):  # lengths are computed from their values
                 part.register_forward_hook(_zeros)
     family: Family = shaped(pipe, loading)
     prepared(family, replace(loading, compile_blocks="never"), Layout())

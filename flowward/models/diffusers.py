@@ -79,7 +79,8 @@ class DiffusersPolicy(Policy):
         self.identity |= self.weights.identity()
         parts = [(name, part) for name, part in pipe.components.items() if part is not None]
         self._unread = unread
-        encoders = [self._fingerprint(part) for name, part in parts if name.startswith("text_encoder")]
+        readers = ("text_encoder", "image_encoder")
+        encoders = [self._fingerprint(part) for name, part in parts if name.startswith(readers)]
         encoders += unread.fingerprints() if unread else []
         self.identity |= {"text_encoders": encoders, "vae": self._fingerprint(pipe.vae)}
         self._reader: list[Any] = [*encoders, *(unread.configs() if unread else [])]

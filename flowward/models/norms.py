@@ -24,5 +24,7 @@ class FusedRMSNorm(RMSNorm):
 def fuse(network: nn.Module) -> None:
     """Let all RMS norms of a network be computed in one kernel each; their weights stay where they are."""
     for module in network.modules():
-        if type(module) is RMSNorm and getattr(module, "bias", None) is None and isinstance(module.dim, torch.Size):
+        if type(module) is not RMSNorm or getattr(module, "bias", None) is not None:
+            continue
+        if isinstance(module.dim, torch.Size) and module.dim.numel():  # Mochi's have no size: it is that of the input
             module.__class__ = FusedRMSNorm

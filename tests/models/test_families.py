@@ -96,9 +96,10 @@ def test_a_model_is_what_its_pipeline_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("frames", [4, 0])
-def test_a_video_has_one_frame_more_than_a_multiple_of_four(frames: int) -> None:
-    with pytest.raises(ValueError, match="must be 1 plus a multiple of 4"):
-        FAMILIES["WanPipeline"](tiny("WanPipeline"), 32, 32, frames)
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_video_has_one_frame_more_than_a_multiple_of_a_number(name: str, frames: int) -> None:
+    with pytest.raises(ValueError, match=f"must be 1 plus a multiple of .*, not {frames}"):
+        FAMILIES[name](tiny(name), 32, 32, frames)
 
 
 @pytest.mark.parametrize(
@@ -196,12 +197,13 @@ def test_text_longer_than_z_image_has_places_for_is_refused() -> None:
         assert one.velocity(torch.zeros(1, *one.latent_shape), torch.ones(1), condition).isfinite().all()
 
 
-def test_a_video_longer_than_its_places_is_refused() -> None:
-    pipe = tiny("WanPipeline")
+@pytest.mark.parametrize("name", ["WanPipeline", "SkyReelsV2Pipeline", "SanaVideoPipeline"])
+def test_a_video_longer_than_its_places_is_refused(name: str) -> None:
+    pipe = tiny(name)
     most = 1 + 4 * (pipe.transformer.config.rope_max_seq_len - 1)
     with pytest.raises(ValueError, match=f"at most {most} frames, not {most + 4}"):
-        FAMILIES["WanPipeline"](pipe, 32, 32, most + 4)
-    one = DiffusersPolicy("wan", FAMILIES["WanPipeline"](pipe, 16, 16, most), 2, "float32")
+        FAMILIES[name](pipe, 32, 32, most + 4)
+    one = DiffusersPolicy(name, FAMILIES[name](pipe, 16, 16, most), 2, "float32")
     with torch.no_grad():
         assert one.velocity(torch.zeros(1, *one.latent_shape), torch.ones(1), one.encode(["dog"])).isfinite().all()
 

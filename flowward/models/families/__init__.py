@@ -14,17 +14,26 @@ from .family import Family
 from .flux import Flux, FluxKontext
 from .flux2 import Flux2, Flux2Klein
 from .hidream import HiDream
+from .hunyuan_video import HunyuanSkyReels, HunyuanVideo
+from .hunyuan_video15 import HunyuanVideo15
+from .hunyuan_video15_i2v import HunyuanVideo15ImageToVideo
 from .kandinsky5 import Kandinsky5
 from .krea2 import Krea2
 from .longcat_image import LongCatImage
+from .ltx import LTX, LTXImageToVideo
 from .lumina2 import Lumina2
+from .mochi import Mochi
 from .nucleus_image import NucleusImage
 from .ovis_image import OvisImage
 from .qwen_image import QwenImage, QwenImageEdit
 from .qwen_image21 import QwenImage21
 from .sana import Sana
+from .sana_video import SanaImageToVideo, SanaVideo
 from .sd3 import StableDiffusion3
+from .skyreels_v2 import SkyReelsV2
 from .wan import Wan
+from .wan_i2v import ChronoEdit, SkyReelsV2ImageToVideo, WanImageToVideo
+from .wan_vace import WanVACE
 from .z_image import ZImage, ZImageOmni
 
 _ALL: tuple[type[Family], ...] = (
@@ -32,6 +41,9 @@ _ALL: tuple[type[Family], ...] = (
     CogView4, Lumina2, Chroma, OvisImage, Bria, Wan, AnyFlow,
     Flux2, LongCatImage, Krea2, ErnieImage, BriaFibo, NucleusImage, BriaFibo2, QwenImage21, Kandinsky5,
     HiDream, ZImageOmni,
+    HunyuanVideo15, HunyuanVideo, LTX, Mochi, SkyReelsV2, SanaVideo,
+    WanImageToVideo, SkyReelsV2ImageToVideo, ChronoEdit, LTXImageToVideo,
+    HunyuanVideo15ImageToVideo, WanVACE, SanaImageToVideo, HunyuanSkyReels,
 )  # fmt: skip
 FAMILIES: dict[str, type[Family]] = {name: family for family in _ALL for name in family.pipelines}
 

@@ -57,7 +57,7 @@ class Sana(Family):
             x,
             encoder_hidden_states=condition["words"],
             encoder_attention_mask=condition["mask"],
-            timestep=1000 * network.config.timestep_scale * t,
+            timestep=1000 * network.config.get("timestep_scale", 1) * t,
             return_dict=False,
         )[0]
         return v[:, : x.shape[1]]  # some checkpoints also predict a variance

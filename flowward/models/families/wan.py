@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from diffusers.loaders import PeftAdapterMixin
@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from ...system import distributed
 from ..reading import Reader
-from .family import Family, statistics
+from .video import Video
 
 
 class Experts(torch.nn.Module, PeftAdapterMixin):
@@ -43,26 +43,16 @@ class Experts(torch.nn.Module, PeftAdapterMixin):
         return (found,)
 
 
-class Wan(Family):
+class Wan(Video):
     """Videos of 4 n + 1 frames; latents are 4 times shorter and 8 (2.2-5B: 16) times smaller."""
 
     pipelines = ("WanPipeline",)
-    targets = ("to_q", "to_k", "to_v", "to_out.0")
     text_tokens = 512
-    sigmas: ClassVar[Literal["scheduler", "even"]] = "scheduler"
 
-    def __init__(self, pipe: Any, height: int | None = None, width: int | None = None, frames: int = 81, **more: Any):
-        super().__init__(pipe, 480 if height is None else height, 832 if width is None else width, frames, **more)
-        boundary = pipe.config.get("boundary_ratio")
-        self._boundary = boundary
+    def __init__(self, pipe: Any, *size: Any, **more: Any):
+        super().__init__(pipe, *size, **more)
+        self._boundary = pipe.config.get("boundary_ratio")
         self._network = self.joined(self.transformers)
-        if frames < 1 or (frames - 1) % pipe.vae_scale_factor_temporal:
-            raise ValueError(
-                f"the number of frames must be 1 plus a multiple of {pipe.vae_scale_factor_temporal}, not {frames}"
-            )
-        most = 1 + (self.places - 1) * pipe.vae_scale_factor_temporal
-        if frames > most:
-            raise ValueError(f"{type(pipe).__name__} makes videos of at most {most} frames, not {frames}")
 
     @property
     def transformers(self) -> dict[str, Any]:
@@ -83,17 +73,6 @@ class Wan(Family):
             self.pipe.load_lora_weights(folder / "transformer_2", load_into_transformer_2=True)
 
     @property
-    def multiple(self) -> int:
-        multiple: int = self.pipe.vae_scale_factor_spatial * self.pipe.transformer.config.patch_size[1]
-        return multiple
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        scale = self.pipe.vae_scale_factor_spatial
-        length = (self.frames - 1) // self.pipe.vae_scale_factor_temporal + 1
-        return (self.pipe.transformer.config.in_channels, length, self.height // scale, self.width // scale)
-
-    @property
     def places(self) -> int:
         places: int = self.pipe.transformer.config.rope_max_seq_len
         return places
@@ -109,21 +88,8 @@ class Wan(Family):
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
         timestep = 1000 * t
-        if self.pipe.config.expand_timesteps:  # 2.2-5B: one time per token
+        if self.pipe.config.get("expand_timesteps"):  # 2.2-5B: one time per token
             many = x.shape[2] * (x.shape[3] // 2) * (x.shape[4] // 2)
             timestep = timestep[:, None].expand(-1, many)
         v: Tensor = network(x, timestep, encoder_hidden_states=condition["words"], return_dict=False)[0]
         return v
-
-    def sized_by(self) -> dict[str, Any]:
-        return {**super().sized_by(), "num_frames": self.frames}
-
-    def decode(self, x0: Tensor) -> Tensor:
-        mean, std = statistics(self.pipe.vae, x0)
-        video: Tensor = self.pipe.vae.decode(x0 * std + mean).sample  # [B, 3, F, H, W]
-        return video.transpose(1, 2)
-
-    def encode_images(self, images: Tensor) -> Tensor:
-        mean, std = statistics(self.pipe.vae, images)
-        z: Tensor = self.pipe.vae.encode(images.transpose(1, 2)).latent_dist.mean
-        return (z - mean) / std

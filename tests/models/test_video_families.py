@@ -1,0 +1,119 @@
+"""What families of video models do beside the laws of all families: decoding, first frames, and bad input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_pipelines import FRAMES, tiny
+from tiny_policies import policy
+from tiny_video import hunyuan_video15, wan_i2v_of_one_frame
+
+from flowward.models.diffusers import DiffusersPolicy
+from flowward.models.families import FAMILIES
+from flowward.models.families.ltx import tokens
+from flowward.prompts import Edit
+from flowward.verify import model
+
+FROM_TEXT = [name for name in FRAMES if not FAMILIES[name].edits and name != "AnyFlowPipeline"]
+FROM_IMAGE = [name for name in FRAMES if FAMILIES[name].edits]
+KEPT = ["LTXImageToVideoPipeline", "SanaImageToVideoPipeline"]
+
+
+def broken(one: DiffusersPolicy) -> list[str]:
+    return [f"{check.law}: {check.measured}" for check in model.laws(one) if not check.holds]
+
+
+@pytest.mark.parametrize("name", FROM_TEXT)
+def test_a_decoded_video_is_the_pipeline_s(name: str) -> None:
+    one = policy(name, None)
+    family, pipe = one.family, one.family.pipe
+    x = torch.randn(1, *one.latent_shape, generator=torch.Generator().manual_seed(0))
+    guidance = one.family.guided_by(1.0)
+    if name == "HunyuanVideo15Pipeline":
+        pipe.guider.guidance_scale = 1.0
+    pipe.scheduler = family.scheduler()
+    given = {**family.sized_by(), **guidance, "latents": tokens(x) if name == "LTXPipeline" else x}
+    (video,) = pipe(prompt=["a cat"], num_inference_steps=2, output_type="pt", return_dict=False, **given)
+    found = one.decode(family.reference(["a cat"], x, 2, 1.0))
+    torch.testing.assert_close(found, video, rtol=0, atol=1e-4)
+
+
+def test_ltx_with_a_decoder_that_has_a_time_decodes() -> None:
+    """As from version 0.9.1 on; the pipeline's default time is 0."""
+    one, seen = policy("LTXPipeline", None), []
+    vae = one.family.pipe.vae
+    vae.register_to_config(timestep_conditioning=True)
+    real = vae.decode
+    vae.decode = lambda z, t: seen.append(t) or real(z)
+    assert one.decode(torch.zeros(2, *one.latent_shape)).shape == (2, 5, 3, 32, 32)
+    assert seen[0].tolist() == [0, 0]
+
+
+def test_wan_that_keeps_the_first_frame_is_its_pipeline() -> None:
+    """2.2-5B: one time per token, and the source in the sample."""
+    pipe = wan_i2v_of_one_frame()
+    pipe.set_progress_bar_config(disable=True)
+    torch.nn.init.normal_(pipe.transformer.proj_out.weight, std=0.2)
+    assert not broken(DiffusersPolicy("5B", FAMILIES["WanImageToVideoPipeline"](pipe, 32, 32, 5), 2, "float32"))
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_kept_first_frame_is_reached_from_everywhere(name: str, tmp_path: Path) -> None:
+    """At every time v leads to the source, whatever the network says: x - t v is its latent."""
+    one = policy(name)
+    condition = one.encode(model.edits(["a cat", "a dog"], tmp_path))
+    x, t = torch.randn(2, *one.latent_shape), torch.tensor([0.2, 0.9])
+    with torch.no_grad():
+        v = one.velocity(x, t, condition)
+    end = (x - t[:, None, None, None, None] * v)[:, :, :1]
+    torch.testing.assert_close(end, condition.tensors["source"], rtol=0, atol=1e-5)
+    assert one.velocity(x, torch.zeros(2), condition).isfinite().all()
+
+
+def test_hunyuan_video_without_an_input_for_guidance_is_guided_without_a_classifier() -> None:
+    pipe = tiny("HunyuanVideoPipeline")
+    config = {**pipe.transformer.config, "guidance_embeds": False, "_use_default_values": []}
+    state = pipe.transformer.state_dict()
+    pipe.register_modules(transformer=type(pipe.transformer).from_config(config))
+    pipe.transformer.load_state_dict(state, strict=False)
+    one = DiffusersPolicy("no input", FAMILIES["HunyuanVideoPipeline"](pipe, 32, 32, 5), 2, "float32")
+    assert one.family.guidance == "classifier-free" and not broken(one)
+
+
+@pytest.mark.parametrize("name", FROM_IMAGE)
+def test_a_video_from_an_image_needs_one(name: str, tmp_path: Path) -> None:
+    one, clip = policy(name, None), tmp_path / "clip.mp4"
+    with pytest.raises(ValueError, match="source"):
+        one.encode(["a cat"])
+    clip.write_bytes(b"\0\0\0\x18ftypmp42")
+    with pytest.raises(ValueError, match=r"clip.mp4 is not an image that can be read"):
+        one.encode([Edit("a cat", clip)])
+    with pytest.raises(ValueError, match=r"none.png"):
+        one.encode([Edit("a cat", tmp_path / "none.png")])
+
+
+def test_a_video_from_text_takes_no_source(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="source"):
+        policy("LTXPipeline", None).encode(model.edits(["a cat"], tmp_path))
+
+
+def test_chronoedit_makes_five_frames() -> None:
+    kind, pipe = FAMILIES["ChronoEditPipeline"], tiny("ChronoEditPipeline")
+    assert kind(pipe, 32, 32).frames == 5
+    with pytest.raises(ValueError, match="makes videos of 5 frames, not 9; leave out the option"):
+        kind(pipe, 32, 32, 9)
+
+
+def test_a_distilled_hunyuan_video_is_refused() -> None:
+    pipe: Any = hunyuan_video15(True)
+    pipe.transformer.register_to_config(use_meanflow=True)
+    with pytest.raises(ValueError, match="is step-distilled: it has a second time"):
+        FAMILIES["HunyuanVideo15ImageToVideoPipeline"](pipe, 32, 32, 5)
+
+
+def test_mochi_needs_two_steps() -> None:
+    with pytest.raises(ValueError, match="do not support 1 step; use at least 2"):
+        policy("MochiPipeline", None).times(1)
