@@ -139,7 +139,8 @@ class Reader:
     def __call__(self, text: list[str], images: list[Any], **more: Any) -> Any:
         seen = self.images(images, return_tensors="pt")
         counts = iter(int(grid.prod()) // self.images.merge_size**2 for grid in seen["image_grid_thw"])
-        whole = [each.replace(self.token, self.token * next(counts)) for each in text]
+        pieces = [each.split(self.token) for each in text]
+        whole = [rest[0] + "".join(self.token * next(counts) + own for own in rest[1:]) for rest in pieces]
         return transformers.BatchFeature({**self.tokenizer(whole, **more), **seen})
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..prompts import Edit, Prompt
+from ..prompts import Prompt, sources_of, text_of
 from ..system.precision import Precision
 from . import medium
 from .distilled import Sign
@@ -108,8 +108,9 @@ class Policy(ABC):
     precision: Precision
     device: torch.device
     loading: Any = None  # the options it was loaded with (models.loading.Loading), if any
-    edits: bool = False  # an editing model: every prompt has a source image
+    sources: range = range(1)  # how many source images a prompt may have
     two_times: bool = False  # it reads `until`: its velocity is the average over a jump
+    inputs: str = "prompt=prompt"  # of its own pipeline, as code on model cards
     lora_loader: Loader = LOADER  # the method of its own pipeline that loads exported adapters
     notes: tuple[str, ...] = ()  # about its weights, printed before a run
     evaluated: int = 0  # network evaluations through `under` so far, in samples
@@ -122,6 +123,11 @@ class Policy(ABC):
         Raises:
             ValueError: the model cannot encode a prompt.
         """
+
+    @property
+    def edits(self) -> bool:
+        """Whether it is an editing model: every prompt has a source image."""
+        return 0 not in self.sources
 
     def unlike(self, identity: Mapping[str, Any]) -> list[str]:
         """Names of the entries in which a checkpoint's identity differs; entries missing in it are not compared."""
@@ -157,16 +163,24 @@ class Policy(ABC):
 
     def refuse(self, prompts: Sequence[Prompt]) -> None:
         """Raise ValueError if the model cannot read a prompt; cheap enough to call before a run starts."""
+        most = self.sources[-1]
         for prompt in prompts:
-            if isinstance(prompt, Edit) and not self.edits:
+            many = len(sources_of(prompt))
+            if many in self.sources:
+                continue
+            if not most:
                 raise ValueError(
-                    f"{self.name} cannot edit images, but '{prompt.text}' has the source image {prompt.source}; "
-                    "use an editing model, or prompts without a source"
+                    f"{self.name} cannot edit images, but '{text_of(prompt)}' has the source image "
+                    f"{sources_of(prompt)[0]}; use an editing model, or prompts without a source"
                 )
-            if self.edits and not isinstance(prompt, Edit):
+            if not many:
                 raise ValueError(
                     f"{self.name} edits images, but '{prompt}' has no source image; add a `source` to every prompt"
                 )
+            raise ValueError(
+                f"{self.name} takes at most {most} source image{'s' * (most > 1)} per prompt, but "
+                f"'{text_of(prompt)}' has {many}; remove some"
+            )
 
     @abstractmethod
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count as numbers
@@ -14,19 +14,30 @@ from ..system.errors import unknown
 from ..system.seeds import numpy_generator
 
 
+Sources = tuple[Path, ...]
+"""the images that a prompt edits, in their order; () if it has none"""
+
+
 @dataclass(frozen=True)
 class Edit:
-    """An instruction to edit an image."""
+    """An instruction to edit an image, or to make one from several images."""
 
     text: str
     source: Path  # the image to edit
+    more: Sources = ()  # further images, in the order in which the model sees them
+
+    @property
+    def sources(self) -> Sources:
+        """All images, the first one first."""
+        return (self.source, *self.more)
 
     def __str__(self) -> str:
-        """Text and source, unique among edits."""
-        return f"{self.text} [{self.source}]"
+        """Text and sources, unique among edits."""
+        return f"{self.text} [{', '.join(map(str, self.sources))}]"
 
 
-SOURCE = "source"  # key of the path of an image to edit, in files and in metadata
+SOURCE = "source"  # key of the path of an image to edit (or of a list of them), in files and in metadata
+SOURCES = "sources"  # key of all paths in the metadata of a prompt with several images
 
 Prompt = str | Edit
 """input of a model for one image: a text, or an Edit for editing models; its `str` is unique"""
@@ -44,7 +55,7 @@ class PromptSet:
     categories: tuple[str, ...]  # one per text
     weights: Mapping[str, int] = field(default_factory=dict)  # sampling weights of categories, if not 1
     metadata: tuple[Mapping[str, Any], ...] = ()  # for rewards, one per text; or empty
-    sources: tuple[Path | None, ...] = ()  # images to edit or None, one per text; or empty
+    sources: tuple[Sources, ...] = ()  # images to edit, for each text as many as it has; or empty
 
     def __post_init__(self) -> None:
         assert len(self.texts) == len(self.categories)
@@ -87,7 +98,7 @@ class PromptSet:
         return len(self.texts)
 
     def __getitem__(self, index: int) -> Prompt:
-        return prompt_of(self.texts[index], self.sources[index] if self.sources else None)
+        return prompt_of(self.texts[index], self.sources[index] if self.sources else ())
 
     def __iter__(self) -> Iterator[Prompt]:
         return (self[index] for index in range(len(self)))
@@ -107,14 +118,16 @@ class PromptSet:
         return replace(self, weights=weights)
 
     def about(self, indices: Sequence[int]) -> list[Mapping[str, Any]] | None:
-        """The metadata of these prompts, including the path of a `source`; None if the set has no metadata."""
+        """The metadata of these prompts; None if the set has none.
+
+        `source` is the path of the first source image. If there are several, `sources` lists the paths of all.
+        """
         known = [self.metadata[i] for i in indices] if self.metadata else None
         if not self.sources:
             return known
         sources = [self.sources[i] for i in indices]
         return [
-            {**about, SOURCE: str(source.absolute())} if source else about
-            for about, source in zip(known or [{}] * len(sources), sources, strict=True)
+            {**about, **_named(own)} for about, own in zip(known or [{}] * len(sources), sources, strict=True)
         ]
 
     def draw(self, seed: int, iteration: int, count: int) -> list[int]:
@@ -151,9 +164,15 @@ def _shuffled(seed: int, epoch: int, category: int, size: int) -> Any:
     return numpy_generator("prompts", seed, epoch, category).permutation(size)
 
 
-def prompt_of(text: str, source: Path | None) -> Prompt:
-    """The text itself, or an Edit if there is a source image."""
-    return text if source is None else Edit(text, source)
+def _named(sources: Sources) -> dict[str, Any]:
+    """Sources as entries of metadata, which rewards read: the first alone, and all if there are several."""
+    paths = [str(each.absolute()) for each in sources]
+    return {**({SOURCE: paths[0]} if paths else {}), **({SOURCES: paths} if len(paths) > 1 else {})}
+
+
+def prompt_of(text: str, sources: Sequence[Path]) -> Prompt:
+    """The text itself, or an Edit if there are source images."""
+    return Edit(text, sources[0], tuple(sources[1:])) if sources else text
 
 
 def refuse_others(given: object) -> None:
@@ -169,6 +188,12 @@ def text_of(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else prompt.text
 
 
-def source_of(prompt: Prompt) -> Path | None:
-    """The image that a prompt edits, if any."""
-    return None if isinstance(prompt, str) else prompt.source
+def sources_of(prompt: Prompt) -> Sources:
+    """The images that a prompt edits."""
+    return () if isinstance(prompt, str) else prompt.sources
+
+
+def described(sources: Sources, each: Callable[[Path], str] = str) -> None | str | list[str]:
+    """Sources for JSON: None, one, or a list. Files of versions with one source per prompt have the same form."""
+    told = [each(path) for path in sources]
+    return told if len(told) > 1 else told[0] if told else None

@@ -35,7 +35,7 @@ def test_a_model_in_half_precision(name: str, tmp_path: Path) -> None:
         assert family.pipe.transformer.dtype == dtype
         x, t = torch.randn(2, *one.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.8])
         texts = ["a cat", "two dog on the left"]
-        v = one.under("policy", 2.0)(x, t, one.encode(model.edits(texts, tmp_path) if one.edits else texts))
+        v = one.under("policy", 2.0)(x, t, one.encode(model.asked_of(one, texts, tmp_path)))
         v.square().mean().backward()
         assert v.dtype == torch.float32
         gradients = [tensor.grad for tensor in adapters if tensor.grad is not None]  # the last text stream gets none
@@ -206,7 +206,7 @@ def test_text_is_cut_where_it_is_told_to_be(name: str, tmp_path: Path) -> None:
             policy(name, text_tokens=20)
         return
     texts, one = ["a red cat " * 20], policy(name, text_tokens=20)
-    words = one.encode(model.edits(texts, tmp_path) if one.edits else texts).tensors["words"]
+    words = one.encode(model.asked_of(one, texts, tmp_path)).tensors["words"]
     longer = {"StableDiffusion3Pipeline": 20 + 77, "CogView4Pipeline": 32}  # CLIP's tokens; a multiple of 16
     assert words.shape[1] == longer.get(name, 20)
 

@@ -184,7 +184,7 @@ def test_train_sample_and_eval(
     shown = re.findall('<img[^>]* alt="([^"]+)"', page.read_text())
     assert shown and [said.endswith(", source image") for said in shown] == [True, False, False] * (len(shown) // 3)
     assert main(["export", str(run), "--device", "cpu"]) == 0
-    assert "pipe(image, prompt, num_inference_steps=1" in (run / "export" / "README.md").read_text()
+    assert "pipe(image=image, prompt=prompt, num_inference_steps=1" in (run / "export" / "README.md").read_text()
 
     assert main(["sample", saved, "a red cat", *loading, "--output", str(tmp_path / "x.png")]) == 2
     assert "edits images, but 'a red cat' has no source image" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from flowward.training import config, fit
 from flowward.training.run import Run
 from flowward.training.teachers import NONE, Teachers, imagined
 from flowward.training.trainer import Trainer
-from flowward.verify.model import edits
+from flowward.verify.model import asked_of
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import full_size
@@ -99,7 +99,7 @@ def test_a_blueprint_takes_what_the_model_takes(name: str, tmp_path: Path) -> No
             else:
                 one = blueprint.load(str(tmp_path / "model"), 2, "bf16", loading)
             texts = ["a cat", "two dog on the left"]
-            prompts = edits(texts, tmp_path) if one.edits else texts
+            prompts = asked_of(one, texts, tmp_path)
             if real:
                 one.prepare(prompts, tmp_path / "cache")
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from operator import attrgetter
 from pathlib import Path
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ...process.distilled import Sign, of_pipeline, of_scheduler
 from ...process.policy import LOADER, Loader
-from ...prompts import Edit
-from ...prompts.pictures import picture
+from ...prompts import SOURCE
 from ..lora import ATTENTION
 from ..reading import Reader
 
@@ -44,7 +43,9 @@ class Family(ABC):
     guidance: ClassVar[Guidance] = "classifier-free"
     published: ClassVar[float | None] = None  # guidance scale in the publication of a model with embedded guidance
     two_times: ClassVar[bool] = False  # the network has a second time, the end of a jump: `until` in a condition
-    edits: ClassVar[bool] = False  # prompts are Edits, and a condition has a `source` [N, *shape]
+    sources: ClassVar[range] = range(1)  # how many source images a prompt may have; if any, see edits.py
+    inputs: ClassVar[str] = "prompt=prompt"  # of the pipeline, as code on model cards
+    reads_sources: ClassVar[bool] = False  # the text encoder sees them too, so each prompt has its own empty one
     needs: ClassVar[tuple[str, ...]] = ()  # packages that flowward does not install
     text_tokens: int
     most_text: ClassVar[int | None] = None  # token limit of the pipeline, if it has one
@@ -181,7 +182,7 @@ class Family(ABC):
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
         """Named tensors [N, ...], one row per prompt; shorter texts are padded with zeros.
 
-        Prompts are texts, or Edits if the family `edits`.
+        Prompts are texts, or Edits with as many sources as the family takes.
         """
 
     def readers(self) -> list[Reader]:
@@ -193,19 +194,9 @@ class Family(ABC):
         able = self.most_text is None or self.text_tokens < self.most_text
         return Reader(name, tokenizer, self.text_tokens, more=able, **more)
 
-    def sources(self, prompts: Sequence[Edit]) -> Tensor:
-        """Source images, resized and centre-cropped to the size of the samples: [N, 3, H, W] in [0, 1]."""
-        return torch.stack([picture(prompt.source, (self.height, self.width)) for prompt in prompts])
-
-    def encode_sources(self, prompts: Sequence[Edit]) -> Tensor:
-        """Source images as latents [N, *shape]; encoded one by one to save memory."""
-        vae = self.pipe.vae
-        images = (2 * self.sources(prompts) - 1).to(vae.device, vae.dtype)
-        return torch.cat([self.encode_images(image) for image in images.split(1)])
-
     def seen(self, x: Tensor, condition: Mapping[str, Tensor]) -> list[Tensor]:
-        """The transformer's image inputs: samples x [B, *shape], then the sources of edits."""
-        return [x, condition["source"]] if self.edits else [x]
+        """The transformer's image inputs [B, *shape] each: the samples x, then the sources of edits in their order."""
+        return [x, *(condition[SOURCE].unbind(1) if SOURCE in condition else ())]
 
     def empty(self) -> dict[str, Tensor]:
         """Encode the empty prompt (classifier-free guidance): the tensors of `encode` with one row."""
