@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from tiny_edits import EDITS
 from tiny_more import MORE
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -136,24 +137,12 @@ class Reader:
         self.tokenizer, self.images = tokenizer, Qwen2VLImageProcessorPil()
         tokenizer.add_special_tokens({"additional_special_tokens": [self.token]})
 
-    def __call__(self, text: list[str], images: list[Any], **more: Any) -> Any:
+    def __call__(self, text: list[str], images: list[Any], videos: None = None, **more: Any) -> Any:
         seen = self.images(images, return_tensors="pt")
         counts = iter(int(grid.prod()) // self.images.merge_size**2 for grid in seen["image_grid_thw"])
         pieces = [each.split(self.token) for each in text]
         whole = [rest[0] + "".join(self.token * next(counts) + own for own in rest[1:]) for rest in pieces]
         return transformers.BatchFeature({**self.tokenizer(whole, **more), **seen})
-
-
-def qwen_image_edit() -> Any:
-    """Qwen-Image, whose language model also sees."""
-    pipe, words = qwen_image(), tokenizer(2048)
-    reader = Reader(words)
-    config = pipe.text_encoder.config
-    config.text_config.vocab_size, config.image_token_id = len(words), words.convert_tokens_to_ids(Reader.token)
-    return diffusers.QwenImageEditPlusPipeline(
-        transformer=pipe.transformer, scheduler=pipe.scheduler, vae=pipe.vae,
-        text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(config), tokenizer=words, processor=reader,
-    )  # fmt: skip
 
 
 def qwen_image() -> Any:
@@ -268,11 +257,11 @@ TINY: dict[str, Callable[[], Any]] = {
     "FluxKontextPipeline": lambda: flux(diffusers.FluxKontextPipeline),
     "Flux2KleinPipeline": flux2_klein,
     "QwenImagePipeline": qwen_image,
-    "QwenImageEditPlusPipeline": qwen_image_edit,
     "ZImagePipeline": z_image,
     "SanaPipeline": sana,
     "WanPipeline": wan,
     "AnyFlowPipeline": anyflow,
+    **EDITS,
     **MORE,
 }
 

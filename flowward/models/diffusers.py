@@ -187,8 +187,13 @@ class DiffusersPolicy(Policy):
         return self.family.times(steps)
 
     def refuse(self, prompts: Sequence[Prompt]) -> None:
-        """Also if weights are split among processes and numbers of sources are mixed: all must make the same passes."""
+        """Also if weights are split among processes, which then must make the same passes, and prompts are unlike."""
         super().refuse(prompts)
+        if self.weights.collective and not self.family.masks_text:
+            raise ValueError(
+                f"{self.name} reads texts of other lengths one after the other, so its weights cannot be split among "
+                "processes: leave out --shard"
+            )
         numbers = sorted({len(sources_of(prompt)) for prompt in prompts})
         if len(numbers) > 1 and self.weights.collective:
             raise ValueError(
@@ -200,8 +205,8 @@ class DiffusersPolicy(Policy):
         return self._velocity(x, t, condition, weights, 1.0)
 
     def _velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str, guidance: float) -> Tensor:
-        """One pass through the network for each number of sources in the batch, so mostly one."""
-        parts = passes(condition.tensors)
+        """One pass through the network for each number of sources in the batch, so mostly one in all."""
+        parts = passes(condition.tensors, self.family.masks_text)
         if len(parts) == 1:
             return self._pass(x, t, parts[0][1], weights, guidance)
         found = [self._pass(x[own], t[own], rows, weights, guidance) for own, rows in parts]

@@ -5,14 +5,17 @@ from __future__ import annotations
 from .anyflow import AnyFlow
 from .aura_flow import AuraFlow
 from .bria import Bria
+from .bria_fibo_edit import BriaFiboEdit
 from .chroma import Chroma
 from .cogview4 import CogView4
 from .family import Family
 from .flux import Flux, FluxKontext
 from .flux2 import Flux2Klein
+from .kandinsky5_edit import Kandinsky5Edit
+from .longcat_image_edit import LongCatImageEdit
 from .lumina2 import Lumina2
 from .ovis_image import OvisImage
-from .qwen_image import QwenImage, QwenImageEdit
+from .qwen_image import FirstQwenImageEdit, QwenImage, QwenImageEdit
 from .sana import Sana
 from .sd3 import StableDiffusion3
 from .wan import Wan
@@ -21,6 +24,7 @@ from .z_image import ZImage
 _ALL: tuple[type[Family], ...] = (
     StableDiffusion3, Flux, FluxKontext, Flux2Klein, QwenImage, QwenImageEdit, ZImage, Sana, AuraFlow,
     CogView4, Lumina2, Chroma, OvisImage, Bria, Wan, AnyFlow,
+    FirstQwenImageEdit, LongCatImageEdit, Kandinsky5Edit, BriaFiboEdit,
 )  # fmt: skip
 FAMILIES: dict[str, type[Family]] = {name: family for family in _ALL for name in family.pipelines}
 

@@ -28,6 +28,12 @@ class Edits(Family):
 
     sources: ClassVar[range] = range(1, 2)
     inputs: ClassVar[str] = "image=image, prompt=prompt"
+    any_length: ClassVar[bool] = False  # texts are never cut, because the sources' tokens stand among them
+
+    def __init__(self, pipe: Any, *size: Any, text_tokens: int | None = None, **more: Any):
+        if text_tokens is not None and self.any_length:
+            raise ValueError(f"{type(pipe).__name__} reads text of any length; leave out the text tokens option")
+        super().__init__(pipe, *size, text_tokens=text_tokens, **more)
 
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
         return super().encode(list(map(text_of, prompts))) | self.encode_sources(prompts)
@@ -91,19 +97,28 @@ def replaced(where: Any, name: str, value: Any) -> Iterator[None]:
         setattr(where, name, before)
 
 
-def passes(rows: Mapping[str, Tensor]) -> list[tuple[Tensor, dict[str, Tensor]]]:
+def passes(rows: Mapping[str, Tensor], masked: bool = True) -> list[tuple[Tensor, dict[str, Tensor]]]:
     """The rows of a condition that a network can take together: those with the same number of sources.
 
+    Args:
+        rows: tensors [N, ...] by their names.
+        masked: the network ignores the padding of shorter texts; otherwise texts of a pass have the same length.
+
     Returns:
-        pairs of row numbers and the tensors of these rows.
+        pairs of row numbers and the tensors of these rows, without padding.
     """
-    if SOURCES not in rows:
+    counts = [rows[SOURCES].long()] if SOURCES in rows else []
+    lengths = [] if masked else [rows["mask"].sum(1, dtype=torch.long)]
+    if not counts + lengths:
         return [(torch.arange(len(next(iter(rows.values())))), dict(rows))]
-    counts = rows[SOURCES].long()
-    numbers = counts.unique().tolist()
+    kinds, kind_of = torch.stack(counts + lengths, 1).unique(dim=0, return_inverse=True)
     found = []
-    for many in numbers:
-        own = (counts == many).nonzero().flatten()
-        part = {name: tensor[own] if len(numbers) > 1 else tensor for name, tensor in rows.items() if name != SOURCES}
-        found.append((own, part | {SOURCE: part[SOURCE][:, :many]}))
+    for number, kind in enumerate(kinds.tolist()):
+        own = (kind_of == number).nonzero().flatten()
+        part = {name: tensor[own] if len(kinds) > 1 else tensor for name, tensor in rows.items() if name != SOURCES}
+        if counts:
+            part[SOURCE] = part[SOURCE][:, : kind[0]]
+        if lengths:
+            part |= {name: part[name][:, : kind[-1]] for name in ("words", "mask")}
+        found.append((own, part))
     return found

@@ -46,6 +46,7 @@ class Family(ABC):
     sources: ClassVar[range] = range(1)  # how many source images a prompt may have; if any, see edits.py
     inputs: ClassVar[str] = "prompt=prompt"  # of the pipeline, as code on model cards
     reads_sources: ClassVar[bool] = False  # the text encoder sees them too, so each prompt has its own empty one
+    masks_text: ClassVar[bool] = True  # the network ignores the padding of shorter texts
     needs: ClassVar[tuple[str, ...]] = ()  # packages that flowward does not install
     text_tokens: int
     most_text: ClassVar[int | None] = None  # token limit of the pipeline, if it has one

@@ -1,4 +1,4 @@
-"""Qwen-Image, and Qwen-Image-Edit (2509 and later), which edits images."""
+"""Qwen-Image, and Qwen-Image-Edit, which edits images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...prompts import Edit
+from ...prompts import Edit, Prompt
 from ..reading import Reader
 from .edits import Edits, padded, replaced
 from .family import Family, pack, statistics, unpack
@@ -87,12 +87,8 @@ class QwenImageEdit(Edits, QwenImage):
     pipelines = ("QwenImageEditPlusPipeline",)
     sources = range(1, 4)  # as the model was trained
     reads_sources = True
+    any_length = True
     needs = ("torchvision",)  # for the image processor in transformers
-
-    def __init__(self, pipe: Any, *size: Any, text_tokens: int | None = None, **more: Any):
-        if text_tokens is not None:
-            raise ValueError(f"{type(pipe).__name__} reads text of any length; leave out the text tokens option")
-        super().__init__(pipe, *size, **more)
 
     def readers(self) -> list[Reader]:
         return []  # text of any length
@@ -103,14 +99,36 @@ class QwenImageEdit(Edits, QwenImage):
 
     def _read(self, prompt: Edit) -> Tensor:
         """[tokens, width] of one prompt; in a joint call every text would see every image."""
-        ratio = self.width / self.height
-        height, width = (round((READ * each) ** 0.5 / 32) * 32 for each in (1 / ratio, ratio))
-        shown = [self.pipe.image_processor.resize(each, height, width) for each in self.for_pillow(prompt)]
-        words, _ = self.pipe.encode_prompt([prompt.text], image=shown)
+        words, _ = self.pipe.encode_prompt([prompt.text], image=self.looked_at(prompt))
         row: Tensor = words[0]
         return row
+
+    def looked_at(self, prompt: Edit) -> Any:
+        """What the text encoder sees."""
+        ratio = self.width / self.height
+        height, width = (round((READ * each) ** 0.5 / 32) * 32 for each in (1 / ratio, ratio))
+        return [self.pipe.image_processor.resize(each, height, width) for each in self.for_pillow(prompt)]
 
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         """Run the pipeline with its constant for the source size set to the samples' size."""
         with replaced(sys.modules[type(self.pipe).__module__], "VAE_IMAGE_SIZE", self.height * self.width):
             return super().reference(prompts, x, steps, guidance, **more)
+
+
+class FirstQwenImageEdit(QwenImageEdit):
+    """The first Qwen-Image-Edit, of August 2025: one source, which the text encoder sees at its full size."""
+
+    pipelines = ("QwenImageEditPipeline",)
+    sources = range(1, 2)
+
+    def looked_at(self, prompt: Edit) -> Any:
+        return self.for_pillow(prompt)[0]
+
+    def shown(self, prompt: Prompt) -> dict[str, Any]:
+        return {"image": self.for_pillow(prompt)[0]}
+
+    def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        """Run the pipeline with the samples' size for the source, in the place of one megapixel."""
+        size = lambda *_: (self.width, self.height, None)  # noqa: E731
+        with replaced(sys.modules[type(self.pipe).__module__], "calculate_dimensions", size):
+            return Edits.reference(self, prompts, x, steps, guidance, **more)
