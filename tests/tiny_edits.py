@@ -9,6 +9,7 @@ import diffusers
 import tiny_pipelines as tiny  # which imports this module: its names are there once the functions are called
 import transformers
 from tiny_more import autoencoder
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 
 def qwen_image_edit(kind: Any = diffusers.QwenImageEditPlusPipeline, **more: Any) -> Any:
@@ -77,10 +78,29 @@ def bria_fibo_edit() -> Any:
     )
 
 
+def z_image_omni() -> Any:
+    transformer = diffusers.ZImageTransformer2DModel(
+        in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
+        siglip_feat_dim=16, axes_dims=[4, 6, 6], axes_lens=[1024, 32, 32],
+    )  # fmt: skip
+    siglip = transformers.Siglip2VisionModel(
+        transformers.Siglip2VisionConfig(
+            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_patches=16,
+            patch_size=16,
+        )
+    )  # fmt: skip
+    return diffusers.ZImageOmniPipeline(
+        transformer=transformer, scheduler=tiny.schedule(shift=3.0), vae=tiny.autoencoder(4),
+        text_encoder=tiny.qwen3(3).model, tokenizer=tiny.tokenizer(512), siglip=siglip,
+        siglip_processor=Siglip2ImageProcessorPil(max_num_patches=16),
+    )  # fmt: skip
+
+
 EDITS: dict[str, Callable[[], Any]] = {
     "QwenImageEditPlusPipeline": qwen_image_edit,
     "QwenImageEditPipeline": lambda: qwen_image_edit(diffusers.QwenImageEditPipeline),
     "LongCatImageEditPipeline": longcat_image_edit,
     "Kandinsky5I2IPipeline": kandinsky5_i2i,
     "BriaFiboEditPipeline": bria_fibo_edit,
+    "ZImageOmniPipeline": z_image_omni,
 }

@@ -11,7 +11,7 @@ from typing import Any
 import diffusers
 import torch
 import torch.utils.checkpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..process.distilled import Sign, of_names
@@ -85,7 +85,9 @@ class DiffusersPolicy(Policy):
         self._reader: list[Any] = [*encoders, *(unread.configs() if unread else [])]
         self._reader += [spelling(part) for name, part in parts if name.startswith("tokenizer")]
         if family.sources[-1]:  # images are read too, at one size
-            self._reader += [self.identity["vae"], *family.shape, READING, SOURCES]
+            known = ("transformer", "vae", "text_encoder")
+            networks = [part for name, part in parts if isinstance(part, nn.Module) and not name.startswith(known)]
+            self._reader += [self.identity["vae"], *map(self._fingerprint, networks), *family.shape, READING, SOURCES]
         self._cache: PromptCache | None = None
 
     def _fingerprint(self, network: torch.nn.Module) -> str:
@@ -317,5 +319,6 @@ def _plain(tensor: Any) -> Tensor:
 
 def spelling(tokenizer: Any) -> list[Any]:
     """What a tokenizer does to a test sentence, to detect a changed vocabulary or chat template."""
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor of texts with images
     said = tokenizer("A photo of 12 red foxes, seen from above; it says 'naïve'.")["input_ids"]
     return [len(tokenizer), tokenizer.model_max_length, tokenizer.padding_side, tokenizer.chat_template, said]

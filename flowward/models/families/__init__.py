@@ -20,11 +20,12 @@ from .sana import Sana
 from .sd3 import StableDiffusion3
 from .wan import Wan
 from .z_image import ZImage
+from .z_image_omni import ZImageOmni
 
 _ALL: tuple[type[Family], ...] = (
     StableDiffusion3, Flux, FluxKontext, Flux2Klein, QwenImage, QwenImageEdit, ZImage, Sana, AuraFlow,
     CogView4, Lumina2, Chroma, OvisImage, Bria, Wan, AnyFlow,
-    FirstQwenImageEdit, LongCatImageEdit, Kandinsky5Edit, BriaFiboEdit,
+    FirstQwenImageEdit, LongCatImageEdit, Kandinsky5Edit, BriaFiboEdit, ZImageOmni,
 )  # fmt: skip
 FAMILIES: dict[str, type[Family]] = {name: family for family in _ALL for name in family.pipelines}
 

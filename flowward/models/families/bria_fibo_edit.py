@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...prompts import text_of
+from ...prompts import prompt_of, sources_of, text_of
 from ..reading import Reader
 from .edits import Edits, padded
 from .family import positions, statistics
@@ -78,9 +78,8 @@ class BriaFiboEdit(Edits):
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         found = []
         for prompt, start in zip(prompts, x.split(1), strict=True):
-            packed = start.flatten(2).transpose(1, 2)
-            given = {"prompt": [self.form(text_of(prompt))], "latents": packed, **more}
-            found.append(super().reference([prompt], start, steps, guidance, **given))
+            packed, same = start.flatten(2).transpose(1, 2), prompt_of(self.form(text_of(prompt)), sources_of(prompt))
+            found.append(super().reference([same], start, steps, guidance, latents=packed, **more))
         return torch.cat(found).transpose(1, 2).reshape(x.shape)
 
     def decode(self, x0: Tensor) -> Tensor:

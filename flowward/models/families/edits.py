@@ -52,12 +52,16 @@ class Edits(Family):
         pixels = (255 * self.pictures(prompt)).round().byte().permute(0, 2, 3, 1).numpy()
         return [Image.fromarray(each) for each in pixels]
 
+    def scaled(self, prompt: Prompt) -> Tensor:
+        """The same images as the autoencoder takes them: [S, 3, H, W] in [-1, 1]."""
+        return 2 * self.pictures(prompt) - 1
+
     def encode_sources(self, prompts: list[Prompt]) -> dict[str, Tensor]:
         """Source images as latents; encoded one by one to save memory."""
         vae = self.pipe.vae
         rows = []
         for prompt in prompts:
-            images = (2 * self.pictures(prompt) - 1).to(vae.device, vae.dtype)
+            images = self.scaled(prompt).to(vae.device, vae.dtype)
             found = [self.encode_images(each[None])[0] for each in images]
             rows.append(torch.stack(found) if found else images.new_empty(0, *self.shape))
         many = torch.tensor([float(len(row)) for row in rows], device=vae.device)
