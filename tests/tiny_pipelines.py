@@ -134,7 +134,7 @@ class Reader:
     def __init__(self, tokenizer: Any) -> None:
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-        self.tokenizer, self.images = tokenizer, Qwen2VLImageProcessorPil()
+        self.tokenizer, self.images = tokenizer, Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56)
         tokenizer.add_special_tokens({"additional_special_tokens": [self.token]})
 
     def __call__(self, text: list[str], images: list[Any], videos: None = None, **more: Any) -> Any:

@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .. import __version__
-from ..prompts import PromptSet, described as as_written
+from ..prompts import PromptSet
+from ..prompts import described as as_written
 from ..prompts.image_files import digest
 from ..rewards import code_of
 from .code_hashes import CODE, code_differs, without_code

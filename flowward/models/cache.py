@@ -33,8 +33,8 @@ class PromptCache:
 
     The key is a hash of the prompt's text and of the content of its source images. The folder's name identifies the
     encoder. Files are written atomically, and their headers list their content, so there is no index to become stale.
-    Tensors with a `mask` are stored at the length of their text, sources without padding. All are padded with zeros when
-    read together.
+    Tensors with a `mask` are stored at the length of their text, and sources without padding. All are padded with zeros
+    when read together.
 
     Raises:
         ValueError: a file in the folder is damaged, or the folder cannot be made.

@@ -13,7 +13,6 @@ from typing import Any
 from ..system.errors import unknown
 from ..system.seeds import numpy_generator
 
-
 Sources = tuple[Path, ...]
 """the images that a prompt edits, in their order; () if it has none"""
 
@@ -126,9 +125,7 @@ class PromptSet:
         if not self.sources:
             return known
         sources = [self.sources[i] for i in indices]
-        return [
-            {**about, **_named(own)} for about, own in zip(known or [{}] * len(sources), sources, strict=True)
-        ]
+        return [{**about, **_named(own)} for about, own in zip(known or [{}] * len(sources), sources, strict=True)]
 
     def draw(self, seed: int, iteration: int, count: int) -> list[int]:
         """The prompts of one iteration, as `count` indices: categories take turns, each going through its own texts.
@@ -193,7 +190,7 @@ def sources_of(prompt: Prompt) -> Sources:
     return () if isinstance(prompt, str) else prompt.sources
 
 
-def described(sources: Sources, each: Callable[[Path], str] = str) -> None | str | list[str]:
+def described(sources: Sources, each: Callable[[Path], str] = str) -> str | list[str] | None:
     """Sources for JSON: None, one, or a list. Files of versions with one source per prompt have the same form."""
     told = [each(path) for path in sources]
     return told if len(told) > 1 else told[0] if told else None

@@ -47,7 +47,10 @@ def test_an_exported_lora_says_where_it_comes_from(tmp_path: Path) -> None:
         ("StableDiffusion3Pipeline", "pipe(prompt=prompt, {}, guidance_scale=4.5)"),
         ("QwenImagePipeline", "pipe(prompt=prompt, {}, true_cfg_scale=4.5, negative_prompt=' ')"),
         ("ZImagePipeline", "pipe(prompt=prompt, {}, guidance_scale=3.5)"),
-        ("FluxKontextPipeline", "pipe(image=image, prompt=prompt, {}, max_area=1024, _auto_resize=False, guidance_scale=4.5)"),
+        (
+            "FluxKontextPipeline",
+            "pipe(image=image, prompt=prompt, {}, max_area=1024, _auto_resize=False, guidance_scale=4.5)",
+        ),
         ("SanaPipeline", "pipe(prompt=prompt, {}, use_resolution_binning=False, guidance_scale=4.5)"),
         ("WanPipeline", "pipe(prompt=prompt, {}, num_frames=5, guidance_scale=4.5)"),
     ],

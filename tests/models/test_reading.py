@@ -15,13 +15,13 @@ from flowward.cli import main
 from flowward.models.families import FAMILIES
 from flowward.prompts import Edit, Prompt
 
-SD3, ANY_LENGTH = "StableDiffusion3Pipeline", "QwenImageEditPlusPipeline"
+SD3 = "StableDiffusion3Pipeline"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_prompts_are_told_to_be_one_where_their_encodings_are(name: str, tmp_path: Path) -> None:
     counted = 34 * (name == "Lumina2Pipeline")  # tokens of its instruction, which others do not count
-    one = policy(name, **({} if name == ANY_LENGTH else {"text_tokens": 20 + counted}))
+    one = policy(name, **({} if FAMILIES[name].fixed_text else {"text_tokens": 20 + counted}))
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "x.png")
     reported = set()
     for words in (1, *range(5, 22), 30, 90):
@@ -33,7 +33,7 @@ def test_prompts_are_told_to_be_one_where_their_encodings_are(name: str, tmp_pat
         said = one.remarks_on(asked)
         assert any("cannot tell them apart" in each for each in said) == same
         reported.add((same, any("2 of 2 prompts are longer" in each for each in said)))
-    assert reported >= ({(False, False)} if name == ANY_LENGTH else {(False, False), (True, True)})
+    assert reported >= ({(False, False)} if FAMILIES[name].fixed_text else {(False, False), (True, True)})
 
 
 def test_the_sentences() -> None:

@@ -28,12 +28,6 @@ class Edits(Family):
 
     sources: ClassVar[range] = range(1, 2)
     inputs: ClassVar[str] = "image=image, prompt=prompt"
-    any_length: ClassVar[bool] = False  # texts are never cut, because the sources' tokens stand among them
-
-    def __init__(self, pipe: Any, *size: Any, text_tokens: int | None = None, **more: Any):
-        if text_tokens is not None and self.any_length:
-            raise ValueError(f"{type(pipe).__name__} reads text of any length; leave out the text tokens option")
-        super().__init__(pipe, *size, text_tokens=text_tokens, **more)
 
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
         return super().encode(list(map(text_of, prompts))) | self.encode_sources(prompts)

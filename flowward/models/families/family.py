@@ -50,6 +50,7 @@ class Family(ABC):
     needs: ClassVar[tuple[str, ...]] = ()  # packages that flowward does not install
     text_tokens: int
     most_text: ClassVar[int | None] = None  # token limit of the pipeline, if it has one
+    fixed_text: ClassVar[str] = ""  # what it reads of a text, in words, if nobody can choose `text_tokens`
     nothing: ClassVar[str] = ""  # the text used as the empty prompt
     lora_loader: ClassVar[Loader] = LOADER  # the pipeline's method that loads a LoRA
 
@@ -65,6 +66,8 @@ class Family(ABC):
         self.height, self.width = (self.side if each is None else each for each in (height, width))
         self.frames = frames
         if text_tokens is not None:
+            if self.fixed_text:
+                raise ValueError(f"{type(pipe).__name__} reads {self.fixed_text}; leave out the text tokens option")
             self.text_tokens = text_tokens
         if self.most_text and self.text_tokens > self.most_text:
             raise ValueError(

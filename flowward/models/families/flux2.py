@@ -17,8 +17,8 @@ from .family import Family, pack, positions, unpack
 class Flux2Klein(Edits):
     """Text as hidden states of Qwen3; latents of 2 x 2 pixels, normalised by the autoencoder's batch norm.
 
-    Sources are optional; the tokens of source k = 1, 2, ... have 10 k as the first of their four position ids. Distilled
-    models have no guidance; base models use classifier-free guidance.
+    Sources are optional; the tokens of source k = 1, 2, ... have 10 k as the first of their four position ids.
+    Distilled models have no guidance; base models use classifier-free guidance.
     """
 
     pipelines = ("Flux2KleinPipeline",)

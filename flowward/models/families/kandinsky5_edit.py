@@ -20,10 +20,10 @@ class Kandinsky5Edit(Edits):
 
     pipelines = ("Kandinsky5I2IPipeline",)
     targets = ("to_query", "to_key", "to_value", "self_attention.out_layer", "cross_attention.out_layer")
-    reads_sources = any_length = True
+    reads_sources = True
     masks_text = False
     needs = ("torchvision",)  # for the image processor in transformers
-    text_tokens = 1024
+    text_tokens, fixed_text = 1024, "1024 tokens of text and source"
     sigmas: ClassVar[Literal["scheduler", "even"]] = "scheduler"
 
     @property
@@ -73,7 +73,7 @@ class Kandinsky5Edit(Edits):
         return torch.cat([x, source[:, 0].to(x), torch.ones_like(x[:, :1])], 1).movedim(1, -1)[:, None]
 
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        """Run the pipeline at this size, which is none of its own; its noise has the latents of the source beside it."""
+        """Run the pipeline at this size, which is none of its own, from noise with the source's latents beside it."""
         found = []
         with replaced(self.pipe, "resolutions", [(self.width, self.height)]):
             for prompt, start in zip(prompts, x.split(1), strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...prompts import Edit, Prompt, text_of
+from ...prompts import Edit, Prompt
 from .edits import Edits, replaced
 from .family import pack, positions, unpack
 
@@ -25,13 +25,8 @@ class LongCatImageEdit(Edits):
     packed = True
     reads_sources = True
     needs = ("torchvision",)  # for the image processor in transformers
-    text_tokens = most_text = 512
+    text_tokens, fixed_text = 512, "512 text tokens, always"
     lora_loader = ("transformer.load_lora_adapter", {"use_safetensors": True})
-
-    def __init__(self, pipe: Any, *size: Any, text_tokens: int | None = None, **more: Any):
-        if text_tokens not in (None, 512):
-            raise ValueError(f"{type(pipe).__name__} always reads 512 text tokens; leave out the text tokens option")
-        super().__init__(pipe, *size, **more)
 
     @property
     def parts(self) -> dict[str, int]:
@@ -82,7 +77,9 @@ class LongCatImageEdit(Edits):
 
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         """Run the pipeline with the samples' size, in the place of one megapixel."""
-        with replaced(sys.modules[type(self.pipe).__module__], "calculate_dimensions", lambda *_: (self.width, self.height)):
+        with replaced(
+            sys.modules[type(self.pipe).__module__], "calculate_dimensions", lambda *_: (self.width, self.height)
+        ):
             found = [
                 super(LongCatImageEdit, self).reference([prompt], start, steps, guidance, latents=pack(start), **more)
                 for prompt, start in zip(prompts, x.split(1), strict=True)

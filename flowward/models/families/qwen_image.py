@@ -87,7 +87,7 @@ class QwenImageEdit(Edits, QwenImage):
     pipelines = ("QwenImageEditPlusPipeline",)
     sources = range(1, 4)  # as the model was trained
     reads_sources = True
-    any_length = True
+    fixed_text = "text of any length"
     needs = ("torchvision",)  # for the image processor in transformers
 
     def readers(self) -> list[Reader]:

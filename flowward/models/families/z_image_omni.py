@@ -25,6 +25,7 @@ class ZImageOmni(Edits, ZImage):
     sources = range(5)  # the pipeline has no limit
     inputs = "prompt=prompt"
     reads_sources = True
+    needs = ("torchvision",)  # for the image processor in transformers
 
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
         pieces = [self._read(prompt) for prompt in prompts]
