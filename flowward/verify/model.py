@@ -61,9 +61,9 @@ def asked_of(policy: Policy, texts: Sequence[str], folder: Path) -> list[Prompt]
     found = []
     for k, text in enumerate(texts):
         paths = []
-        for number in range(few[k % len(few)]):
-            pixels = numpy_generator("verify", k, number).integers(0, 256, (48 + 8 * k, 64, 3), dtype="uint8")
-            Image.fromarray(pixels).save(path := folder / f"{k}-{number}.png")
+        for place in range(few[k % len(few)]):
+            pixels = numpy_generator("verify", k, place).integers(0, 256, (48 + 8 * k, 64, 3), dtype="uint8")
+            Image.fromarray(pixels).save(path := folder / f"{k}-{place}.png")
             paths.append(path)
         found.append(prompt_of(text, paths))
     return found

@@ -19,8 +19,8 @@ from .family import positions, statistics
 class BriaFiboEdit(Edits):
     """Every block of the network reads another layer of SmolLM3; a video autoencoder applied to one frame.
 
-    The model reads JSON with the key `edit_instruction`; other prompts are put under this key. Sources are optional; the
-    tokens of source k = 1, 2, ... have k as the first of their three position ids.
+    The model reads JSON with the key `edit_instruction`; other prompts are put under this key. Sources are optional;
+    the tokens of source k = 1, 2, ... have k as the first of their three position ids.
     """
 
     pipelines = ("BriaFiboEditPipeline",)

@@ -77,9 +77,8 @@ class LongCatImageEdit(Edits):
 
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         """Run the pipeline with the samples' size, in the place of one megapixel."""
-        with replaced(
-            sys.modules[type(self.pipe).__module__], "calculate_dimensions", lambda *_: (self.width, self.height)
-        ):
+        size = lambda *_: (self.width, self.height)  # noqa: E731
+        with replaced(sys.modules[type(self.pipe).__module__], "calculate_dimensions", size):
             found = [
                 super(LongCatImageEdit, self).reference([prompt], start, steps, guidance, latents=pack(start), **more)
                 for prompt, start in zip(prompts, x.split(1), strict=True)

@@ -84,7 +84,7 @@ class ZImageOmni(Edits, ZImage):
         return -torch.stack(list(v)).squeeze(2)
 
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        """Run the pipeline without its lower limit of 64 pixels for sources, and with an autoencoder in any precision."""
+        """Run the pipeline without its lower limit of 64 pixels for sources, with an autoencoder in any precision."""
         vae, processor = self.pipe.vae, self.pipe.image_processor
         encode = vae.encode
         with (
