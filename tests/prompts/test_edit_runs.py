@@ -138,7 +138,7 @@ def test_a_judge_compares_images_of_the_same_source(edits: PromptSet) -> None:
 
 
 def test_a_grid_shows_sources_beside_results(tmp_path: Path) -> None:
-    sources = [paint(tmp_path / "a.png", 0.2)] * 2
+    sources = [(paint(tmp_path / "a.png", 0.2),)] * 2
     grid = np.asarray(images.labelled_grid(torch.ones(2, 3, 32, 32), ["x", "y"], sources=sources))
     plain = images.labelled_grid(torch.ones(2, 3, 32, 32), ["x", "y"])
     row = grid[images.MARGIN + 16, images.MARGIN : images.MARGIN + 256]
