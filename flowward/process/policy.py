@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..prompts import Prompt, sources_of, text_of
+from ..prompts import Prompt, refuse_numbers
 from ..system.precision import Precision
 from . import medium
 from .distilled import Sign
@@ -163,24 +163,7 @@ class Policy(ABC):
 
     def refuse(self, prompts: Sequence[Prompt]) -> None:
         """Raise ValueError if the model cannot read a prompt; cheap enough to call before a run starts."""
-        most = self.sources[-1]
-        for prompt in prompts:
-            many = len(sources_of(prompt))
-            if many in self.sources:
-                continue
-            if not most:
-                raise ValueError(
-                    f"{self.name} cannot edit images, but '{text_of(prompt)}' has the source image "
-                    f"{sources_of(prompt)[0]}; use an editing model, or prompts without a source"
-                )
-            if not many:
-                raise ValueError(
-                    f"{self.name} edits images, but '{prompt}' has no source image; add a `source` to every prompt"
-                )
-            raise ValueError(
-                f"{self.name} takes at most {most} source image{'s' * (most > 1)} per prompt, but "
-                f"'{text_of(prompt)}' has {many}; remove some"
-            )
+        refuse_numbers(self.name, self.sources, prompts)
 
     @abstractmethod
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:

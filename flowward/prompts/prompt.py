@@ -180,6 +180,28 @@ def refuse_others(given: object) -> None:
     raise ValueError(f"prompts must be a PromptSet from {load} or flowward.prompts.of(name, texts), not {given!r:.60}")
 
 
+def refuse_numbers(model: str, allowed: range, given: Sequence[Prompt]) -> None:
+    """Raise ValueError for a prompt with more or fewer source images than a model takes."""
+    most = allowed[-1]
+    for prompt in given:
+        many = len(sources_of(prompt))
+        if many in allowed:
+            continue
+        if not most:
+            raise ValueError(
+                f"{model} cannot edit images, but '{text_of(prompt)}' has the source image {sources_of(prompt)[0]}; use "
+                "an editing model, or prompts without a source"
+            )
+        if not many:
+            raise ValueError(
+                f"{model} edits images, but '{prompt}' has no source image; add a `source` to every prompt"
+            )
+        raise ValueError(
+            f"{model} takes at most {most} source image{'s' * (most > 1)} per prompt, but '{text_of(prompt)}' has {many}; "
+            "remove some"
+        )
+
+
 def text_of(prompt: Prompt) -> str:
     """The text of a prompt."""
     return prompt if isinstance(prompt, str) else prompt.text

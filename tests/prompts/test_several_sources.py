@@ -222,6 +222,6 @@ def test_sample_and_eval_with_two_sources(folder: Path, capsys: pytest.CaptureFi
     page = folder / "page.html"
     how = ["--prompts", str(folder / "several.jsonl"), "--rewards", "jpeg-compressibility", "--images", "4"]
     assert main(["eval", *given, *how, "--html", str(page)]) == 0
-    labels = set(re.findall(r'alt="[^"]+, (\w+ ?source images?)"', page.read_text()))
+    labels = set(re.findall(r'alt="[^"]+, ((?:\d+ )?source images?)"', page.read_text()))
     assert labels == {"source image", "2 source images"}
     capsys.readouterr()

@@ -39,7 +39,7 @@ class BriaFiboEdit(Edits):
     def form(self, text: str) -> str:
         """A prompt as the model knows it."""
         known = sys.modules[type(self.pipe).__module__]
-        return text if not text or known.is_valid_edit_json(text) else json.dumps({"edit_instruction": text})  # type: ignore[attr-defined]
+        return text if not text or known.is_valid_edit_json(text) else json.dumps({"edit_instruction": text})
 
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
         rows = [self._read(self.form(text_of(prompt))) for prompt in prompts]

@@ -29,9 +29,6 @@ class Edits(Family):
     sources: ClassVar[range] = range(1, 2)
     inputs: ClassVar[str] = "image=image, prompt=prompt"
 
-    def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
-        return super().encode(list(map(text_of, prompts))) | self.encode_sources(prompts)
-
     def empty(self) -> dict[str, Tensor]:
         return {name: rows for name, rows in super().empty().items() if name not in (SOURCE, SOURCES)}
 

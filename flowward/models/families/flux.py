@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...process.distilled import Sign
+from ...prompts import text_of
 from ..reading import Reader
 from .edits import Edits
 from .family import Family, Guidance, pack, positions, unpack
@@ -68,6 +69,9 @@ class FluxKontext(Edits, Flux):
 
     pipelines = ("FluxKontextPipeline",)
     published = 2.5
+
+    def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
+        return super().encode(list(map(text_of, prompts))) | self.encode_sources(prompts)
 
     def sized_by(self) -> dict[str, Any]:
         return {**super().sized_by(), "max_area": self.height * self.width, "_auto_resize": False}

@@ -42,7 +42,7 @@ class LongCatImageEdit(Edits):
         Raises:
             ValueError: the text is too long, which the pipeline does not support.
         """
-        parts = sys.modules[type(self.pipe).__module__].split_quotation(prompt.text)  # type: ignore[attr-defined]
+        parts = sys.modules[type(self.pipe).__module__].split_quotation(prompt.text)
         pieces = [piece for text, quoted in parts for piece in (text if quoted else [text])]
         many = sum(len(self.pipe.tokenizer(piece, add_special_tokens=False)["input_ids"]) for piece in pieces)
         if many > self.text_tokens:
