@@ -189,16 +189,16 @@ def refuse_numbers(model: str, allowed: range, given: Sequence[Prompt]) -> None:
             continue
         if not most:
             raise ValueError(
-                f"{model} cannot edit images, but '{text_of(prompt)}' has the source image {sources_of(prompt)[0]}; use "
-                "an editing model, or prompts without a source"
+                f"{model} cannot edit images, but '{text_of(prompt)}' has the source image {sources_of(prompt)[0]}; "
+                "use an editing model, or prompts without a source"
             )
         if not many:
             raise ValueError(
                 f"{model} edits images, but '{prompt}' has no source image; add a `source` to every prompt"
             )
         raise ValueError(
-            f"{model} takes at most {most} source image{'s' * (most > 1)} per prompt, but '{text_of(prompt)}' has {many}; "
-            "remove some"
+            f"{model} takes at most {most} source image{'s' * (most > 1)} per prompt, but '{text_of(prompt)}' has "
+            f"{many}; remove some"
         )
 
 
