@@ -13,7 +13,7 @@ from PIL import Image
 from flowward.models.families import FAMILIES
 
 KONTEXT = "FluxKontextPipeline"
-EDITS = [name for name, family in FAMILIES.items() if family.edits]
+EDITS = [name for name, family in FAMILIES.items() if 0 not in family.sources]
 LINES = [
     {"prompt": "a red cat", "source": "a.png", "category": "colour"},
     {"prompt": "a red cat", "source": "sub/b.png", "kind": "animal"},

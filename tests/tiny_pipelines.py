@@ -9,6 +9,7 @@ import diffusers
 import tiny_video
 import torch
 import transformers
+from tiny_edits import EDITS
 from tiny_images import IMAGES
 from tiny_images import Processor as Processor
 from tiny_more import MORE
@@ -136,26 +137,15 @@ class Reader:
     def __init__(self, tokenizer: Any) -> None:
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-        self.tokenizer, self.images = tokenizer, Qwen2VLImageProcessorPil()
+        self.tokenizer, self.images = tokenizer, Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56)
         tokenizer.add_special_tokens({"additional_special_tokens": [self.token]})
 
-    def __call__(self, text: list[str], images: list[Any], **more: Any) -> Any:
+    def __call__(self, text: list[str], images: list[Any], videos: None = None, **more: Any) -> Any:
         seen = self.images(images, return_tensors="pt")
         counts = iter(int(grid.prod()) // self.images.merge_size**2 for grid in seen["image_grid_thw"])
-        whole = [each.replace(self.token, self.token * next(counts)) for each in text]
+        pieces = [each.split(self.token) for each in text]
+        whole = [rest[0] + "".join(self.token * next(counts) + own for own in rest[1:]) for rest in pieces]
         return transformers.BatchFeature({**self.tokenizer(whole, **more), **seen})
-
-
-def qwen_image_edit() -> Any:
-    """Qwen-Image, whose language model also sees."""
-    pipe, words = qwen_image(), tokenizer(2048)
-    reader = Reader(words)
-    config = pipe.text_encoder.config
-    config.text_config.vocab_size, config.image_token_id = len(words), words.convert_tokens_to_ids(Reader.token)
-    return diffusers.QwenImageEditPlusPipeline(
-        transformer=pipe.transformer, scheduler=pipe.scheduler, vae=pipe.vae,
-        text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(config), tokenizer=words, processor=reader,
-    )  # fmt: skip
 
 
 def qwen_image() -> Any:
@@ -270,11 +260,11 @@ TINY: dict[str, Callable[[], Any]] = {
     "FluxKontextPipeline": lambda: flux(diffusers.FluxKontextPipeline),
     "Flux2KleinPipeline": flux2_klein,
     "QwenImagePipeline": qwen_image,
-    "QwenImageEditPlusPipeline": qwen_image_edit,
     "ZImagePipeline": z_image,
     "SanaPipeline": sana,
     "WanPipeline": wan,
     "AnyFlowPipeline": anyflow,
+    **EDITS,
     **MORE,
     **IMAGES,
     **tiny_video.VIDEO,

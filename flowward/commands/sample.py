@@ -60,8 +60,8 @@ class Sample:
     """`scenes`, a run folder, an export, or a diffusers pipeline (folder or owner/name)"""
     prompts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT [PROMPT ...]")]
     """one or more prompts"""
-    source: Path | None = None
-    """image to edit, for models that edit images"""
+    source: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """image to edit, for models that edit images; again for each further image"""
     count: int = 4
     """images per prompt"""
     batch: int | None = None
@@ -103,8 +103,8 @@ def run(words: list[str]) -> int:
     chosen = parse(Sample, words, "sample", page=PAGE)
     chosen = replace(chosen, model=models.located(chosen.model))
     refuse_other_kinds(chosen.model, "solve")
-    if chosen.source:
-        refuse_broken(chosen.source)
+    for source in chosen.source:
+        refuse_broken(source)
     warn_of_guidance(chosen.model, chosen.sampler.guidance)
     policy = policy_of(chosen.model, chosen.weights, chosen.loading, chosen.precision, said(words), chosen.at)
     mix(policy, chosen.mixture)
@@ -117,7 +117,7 @@ def run(words: list[str]) -> int:
     drawn = draw(policy, asked, chosen.sampler, chosen.seed, batch=chosen.batch)
     file = outputs.chosen(chosen.output, Path("sample.png"), chosen.overwrite)
     file.parent.mkdir(parents=True, exist_ok=True)
-    sources = [chosen.source] * len(texts) if chosen.source else []
+    sources = [chosen.source] * len(texts)
     shown = policy.medium.draw(drawn, texts)
     images.save(images.labelled_grid(shown, texts, columns=chosen.count, sources=sources), file)
     print(visible(f"{len(texts)} {policy.medium.noun} of {policy.name}: {file}"))

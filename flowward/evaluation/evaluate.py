@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import rewards as reward_table
 from ..process.policy import Policy
 from ..process.rollout import Sampler
-from ..prompts import Edit, PromptSet, refuse_others, source_of
+from ..prompts import PromptSet, refuse_others, sources_of
 from ..rewards import Explains, Metadata, Reward, RewardError
 from ..rewards.scoring import agreement
 from ..system import distributed
@@ -219,7 +219,7 @@ def measure(
         joined,
         frozenset(name for name in judged if ((joined[name] == 0) | (joined[name] == 1)).all()),
         tuple(every_kept[k] for k in place.tolist()) if every_kept else (),
-        sources=tuple(map(source_of, asked)) if prompts.sources else (),
+        sources=tuple(map(sources_of, asked)) if prompts.sources else (),
         bounds={name: known for name, own in rewards.items() if (known := reward_table.bounds_of(own))},
     )
 
@@ -311,6 +311,6 @@ class Evaluator:
         images = draw(self.policy, asked, how.sampler, how.seed, how.weights, how.batch)
         with agreement():
             marks = explain(first, images, texts, self.prompts.about(chosen), medium.frames)
-        sources, shown = [each.source for each in asked if isinstance(each, Edit)], medium.draw(images, texts)
+        sources, shown = list(map(sources_of, asked)), medium.draw(images, texts)
         categories = [self.prompts.categories[i] for i in chosen]
         return Samples(shown, texts, categories, marks, sources, longest=medium.longest)

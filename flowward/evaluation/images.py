@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..prompts.pictures import picture
+from ..prompts.pictures import collage
 from ..system.whole_files import replacing
 from . import fonts
 from .fonts import Font
@@ -34,16 +34,16 @@ def stills(images: Tensor) -> Tensor:
     return torch.cat([images[:, at] for at in sorted({0, frames // 2, frames - 1})], -1)
 
 
-def beside(images: Tensor, sources: Sequence[Path]) -> Tensor:
-    """The stills of images, each to the right of its source image, if there are any.
+def beside(images: Tensor, sources: Sequence[Sequence[Path]]) -> Tensor:
+    """The stills of images, each to the right of its source images, if there are any: several share one picture.
 
     Raises:
         ValueError: a source is not an image.
     """
     images = stills(images)
-    if not sources:
+    if not any(sources):
         return images
-    before = torch.stack([picture(path, (images.shape[-2], images.shape[-1])) for path in sources])
+    before = torch.stack([collage(each, (images.shape[-2], images.shape[-1])) for each in sources])
     return torch.cat([before, images], -1)
 
 
@@ -53,7 +53,7 @@ def labelled_grid(
     marks: Sequence[str | None] | None = None,
     columns: int = 6,
     tile: int = 144,
-    sources: Sequence[Path] = (),
+    sources: Sequence[Sequence[Path]] = (),
 ) -> Image.Image:
     """Images in rows, each with its prompt below.
 
@@ -65,13 +65,13 @@ def labelled_grid(
         captions: N prompts.
         marks: N verdicts: None if there is none, "" if the image is right, otherwise the error in it.
         tile: longest side of an image, and width of a caption, in pixels.
-        sources: N source images of edits, if any; each is shown to the left of its edited image.
+        sources: the source images of each of N edits, if any; they are shown to the left of the edited image.
 
     Raises:
         ValueError: the images have another shape, there are none, the lists differ in length, or a source is not an
             image.
     """
-    images, tile = beside(images, sources), tile * (2 if sources else 1)
+    images, tile = beside(images, sources), tile * (2 if any(sources) else 1)
     _refuse_unequal(images, captions, marks)
     pictures = [_fitted(array, tile) for array in _bytes(images)]
     marks = marks or [None] * len(captions)

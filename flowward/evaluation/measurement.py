@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ..prompts import Prompt, prompt_of, source_of, text_of
+from ..prompts import Prompt, Sources, described, prompt_of, sources_of, text_of
 from ..system import strict_json
 from .statistics import bootstrap, bounds, interval
 
@@ -30,7 +30,7 @@ class Measurement:
     scores: dict[str, Tensor]  # each [N] float32; the first is the headline
     verdicts: frozenset[str]  # names of the pass/fail scores, 0 or 1
     pictures: tuple[bytes, ...] = ()  # N thumbnails (PNG or JPEG), if they were kept
-    sources: tuple[Path | None, ...] = ()  # N source images of edits, or empty
+    sources: tuple[Sources, ...] = ()  # the source images of each of N edits, or empty
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of the scores that have some
 
     def __len__(self) -> int:
@@ -52,8 +52,8 @@ class Measurement:
 
     @property
     def prompts(self) -> list[Prompt]:
-        """[N] the prompt of each image, with its source image for edits."""
-        return [prompt_of(*each) for each in zip(self.texts, self.sources or [None] * len(self), strict=True)]
+        """[N] the prompt of each image, with its source images for edits."""
+        return [prompt_of(*each) for each in zip(self.texts, self.sources or [()] * len(self), strict=True)]
 
     def rows(self) -> dict[str, NDArray[np.int64]]:
         """The images of each category."""
@@ -109,7 +109,7 @@ def to_json(found: Sequence[Measurement], differences: Sequence[dict[str, Any]] 
     category = dict(zip(first.prompts, first.categories, strict=True))
     said = {
         "texts": [text_of(prompt) for prompt in category],
-        **({"sources": [str(source_of(prompt) or "") for prompt in category]} if first.sources else {}),
+        **({"sources": [described(sources_of(prompt)) or "" for prompt in category]} if first.sources else {}),
         "categories": list(category.values()),
         "prompt_of_image": " ".join(map(str, first.prompt)),
         "models": {
@@ -150,7 +150,7 @@ class File(Loose):
 
     texts: list[str]
     categories: list[str]
-    sources: list[str] = []
+    sources: list[str | list[str]] = []  # "": none; a list: several
     prompt_of_image: str
     models: dict[str, Measured]
 
@@ -168,12 +168,16 @@ def read(path: Path) -> list[Measurement]:
         texts = tuple(said["texts"][k] for k in order)
         categories = tuple(said["categories"][k] for k in order)
         own = said.get("sources")
-        sources = tuple(Path(own[k]) if own[k] else None for k in order) if own else ()
+        sources = tuple(_sources(own[k]) for k in order) if own else ()
         return [replace(_read(name, own, texts, categories), sources=sources) for name, own in said["models"].items()]
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist") from error
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} was not written by `flowward eval --json`, or is damaged") from error
+
+
+def _sources(written: str | list[str]) -> Sources:
+    return tuple(Path(each) for each in ([written] if isinstance(written, str) else written) if each)
 
 
 def _read(name: str, said: dict[str, Any], texts: tuple[str, ...], categories: tuple[str, ...]) -> Measurement:

@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import __version__
 from ..prompts import PromptSet
+from ..prompts import described as as_written
 from ..prompts.image_files import digest
 from ..rewards import code_of
 from .code_hashes import CODE, code_differs, without_code
@@ -42,7 +43,7 @@ def hash_of(prompts: PromptSet) -> str:
     """
     described: list[Any] = [prompts.texts, prompts.categories, [dict(about) for about in prompts.metadata]]
     if prompts.sources:
-        described.append([source and digest(source) for source in prompts.sources])
+        described.append([as_written(sources, digest) for sources in prompts.sources])
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

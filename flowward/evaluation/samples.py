@@ -22,7 +22,7 @@ class Samples:
     texts: Sequence[str]
     categories: Sequence[str]
     marks: Sequence[str | None]
-    sources: Sequence[Path] = ()
+    sources: Sequence[Sequence[Path]] = ()  # the source images of each prompt, if there are any
     scores: dict[str, list[float]] = field(default_factory=dict)  # each [N]
     longest: int = 160  # side of a saved picture, in pixels
 

@@ -69,7 +69,7 @@ def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence
     if told:
         given = {"num_inference_steps": about["steps"], **policy.arguments(about["guidance"])}
         how = ", ".join(f"{name}={value!r}" for name, value in given.items())
-        call = f"pipe({'image, ' * policy.edits}prompt, {how})  # the sampler settings of training\n"
+        call = f"pipe({policy.inputs}, {how})  # the sampler settings of training\n"
     half = about.get("precision") == "bf16"  # diffusers loads float32 unless it is told
     first, more = ("import torch\n", ", dtype=torch.bfloat16") if half else ("", "")
     loading = {

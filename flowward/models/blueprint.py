@@ -71,7 +71,7 @@ class Blueprint(DiffusersPolicy):
         """Encode these prompts, then free the text encoders, so that they are not counted."""
         every = [*prompts, *self._without_text(prompts)]
         self._read = {prompt: in_float32(self.family.encode([prompt])) for prompt in every}
-        self._nothing = {} if self.edits else in_float32(self.family.empty())
+        self._nothing = {} if self.family.reads_sources else in_float32(self.family.empty())
         self._let_go()
 
     def _rows(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..prompts import Prompt
+from ..prompts import SOURCE, SOURCES, Prompt
 from ..prompts.image_files import digest
 from ..system.whole_files import permit, reason, replacing
 
@@ -31,9 +31,10 @@ def cache_folder() -> Path:
 class PromptCache:
     """A folder of safetensors files with encoded prompts; prompts are read one by one.
 
-    The key is a hash of the prompt's text and of the content of its source image. The folder's name identifies the
+    The key is a hash of the prompt's text and of the content of its source images. The folder's name identifies the
     encoder. Files are written atomically, and their headers list their content, so there is no index to become stale.
-    Tensors with a `mask` are stored at the length of their text, and padded with zeros when read together.
+    Tensors with a `mask` are stored at the length of their text, and sources without padding. All are padded with zeros
+    when read together.
 
     Raises:
         ValueError: a file in the folder is damaged, or the folder cannot be made.
@@ -74,7 +75,9 @@ class PromptCache:
         for row, prompt in enumerate(prompts):
             for name, tensor in tensors.items():
                 own = tensor[row]
-                if mask is not None and tensor.shape[:2] == mask.shape:
+                if name == SOURCE:
+                    own = own[: int(tensors[SOURCES][row])] if SOURCES in tensors else own
+                elif mask is not None and tensor.shape[:2] == mask.shape:
                     own = own[: int(mask[row].sum(dtype=torch.long))]  # bf16 cannot count past 256
                 found[f"{address(prompt)}.{name}"] = own.to("cpu", self.dtype, copy=True).contiguous()
         path = self.folder / f"{address(''.join(map(address, prompts)))}.safetensors"
@@ -109,5 +112,5 @@ class PromptCache:
 
 def address(prompt: Prompt) -> str:
     """The cache key of a prompt: 40 hexadecimal digits."""
-    whole = prompt if isinstance(prompt, str) else f"{digest(prompt.source)} {prompt.text}"
+    whole = prompt if isinstance(prompt, str) else f"{'+'.join(map(digest, prompt.sources))} {prompt.text}"
     return hashlib.sha256(whole.encode()).hexdigest()[:40]

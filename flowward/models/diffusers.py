@@ -11,12 +11,12 @@ from typing import Any
 import diffusers
 import torch
 import torch.utils.checkpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..process.distilled import Sign, of_names
 from ..process.policy import UNTIL, Condition, Policy, Velocity, graphed
-from ..prompts import Edit, Prompt
+from ..prompts import SOURCE, SOURCES, Prompt, prompt_of, sources_of
 from ..prompts.pictures import READING
 from ..system import memory
 from ..system.precision import Precision, autocast
@@ -25,6 +25,7 @@ from .adapters import Adapters
 from .cache import PromptCache, address, cache_folder
 from .compiling import Graphs, compile_all
 from .families import Family
+from .families.edits import passes
 from .lora import trainable
 from .text_encoders import TextEncoders, digest
 from .weights import WHOLE, Placement
@@ -51,8 +52,8 @@ class DiffusersPolicy(Policy):
         unread: TextEncoders | None = None,
         placement: Placement = WHOLE,
     ):
-        self.name, self.family, self.precision, self.edits = name, family, precision, family.edits
-        self.two_times, self.lora_loader = family.two_times, family.lora_loader
+        self.name, self.family, self.precision, self.sources = name, family, precision, family.sources
+        self.two_times, self.lora_loader, self.inputs = family.two_times, family.lora_loader, family.inputs
         pipe = family.pipe
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module):
@@ -85,8 +86,10 @@ class DiffusersPolicy(Policy):
         self.identity |= {"text_encoders": encoders, "vae": self._fingerprint(pipe.vae)}
         self._reader: list[Any] = [*encoders, *(unread.configs() if unread else [])]
         self._reader += [spelling(part) for name, part in parts if name.startswith(("tokenizer", "processor"))]
-        if family.edits:  # images are read too, at one size
-            self._reader += [self.identity["vae"], *family.shape, READING]
+        if family.sources[-1]:  # images are read too, at one size
+            known = ("transformer", "vae", "text_encoder")
+            networks = [part for name, part in parts if isinstance(part, nn.Module) and not name.startswith(known)]
+            self._reader += [self.identity["vae"], *map(self._fingerprint, networks), *family.shape, READING, SOURCES]
         self._cache: PromptCache | None = None
         self._graphs: Graphs | None = None
 
@@ -117,7 +120,7 @@ class DiffusersPolicy(Policy):
         )
         cache = PromptCache((folder or CACHE) / address(made_by)[:16], dtype)
         rest = cache.missing([*prompts, *self._without_text(prompts)])
-        if nothing := cache.missing([] if family.edits else [NOTHING]):
+        if nothing := cache.missing([] if family.reads_sources else [NOTHING]):
             self.read_text_encoders()
             cache.add(nothing, family.empty())
         if rest:
@@ -152,7 +155,8 @@ class DiffusersPolicy(Policy):
         self.refuse(prompts)
         found = self._rows(prompts)
         if empty := self._without_text(prompts):
-            found |= {EMPTY + name: tensor for name, tensor in self._rows(empty).items() if name != "source"}
+            more = self._rows(empty)
+            found |= {EMPTY + name: tensor for name, tensor in more.items() if name not in (SOURCE, SOURCES)}
         return self._on_device(found)
 
     def _rows(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
@@ -163,14 +167,14 @@ class DiffusersPolicy(Policy):
             raise ValueError(f"the text encoders have been freed, but '{missing[0]}' is not encoded; prepare it first")
         return self._cache.rows(prompts)
 
-    def _without_text(self, prompts: Sequence[Prompt]) -> list[Edit]:
-        """Edits without their text, one per source, for classifier-free guidance; other prompts give none."""
-        if self.family.guidance != "classifier-free":
+    def _without_text(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Prompts without their text, for classifier-free guidance, if the text encoder sees their sources too."""
+        if self.family.guidance != "classifier-free" or not self.family.reads_sources:
             return []
-        return [Edit(self.family.nothing, prompt.source) for prompt in prompts if isinstance(prompt, Edit)]
+        return [prompt_of(self.family.nothing, sources_of(prompt)) for prompt in prompts]
 
     def blank(self) -> Callable[[Condition], Condition]:
-        if not self.edits:
+        if not self.family.reads_sources:
             return super().blank()
         return lambda condition: Condition(
             {name: condition.tensors.get(EMPTY + name, tensor) for name, tensor in condition.tensors.items()}
@@ -195,17 +199,34 @@ class DiffusersPolicy(Policy):
     def times(self, steps: int) -> tuple[float, ...]:
         return self.family.times(steps)
 
+    def refuse(self, prompts: Sequence[Prompt]) -> None:
+        """Also if weights are split among processes, which then must make the same passes, and prompts are unlike."""
+        super().refuse(prompts)
+        numbers = sorted({len(sources_of(prompt)) for prompt in prompts})
+        if len(numbers) > 1 and self.weights.collective:
+            raise ValueError(
+                f"some prompts have {numbers[0]} source images and some {numbers[-1]}, which one run cannot mix if its "
+                "weights are split among processes: leave out --shard, or use prompts with equally many sources"
+            )
+
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:
         return self._velocity(x, t, condition, weights, 1.0)
 
     def _velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str, guidance: float) -> Tensor:
+        """One pass through the network for each number of sources in the batch, so mostly one in all."""
+        parts = passes(condition.tensors, not self.family.by_length)
+        if len(parts) == 1:
+            return self._pass(x, t, parts[0][1], weights, guidance)
+        found = [self._pass(x[own], t[own], rows, weights, guidance) for own, rows in parts]
+        return torch.cat(found)[torch.cat([own for own, _ in parts]).argsort()]
+
+    def _pass(self, x: Tensor, t: Tensor, rows: dict[str, Tensor], weights: str, guidance: float) -> Tensor:
         gradients = graphed(x, weights)
         kept = not self.weights.collective  # gathered weights would stay until the pass ends
         half = self.weights.half
         cast = nullcontext() if half else self._cast(kept)
         with torch.set_grad_enabled(gradients), cast, self.weights.network(weights) as network:
-            self.weights.meet(condition.tensors)
-            rows = condition.tensors
+            self.weights.meet(rows)
             if half:  # as its own pipeline does; times stay exact
                 x, rows = x.to(half), {name: _rounded(name, each, half) for name, each in rows.items()}
             return self.family.velocity(network, x, t, rows, guidance).float()
@@ -304,6 +325,6 @@ def _plain(tensor: Any) -> Tensor:
 
 def spelling(tokenizer: Any) -> list[Any]:
     """What a tokenizer does to a test sentence, to detect a changed vocabulary or chat template."""
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, which also prepares images
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor of texts with images
     said = tokenizer("A photo of 12 red foxes, seen from above; it says 'naïve'.")["input_ids"]
     return [len(tokenizer), tokenizer.model_max_length, tokenizer.padding_side, tokenizer.chat_template, said]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..prompts import Prompt, source_of, text_of
+from ..prompts import Prompt, sources_of, text_of
 
 AT_ONCE = 1000  # prompts
 SHOWN = 70  # characters of a prompt in a message; of a longer one its begin and its end
@@ -102,7 +102,7 @@ def _read(readers: Sequence[Reader], part: Sequence[Prompt], first: dict[int, Pr
     found.longer.update({key: len(cut) for key, cut in longer.items() if cut})
     found.cut += [part[number] for number in sorted(set().union(*longer.values()))]
     for number, prompt in enumerate(part):
-        key = hash((source_of(prompt), *(tuple(ids[number]) for ids, _ in read)))
+        key = hash((sources_of(prompt), *(tuple(ids[number]) for ids, _ in read)))
         if (earlier := first.setdefault(key, prompt)) != prompt:
             found.same.append((earlier, prompt))
 

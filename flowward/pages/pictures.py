@@ -1,4 +1,4 @@
-"""Images of several models side by side, from the same prompts and noise; next to their source image for edits."""
+"""Images of several models side by side, from the same prompts and noise; next to their source images for edits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..evaluation.images import thumbnails
 from ..evaluation.measurement import Measurement
-from ..prompts.pictures import picture
+from ..prompts.pictures import collage
 from .parts import Card, Fact, Gallery, Shot, embedded
 
 SHOWN = 6  # prompts in each gallery
@@ -60,10 +60,11 @@ def _distinct(
 def _card(found: Sequence[Measurement], k: int) -> Card:
     """Image k of every model."""
     text, shots = found[0].texts[k], []
-    if found[0].sources and (source := found[0].sources[k]):
+    if found[0].sources and (sources := found[0].sources[k]):
         height, width = found[0].settings["image_size"]
-        (data,) = thumbnails(picture(source, (height, width))[None])
-        shots.append(_shot(data, f"{text}, source image", "source image"))
+        (data,) = thumbnails(collage(sources, (height, width))[None])
+        label = "source image" if len(sources) == 1 else f"{len(sources)} source images"
+        shots.append(_shot(data, f"{text}, {label}", label))
     for number, each in enumerate(found):
         facts = [_fact(name, own[k].item(), name in each.verdicts) for name, own in each.scores.items()]
         shots.append(_shot(each.pictures[k], f"{text}, by {each.name}", each.name, facts, number))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..prompts import Edit, Prompt
+from ..prompts import Prompt, refuse_numbers
 from ..system.precision import Precision
 from . import medium
 from .distilled import Sign
@@ -110,8 +110,9 @@ class Policy(ABC):
     precision: Precision
     device: torch.device
     loading: Any = None  # the options it was loaded with (models.loading.Loading), if any
-    edits: bool = False  # an editing model: every prompt has a source image
+    sources: range = range(1)  # how many source images a prompt may have
     two_times: bool = False  # it reads `until`: its velocity is the average over a jump
+    inputs: str = "prompt=prompt"  # of its own pipeline, as code on model cards
     lora_loader: Loader = LOADER  # the method of its own pipeline that loads exported adapters
     notes: tuple[str, ...] = ()  # about its weights, printed before a run
     repeats: bool = False  # passes of one batch size are faster, inside `repeated`
@@ -125,6 +126,11 @@ class Policy(ABC):
         Raises:
             ValueError: the model cannot encode a prompt.
         """
+
+    @property
+    def edits(self) -> bool:
+        """Whether it is an editing model: every prompt has a source image."""
+        return 0 not in self.sources
 
     def unlike(self, identity: Mapping[str, Any]) -> list[str]:
         """Names of the entries in which a checkpoint's identity differs; entries missing in it are not compared."""
@@ -160,16 +166,7 @@ class Policy(ABC):
 
     def refuse(self, prompts: Sequence[Prompt]) -> None:
         """Raise ValueError if the model cannot read a prompt; cheap enough to call before a run starts."""
-        for prompt in prompts:
-            if isinstance(prompt, Edit) and not self.edits:
-                raise ValueError(
-                    f"{self.name} cannot edit images, but '{prompt.text}' has the source image {prompt.source}; "
-                    "use an editing model, or prompts without a source"
-                )
-            if self.edits and not isinstance(prompt, Edit):
-                raise ValueError(
-                    f"{self.name} edits images, but '{prompt}' has no source image; add a `source` to every prompt"
-                )
+        refuse_numbers(self.name, self.sources, prompts)
 
     @abstractmethod
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, weights: str = "policy") -> Tensor:

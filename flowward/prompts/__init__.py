@@ -13,20 +13,37 @@ from __future__ import annotations
 
 from .given import of
 from .loading import BUILT_IN, load, located, split
-from .prompt import SOURCE, Edit, Prompt, PromptSet, prompt_of, refuse_others, source_of, text_of
+from .prompt import (
+    SOURCE,
+    SOURCES,
+    Edit,
+    Prompt,
+    PromptSet,
+    Sources,
+    described,
+    prompt_of,
+    refuse_numbers,
+    refuse_others,
+    sources_of,
+    text_of,
+)
 
 __all__ = [
     "BUILT_IN",
     "SOURCE",
+    "SOURCES",
     "Edit",
     "Prompt",
     "PromptSet",
+    "Sources",
+    "described",
     "load",
     "located",
     "of",
     "prompt_of",
+    "refuse_numbers",
     "refuse_others",
-    "source_of",
+    "sources_of",
     "split",
     "text_of",
 ]

@@ -9,7 +9,7 @@ from ..system.errors import unknown
 from ..system.paths import absolute
 from . import columns, drawbench, files, geneval, ocr, scenes, scenes64
 from .picks import number
-from .prompt import PromptSet
+from .prompt import PromptSet, sources_of, text_of
 
 BUILT_IN: dict[str, Callable[[], PromptSet]] = {
     "scenes": lambda: scenes.made(held_out=False),
@@ -78,14 +78,14 @@ def _parts_of(whole: str) -> str:
 
 
 def split(whole: PromptSet, held_out: bool) -> PromptSet:
-    """The held-out prompts (5 %) or the others. The side of a prompt depends on its text and source name alone.
+    """The held-out prompts (5 %) or the others. The side of a prompt depends on its text and source names alone.
 
     So lines can be added, removed or sorted in a file, and no prompt changes sides.
 
     Raises:
         ValueError: the part is empty.
     """
-    names = [each if isinstance(each, str) else f"{each.text} {each.source.name}" for each in whole]
+    names = [" ".join([text_of(each), *(source.name for source in sources_of(each))]) for each in whole]
     kept = [i for i, name in enumerate(names) if (number(name) % HELD_OUT == 0) == held_out]
     name = f"{whole.name}-{'held-out' if held_out else 'train'}"
     if not kept:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -32,3 +34,21 @@ def picture(path: str | Path, size: tuple[int, int]) -> Tensor:
     except Exception as error:
         raise ValueError(f"{path} is not an image that can be read: {error}") from error
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 255
+
+
+def collage(paths: Sequence[Path], size: tuple[int, int]) -> Tensor:
+    """Images for one look: one image as in `picture`, several as tiles on white, row by row: [3, H, W] in [0, 1].
+
+    Args:
+        size: (height, width).
+
+    Raises:
+        ValueError: see `picture`.
+    """
+    found = torch.ones(3, *size)
+    side = ceil(len(paths) ** 0.5)
+    for number, path in enumerate(paths):
+        height, width = (max(1, each // side) for each in size)
+        row, column = number // side * height, number % side * width
+        found[:, row : row + height, column : column + width] = picture(path, (height, width))
+    return found

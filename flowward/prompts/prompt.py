@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count as numbers
@@ -13,20 +13,30 @@ from typing import Any
 from ..system.errors import unknown
 from ..system.seeds import numpy_generator
 
+Sources = tuple[Path, ...]
+"""the images that a prompt edits, in their order; () if it has none"""
+
 
 @dataclass(frozen=True)
 class Edit:
-    """An instruction to edit an image."""
+    """An instruction to edit an image, or to make one from several images."""
 
     text: str
     source: Path  # the image to edit
+    more: Sources = ()  # further images, in the order in which the model sees them
+
+    @property
+    def sources(self) -> Sources:
+        """All images, the first one first."""
+        return (self.source, *self.more)
 
     def __str__(self) -> str:
-        """Text and source, unique among edits."""
-        return f"{self.text} [{self.source}]"
+        """Text and sources, unique among edits."""
+        return f"{self.text} [{', '.join(map(str, self.sources))}]"
 
 
-SOURCE = "source"  # key of the path of an image to edit, in files and in metadata
+SOURCE = "source"  # key of the path of an image to edit (or of a list of them), in files and in metadata
+SOURCES = "sources"  # key of all paths in the metadata of a prompt with several images
 
 Prompt = str | Edit
 """input of a model for one image: a text, or an Edit for editing models; its `str` is unique"""
@@ -44,7 +54,7 @@ class PromptSet:
     categories: tuple[str, ...]  # one per text
     weights: Mapping[str, int] = field(default_factory=dict)  # sampling weights of categories, if not 1
     metadata: tuple[Mapping[str, Any], ...] = ()  # for rewards, one per text; or empty
-    sources: tuple[Path | None, ...] = ()  # images to edit or None, one per text; or empty
+    sources: tuple[Sources, ...] = ()  # images to edit, for each text as many as it has; or empty
 
     def __post_init__(self) -> None:
         assert len(self.texts) == len(self.categories)
@@ -87,7 +97,7 @@ class PromptSet:
         return len(self.texts)
 
     def __getitem__(self, index: int) -> Prompt:
-        return prompt_of(self.texts[index], self.sources[index] if self.sources else None)
+        return prompt_of(self.texts[index], self.sources[index] if self.sources else ())
 
     def __iter__(self) -> Iterator[Prompt]:
         return (self[index] for index in range(len(self)))
@@ -107,15 +117,15 @@ class PromptSet:
         return replace(self, weights=weights)
 
     def about(self, indices: Sequence[int]) -> list[Mapping[str, Any]] | None:
-        """The metadata of these prompts, including the path of a `source`; None if the set has no metadata."""
+        """The metadata of these prompts; None if the set has none.
+
+        `source` is the path of the first source image. If there are several, `sources` lists the paths of all.
+        """
         known = [self.metadata[i] for i in indices] if self.metadata else None
         if not self.sources:
             return known
         sources = [self.sources[i] for i in indices]
-        return [
-            {**about, SOURCE: str(source.absolute())} if source else about
-            for about, source in zip(known or [{}] * len(sources), sources, strict=True)
-        ]
+        return [{**about, **_named(own)} for about, own in zip(known or [{}] * len(sources), sources, strict=True)]
 
     def draw(self, seed: int, iteration: int, count: int) -> list[int]:
         """The prompts of one iteration, as `count` indices: categories take turns, each going through its own texts.
@@ -151,9 +161,15 @@ def _shuffled(seed: int, epoch: int, category: int, size: int) -> Any:
     return numpy_generator("prompts", seed, epoch, category).permutation(size)
 
 
-def prompt_of(text: str, source: Path | None) -> Prompt:
-    """The text itself, or an Edit if there is a source image."""
-    return text if source is None else Edit(text, source)
+def _named(sources: Sources) -> dict[str, Any]:
+    """Sources as entries of metadata, which rewards read: the first alone, and all if there are several."""
+    paths = [str(each.absolute()) for each in sources]
+    return {**({SOURCE: paths[0]} if paths else {}), **({SOURCES: paths} if len(paths) > 1 else {})}
+
+
+def prompt_of(text: str, sources: Sequence[Path]) -> Prompt:
+    """The text itself, or an Edit if there are source images."""
+    return Edit(text, sources[0], tuple(sources[1:])) if sources else text
 
 
 def refuse_others(given: object) -> None:
@@ -164,11 +180,39 @@ def refuse_others(given: object) -> None:
     raise ValueError(f"prompts must be a PromptSet from {load} or flowward.prompts.of(name, texts), not {given!r:.60}")
 
 
+def refuse_numbers(model: str, allowed: range, given: Sequence[Prompt]) -> None:
+    """Raise ValueError for a prompt with more or fewer source images than a model takes."""
+    most = allowed[-1]
+    for prompt in given:
+        many = len(sources_of(prompt))
+        if many in allowed:
+            continue
+        if not most:
+            raise ValueError(
+                f"{model} cannot edit images, but '{text_of(prompt)}' has the source image {sources_of(prompt)[0]}; "
+                "use an editing model, or prompts without a source"
+            )
+        if not many:
+            raise ValueError(
+                f"{model} edits images, but '{prompt}' has no source image; add a `source` to every prompt"
+            )
+        raise ValueError(
+            f"{model} takes at most {most} source image{'s' * (most > 1)} per prompt, but '{text_of(prompt)}' has "
+            f"{many}; remove some"
+        )
+
+
 def text_of(prompt: Prompt) -> str:
     """The text of a prompt."""
     return prompt if isinstance(prompt, str) else prompt.text
 
 
-def source_of(prompt: Prompt) -> Path | None:
-    """The image that a prompt edits, if any."""
-    return None if isinstance(prompt, str) else prompt.source
+def sources_of(prompt: Prompt) -> Sources:
+    """The images that a prompt edits."""
+    return () if isinstance(prompt, str) else prompt.sources
+
+
+def described(sources: Sources, each: Callable[[Path], str] = str) -> str | list[str] | None:
+    """Sources for JSON: None, one, or a list. Files of versions with one source per prompt have the same form."""
+    told = [each(path) for path in sources]
+    return told if len(told) > 1 else told[0] if told else None

@@ -3,7 +3,7 @@
 The text is under `prompt` (or `text`, or `caption`), or under a key that the user names. The category is under
 `category` (or `tag`, as in GenEval's file). Upper and lower case are equal in these names. The metadata is under
 `metadata`; without it, all other keys are the metadata. In files, but not in data sets of the hub, `source` is the path
-of an image to edit, relative to the file.
+of an image to edit, relative to the file, or a list of such paths.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from ..system.terminal import tell
 from .image_files import refuse_broken
 from .lines import Row
-from .prompt import SOURCE, Prompt, PromptSet, prompt_of, source_of, text_of
+from .prompt import SOURCE, Prompt, PromptSet, Sources, prompt_of, sources_of, text_of
 
 TEXT = ("prompt", "text", "caption")
 CATEGORY = ("category", "tag")
@@ -55,8 +55,8 @@ def collected(
         total += 1
         try:
             keys = keys_of(tuple(row), column)
-            prompt = prompt_of(text_in(row, keys.text), source_in(row, folder) if folder else None)
-            if source := source_of(prompt):
+            prompt = prompt_of(text_in(row, keys.text), sources_in(row, folder) if folder else ())
+            for source in sources_of(prompt):
                 look(source)
             about = _category(row, keys), _metadata(row, keys, bool(folder))
             if once and prompt in first:
@@ -70,7 +70,7 @@ def collected(
     if total > len(first):
         tell(f"{what}: dropped {total - len(first)} of {total} prompts as duplicates")
     categories, metadata = zip(*first.values(), strict=True)
-    sources = tuple(source_of(prompt) for prompt in first)
+    sources = tuple(sources_of(prompt) for prompt in first)
     return PromptSet(
         name,
         tuple(text_of(prompt) for prompt in first),
@@ -159,15 +159,21 @@ def _metadata(row: Mapping[str, Any], keys: Keys, sourced: bool) -> dict[str, An
     return about
 
 
-def source_in(row: Mapping[str, Any], folder: Path) -> Path | None:
-    """The absolute path of the image to edit, relative to the folder; None if the row has none.
+def sources_in(row: Mapping[str, Any], folder: Path) -> Sources:
+    """The absolute paths of the images to edit, relative to the folder; () if the row has none.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no such file, or a list is empty.
     """
-    name = row.get(SOURCE)
-    if name is None:
-        return None
+    given = row.get(SOURCE)
+    if given is None:
+        return ()
+    if given == []:
+        raise ValueError(f"'{SOURCE}' is an empty list: name at least one image to edit, or leave the key out")
+    return tuple(_source(each, folder) for each in (given if isinstance(given, list) else [given]))
+
+
+def _source(name: Any, folder: Path) -> Path:
     path = Path(os.path.abspath(folder / name)) if isinstance(name, str) and name else None
     if path is None or not os.path.isfile(path):  # False for names that no file can have, where Path.is_file raises
         there = str(path) if path else name

@@ -102,8 +102,8 @@ def guarded(what: str, *its_own: type[Exception]) -> Iterator[None]:
 
 
 def subjects(prompts: Sequence[str], metadata: Metadata = None) -> list[str]:
-    """Keys that group images for a reward that `compares`: the prompt with its source image."""
-    sources = [about.get("source", "") for about in metadata or [{}] * len(prompts)]
+    """Keys that group images for a reward that `compares`: the prompt with its source images."""
+    sources = [about.get("sources") or about.get("source", "") for about in metadata or [{}] * len(prompts)]
     return [f"{prompt}\0{source}" for prompt, source in zip(prompts, sources, strict=True)]
 
 

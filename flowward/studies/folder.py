@@ -253,8 +253,8 @@ def _or_worst(score: float | None) -> float:
 
 def _about(part: prompts.PromptSet, k: int) -> dict[str, Any]:
     own: dict[str, Any] = {"metadata": dict(part.metadata[k])} if part.metadata else {}
-    source = part.sources[k] if part.sources else None
-    return own | ({"source": str(source.absolute())} if source else {})
+    sources = prompts.described(part.sources[k], lambda path: str(path.absolute())) if part.sources else None
+    return own | ({prompts.SOURCE: sources} if sources else {})
 
 
 def _knobs(planned: Planned) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from .. import prompts
 from ..learning.points import PointSet
 from ..process.policy import Condition, Policy
 from ..process.rollout import Drawn, Rollout
-from ..prompts import Prompt, PromptSet, prompt_of, source_of, text_of
+from ..prompts import Prompt, PromptSet, described, prompt_of, sources_of, text_of
 from ..prompts.image_files import digest, refuse_broken
 from ..prompts.lines import json_rows
 from ..prompts.pictures import picture
-from ..prompts.rows import source_in, text_in
+from ..prompts.rows import sources_in, text_in
 from ..system.seeds import Key, numpy_generator
 
 
@@ -41,12 +41,12 @@ def read(path: Path, images: Sequence[str]) -> list[tuple[Prompt, dict[str, str]
             if lacking := [name for name in ("prompt", *images) if not isinstance(row.get(name), str)]:
                 wanted = ", ".join(("prompt", *images))
                 raise ValueError(f"it must be an object with the text fields {wanted}, but lacks {lacking[0]}")
-            prompt = prompt_of(text_in(row, "prompt"), source_in(row, path.parent))
+            prompt = prompt_of(text_in(row, "prompt"), sources_in(row, path.parent))
             files = {name: path.parent / row[name] for name in images}
             for name, file in files.items():
                 if not os.path.isfile(file):  # False for names that no file can have
                     raise ValueError(f"it names an image that does not exist: {row[name]}")
-            for file in [*files.values(), *([source] if (source := source_of(prompt)) else [])]:
+            for file in [*files.values(), *sources_of(prompt)]:
                 look(file)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
@@ -60,9 +60,9 @@ def _identity(images: Mapping[Prompt, Sequence[Any]]) -> str:
     """A short hash of prompts and image files, by their content and in their order."""
     found = hashlib.sha256()
     for prompt, files in images.items():
-        source = source_of(prompt)
+        sources = described(sources_of(prompt), digest)
         shown = [digest(Path(file)) for each in files for file in ([each] if isinstance(each, str) else each)]
-        found.update(json.dumps([text_of(prompt), source and digest(source), shown]).encode())
+        found.update(json.dumps([text_of(prompt), sources, shown]).encode())
     return found.hexdigest()[:16]
 
 

@@ -25,7 +25,7 @@ from ..process.policy import Condition, Policy, Velocity
 from ..process.rollout import Sampler, bound_to
 from ..prompts import Prompt
 from .check import Check, number
-from .model import TEXTS, edits
+from .model import TEXTS, asked_of
 
 TIMES = (0.2, 0.5, 0.8, 0.95)
 SAMPLES, STEPS, AT_ONCE = 64, 40, 8
@@ -60,7 +60,7 @@ def checks(policy: DiffusersPolicy) -> Iterator[Check]:
     """The slopes as lines of the report; none of them can be broken."""
     name = type(policy.family.pipe).__name__
     with tempfile.TemporaryDirectory() as folder:
-        found = slopes(policy, edits(TEXTS, Path(folder)) if policy.edits else TEXTS)
+        found = slopes(policy, asked_of(policy, TEXTS, Path(folder)))
     for t, b in found.items():
         law = f"slope of u on v at t = {t:g}, on its own samples (1: a flow, else distilled or too few steps)"
         yield replace(number(law, "docs/few_step.md", b, 1, float("inf")), algorithm=name, part="protocol")

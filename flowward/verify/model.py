@@ -22,9 +22,10 @@ from ..models.diffusers import DiffusersPolicy
 from ..models.lora import LoRA
 from ..process.noise import Noise
 from ..process.plans import Chain
+from ..process.policy import Policy
 from ..process.rollout import Sampler
 from ..process.solvers import euler, jump
-from ..prompts import Edit, Prompt, of, prompt_of, source_of, text_of
+from ..prompts import Prompt, of, prompt_of, sources_of, text_of
 from ..system.seeds import numpy_generator
 from ..training.run import Run
 from ..training.trainer import Trainer
@@ -46,18 +47,25 @@ def laws(policy: DiffusersPolicy, guidance: float = 3.5) -> Iterator[Check]:
         raise ValueError("verification needs LoRA adapters: load the model with a lora_rank")
     name = type(policy.family.pipe).__name__
     with tempfile.TemporaryDirectory() as folder:
-        asked: Sequence[Prompt] = edits(TEXTS, Path(folder)) if policy.edits else TEXTS
+        asked = asked_of(policy, TEXTS, Path(folder))
         checks = [*_samples(policy, guidance, asked), *_training(policy, asked), *_export(policy, guidance, asked)]
     yield from (replace(check, algorithm=name, part="protocol") for check in checks)
 
 
-def edits(texts: Sequence[str], folder: Path) -> list[Edit]:
-    """Each text with a random image, saved to a folder; the images differ in size."""
+def asked_of(policy: Policy, texts: Sequence[str], folder: Path) -> list[Prompt]:
+    """Each text with random images, saved to a folder, so that the prompts have all numbers of sources up to 3.
+
+    The images differ in size.
+    """
+    few = [many for many in policy.sources if many <= 3]
     found = []
     for k, text in enumerate(texts):
-        pixels = numpy_generator("verify", k).integers(0, 256, (48 + 8 * k, 64, 3), dtype="uint8")
-        Image.fromarray(pixels).save(path := folder / f"{k}.png")
-        found.append(Edit(text, path))
+        paths = []
+        for place in range(few[k % len(few)]):
+            pixels = numpy_generator("verify", k, place).integers(0, 256, (48 + 8 * k, 64, 3), dtype="uint8")
+            Image.fromarray(pixels).save(path := folder / f"{k}-{place}.png")
+            paths.append(path)
+        found.append(prompt_of(text, paths))
     return found
 
 
@@ -97,12 +105,12 @@ def _samples(policy: DiffusersPolicy, guidance: float, prompts: Sequence[Prompt]
         first, second = (policy.velocity(x, t, condition) for _ in range(2))
     law = "largest difference between two evaluations of a velocity"
     yield number(law, "", (first - second).abs().max().item(), 0, 0)
-    others = {"prompt": list(reversed(prompts))}
-    if policy.edits:
-        shifted = map(source_of, [*prompts[1:], prompts[0]])
-        others["source of the same prompt"] = [
-            prompt_of(*each) for each in zip(map(text_of, prompts), shifted, strict=True)
-        ]
+    own, texts = list(map(sources_of, prompts)), list(map(text_of, prompts))
+    others = {"prompt": [prompt_of(*each) for each in zip(reversed(texts), own, strict=True)]}
+    if any(own):
+        others["source of the same prompt"] = list(map(prompt_of, texts, [*own[1:], own[0]]))
+    if any(len(each) > 1 for each in own):
+        others["order of the sources"] = [prompt_of(*each) for each in zip(texts, (s[::-1] for s in own), strict=True)]
     for what, other in others.items():
         with torch.no_grad():
             moved = (policy.velocity(x, t, policy.encode(other)) - first).abs().max().item()

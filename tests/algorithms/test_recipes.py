@@ -64,7 +64,7 @@ def test_a_recipe_takes_a_step(path: Path, tmp_path: Path) -> None:
     settings = read(path)
     short = {} if path.parent.name == "qwen-image-edit" else {"text_tokens": 16}  # its text has the picture in it
     one = policy(PIPELINES[path.parent.name], settings.lora_rank and 2, **short)
-    asked, more = ((model.edits(each, tmp_path) if one.edits else each) for each in (TEXTS, NUMBERS))
+    asked, more = (model.asked_of(one, each, tmp_path) for each in (TEXTS, NUMBERS))
     texts, many = prompts.of("two", asked), prompts.of("many", more)
     teachers = taught(settings.algorithm, one, texts)
     Trainer(settings.algorithm, one, bright, many, settings.run, teachers=teachers)

@@ -44,12 +44,15 @@ def test_an_exported_lora_says_where_it_comes_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("StableDiffusion3Pipeline", "pipe(prompt, {}, guidance_scale=4.5)"),
-        ("QwenImagePipeline", "pipe(prompt, {}, true_cfg_scale=4.5, negative_prompt=' ')"),
-        ("ZImagePipeline", "pipe(prompt, {}, guidance_scale=3.5)"),
-        ("FluxKontextPipeline", "pipe(image, prompt, {}, max_area=1024, _auto_resize=False, guidance_scale=4.5)"),
-        ("SanaPipeline", "pipe(prompt, {}, use_resolution_binning=False, guidance_scale=4.5)"),
-        ("WanPipeline", "pipe(prompt, {}, num_frames=5, guidance_scale=4.5)"),
+        ("StableDiffusion3Pipeline", "pipe(prompt=prompt, {}, guidance_scale=4.5)"),
+        ("QwenImagePipeline", "pipe(prompt=prompt, {}, true_cfg_scale=4.5, negative_prompt=' ')"),
+        ("ZImagePipeline", "pipe(prompt=prompt, {}, guidance_scale=3.5)"),
+        (
+            "FluxKontextPipeline",
+            "pipe(image=image, prompt=prompt, {}, max_area=1024, _auto_resize=False, guidance_scale=4.5)",
+        ),
+        ("SanaPipeline", "pipe(prompt=prompt, {}, use_resolution_binning=False, guidance_scale=4.5)"),
+        ("WanPipeline", "pipe(prompt=prompt, {}, num_frames=5, guidance_scale=4.5)"),
     ],
 )
 def test_a_card_says_how_this_pipeline_is_called(name: str, says: str, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_family_is_the_same_on_either_device(name: str, tmp_path: Path) -> Non
     assert there.device.type == DEVICE
     found = []
     for one in (here, there):
-        asked = model.edits(TEXTS[:2], tmp_path) if one.edits else TEXTS[:2]
+        asked = model.asked_of(one, TEXTS[:2], tmp_path)
         x = torch.randn(2, *one.latent_shape, generator=torch.Generator().manual_seed(0)).to(one.device)
         v = one.velocity(x, torch.tensor([0.3, 0.8], device=one.device), one.encode(asked))
         v.square().mean().backward()

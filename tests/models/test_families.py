@@ -38,7 +38,7 @@ def test_a_model_in_half_precision(name: str, tmp_path: Path) -> None:
         assert family.pipe.transformer.dtype == dtype
         x, t = torch.randn(2, *one.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.8])
         texts = ["a cat", "two dog on the left"]
-        v = one.under("policy", 2.0)(x, t, one.encode(model.edits(texts, tmp_path) if one.edits else texts))
+        v = one.under("policy", 2.0)(x, t, one.encode(model.asked_of(one, texts, tmp_path)))
         v.square().mean().backward()
         assert v.dtype == torch.float32
         gradients = [tensor.grad for tensor in adapters if tensor.grad is not None]  # the last text stream gets none
@@ -155,8 +155,8 @@ def test_shorter_text_is_padded_with_zeros() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_text_is_as_long_as_the_pipeline_takes_it(name: str) -> None:
     called = inspect.signature(type(tiny(name)).__call__).parameters
-    if not FAMILIES[name].chooses_text:
-        assert "max_sequence_length" not in called
+    if "max_sequence_length" not in called:
+        assert FAMILIES[name].fixed_text
         return
     default = called["max_sequence_length"].default
     assert FAMILIES[name].text_tokens == (tiny(name).default_max_sequence_length if default is None else default)
@@ -210,16 +210,12 @@ def test_a_video_longer_than_its_places_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_text_is_cut_where_it_is_told_to_be(name: str, tmp_path: Path) -> None:
-    if name == "QwenImageEditPlusPipeline":  # whose text has the image in it
-        with pytest.raises(ValueError, match="reads text of any length"):
-            policy(name, text_tokens=20)
-        return
-    if not FAMILIES[name].chooses_text:
-        with pytest.raises(ValueError, match="leave out the text tokens option"):
+    if said := FAMILIES[name].fixed_text:  # texts with an image in them
+        with pytest.raises(ValueError, match=f"reads {said}; leave out the text tokens option"):
             policy(name, text_tokens=20)
         return
     texts, one = ["a red cat " * 20], policy(name, text_tokens=MULTIPLE.get(name, 20))
-    words = one.encode(model.edits(texts, tmp_path) if one.edits else texts).tensors["words"]
+    words = one.encode(model.asked_of(one, texts, tmp_path)).tensors["words"]
     longer = {"StableDiffusion3Pipeline": 20 + 77, "CogView4Pipeline": 32, **MULTIPLE}  # CLIP's; a multiple of 16
     assert words.shape[1] == longer.get(name, 20)
 

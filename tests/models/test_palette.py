@@ -83,7 +83,7 @@ def test_rows_of_every_family_have_their_own_mixture(name: str, tmp_path: Path) 
     torch._dynamo.reset()
     made = painted(family=name)
     edit = Edit(PROMPT, paint(tmp_path / "a.png", 0.8))
-    x, t, condition = rows(made, 2, edit if FAMILIES[name].edits else PROMPT)
+    x, t, condition = rows(made, 2, edit if 0 not in FAMILIES[name].sources else PROMPT)
     every = at(condition, [[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]])
     with torch.no_grad():
         found = made.velocity(x, t, every)

@@ -15,13 +15,13 @@ from flowward.cli import main
 from flowward.models.families import FAMILIES
 from flowward.prompts import Edit, Prompt
 
-SD3, ANY_LENGTH = "StableDiffusion3Pipeline", "QwenImageEditPlusPipeline"
+SD3 = "StableDiffusion3Pipeline"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_prompts_are_told_to_be_one_where_their_encodings_are(name: str, tmp_path: Path) -> None:
     tokens = {"Lumina2Pipeline": 54, "NucleusMoEImagePipeline": 96}.get(name, 20)  # they count their instructions
-    free = name == ANY_LENGTH or not FAMILIES[name].chooses_text
+    free = FAMILIES[name].fixed_text
     one = policy(name, **({} if free else {"text_tokens": tokens}))
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "x.png")
     reported = set()

@@ -17,8 +17,8 @@ from flowward.models.families.ltx import tokens
 from flowward.prompts import Edit
 from flowward.verify import model
 
-FROM_TEXT = [name for name in FRAMES if not FAMILIES[name].edits and name != "AnyFlowPipeline"]
-FROM_IMAGE = [name for name in FRAMES if FAMILIES[name].edits]
+FROM_TEXT = [name for name in FRAMES if not FAMILIES[name].sources[-1] and name != "AnyFlowPipeline"]
+FROM_IMAGE = [name for name in FRAMES if FAMILIES[name].sources[-1]]
 KEPT = ["LTXImageToVideoPipeline", "SanaImageToVideoPipeline"]
 
 
@@ -64,7 +64,7 @@ def test_wan_that_keeps_the_first_frame_is_its_pipeline() -> None:
 def test_a_kept_first_frame_is_reached_from_everywhere(name: str, tmp_path: Path) -> None:
     """At every time v leads to the source, whatever the network says: x - t v is its latent."""
     one = policy(name)
-    condition = one.encode(model.edits(["a cat", "a dog"], tmp_path))
+    condition = one.encode(model.asked_of(one, ["a cat", "a dog"], tmp_path))
     x, t = torch.randn(2, *one.latent_shape), torch.tensor([0.2, 0.9])
     with torch.no_grad():
         v = one.velocity(x, t, condition)

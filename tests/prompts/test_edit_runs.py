@@ -138,7 +138,7 @@ def test_a_judge_compares_images_of_the_same_source(edits: PromptSet) -> None:
 
 
 def test_a_grid_shows_sources_beside_results(tmp_path: Path) -> None:
-    sources = [paint(tmp_path / "a.png", 0.2)] * 2
+    sources = [(paint(tmp_path / "a.png", 0.2),)] * 2
     grid = np.asarray(images.labelled_grid(torch.ones(2, 3, 32, 32), ["x", "y"], sources=sources))
     plain = images.labelled_grid(torch.ones(2, 3, 32, 32), ["x", "y"])
     row = grid[images.MARGIN + 16, images.MARGIN : images.MARGIN + 256]
@@ -184,7 +184,7 @@ def test_train_sample_and_eval(
     shown = re.findall('<img[^>]* alt="([^"]+)"', page.read_text())
     assert shown and [said.endswith(", source image") for said in shown] == [True, False, False] * (len(shown) // 3)
     assert main(["export", str(run), "--device", "cpu"]) == 0
-    assert "pipe(image, prompt, num_inference_steps=1" in (run / "export" / "README.md").read_text()
+    assert "pipe(image=image, prompt=prompt, num_inference_steps=1" in (run / "export" / "README.md").read_text()
 
     assert main(["sample", saved, "a red cat", *loading, "--output", str(tmp_path / "x.png")]) == 2
     assert "edits images, but 'a red cat' has no source image" in capsys.readouterr().err

@@ -176,5 +176,5 @@ def test_two_sizes_share_no_encoded_sources(edits: PromptSet, tmp_path: Path) ->
         family = FAMILIES[KONTEXT](pipeline(KONTEXT), side, 32)
         one = DiffusersPolicy(KONTEXT, family, None, "float32")
         one.prepare(list(edits), tmp_path / "cache")
-        assert one.encode(list(edits)).tensors["source"].shape == (3, *one.latent_shape)
+        assert one.encode(list(edits)).tensors["source"].shape == (3, 1, *one.latent_shape)
     assert len(list((tmp_path / "cache").iterdir())) == 2

@@ -132,5 +132,5 @@ def test_an_epoch_is_shuffled_once_however_many_categories_take_turns(monkeypatc
 
 
 def test_places_are_those_of_each_prompt() -> None:
-    found = PromptSet("edits", ("a", "a"), ("all", "all"), sources=(None, Path("x.png")))
+    found = PromptSet("edits", ("a", "a"), ("all", "all"), sources=((), (Path("x.png"),)))
     assert [found.places[each] for each in found] == [0, 1]

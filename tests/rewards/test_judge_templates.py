@@ -61,7 +61,9 @@ def test_win_rates_know_no_order_and_sum_to_half_a_win_per_pair() -> None:
 
 
 def test_templates_are_found_by_name_and_path(tmp_path: Path) -> None:
-    assert set(template.SHIPPED) == {"edit", "json-score", "unified-reward", "unified-reward-pairwise", "yes-no"}
+    assert set(template.SHIPPED) == {
+        "edit", "edit-several", "json-score", "unified-reward", "unified-reward-pairwise", "yes-no"
+    }  # fmt: skip
     assert all(template.load(name).source for name in template.SHIPPED)
     assert len({template.load(name).identity for name in template.SHIPPED}) == 5
     own = {

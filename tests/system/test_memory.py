@@ -27,14 +27,17 @@ from flowward.training import config, fit
 from flowward.training.run import Run
 from flowward.training.teachers import NONE, Teachers, imagined
 from flowward.training.trainer import Trainer
-from flowward.verify.model import edits
+from flowward.verify.model import asked_of
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import full_size
 
 KB = 1024
 ROUGH = ("SanaVideoPipeline", "SanaImageToVideoPipeline")  # few more bytes are counted than taken, in training
-UNSAVED = ("QwenImageEditPlusPipeline",)  # its tiny one has a processor that cannot be saved
+UNSAVED = (  # the tiny ones have a processor that cannot be saved, or one that needs torchvision
+    "QwenImageEditPlusPipeline", "QwenImageEditPipeline", "LongCatImageEditPipeline", "Kandinsky5I2IPipeline",
+    "ZImageOmniPipeline",
+)  # fmt: skip
 
 
 def test_bytes_are_counted_as_they_come_and_go() -> None:
@@ -101,7 +104,7 @@ def test_a_blueprint_takes_what_the_model_takes(name: str, tmp_path: Path, monke
     monkeypatch.setattr("flowward.models.pipelines.find_spec", lambda name: True)  # the tiny one needs no torchvision
     save(tiny(name), tmp_path / "model", monkeypatch)
     frames = FRAMES.get(name, {})
-    given = {"text_tokens": 16} if FAMILIES[name].chooses_text else {}
+    given = {} if FAMILIES[name].fixed_text else {"text_tokens": 16}
     loading = Loading(size=(32, 32), **given, **frames)  # type: ignore[arg-type]
     found = []
     for real in (True, False):
@@ -113,7 +116,7 @@ def test_a_blueprint_takes_what_the_model_takes(name: str, tmp_path: Path, monke
             else:
                 one = blueprint.load(str(tmp_path / "model"), 2, "bf16", loading)
             texts = ["a cat", "two dog on the left"]
-            prompts = edits(texts, tmp_path) if one.edits else texts
+            prompts = asked_of(one, texts, tmp_path)
             if real:
                 one.prepare(prompts, tmp_path / "cache")
             else:

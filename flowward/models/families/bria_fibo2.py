@@ -23,7 +23,7 @@ class BriaFibo2(Flux2Klein):
     pipelines = ("BriaFibo2Pipeline",)
     cuts_patches = True
     targets = ("to_q", "to_k", "to_v", "to_out.0")
-    text_tokens, chooses_text = 4096, False
+    text_tokens, fixed_text = 4096, "at most 4096 text tokens"
     nothing: ClassVar[str] = DEFAULT_NEGATIVE_PROMPT
     needs = ("torchvision",)  # for the processor in transformers
     shape, parts, mu = Family.shape, Family.parts, Family.mu

@@ -22,7 +22,7 @@ class ErnieImage(Flux2Klein):
     pipelines = ("ErnieImagePipeline",)
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     unused = ("pe", "pe_tokenizer")
-    text_tokens, chooses_text = 0, False  # as long as its tokenizer takes it
+    text_tokens, fixed_text = 0, "text of any length"  # as long as its tokenizer takes it
 
     def __init__(self, pipe: Any, *size: Any, **more: Any):
         super(Flux2Klein, self).__init__(pipe, *size, **more)

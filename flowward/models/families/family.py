@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from operator import attrgetter
 from pathlib import Path
@@ -15,8 +16,7 @@ from torch import Tensor, nn
 
 from ...process.distilled import Sign, of_pipeline, of_scheduler
 from ...process.policy import LOADER, Loader
-from ...prompts import Edit
-from ...prompts.pictures import picture
+from ...prompts import SOURCE
 from ..lora import ATTENTION
 from ..reading import Reader
 
@@ -44,14 +44,16 @@ class Family(ABC):
     guidance: ClassVar[Guidance] = "classifier-free"
     published: ClassVar[float | None] = None  # guidance scale in the publication of a model with embedded guidance
     two_times: ClassVar[bool] = False  # the network has a second time, the end of a jump: `until` in a condition
-    edits: ClassVar[bool] = False  # prompts are Edits, and a condition has a `source` [N, *shape]
+    sources: ClassVar[range] = range(1)  # how many source images a prompt may have; if any, see edits.py
+    inputs: ClassVar[str] = "prompt=prompt"  # of the pipeline, as code on model cards
+    reads_sources: ClassVar[bool] = False  # the text encoder sees them too, so each prompt has its own empty one
     by_length: ClassVar[bool] = False  # only rows whose texts have the same length share a pass of the network
+    masks_text: ClassVar[bool] = False  # text is padded to the longest prompt, and a condition has a `mask` [N, tokens]
     unused: ClassVar[tuple[str, ...]] = ()  # components of the pipeline that are not loaded
     needs: ClassVar[tuple[str, ...]] = ()  # packages that flowward does not install
     text_tokens: int
     most_text: ClassVar[int | None] = None  # token limit of the pipeline, if it has one
-    masks_text: ClassVar[bool] = False  # text is padded to the longest prompt, and a condition has a `mask` [N, tokens]
-    chooses_text: ClassVar[bool] = True  # whether the pipeline has an argument for the length of texts
+    fixed_text: ClassVar[str] = ""  # what it reads of a text, in words, if nobody can choose `text_tokens`
     nothing: ClassVar[str] = ""  # the text used as the empty prompt
     lora_loader: ClassVar[Loader] = LOADER  # the pipeline's method that loads a LoRA
 
@@ -67,10 +69,8 @@ class Family(ABC):
         self.height, self.width = (self.side if each is None else each for each in (height, width))
         self.frames = frames
         if text_tokens is not None:
-            if not self.chooses_text:
-                raise ValueError(
-                    f"{type(pipe).__name__} has no option for the length of texts; leave out the text tokens option"
-                )
+            if self.fixed_text:
+                raise ValueError(f"{type(pipe).__name__} reads {self.fixed_text}; leave out the text tokens option")
             self.text_tokens = text_tokens
         if self.most_text and self.text_tokens > self.most_text:
             raise ValueError(
@@ -189,7 +189,7 @@ class Family(ABC):
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
         """Named tensors [N, ...], one row per prompt; shorter texts are padded with zeros.
 
-        Prompts are texts, or Edits if the family `edits`.
+        Prompts are texts, or Edits with as many sources as the family takes.
         """
 
     def readers(self) -> list[Reader]:
@@ -198,26 +198,20 @@ class Family(ABC):
 
     def _longest(self, name: str, tokenizer: Any, **more: Any) -> Reader:
         """A reader of `text_tokens` tokens."""
-        able = self.chooses_text and (self.most_text is None or self.text_tokens < self.most_text)
+        able = not self.fixed_text and (self.most_text is None or self.text_tokens < self.most_text)
         return Reader(name, tokenizer, self.text_tokens, more=able, **more)
 
-    def sources(self, prompts: Sequence[Edit]) -> Tensor:
-        """Source images, resized and centre-cropped to the size of the samples: [N, 3, H, W] in [0, 1]."""
-        return torch.stack([picture(prompt.source, (self.height, self.width)) for prompt in prompts])
-
-    def encode_sources(self, prompts: Sequence[Edit]) -> Tensor:
-        """Source images as latents [N, *shape]; encoded one by one to save memory."""
-        vae = self.pipe.vae
-        images = (2 * self.sources(prompts) - 1).to(vae.device, vae.dtype)
-        return torch.cat([self.encode_images(image) for image in images.split(1)])
-
     def seen(self, x: Tensor, condition: Mapping[str, Tensor]) -> list[Tensor]:
-        """The transformer's image inputs: samples x [B, *shape], then the sources of edits."""
-        return [x, condition["source"]] if self.edits else [x]
+        """The transformer's image inputs [B, *shape] each: the samples x, then the sources of edits in their order."""
+        return [x, *(condition[SOURCE].unbind(1) if SOURCE in condition else ())]
 
     def empty(self) -> dict[str, Tensor]:
         """Encode the empty prompt (classifier-free guidance): the tensors of `encode` with one row."""
         return self.encode([self.nothing])
+
+    def encode_sources(self, prompts: list[Any]) -> dict[str, Tensor]:
+        """Tensors of source images, of families that edit."""
+        return {}
 
     @abstractmethod
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
@@ -313,16 +307,15 @@ def lengths(condition: Mapping[str, Tensor]) -> Tensor:
     return condition["mask"].sum(1, dtype=torch.long)  # bf16 cannot count past 256
 
 
-def apart(condition: Mapping[str, Tensor], velocity: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """A velocity in passes over rows whose texts have the same length, without padding: see `by_length`.
-
-    Args:
-        velocity: numbers of the rows [n], their texts [n, tokens, ...] -> v [n, ...].
-    """
-    long = lengths(condition)
-    groups = [(long == length).nonzero(as_tuple=True)[0] for length in long.unique()]
-    parts = [velocity(rows, condition["words"][rows, : int(long[rows[0]])]) for rows in groups]
-    return torch.cat(parts)[torch.cat(groups).argsort()]
+@contextmanager
+def replaced(where: Any, name: str, value: Any) -> Iterator[None]:
+    """Another value for a name in a module or object of diffusers, while its pipeline runs."""
+    before = getattr(where, name)
+    setattr(where, name, value)
+    try:
+        yield
+    finally:
+        setattr(where, name, before)
 
 
 def statistics(vae: Any, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ...process.distilled import Sign
+from ...prompts import text_of
 from ..reading import Reader
+from .edits import Edits
 from .family import Family, Guidance, pack, positions, unpack
 
 
@@ -62,25 +64,17 @@ class Flux(Family):
         return unpack(super().reference(prompts, x, steps, guidance, latents=pack(x), **more), *x.shape[-2:])
 
 
-class FluxKontext(Flux):
-    """The source's tokens follow those of the sample; the first of their three position ids tells them apart.
-
-    The pipeline chooses a size from the source's shape. Here sources are resized and cropped to the samples' size.
-    """
+class FluxKontext(Edits, Flux):
+    """The source's tokens follow those of the sample; the first of their three position ids tells them apart."""
 
     pipelines = ("FluxKontextPipeline",)
     published = 2.5
-    edits = True
 
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
-        return super().encode([prompt.text for prompt in prompts]) | {"source": self.encode_sources(prompts)}
+        return super().encode(list(map(text_of, prompts))) | self.encode_sources(prompts)
 
     def sized_by(self) -> dict[str, Any]:
         return {**super().sized_by(), "max_area": self.height * self.width, "_auto_resize": False}
-
-    def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        texts = [prompt.text for prompt in prompts]
-        return super().reference(texts, x, steps, guidance, image=self.sources(prompts), **more)
 
 
 def _places(number: int, x: Tensor) -> Tensor:

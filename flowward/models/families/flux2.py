@@ -9,17 +9,22 @@ import torch
 from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 from torch import Tensor
 
+from ...prompts import text_of
 from ..reading import Reader, chat
-from .family import Family, Guidance, pack, positions, unpack
+from .edits import Edits
+from .family import Family, Guidance, pack, positions, replaced, unpack
 
 
-class Flux2Klein(Family):
+class Flux2Klein(Edits):
     """Text as hidden states of Qwen3; latents of 2 x 2 pixels, normalised by the autoencoder's batch norm.
 
+    Sources are optional; the tokens of source k = 1, 2, ... have 10 k as the first of their four position ids.
     Distilled models have no guidance; base models use classifier-free guidance.
     """
 
     pipelines = ("Flux2KleinPipeline",)
+    sources = range(11)  # the pipeline has no limit; 10 as the authors' service
+    inputs = "prompt=prompt"
     targets = (*Family.targets, "to_qkv_mlp_proj")
     text_tokens = 512
 
@@ -43,31 +48,31 @@ class Flux2Klein(Family):
     def parts(self) -> dict[str, int]:
         return {**super().parts, "text tokens": self.text_tokens}
 
-    def encode(self, prompts: list[str]) -> dict[str, Tensor]:
-        words, _ = self.pipe.encode_prompt(prompts, max_sequence_length=self.text_tokens)
-        return {"words": words}
+    def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
+        words, _ = self.pipe.encode_prompt(list(map(text_of, prompts)), max_sequence_length=self.text_tokens)
+        return {"words": words, **self.encode_sources(prompts)}
 
     def readers(self) -> list[Reader]:
         return [self._longest("Qwen3", self.pipe.tokenizer, form=chat(self.pipe.tokenizer, enable_thinking=False))]
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
-        _, _, h, w = x.shape
-        rows, columns = positions(h, w, x.device)
-        zero = torch.zeros_like(rows)
+        images = self.seen(x, condition)
         words = torch.arange(condition["words"].shape[1], device=x.device)
         v: Tensor = network(
-            x.flatten(2).transpose(1, 2),
+            torch.cat([each.flatten(2).transpose(1, 2) for each in images], 1),
             timestep=t,
             guidance=torch.full_like(t, guidance) if network.config.guidance_embeds else None,
             encoder_hidden_states=condition["words"],
             txt_ids=torch.stack([torch.zeros_like(words)] * 3 + [words], 1)[None],
-            img_ids=torch.stack([zero, rows, columns, zero], 1)[None],
+            img_ids=torch.cat([_places(10 * number, each) for number, each in enumerate(images)])[None],
             return_dict=False,
         )[0]
-        return v.transpose(1, 2).reshape(x.shape)
+        return v[:, : self.tokens].transpose(1, 2).reshape(x.shape)
 
-    def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        return self._normalised(super().reference(prompts, x, steps, guidance, **more))
+    def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        """The pipeline without its lower limit of 64 pixels for the sides of sources."""
+        with replaced(self.pipe.image_processor, "check_image_input", lambda image: image):
+            return self._normalised(super().reference(prompts, x, steps, guidance, **more))
 
     def _norm(self, x: Tensor) -> tuple[Tensor, Tensor]:
         vae = self.pipe.vae
@@ -115,6 +120,13 @@ class Flux2(Flux2Klein):
 
         return [self._longest("Mistral", inner, form=form)]
 
-    def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        tokens = super(Flux2Klein, self).reference(prompts, x, steps, guidance, **more)
+    def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        with replaced(self.pipe.image_processor, "check_image_input", lambda image: image):
+            tokens = super(Flux2Klein, self).reference(prompts, x, steps, guidance, **more)
         return tokens.transpose(1, 2).reshape(x.shape)
+
+
+def _places(time: int, x: Tensor) -> Tensor:
+    """Position ids [h w, 4] of the tokens of latents [B, C, h, w]: time, row, column and 0."""
+    rows, columns = positions(x.shape[-2], x.shape[-1], x.device)
+    return torch.stack([torch.full_like(rows, time), rows, columns, torch.zeros_like(rows)], 1)

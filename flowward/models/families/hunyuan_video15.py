@@ -26,7 +26,7 @@ class HunyuanVideo15(Video):
     pipelines = ("HunyuanVideo15Pipeline",)
     own = (480, 848, 121)
     targets = ATTENTION
-    text_tokens, chooses_text = 1000, False
+    text_tokens, fixed_text = 1000, "1000 text tokens, always"
     sigmas: ClassVar[Literal["scheduler", "even"]] = "even"
     lora_loader = ("transformer.load_lora_adapter", {"use_safetensors": True})
 

@@ -10,7 +10,7 @@ from diffusers.pipelines.kandinsky5.pipeline_kandinsky_t2i import prompt_clean
 from torch import Tensor
 
 from ..reading import Reader
-from .family import Family, apart, padded
+from .family import Family, padded, replaced
 
 
 class Kandinsky5(Family):
@@ -23,7 +23,7 @@ class Kandinsky5(Family):
     pipelines = ("Kandinsky5T2IPipeline",)
     targets = ("to_query", "to_key", "to_value", "self_attention.out_layer", "cross_attention.out_layer")
     text_tokens, most_text = 512, 1024
-    by_length = True
+    by_length = masks_text = True
     needs = ("torchvision",)  # for the processor in transformers
     sigmas: ClassVar[Literal["scheduler", "even"]] = "scheduler"
 
@@ -56,32 +56,29 @@ class Kandinsky5(Family):
         return [Reader("CLIP", pipe.tokenizer_2, 77, form=prompt_clean), whole]
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
-        ranges = [torch.arange(length, device=x.device) for length in (1, x.shape[-2] // 2, x.shape[-1] // 2)]
+        v: Tensor = network(
+            self.pixels(x, condition),
+            encoder_hidden_states=condition["words"],
+            timestep=1000 * t,
+            pooled_projections=condition["pooled"],
+            visual_rope_pos=[torch.arange(many, device=x.device) for many in (1, x.shape[-2] // 2, x.shape[-1] // 2)],
+            text_rope_pos=torch.arange(condition["words"].shape[1], device=x.device),
+            return_dict=False,
+        )
+        return v[:, 0].movedim(-1, 1)
 
-        def alike(rows: Tensor, words: Tensor) -> Tensor:
-            v: Tensor = network(
-                x[rows].permute(0, 2, 3, 1)[:, None],
-                encoder_hidden_states=words,
-                timestep=1000 * t[rows],
-                pooled_projections=condition["pooled"][rows],
-                visual_rope_pos=ranges,
-                text_rope_pos=torch.arange(words.shape[1], device=x.device),
-                return_dict=False,
-            )
-            return v[:, 0].permute(0, 3, 1, 2)
+    def pixels(self, x: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        """What the network sees of samples x [B, C, h, w]: the channels of each pixel, [B, 1, h, w, channels]."""
+        return x.movedim(1, -1)[:, None]
 
-        return apart(condition, alike)
-
-    def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+    def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         """One prompt at a time, with this size among those of the pipeline."""
-        before, found = self.pipe.resolutions, []
-        self.pipe.resolutions = [(self.width, self.height)]
-        try:
-            for prompt, start in zip(prompts, x.permute(0, 2, 3, 1)[:, None].split(1), strict=True):
-                found.append(super().reference([prompt], start, steps, guidance, **more))
-        finally:
-            self.pipe.resolutions = before
-        return torch.cat(found)[:, 0].permute(0, 3, 1, 2)
+        found = []
+        with replaced(self.pipe, "resolutions", [(self.width, self.height)]):
+            for prompt, start in zip(prompts, x.split(1), strict=True):
+                pixels = self.pixels(start, self.encode_sources([prompt]))
+                found.append(super().reference([prompt], start, steps, guidance, **{"latents": pixels, **more}))
+        return torch.cat(found)[:, 0].movedim(-1, 1)
 
     def decode(self, x0: Tensor) -> Tensor:
         image: Tensor = self.pipe.vae.decode(x0 / self.pipe.vae.config.scaling_factor).sample

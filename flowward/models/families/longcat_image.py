@@ -21,7 +21,7 @@ class LongCatImage(Family):
 
     pipelines = ("LongCatImagePipeline",)
     packed = True
-    text_tokens, chooses_text = 512, False
+    text_tokens, fixed_text = 512, "512 text tokens, always"
     lora_loader = ("transformer.load_lora_adapter", {"use_safetensors": True})
     needs = ("torchvision",)  # for the processor in transformers
 

@@ -1,4 +1,4 @@
-"""Qwen-Image, and Qwen-Image-Edit (2509 and later), which edits images."""
+"""Qwen-Image, and Qwen-Image-Edit, which edits images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ...prompts import Edit, Prompt
 from ..reading import Reader
-from .family import Family, pack, statistics, unpack
+from .edits import Edits
+from .family import Family, pack, padded, replaced, statistics, unpack
 
 
 class QwenImage(Family):
@@ -75,59 +77,60 @@ class QwenImage(Family):
         return ((z - mean) / std)[:, :, 0]
 
 
-READ = 384 * 384  # pixels of the source that the text encoder sees
+READ = 384 * 384  # pixels of a source that the text encoder sees
 
 
-class QwenImageEdit(QwenImage):
-    """The source image enters twice: the text encoder sees it with the instruction, the transformer as extra tokens.
+class QwenImageEdit(Edits, QwenImage):
+    """Sources enter twice: the text encoder sees them with the instruction, the transformer as extra tokens.
 
-    The pipeline resizes it to its own size, flowward to that of the samples. They agree if both sides are multiples of
-    32.
+    The pipeline agrees with flowward's size of sources if both sides of the samples are multiples of 32.
     """
 
     pipelines = ("QwenImageEditPlusPipeline",)
-    edits = True
+    sources = range(1, 4)  # as the model was trained
+    reads_sources = True
+    fixed_text = "text of any length"
     needs = ("torchvision",)  # for the image processor in transformers
-
-    def __init__(self, pipe: Any, *size: Any, text_tokens: int | None = None, **more: Any):
-        if text_tokens is not None:
-            raise ValueError(f"{type(pipe).__name__} reads text of any length; leave out the text tokens option")
-        super().__init__(pipe, *size, **more)
 
     def readers(self) -> list[Reader]:
         return []  # text of any length
 
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
-        images = self._pictures(prompts)
-        rows = [self._read(prompt.text, image) for prompt, image in zip(prompts, images, strict=True)]
-        return {
-            "words": nn.utils.rnn.pad_sequence(rows, batch_first=True),
-            "mask": nn.utils.rnn.pad_sequence([row.new_ones(len(row)) for row in rows], batch_first=True),
-            "source": self.encode_sources(prompts),
-        }
+        rows = [self._read(prompt) for prompt in prompts]
+        return {**padded(rows), **self.encode_sources(prompts)}
 
-    def _read(self, text: str, image: Any) -> Tensor:
+    def _read(self, prompt: Edit) -> Tensor:
         """[tokens, width] of one prompt; in a joint call every text would see every image."""
-        ratio = self.width / self.height
-        height, width = (round((READ * each) ** 0.5 / 32) * 32 for each in (1 / ratio, ratio))
-        words, _ = self.pipe.encode_prompt([text], image=[self.pipe.image_processor.resize(image, height, width)])
+        words, _ = self.pipe.encode_prompt([prompt.text], image=self.looked_at(prompt))
         row: Tensor = words[0]
         return row
 
-    def _pictures(self, prompts: list[Any]) -> list[Any]:
-        """Source images for Pillow."""
-        shown: list[Any] = self.pipe.image_processor.numpy_to_pil(self.sources(prompts).permute(0, 2, 3, 1).numpy())
-        return shown
+    def looked_at(self, prompt: Edit) -> Any:
+        """What the text encoder sees."""
+        ratio = self.width / self.height
+        height, width = (round((READ * each) ** 0.5 / 32) * 32 for each in (1 / ratio, ratio))
+        return [self.pipe.image_processor.resize(each, height, width) for each in self.for_pillow(prompt)]
 
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        """Run the pipeline one prompt at a time, with its constant for the source size set to the samples' size."""
-        pipeline: Any = sys.modules[type(self.pipe).__module__]
-        found, before = [], pipeline.VAE_IMAGE_SIZE
-        pipeline.VAE_IMAGE_SIZE = self.height * self.width
-        try:
-            for row, (prompt, image) in enumerate(zip(prompts, self._pictures(prompts), strict=True)):
-                start = x[row : row + 1]
-                found.append(super().reference([prompt.text], start, steps, guidance, image=[image], **more))
-        finally:
-            pipeline.VAE_IMAGE_SIZE = before
-        return torch.cat(found)
+        """Run the pipeline with its constant for the source size set to the samples' size."""
+        with replaced(sys.modules[type(self.pipe).__module__], "VAE_IMAGE_SIZE", self.height * self.width):
+            return super().reference(prompts, x, steps, guidance, **more)
+
+
+class FirstQwenImageEdit(QwenImageEdit):
+    """The first Qwen-Image-Edit, of August 2025: one source, which the text encoder sees at its full size."""
+
+    pipelines = ("QwenImageEditPipeline",)
+    sources = range(1, 2)
+
+    def looked_at(self, prompt: Edit) -> Any:
+        return self.for_pillow(prompt)[0]
+
+    def shown(self, prompt: Prompt) -> dict[str, Any]:
+        return {"image": self.for_pillow(prompt)[0]}
+
+    def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        """Run the pipeline with the samples' size for the source, in the place of one megapixel."""
+        size = lambda *_: (self.width, self.height, None)  # noqa: E731
+        with replaced(sys.modules[type(self.pipe).__module__], "calculate_dimensions", size):
+            return Edits.reference(self, prompts, x, steps, guidance, **more)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..reading import Reader
-from .family import Family, apart, padded
+from .family import Family, padded
 from .qwen_image import QwenImage
 
 
@@ -23,9 +23,9 @@ class QwenImage21(QwenImage):
     pipelines = ("QwenImage21Pipeline",)
     packed = False
     targets = ("to_q", "to_k", "to_v", "to_out.0")
-    text_tokens, chooses_text = 0, False  # of any length
+    text_tokens, fixed_text = 0, "text of any length"  # of any length
     most_text: ClassVar[int | None] = None
-    by_length = True
+    by_length = masks_text = True
     needs = ("torchvision",)  # for the processor in transformers
     guided = Family.guided
 
@@ -47,20 +47,18 @@ class QwenImage21(QwenImage):
         return []
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
-        def alike(rows: Tensor, words: Tensor) -> Tensor:
-            image = torch.zeros(len(rows), words.shape[1] + self.tokens // 4, dtype=torch.bool, device=x.device)
-            image[:, words.shape[1] :] = True  # four tokens of an image are one place in its text
-            v: Tensor = network(
-                x[rows].flatten(2).transpose(1, 2),
-                timestep=t[rows],
-                encoder_hidden_states=words,
-                img_shapes=[[(1, *x.shape[-2:])]] * len(rows),
-                img_mask=image,
-                return_dict=False,
-            )[0]
-            return v[:, -self.tokens :].transpose(1, 2).reshape(-1, *x.shape[1:])
-
-        return apart(condition, alike)
+        words = condition["words"]
+        image = torch.zeros(len(x), words.shape[1] + self.tokens // 4, dtype=torch.bool, device=x.device)
+        image[:, words.shape[1] :] = True  # four tokens of an image are one place in its text
+        v: Tensor = network(
+            x.flatten(2).transpose(1, 2),
+            timestep=t,
+            encoder_hidden_states=words,
+            img_shapes=[[(1, *x.shape[-2:])]] * len(x),
+            img_mask=image,
+            return_dict=False,
+        )[0]
+        return v[:, -self.tokens :].transpose(1, 2).reshape(x.shape)
 
     def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         """One prompt at a time."""

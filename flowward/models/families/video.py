@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
+from ...prompts import sources_of, text_of
+from ...prompts.pictures import picture
 from .family import Family
 
 
@@ -101,21 +103,27 @@ class FromImage(Video):
     The pipelines put one picture before all prompts of a call, so the reference is made one prompt at a time.
     """
 
-    edits = True
+    sources = range(1, 2)
+    inputs = "image=image, prompt=prompt"
+
+    def pictures(self, prompts: Sequence[Any]) -> Tensor:
+        """The sources, resized and centre-cropped to the size of the video: [N, 3, H, W] in [0, 1]."""
+        return torch.stack([picture(sources_of(prompt)[0], (self.height, self.width)) for prompt in prompts])
 
     def picture(self, prompt: Any) -> Any:
         """The source of an Edit for Pillow, in the size of the video."""
-        return self.pipe.video_processor.numpy_to_pil(self.sources([prompt]).permute(0, 2, 3, 1).numpy())[0]
+        return self.pipe.video_processor.numpy_to_pil(self.pictures([prompt]).permute(0, 2, 3, 1).numpy())[0]
 
     def first_frames(self, prompts: Sequence[Any]) -> Tensor:
         """The sources as videos of one frame: latents [N, C, 1, h, w]."""
         vae = self.pipe.vae
-        images = (2 * self.sources(prompts) - 1).to(vae.device, vae.dtype)
+        images = (2 * self.pictures(prompts) - 1).to(vae.device, vae.dtype)
         return torch.cat([self.encode_images(image[:, None]) for image in images.split(1)])
 
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
-        words: dict[str, Tensor] = cast(Any, super()).encode([prompt.text for prompt in prompts])
-        return words | self.beside_text(prompts)
+        """The empty prompt has no source."""
+        words: dict[str, Tensor] = cast(Any, super()).encode(list(map(text_of, prompts)))
+        return words | (self.beside_text(prompts) if all(map(sources_of, prompts)) else {})
 
     def beside_text(self, prompts: list[Any]) -> dict[str, Tensor]:
         """What a condition has of the sources: `source`, and what an image encoder sees of it."""
@@ -127,7 +135,7 @@ class FromImage(Video):
 
     def alone(self, prompt: Any, x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         """A finished sample by the pipeline, from noise x [1, ...]."""
-        return super().reference([prompt.text], x, steps, guidance, image=self.picture(prompt), **more)
+        return super().reference([text_of(prompt)], x, steps, guidance, image=self.picture(prompt), **more)
 
 
 class KeepsFirst(FromImage):

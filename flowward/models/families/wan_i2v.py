@@ -41,7 +41,7 @@ class WanImageToVideo(FromImage, Wan):
     def _padded(self, prompts: Sequence[Any]) -> Tensor:
         """Latents of videos that are grey after the first frame."""
         vae = self.pipe.vae
-        images = (2 * self.sources(prompts) - 1).to(vae.device, vae.dtype)[:, None]
+        images = (2 * self.pictures(prompts) - 1).to(vae.device, vae.dtype)[:, None]
         videos = functional.pad(images, (0, 0, 0, 0, 0, 0, 0, self.frames - 1))
         return torch.cat([self.encode_images(video) for video in videos.split(1)])
 

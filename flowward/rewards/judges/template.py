@@ -2,7 +2,8 @@
 
 source:    the origin of the question
 messages:  role and text. {image} stands for an image (twice: two images are compared), {prompt} for the prompt,
-           {source} for the source image of an edit, and any other {name} for that entry of the prompt's metadata
+           {source} for the source image of an edit (the first one if there are several), {sources} for all of them,
+           and any other {name} for that entry of the prompt's metadata
 request:   more fields of the request, such as temperature and max_tokens
 read:      kind (number, winner, yes-no or json) and its fields; see the classes in reading.py
 """
@@ -19,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, with_config
 
+from ...prompts import SOURCE, SOURCES
 from ...system import strict_yaml
 from ...system.errors import first_invalid, unknown
 from ..reward import RewardError
@@ -79,11 +81,14 @@ def _parts(text: str, values: Mapping[str, Any]) -> list[Part]:
         if number % 2 and piece == "image":
             parts += [None, ""]
             continue
+        if number % 2 and piece == SOURCES and SOURCE in values:
+            parts += [each for path in values.get(SOURCES) or [values[SOURCE]] for each in (Path(path), "")]
+            continue
         if number % 2 and piece not in values:
             raise RewardError(
                 f"the judge's template needs {{{piece}}}, but the metadata of '{values['prompt']}' has no such entry"
             )
-        if number % 2 and piece == "source":
+        if number % 2 and piece == SOURCE:
             parts += [Path(values[piece]), ""]
             continue
         parts[-1] = f"{parts[-1]}{values[piece] if number % 2 else piece}"
