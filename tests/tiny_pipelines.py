@@ -9,6 +9,7 @@ import diffusers
 import torch
 import transformers
 from tiny_more import MORE
+from tiny_sound import SOUND
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -273,10 +274,16 @@ TINY: dict[str, Callable[[], Any]] = {
     "WanPipeline": wan,
     "AnyFlowPipeline": anyflow,
     **MORE,
+    **SOUND,
 }
 
 
 FRAMES = {"WanPipeline": {"frames": 5}, "AnyFlowPipeline": {"frames": 5}}  # of the families that make videos
+
+
+def small(name: str) -> dict[str, Any]:
+    """The size of a family's small samples: of pictures and videos in pixels, of sounds in seconds."""
+    return {"seconds": 1.0} if name in SOUND else {"height": 32, "width": 32, **FRAMES.get(name, {})}
 
 
 def tiny(name: str, seed: int = 0) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..process.distilled import Sign, of_names
+from ..process.medium import Medium
 from ..process.policy import UNTIL, Condition, Policy, Velocity, graphed
 from ..prompts import Edit, Prompt
 from ..prompts.pictures import READING
@@ -51,7 +52,7 @@ class DiffusersPolicy(Policy):
         placement: Placement = WHOLE,
     ):
         self.name, self.family, self.precision, self.edits = name, family, precision, family.edits
-        self.two_times, self.lora_loader = family.two_times, family.lora_loader
+        self.two_times, self.lora_loader, self.lora_first = family.two_times, family.lora_loader, family.lora_first
         pipe = family.pipe
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module):
@@ -80,9 +81,11 @@ class DiffusersPolicy(Policy):
         self._unread = unread
         encoders = [self._fingerprint(part) for name, part in parts if name.startswith("text_encoder")]
         encoders += unread.fingerprints() if unread else []
+        encoders += [self._fingerprint(getattr(pipe, name)) for name in family.encoders]
         self.identity |= {"text_encoders": encoders, "vae": self._fingerprint(pipe.vae)}
         self._reader: list[Any] = [*encoders, *(unread.configs() if unread else [])]
         self._reader += [spelling(part) for name, part in parts if name.startswith("tokenizer")]
+        self._reader += family.reads
         if family.edits:  # images are read too, at one size
             self._reader += [self.identity["vae"], *family.shape, READING]
         self._cache: PromptCache | None = None
@@ -158,7 +161,13 @@ class DiffusersPolicy(Policy):
             return []
         return [Edit(self.family.nothing, prompt.source) for prompt in prompts if isinstance(prompt, Edit)]
 
+    @property
+    def medium(self) -> Medium:
+        return self.family.medium
+
     def blank(self) -> Callable[[Condition], Condition]:
+        if zeros := self.family.emptied:
+            return lambda rows: rows.beside({name: torch.zeros_like(rows.tensors[name]) for name in zeros})
         if not self.edits:
             return super().blank()
         return lambda condition: Condition(
@@ -240,7 +249,12 @@ class DiffusersPolicy(Policy):
     def decode(self, x0: Tensor) -> Tensor:
         with self._cast():
             images = self.family.decode(x0)
-        return (images.float() / 2 + 0.5).clamp(0, 1)
+        return self._bounded(images)
+
+    def _bounded(self, decoded: Tensor) -> Tensor:
+        """From the autoencoder's [-1, 1] to the bounds of the medium."""
+        low, high = self.medium.bounds
+        return (decoded.float() * ((high - low) / 2) + (high + low) / 2).clamp(low, high)
 
     def decoded(self, x0: Tensor) -> Tensor:
         if len(self.latent_shape) == 4:
@@ -250,13 +264,17 @@ class DiffusersPolicy(Policy):
             )
         with self._cast():
             parts = [_checkpointed(self.family.decode, each) for each in x0.split(1)]
-        return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
+        return self._bounded(torch.cat(parts))
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
         """Encode images one by one: an autoencoder needs much memory, and there may be a whole iteration of them."""
+        low, high = self.medium.bounds
+        half, middle = (high - low) / 2, (high + low) / 2
         with self._cast():
-            found = [self.family.encode_images(image.to(self.device).float() * 2 - 1) for image in images.split(1)]
+            found = [
+                self.family.encode_images((image.to(self.device).float() - middle) / half) for image in images.split(1)
+            ]
         return torch.cat(found).float()
 
     def _cast(self, kept: bool = True) -> torch.autocast:

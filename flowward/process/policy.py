@@ -111,6 +111,7 @@ class Policy(ABC):
     edits: bool = False  # an editing model: every prompt has a source image
     two_times: bool = False  # it reads `until`: its velocity is the average over a jump
     lora_loader: Loader = LOADER  # the method of its own pipeline that loads exported adapters
+    lora_first: tuple[str, ...] = ()  # lines of code that this method needs before
     notes: tuple[str, ...] = ()  # about its weights, printed before a run
     evaluated: int = 0  # network evaluations through `under` so far, in samples
     trained: int = 0  # those among them whose gradient flows

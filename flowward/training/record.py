@@ -206,7 +206,10 @@ def _origin(config: Mapping[str, Any], lines: list[dict[str, Any]]) -> dict[str,
     precision, reward = config.get("precision"), config.get("reward")
     found = {
         "base_model": config["model"],
-        **{name: loading.get(name) for name in ("revision", "variant", "size", "frames", "text_tokens", "quantise")},
+        **{
+            name: loading.get(name)
+            for name in ("revision", "variant", "size", "frames", "seconds", "text_tokens", "quantise")
+        },
         "algorithm": algorithm["name"] if isinstance(algorithm, dict) else algorithm,
         "reward": [short_code(name) for name in reward] if isinstance(reward, list) else reward,
         "guidance": rollout.get("guidance"),

@@ -16,12 +16,13 @@ from flowward.models.families import FAMILIES
 from flowward.prompts import Edit, Prompt
 
 SD3, ANY_LENGTH = "StableDiffusion3Pipeline", "QwenImageEditPlusPipeline"
+OWN_LENGTH = ("StableAudio3Pipeline", "LongCatAudioDiTPipeline")  # that of their tokenizer, 24 here
+COUNTED = {"Lumina2Pipeline": 34, "AceStepPipeline": 42}  # tokens of what is written around a prompt
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_prompts_are_told_to_be_one_where_their_encodings_are(name: str, tmp_path: Path) -> None:
-    counted = 34 * (name == "Lumina2Pipeline")  # tokens of its instruction, which others do not count
-    one = policy(name, **({} if name == ANY_LENGTH else {"text_tokens": 20 + counted}))
+    one = policy(name, **({} if name in (ANY_LENGTH, *OWN_LENGTH) else {"text_tokens": 20 + COUNTED.get(name, 0)}))
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "x.png")
     reported = set()
     for words in (1, *range(5, 22), 30, 90):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.normalization import RMSNorm
-from tiny_pipelines import FRAMES, tiny
+from tiny_pipelines import small, tiny
 
 from flowward.algorithms import ALGORITHMS
 from flowward.algorithms.algorithm import TEACHER, differentiates
@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import full_size
 
 KB = 1024
+OWN_LENGTH = ("StableAudio3Pipeline", "LongCatAudioDiTPipeline")  # of their texts
 UNSAVED = ("QwenImageEditPlusPipeline",)  # its tiny one has a processor that cannot be saved
 
 
@@ -86,14 +87,15 @@ def test_norms_are_in_float32_as_on_cuda() -> None:
 def test_a_blueprint_takes_what_the_model_takes(name: str, tmp_path: Path) -> None:
     """The very bytes: sampling, decoding, and training of a model that is there, and of its configuration."""
     tiny(name).save_pretrained(tmp_path / "model")
-    frames = FRAMES.get(name, {})
-    loading = Loading(size=(32, 32), text_tokens=16, **frames)  # type: ignore[arg-type]
+    given = small(name) | ({} if name in OWN_LENGTH else {"text_tokens": 16})
+    side = given.pop("height", None), given.pop("width", None)
+    loading = Loading(size=None if None in side else side, **given)
+    given |= {} if None in side else {"height": 32, "width": 32}
     found = []
     for real in (True, False):
         with counted() as counter:
             if real:
-                given = {"text_tokens": 16, **frames}
-                family = FAMILIES[name](tiny(name).to(torch.bfloat16), 32, 32, **given)
+                family = FAMILIES[name](tiny(name).to(torch.bfloat16), **given)
                 norms.fuse(family.network)
                 one = DiffusersPolicy(name, family, 2, "bf16")
             else:
