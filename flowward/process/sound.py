@@ -17,7 +17,7 @@ from torch import Tensor
 Kind = Literal["int16", "float32"]
 PCM, FLOAT, MU_LAW, EXTENSIBLE = 1, 3, 7, 0xFFFE  # format tags of WAV
 FULL = 32767  # of 16 bits, at 1.0
-HEARD, PREVIEW = 15.0, 16_000  # seconds and Hz, at most, of the sounds in a page
+HEARD, PREVIEW = 10.0, 16_000  # seconds and Hz, at most, of the sounds in a page
 MU = 255
 WIDTH, HEIGHT = 240, 150  # of a picture, in pixels
 LEFT, RIGHT, TOP, BOTTOM = 30, 6, 6, 16  # margins
@@ -146,7 +146,8 @@ def _picture(waveform: Tensor, rate: int) -> NDArray[np.uint8]:
         if hertz <= 0.9 * rate / 2:
             down = TOP + size[1] * (1 - _mel(hertz) / _mel(rate / 2))
             draw.line((LEFT - 3, down, LEFT - 1, down), fill=GREY)
-            draw.text((LEFT - 5, down), f"{hertz / 1000:g}k", fill=INK, font=font, anchor="rm")
+            said = f"{hertz // 1000}k" if hertz >= 1000 else str(hertz)
+            draw.text((LEFT - 5, down), said, fill=INK, font=font, anchor="rm")
     seconds = waveform.shape[-1] / rate
     draw.text((LEFT, HEIGHT - 2), "0 s", fill=INK, font=font, anchor="ls")
     draw.text((WIDTH - RIGHT, HEIGHT - 2), f"{seconds:.3g} s", fill=INK, font=font, anchor="rs")
@@ -167,7 +168,7 @@ def spectrogram(waveform: Tensor, rate: int, rows: int) -> Tensor:
 
 @cache
 def _bands(rows: int, window: int, rate: int) -> Tensor:
-    """[rows, window / 2 + 1]: in which band each frequency counts. A band takes the mean of those in it, or the nearest."""
+    """[rows, window / 2 + 1]: a band has the mean power of the frequencies in it, or that of the nearest one."""
     places = torch.linspace(0, rate / 2, window // 2 + 1)
     mels = 2595 * (1 + places / 700).log10() / _mel(rate / 2) * rows
     middles = torch.arange(rows) + 0.5
