@@ -212,9 +212,7 @@ def measure(
                 scores[name].append(reward_table.score(name, rewards[name], every, own, about, medium.frames))
     place = torch.cat(dealt).argsort()  # of each image among those of all processes, one after the other
     joined = {name: of_all(parts)[place] for name, parts in scores.items()}
-    every_kept, every_heard = (
-        [each for part in distributed.each_team(own) for each in part] for own in (kept, heard)
-    )
+    every_kept, every_heard = ([each for part in distributed.each_team(own) for each in part] for own in (kept, heard))
     judged = [name for name, reward in rewards.items() if reward_table.gives_verdicts(reward)]
     return Measurement(
         policy.name,

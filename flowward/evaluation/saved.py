@@ -16,7 +16,9 @@ class Picture(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
     image: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]+=*$")]  # base64
     kind: Annotated[str, StringConstraints(pattern=r"^(png|jpeg|webp)$")] = "png"
-    sound: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]*=*$")] = ""  # a WAV file in base64, if there is one
+    sound: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]*=*$")] = (
+        ""  # a WAV file in base64, if there is one
+    )
 
     @property
     def address(self) -> str:

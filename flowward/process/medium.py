@@ -78,7 +78,7 @@ def waveforms(channels: int, length: int, rate: int) -> Medium:
         settings,
         prod(shape),
         lambda samples, prompts: sound.pictures(samples, rate),
-        sound.WIDTH,
+        sound.SHOWN,
         bounds=(-1.0, 1.0),
         facts={"rate": rate},
         files=lambda samples: [sound.wav(each, rate) for each in samples],

@@ -19,8 +19,8 @@ PCM, FLOAT, MU_LAW, EXTENSIBLE = 1, 3, 7, 0xFFFE  # format tags of WAV
 FULL = 32767  # of 16 bits, at 1.0
 HEARD, PREVIEW = 10.0, 16_000  # seconds and Hz, at most, of the sounds in a page
 MU = 255
-WIDTH, HEIGHT = 240, 150  # of a picture, in pixels
-LEFT, RIGHT, TOP, BOTTOM = 30, 6, 6, 16  # margins
+WIDTH, HEIGHT, SHOWN = 320, 200, 240  # of a picture, in pixels, and its width on a page
+LEFT, RIGHT, TOP, BOTTOM = 38, 8, 8, 22  # margins
 FLOOR = -90.0  # dB below a sine of full scale, at which a spectrogram is black
 INK, GREY = (36, 39, 44), (211, 214, 218)
 SHADES = ((0, 0, 4), (60, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))  # FLOOR to 0 dB
@@ -141,7 +141,7 @@ def _picture(waveform: Tensor, rate: int) -> NDArray[np.uint8]:
     levels = spectrogram(waveform, rate, size[1])
     cells = Image.fromarray(_shaded(levels)).resize(size, Image.Resampling.BILINEAR)
     image.paste(cells, (LEFT, TOP))
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(10)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(14)
     for hertz in (250, 1000, 4000, 16_000):
         if hertz <= 0.9 * rate / 2:
             down = TOP + size[1] * (1 - _mel(hertz) / _mel(rate / 2))
@@ -155,27 +155,27 @@ def _picture(waveform: Tensor, rate: int) -> NDArray[np.uint8]:
 
 
 def spectrogram(waveform: Tensor, rate: int, rows: int) -> Tensor:
-    """dB [rows, frames] of a waveform [C, T], high frequencies first; 0 is a sine of full scale."""
+    """dB [rows, frames] of a waveform [C, T], high frequencies first: the loudest of a band; 0 is a full sine."""
     window = 2 ** max(5, round(math.log2(rate * 0.046)))  # 46 ms, as many programs show
-    hop = max(window // 4, waveform.shape[-1] // (4 * WIDTH))
+    hop = max(window // 4, waveform.shape[-1] // (3 * WIDTH))
     hann = torch.hann_window(window)
     padded = torch.nn.functional.pad(waveform, (window // 2, window // 2 + max(0, window - waveform.shape[-1])))
     found = torch.stft(padded, window, hop, window=hann, center=False, return_complex=True)
     power = (found.abs() * 2 / hann.sum()).square().mean(0)
-    levels = 10 * (_bands(rows, window, rate) @ power).clamp(min=1e-12).log10()
-    return levels.flip(0)
+    inside, nearest = _bands(rows, window, rate)
+    loudest = power.new_zeros(rows, power.shape[1]).scatter_reduce(0, inside[:, None].expand_as(power), power, "amax")
+    filled = torch.zeros(rows, dtype=torch.bool).index_fill(0, inside, True)
+    levels = torch.where(filled[:, None], loudest, power[nearest])  # low bands are narrower than a frequency
+    return (10 * levels.clamp(min=1e-12).log10()).flip(0)
 
 
 @cache
-def _bands(rows: int, window: int, rate: int) -> Tensor:
-    """[rows, window / 2 + 1]: a band has the mean power of the frequencies in it, or that of the nearest one."""
+def _bands(rows: int, window: int, rate: int) -> tuple[Tensor, Tensor]:
+    """The band of each frequency, [window / 2 + 1], and the frequency that is nearest to the middle of each, [rows]."""
     places = torch.linspace(0, rate / 2, window // 2 + 1)
     mels = 2595 * (1 + places / 700).log10() / _mel(rate / 2) * rows
-    middles = torch.arange(rows) + 0.5
-    inside = ((mels[None] - middles[:, None]).abs() <= 0.5).float()
-    nearest = torch.nn.functional.one_hot((mels[None] - middles[:, None]).abs().argmin(1), len(mels)).float()
-    chosen = torch.where(inside.sum(1, keepdim=True) > 0, inside, nearest)
-    return chosen / chosen.sum(1, keepdim=True)
+    nearest = (mels[None] - (torch.arange(rows) + 0.5)[:, None]).abs().argmin(1)
+    return mels.long().clamp(max=rows - 1), nearest
 
 
 def _mel(hertz: float) -> float:

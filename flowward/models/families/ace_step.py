@@ -25,9 +25,9 @@ GUIDED = {"eta": 0.0, "norm_threshold": 2.5, "use_original_formulation": True}
 class AceStep(Sound):
     """Stereo. A prompt is a description; from its first line with a part in brackets, such as [verse], it is lyrics.
 
-    The pipeline pads the texts of a batch to the same length and attends to the padding, so a sound depends on its batch.
-    Here each prompt is as in a batch of its own. Guidance is projected (APG, arXiv:2410.02416), without the momentum over
-    earlier steps that the pipeline adds: a velocity is a function of x and t.
+    The pipeline pads the texts of a batch to the same length and attends to the padding, so a sound depends on its
+    batch. Here each prompt is as in a batch of its own. Guidance is projected (APG, arXiv:2410.02416), without the
+    momentum over earlier steps that the pipeline adds: a velocity is a function of x, t and the prompt.
     """
 
     pipelines = ("AceStepPipeline",)

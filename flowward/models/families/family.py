@@ -70,7 +70,7 @@ class Family(ABC):
         self.pipe = pipe
         self.height, self.width = (self.side if each is None else each for each in (height, width))
         self.frames = frames
-        self._read(text_tokens)
+        self._limit(text_tokens)
         for name, value in (("height", self.height), ("width", self.width)):
             if value < 1 or value % self.multiple:
                 raise ValueError(
@@ -85,7 +85,7 @@ class Family(ABC):
         if frames != 1 and len(self.shape) == 3:
             raise ValueError(f"{type(pipe).__name__} makes images, not videos of {frames} frames; leave out the option")
 
-    def _read(self, text_tokens: int | None) -> None:
+    def _limit(self, text_tokens: int | None) -> None:
         """Set the maximum of text tokens; raises ValueError if the pipeline does not support it."""
         if text_tokens is not None:
             self.text_tokens = text_tokens

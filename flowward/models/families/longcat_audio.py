@@ -56,7 +56,7 @@ class LongCatAudio(Sound):
     def shape(self) -> tuple[int, ...]:
         return (self.pipe.latent_dim, self.steps)
 
-    def _read(self, text_tokens: int | None) -> None:
+    def _limit(self, text_tokens: int | None) -> None:
         if text_tokens is not None:
             raise ValueError(
                 f"{type(self.pipe).__name__} reads as many tokens as its tokenizer: leave out --text-tokens"

@@ -48,7 +48,7 @@ class Sound(Family):
             raise ValueError(f"{kind} makes sounds of at most {self.longest:g} seconds, not {self.seconds:g}")
         if self.steps < 1:
             raise ValueError(f"{kind} makes sounds of at least {self.hop / self.rate:.3g} s, not {self.seconds:g}")
-        self._read(text_tokens)
+        self._limit(text_tokens)
 
     @property
     def longest(self) -> float:

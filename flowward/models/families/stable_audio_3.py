@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
-import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.stable_audio_3.pipeline_stable_audio_3 import logsnr_sigma_schedule
 from torch import Tensor
@@ -52,7 +51,7 @@ class StableAudio3(Sound):
     def shape(self) -> tuple[int, ...]:
         return (self.pipe.vae.config.latent_dim, self.steps)
 
-    def _read(self, text_tokens: int | None) -> None:
+    def _limit(self, text_tokens: int | None) -> None:
         if text_tokens not in (None, self.text_tokens):
             raise ValueError(
                 f"{type(self.pipe).__name__} pads every text to {self.text_tokens} tokens: leave out --text-tokens"

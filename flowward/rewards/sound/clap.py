@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...process.sound import resampled
 from ..network import Embedded, NetworkReward, Place, Resident, shared
-from ..reward import Metadata
 from ..revisions import located
+from ..reward import Metadata
 from .waveforms import OnSound
 
 
@@ -44,7 +44,9 @@ class Clap:
         parts = []
         with self.resident.at_work() as network:
             for start in range(0, len(windows), batch):
-                seen = self.extractor(windows[start : start + batch], sampling_rate=own, return_tensors="pt")
+                seen = self.extractor(
+                    windows[start : start + batch], sampling_rate=own, truncation="rand_trunc", return_tensors="pt"
+                )
                 features = seen.input_features.to(self.resident.device, self.resident.dtype)
                 parts.append(_vectors(network.get_audio_features(input_features=features)))
         return torch.cat(parts).view(len(waveforms), len(starts), -1)
@@ -93,12 +95,13 @@ def _loaded(model: str, place: Place) -> Clap:
         raise ValueError(f"{model} is not a CLAP model, but of type {config.model_type}")
     with hub.explained(model):
         network, report = ClapModel.from_pretrained(name, revision=revision, output_loading_info=True)
-        readers = [each.from_pretrained(name, revision=revision) for each in (AutoTokenizer, AutoFeatureExtractor)]
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        extractor = AutoFeatureExtractor.from_pretrained(name, revision=revision)
     if missing := sorted(report["missing_keys"]):
         raise ValueError(
             f"{model} is an incomplete CLAP model: {len(missing)} weights are missing, such as {missing[0]}"
         )
-    return Clap(network, *readers, place)
+    return Clap(network, tokenizer, extractor, place)
 
 
 @dataclass
@@ -115,7 +118,7 @@ class CLAPScore(OnSound, NetworkReward):
         super().__post_init__()
         self._clap = load(self.model, self.place())
 
-    def __call__(self, waveforms: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
-        rate = self.rate(waveforms, prompts, metadata)
-        heard = self._clap.sounds(waveforms, rate, self.batch)
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
+        rate = self.rate(images, prompts, metadata)
+        heard = self._clap.sounds(images, rate, self.batch)
         return (heard * self._clap.texts(prompts, self.batch)[:, None]).sum(-1).mean(1)

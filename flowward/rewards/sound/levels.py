@@ -76,8 +76,8 @@ def _weighting(rate: int) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64
 class Loudness(OnSound):
     """Minus the distance of the loudness from a target, in LU or dB: 0 is right, -6 is 6 dB too loud or too quiet.
 
-    LUFS is the integrated loudness of ITU-R BS.1770-4: weighted for the ear, without pauses. Streaming has -14, film and
-    broadcasting -23 to -27. ACE-Step scales every sound to the same peak, so it can change its loudness only by its shape.
+    LUFS is the integrated loudness of ITU-R BS.1770-4: weighted for the ear, without pauses. Streaming has -14, film
+    and broadcasting -23 to -27. ACE-Step scales every sound to the same peak, so only its shape can change this.
     """
 
     target: float = -16.0
@@ -90,11 +90,11 @@ class Loudness(OnSound):
         if not SILENT <= self.target <= 0:
             raise ValueError(f"target must be between {SILENT:g} and 0, not {self.target:g}")
 
-    def __call__(self, waveforms: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
-        rate = self.rate(waveforms, prompts, metadata)
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
+        rate = self.rate(images, prompts, metadata)
         if self.unit == "rms":
-            return -(decibels(waveforms) - self.target).abs()
-        return -(torch.tensor([loudness(each, rate) for each in waveforms]) - self.target).abs()
+            return -(decibels(images) - self.target).abs()
+        return -(torch.tensor([loudness(each, rate) for each in images]) - self.target).abs()
 
 
 @dataclass
@@ -106,10 +106,10 @@ class Sounding(OnSound):
     threshold: float = -50.0
     """count a piece as silent if its root mean square is below this, in dB"""
 
-    def __call__(self, waveforms: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
-        rate = self.rate(waveforms, prompts, metadata)
-        size = min(waveforms.shape[-1], max(1, round(0.02 * rate)))
-        pieces = waveforms.detach().cpu().double().unfold(-1, size, size)  # [B, C, N, size]
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
+        rate = self.rate(images, prompts, metadata)
+        size = min(images.shape[-1], max(1, round(0.02 * rate)))
+        pieces = images.detach().cpu().double().unfold(-1, size, size)  # [B, C, N, size]
         power = pieces.square().mean((1, 3))
         return (power >= 10 ** (self.threshold / 10)).double().mean(1).float()
 
@@ -123,6 +123,6 @@ class Unclipped(OnSound):
     level: float = 0.999
     """count a value as clipped from here on, where 1 is full scale"""
 
-    def __call__(self, waveforms: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
-        self.rate(waveforms, prompts, metadata)
-        return (waveforms.detach().cpu().abs().amax(1) < self.level).float().mean(1)
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
+        self.rate(images, prompts, metadata)
+        return (images.detach().cpu().abs().amax(1) < self.level).float().mean(1)

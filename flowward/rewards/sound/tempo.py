@@ -26,7 +26,7 @@ class Tempo(OnSound):
     """Minus the distance of the tempo from the wanted one, in octaves: 0 is right, -1 is twice or half as fast.
 
     The wanted tempo is `bpm` in the metadata of a prompt, or the option. librosa estimates it from the onset strength
-    (McFee et al., 2015): pip install 'flowward[sound]'. It is sure about music with a beat, and a guess for other sounds.
+    (McFee et al., 2015): pip install 'flowward[sound]'. For sounds without a beat it is a guess.
     """
 
     bpm: float = 0.0
@@ -47,9 +47,9 @@ class Tempo(OnSound):
             if self._wanted(about) is None:
                 raise ValueError(f"'{prompt}' has no tempo: give `bpm` in its metadata, or tempo.bpm to the reward")
 
-    def __call__(self, waveforms: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
-        rate, scores = self.rate(waveforms, prompts, metadata), []
-        for each, prompt, about in zip(waveforms, prompts, metadata or (), strict=True):
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
+        rate, scores = self.rate(images, prompts, metadata), []
+        for each, prompt, about in zip(images, prompts, metadata or (), strict=True):
             if (wanted := self._wanted(about)) is None:
                 raise RewardError(f"'{prompt}' has no tempo: give `bpm` in its metadata, or tempo.bpm to the reward")
             off = math.log2(found / wanted) if (found := beats(each, rate)) else -1.0
