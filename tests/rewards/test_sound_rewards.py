@@ -78,7 +78,7 @@ def test_a_waveform_without_a_rate_is_refused_in_one_sentence(name: str) -> None
 def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match="target must be between -70 and 0"):
         rewards.load(["loudness"], ["loudness.target=3"])
-    with pytest.raises(RewardError, match="LUFS needs a rate of at least 8,000 Hz, not 800: set loudness.unit=rms"):
+    with pytest.raises(RewardError, match=r"LUFS needs a rate of at least 8,000 Hz, not 800: set loudness.unit=rms"):
         rewards.load(["loudness"])(torch.zeros(1, 1, 800), ["a"], [{"rate": 800}])
 
 
