@@ -212,7 +212,6 @@ def measure(
                 scores[name].append(reward_table.score(name, rewards[name], every, own, about, medium.frames))
     place = torch.cat(dealt).argsort()  # of each image among those of all processes, one after the other
     joined = {name: of_all(parts)[place] for name, parts in scores.items()}
-    every_kept, every_heard = ([each for part in distributed.each_team(own) for each in part] for own in (kept, heard))
     judged = [name for name, reward in rewards.items() if reward_table.gives_verdicts(reward)]
     return Measurement(
         policy.name,
@@ -221,11 +220,17 @@ def measure(
         tuple(prompts.categories[i] for i in chosen),
         joined,
         frozenset(name for name in judged if ((joined[name] == 0) | (joined[name] == 1)).all()),
-        tuple(every_kept[k] for k in place.tolist()) if every_kept else (),
-        sounds=tuple(every_heard[k] for k in place.tolist()) if every_heard else (),
+        _everyone(kept, place),
+        sounds=_everyone(heard, place),
         sources=tuple(map(source_of, asked)) if prompts.sources else (),
         bounds={name: known for name, own in rewards.items() if (known := reward_table.bounds_of(own))},
     )
+
+
+def _everyone(files: list[bytes], place: Tensor) -> tuple[bytes, ...]:
+    """The files of all processes in the order of their samples, whose places are given; none if none were kept."""
+    every = [each for part in distributed.each_team(files) for each in part]
+    return tuple(every[k] for k in place.tolist()) if every else ()
 
 
 def evaluate(

@@ -11,13 +11,15 @@ from tiny_pipelines import tiny
 from tiny_policies import policy
 from tiny_sound import SOUND
 
-from flowward import models
+from flowward import fit, models, policies
 from flowward.cli import main
+from flowward.export import weights
 from flowward.models import Loading
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
 from flowward.models.families.ace_step import parts
 from flowward.process import sound
+from flowward.rewards.sound.levels import Sounding
 from flowward.verify import model
 
 ARGUMENT = {"StableAudio3Pipeline": "duration", "AceStepPipeline": "audio_duration",
@@ -175,3 +177,44 @@ def test_a_folder_of_sound_is_loaded_with_its_length(tmp_path: Path) -> None:
     tiny("StableAudio3Pipeline").save_pretrained(tmp_path)
     one = models.load(str(tmp_path), 2, "float32", loading=Loading(seconds=1.5, device="cpu"))
     assert one.medium.shape == (2, 1200) and one.arguments(2.0) == {"duration": 1.5, "guidance_scale": 2.0}
+
+
+class Tone(torch.nn.Module):
+    """A velocity for waveforms of any shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Any, t: Any) -> Any:
+        return self.scale * x
+
+
+def test_a_module_of_your_own_may_make_waveforms() -> None:
+    made = policies.of(Tone(), (2, 400), rate=8000)
+    assert made.medium.noun == "sounds" and made.medium.facts == {"rate": 8000}
+    run = fit("advantageflow", made, Sounding(), ["a", "b"], iterations=1, images_per_update=4, group_size=2)
+    assert run.steps[-1].metrics["sounding"] > 0.9
+    assert made.medium.heard(torch.zeros(1, 2, 400))[0][:4] == b"RIFF"
+    with pytest.raises(ValueError, match=r"a waveform has the shape \(channels, time\), not \(400,\)"):
+        policies.of(Tone(), (400,), rate=8000)
+    with pytest.raises(ValueError, match="a waveform needs its rate"):
+        policies.of(Tone(), (1, 400), rate=0)
+
+
+@pytest.mark.parametrize("name", ["StableAudio3Pipeline", "LongCatAudioDiTPipeline"])
+def test_the_lines_of_a_card_let_diffusers_load_adapters(name: str, tmp_path: Path) -> None:
+    """Their transformers lack diffusers' methods for adapters."""
+    one = policy(name)
+    for tensor in one.weights.tensors("policy").values():
+        tensor.data.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    weights.lora(one, tmp_path)
+    pipe = tiny(name)
+    assert not hasattr(pipe.transformer, "load_lora_adapter")
+    exec("\n".join(one.lora_first), {"pipe": pipe})
+    pipe.transformer.load_lora_adapter(tmp_path, use_safetensors=True)
+    other = FAMILIES[name](pipe, seconds=1.0)
+    x = torch.randn(1, *one.latent_shape, generator=torch.Generator().manual_seed(0))
+    found = model.drawn(one, ["a cat"], x, 1.0)
+    torch.testing.assert_close(other.reference(["a cat"], x, model.STEPS, 1.0), found, rtol=0, atol=1e-4)
+    assert (found - model.drawn(one, ["a cat"], x, 1.0, "reference")).abs().max() > 1e-3

@@ -119,7 +119,7 @@ def encode(images: Tensor, prompts: Sequence[str], metadata: Any, encoding: str)
     Waveforms [B, C, T] are sent as float32, float16, or (for png) as WAV files of 16 bits.
 
     Raises:
-        TypeError, ValueError: the metadata cannot be written as JSON, or waveforms cannot be sent so.
+        TypeError, ValueError: the metadata cannot be written as JSON, or waveforms have no rate.
     """
     about = None if metadata is None else [dict(each) for each in metadata]
     request = {"prompts": list(prompts), "metadata": about}
@@ -137,8 +137,6 @@ def encode(images: Tensor, prompts: Sequence[str], metadata: Any, encoding: str)
 def _encoded_sounds(waveforms: Tensor, request: dict[str, Any], encoding: str) -> bytes:
     from safetensors.torch import save
 
-    if encoding == "uint8":
-        raise ValueError("sounds cannot be sent in 8 bits: use the encoding float32, float16, or png for WAV files")
     if encoding == "png":
         rates = [each["rate"] for each in request["metadata"] or [{"rate": None}] * len(waveforms)]
         files = [sound.wav(each, rate) for each, rate in zip(waveforms, rates, strict=True)]
