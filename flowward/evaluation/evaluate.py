@@ -193,8 +193,7 @@ def measure(
     dealt = dealt_out(asked, bool(compare))
     mine, held = dealt[distributed.team()], list[Tensor]()
     drawn = batches(policy, asked, evaluation.sampler, evaluation.seed, evaluation.weights, evaluation.batch, mine)
-    slow = any(getattr(reward, "in_background", False) for reward in rewards.values())
-    with agreement(slow), closing(drawn) as parts:
+    with agreement(any(getattr(each, "in_background", False) for each in rewards.values())), closing(drawn) as parts:
         for numbers, images in parts:
             part = [chosen[number] for number in numbers]
             own, about = [prompts.texts[i] for i in part], prompts.about(part, medium.facts)
@@ -205,9 +204,8 @@ def measure(
             heard += medium.heard(images) if pictures else []
             advance(len(images))
         if held:
-            part = [chosen[number] for number in mine.tolist()]
+            part, every = [chosen[number] for number in mine.tolist()], torch.cat(held)
             own, about = [prompts.texts[i] for i in part], prompts.about(part, medium.facts)
-            every = torch.cat(held)
             for name in compare:
                 scores[name].append(reward_table.score(name, rewards[name], every, own, about, medium.frames))
     place = torch.cat(dealt).argsort()  # of each image among those of all processes, one after the other

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..evaluation.images import thumbnails
 from ..evaluation.measurement import Measurement
+from ..evaluation.outcome import nouns
 from ..prompts.pictures import picture
 from .parts import Card, Fact, Gallery, Shot, embedded
 
@@ -68,7 +69,7 @@ def _card(found: Sequence[Measurement], k: int) -> Card:
         facts = [_fact(name, own[k].item(), name in each.verdicts) for name, own in each.scores.items()]
         sound = embedded(each.sounds[k]) if each.sounds else ""
         shots.append(_shot(each.pictures[k], f"{text}, by {each.name}", each.name, facts, number, sound))
-    return Card(text, shots, f"{found[0].categories[k]}, image {k}")
+    return Card(text, shots, f"{found[0].categories[k]}, {nouns(found[0].settings).sample} {k}")
 
 
 def _shot(

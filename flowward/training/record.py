@@ -24,7 +24,7 @@ PARTS: Mapping[str, type | tuple[type, ...]] = {  # of a config.yaml: the types 
     "algorithm": (dict, str),
     "reward": (list, str),
 }
-FLOWS = ("images", "samples")  # kinds of runs that the commands for flow models take
+FLOWS = ("images", "samples", "sounds")  # kinds of runs that the commands for flow models take
 FACTS: Mapping[str, type | tuple[type, ...]] = {"command": str, "iterations": int, "machine": str}  # of a summary.json
 EXTREMES = "best-worst"  # end of the name of a picture in samples/
 SCORES = "scores"  # end of the name of a file with the scores of all images of an evaluation, in samples/

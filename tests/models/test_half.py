@@ -166,6 +166,8 @@ def test_checkpointed_blocks_have_the_same_gradients() -> None:
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if not FAMILIES[name].edits])
 def test_checkpointing_of_every_family_changes_nothing(name: str) -> None:
+    if name == "LongCatAudioDiTPipeline":
+        pytest.skip("its transformer has no gradient checkpointing, and the option is refused")
     found = []
     for checkpointed in (False, True):
         one = filled(policy(name), 0.05)

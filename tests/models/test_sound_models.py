@@ -194,7 +194,7 @@ def test_a_module_of_your_own_may_make_waveforms() -> None:
     made = policies.of(Tone(), (2, 400), rate=8000)
     assert made.medium.noun == "sounds" and made.medium.facts == {"rate": 8000}
     run = fit("advantageflow", made, Sounding(), ["a", "b"], iterations=1, images_per_update=4, group_size=2)
-    assert run.steps[-1].metrics["sounding"] > 0.9
+    assert run.metrics[-1]["sounds"] == 4 and run.metrics[-1]["reward"] == 1
     assert made.medium.heard(torch.zeros(1, 2, 400))[0][:4] == b"RIFF"
     with pytest.raises(ValueError, match=r"a waveform has the shape \(channels, time\), not \(400,\)"):
         policies.of(Tone(), (400,), rate=8000)
@@ -210,6 +210,7 @@ def test_the_lines_of_a_card_let_diffusers_load_adapters(name: str, tmp_path: Pa
         tensor.data.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
     weights.lora(one, tmp_path)
     pipe = tiny(name)
+    pipe.text_encoder = one.family.pipe.text_encoder  # transformers does not make UMT5 twice alike
     assert not hasattr(pipe.transformer, "load_lora_adapter")
     exec("\n".join(one.lora_first), {"pipe": pipe})
     pipe.transformer.load_lora_adapter(tmp_path, use_safetensors=True)
