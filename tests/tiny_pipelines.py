@@ -13,6 +13,7 @@ from tiny_edits import EDITS
 from tiny_images import IMAGES
 from tiny_images import Processor as Processor
 from tiny_more import MORE
+from tiny_sound import SOUND
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -268,11 +269,17 @@ TINY: dict[str, Callable[[], Any]] = {
     **MORE,
     **IMAGES,
     **tiny_video.VIDEO,
+    **SOUND,
 }
 
 
 # of the families that make videos
 FRAMES = {"WanPipeline": {"frames": 5}, "AnyFlowPipeline": {"frames": 5}, **tiny_video.FRAMES}
+
+
+def small(name: str) -> dict[str, Any]:
+    """The size of a family's small samples: of pictures and videos in pixels, of sounds in seconds."""
+    return {"seconds": 1.0} if name in SOUND else {"height": 32, "width": 32, **FRAMES.get(name, {})}
 
 
 def tiny(name: str, seed: int = 0) -> Any:

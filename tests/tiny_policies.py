@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tiny_pipelines import FRAMES, tiny
+from tiny_pipelines import small, tiny
 from tiny_runs import plain, snapshot
 from torch import Tensor
 
@@ -25,8 +25,7 @@ SMALL = Loading(size=(32, 32), device="cpu")
 
 def policy(name: str, rank: int | Adapters | None = 2, **more: Any) -> DiffusersPolicy:
     torch.set_num_threads(1)
-    given = FRAMES.get(name, {})
-    return DiffusersPolicy(name, FAMILIES[name](tiny(name), 32, 32, **given, **more), rank, "float32")
+    return DiffusersPolicy(name, FAMILIES[name](tiny(name), **small(name), **more), rank, "float32")
 
 
 def trained(one: DiffusersPolicy) -> dict[str, Tensor]:

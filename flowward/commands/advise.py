@@ -65,7 +65,7 @@ def _size(model: Any) -> Any:
     """Counted before, or now from the configuration in its folder."""
     from ..studies import sizes
 
-    if model.built_in or model.videos:
+    if model.built_in or model.videos or model.sounds:
         return None
     if known := sizes.known(model.name):
         return known

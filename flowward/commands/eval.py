@@ -149,7 +149,7 @@ def _measured(chosen: Evaluate, named: Collection[str]) -> list[Measurement]:
         remark_on_guidance(name, policy, how.sampler.guidance)
         policy.refuse(list(texts))
         for reward in scored.values():
-            rewards.refuse(reward, texts.texts, texts.about(range(len(texts))))
+            rewards.refuse(reward, texts.texts, texts.about(range(len(texts)), policy.medium.facts))
         own = replace(how, weights="policy")
         if found:
             try:

@@ -129,7 +129,7 @@ def _measured(
     """The grid of the palette, and of the soup if there is one, with the settings of the evaluation."""
     texts, scored = prompts.load(how.prompts, how.prompt_column), load_rewards(how.scores, how.reward_options)
     for reward in scored.values():
-        rewards.refuse(reward, texts.texts, texts.about(range(len(texts))))
+        rewards.refuse(reward, texts.texts, texts.about(range(len(texts)), policy.medium.facts))
     asked, found = [texts[i] for i in dict.fromkeys(how.chosen(texts))], list[fronts.Grid]()
 
     def measure(policy: Policy, name: str) -> None:

@@ -15,6 +15,7 @@ from ..models.loading import Loading
 from ..process.rollout import Sampler
 from ..prompts import prompt_of
 from ..prompts.image_files import refuse_broken
+from ..system import whole_files
 from ..system.errors import between
 from ..system.precision import Wish
 from ..system.terminal import tell, visible
@@ -44,6 +45,7 @@ PAGE = Page(
             "weights",
             "at",
             "size",
+            "seconds",
             "source",
             "batch",
         ),
@@ -67,7 +69,7 @@ class Sample:
     batch: int | None = None
     """images sampled at once; does not change them (none: two megapixels, at most 200 images)"""
     output: Path | None = None
-    """PNG file of the grid (none: sample.png, or sample-2.png and so on if that exists)"""
+    """PNG file of the grid (none: sample.png, or sample-2.png if that exists); sounds get sample.1.wav and so on"""
     overwrite: bool = False
     """replace an output file that exists"""
     seed: int = 0
@@ -114,11 +116,18 @@ def run(words: list[str]) -> int:
     policy.refuse(asked)
     for remark in policy.remarks_on(asked):
         tell(remark)
-    drawn = draw(policy, asked, chosen.sampler, chosen.seed, batch=chosen.batch)
     file = outputs.chosen(chosen.output, Path("sample.png"), chosen.overwrite)
+    many, suffix = len(texts) if policy.medium.suffix else 0, policy.medium.suffix
+    beside = [file.with_suffix(f".{k}{suffix}") for k in range(1, many + 1)]
+    for each in beside:
+        outputs.refuse(each, chosen.overwrite)
+    drawn = draw(policy, asked, chosen.sampler, chosen.seed, batch=chosen.batch)
     file.parent.mkdir(parents=True, exist_ok=True)
     sources = [chosen.source] * len(texts)
     shown = policy.medium.draw(drawn, texts)
     images.save(images.labelled_grid(shown, texts, columns=chosen.count, sources=sources), file)
-    print(visible(f"{len(texts)} {policy.medium.noun} of {policy.name}: {file}"))
+    for each, content in zip(beside, policy.medium.files(drawn), strict=True):
+        whole_files.write(each, content)
+    more = f", {beside[0]} to {beside[-1].name}" if beside else ""
+    print(visible(f"{len(texts)} {policy.medium.noun} of {policy.name}: {file}{more}"))
     return 0

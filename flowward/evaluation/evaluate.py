@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 
+LISTENED = 8  # sounds of an evaluation that its page can play
 MOST_IMAGES = 1_000_000  # of an evaluation: more would take weeks
 
 
@@ -186,30 +187,29 @@ def measure(
     rewards = rewards or load_rewards(evaluation.scores, evaluation.reward_options)
     chosen, medium = evaluation.chosen(prompts), policy.medium
     texts, asked = [prompts.texts[i] for i in chosen], [prompts[i] for i in chosen]
-    kept: list[bytes] = []
+    kept, heard = list[bytes](), list[bytes]()
     scores: dict[str, list[Tensor]] = {name: [] for name in rewards}
     compare = [name for name, reward in rewards.items() if getattr(reward, "compares", False)]
     dealt = dealt_out(asked, bool(compare))
     mine, held = dealt[distributed.team()], list[Tensor]()
     drawn = batches(policy, asked, evaluation.sampler, evaluation.seed, evaluation.weights, evaluation.batch, mine)
-    slow = any(getattr(reward, "in_background", False) for reward in rewards.values())
-    with agreement(slow), closing(drawn) as parts:
+    with agreement(any(getattr(each, "in_background", False) for each in rewards.values())), closing(drawn) as parts:
         for numbers, images in parts:
             part = [chosen[number] for number in numbers]
-            own, about = [prompts.texts[i] for i in part], prompts.about(part)
+            own, about = [prompts.texts[i] for i in part], prompts.about(part, medium.facts)
             for name in rewards.keys() - compare:
                 scores[name].append(reward_table.score(name, rewards[name], images, own, about, medium.frames))
             held += [images] if compare else []
             kept += thumbnails(medium.draw(images, own), max(192, medium.longest)) if pictures else []
+            heard += medium.heard(images) if pictures else []
             advance(len(images))
         if held:
-            part = [chosen[number] for number in mine.tolist()]
-            own, about, every = [prompts.texts[i] for i in part], prompts.about(part), torch.cat(held)
+            part, every = [chosen[number] for number in mine.tolist()], torch.cat(held)
+            own, about = [prompts.texts[i] for i in part], prompts.about(part, medium.facts)
             for name in compare:
                 scores[name].append(reward_table.score(name, rewards[name], every, own, about, medium.frames))
     place = torch.cat(dealt).argsort()  # of each image among those of all processes, one after the other
     joined = {name: of_all(parts)[place] for name, parts in scores.items()}
-    every_kept = [each for part in distributed.each_team(kept) for each in part]
     judged = [name for name, reward in rewards.items() if reward_table.gives_verdicts(reward)]
     return Measurement(
         policy.name,
@@ -218,10 +218,17 @@ def measure(
         tuple(prompts.categories[i] for i in chosen),
         joined,
         frozenset(name for name in judged if ((joined[name] == 0) | (joined[name] == 1)).all()),
-        tuple(every_kept[k] for k in place.tolist()) if every_kept else (),
+        _everyone(kept, place),
+        sounds=_everyone(heard, place),
         sources=tuple(map(sources_of, asked)) if prompts.sources else (),
         bounds={name: known for name, own in rewards.items() if (known := reward_table.bounds_of(own))},
     )
+
+
+def _everyone(files: list[bytes], place: Tensor) -> tuple[bytes, ...]:
+    """The files of all processes in the order of their samples, whose places are given; none if none were kept."""
+    every = [each for part in distributed.each_team(files) for each in part]
+    return tuple(every[k] for k in place.tolist()) if every else ()
 
 
 def evaluate(
@@ -291,7 +298,8 @@ class Evaluator:
         refuse_others(self.prompts)
         self.policy.refuse(list(self.prompts))
         for reward in self.rewards.values():
-            reward_table.refuse(reward, self.prompts.texts, self.prompts.about(range(len(self.prompts))))
+            about = self.prompts.about(range(len(self.prompts)), self.policy.medium.facts)
+            reward_table.refuse(reward, self.prompts.texts, about)
 
     def measure(self) -> Measurement:
         return measure(self.policy, self.prompts, self.evaluation, self.rewards)
@@ -310,7 +318,8 @@ class Evaluator:
         how, medium, first = self.evaluation, self.policy.medium, next(iter(self.rewards.values()))
         images = draw(self.policy, asked, how.sampler, how.seed, how.weights, how.batch)
         with agreement():
-            marks = explain(first, images, texts, self.prompts.about(chosen), medium.frames)
+            marks = explain(first, images, texts, self.prompts.about(chosen, medium.facts), medium.frames)
         sources, shown = list(map(sources_of, asked)), medium.draw(images, texts)
         categories = [self.prompts.categories[i] for i in chosen]
-        return Samples(shown, texts, categories, marks, sources, longest=medium.longest)
+        sounds = medium.heard(images[:LISTENED])
+        return Samples(shown, texts, categories, marks, sources, longest=medium.longest, sounds=sounds)

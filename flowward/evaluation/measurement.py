@@ -30,6 +30,7 @@ class Measurement:
     scores: dict[str, Tensor]  # each [N] float32; the first is the headline
     verdicts: frozenset[str]  # names of the pass/fail scores, 0 or 1
     pictures: tuple[bytes, ...] = ()  # N thumbnails (PNG or JPEG), if they were kept
+    sounds: tuple[bytes, ...] = ()  # N small WAV files, if they were kept and samples are sounds
     sources: tuple[Sources, ...] = ()  # the source images of each of N edits, or empty
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of the scores that have some
 

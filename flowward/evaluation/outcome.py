@@ -35,6 +35,15 @@ NOUNS = {
     "samples": Nouns(
         "samples", "sample", "prompts", "prompt", "a sample", "plots", "their scale drifts: check the plots"
     ),
+    "sounds": Nouns(
+        "sounds",
+        "sound",
+        "prompts",
+        "prompt",
+        "a sound",
+        "sounds",
+        "their loudness drifts: listen to the sample sounds",
+    ),
     "episodes": Nouns("episodes", "episode", "questions", "question", "an episode"),
 }
 

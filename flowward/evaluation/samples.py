@@ -25,12 +25,14 @@ class Samples:
     sources: Sequence[Sequence[Path]] = ()  # the source images of each prompt, if there are any
     scores: dict[str, list[float]] = field(default_factory=dict)  # each [N]
     longest: int = 160  # side of a saved picture, in pixels
+    sounds: Sequence[bytes] = ()  # small WAV files of the first samples, if they are sounds
 
     def grid(self) -> Image:
         return pictures.labelled_grid(self.images, self.texts, self.marks, columns=4, sources=self.sources)
 
     def record(self, iteration: int, groups: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
         """As `saved.Saved` reads it."""
+        heard = [{"sound": base64.b64encode(each).decode()} for each in self.sounds]
         found = [
             {
                 "number": number,
@@ -39,6 +41,7 @@ class Samples:
                 "mark": self.marks[number],
                 "scores": {name: own[number] for name, own in self.scores.items()},
                 **image,
+                **(heard[number] if number < len(heard) else {}),
             }
             for number, image in enumerate(small(pictures.beside(self.images, self.sources), self.longest))
         ]

@@ -16,11 +16,19 @@ class Picture(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
     image: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]+=*$")]  # base64
     kind: Annotated[str, StringConstraints(pattern=r"^(png|jpeg|webp)$")] = "png"
+    sound: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]*=*$")] = (
+        ""  # a WAV file in base64, if there is one
+    )
 
     @property
     def address(self) -> str:
         """As a data: address."""
         return f"data:image/{self.kind};base64,{self.image}"
+
+    @property
+    def heard(self) -> str:
+        """The sound as a data: address; empty if there is none."""
+        return f"data:audio/wav;base64,{self.sound}" if self.sound else ""
 
 
 class Shown(Picture):

@@ -73,10 +73,12 @@ def _use(folder: Path, policy: Policy, about: Mapping[str, Any], files: Sequence
     half = about.get("precision") == "bf16"  # diffusers loads float32 unless it is told
     first, more = ("import torch\n", ", dtype=torch.bfloat16") if half else ("", "")
     loading = {
-        "pytorch_lora_weights.safetensors": _loading(policy.lora_loader, "this/folder"),
+        "pytorch_lora_weights.safetensors": "\n".join(
+            [*policy.lora_first, _loading(policy.lora_loader, "this/folder")]
+        ),
         "transformer": f'pipe.transformer = type(pipe.transformer).from_pretrained("this/folder/transformer"{more})',
     }
-    chosen = _mixed(folder, palette, policy.lora_loader) if palette else "\n".join(loading[name] for name in files[:1])
+    chosen = _mixed(folder, palette, policy) if palette else "\n".join(loading[name] for name in files[:1])
     if (folder / "transformer_2").is_dir() and not palette:  # a pipeline of two
         again = {
             "pytorch_lora_weights.safetensors": (
@@ -99,8 +101,9 @@ def _loading(loader: Loader, place: str, more: str = "") -> str:
     return f'pipe.{name}("{place}"{more}{"".join(f", {key}={value!r}" for key, value in options.items())})'
 
 
-def _mixed(folder: Path, palette: Sequence[str], loader: Loader) -> str:
+def _mixed(folder: Path, palette: Sequence[str], policy: Policy) -> str:
     """Code that loads the adapters of a palette and mixes them evenly."""
+    loader = policy.lora_loader
     files = files_of(palette)
     stems = [Path(file).stem for file in files.values()]
     both = ["", ", load_into_transformer_2=True"] if (folder / "transformer_2").is_dir() else [""]
@@ -115,7 +118,11 @@ def _mixed(folder: Path, palette: Sequence[str], loader: Loader) -> str:
     names = ", ".join(f'"{stem}"' for stem in stems)
     said = f"# any weights that sum to 1; in training 1 and 0 were a single reward: {', '.join(palette)}"
     return "\n".join(
-        [*lines, f"{'.'.join(['pipe', *loader[0].split('.')[:-1]])}.set_adapters([{names}], {weights})  {said}"]
+        [
+            *policy.lora_first,
+            *lines,
+            f"{'.'.join(['pipe', *loader[0].split('.')[:-1]])}.set_adapters([{names}], {weights})  {said}",
+        ]
     )
 
 

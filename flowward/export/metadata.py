@@ -62,6 +62,8 @@ def is_id(name: str) -> bool:
 def _task(policy: Policy) -> str:
     if policy.edits:
         return "image-to-image"
+    if policy.medium.noun == "sounds":
+        return "text-to-audio"
     return "text-to-video" if len(policy.latent_shape) == 4 else "text-to-image"  # latents of a video have a time
 
 

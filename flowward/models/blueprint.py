@@ -104,13 +104,15 @@ def load(
     chosen = resolve(precision, "cuda")
     stored = torch.bfloat16 if chosen == "bf16" else torch.float32
     found = index(name_or_path, loading.revision)
+    pipeline = getattr(diffusers, found["_class_name"])
+    parts_of, _ = pipeline._get_signature_keys(pipeline)  # a part that it makes itself has no files
     with hub.explained(name_or_path), init_empty_weights():
         parts = {
             key: _component(name_or_path, key, value, loading.revision)
             for key, value in (found | dict.fromkeys(FAMILIES[found["_class_name"]].unused)).items()
-            if not key.startswith("_")
+            if not key.startswith("_") and (not isinstance(value, list) or key in parts_of)
         }
-    pipe = getattr(diffusers, found["_class_name"])(**parts)
+    pipe = pipeline(**parts)
     for key, part in pipe.components.items():
         if isinstance(part, nn.Module):
             trained = key.startswith("transformer")
@@ -150,8 +152,9 @@ def _component(where: str, key: str, value: Any, revision: str | None) -> Any:
     if value[0] is None:
         return None
     library, name = value
-    kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], name)
-    if library == "diffusers" and issubclass(kind, diffusers.ModelMixin):
+    home = {"diffusers": diffusers, "transformers": transformers}.get(library)
+    kind = getattr(home or getattr(diffusers.pipelines, library), name)  # a pipeline may have classes of its own
+    if library != "transformers" and issubclass(kind, diffusers.ModelMixin):
         return kind.from_config(kind.load_config(where, subfolder=key, revision=revision))
     if library == "transformers" and issubclass(kind, transformers.PreTrainedModel):
         return kind(transformers.AutoConfig.from_pretrained(where, subfolder=key, revision=revision))

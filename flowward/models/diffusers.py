@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..process.distilled import Sign, of_names
+from ..process.medium import Medium
 from ..process.policy import UNTIL, Condition, Policy, Velocity, graphed
 from ..prompts import SOURCE, SOURCES, Prompt, prompt_of, sources_of
 from ..prompts.pictures import READING
@@ -53,7 +54,8 @@ class DiffusersPolicy(Policy):
         placement: Placement = WHOLE,
     ):
         self.name, self.family, self.precision, self.sources = name, family, precision, family.sources
-        self.two_times, self.lora_loader, self.inputs = family.two_times, family.lora_loader, family.inputs
+        self.two_times, self.inputs = family.two_times, family.inputs
+        self.lora_loader, self.lora_first = family.lora_loader, family.lora_first
         pipe = family.pipe
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module):
@@ -83,9 +85,11 @@ class DiffusersPolicy(Policy):
         readers = ("text_encoder", "image_encoder")
         encoders = [self._fingerprint(part) for name, part in parts if name.startswith(readers)]
         encoders += unread.fingerprints() if unread else []
+        encoders += [self._fingerprint(getattr(pipe, name)) for name in family.encoders]
         self.identity |= {"text_encoders": encoders, "vae": self._fingerprint(pipe.vae)}
         self._reader: list[Any] = [*encoders, *(unread.configs() if unread else [])]
         self._reader += [spelling(part) for name, part in parts if name.startswith(("tokenizer", "processor"))]
+        self._reader += family.reads
         if family.sources[-1]:  # images are read too, at one size
             known = ("transformer", "vae", "text_encoder")
             networks = [part for name, part in parts if isinstance(part, nn.Module) and not name.startswith(known)]
@@ -173,7 +177,13 @@ class DiffusersPolicy(Policy):
             return []
         return [prompt_of(self.family.nothing, sources_of(prompt)) for prompt in prompts]
 
+    @property
+    def medium(self) -> Medium:
+        return self.family.medium
+
     def blank(self) -> Callable[[Condition], Condition]:
+        if zeros := self.family.emptied:
+            return lambda rows: rows.beside({name: torch.zeros_like(rows.tensors[name]) for name in zeros})
         if not self.family.reads_sources:
             return super().blank()
         return lambda condition: Condition(
@@ -272,7 +282,12 @@ class DiffusersPolicy(Policy):
     def decode(self, x0: Tensor) -> Tensor:
         with self._cast():
             images = self.family.decode(x0)
-        return (images.float() / 2 + 0.5).clamp(0, 1)
+        return self._bounded(images)
+
+    def _bounded(self, decoded: Tensor) -> Tensor:
+        """From the autoencoder's [-1, 1] to the bounds of the medium."""
+        low, high = self.medium.bounds
+        return (decoded.float() * ((high - low) / 2) + (high + low) / 2).clamp(low, high)
 
     def decoded(self, x0: Tensor) -> Tensor:
         if len(self.latent_shape) == 4:
@@ -282,13 +297,17 @@ class DiffusersPolicy(Policy):
             )
         with self._cast():
             parts = [_checkpointed(self.family.decode, each) for each in x0.split(1)]
-        return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
+        return self._bounded(torch.cat(parts))
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
         """Encode images one by one: an autoencoder needs much memory, and there may be a whole iteration of them."""
+        low, high = self.medium.bounds
+        half, middle = (high - low) / 2, (high + low) / 2
         with self._cast():
-            found = [self.family.encode_images(image.to(self.device).float() * 2 - 1) for image in images.split(1)]
+            found = [
+                self.family.encode_images((image.to(self.device).float() - middle) / half) for image in images.split(1)
+            ]
         return torch.cat(found).float()
 
     def _cast(self, kept: bool = True) -> torch.autocast:

@@ -13,6 +13,7 @@ from ..system.errors import between, one_of
 MODEL = (
     "size",
     "frames",
+    "seconds",
     "text_tokens",
     "revision",
     "variant",
@@ -20,6 +21,7 @@ MODEL = (
 )  # these define the model
 MOST_PIXELS = 65_536  # per side
 MOST_FRAMES = 100_000
+MOST_SECONDS = 36_000
 MOST_TOKENS = 1_000_000
 
 
@@ -44,6 +46,8 @@ class Loading:
     """set the image size in pixels (none: the model's own)"""
     frames: int | None = None
     """set the number of frames of a video (none: the model's own)"""
+    seconds: float | None = None
+    """set the length of a sound in seconds (none: the model's own)"""
     text_tokens: int | None = None
     """cut prompts after this many tokens: fewer are faster (none: the pipeline's limit)"""
     revision: str | None = None
@@ -98,6 +102,8 @@ class Loading:
         for name, most in (("frames", MOST_FRAMES), ("text_tokens", MOST_TOKENS)):
             if getattr(self, name) is not None:
                 between(self, 1, most, name)
+        if self.seconds is not None and not 0 < self.seconds <= MOST_SECONDS:
+            raise ValueError(f"seconds must be above 0 and at most {MOST_SECONDS:,}, not {self.seconds:g}")
         if empty := [name for name in ("revision", "variant", "device", "attention") if getattr(self, name) == ""]:
             raise ValueError(f"{empty[0]} is empty: name one, or leave out the option")
 

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from math import isclose, isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -51,6 +52,7 @@ def of(
     name: str | None = None,
     precision: Wish = "float32",
     seed: int = 0,
+    rate: int | None = None,
 ) -> ModulePolicy:
     """Make a Policy of a torch module, for `flowward.fit` and `flowward.train`.
 
@@ -75,12 +77,14 @@ def of(
         name: of the model in reports (None: the name of the module's class).
         precision: of the network; `bf16` runs it under autocast.
         seed: for the initial weights of the adapters.
+        rate: samples are waveforms [channels, time] in [-1, 1] with so many values per second (Hz): pages play them and
+            show spectrograms, and rewards on sound can score them.
 
     Raises:
         ValueError: the module has no trainable weights, another output shape, or an output or gradient that is NaN
             at one end of its time. With a function as `condition` the output is checked when the prompts are known.
     """
-    return ModulePolicy(module, shape, condition, time, predicts, lora_rank, draw, name, precision, seed)
+    return ModulePolicy(module, shape, condition, time, predicts, lora_rank, draw, name, precision, seed, rate)
 
 
 class Partly(Full):
@@ -117,6 +121,7 @@ class ModulePolicy(Policy):
         name: str | None,
         precision: Wish,
         seed: int,
+        rate: int | None = None,
     ):
         _refuse(module, shape, condition, time, predicts)
         self.name, self.latent_shape = name or type(module).__name__, tuple(int(side) for side in shape)
@@ -128,7 +133,7 @@ class ModulePolicy(Policy):
         self.identity = {**_identity(module), "shape": list(shape), "time": list(self._time), "predicts": predicts}
         self.weights = _weights(module.eval(), lora_rank, seed)
         self.identity |= self.weights.identity()
-        self._medium = medium.samples(self.latent_shape, plots.by(draw) if draw else plots.plotted, plots.WIDTH)
+        self._medium = _medium(self.latent_shape, plots.by(draw) if draw else None, rate)
         if condition is None or isinstance(condition, Mapping):
             self._check([""] if condition is None else list(condition)[:PROBES])
 
@@ -292,6 +297,20 @@ class ModulePolicy(Policy):
 
     def _cast(self) -> torch.autocast:
         return autocast(self.precision, self.device.type)
+
+
+def _medium(shape: tuple[int, ...], draw: medium.Draw | None, rate: int | None) -> medium.Medium:
+    """Tensors with plots; with a rate waveforms.
+
+    Raises:
+        ValueError: a waveform has another shape than [channels, time], or the rate is not a positive whole number.
+    """
+    if rate is None:
+        return medium.samples(shape, draw or plots.plotted, plots.WIDTH)
+    if len(shape) != 2:
+        raise ValueError(f"a waveform has the shape (channels, time), not {shape}: leave out rate, or give that shape")
+    made = medium.waveforms(*shape, rate)
+    return replace(made, draw=draw) if draw else made
 
 
 def merged(network: nn.Module) -> dict[str, Tensor]:

@@ -184,6 +184,8 @@ def shaped(pipe: Any, loading: Loading) -> Family:
         given["height"], given["width"] = loading.size
     if loading.frames:
         given["frames"] = loading.frames
+    if loading.seconds:
+        given["seconds"] = loading.seconds
     return FAMILIES[type(pipe).__name__](pipe, **given)
 
 

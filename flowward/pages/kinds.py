@@ -74,6 +74,18 @@ KINDS: Mapping[str, Kind] = {
         pictures=True,
         gallery="Samples",
     ),
+    "sounds": Kind(
+        NOUNS["sounds"],
+        "the initial noise of the sounds",
+        "new prompts",
+        ("train",),
+        "report.html.j2",
+        FLOW,
+        _pictures,
+        headline_alone,
+        pictures=True,
+        gallery="Sample sounds",
+    ),
     "agent": Kind(
         NOUNS["episodes"],
         "the measured episodes",

@@ -132,6 +132,7 @@ class Shot:
     mark: int | None = None  # the colour of its model, if it has one; the label says the same
     small: bool = False  # few pixels, which stay sharp when enlarged
     later: bool = False  # the slider changes it
+    sound: str = ""  # a data: address of a WAV file, for a player below the picture
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,8 @@ class Gallery:
 
 
 def embedded(data: bytes) -> str:
-    """An image file as a data: address."""
+    """An image file, or a sound in a WAV file, as a data: address."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
+        return f"data:audio/wav;base64,{base64.b64encode(data).decode()}"
     kind = next((kind for start, kind in KINDS.items() if data.startswith(start)), "png")
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

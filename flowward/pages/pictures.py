@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..evaluation.images import thumbnails
 from ..evaluation.measurement import Measurement
+from ..evaluation.outcome import nouns
 from ..prompts.pictures import collage
 from .parts import Card, Fact, Gallery, Shot, embedded
 
@@ -67,12 +68,15 @@ def _card(found: Sequence[Measurement], k: int) -> Card:
         shots.append(_shot(data, f"{text}, {label}", label))
     for number, each in enumerate(found):
         facts = [_fact(name, own[k].item(), name in each.verdicts) for name, own in each.scores.items()]
-        shots.append(_shot(each.pictures[k], f"{text}, by {each.name}", each.name, facts, number))
-    return Card(text, shots, f"{found[0].categories[k]}, image {k}")
+        sound = embedded(each.sounds[k]) if each.sounds else ""
+        shots.append(_shot(each.pictures[k], f"{text}, by {each.name}", each.name, facts, number, sound))
+    return Card(text, shots, f"{found[0].categories[k]}, {nouns(found[0].settings).sample} {k}")
 
 
-def _shot(data: bytes, alt: str, label: str, facts: Sequence[Fact] = (), mark: int | None = None) -> Shot:
-    return Shot(embedded(data), alt, label, facts, mark, small=data.startswith(b"\x89PNG"))
+def _shot(
+    data: bytes, alt: str, label: str, facts: Sequence[Fact] = (), mark: int | None = None, sound: str = ""
+) -> Shot:
+    return Shot(embedded(data), alt, label, facts, mark, small=data.startswith(b"\x89PNG"), sound=sound)
 
 
 def _fact(name: str, score: float, verdict: bool) -> Fact:

@@ -20,6 +20,7 @@ from .parts import Card, Fact, Gallery, Shot, embedded
 MOST = 60  # evaluations that a page shows, evenly spaced
 MOST_GRIDS = 25  # the same of older runs, whose grids are larger
 ROOM = 2_000_000  # bytes of pictures in a page; more evaluations leave room for fewer prompts
+SOUND_ROOM = 12_000_000  # bytes of sounds in a page; of more, those before and after training can be played
 FEWEST = 6  # prompts that are shown anyway
 
 
@@ -48,6 +49,7 @@ def _cards(found: Sequence[Saved]) -> dict[str, Any]:
     first, last, later = found[0], found[-1], found[1:]
     prompts = _prompts(found)
     known = [{each.number: each for each in saved.samples} for saved in later]
+    playable = sum(len(each.sound) for saved in found for each in saved.samples) <= SOUND_ROOM
     cards, frames = [], []
     for sample in prompts:
         shots = [_shot(sample, first.iteration, later=False)]
@@ -55,7 +57,7 @@ def _cards(found: Sequence[Saved]) -> dict[str, Any]:
             own = [at.get(sample.number) for at in known]
             end = own[-1] or next(each for each in reversed([sample, *own]) if each is not None)
             shots.append(_shot(end, last.iteration, later=True))
-            frames.append([_frame(each, saved.iteration, each is own[-1])
+            frames.append([_frame(each, saved.iteration, each is own[-1], playable)
                            for each, saved in zip(own, later, strict=True)])  # fmt: skip
         cards.append(Card(sample.prompt, shots, sample.category))
     note = "Pictures side by side have the same prompt and the same noise. "
@@ -93,6 +95,7 @@ def _shot(sample: Shown, iteration: int, later: bool) -> Shot:
         facts(sample),
         small=sample.address.startswith("data:image/png"),
         later=later,
+        sound=sample.heard,
     )
 
 
@@ -103,12 +106,13 @@ def facts(sample: Shown) -> list[Fact]:
     return [Fact("", sample.mark or "right", "wrong" if sample.mark else "right"), *scores]
 
 
-def _frame(sample: Shown | None, iteration: int, shown: bool) -> dict[str, Any]:
+def _frame(sample: Shown | None, iteration: int, shown: bool, playable: bool = True) -> dict[str, Any]:
     """What the slider shows at an iteration; the page has the picture of the last one already."""
     if sample is None:
         return {"image": "data:,", "alt": f"no picture {when(iteration)}", "facts": []}
     said = [[fact.name, fact.value, fact.verdict] for fact in facts(sample)]
-    image = {} if shown else {"image": sample.address}
+    sound = {"sound": sample.heard} if sample.sound and playable else {}
+    image = {} if shown else {"image": sample.address, **sound}
     return {**image, "alt": f"{sample.prompt}, {when(iteration)}", "facts": said}
 
 

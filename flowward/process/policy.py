@@ -114,6 +114,7 @@ class Policy(ABC):
     two_times: bool = False  # it reads `until`: its velocity is the average over a jump
     inputs: str = "prompt=prompt"  # of its own pipeline, as code on model cards
     lora_loader: Loader = LOADER  # the method of its own pipeline that loads exported adapters
+    lora_first: tuple[str, ...] = ()  # lines of code that this method needs before
     notes: tuple[str, ...] = ()  # about its weights, printed before a run
     repeats: bool = False  # passes of one batch size are faster, inside `repeated`
     evaluated: int = 0  # network evaluations through `under` so far, in samples

@@ -116,12 +116,15 @@ class PromptSet:
             weights[name] = int(weight)
         return replace(self, weights=weights)
 
-    def about(self, indices: Sequence[int]) -> list[Mapping[str, Any]] | None:
+    def about(self, indices: Sequence[int], facts: Mapping[str, Any] | None = None) -> list[Mapping[str, Any]] | None:
         """The metadata of these prompts; None if the set has none.
 
-        `source` is the path of the first source image. If there are several, `sources` lists the paths of all.
+        `source` is the path of the first source image. If there are several, `sources` lists the paths of all. `facts`
+        about all samples, such as the rate of sounds, are added to each.
         """
         known = [self.metadata[i] for i in indices] if self.metadata else None
+        if facts:
+            known = [{**each, **facts} for each in known or [{}] * len(indices)]
         if not self.sources:
             return known
         sources = [self.sources[i] for i in indices]

@@ -30,6 +30,9 @@ from .judges.judge import Judge
 from .objects.geneval import GenEval, StrictGenEval
 from .reward import Reward, refuse, score
 from .service.remote import Remote
+from .sound.clap import CLAPScore
+from .sound.levels import Loudness, Sounding, Unclipped
+from .sound.tempo import Tempo
 from .text.ocr import OCR, StrictOCR
 
 REWARDS: dict[str, Callable[..., Reward]] = {
@@ -50,6 +53,11 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "imagereward": ImageReward,
     "aesthetic": Aesthetic,
     "diversity": Diversity,
+    "loudness": Loudness,
+    "sounding": Sounding,
+    "unclipped": Unclipped,
+    "tempo": Tempo,
+    "clap": CLAPScore,
     "remote": Remote,
     "judge": Judge,
     "geneval": GenEval,

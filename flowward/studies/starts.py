@@ -86,7 +86,7 @@ def _of_preset(algorithm: str, preset: str, model: Model, wanted: Wanted) -> tup
         words += ["--model", model.name] * (config.settings_type(algorithm)().model != model.name)
         return given, [*words, "--reward", *wanted.given]
     words += ["--preset", preset, "--model", model.name]
-    if not model.videos:
+    if not model.videos and not model.sounds:
         given["loading"] = {"size": [SIDE, SIDE]}
         words += ["--size", str(SIDE), str(SIDE)]
     if config.settings_type(algorithm, preset)().lora_rank is None:

@@ -43,6 +43,7 @@ class Model:
     two_times: bool = False
     edits: bool = False
     videos: bool = False
+    sounds: bool = False
     signs: tuple[Sign, ...] = ()  # that it is step-distilled
 
     @property
@@ -172,7 +173,7 @@ def _of_name(name: str) -> Model:
 
 
 def _of_row(name: str, row: Mapping[str, Any], signs: Sequence[Sign], folder: Path | None = None) -> Model:
-    traits = {trait: bool(row.get(trait, False)) for trait in ("two_times", "edits", "videos")}
+    traits = {trait: bool(row.get(trait, False)) for trait in ("two_times", "edits", "videos", "sounds")}
     return Model(name, folder=folder, signs=tuple(signs), **traits)
 
 

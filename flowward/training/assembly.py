@@ -305,10 +305,10 @@ def _ready(parts: Parts, held_out: PromptSet, measured: Mapping[str, Reward]) ->
     said = policy.remarks_on([*texts, *held_out])
     with distributed.first_here():  # the first process of a machine fills the disk cache for the others
         policy.prepare([*texts, *held_out])
-    rewards.refuse(parts.reward, texts.texts, texts.about(range(len(texts))))
+    rewards.refuse(parts.reward, texts.texts, texts.about(range(len(texts)), policy.medium.facts))
     differentiated.tried(parts.algorithm, policy, parts.reward, texts)
     for own in measured.values():
-        rewards.refuse(own, held_out.texts, held_out.about(range(len(held_out))))
+        rewards.refuse(own, held_out.texts, held_out.about(range(len(held_out)), policy.medium.facts))
     return said
 
 
@@ -373,7 +373,7 @@ def of_python(
     trainer = Trainer(algorithm, policy, reward, prompts, run, teachers=teachers)
     refuse_distilled(algorithm, policy, run.allow_distilled)
     policy.refuse(list(prompts))
-    rewards.refuse(reward, prompts.texts, prompts.about(range(len(prompts))))
+    rewards.refuse(reward, prompts.texts, prompts.about(range(len(prompts)), policy.medium.facts))
     differentiated.tried(algorithm, policy, reward, prompts)
     if evaluator:
         evaluator.refuse()

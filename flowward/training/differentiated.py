@@ -30,7 +30,7 @@ def refuse(algorithm: Algorithm, policy: Policy, reward: Reward, prompts: Prompt
     for text in words(algorithm):
         said = [text + prompt for prompt in prompts.texts]
         try:
-            rewards.refuse(reward, said, prompts.about(range(len(prompts))))
+            rewards.refuse(reward, said, prompts.about(range(len(prompts)), policy.medium.facts))
         except ValueError as error:
             raise ValueError(
                 f"the contrast puts '{text.strip()}' before prompts, which needs a reward that reads any text: leave "
@@ -47,8 +47,9 @@ def tried(algorithm: Algorithm, policy: Policy, reward: Reward, prompts: PromptS
     if not differentiates(algorithm):
         return
     x = torch.randn(1, *policy.latent_shape, generator=torch.Generator().manual_seed(0)).to(policy.device)
+    about = prompts.about([0], policy.medium.facts)
     try:
-        policy.pullback(x, lambda images: rewards.gradient(reward, images, prompts.texts[:1], prompts.about([0])))
+        policy.pullback(x, lambda images: rewards.gradient(reward, images, prompts.texts[:1], about))
     except RewardError as error:
         raise ValueError(str(error)) from error
 
@@ -71,7 +72,8 @@ class RewardSlope:
     def __call__(self, x0: Tensor, condition: Condition, wording: Wording) -> tuple[Tensor, Tensor]:
         """Scores [B] and their gradients [B, ...]; raises RewardError if the reward fails."""
         numbers = condition.tensors[ROW].tolist()
-        texts, about = [self.prompts.texts[number] for number in numbers], self.prompts.about(numbers)
+        texts = [self.prompts.texts[number] for number in numbers]
+        about = self.prompts.about(numbers, self.policy.medium.facts)
 
         def back(images: Tensor) -> tuple[Tensor, Tensor]:
             if not wording:

@@ -24,6 +24,12 @@ RUN = {
         "rises by the samples per iteration",
         "samples",
     ),
+    "sounds": Metric(
+        "Sounds",
+        "sounds trained on since the start of the run (only models of sound, in the place of images)",
+        "rises by the sounds per iteration",
+        "sounds",
+    ),
     "episodes": Metric(
         "Episodes",
         "episodes trained on since the start of the run (only agents, in the place of images)",

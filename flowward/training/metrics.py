@@ -89,7 +89,18 @@ class Step:
     @classmethod
     def of(cls, line: Mapping[str, Any]) -> Step:
         """From its line, without the evaluation."""
-        others = ("iteration", "images", "samples", "episodes", "health", "seconds", "evaluation", "speed", *SHOWN)
+        others = (
+            "iteration",
+            "images",
+            "samples",
+            "sounds",
+            "episodes",
+            "health",
+            "seconds",
+            "evaluation",
+            "speed",
+            *SHOWN,
+        )
         metrics = {name: value for name, value in line.items() if name not in others}
         spent = line.get("seconds") or {}
         seconds = {name: value for name, value in spent.items() if name not in NO_PARTS}

@@ -24,7 +24,7 @@ PARTS: Mapping[str, type | tuple[type, ...]] = {  # of a config.yaml: the types 
     "algorithm": (dict, str),
     "reward": (list, str),
 }
-FLOWS = ("images", "samples")  # kinds of runs that the commands for flow models take
+FLOWS = ("images", "samples", "sounds")  # kinds of runs that the commands for flow models take
 FACTS: Mapping[str, type | tuple[type, ...]] = {"command": str, "iterations": int, "machine": str}  # of a summary.json
 EXTREMES = "best-worst"  # end of the name of a picture in samples/
 SCORES = "scores"  # end of the name of a file with the scores of all images of an evaluation, in samples/
@@ -206,7 +206,10 @@ def _origin(config: Mapping[str, Any], lines: list[dict[str, Any]]) -> dict[str,
     precision, reward = config.get("precision"), config.get("reward")
     found = {
         "base_model": config["model"],
-        **{name: loading.get(name) for name in ("revision", "variant", "size", "frames", "text_tokens", "quantise")},
+        **{
+            name: loading.get(name)
+            for name in ("revision", "variant", "size", "frames", "seconds", "text_tokens", "quantise")
+        },
         "algorithm": algorithm["name"] if isinstance(algorithm, dict) else algorithm,
         "reward": [short_code(name) for name in reward] if isinstance(reward, list) else reward,
         "guidance": rollout.get("guidance"),

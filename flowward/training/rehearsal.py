@@ -110,10 +110,10 @@ def rehearsed(made: Assembly) -> Rehearsal:
         OutOfMemory: the batches do not fit.
     """
     trainer = made.trainer
-    images = _probes(trainer.policy)
+    images, facts = _probes(trainer.policy), trainer.policy.medium.facts
     own = {name: reward for name, _, reward in terms(trainer.reward)}
-    rewards = {} if made.settings.preferences else _scored(own, images, trainer.prompts)
-    measures = _scored(dict(made.evaluator.rewards), images, made.evaluator.prompts)
+    rewards = {} if made.settings.preferences else _scored(own, images, trainer.prompts, facts)
+    measures = _scored(dict(made.evaluator.rewards), images, made.evaluator.prompts, facts)
     memory: list[float] = []
     seconds = Seconds(*_passes(trainer, memory), rewards, measures)
     peak = max(memory) if memory else peak_memory()
@@ -127,10 +127,10 @@ def _probes(policy: Policy) -> Tensor:
     return policy.decode(noise.start()).cpu()
 
 
-def _scored(found: dict[str, Reward], images: Tensor, prompts: Any) -> dict[str, float]:
+def _scored(found: dict[str, Reward], images: Tensor, prompts: Any, facts: Any) -> dict[str, float]:
     """Seconds per image of each reward, for images of the first prompt."""
     asked = [0] * len(images)
-    texts, about = [prompts.texts[0]] * len(images), prompts.about(asked)
+    texts, about = [prompts.texts[0]] * len(images), prompts.about(asked, facts)
     return {
         name: timed(partial(score, name, reward, images, texts, about)) / len(images) for name, reward in found.items()
     }

@@ -318,8 +318,8 @@ class Trainer(Loop[Evaluator]):
         prompts = self.prompts
         mine = [chosen[n] for n in self._group()[self._mine()].tolist()]
         rewards = [(name, reward) for name, _, reward in terms(self.reward)]
-        texts, frames = [prompts.texts[i] for i in mine], self.policy.medium.frames
-        return Scoring(rewards, texts, prompts.about(mine), self.unit, frames)
+        texts, medium = [prompts.texts[i] for i in mine], self.policy.medium
+        return Scoring(rewards, texts, prompts.about(mine, medium.facts), self.unit, medium.frames)
 
     def credit(self, rollout: Rollout, rewards: Tensor, prompts: Sequence[Prompt]) -> Rollout:
         """The rollout with rewards [N, R] and advantages; `prompts` has one prompt per group.

@@ -116,10 +116,13 @@ def _samples(policy: DiffusersPolicy, guidance: float, prompts: Sequence[Prompt]
             moved = (policy.velocity(x, t, policy.encode(other)) - first).abs().max().item()
         yield number(f"changing the {what} changes the velocity (1: yes)", "", float(moved > 0), 1, 0)
     images = policy.decode(found)
-    outside = float((images < 0).sum() + (images > 1).sum() + (~images.isfinite()).sum())
-    yield number("values of decoded images outside [0, 1]", "", outside, 0, 0)
+    low, high = policy.medium.bounds
+    outside = float((images < low).sum() + (images > high).sum() + (~images.isfinite()).sum())
+    yield number(f"values of decoded {policy.medium.noun} outside [{low:g}, {high:g}]", "", outside, 0, 0)
     back = policy.encode_images(images)
-    yield number("encoded images have the shape of samples (1: yes)", "", float(back.shape == x.shape), 1, 0)
+    yield number(
+        f"encoded {policy.medium.noun} have the shape of samples (1: yes)", "", float(back.shape == x.shape), 1, 0
+    )
 
 
 def _bright(images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pipelines import FRAMES, TINY, tiny
+from tiny_pipelines import TINY, small, tiny
 from tiny_runs import bright, snapshot, taught
 from torch import Tensor
 
@@ -57,8 +57,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def policy(name: str, device: str, rank: int = 2) -> DiffusersPolicy:
-    given = FRAMES.get(name, {})
-    return DiffusersPolicy(name, FAMILIES[name](tiny(name).to(device), 32, 32, **given), rank, "float32")
+    return DiffusersPolicy(name, FAMILIES[name](tiny(name).to(device), **small(name)), rank, "float32")
 
 
 def close(found: Tensor, expected: Tensor, within: float = 1e-3) -> None:

@@ -8,7 +8,7 @@ import diffusers
 import pytest
 import torch
 from gaussian_flow import gaussian, variance
-from tiny_pipelines import FRAMES
+from tiny_pipelines import small
 from tiny_pipelines import tiny as pipeline
 from tiny_runs import TWO_TIMES
 from torch import Tensor
@@ -30,7 +30,7 @@ ROWS = Condition({"id": torch.zeros(20_000)})
 def policy_of(name: str, kind: str, change: Any = lambda pipe: None) -> DiffusersPolicy:
     pipe = pipeline(kind)
     change(pipe)
-    return DiffusersPolicy(name, FAMILIES[kind](pipe, 32, 32, **FRAMES.get(kind, {})), 2, "float32")
+    return DiffusersPolicy(name, FAMILIES[kind](pipe, **small(kind)), 2, "float32")
 
 
 def lcm(pipe: Any) -> None:

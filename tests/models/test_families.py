@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pipelines import FRAMES, TINY, halved, schedule, tiny
+from tiny_pipelines import FRAMES, TINY, halved, schedule, small, tiny
 from tiny_policies import policy
 from torch import Tensor
 
@@ -28,9 +28,8 @@ def test_a_model_in_half_precision(name: str, tmp_path: Path) -> None:
     """As on a GPU: bf16 weights, adapters in float32 (small steps survive), velocities and images near float32's."""
     found = []
     for dtype, precision in ((torch.float32, "float32"), (torch.bfloat16, "bf16")):
-        given = FRAMES.get(name, {})
         pipe = tiny(name) if precision == "float32" else halved(tiny(name))
-        family = FAMILIES[name](pipe, 32, 32, **given)
+        family = FAMILIES[name](pipe, **small(name))
         one = DiffusersPolicy(name, family, 2, precision)  # type: ignore[arg-type]
         one.weights.add("old")
         adapters = [*one.weights.tensors("policy").values(), *one.weights.tensors("old").values()]
@@ -155,10 +154,11 @@ def test_shorter_text_is_padded_with_zeros() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_text_is_as_long_as_the_pipeline_takes_it(name: str) -> None:
     called = inspect.signature(type(tiny(name)).__call__).parameters
-    if "max_sequence_length" not in called:
+    named = called.keys() & {"max_sequence_length", "max_text_length"}
+    if not named:
         assert FAMILIES[name].fixed_text
         return
-    default = called["max_sequence_length"].default
+    (default,) = (called[each].default for each in named)
     assert FAMILIES[name].text_tokens == (tiny(name).default_max_sequence_length if default is None else default)
 
 
@@ -216,7 +216,8 @@ def test_text_is_cut_where_it_is_told_to_be(name: str, tmp_path: Path) -> None:
         return
     texts, one = ["a red cat " * 20], policy(name, text_tokens=MULTIPLE.get(name, 20))
     words = one.encode(model.asked_of(one, texts, tmp_path)).tensors["words"]
-    longer = {"StableDiffusion3Pipeline": 20 + 77, "CogView4Pipeline": 32, **MULTIPLE}  # CLIP's; a multiple of 16
+    # CLIP's tokens; a multiple of 16; the lyrics' header and the timbre
+    longer = {"StableDiffusion3Pipeline": 20 + 77, "CogView4Pipeline": 32, "AceStepPipeline": 20 + 11, **MULTIPLE}
     assert words.shape[1] == longer.get(name, 20)
 
 

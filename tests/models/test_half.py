@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.normalization import RMSNorm
-from tiny_pipelines import FRAMES, tiny
+from tiny_pipelines import small, tiny
 from tiny_policies import policy
 from torch import Tensor, nn
 
@@ -30,7 +30,7 @@ def half(name: str = SD3, rank: int = 2, std: float = 0.05) -> DiffusersPolicy:
     for part in ("transformer", "transformer_2"):
         if getattr(pipe, part, None) is not None:
             _halved(getattr(pipe, part))
-    one = DiffusersPolicy(name, FAMILIES[name](pipe, 32, 32, **FRAMES.get(name, {})), rank, "bf16")
+    one = DiffusersPolicy(name, FAMILIES[name](pipe, **small(name)), rank, "bf16")
     return filled(one, std)
 
 
@@ -169,6 +169,8 @@ def test_checkpointed_blocks_have_the_same_gradients() -> None:
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if 0 in FAMILIES[name].sources])
 def test_checkpointing_of_every_family_changes_nothing(name: str) -> None:
+    if name == "LongCatAudioDiTPipeline":
+        pytest.skip("its transformer has no gradient checkpointing, and the option is refused")
     found = []
     for checkpointed in (False, True):
         one = filled(policy(name), 0.05)

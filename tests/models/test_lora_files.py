@@ -13,7 +13,7 @@ from built_in_policies import inputs, move
 from diffusers.loaders.single_file_utils import swap_scale_shift
 from lora_layouts import KOHYA, LAYOUTS, PEFT, _stabilised, answer, matrices, merge, write
 from safetensors.torch import load_file, save_file
-from tiny_pipelines import FRAMES
+from tiny_pipelines import small
 from tiny_pipelines import tiny as pipeline
 from tiny_policies import SMALL, policy
 from torch import Tensor
@@ -135,9 +135,8 @@ def test_layouts_with_names_of_their_own_are_what_diffusers_makes_of_them(
         if ends == KOHYA:
             tensors[f"{name}.alpha"] = torch.tensor(1.0)
     save_file(tensors, file := tmp_path / "x.safetensors")
-    given = FRAMES.get(family, {})
     one = DiffusersPolicy(
-        "x", FAMILIES[family](pipeline(family), 32, 32, **given), Adapters(start=str(file)), "float32"
+        "x", FAMILIES[family](pipeline(family), **small(family)), Adapters(start=str(file)), "float32"
     )
     other = policy(family, None)
     base = answer(other, texts=("a cat", "dog"))

@@ -62,10 +62,10 @@ def test_win_rates_know_no_order_and_sum_to_half_a_win_per_pair() -> None:
 
 def test_templates_are_found_by_name_and_path(tmp_path: Path) -> None:
     assert set(template.SHIPPED) == {
-        "edit", "edit-several", "json-score", "unified-reward", "unified-reward-pairwise", "yes-no"
+        "edit", "edit-several", "json-score", "sound-yes-no", "unified-reward", "unified-reward-pairwise", "yes-no"
     }  # fmt: skip
     assert all(template.load(name).source for name in template.SHIPPED)
-    assert len({template.load(name).identity for name in template.SHIPPED}) == 5
+    assert len({template.load(name).identity for name in template.SHIPPED}) == 7
     own = {
         "messages": [
             {"role": "system", "text": "Answer."},
@@ -123,8 +123,11 @@ def test_who_judged_by_which_words_is_beside_a_number(tmp_path: Path) -> None:
         ({"read": {"kind": "number", "pattern": "(", "scale": [0, 1]}}, "not a regular expression"),
         ({"read": {"kind": "number", "pattern": "1", "scale": [0, 1]}}, "no group"),
         ({"read": {"kind": "number", "pattern": "(1)", "scale": [1, 1]}}, "from a smaller to a larger number"),
-        ({"read": {"kind": "winner", "first": "1", "second": "2", "tie": "3"}}, r"must contain \{image\} 2 times"),
-        ({"messages": [{"role": "user", "text": "{prompt}"}]}, r"must contain \{image\} 1 times"),
+        (
+            {"read": {"kind": "winner", "first": "1", "second": "2", "tie": "3"}},
+            r"must contain \{image\} or \{sound\} 2 times",
+        ),
+        ({"messages": [{"role": "user", "text": "{prompt}"}]}, r"must contain \{image\} or \{sound\} 1 times"),
         ({"messages": [{"role": "robot", "text": "{image}"}]}, "role"),
         ({"tempreature": 1}, "tempreature"),
         ({"read": {"kind": "yes-no", "yes": ["yes"]}}, "yes"),

@@ -261,6 +261,7 @@ def test_the_table_of_families_says_what_their_classes_say() -> None:
     for row in tables.load(subjects.FAMILIES):
         family = FAMILIES[row["pipeline"]]
         assert (row.get("edits", False), row.get("two_times", False)) == (0 not in family.sources, family.two_times)
+        assert row.get("sounds", False) == row.get("notes", "").startswith(("makes sounds", "makes songs"))
         assert row.get("videos", False) == row.get("notes", "").startswith(("makes videos", "few-step videos"))
 
 

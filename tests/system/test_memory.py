@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.normalization import RMSNorm
-from tiny_pipelines import FRAMES, Processor, halved, tiny
+from tiny_pipelines import Processor, halved, small, tiny
 
 from flowward.algorithms import ALGORITHMS
 from flowward.algorithms.algorithm import TEACHER, differentiates
@@ -33,7 +33,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import full_size
 
 KB = 1024
-ROUGH = ("SanaVideoPipeline", "SanaImageToVideoPipeline")  # few more bytes are counted than taken, in training
+ROUGH = {"SanaVideoPipeline": 0.05, "SanaImageToVideoPipeline": 0.05, "LongCatAudioDiTPipeline": 0.07}
+"""a few more bytes are counted than taken, in training"""
 UNSAVED = (  # the tiny ones have a processor that cannot be saved, or one that needs torchvision
     "QwenImageEditPlusPipeline", "QwenImageEditPipeline", "LongCatImageEditPipeline", "Kandinsky5I2IPipeline",
     "ZImageOmniPipeline",
@@ -103,14 +104,15 @@ def test_a_blueprint_takes_what_the_model_takes(name: str, tmp_path: Path, monke
     """The very bytes: sampling, decoding, and training of a model that is there, and of its configuration."""
     monkeypatch.setattr("flowward.models.pipelines.find_spec", lambda name: True)  # the tiny one needs no torchvision
     save(tiny(name), tmp_path / "model", monkeypatch)
-    frames = FRAMES.get(name, {})
-    given = {} if FAMILIES[name].fixed_text else {"text_tokens": 16}
-    loading = Loading(size=(32, 32), **given, **frames)  # type: ignore[arg-type]
+    given = small(name) | ({} if FAMILIES[name].fixed_text else {"text_tokens": 16})
+    side = given.pop("height", None), given.pop("width", None)
+    loading = Loading(size=None if None in side else side, **given)
+    given |= {} if None in side else {"height": 32, "width": 32}
     found = []
     for real in (True, False):
         with counted() as counter:
             if real:
-                family = FAMILIES[name](halved(tiny(name)), 32, 32, **given, **frames)
+                family = FAMILIES[name](halved(tiny(name)), **given)
                 norms.fuse(family.network)
                 one = DiffusersPolicy(name, family, 2, "bf16")
             else:
@@ -134,7 +136,7 @@ def test_a_blueprint_takes_what_the_model_takes(name: str, tmp_path: Path, monke
                 one.velocity(x, t, condition).square().mean().backward()
 
             found.append((counter.peak(sample) - start, counter.peak(learn) - start))
-    assert found[1] == pytest.approx(found[0], rel=0.05 if name in ROUGH else 0.005)
+    assert found[1] == pytest.approx(found[0], rel=ROUGH.get(name, 0.005))
 
 
 @pytest.mark.parametrize("how", ["int8", "nf4"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .ace_step import AceStep
 from .anyflow import AnyFlow
 from .aura_flow import AuraFlow
 from .bria import Bria
@@ -21,6 +22,7 @@ from .hunyuan_video15_i2v import HunyuanVideo15ImageToVideo
 from .kandinsky5 import Kandinsky5
 from .kandinsky5_edit import Kandinsky5Edit
 from .krea2 import Krea2
+from .longcat_audio import LongCatAudio
 from .longcat_image import LongCatImage
 from .longcat_image_edit import LongCatImageEdit
 from .ltx import LTX, LTXImageToVideo
@@ -34,6 +36,7 @@ from .sana import Sana
 from .sana_video import SanaImageToVideo, SanaVideo
 from .sd3 import StableDiffusion3
 from .skyreels_v2 import SkyReelsV2
+from .stable_audio_3 import StableAudio3
 from .wan import Wan
 from .wan_i2v import ChronoEdit, SkyReelsV2ImageToVideo, WanImageToVideo
 from .wan_vace import WanVACE
@@ -49,6 +52,7 @@ _ALL: tuple[type[Family], ...] = (
     WanImageToVideo, SkyReelsV2ImageToVideo, ChronoEdit, LTXImageToVideo,
     HunyuanVideo15ImageToVideo, WanVACE, SanaImageToVideo, HunyuanSkyReels,
     FirstQwenImageEdit, LongCatImageEdit, Kandinsky5Edit, BriaFiboEdit, ZImageOmni,
+    StableAudio3, AceStep, LongCatAudio,
 )  # fmt: skip
 FAMILIES: dict[str, type[Family]] = {name: family for family in _ALL for name in family.pipelines}
 

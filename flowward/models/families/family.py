@@ -14,6 +14,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
+from ...process import medium
 from ...process.distilled import Sign, of_pipeline, of_scheduler
 from ...process.policy import LOADER, Loader
 from ...prompts import SOURCE
@@ -34,6 +35,7 @@ class Family(ABC):
         height, width: of the finished image, in pixels.
         frames: of the finished video; 1 for images.
         text_tokens: maximum per prompt (None: the pipeline's default).
+        seconds: refused: only families of sound have a length in seconds (sound.py).
 
     Raises:
         ValueError: the model does not support this size or text length.
@@ -56,6 +58,9 @@ class Family(ABC):
     fixed_text: ClassVar[str] = ""  # what it reads of a text, in words, if nobody can choose `text_tokens`
     nothing: ClassVar[str] = ""  # the text used as the empty prompt
     lora_loader: ClassVar[Loader] = LOADER  # the pipeline's method that loads a LoRA
+    lora_first: ClassVar[tuple[str, ...]] = ()  # lines of code that this method needs before
+    encoders: ClassVar[tuple[str, ...]] = ()  # components of the pipeline that encode prompts, beside text encoders
+    emptied: ClassVar[tuple[str, ...]] = ()  # tensors that are 0 for the empty prompt, whose others are the prompt's
 
     def __init__(
         self,
@@ -64,18 +69,14 @@ class Family(ABC):
         width: int | None = None,
         frames: int = 1,
         text_tokens: int | None = None,
+        seconds: float | None = None,
     ):
+        if seconds is not None:
+            raise ValueError(f"{type(pipe).__name__} makes no sound: leave out --seconds")
         self.pipe = pipe
         self.height, self.width = (self.side if each is None else each for each in (height, width))
         self.frames = frames
-        if text_tokens is not None:
-            if self.fixed_text:
-                raise ValueError(f"{type(pipe).__name__} reads {self.fixed_text}; leave out the text tokens option")
-            self.text_tokens = text_tokens
-        if self.most_text and self.text_tokens > self.most_text:
-            raise ValueError(
-                f"{type(pipe).__name__} reads at most {self.most_text} text tokens, not {self.text_tokens}"
-            )
+        self._limit(text_tokens)
         for name, value in (("height", self.height), ("width", self.width)):
             if value < 1 or value % self.multiple:
                 raise ValueError(
@@ -89,6 +90,29 @@ class Family(ABC):
                 )
         if frames != 1 and len(self.shape) == 3:
             raise ValueError(f"{type(pipe).__name__} makes images, not videos of {frames} frames; leave out the option")
+
+    def _limit(self, text_tokens: int | None) -> None:
+        """Set the maximum of text tokens; raises ValueError if the pipeline does not support it."""
+        if text_tokens is not None:
+            if self.fixed_text:
+                raise ValueError(
+                    f"{type(self.pipe).__name__} reads {self.fixed_text}; leave out the text tokens option"
+                )
+            self.text_tokens = text_tokens
+        if self.most_text and self.text_tokens > self.most_text:
+            raise ValueError(
+                f"{type(self.pipe).__name__} reads at most {self.most_text} text tokens, not {self.text_tokens}"
+            )
+
+    @property
+    def medium(self) -> medium.Medium:
+        """What a decoded sample is."""
+        return medium.images(self.height, self.width, self.shape[1] if len(self.shape) == 4 else None)
+
+    @property
+    def reads(self) -> list[Any]:
+        """What encoded prompts depend on beside their text and the networks that encode them."""
+        return []
 
     @property
     def side(self) -> int:

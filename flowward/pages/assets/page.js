@@ -42,6 +42,8 @@
     const { moments, frames } = JSON.parse(section.querySelector("script.frames").textContent);
     const places = [...section.querySelectorAll("img[data-later]")];
     const last = places.map((place) => place.src);
+    const players = places.map((place) => place.closest("figure").querySelector("[data-later-sound]"));
+    const sounds = players.map((player) => player?.src);
     function move() {
       const now = +slider.value;
       section.querySelector(".slider output").textContent = moments[now];
@@ -51,6 +53,12 @@
         place.src = frame.image ?? last[k];
         place.alt = frame.alt;
         place.closest("button").setAttribute("aria-label", `enlarge: ${frame.alt}`);
+        if (players[k]) {
+          const sound = "image" in frame ? frame.sound ?? "" : sounds[k];
+          players[k].hidden = !sound;
+          if (players[k].src !== sound) players[k].src = sound;
+          players[k].ariaLabel = `listen: ${frame.alt}`;
+        }
         const label = figure.querySelector("[data-later-label]"), facts = figure.querySelector("[data-later-facts]");
         if (label) label.textContent = moments[now];
         if (facts) facts.replaceChildren(...(frame.facts ?? []).map(detail));

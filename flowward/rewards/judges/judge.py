@@ -1,6 +1,6 @@
 """A vision-language model as a reward, on any OpenAI-compatible chat server (vLLM, SGLang, hosted).
 
-The judge gets images as 8-bit PNG. Scores are in [0, 1].
+The judge gets images as 8-bit PNG, and sounds as 16-bit WAV. Scores are in [0, 1].
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ...process import sound
 from ...prompts.pictures import picture
 from ...system.asking import Server, ServiceError
 from ...system.chat_servers import chosen, first_choice, served_models
@@ -27,6 +28,7 @@ from ...system.errors import not_negative, positive
 from ...system.jobs import work
 from ..reward import Metadata, RewardError, served, subjects
 from ..service.wire import not_finite, png, to_uint8
+from ..sound.waveforms import Listening
 from . import template as templates
 from .answers import Answers
 from .missing import AGAIN, Missing, filled
@@ -39,7 +41,8 @@ HOT = 0.7  # temperature of a retry: at 0 the answer would be the same
 class _Question:
     prompt: str
     messages: list[tuple[str, list[str | None]]]  # None: the next image
-    images: tuple[Tensor, ...]  # [3, H, W]; one, or two to compare, and sometimes the source image
+    images: tuple[Tensor, ...]  # [3, H, W] or [C, T]; one, or two to compare, and sometimes the source image
+    rate: int  # of sounds, in Hz
     key: str  # hash of everything that the answer depends on
 
 
@@ -47,6 +50,7 @@ class _Question:
 class Judge:
     """Let a vision-language model score each image, or compare two images of the same prompt.
 
+    With a template that has {sound} in the place of {image}, a model that hears scores sounds.
     With a template that compares, the score is the win rate against the other images of the prompt in the call. A tie
     counts as half a win, and so do equal images (Pref-GRPO, arXiv:2508.20751). Hashes decide which image of a pair is
     shown first, so position bias averages out and scores do not depend on the order of images.
@@ -67,7 +71,8 @@ class Judge:
     server: str = "http://127.0.0.1:8000/v1"
     """use the OpenAI-compatible server at this base address"""
     template: str = "yes-no"
-    """use template unified-reward, unified-reward-pairwise, yes-no, json-score, edit, edit-several, or your file"""
+    """use this template: unified-reward, unified-reward-pairwise, yes-no, json-score, edit, edit-several, sound-yes-no, or
+    your file"""
     key_variable: str = "OPENAI_API_KEY"
     """read the API key from this environment variable, if the server needs one"""
     concurrency: int = 16
@@ -120,6 +125,8 @@ class Judge:
 
     def refuse(self, prompts: Sequence[str], metadata: Metadata = None) -> None:
         """Raise ValueError that names the first prompt with too little metadata for the template."""
+        if self._template.hears:
+            Listening(f"the template {self.template}").refuse(prompts, metadata)
         for prompt, about in zip(prompts, metadata or [{}] * len(prompts), strict=True):
             try:
                 messages = self._template.filled(prompt, about)
@@ -133,7 +140,7 @@ class Judge:
 
     @served()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
-        """Scores [B] in [0, 1] of images [B, 3, H, W].
+        """Scores [B] in [0, 1] of images [B, 3, H, W], or of waveforms [B, C, T] if the template asks about sounds.
 
         Raises:
             RewardError: an image has NaN or infinity, a comparison has only one image, too many answers are still
@@ -141,7 +148,8 @@ class Judge:
         """
         if bad := not_finite(images):
             raise RewardError(f"an image for '{prompts[bad[0]]}' has NaN or infinity, so the judge cannot score it")
-        shown, about = to_uint8(images), metadata or [{}] * len(images)
+        rate = self._rate(images, prompts, metadata)
+        shown, about = to_int16(images) if rate else to_uint8(images), metadata or [{}] * len(images)
         digests = [_digest(image) for image in shown]
         own = subjects(prompts, about)
         if self.compares:
@@ -149,6 +157,18 @@ class Judge:
         rows = range(len(images))
         scores = self._asked([self._question(shown, digests, prompts, about, (i,)) for i in rows])
         return filled(torch.tensor(scores), own, self._missing.last)
+
+    def _rate(self, images: Tensor, prompts: Sequence[str], metadata: Metadata) -> int:
+        """The rate of sounds in Hz; 0 of images.
+
+        Raises:
+            RewardError: the template is for the other kind, or sounds have no rate.
+        """
+        if self._template.hears:
+            return Listening(f"the template {self.template}").rate(images, prompts, metadata)
+        if images.ndim == 3:
+            raise RewardError(f"the template {self.template} asks about images: use one with {{sound}} for sounds")
+        return 0
 
     def _win_rates(
         self,
@@ -197,9 +217,10 @@ class Judge:
             size = images.shape[-2], images.shape[-1]
             shown.append(to_uint8(picture(part, size)) if isinstance(part, Path) else images[next(judged)])
         seen = [digests[row] for row in rows] if len(shown) == len(rows) else [_digest(image) for image in shown]
-        depends = [self._model, self._template.identity, messages, seen]
+        rate = int(about[rows[0]]["rate"]) if self._template.hears else 0
+        depends = [self._model, self._template.identity, messages, seen, *([rate] if rate else [])]
         key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()
-        return _Question(prompt, messages, tuple(shown), key)
+        return _Question(prompt, messages, tuple(shown), rate, key)
 
     def _asked(self, questions: list[_Question]) -> list[float]:
         doers = [self._answer] * self.concurrency
@@ -241,18 +262,30 @@ class Judge:
             self._answers.put(key, score, choice.get("message"))
 
     def _body(self, question: _Question) -> dict[str, Any]:
-        urls = iter(["data:image/png;base64," + base64.b64encode(png(image)).decode() for image in question.images])
+        media = iter([_medium(image, question.rate) for image in question.images])
         messages = []
         for role, parts in question.messages:  # chat templates of some models accept a list only if it has images
-            content = [_part(part, urls) for part in parts] if None in parts else "\n".join(map(str, parts))
+            content = [_part(part, media) for part in parts] if None in parts else "\n".join(map(str, parts))
             messages.append({"role": role, "content": content})
         return {"model": self._model, "messages": messages, **self._template.read.request(), **self._template.request}
 
 
-def _part(part: str | None, urls: Any) -> dict[str, Any]:
-    if part is not None:
-        return {"type": "text", "text": part}
-    return {"type": "image_url", "image_url": {"url": next(urls)}}
+def _part(part: str | None, media: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {"type": "text", "text": part} if part is not None else next(media)
+    return found
+
+
+def _medium(image: Tensor, rate: int) -> dict[str, Any]:
+    """An image [3, H, W], or a waveform [C, T] with its rate, as a part of a message."""
+    if rate:
+        data = base64.b64encode(sound.wav(image.float() / sound.FULL, rate)).decode()
+        return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+    return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(png(image)).decode()}}
+
+
+def to_int16(waveforms: Tensor) -> Tensor:
+    """[-1, 1] to -32767..32767, clamped, on the CPU."""
+    return (waveforms.detach().cpu().float().clamp(-1, 1) * sound.FULL).round().to(torch.int16)
 
 
 def _digest(image: Tensor) -> str:

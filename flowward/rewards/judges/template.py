@@ -1,9 +1,9 @@
 """Templates for judges: the question, and how to parse the answer. One YAML file each, shipped in templates/.
 
 source:    the origin of the question
-messages:  role and text. {image} stands for an image (twice: two images are compared), {prompt} for the prompt,
-           {source} for the source image of an edit (the first one if there are several), {sources} for all of them,
-           and any other {name} for that entry of the prompt's metadata
+messages:  role and text. {image} stands for an image (twice: two images are compared), {sound} for a sound in the same
+           way, {prompt} for the prompt, {source} for the source image of an edit (the first one if there are several),
+           {sources} for all of them, and any other {name} for that entry of the prompt's metadata
 request:   more fields of the request, such as temperature and max_tokens
 read:      kind (number, winner, yes-no or json) and its fields; see the classes in reading.py
 """
@@ -52,13 +52,21 @@ class Template:
 
     def __post_init__(self) -> None:
         wanted = 2 if isinstance(self.read, Winner) else 1
-        if self.images != wanted:
-            raise ValueError(f"its messages must contain {{image}} {wanted} times, not {self.images}")
+        if self.images != wanted or self._count("sound") not in (0, self.images):
+            raise ValueError(f"its messages must contain {{image}} or {{sound}} {wanted} times, not {self.images}")
 
     @property
     def images(self) -> int:
-        """Number of images in one question."""
-        return sum(PLACE.findall(message.text).count("image") for message in self.messages)
+        """Number of images or sounds in one question."""
+        return self._count("image") + self._count("sound")
+
+    @property
+    def hears(self) -> bool:
+        """Whether the question is about sounds."""
+        return self._count("sound") > 0
+
+    def _count(self, place: str) -> int:
+        return sum(PLACE.findall(message.text).count(place) for message in self.messages)
 
     @property
     def identity(self) -> str:
@@ -78,7 +86,7 @@ class Template:
 def _parts(text: str, values: Mapping[str, Any]) -> list[Part]:
     parts: list[Part] = [""]
     for number, piece in enumerate(PLACE.split(text)):  # text and names alternate; inserted text is not split again
-        if number % 2 and piece == "image":
+        if number % 2 and piece in ("image", "sound"):
             parts += [None, ""]
             continue
         if number % 2 and piece == SOURCES and SOURCE in values:

@@ -46,7 +46,7 @@ class Remote:
     batch: int = 64
     """send at most this many images per chunk; the server's limits also apply"""
     encoding: Literal["float32", "float16", "uint8", "png"] = "float32"
-    """send images as this: float32 is exact; uint8 and png are smaller, rounded to 1/255"""
+    """send images as this: float32 is exact; uint8 and png are smaller, rounded to 1/255 (png sends sounds as WAV)"""
     token: str | None = field(default=None, repr=False)
     """send this token (default: environment variable FLOWWARD_TOKEN, not saved in config.yaml)"""
 
@@ -126,11 +126,13 @@ class Remote:
 
     @served()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Metadata = None) -> Tensor:
-        """Scores [B] of images [B, 3, H, W], or [B, F, 3, H, W] if the reward takes videos.
+        """Scores [B] of images [B, 3, H, W], or [B, F, 3, H, W] if the reward takes videos, or of waveforms [B, C, T].
 
         Raises:
             RewardError: the reward failed on the server, or no server answered for `patience` seconds.
         """
+        if images.ndim == 3 and self.encoding == "uint8":
+            raise RewardError("sounds cannot be sent in 8 bits: set encoding to float32, float16, or png for WAV files")
         size = max(1, len(images)) if self.compares else self._chunk(images)
         spans = [slice(start, start + size) for start in range(0, len(images), size)]
 

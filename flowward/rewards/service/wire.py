@@ -3,6 +3,8 @@
 A call is a safetensors file (little endian, self-describing) with two tensors. `images` is float32, float16 or uint8,
 [B, 3, H, W] or [B, F, 3, H, W]. `request` has the UTF-8 bytes of a JSON object with `prompts` (B texts) and `metadata`
 (B objects, or null). Or a call is JSON alone, with `images` as B PNG files in base64 (for a video, a list of them).
+Sounds come as `waveforms`, float32 or float16 [B, C, T], with their `rate` (Hz) in the metadata; in JSON as `sounds`,
+B WAV files in base64, of 16 bits or float.
 The answer is JSON: {"scores": [B numbers]}, or {"detail": "a sentence"} with a status other than 200.
 """
 
@@ -19,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...process import sound
 from ...prompts.pixels import rgb
 
 TENSORS = "application/x-safetensors"
@@ -39,7 +42,7 @@ class Refused(ValueError):
 class Call:
     """The arguments of a reward."""
 
-    images: Tensor  # float32 [B, 3, H, W] or [B, F, 3, H, W]
+    images: Tensor  # float32 [B, 3, H, W] or [B, F, 3, H, W], or waveforms [B, C, T]
     prompts: list[str]
     metadata: list[dict[str, Any]] | None
 
@@ -50,7 +53,8 @@ class Call:
 
     def __post_init__(self) -> None:
         """Raise Refused (422) if counts differ, the shape is wrong, or images have NaN or infinity."""
-        if self.images.ndim not in (4, 5) or self.images.shape[-3] != 3 or not self.images.numel():
+        heard = self.images.ndim == 3 and self.images.numel()
+        if not heard and (self.images.ndim not in (4, 5) or self.images.shape[-3] != 3 or not self.images.numel()):
             raise Refused(422, f"images must be [B, 3, H, W] or [B, F, 3, H, W], not {list(self.images.shape)}")
         if len(self.images) != len(self.prompts):
             raise Refused(
@@ -60,6 +64,8 @@ class Call:
             raise Refused(
                 422, f"`metadata` needs one object per image, not {len(self.metadata)} for {len(self.images)} images"
             )
+        if heard and not all(type(about.get("rate")) is int and about["rate"] > 0 for about in self.metadata or [{}]):
+            raise Refused(422, "waveforms need their `rate`, samples per second, in the metadata of each")
         if bad := not_finite(self.images):
             raise Refused(
                 422,
@@ -110,11 +116,15 @@ def not_finite(images: Tensor) -> list[int]:
 def encode(images: Tensor, prompts: Sequence[str], metadata: Any, encoding: str) -> bytes:
     """Encode a call. Only float32 is exact; uint8 and png clamp to [0, 1] and round to 1/255.
 
+    Waveforms [B, C, T] are sent as float32, float16, or (for png) as WAV files of 16 bits.
+
     Raises:
-        TypeError, ValueError: the metadata cannot be written as JSON.
+        TypeError, ValueError: the metadata cannot be written as JSON, or waveforms have no rate.
     """
     about = None if metadata is None else [dict(each) for each in metadata]
     request = {"prompts": list(prompts), "metadata": about}
+    if images.ndim == 3:
+        return _encoded_sounds(images, request, encoding)
     if encoding == "png":
         return json.dumps({"images": _nested(to_uint8(images)), **request}, allow_nan=False).encode()
     from safetensors.torch import save
@@ -122,6 +132,19 @@ def encode(images: Tensor, prompts: Sequence[str], metadata: Any, encoding: str)
     text = bytearray(json.dumps(request, allow_nan=False).encode())
     pixels = to_uint8(images) if encoding == "uint8" else images.detach().cpu().to(SUFFIXES[encoding])
     return save({"images": pixels.contiguous(), "request": torch.frombuffer(text, dtype=torch.uint8)})
+
+
+def _encoded_sounds(waveforms: Tensor, request: dict[str, Any], encoding: str) -> bytes:
+    from safetensors.torch import save
+
+    if encoding == "png":
+        rates = [each["rate"] for each in request["metadata"] or [{"rate": None}] * len(waveforms)]
+        files = [sound.wav(each, rate) for each, rate in zip(waveforms, rates, strict=True)]
+        sounds = [base64.b64encode(each).decode() for each in files]
+        return json.dumps({"sounds": sounds, **request}, allow_nan=False).encode()
+    text = bytearray(json.dumps(request, allow_nan=False).encode())
+    values = waveforms.detach().cpu().to(SUFFIXES[encoding]).contiguous()
+    return save({"waveforms": values, "request": torch.frombuffer(text, dtype=torch.uint8)})
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -161,9 +184,12 @@ def _of_tensors(body: bytes, max_bytes: float) -> tuple[dict[str, Any], Tensor]:
         tensors = load(body)
     except Exception as error:  # a damaged file raises many kinds
         raise Refused(400, "the body is not a safetensors file") from error
-    if set(tensors) != {"images", "request"}:
+    if set(tensors) not in ({"images", "request"}, {"waveforms", "request"}):
         raise Refused(422, f"the tensors must be `images` and `request`, not {', '.join(sorted(tensors)) or 'none'}")
-    images, text = tensors["images"], tensors["request"]
+    heard = "waveforms" in tensors
+    images, text = tensors["waveforms" if heard else "images"], tensors["request"]
+    if heard and (images.ndim != 3 or images.dtype == torch.uint8):
+        raise Refused(422, f"waveforms must be float32 or float16 [B, C, T], not {list(images.shape)}")
     if images.dtype not in SUFFIXES.values() or text.dtype != torch.uint8:
         given = [str(tensor.dtype).removeprefix("torch.") for tensor in (images, text)]
         raise Refused(422, f"`images` must be {', '.join(SUFFIXES)} and `request` uint8, not {' and '.join(given)}")
@@ -175,6 +201,8 @@ def _of_tensors(body: bytes, max_bytes: float) -> tuple[dict[str, Any], Tensor]:
 
 def _of_json(body: bytes, max_bytes: float) -> tuple[dict[str, Any], Tensor]:
     request = _parsed(body)
+    if "sounds" in request:
+        return _of_sounds(request, max_bytes)
     given = request.get("images")
     if not isinstance(given, list) or not given:
         raise Refused(422, "`images` must be a list of PNG files in base64")
@@ -191,6 +219,26 @@ def _of_json(body: bytes, max_bytes: float) -> tuple[dict[str, Any], Tensor]:
     if len({video.shape for video in videos}) != 1:
         raise Refused(422, "all images of a call must have the same size")
     return request, torch.stack(videos)
+
+
+def _of_sounds(request: dict[str, Any], max_bytes: float) -> tuple[dict[str, Any], Tensor]:
+    """Waveforms [B, C, T] of WAV files; their rate becomes part of the metadata."""
+    given, found, rates = request["sounds"], list[Tensor](), list[int]()
+    if not isinstance(given, list) or not given:
+        raise Refused(422, "`sounds` must be a list of WAV files in base64")
+    for text in given:
+        try:
+            waveform, rate = sound.read(base64.b64decode(text, validate=True))
+        except (ValueError, TypeError) as error:
+            raise Refused(400, f"a sound is not a WAV file in base64: {error}") from error
+        found.append(waveform)
+        rates.append(rate)
+        if 4 * sum(each.numel() for each in found) > max_bytes:
+            raise too_large(max_bytes)
+    if len({each.shape for each in found}) != 1 or len(set(rates)) != 1:
+        raise Refused(422, "all sounds of a call must have the same length, rate and number of channels")
+    about = _mappings(request.get("metadata")) or [{} for _ in given]
+    return {**request, "metadata": [{**each, "rate": rates[0]} for each in about]}, torch.stack(found)
 
 
 def _parsed(text: bytes) -> dict[str, Any]:

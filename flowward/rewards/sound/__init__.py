@@ -1,0 +1,1 @@
+"""Rewards on waveforms: loudness, silence, tempo, and CLAP."""
