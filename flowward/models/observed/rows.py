@@ -1,0 +1,95 @@
+"""How the arguments of a network for one row become those for several, and back.
+
+It is learned from a call with one row and a call with two equal rows: a tensor is stacked along its first axis, a list
+becomes longer, and the rest stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Rule = Any  # "same", "stacked", "listed", or a dict or list of rules
+
+
+class Unlike(ValueError):
+    """Two calls do not have the same form."""
+
+
+def learned(one: Any, two: Any, name: str = "") -> Rule:
+    """The rule that makes `two`, the arguments for two equal rows, from `one`, those for a row.
+
+    Raises:
+        Unlike: there is none.
+    """
+    match one:
+        case Tensor():
+            if not isinstance(two, Tensor) or one.shape[1:] != two.shape[1:] or one.ndim != two.ndim:
+                raise Unlike(f"{name} has another form for two prompts")
+            if one.shape == two.shape:
+                return "same"
+            if len(two) != 2 * len(one):
+                raise Unlike(f"{name} has {len(one)} rows for one prompt, and {len(two)} for two")
+            return "stacked"
+        case dict():
+            if not isinstance(two, dict) or one.keys() != two.keys():
+                raise Unlike(f"{name} has other entries for two prompts")
+            return {key: learned(one[key], two[key], f"{name} {key}".strip()) for key in one}
+        case list() | tuple():
+            if len(two) == 2 * len(one) and one:
+                return "listed"
+            if len(two) != len(one):
+                raise Unlike(f"{name} has {len(one)} entries for one prompt, and {len(two)} for two")
+            return [learned(a, b, name) for a, b in zip(one, two, strict=True)]
+    if one != two:
+        raise Unlike(f"{name} is {one} for one prompt, and {two} for two")
+    return "same"
+
+
+def joined(rows: Sequence[Any], rule: Rule) -> Any:
+    """The arguments for several rows."""
+    first = rows[0]
+    match rule:
+        case "same":
+            return first
+        case "stacked":
+            return first if len(rows) == 1 else torch.cat(list(rows))
+        case "listed":
+            return type(first)(each for row in rows for each in row)
+        case dict():
+            return {key: joined([row[key] for row in rows], each) for key, each in rule.items()}
+    return type(first)(joined([row[number] for row in rows], each) for number, each in enumerate(rule))
+
+
+def split(several: Any, rule: Rule, many: int) -> list[Any]:
+    """The arguments of each row: the inverse of `joined`."""
+    match rule:
+        case "same":
+            return [several] * many
+        case "stacked":
+            return list(several.chunk(many))
+        case "listed":
+            each = len(several) // many
+            return [several[row * each : (row + 1) * each] for row in range(many)]
+        case dict():
+            parts = {key: split(several[key], each, many) for key, each in rule.items()}
+            return [{key: part[row] for key, part in parts.items()} for row in range(many)]
+    parts_ = [split(several[number], each, many) for number, each in enumerate(rule)]
+    return [type(several)(part[row] for part in parts_) for row in range(many)]
+
+
+def count(several: Any, one: Any, rule: Rule) -> int:
+    """How many rows a call has."""
+    match rule:
+        case "same":
+            return 0
+        case "stacked":
+            return len(several) // len(one)
+        case "listed":
+            return len(several) // len(one)
+        case dict():
+            return max((count(several[key], one[key], each) for key, each in rule.items()), default=0)
+    return max((count(several[number], one[number], each) for number, each in enumerate(rule)), default=0)
