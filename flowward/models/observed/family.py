@@ -21,9 +21,9 @@ from .calls import parameters
 from .leaves import FromTime
 from .observe import observe
 from .observer import Asked, Observer, Refused, constant, pillow
+from .refusals import refuse_parts, refuse_scheduler
 
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
-FLOWS = ("flow_shift", "use_flow_sigmas")  # settings of schedulers that can follow a flow
 
 
 class Observed(Family):
@@ -50,7 +50,8 @@ class Observed(Family):
             if isinstance(part, nn.Module):
                 part.eval()  # dropout would look like an input that changes by itself
         try:
-            self._refuse_other_kinds()
+            refuse_parts([name for name, part in pipe.components.items() if part is not None])
+            refuse_scheduler(type(pipe.scheduler), pipe.scheduler.config)
             self.height, self.width = (self._side(*each) for each in (("height", height), ("width", width)))
             self._sized: dict[str, Any] = {"height": self.height, "width": self.width, "num_frames": frames}
             self._sized |= {"max_area": self.height * self.width}
@@ -86,20 +87,6 @@ class Observed(Family):
         self.notes = agreement.settle(self.observer, self.found)
         self.times(2)
         self.observer.learning = False
-
-    def _refuse_other_kinds(self) -> None:
-        """Raise Refused without running anything."""
-        pipe = self.pipe
-        if getattr(pipe, "transformer", None) is None:
-            raise Refused("has no transformer")
-        if others := [
-            name for name in pipe.components if re.fullmatch(r"(transformer|unet)_\d", name) and getattr(pipe, name)
-        ]:
-            raise Refused(f"calls two transformers (transformer and {others[0]})")
-        kind, known = type(pipe.scheduler), pipe.scheduler.config
-        flow = issubclass(kind, FlowMatchEulerDiscreteScheduler) or known.get("prediction_type") == "flow_prediction"
-        if not flow and not known.get("use_flow_sigmas"):
-            raise Refused(f"predicts noise, or jumps: its scheduler is {kind.__name__}, which follows no flow")
 
     def _side(self, name: str, given: int | None) -> int:
         if given is not None:
