@@ -123,7 +123,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "inpainting": (lambda: loop(pasted=True), "changes its samples between steps"),
     "momentum": (lambda: loop(momentum=True), "guidance that depends on the step, or remembers earlier steps"),
     "squares": (lambda: loop(squared=True), "changes what its transformer returns by more than a choice of numbers"),
-    "times": (lambda: loop(clocked=True), "follows the time in an unknown way: t_1"),
+    "times": (lambda: loop(clocked=True), "follows the time in an unknown way: t"),
     "noise": (lambda: loop(diffusers.DDPMScheduler()), "predicts noise .* its scheduler is DDPMScheduler"),
     "epsilon": (lambda: loop(diffusers.DPMSolverMultistepScheduler()), "predicts noise .* DPMSolverMultistepScheduler"),
     "a mask": (lambda: NeedsMaskPipeline(Ways()), "needs more than a prompt: mask"),
@@ -218,3 +218,21 @@ def test_observed_pipelines_have_a_tiny_one() -> None:
     """Each entry of the list is tested above, or by its own test, and is not written."""
     listed = {each["pipeline"] for each in tables.load(catalogue.HERE / "observed.yaml")}
     assert listed <= TINY.keys() and not listed & FAMILIES.keys()
+
+
+def test_a_pipeline_in_a_folder_is_loaded_and_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line says what was found; after the text encoders are freed there are still prompts, times and guidance."""
+    tiny("StableDiffusion3Pipeline").save_pretrained(tmp_path / "model")
+    monkeypatch.delitem(FAMILIES, "StableDiffusion3Pipeline")
+    one: Any = models.load(str(tmp_path / "model"), 2, "float32", loading=models.Loading(size=(32, 32), device="cpu"))
+    said = capsys.readouterr().err
+    assert "has no written family; observed: samples [4, 16, 16]" in said and "LoRA on attn.add_k_proj" in said
+    x, t = torch.randn(3, *one.latent_shape), torch.tensor([0.2, 0.5, 0.9])
+    before = one.under("policy", 3.0)(x, t, one.encode(TEXTS))
+    one.prepare(TEXTS, tmp_path / "cache")
+    assert one.family.pipe.text_encoder is None and len(one.times(6)) == 7
+    torch.testing.assert_close(one.under("policy", 3.0)(x, t, one.encode(TEXTS)), before)
+    with pytest.raises(ValueError, match="leave out --shard"):
+        models.load(str(tmp_path / "model"), 2, layout=models.Layout(shard="all"))

@@ -30,11 +30,15 @@ def settle(observer: Observer, found: Findings) -> tuple[str, ...]:
     if rule is not None and rule.negative is not None:
         scales["negative_prompt"] = [rule.negative]
     x, t, words, got = _asked(observer, found, scales)
+    empties = found.empties or [None]
+    apart, near = float("inf"), 5e-2 if found.half else 1e-4
     for alone in (False, True):
         found.alone = alone or found.rule is None
-        apart = _apart(_mixed(observer, found, x, t, words), got)
-        if apart < (5e-2 if found.half else 1e-4):
-            return (ALONE,) * found.alone
+        for empty in empties:
+            found.empties = [empty] if empty is not None else []
+            apart = min(apart, now := _apart(_mixed(observer, found, x, t, words), got))
+            if now < near:
+                return (ALONE,) * found.alone
     raise Refused(f"gives other velocities than the observed convention (relative difference {apart:.1e})")
 
 

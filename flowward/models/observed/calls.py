@@ -20,6 +20,9 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional and named arguments
 Answer = Callable[[int, Call], Any]  # number of the call in its step, its arguments -> what the transformer returns
 
 
+FRAMES = ("num_frames", "frames")  # the argument for it, by pipeline
+
+
 class _Enough(BaseException):
     """Ends a run of the pipeline; no pipeline catches it."""
 
@@ -69,6 +72,11 @@ class How:
 def parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
     """What the pipeline can be called with."""
     return inspect.signature(type(pipe).__call__).parameters
+
+
+def makes_videos(pipe: Any) -> bool:
+    """Whether it is asked for a number of frames."""
+    return not parameters(pipe).keys().isdisjoint(FRAMES)
 
 
 def run(pipe: Any, scheduler: Any, given: Mapping[str, Any], how: How) -> Recording:

@@ -17,7 +17,7 @@ from ...prompts.pictures import picture
 from .. import targets
 from ..families.family import Family
 from . import agreement, pictures
-from .calls import parameters
+from .calls import FRAMES, makes_videos, parameters
 from .leaves import FromTime
 from .observe import observe
 from .observer import Asked, Observer, Refused, constant, pillow
@@ -53,9 +53,9 @@ class Observed(Family):
             refuse_parts([name for name, part in pipe.components.items() if part is not None])
             refuse_scheduler(type(pipe.scheduler), pipe.scheduler.config)
             self.height, self.width = (self._side(*each) for each in (("height", height), ("width", width)))
-            self._sized: dict[str, Any] = {"height": self.height, "width": self.width, "num_frames": frames}
+            self._sized: dict[str, Any] = {"height": self.height, "width": self.width, **dict.fromkeys(FRAMES, frames)}
             self._sized |= {"max_area": self.height * self.width}
-            if frames != 1 and "num_frames" not in known:
+            if frames != 1 and not makes_videos(pipe):
                 raise Refused(f"makes images, not videos of {frames} frames; leave out the option")
             if text_tokens is not None and "max_sequence_length" not in known:
                 raise Refused("has no limit of text tokens; leave out the option")

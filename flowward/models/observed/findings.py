@@ -34,8 +34,13 @@ class Findings:
     velocity: Map  # from what the network returns to what the scheduler gets
     stored: list[Stored] = field(default_factory=list)
     rule_of_guidance: Rule | None = None
-    empty: dict[str, Any] | None = None  # the arguments of the row without a prompt
+    empties: list[dict[str, Any]] = field(default_factory=list)  # what may be the empty prompt, the surest first
     alone: bool = False  # whether rows are evaluated one by one
+
+    @property
+    def empty(self) -> dict[str, Any] | None:
+        """The arguments of the row without a prompt that would follow it."""
+        return self.empties[0] if self.empties else None
 
     @property
     def near(self) -> float:

@@ -22,7 +22,17 @@ def rows_keep_their_norm(v: Tensor, v_0: Tensor, scale: float) -> Tensor:
     return mixed * (v.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True))
 
 
-RULES: dict[str, Combine] = {"plain": plain, "each token keeps its norm": rows_keep_their_norm}
+def rows_keep_at_most_their_norm(v: Tensor, v_0: Tensor, scale: float) -> Tensor:
+    """As `plain`; then rows along the last axis whose norm is larger than in v get the norm that it has there."""
+    mixed = plain(v, v_0, scale)
+    return mixed * (v.norm(dim=-1, keepdim=True) / (mixed.norm(dim=-1, keepdim=True) + 1e-8)).clamp(max=1)
+
+
+RULES: dict[str, Combine] = {
+    "plain": plain,
+    "each token keeps its norm": rows_keep_their_norm,
+    "each token keeps at most its norm": rows_keep_at_most_their_norm,
+}
 
 
 @dataclass(frozen=True)

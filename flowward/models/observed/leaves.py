@@ -94,7 +94,7 @@ class Stored:
     """How an argument that follows the prompt is stored as a row of a condition, and read from it.
 
     The axis that follows the length of the text comes first, where rows are padded. Whole numbers are stored as bytes,
-    which half precision has exactly.
+    which half precision has exactly. None, as some pipelines give for a mask without zeros, has the length 0.
     """
 
     name: str
@@ -107,9 +107,11 @@ class Stored:
         Raises:
             ValueError: a whole number is below 0, or has more than two bytes.
         """
-        found = torch.as_tensor(value)
+        found = torch.as_tensor(self.like if value is None else value)
+        if value is None and not found.ndim:
+            raise ValueError(f"the argument {self.name} of its transformer is None for this prompt only")
         if found.ndim:
-            found = found.movedim(self.axis, 0)
+            found = found.movedim(self.axis, 0)[: 0 if value is None else None]
         if found.is_floating_point():
             return found.float()
         whole = found.long()
@@ -120,6 +122,8 @@ class Stored:
     def read(self, row: Tensor, length: int) -> Any:
         """The argument, from a row that may be padded."""
         like = torch.as_tensor(self.like)
+        if not length:
+            return None
         if like.ndim:
             row = row[:length]
         if not like.is_floating_point():

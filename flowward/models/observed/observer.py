@@ -20,7 +20,11 @@ from .calls import Answer, How, Recording, parameters, replaced, run
 SCALES = ("guidance_scale", "true_cfg_scale")
 TEXTS = ("a red circle", "a photo of two green squares on the left of a dog", "a dog")
 STEPS = 4
-FIXED = {"use_resolution_binning": False, "_auto_resize": False}  # sizes are those that are asked for
+FIXED = {  # sizes and prompts are those that are asked for
+    "use_resolution_binning": False,
+    "_auto_resize": False,
+    "enable_prompt_rewrite": False,
+}
 
 
 class Refused(ValueError):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import maps
-from .calls import Answer, Call, parameters
+from .calls import Answer, Call, makes_videos
 from .maps import Map
 from .observer import Observer, Refused
 
@@ -82,7 +82,7 @@ def find(observer: Observer, step_shape: tuple[int, ...], answer: Answer) -> Pic
         ) from error
     if not one.whole:
         raise Refused("does not decode all numbers of its samples")
-    video = "num_frames" in parameters(observer.pipe) and one.index.ndim == 5
+    video = makes_videos(observer.pipe) and one.index.ndim == 5
     if len(step_shape) >= 3 and (video or len(step_shape) == 3):
         shape = step_shape
     else:

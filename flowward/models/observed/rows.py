@@ -53,10 +53,12 @@ def joined(rows: Sequence[Any], rule: Rule) -> Any:
     """The arguments for several rows."""
     first = rows[0]
     match rule:
-        case "same":
+        case "same" if not isinstance(first, Tensor) or all(each is first for each in rows):
             return first
+        case "same":  # it follows the prompt, but has no axis of rows; or it was None when the rule was learned
+            return joined(rows, "stacked") if first.ndim > 1 and len(first) == 1 else first
         case "stacked":
-            return first if len(rows) == 1 else torch.cat(list(rows))
+            return first if first is None or len(rows) == 1 else torch.cat(list(rows))
         case "listed":
             return type(first)(each for row in rows for each in row)
         case dict():
@@ -70,13 +72,17 @@ def split(several: Any, rule: Rule, many: int) -> list[Any]:
         case "same":
             return [several] * many
         case "stacked":
-            return list(several.chunk(many))
+            return [None] * many if several is None else list(several.chunk(many))
         case "listed":
             each = len(several) // many
             return [several[row * each : (row + 1) * each] for row in range(many)]
         case dict():
+            if several.keys() != rule.keys():
+                raise Unlike("there are other entries with guidance")
             parts = {key: split(several[key], each, many) for key, each in rule.items()}
             return [{key: part[row] for key, part in parts.items()} for row in range(many)]
+    if len(several) != len(rule):
+        raise Unlike("there are other entries with guidance")
     parts_ = [split(several[number], each, many) for number, each in enumerate(rule)]
     return [type(several)(part[row] for part in parts_) for row in range(many)]
 
@@ -87,9 +93,9 @@ def count(several: Any, one: Any, rule: Rule) -> int:
         case "same":
             return 0
         case "stacked":
-            return len(several) // len(one)
+            return 0 if several is None or one is None else len(several) // len(one)
         case "listed":
             return len(several) // len(one)
         case dict():
-            return max((count(several[key], one[key], each) for key, each in rule.items()), default=0)
+            return max((count(several.get(key), one[key], each) for key, each in rule.items()), default=0)
     return max((count(several[number], one[number], each) for number, each in enumerate(rule)), default=0)
