@@ -46,7 +46,12 @@ def guide(observer: Observer, found: Findings, followed: Followed) -> None:
             more = {} if negative is None else {"negative_prompt": [negative]}
             if negative is not None and "negative_prompt" not in parameters(observer.pipe):
                 continue
-            seen = observer(scales={name: TRIED[0], **more}, until=1, answer=found.answers([found.answer] * 2))
+            try:
+                seen = observer(scales={name: TRIED[0], **more}, until=1, answer=found.answers([found.answer] * 2))
+            except Refused as error:
+                raise Refused(
+                    "joins the rows of its guidance in an unknown way" if not found.rule else str(error)
+                ) from error
             calls = seen.steps[0].calls
             if len(calls) == 1 and same_form(calls[0], found.one):
                 if moved := followed.unlike(followed.flat(calls[0])):
@@ -89,7 +94,7 @@ def _rule(observer: Observer, found: Findings, name: str, more: dict[str, Any]) 
     """Find the rule that combines the two rows: random velocities in, what the scheduler gets out."""
     leaves, spec = pytree.tree_flatten(found.answer)
     own = leaves[found.answer_place]
-    draws = [torch.randn(own.shape, generator=torch.Generator().manual_seed(5 + k)).to(own) for k in range(2)]
+    draws = _alike(own)
     made = [[each if k == found.answer_place else leaf for k, leaf in enumerate(leaves)] for each in draws]
     answers = [pytree.tree_unflatten(each, spec) for each in made]
     first, second = (found.velocity(each[None])[0] for each in draws)
@@ -105,6 +110,13 @@ def _rule(observer: Observer, found: Findings, name: str, more: dict[str, Any]) 
             found.rule_of_guidance = Rule(name, known[1], known[0], NEGATIVE if more else None)
             return
     raise Refused("combines the two rows of its guidance by a rule that is not known")
+
+
+def _alike(like: Tensor) -> list[Tensor]:
+    """Two random velocities; guided, some rows along the last axis get longer than in the first, and some shorter."""
+    first, noise = (torch.randn(like.shape, generator=torch.Generator().manual_seed(5 + k)) for k in range(2))
+    factor = 0.5 + torch.rand(*like.shape[:-1], 1, generator=torch.Generator().manual_seed(7))
+    return [first.to(like), (factor * first + 0.1 * noise).to(like)]
 
 
 def _embedded(observer: Observer, found: Findings, followed: Followed, name: str, moved: set[int]) -> None:

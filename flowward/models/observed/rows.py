@@ -1,7 +1,7 @@
 """How the arguments of a network for one row become those for several, and back.
 
-It is learned from a call with one row and a call with two equal rows: a tensor is stacked along its first axis, a list
-becomes longer, and the rest stays.
+It is learned from a call with one row and a call with two equal rows: tensors are joined along one axis, usually the
+first, a list becomes longer, and the rest stays.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Rule = Any  # "same", "stacked", "listed", or a dict or list of rules
+Rule = Any  # an axis, "same", "listed", "unknown" (None: other prompts may have a tensor), or a dict or list of rules
 
 
 class Unlike(ValueError):
@@ -27,13 +27,14 @@ def learned(one: Any, two: Any, name: str = "") -> Rule:
     """
     match one:
         case Tensor():
-            if not isinstance(two, Tensor) or one.shape[1:] != two.shape[1:] or one.ndim != two.ndim:
+            if not isinstance(two, Tensor) or one.ndim != two.ndim:
                 raise Unlike(f"{name} has another form for two prompts")
             if one.shape == two.shape:
                 return "same"
-            if len(two) != 2 * len(one):
-                raise Unlike(f"{name} has {len(one)} rows for one prompt, and {len(two)} for two")
-            return "stacked"
+            grown = [axis for axis, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b]
+            if len(grown) != 1 or two.shape[grown[0]] != 2 * one.shape[grown[0]]:
+                raise Unlike(f"{name} is {list(one.shape)} for one prompt, and {list(two.shape)} for two")
+            return grown[0]
         case dict():
             if not isinstance(two, dict) or one.keys() != two.keys():
                 raise Unlike(f"{name} has other entries for two prompts")
@@ -44,6 +45,8 @@ def learned(one: Any, two: Any, name: str = "") -> Rule:
             if len(two) != len(one):
                 raise Unlike(f"{name} has {len(one)} entries for one prompt, and {len(two)} for two")
             return [learned(a, b, name) for a, b in zip(one, two, strict=True)]
+    if one is None and two is None:
+        return "unknown"
     if one != two:
         raise Unlike(f"{name} is {one} for one prompt, and {two} for two")
     return "same"
@@ -53,12 +56,12 @@ def joined(rows: Sequence[Any], rule: Rule) -> Any:
     """The arguments for several rows."""
     first = rows[0]
     match rule:
-        case "same" if not isinstance(first, Tensor) or all(each is first for each in rows):
+        case "same":
             return first
-        case "same":  # it follows the prompt, but has no axis of rows; or it was None when the rule was learned
-            return joined(rows, "stacked") if first.ndim > 1 and len(first) == 1 else first
-        case "stacked":
-            return first if first is None or len(rows) == 1 else torch.cat(list(rows))
+        case "unknown":
+            return first if first is None else joined(rows, 0)
+        case int():
+            return first if first is None or len(rows) == 1 else torch.cat(list(rows), rule)
         case "listed":
             return type(first)(each for row in rows for each in row)
         case dict():
@@ -69,10 +72,10 @@ def joined(rows: Sequence[Any], rule: Rule) -> Any:
 def split(several: Any, rule: Rule, many: int) -> list[Any]:
     """The arguments of each row: the inverse of `joined`."""
     match rule:
-        case "same":
+        case "same" | "unknown":
             return [several] * many
-        case "stacked":
-            return [None] * many if several is None else list(several.chunk(many))
+        case int():
+            return [None] * many if several is None else list(several.chunk(many, rule))
         case "listed":
             each = len(several) // many
             return [several[row * each : (row + 1) * each] for row in range(many)]
@@ -90,10 +93,10 @@ def split(several: Any, rule: Rule, many: int) -> list[Any]:
 def count(several: Any, one: Any, rule: Rule) -> int:
     """How many rows a call has."""
     match rule:
-        case "same":
+        case "same" | "unknown":
             return 0
-        case "stacked":
-            return 0 if several is None or one is None else len(several) // len(one)
+        case int():
+            return 0 if several is None or one is None else int(several.shape[rule] // one.shape[rule])
         case "listed":
             return len(several) // len(one)
         case dict():
