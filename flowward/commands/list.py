@@ -114,7 +114,8 @@ def _models() -> Parts:
     yield table(["family", "diffusers pipeline", "--model", "notes"], rows)
     yield (
         "--model takes the id of any checkpoint of these pipelines on the hub, or a folder of one. Its page there has "
-        "the licence; gated models need a login. Training needs a CUDA GPU: flowward memory estimates its size."
+        "the licence; gated models need a login. Training needs a CUDA GPU: flowward memory estimates its size. Other "
+        "flow-matching pipelines of diffusers are observed and checked when they are loaded (docs/pipelines.md)."
     )
 
 

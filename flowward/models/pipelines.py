@@ -17,7 +17,8 @@ from huggingface_hub import hf_hub_download
 from ..system import memory
 from ..system.errors import unknown
 from ..system.precision import Wish, resolve
-from . import compiling, gelu, hub, norms, sharding
+from ..system.terminal import tell
+from . import catalogue, compiling, gelu, hub, norms, observed, sharding
 from .adapters import Adapters
 from .diffusers import DiffusersPolicy
 from .families import FAMILIES, Family
@@ -42,7 +43,9 @@ def load(
     if not sys.stderr.isatty():
         diffusers.logging.disable_progress_bar()
     found = index(name_or_path, loading.revision)
-    kind = found["_class_name"]
+    kind, written = found["_class_name"], found["_class_name"] in FAMILIES
+    if not written and layout.shard != "none":
+        raise ValueError(f"{kind} has no written family, so its weights cannot be split: leave out --shard")
     if loading.quantise and (adapters is None or loading.merge_lora == "always"):
         raise ValueError("quantised weights are frozen; train LoRA adapters (--lora-rank), without --merge-lora always")
     if loading.merge_lora == "always" and isinstance(adapters, Adapters) and adapters.palette:
@@ -63,7 +66,7 @@ def load(
             )
             folder = Path(here)
         read_late = [name for name in found if name.startswith("text_encoder")]
-        names = tuple(name for name in read_late if files(folder / name, loading.variant))
+        names = tuple(name for name in read_late if written and files(folder / name, loading.variant))
         split = _split({name: found[name][1] for name in transformers}, folder, trained, device, layout, loading)
         pipe = pipeline.from_pretrained(
             folder,
@@ -71,7 +74,7 @@ def load(
             dtype={"default": stored, **dict.fromkeys(transformers, trained)},
             use_safetensors=True,
             quantization_config=quantised,
-            **dict.fromkeys((*names, *FAMILIES[kind].unused)),
+            **dict.fromkeys((*names, *(FAMILIES[kind].unused if written else ()))),
             **{name: part.read() for name, part in split.items()},
         )
         _refuse_holes(pipe)
@@ -86,6 +89,8 @@ def load(
         name_or_path, family, adapters, chosen, seed, unread, _placement(family, split, layout, loading, plain)
     )
     policy.loading = asked
+    if isinstance(family, observed.Observed):
+        tell(family.described())
     if isinstance(policy.weights, LoRA):
         policy.weights.merge = merges(policy.weights, loading)
     _compile(policy, loading)
@@ -186,7 +191,8 @@ def shaped(pipe: Any, loading: Loading) -> Family:
         given["frames"] = loading.frames
     if loading.seconds:
         given["seconds"] = loading.seconds
-    return FAMILIES[type(pipe).__name__](pipe, **given)
+    kind = type(pipe).__name__
+    return (FAMILIES.get(kind) or observed.family_of(kind, catalogue.edits(kind)))(pipe, **given)
 
 
 def prepared(family: Family, loading: Loading, layout: Layout, plain: bool = False) -> None:
@@ -287,7 +293,31 @@ def index(name_or_path: str, revision: str | None) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{file} is not a JSON object")
     if (kind := str(found.get("_class_name"))) not in FAMILIES:
-        raise ValueError(f"{name_or_path}: " + unknown("pipeline", kind, FAMILIES))
+        settings = file.parent / "scheduler" / "scheduler_config.json"
+        if why := _unobservable(kind, found, json.loads(settings.read_text("utf-8")) if settings.is_file() else None):
+            raise ValueError(f"{name_or_path}: {why}")
+        return found
     if missing := [package for package in FAMILIES[kind].needs if not find_spec(package)]:
         raise ValueError(f"{name_or_path} needs the package {missing[0]}: pip install {missing[0]}")
     return found
+
+
+def _unobservable(kind: str, found: Mapping[str, Any], scheduler: Mapping[str, Any] | None) -> str | None:
+    """Why a pipeline without a written family cannot be observed, as far as its settings say; None: it can be tried."""
+    known = getattr(diffusers, kind, None)
+    if not (isinstance(known, type) and issubclass(known, diffusers.DiffusionPipeline)):
+        made_by = str(found.get("_diffusers_version", ""))
+        if _release(made_by) > _release(diffusers.__version__):
+            return (
+                f"it was made by diffusers {made_by}; yours ({diffusers.__version__}) has no {kind}: "
+                "pip install --upgrade diffusers"
+            )
+        return unknown("pipeline", kind, FAMILIES)
+    if reason := catalogue.refusal(kind):
+        return f"{kind} cannot be trained: {reason}"
+    return observed.refusal(kind, found, scheduler)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """0.42.1.dev0 is (0, 42, 1)."""
+    return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())

@@ -71,8 +71,7 @@ class Judge:
     server: str = "http://127.0.0.1:8000/v1"
     """use the OpenAI-compatible server at this base address"""
     template: str = "yes-no"
-    """use this template: unified-reward, unified-reward-pairwise, yes-no, json-score, edit, edit-several, sound-yes-no, or
-    your file"""
+    """use template unified-reward(-pairwise), yes-no, sound-yes-no, json-score, edit, edit-several, or your file"""
     key_variable: str = "OPENAI_API_KEY"
     """read the API key from this environment variable, if the server needs one"""
     concurrency: int = 16
