@@ -74,7 +74,7 @@ class PromptCache:
         for row, prompt in enumerate(prompts):
             for name, tensor in tensors.items():
                 own = tensor[row]
-                if mask is not None and tensor.shape[:2] == mask.shape:
+                if mask is not None and tensor.shape[:2] == mask.shape and name not in ("source", "image"):
                     own = own[: int(mask[row].sum(dtype=torch.long))]  # bf16 cannot count past 256
                 found[f"{address(prompt)}.{name}"] = own.to("cpu", self.dtype, copy=True).contiguous()
         path = self.folder / f"{address(''.join(map(address, prompts)))}.safetensors"
