@@ -77,7 +77,7 @@ class PromptCache:
                 own = tensor[row]
                 if name == SOURCE:
                     own = own[: int(tensors[SOURCES][row])] if SOURCES in tensors else own
-                elif mask is not None and tensor.shape[:2] == mask.shape:
+                elif mask is not None and tensor.shape[:2] == mask.shape and name != "image":
                     own = own[: int(mask[row].sum(dtype=torch.long))]  # bf16 cannot count past 256
                 found[f"{address(prompt)}.{name}"] = own.to("cpu", self.dtype, copy=True).contiguous()
         path = self.folder / f"{address(''.join(map(address, prompts)))}.safetensors"
