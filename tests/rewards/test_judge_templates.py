@@ -65,7 +65,7 @@ def test_templates_are_found_by_name_and_path(tmp_path: Path) -> None:
         "edit", "edit-several", "json-score", "unified-reward", "unified-reward-pairwise", "yes-no"
     }  # fmt: skip
     assert all(template.load(name).source for name in template.SHIPPED)
-    assert len({template.load(name).identity for name in template.SHIPPED}) == 5
+    assert len({template.load(name).identity for name in template.SHIPPED}) == 6
     own = {
         "messages": [
             {"role": "system", "text": "Answer."},
