@@ -17,7 +17,7 @@ class Sana(Family):
 
     pipelines = ("SanaPipeline",)
     cuts_patches = True
-    targets = ("to_q", "to_k", "to_v", "to_out.0")
+    targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     text_tokens = 300
     sigmas: ClassVar[Literal["scheduler", "even"]] = "scheduler"
 
