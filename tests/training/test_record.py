@@ -5,7 +5,8 @@ chooses how sums are grouped, and on the libraries: they count where both are th
 KERNELS asks for. Elsewhere only metrics are compared, within a tolerance.
 
 The tolerance was measured: all of them with the kernels of AVX2, AVX-512 and SSE. AVX-512 differed by at most 1.3e-4 of
-a number, SSE by 2.8e-3 (a gradient norm of SRPO), where they differed by more than 1e-7.
+a number, SSE by 2.8e-3 (a gradient norm of SRPO), where they differed by more than 1e-7. V-GRPO's first loss is 0 but
+for rounding: -4e-8 or 9e-8, by how attention groups its sums.
 
 What the record holds is changed by a change of what is computed, and by that alone. To record anew:
 
@@ -77,7 +78,7 @@ MORE = {  # with two updates: terms that the vetted settings leave out
     "adjoint_matching": "--algorithm.points.trained 2 --algorithm.weight even",
     **dict.fromkeys(REVERSE, "--algorithm.beta 0.04"),
 }
-RELATIVE, ABSOLUTE = 5e-3, 1e-7
+RELATIVE, ABSOLUTE = 5e-3, 5e-7
 LATER = (  # keys that metrics.jsonl did not have when the record was written
     "learning_rate", "clipped_steps", "network_evaluations", "reward_histogram", "best", "worst", "speed",
     "old_nats", "reference_nats",
