@@ -234,15 +234,6 @@ def hidream() -> Any:
     )  # fmt: skip
 
 
-def z_image_omni() -> Any:
-    plain = tiny.z_image()
-    transformer = diffusers.ZImageTransformer2DModel(**{**plain.transformer.config, "siglip_feat_dim": 16})
-    return diffusers.ZImageOmniPipeline(
-        transformer=transformer, scheduler=plain.scheduler, vae=plain.vae, text_encoder=plain.text_encoder,
-        tokenizer=plain.tokenizer, siglip=None, siglip_processor=None,
-    )  # fmt: skip
-
-
 def autoencoder_of_8() -> Any:
     """Halves both sides three times."""
     return diffusers.AutoencoderKL(
@@ -263,5 +254,4 @@ IMAGES: dict[str, Callable[[], Any]] = {
     "QwenImage21Pipeline": qwen_image21,
     "Kandinsky5T2IPipeline": kandinsky5,
     "HiDreamImagePipeline": hidream,
-    "ZImageOmniPipeline": z_image_omni,
 }

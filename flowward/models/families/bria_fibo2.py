@@ -10,11 +10,11 @@ from diffusers.pipelines.bria_fibo2.pipeline_bria_fibo2 import DEFAULT_NEGATIVE_
 from torch import Tensor
 
 from ..reading import Reader
-from .family import Family, pack, padded, unpack
-from .flux2 import Flux2Klein
+from .family import pack, padded, unpack
+from .flux2 import Flux2Latents
 
 
-class BriaFibo2(Flux2Klein):
+class BriaFibo2(Flux2Latents):
     """Tokens that gather the text, and layers of Qwen3-VL in some blocks; the autoencoder of FLUX.2.
 
     The pipeline can also show the language model pictures of words that shall be in the image; here it does not.
@@ -26,10 +26,6 @@ class BriaFibo2(Flux2Klein):
     text_tokens, fixed_text = 4096, "at most 4096 text tokens"
     nothing: ClassVar[str] = DEFAULT_NEGATIVE_PROMPT
     needs = ("torchvision",)  # for the processor in transformers
-    shape, parts, mu = Family.shape, Family.parts, Family.mu
-
-    def __init__(self, pipe: Any, *size: Any, **more: Any):
-        super(Flux2Klein, self).__init__(pipe, *size, **more)
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         return self._read([self._written(prompt) for prompt in prompts])
@@ -66,9 +62,6 @@ class BriaFibo2(Flux2Klein):
 
     def sized_by(self) -> dict[str, Any]:
         return {**super().sized_by(), "render_text_images": False}
-
-    def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        return Family.reference(self, prompts, x, steps, guidance, **more)
 
     def decode(self, x0: Tensor) -> Tensor:
         b, _, h, w = x0.shape

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..reading import Reader
-from .family import Family, lengths, padded
-from .flux2 import Flux2Klein
+from .family import lengths, padded
+from .flux2 import Flux2Latents
 
 
-class ErnieImage(Flux2Klein):
+class ErnieImage(Flux2Latents):
     """One stream of image and text; Mistral 3 reads the prompt; the autoencoder of FLUX.2.
 
     The pipeline can also let a language model write the prompt anew; here that is switched off.
@@ -23,9 +23,6 @@ class ErnieImage(Flux2Klein):
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     unused = ("pe", "pe_tokenizer")
     text_tokens, fixed_text = 0, "text of any length"  # as long as its tokenizer takes it
-
-    def __init__(self, pipe: Any, *size: Any, **more: Any):
-        super(Flux2Klein, self).__init__(pipe, *size, **more)
 
     @property
     def side(self) -> int:
@@ -40,10 +37,6 @@ class ErnieImage(Flux2Klein):
     def shape(self) -> tuple[int, ...]:
         scale = self.pipe.vae_scale_factor
         return (self.pipe.transformer.config.in_channels, self.height // scale, self.width // scale)
-
-    @property
-    def parts(self) -> dict[str, int]:
-        return super(Flux2Klein, self).parts
 
     def encode(self, prompts: list[str]) -> dict[str, Tensor]:
         rows = self.pipe.encode_prompt(list(prompts), self.pipe.text_encoder.device)
@@ -70,6 +63,3 @@ class ErnieImage(Flux2Klein):
 
     def sized_by(self) -> dict[str, Any]:
         return {**super().sized_by(), "use_pe": False}
-
-    def reference(self, prompts: list[str], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
-        return Family.reference(self, list(prompts), x, steps, guidance, **more)

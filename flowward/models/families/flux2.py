@@ -15,8 +15,32 @@ from .edits import Edits
 from .family import Family, Guidance, pack, positions, replaced, unpack
 
 
-class Flux2Klein(Edits):
-    """Text as hidden states of Qwen3; latents of 2 x 2 pixels, normalised by the autoencoder's batch norm.
+class Flux2Latents(Family):
+    """Families with the autoencoder of FLUX.2: latents of 2 x 2 pixels, normalised by its batch norm."""
+
+    def _norm(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        vae = self.pipe.vae
+        mean, var = (each.view(1, -1, 1, 1).to(x) for each in (vae.bn.running_mean, vae.bn.running_var))
+        return mean, (var + vae.config.batch_norm_eps).sqrt()
+
+    def decode(self, x0: Tensor) -> Tensor:
+        mean, std = self._norm(x0)
+        _, _, h, w = x0.shape
+        image: Tensor = self.pipe.vae.decode(unpack((x0 * std + mean).flatten(2).transpose(1, 2), 2 * h, 2 * w)).sample
+        return image
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        return self.normalised(self.pipe.vae.encode(images).latent_dist.mean)
+
+    def normalised(self, z: Tensor) -> Tensor:
+        h, w = z.shape[-2] // 2, z.shape[-1] // 2
+        x0 = pack(z).transpose(1, 2).reshape(len(z), -1, h, w)
+        mean, std = self._norm(x0)
+        return (x0 - mean) / std
+
+
+class Flux2Klein(Edits, Flux2Latents):
+    """Text as hidden states of Qwen3.
 
     Sources are optional; the tokens of source k = 1, 2, ... have 10 k as the first of their four position ids.
     Distilled models have no guidance; base models use classifier-free guidance.
@@ -72,27 +96,7 @@ class Flux2Klein(Edits):
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         """The pipeline without its lower limit of 64 pixels for the sides of sources."""
         with replaced(self.pipe.image_processor, "check_image_input", lambda image: image):
-            return self._normalised(super().reference(prompts, x, steps, guidance, **more))
-
-    def _norm(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        vae = self.pipe.vae
-        mean, var = (each.view(1, -1, 1, 1).to(x) for each in (vae.bn.running_mean, vae.bn.running_var))
-        return mean, (var + vae.config.batch_norm_eps).sqrt()
-
-    def decode(self, x0: Tensor) -> Tensor:
-        mean, std = self._norm(x0)
-        _, _, h, w = x0.shape
-        image: Tensor = self.pipe.vae.decode(unpack((x0 * std + mean).flatten(2).transpose(1, 2), 2 * h, 2 * w)).sample
-        return image
-
-    def encode_images(self, images: Tensor) -> Tensor:
-        return self._normalised(self.pipe.vae.encode(images).latent_dist.mean)
-
-    def _normalised(self, z: Tensor) -> Tensor:
-        h, w = z.shape[-2] // 2, z.shape[-1] // 2
-        x0 = pack(z).transpose(1, 2).reshape(len(z), -1, h, w)
-        mean, std = self._norm(x0)
-        return (x0 - mean) / std
+            return self.normalised(super().reference(prompts, x, steps, guidance, **more))
 
 
 class Flux2(Flux2Klein):

@@ -73,12 +73,14 @@ class Kandinsky5(Family):
 
     def reference(self, prompts: list[Any], x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
         """One prompt at a time, with this size among those of the pipeline."""
-        found = []
+        each = zip(prompts, x.split(1), strict=True)
         with replaced(self.pipe, "resolutions", [(self.width, self.height)]):
-            for prompt, start in zip(prompts, x.split(1), strict=True):
-                pixels = self.pixels(start, self.encode_sources([prompt]))
-                found.append(super().reference([prompt], start, steps, guidance, **{"latents": pixels, **more}))
+            found = [self.alone(prompt, start, steps, guidance, **more) for prompt, start in each]
         return torch.cat(found)[:, 0].movedim(-1, 1)
+
+    def alone(self, prompt: Any, x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        """By the pipeline, from noise x [1, ...]; channels come last."""
+        return Family.reference(self, [prompt], x, steps, guidance, latents=self.pixels(x, {}), **more)
 
     def decode(self, x0: Tensor) -> Tensor:
         image: Tensor = self.pipe.vae.decode(x0 / self.pipe.vae.config.scaling_factor).sample

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...prompts import Edit
 from ..reading import Reader
 from .edits import Edits
-from .family import padded
+from .family import Family, padded
 from .kandinsky5 import Kandinsky5
 
 
@@ -42,3 +42,9 @@ class Kandinsky5Edit(Edits, Kandinsky5):
         """Samples, their sources and ones."""
         source = condition["source"][:, 0].to(x)
         return super().pixels(torch.cat([x, source, torch.ones_like(x[:, :1])], 1), condition)
+
+    def alone(self, prompt: Any, x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
+        seen = {"latents": self.pixels(x, self.encode_sources([prompt])), **self.shown(prompt)}
+        return Family.reference(self, [prompt.text], x, steps, guidance, **seen, **more)
+
+    reference = Kandinsky5.reference
