@@ -58,7 +58,7 @@ def read(planned: Planned, place: Place) -> tuple[Curve, Measurement]:
     if any(each.texts != first.texts or each.scores.keys() != first.scores.keys() for each in found):
         raise ValueError(f"the evaluations of {place.run} are of different prompts or scores: they cannot be compared")
     scores = {name: np.stack([each.scores[name].double().numpy() for each in found]) for name in first.scores}
-    noun = next((key for key in ("images", "samples") if key in done[0]), "images")
+    noun = next((key for key in ("images", "samples", "sounds") if key in done[0]), "images")
     images = tuple(int(line[noun]) for line in done)
     return Curve(planned, images, scores, place.failure(), tuple(lines)), first
 
