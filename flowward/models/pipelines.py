@@ -90,7 +90,8 @@ def load(
     )
     policy.loading = asked
     if isinstance(family, observed.Observed):
-        tell(family.described())
+        for sentence in (family.described(), *family.notes):
+            tell(sentence)
     if isinstance(policy.weights, LoRA):
         policy.weights.merge = merges(policy.weights, loading)
     _compile(policy, loading)

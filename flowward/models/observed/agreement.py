@@ -26,16 +26,15 @@ def settle(observer: Observer, found: Findings) -> tuple[str, ...]:
         Refused: the velocities differ.
     """
     rule = found.rule_of_guidance
-    scales = {} if rule is None else {rule.argument: SCALE - rule.offset}
+    scales: dict[str, Any] = {} if rule is None else {rule.argument: SCALE - rule.offset}
     if rule is not None and rule.negative is not None:
         scales["negative_prompt"] = [rule.negative]
     x, t, words, got = _asked(observer, found, scales)
-    empties = found.empties or [None]
+    empties = [[each] for each in found.empties] or [[]]
     apart, near = float("inf"), 5e-2 if found.half else 1e-4
     for alone in (False, True):
         found.alone = alone or found.rule is None
-        for empty in empties:
-            found.empties = [empty] if empty is not None else []
+        for found.empties in empties:
             apart = min(apart, now := _apart(_mixed(observer, found, x, t, words), got))
             if now < near:
                 return (ALONE,) * found.alone

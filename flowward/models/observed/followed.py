@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -33,7 +34,9 @@ class Followed:
             raise Refused(f"gives its transformer an object that may have a state: {held[0]}")
         if self.changed(observer(until=0)):
             raise Refused(f"gives its transformer random numbers: {self.names[min(self.changed(observer(until=0)))]}")
-        self.start = observer(until=1, answer=lambda *_: answer).steps[0].sample
+        start = observer(until=1, answer=lambda *_: answer).steps[0].sample
+        assert start is not None
+        self.start = start
         self.leaves: list[Leaf] = [Constant(each) for each in self.base]
         self.stored: list[Stored] = []
         self.by_prompt = self._prompts()
@@ -104,10 +107,15 @@ class Followed:
             if isinstance(self.leaves[k], FromTime):
                 raise Refused(f"has an argument of its transformer that follows both time and sample: {self.names[k]}")
             try:
-                one = maps.found(lambda x, k=k: given(x)[k], self.start)  # type: ignore[misc]
+                one = maps.found(partial(_entry, given, k), self.start)
             except maps.NotElementwise as error:
                 raise Refused(f"changes the sample before its transformer gets it as {self.names[k]}") from error
             self.leaves[k] = FromSample(one, self.base[k].dtype, self.names[k] if k in self.by_prompt else None)
+
+
+def _entry(given: Callable[[Tensor], list[Any]], k: int, x: Tensor) -> Tensor:
+    found: Tensor = given(x)[k]
+    return found
 
 
 def _plain(call: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
