@@ -27,10 +27,16 @@ RECIPES: Mapping[str, tuple[str, ...]] = {  # by the model in published.py
     "sd3.5-medium": ("sd3.5-medium/advantageflow-pickscore",),
     "flux.1-dev": ("flux.1-dev/advantageflow-pickscore", "flux.1-dev/advantageflow-pickscore-24gb"),
     "flux.2-klein": ("flux.2-klein/advantageflow-pickscore",),
+    "flux.2-dev": ("flux.2-dev/advantageflow-pickscore", "flux.2-dev/advantageflow-pickscore-24gb"),
     "qwen-image": ("qwen-image/advantageflow-ocr", "qwen-image/advantageflow-ocr-24gb"),
     "z-image": ("z-image/advantageflow-pickscore", "z-image/advantageflow-pickscore-24gb"),
     "wan2.2-5b": ("wan2.2-5b/advantageflow-pickscore", "wan2.2-5b/advantageflow-pickscore-24gb"),
     "wan2.2-14b": ("wan2.2-14b/advantageflow-pickscore", "wan2.2-14b/advantageflow-pickscore-24gb"),
+    "hunyuanvideo-1.5": (
+        "hunyuanvideo-1.5/advantageflow-pickscore",
+        "hunyuanvideo-1.5/advantageflow-pickscore-24gb",
+    ),
+    "ltx": ("ltx/advantageflow-pickscore", "ltx/advantageflow-pickscore-24gb"),
     "flux.1-kontext": ("flux.1-kontext/advantageflow-judge", "flux.1-kontext/advantageflow-judge-24gb"),
     "qwen-image-edit": ("qwen-image-edit/advantageflow-judge", "qwen-image-edit/advantageflow-judge-24gb"),
 }
@@ -40,19 +46,20 @@ def count(model: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each recipe of a model, with GB at most of each of its batches."""
     import published
 
-    from flowward.commands.memory import batches
+    from flowward.commands import memory
     from flowward.models.families import FAMILIES
     from flowward.training import config, config_files, recipes
 
+    memory.COUNTED = (1, 2)  # beyond them memory grows in proportion
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         published.configurations(model, folder / "model")
-        edits = FAMILIES[json.loads((folder / "model" / "model_index.json").read_text())["_class_name"]].edits
+        edits = FAMILIES[json.loads((folder / "model" / "model_index.json").read_text())["_class_name"]].sources[0] > 0
         texts = str(_edits(folder)) if edits else "drawbench-style"
         for recipe in RECIPES[model]:
             given = config_files.read([recipes.located(recipe)])
             settings = config.from_dict({**given, "model": str(folder / "model"), "prompts": texts})
-            found = batches(replace(settings, run=replace(settings.run, memory=LIMITS[80])))
+            found = memory.batches(replace(settings, run=replace(settings.run, memory=LIMITS[80])))
             yield (
                 recipe,
                 {

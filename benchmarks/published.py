@@ -72,6 +72,7 @@ MODELS: Mapping[str, Published] = {
          "guidance_embeds": False},
         text={"text_encoder": {"hidden_size": 2560}},
     ),
+    "flux.2-dev": Published("Flux2Pipeline", text={"text_encoder": {"hidden_size": 5120}}),
     "qwen-image": Published("QwenImagePipeline", text={"text_encoder": {"hidden_size": 3584}}),
     "qwen-image-edit": Published("QwenImageEditPlusPipeline", text={"text_encoder": {"hidden_size": 3584}}),
     "z-image": Published("ZImagePipeline", vae=SIXTEEN, text={"text_encoder": {"hidden_size": 2560}}),
@@ -83,6 +84,11 @@ MODELS: Mapping[str, Published] = {
         "WanPipeline", WAN_5B, WAN_5B_VAE, {"text_encoder": {"d_model": 4096}}, {"expand_timesteps": True}
     ),
     "wan2.2-14b": Published("of two", text={"text_encoder": {"d_model": 4096}}),
+    "hunyuanvideo-1.5": Published(
+        "HunyuanVideo15Pipeline", {"task_type": "t2v"},
+        text={"text_encoder": {"hidden_size": 3584}, "text_encoder_2": {"d_model": 1472}},
+    ),
+    "ltx": Published("LTXPipeline", text={"text_encoder": {"d_model": 4096}}),
 }  # fmt: skip
 
 

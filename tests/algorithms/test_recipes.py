@@ -15,6 +15,7 @@ from flowward import prompts, rewards
 from flowward.algorithms import ALGORITHMS
 from flowward.algorithms.presets import PRESETS
 from flowward.learning.jumps import trained_by
+from flowward.models.families import FAMILIES
 from flowward.process.completions import CompletedChain
 from flowward.process.policy import Policy
 from flowward.training import config, config_files, recipes
@@ -28,6 +29,7 @@ PIPELINES = {
     "sd3.5-medium": "StableDiffusion3Pipeline",
     "flux.1-dev": "FluxPipeline",
     "flux.1-kontext": "FluxKontextPipeline",
+    "flux.2-dev": "Flux2Pipeline",
     "flux.2-klein": "Flux2KleinPipeline",
     "qwen-image": "QwenImagePipeline",
     "qwen-image-edit": "QwenImageEditPlusPipeline",
@@ -35,6 +37,8 @@ PIPELINES = {
     "wan2.1-1.3b": "WanPipeline",
     "wan2.2-5b": "WanPipeline",
     "wan2.2-14b": "WanPipeline",
+    "hunyuanvideo-1.5": "HunyuanVideo15Pipeline",
+    "ltx": "LTXPipeline",
     "anyflow-wan2.1-14b": "AnyFlowPipeline",
 }
 every = pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -62,7 +66,7 @@ def shortened(settings: Any, one: Policy) -> Run:
 def test_a_recipe_takes_a_step(path: Path, tmp_path: Path) -> None:
     """And what it takes changes the adapters alone, which a full-size batch of the same settings could divide."""
     settings = read(path)
-    short = {} if path.parent.name == "qwen-image-edit" else {"text_tokens": 16}  # its text has the picture in it
+    short = {} if FAMILIES[PIPELINES[path.parent.name]].fixed_text else {"text_tokens": 16}
     one = policy(PIPELINES[path.parent.name], settings.lora_rank and 2, **short)
     asked, more = (model.asked_of(one, each, tmp_path) for each in (TEXTS, NUMBERS))
     texts, many = prompts.of("two", asked), prompts.of("many", more)

@@ -11,8 +11,8 @@ from flowward.training import recipes
 
 cards = benchmark("cards")
 NAMED = {  # the ten that users name most
-    *("sd3.5-medium", "flux.1-dev", "flux.2-klein", "qwen-image", "z-image", "wan2.2-5b", "flux.1-kontext"),
-    "qwen-image-edit",
+    *("sd3.5-medium", "flux.1-dev", "flux.2-dev", "qwen-image", "z-image", "wan2.2-5b", "hunyuanvideo-1.5", "ltx"),
+    *("flux.1-kontext", "qwen-image-edit"),
 }
 
 
