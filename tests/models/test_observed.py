@@ -117,6 +117,18 @@ def test_an_observed_family_is_held_to_its_pipeline(name: str) -> None:
     assert not [f"{check.law}: {check.measured}" for check in model.laws(one) if not check.holds]
 
 
+def test_an_observed_family_in_half_precision() -> None:
+    """Rounded values are still understood; times stay exact."""
+    v = []
+    for dtype, precision in ((torch.float32, "float32"), (torch.bfloat16, "bf16")):
+        name = "StableDiffusion3Pipeline"
+        one = DiffusersPolicy(name, observed(name, tiny(name).to(dtype)), 2, precision)  # type: ignore[arg-type]
+        x = torch.randn(2, *one.latent_shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            v.append(one.under("policy", 2.0)(x, torch.tensor([0.3, 0.8]), one.encode(TEXTS[:2])))
+    assert apart(v[1], v[0]) < 0.05
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no step": (lambda: loop(step=False), "does not call scheduler.step in its loop"),
     "two networks": (lambda: loop(second=True), "calls another network in its loop: other"),
