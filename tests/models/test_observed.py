@@ -138,6 +138,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "times": (lambda: loop(clocked=True), "follows the time in an unknown way: t"),
     "noise": (lambda: loop(diffusers.DDPMScheduler()), "predicts noise .* its scheduler is DDPMScheduler"),
     "epsilon": (lambda: loop(diffusers.DPMSolverMultistepScheduler()), "predicts noise .* DPMSolverMultistepScheduler"),
+    "hidden": (lambda: loop(hidden=True), "gives other velocities than the observed convention"),
     "a mask": (lambda: NeedsMaskPipeline(Ways()), "needs more than a prompt: mask"),
 }
 
@@ -155,14 +156,29 @@ def test_a_loop_that_nobody_has_written_is_found() -> None:
     family = family_of("LoopPipeline")(loop(), 32, 32)
     assert "1 t and returns v" in family.described() or "takes t and returns v" in family.described()
     assert family.guidance == "classifier-free" and family.shape == (4, 16, 16) and family.targets == ("to_q", "to_v")
-    rows = family.encode(list(TEXTS))
-    x, t = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.5, 0.9])
+    assert not family.notes
+    _held_to_its_network(family)
+
+
+def test_rows_that_change_each_other_are_evaluated_one_by_one() -> None:
+    family = family_of("LoopPipeline")(loop(together=True), 32, 32)
+    assert family.notes == ("rows of a batch change each other, so they are evaluated one by one, which is slower",)
+    _held_to_its_network(family)
+
+
+def _held_to_its_network(family: Observed) -> None:
+    """Rows of two lengths, mixed."""
+    texts = ("a cat", "a", "a dog", "b")
+    rows = family.encode(list(texts))
+    x, t = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.5, 0.9, 0.7])
     both = family.velocity(family.pipe.transformer, x, t, rows, 1.0)
-    for k, text in enumerate(TEXTS):
+    for k, text in enumerate(texts):
         words = family.pipe.encode_prompt(text)
         torch.testing.assert_close(both[k : k + 1], family.pipe.transformer(x[k : k + 1], t[k : k + 1], words)[0])
-    plain = family_of("LoopPipeline")(loop(guided=False), 32, 32)
-    assert plain.guidance == "none"
+
+
+def test_a_loop_without_guidance_has_none() -> None:
+    assert family_of("LoopPipeline")(loop(guided=False), 32, 32).guidance == "none"
 
 
 def test_observing_costs_few_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
