@@ -29,9 +29,11 @@ class Transformer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList([Attention()])
+        self.together, self.hidden = False, 0.0
 
     def forward(self, x: Tensor, t: Tensor, words: Tensor) -> tuple[Tensor]:
         seen = x + words.mean(1)[:, :, None, None] * t[:, None, None, None]
+        seen = seen + self.hidden + (0.3 * seen.mean(0) if self.together else 0)
         return (self.blocks[0](seen.movedim(1, -1)).movedim(-1, 1).tanh(),)
 
 
@@ -55,7 +57,8 @@ class Ways:
     guided: bool = True  # has guidance
     squared: bool = False  # gives the scheduler the square of what the network returns
     clocked: bool = False  # gives the network the sine of the time
-    together: bool = False  # rows of a batch are normalised together
+    together: bool = False  # rows of a batch change each other
+    hidden: bool = False  # tells the network something beside its arguments
 
 
 class LoopPipeline:
@@ -67,6 +70,7 @@ class LoopPipeline:
         torch.manual_seed(0)
         self.ways, self.vae, self.other = ways, Autoencoder(), nn.Linear(4, 4)
         self.transformer = Transformer()
+        self.transformer.together = ways.together
         self.scheduler = scheduler or diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
 
     @property
@@ -99,6 +103,7 @@ class LoopPipeline:
         self.scheduler.set_timesteps(num_inference_steps)
         for t in self.scheduler.timesteps:
             time = (t.sin() if ways.clocked else t / 1000).expand(len(x))
+            self.transformer.hidden = words.shape[1] / 10 if ways.hidden else 0.0
             v = self.transformer(x, time, words)[0]
             if ways.guided and guidance_scale > 1:
                 v_0 = self.transformer(x, time, self.encode_prompt("").expand(len(x), -1, -1))[0]

@@ -44,13 +44,11 @@ def load(
         diffusers.logging.disable_progress_bar()
     found = index(name_or_path, loading.revision)
     kind, written = found["_class_name"], found["_class_name"] in FAMILIES
-    if not written and layout.shard != "none":
-        raise ValueError(f"{kind} has no written family, so its weights cannot be split: leave out --shard")
     if loading.quantise and (adapters is None or loading.merge_lora == "always"):
         raise ValueError("quantised weights are frozen; train LoRA adapters (--lora-rank), without --merge-lora always")
     if loading.merge_lora == "always" and isinstance(adapters, Adapters) and adapters.palette:
         raise ValueError("a palette has other weights in every row, so it cannot be merged: leave out --merge-lora")
-    _refuse_layout(layout, loading, adapters is None)
+    _refuse_layout(layout, loading, adapters is None, kind)
     transformers = [name for name in ("transformer", "transformer_2") if found.get(name, [None])[0]]
     device = hub.device(loading.device)
     chosen = resolve(precision, device)
@@ -89,9 +87,6 @@ def load(
         name_or_path, family, adapters, chosen, seed, unread, _placement(family, split, layout, loading, plain)
     )
     policy.loading = asked
-    if isinstance(family, observed.Observed):
-        for sentence in (family.described(), *family.notes):
-            tell(sentence)
     if isinstance(policy.weights, LoRA):
         policy.weights.merge = merges(policy.weights, loading)
     _compile(policy, loading)
@@ -126,8 +121,10 @@ def _refuse_uneven(family: Family, processes: int) -> None:
             raise ValueError(f"{length} {what} cannot be shared equally by --context-parallel {processes}: change one")
 
 
-def _refuse_layout(layout: Layout, loading: Loading, full: bool) -> None:
-    """Raise ValueError if the weights cannot lie as asked."""
+def _refuse_layout(layout: Layout, loading: Loading, full: bool, kind: str) -> None:
+    """Raise ValueError if the weights cannot lie as asked; `kind` is the class of the pipeline."""
+    if layout.shard != "none" and kind not in FAMILIES:  # how many passes rows need depends on their lengths
+        raise ValueError(f"{kind} has no written family, so its weights cannot be split: leave out --shard")
     if layout.shard != "none" and loading.quantise:
         raise ValueError("quantised weights cannot be split among processes: leave out --quantise or --shard")
     if layout.shard != "none" and loading.merge_lora == "always":
@@ -192,8 +189,12 @@ def shaped(pipe: Any, loading: Loading) -> Family:
         given["frames"] = loading.frames
     if loading.seconds:
         given["seconds"] = loading.seconds
-    kind = type(pipe).__name__
-    return (FAMILIES.get(kind) or observed.family_of(kind, catalogue.edits(kind)))(pipe, **given)
+    if written := FAMILIES.get(kind := type(pipe).__name__):
+        return written(pipe, **given)
+    family = observed.family_of(kind, catalogue.edits(kind))(pipe, **given)
+    for sentence in (family.described(), *family.notes):
+        tell(sentence)
+    return family
 
 
 def prepared(family: Family, loading: Loading, layout: Layout, plain: bool = False) -> None:

@@ -195,7 +195,7 @@ def _prepare(usual: Any, found: Recording, how: How) -> Callable[..., Any] | Non
         leaves, spec = pytree.tree_flatten(usual(*args, **named))
         tensors = [number for number, each in enumerate(leaves) if isinstance(each, Tensor)]
         if how.start is not None and how.place is not None:
-            leaves[tensors[how.place]] = how.start
+            leaves[tensors[how.place]] = how.start.to(leaves[tensors[how.place]])
         found.drawn = [leaves[number].clone() for number in tensors]
         return pytree.tree_unflatten(leaves, spec)
 

@@ -81,7 +81,9 @@ class Observed(Family):
         self.nothing = (rule and rule.negative) or ""  # type: ignore[misc]
         if self.guidance == "embedded" and rule:
             self.published = parameters(self.pipe)[rule.argument].default  # type: ignore[misc]
-        self.pictures = pictures.find(self.observer, self.found.step_shape, constant(self.found.answer))
+        self.pictures = pictures.find(
+            self.observer, self.found.step_shape, self.found.dtype, constant(self.found.answer)
+        )
         self._times: dict[int, tuple[float, ...]] = {}
         self.targets = attention(self.pipe.transformer)  # type: ignore[misc]
         if not hasattr(self.pipe, "load_lora_weights"):

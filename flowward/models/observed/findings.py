@@ -22,6 +22,7 @@ class Findings:
     """A pipeline's convention. Samples are as its scheduler gets them, [1, *step_shape] for one row."""
 
     step_shape: tuple[int, ...]
+    dtype: torch.dtype  # of samples in the pipeline
     leaves: list[Leaf]  # of the arguments for one row
     names: list[str]
     spec: Any  # puts leaves together to arguments

@@ -30,8 +30,11 @@ def observe(observer: Observer) -> Findings:
     rule, answer_rule = _several(observer, one, answer)
     followed = Followed(observer, one, answer)
     velocity, place = _velocity(observer, first, answer)
+    sample = first.steps[0].sample
+    assert sample is not None
     found = Findings(
-        tuple(first.steps[0].sample.shape[1:]),  # type: ignore[union-attr]
+        tuple(sample.shape[1:]),
+        sample.dtype,
         followed.leaves,
         followed.names,
         followed.spec,

@@ -57,7 +57,7 @@ class Pictures:
         return self.unpacked(self.map.back(z[:, None].to(images)))
 
 
-def find(observer: Observer, step_shape: tuple[int, ...], answer: Answer) -> Pictures:
+def find(observer: Observer, step_shape: tuple[int, ...], dtype: torch.dtype, answer: Answer) -> Pictures:
     """Find what the pipeline decodes, and compare its pictures with those of the found way.
 
     Raises:
@@ -70,7 +70,8 @@ def find(observer: Observer, step_shape: tuple[int, ...], answer: Answer) -> Pic
     def seen(x: Tensor) -> Any:
         return observer(last=x, answer=answer, output="pt", stop_at_decoder=True).decoded
 
-    like = torch.zeros(1, *step_shape, device=next(observer.pipe.transformer.parameters()).device)
+    device = next(observer.pipe.transformer.parameters()).device
+    like = torch.zeros(1, *step_shape, device=device, dtype=dtype)
     call = seen(like)
     if call is None or not call[0]:
         raise Refused("does not decode its samples with its autoencoder")
@@ -89,24 +90,30 @@ def find(observer: Observer, step_shape: tuple[int, ...], answer: Answer) -> Pic
         shape = tuple(one.index.shape[1:])
         shape = shape if video or len(shape) == 3 else (shape[0], *shape[2:])
     found = Pictures(one, call, shape, step_shape, video)
-    _refuse_other_pictures(observer, found, answer)
+    _refuse_other_pictures(observer, found, like, answer)
     return found
 
 
-def _refuse_other_pictures(observer: Observer, found: Pictures, answer: Answer) -> None:
+def _refuse_other_pictures(observer: Observer, found: Pictures, like: Tensor, answer: Answer) -> None:
     """Raise Refused if the pipeline makes other pictures of the same sample."""
     vae = observer.pipe.vae
-    x = torch.randn(1, *found.step_shape, generator=torch.Generator().manual_seed(6)).to(found.map.index.device)
+    x = torch.randn(like.shape, generator=torch.Generator().manual_seed(6)).to(like)
     result = observer(last=x, answer=answer, output="pt").result[0]
     with torch.no_grad(), observer.cast():
         mine = found.decode(vae, found.unpacked(x))
     theirs = result if isinstance(result, Tensor) else torch.as_tensor(result)
     if mine.ndim not in (4, 5) or mine.shape[-3] != 3:
         raise Refused("does not decode its samples to pictures of three colours")
-    if theirs.shape != mine.shape or (theirs.float() - (mine.float() / 2 + 0.5).clamp(0, 1)).abs().max() > 2e-2:
+    half = torch.bfloat16 in (like.dtype, vae.dtype)
+    if theirs.shape != mine.shape or _apart(theirs, mine) > (2e-2 if half else 1e-4):
         raise Refused("makes other pictures of its samples than its autoencoder does")
     wanted = observer.sized.get("height"), observer.sized.get("width")
     if None not in wanted and tuple(mine.shape[-2:]) != wanted:
         raise Refused(
             f"makes pictures of {mine.shape[-2]} x {mine.shape[-1]} where {wanted[0]} x {wanted[1]} is asked for"
         )
+
+
+def _apart(theirs: Tensor, mine: Tensor) -> float:
+    """The mean difference of values in [0, 1]."""
+    return (theirs.to(mine.device).float() - (mine.float() / 2 + 0.5).clamp(0, 1)).abs().mean().item()
