@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from tiny_loops import NeedsMaskPipeline, Ways, loop
 from tiny_pipelines import FRAMES, TINY, tiny
+from tiny_sound import SOUND
 from torch import Tensor
 
 from flowward import models
@@ -31,6 +32,15 @@ NOT_COVERED = {  # pipelines with a written family that observation refuses, and
     "HunyuanVideo15Pipeline": "calls its transformer 2 times a step without guidance",  # a guider has the scale
     "MochiPipeline": "a scheduler whose times do not fall from 1 to 0",  # they rise
     "QwenImage21Pipeline": "an object that may have a state",  # a cache of keys and values
+    "HunyuanVideo15ImageToVideoPipeline": "calls its transformer 2 times a step without guidance",
+    "Kandinsky5I2IPipeline": "does not begin with the samples that it is given",  # the source is beside them
+    "SanaImageToVideoPipeline": "does not begin with the samples that it is given",  # the first frame is the source
+    "LTXImageToVideoPipeline": "cannot be called with a prompt alone: Provided `latents` tensor has shape",  # tokens
+    "WanVACEPipeline": "cannot be called with a prompt alone: Passing a list of prompts is not yet supported",
+    "BriaFiboEditPipeline": "cannot be called with a prompt alone: `prompt` has to be a valid edit JSON",
+    "StableAudio3Pipeline": "observing it failed",  # sounds
+    "AceStepPipeline": "joins the rows of its guidance in an unknown way",
+    "LongCatAudioDiTPipeline": "a scheduler whose times do not fall from 1 to 0",
 }
 OTHER = {  # pipelines whose observed family is right, but not the written one's twin
     "QwenImageEditPlusPipeline": "observed, sources have a million pixels as in the pipeline: too slow for a test",
@@ -38,6 +48,7 @@ OTHER = {  # pipelines whose observed family is right, but not the written one's
     "LongCatImageEditPipeline": "as QwenImageEditPlusPipeline",
     "Kandinsky5T2IPipeline": "makes pictures of fixed sizes, too large for a test",
     "HiDreamImagePipeline": "makes pictures of fixed sizes, too large for a test",
+    "HunyuanSkyreelsImageToVideoPipeline": "draws the latents of a source at random; the written family takes the mean",
 }
 TEXTS = ("a red circle", "a photo of two green squares on the left of a dog", "a")
 NEAR = 1e-5  # relative
@@ -46,7 +57,8 @@ NEAR = 1e-5  # relative
 def observed(name: str, pipe: Any = None, **more: Any) -> Observed:
     torch.set_num_threads(1)
     edits = name in FAMILIES and 0 not in FAMILIES[name].sources
-    return family_of(name, edits)(pipe or tiny(name), 32, 32, **{**FRAMES.get(name, {}), **more})
+    size = {} if name in SOUND else {"height": 32, "width": 32, **FRAMES.get(name, {})}
+    return family_of(name, edits)(pipe or tiny(name), **{**size, **more})
 
 
 class _Begun(Exception):
@@ -113,7 +125,7 @@ def test_a_written_family_and_its_observed_twin_agree(name: str, tmp_path: Path)
             assert apart(other.under("policy", scale)(y, t, other.encode(asked)), moved(v)) < NEAR
     for steps in (2, 5):
         assert other.times(steps) == pytest.approx(one.times(steps), abs=1e-6)
-    torch.testing.assert_close(other.decode(y[:1]), one.decode(x[:1]), rtol=0, atol=NEAR)
+    assert apart(other.decode(y[:1]), one.decode(x[:1])) < NEAR
     assert twin.encode_images(twin.decode(y[:1])).shape == y[:1].shape
 
 

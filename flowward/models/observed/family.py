@@ -66,6 +66,9 @@ class Observed(Family):
             raise ValueError(
                 f"{type(pipe).__name__} has no written family, and observing it shows that it {why}"
             ) from why
+        except (RuntimeError, TypeError, LookupError, AttributeError) as error:  # of a kind that nobody foresaw
+            failed = f"observing it failed ({type(error).__name__}: {error})"
+            raise ValueError(f"{type(pipe).__name__} has no written family, and {failed}") from error
         usual = known["max_sequence_length"].default if "max_sequence_length" in known else 0
         self.text_tokens = text_tokens or (usual if isinstance(usual, int) else 0)
 
