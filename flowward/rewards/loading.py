@@ -34,6 +34,8 @@ from .sound.clap import CLAPScore
 from .sound.levels import Loudness, Sounding, Unclipped
 from .sound.tempo import Tempo
 from .text.ocr import OCR, StrictOCR
+from .videos.motion import Motion, SourceFrame
+from .videos.steady import Steady
 
 REWARDS: dict[str, Callable[..., Reward]] = {
     "scenes": Scenes,
@@ -53,6 +55,9 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "imagereward": ImageReward,
     "aesthetic": Aesthetic,
     "diversity": Diversity,
+    "motion": Motion,
+    "source-frame": SourceFrame,
+    "steady": Steady,
     "loudness": Loudness,
     "sounding": Sounding,
     "unclipped": Unclipped,

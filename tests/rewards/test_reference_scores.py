@@ -155,7 +155,8 @@ CASES: dict[str, Case] = {
     "ocr-strict": Case(words, 0.0),
 }
 SOUND = {"loudness", "sounding", "unclipped", "tempo", "clap"}  # held to closed forms in test_sound_rewards.py
-ELSEWHERE = {"remote", "judge", *SOUND}  # the numbers of the first two come from a server
+VIDEOS = {"motion", "source-frame", "steady"}  # the same, in test_video_rewards.py
+ELSEWHERE = {"remote", "judge", *SOUND, *VIDEOS}  # the numbers of the first two come from a server
 
 
 def tiny_models(folder: Path) -> Path:
