@@ -55,7 +55,7 @@ PAGE = Page(
             "prompts",
             "memory",
         ),
-        *("images-per-update", "group-size", "gradient-checkpointing", "vae-slicing", "vae-tiling", "quantise"),
+        *("images-per-update", "group-size", "gradient-checkpointing", "vae-tiling", "quantise"),
         *("optimiser", "precision", "shard", "processes"),
     ),
     beside=(*train.START, PROCESSES),

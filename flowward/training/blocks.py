@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-from ..models import compiling
-from ..models.diffusers import DiffusersPolicy
 from ..system import distributed
 from ..system.errors import named
 from ..system.terminal import tell
@@ -38,9 +36,9 @@ def decided(made: Any) -> Any:
     time of compilation, and if a compiled pass is faster than a plain one. Else the blocks run as they are.
     """
     loading = getattr(made.settings, "loading", None)
-    policy = getattr(made.trainer, "policy", None)
-    if loading is None or loading.compile_blocks != "auto" or not isinstance(policy, DiffusersPolicy):
-        return made
+    policy: Any = getattr(made.trainer, "policy", None)
+    if loading is None or loading.compile_blocks != "auto" or getattr(policy, "family", None) is None:
+        return made  # no model of diffusers
     elsewhere = made.settings.drawing.rollouts != "here" or policy.weights.collective
     compiled, note = (False, None) if elsewhere else _tried(made, made.trainer)
     loading = replace(loading, compile_blocks="always" if compiled else "never")
@@ -51,6 +49,8 @@ def decided(made: Any) -> Any:
 
 def _tried(made: Any, trainer: Trainer) -> tuple[bool, str | None]:
     """Whether the blocks are compiled now, and a sentence about it."""
+    from ..models import compiling  # and with it diffusers, for which a help text does not wait
+
     run, one, weights = made.settings.run, counts(made), trainer.policy.weights
     iteration = one.sampling + BACKWARD * one.training + one.frozen
     evaluations = run.iterations * iteration + (1 + run.evaluations(0)) * one.evaluation

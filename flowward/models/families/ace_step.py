@@ -31,6 +31,7 @@ class AceStep(Sound):
     """
 
     pipelines = ("AceStepPipeline",)
+    masks_text = True
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     text_tokens = 256
     encoders = ("condition_encoder",)

@@ -20,6 +20,7 @@ class BriaFibo(Family):
     """
 
     pipelines = ("BriaFiboPipeline",)
+    masks_text = True
     text_tokens = most_text = 3000
     decode, encode_images = QwenImage.decode, QwenImage.encode_images
 

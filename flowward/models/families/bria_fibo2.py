@@ -21,6 +21,7 @@ class BriaFibo2(Flux2Latents):
     """
 
     pipelines = ("BriaFibo2Pipeline",)
+    masks_text = True
     cuts_patches = True
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     text_tokens, fixed_text = 4096, "at most 4096 text tokens"

@@ -24,6 +24,7 @@ class BriaFiboEdit(Edits):
     """
 
     pipelines = ("BriaFiboEditPipeline",)
+    masks_text = True
     sources = range(5)  # the pipeline has no limit
     inputs = "prompt=prompt, image=image"
     text_tokens = most_text = 3000

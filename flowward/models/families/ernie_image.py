@@ -20,6 +20,7 @@ class ErnieImage(Flux2Latents):
     """
 
     pipelines = ("ErnieImagePipeline",)
+    masks_text = True
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     unused = ("pe", "pe_tokenizer")
     text_tokens, fixed_text = 0, "text of any length"  # as long as its tokenizer takes it

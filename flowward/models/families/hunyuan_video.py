@@ -23,6 +23,7 @@ class HunyuanVideo(Video):
     """
 
     pipelines = ("HunyuanVideoPipeline",)
+    masks_text = True
     own = (720, 1280, 129)
     targets = ATTENTION
     guidance: ClassVar[Guidance] = "embedded"

@@ -24,6 +24,7 @@ class HunyuanVideo15(Video):
     """
 
     pipelines = ("HunyuanVideo15Pipeline",)
+    masks_text = True
     own = (480, 848, 121)
     targets = ATTENTION
     text_tokens, fixed_text = 1000, "1000 text tokens, always"

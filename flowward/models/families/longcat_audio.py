@@ -22,6 +22,7 @@ class LongCatAudio(Sound):
     """
 
     pipelines = ("LongCatAudioDiTPipeline",)
+    masks_text = True
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     text_tokens, fixed_text = 512, "as many text tokens as its tokenizer"
     emptied = ("words",)

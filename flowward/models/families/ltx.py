@@ -18,6 +18,7 @@ class LTX(Video):
     """Videos of 8 n + 1 frames; tokens are latent pixels; their positions are seconds and pixels of the video."""
 
     pipelines = ("LTXPipeline",)
+    masks_text = True
     own = (512, 704, 161)
     scales = ("vae_temporal_compression_ratio", "vae_spatial_compression_ratio")
     text_tokens = 128

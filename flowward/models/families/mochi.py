@@ -20,6 +20,7 @@ class Mochi(Video):
     """Videos of 6 n + 1 frames; the network takes 1 - t, and returns -v; times are linear, then quadratic."""
 
     pipelines = ("MochiPipeline",)
+    masks_text = True
     own = (480, 848, 19)
     scales = ("vae_temporal_scale_factor", "vae_spatial_scale_factor")
     targets = ATTENTION

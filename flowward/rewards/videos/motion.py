@@ -50,8 +50,8 @@ class Motion:
     def __post_init__(self) -> None:
         positive(self, "enough")
 
-    def __call__(self, videos: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
-        found = changes(expect(self, videos))
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+        found = changes(expect(self, images))
         mean = found.mean(1) if found.shape[1] else found.new_zeros(len(found))
         return (mean / self.enough).clamp(max=1).cpu()
 
@@ -76,8 +76,8 @@ class SourceFrame:
         """Raise ValueError if a prompt has no source image."""
         _sources(prompts, metadata)
 
-    def __call__(self, videos: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
-        frames = expect(self, videos)[:, 0 if self.frame == "first" else -1].cpu()
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+        frames = expect(self, images)[:, 0 if self.frame == "first" else -1].cpu()
         size = frames.shape[-2], frames.shape[-1]
         wanted = torch.stack([picture(path, size) for path in _sources(prompts, metadata)])
         return 1 - (frames - wanted).square().mean((1, 2, 3)).sqrt()

@@ -31,9 +31,9 @@ class Steady(NetworkReward):
         super().__post_init__()
         self._clip = clip.load(self, self.processor)
 
-    def __call__(self, videos: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
-        self.expect(videos, prompts, 5)
-        vectors = self._clip.images(videos.flatten(0, 1), self.batch).view(*videos.shape[:2], -1)
-        if videos.shape[1] == 1:
-            return vectors.new_ones(len(videos))
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Any = None) -> Tensor:
+        self.expect(images, prompts, 5)
+        vectors = self._clip.images(images.flatten(0, 1), self.batch).view(*images.shape[:2], -1)
+        if images.shape[1] == 1:
+            return vectors.new_ones(len(images))
         return (vectors[:, 1:] * vectors[:, :-1]).sum(-1).mean(1)
