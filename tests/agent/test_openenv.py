@@ -172,9 +172,10 @@ def test_a_server_without_token_ids_ends_the_run() -> None:
 
 
 def test_waiting_has_an_end_and_so_has_a_closed_session() -> None:
-    go = threading.Event()
+    asked, go = threading.Event(), threading.Event()
 
     def slow(request: dict[str, Any]) -> Answer | None:
+        asked.set()
         go.wait(30)
         return sampled(request)
 
@@ -182,6 +183,7 @@ def test_waiting_has_an_end_and_so_has_a_closed_session() -> None:
         session = sessions.create(QUESTION)
         with pytest.raises(TimeoutError, match=r"is not over after 0\.05 s"):
             session.wait_for_completion(0.05)
+        assert asked.wait(30)  # on a busy machine it may take longer than that
         assert session.verify([]).env_reward is None and session.fetch_training_trace().turns == []
         session.close()
         go.set()
