@@ -97,7 +97,7 @@ def test_a_video_from_an_image_needs_one(name: str, tmp_path: Path) -> None:
 
 def test_a_video_from_text_takes_no_source(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="source"):
-        policy("LTXPipeline", None).encode(model.edits(["a cat"], tmp_path))
+        policy("LTXPipeline", None).encode([Edit("a cat", tmp_path / "none.png")])
 
 
 def test_chronoedit_makes_five_frames() -> None:
