@@ -183,7 +183,8 @@ def image_processor(side: int = 8) -> Any:
     """As CLIPImageProcessor, which takes nothing without torchvision."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    return CLIPImageProcessorPil(size=dict.fromkeys(("height", "width"), side), crop_size={"height": side, "width": side})
+    size = {"height": side, "width": side}
+    return CLIPImageProcessorPil(size=size, crop_size=size)
 
 
 def wan_i2v(kind: Any, network: Any = diffusers.WanTransformer3DModel) -> Any:
