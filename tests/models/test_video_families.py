@@ -15,6 +15,7 @@ from tiny_video import hunyuan_i2v, hunyuan_video15, kandinsky5, wan_i2v_of_one_
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
 from flowward.models.families.ltx import tokens
+from flowward.models.families.video import most_likely
 from flowward.prompts import Edit
 from flowward.verify import model
 
@@ -134,6 +135,23 @@ def test_a_distilled_hunyuan_video_is_refused() -> None:
 def test_kandinsky5_that_does_not_see_which_frames_are_given_is_its_pipeline() -> None:
     pipe = filled(kandinsky5(diffusers.Kandinsky5T2VPipeline, False))
     assert not broken(DiffusersPolicy("plain", FAMILIES["Kandinsky5T2VPipeline"](pipe, 32, 32, 5), 2, "float32"))
+
+
+@pytest.mark.parametrize("name", ["Kandinsky5T2VPipeline", "Kandinsky5I2VPipeline"])
+def test_kandinsky5_sees_what_its_pipeline_prepares(name: str, tmp_path: Path) -> None:
+    """The source in the first frame, and which frames are given: the laws give the pipeline the family's own."""
+    family: Any = policy(name, None).family
+    (asked,) = model.asked_of(policy(name, None), ["a cat"], tmp_path)
+    given = {"image": family.picture(asked)} if family.given else {}
+    with most_likely(family.pipe.vae):
+        seen = family.pipe.prepare_latents(
+            batch_size=1, num_channels_latents=4, height=32, width=32, num_frames=family.frames, dtype=torch.float32,
+            device=torch.device("cpu"), **given,
+        )  # fmt: skip
+    x = seen[..., :4].movedim(-1, 1)
+    torch.testing.assert_close(family.pixels(x, {}), seen)
+    if family.given:
+        torch.testing.assert_close(x[:, :, :1], family.first_frames([asked]), rtol=0, atol=0.02)  # Pillow's rounding
 
 
 def test_a_decoded_video_of_kandinsky5_from_an_image_is_the_pipeline_s(tmp_path: Path) -> None:

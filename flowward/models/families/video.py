@@ -162,7 +162,7 @@ def most_likely(vae: Any) -> Iterator[None]:
 
     def encode(*given: Any, **more: Any) -> Any:
         found = type(vae).encode(vae, *given, **more)
-        found.latent_dist.sample = lambda *_: found.latent_dist.mean
+        found.latent_dist.sample = lambda *_, **__: found.latent_dist.mean
         return found
 
     vae.encode = encode
