@@ -11,6 +11,7 @@ from typing import Any
 import diffusers
 import tiny_pipelines as tiny  # which imports this module: its names are there once the functions are called
 import transformers
+from tokenizers.processors import TemplateProcessing
 
 
 def with_ftfy(kind: Any) -> Any:
@@ -178,11 +179,12 @@ def clip_vision() -> Any:
     )
 
 
-def image_processor() -> Any:
+def image_processor(side: int = 8) -> Any:
     """As CLIPImageProcessor, which takes nothing without torchvision."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    return CLIPImageProcessorPil(size={"height": 8, "width": 8}, crop_size={"height": 8, "width": 8})
+    size = {"height": side, "width": side}
+    return CLIPImageProcessorPil(size=size, crop_size=size)
 
 
 def wan_i2v(kind: Any, network: Any = diffusers.WanTransformer3DModel) -> Any:
@@ -219,6 +221,51 @@ def wan_vace() -> Any:
     )  # fmt: skip
 
 
+def kandinsky5(kind: Any, seen: bool = True) -> Any:
+    """Of networks that also see which frames are given, or not."""
+    parts = tiny.TINY["Kandinsky5T2IPipeline"]()
+    transformer = diffusers.Kandinsky5Transformer3DModel(
+        in_visual_dim=4, in_text_dim=16, in_text_dim2=16, time_dim=16, out_visual_dim=4, model_dim=32, ff_dim=32,
+        num_text_blocks=1, num_visual_blocks=1, axes_dims=(4, 6, 6), visual_cond=seen,
+    )  # fmt: skip
+    return kind(**{**parts.components, "transformer": transformer, "vae": hunyuan_vae()})
+
+
+def llava() -> Any:
+    """576 features of a picture, as in the template of the pipeline."""
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "image_size": 24, "patch_size": 1}  # fmt: skip
+    config = llama().config
+    config.vocab_size = tiny.VOCABULARY + 6
+    return transformers.LlavaForConditionalGeneration(
+        transformers.LlavaConfig(
+            vision_config=transformers.CLIPVisionConfig(**vision), text_config=config, image_seq_length=576,
+            image_token_index=tiny.VOCABULARY, pad_token_id=0,
+        )
+    )  # fmt: skip
+
+
+def llava_tokenizer() -> Any:
+    """The picture has the sixth place in the template, and a prompt comes after 103 tokens, as with Llama's own."""
+    made = tiny.tokenizer(2048)
+    marks = ["<image>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "\n\n", "move"]
+    made.add_special_tokens({"additional_special_tokens": marks})
+    made.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return made
+
+
+def hunyuan_i2v(kind: str = "token_replace", embedded: bool = True) -> Any:
+    parts = hunyuan_video()
+    transformer = diffusers.HunyuanVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=1,
+        num_single_layers=1, num_refiner_layers=1, text_embed_dim=16, pooled_projection_dim=16, rope_axes_dim=(4, 4, 4),
+        image_condition_type=kind, guidance_embeds=embedded,
+    )  # fmt: skip
+    reader = image_processor(24)
+    made = {"transformer": transformer, "text_encoder": llava(), "tokenizer": llava_tokenizer()}
+    return diffusers.HunyuanVideoImageToVideoPipeline(**{**parts.components, **made, "image_processor": reader})
+
+
 VIDEO: dict[str, Callable[[], Any]] = {
     "HunyuanVideo15Pipeline": hunyuan_video15,
     "HunyuanVideoPipeline": hunyuan_video,
@@ -236,6 +283,9 @@ VIDEO: dict[str, Callable[[], Any]] = {
     "HunyuanSkyreelsImageToVideoPipeline": lambda: hunyuan_video(diffusers.HunyuanSkyreelsImageToVideoPipeline, 8),
     "SanaImageToVideoPipeline": lambda: sana_video(diffusers.SanaImageToVideoPipeline),
     "ChronoEditPipeline": lambda: wan_i2v(diffusers.ChronoEditPipeline, diffusers.ChronoEditTransformer3DModel),
+    "Kandinsky5T2VPipeline": lambda: kandinsky5(diffusers.Kandinsky5T2VPipeline),
+    "Kandinsky5I2VPipeline": lambda: kandinsky5(diffusers.Kandinsky5I2VPipeline),
+    "HunyuanVideoImageToVideoPipeline": hunyuan_i2v,
 }
-OWN_FRAMES = {"MochiPipeline": 7}  # of those that are not cut into 4 n + 1
+OWN_FRAMES = {"MochiPipeline": 7, "Kandinsky5I2VPipeline": 17}  # not cut into 4 n + 1, or not so short
 FRAMES = {name: {"frames": OWN_FRAMES.get(name, 5)} for name in VIDEO}

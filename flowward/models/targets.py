@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 NEAR = 0.5  # likeness from which a name is proposed
-PROJECTION = re.compile(r"(.*\.)?(\w*_)?([qkv])(_proj)?")  # of an attention: to_q, add_k_proj, v_proj
+PROJECTION = re.compile(r"(.*\.)?(\w*_)?(q|k|v|query|key|value)(_proj)?")  # of an attention: to_q, add_k_proj, to_value
 
 
 def linear(network: Any) -> dict[str, Any]:
@@ -68,7 +68,8 @@ def together(network: nn.Module, layers: Mapping[str, Any]) -> list[list[int]]:
         if fits := PROJECTION.fullmatch(name):
             parent, before, letter, after = fits.groups("")
             attention = network.get_submodule(parent.removesuffix("."))
-            apart = letter == "q" and getattr(attention, "is_cross_attention", False)
+            crossed = getattr(attention, "is_cross_attention", parent.endswith("cross_attention."))
+            apart = letter in ("q", "query") and crossed
             key = (parent, before, after, apart, layer.in_features)
         found.setdefault(key, []).append(number)
     return list(found.values())

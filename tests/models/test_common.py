@@ -19,9 +19,9 @@ from torch.nn import functional
 
 from flowward.models import targets, working
 from flowward.models.adapters import Adapters
+from flowward.models.compiling import compile_blocks
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
-from flowward.models.pipelines import compile_blocks
 from flowward.models.working import Common
 
 RANK = 3

@@ -38,6 +38,9 @@ NOT_COVERED = {  # pipelines with a written family that observation refuses, and
     "LTXImageToVideoPipeline": "cannot be called with a prompt alone: Provided `latents` tensor has shape",  # tokens
     "WanVACEPipeline": "cannot be called with a prompt alone: Passing a list of prompts is not yet supported",
     "BriaFiboEditPipeline": "cannot be called with a prompt alone: `prompt` has to be a valid edit JSON",
+    "Kandinsky5T2VPipeline": "does not begin with the samples that it is given",  # zeros are beside them
+    "Kandinsky5I2VPipeline": "needs more than a prompt: image",  # as above, and the first frame is the source
+    "HunyuanVideoImageToVideoPipeline": "does not begin with the samples that it is given",  # a bit of the source
     "StableAudio3Pipeline": "observing it failed",  # sounds
     "AceStepPipeline": "joins the rows of its guidance in an unknown way",
     "LongCatAudioDiTPipeline": "a scheduler whose times do not fall from 1 to 0",

@@ -5,21 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from tiny_pipelines import FRAMES, tiny
 from tiny_policies import policy
-from tiny_video import hunyuan_video15, wan_i2v_of_one_frame
+from tiny_video import hunyuan_i2v, hunyuan_video15, kandinsky5, wan_i2v_of_one_frame
 
 from flowward.models.diffusers import DiffusersPolicy
 from flowward.models.families import FAMILIES
 from flowward.models.families.ltx import tokens
+from flowward.models.families.video import most_likely
 from flowward.prompts import Edit
 from flowward.verify import model
 
 FROM_TEXT = [name for name in FRAMES if not FAMILIES[name].sources[-1] and name != "AnyFlowPipeline"]
 FROM_IMAGE = [name for name in FRAMES if FAMILIES[name].sources[-1]]
-KEPT = ["LTXImageToVideoPipeline", "SanaImageToVideoPipeline"]
+KEPT = [
+    "LTXImageToVideoPipeline",
+    "SanaImageToVideoPipeline",
+    "Kandinsky5I2VPipeline",
+    "HunyuanVideoImageToVideoPipeline",
+]
+
+
+def filled(pipe: Any) -> Any:
+    """Layers that start at zero get numbers: they would hide everything."""
+    pipe.set_progress_bar_config(disable=True)
+    for parameter in pipe.transformer.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return pipe
 
 
 def broken(one: DiffusersPolicy) -> list[str]:
@@ -29,13 +45,15 @@ def broken(one: DiffusersPolicy) -> list[str]:
 @pytest.mark.parametrize("name", FROM_TEXT)
 def test_a_decoded_video_is_the_pipeline_s(name: str) -> None:
     one = policy(name, None)
-    family, pipe = one.family, one.family.pipe
+    family: Any = one.family
+    pipe = family.pipe
     x = torch.randn(1, *one.latent_shape, generator=torch.Generator().manual_seed(0))
     guidance = one.family.guided_by(1.0)
     if name == "HunyuanVideo15Pipeline":
         pipe.guider.guidance_scale = 1.0
     pipe.scheduler = family.scheduler()
-    given = {**family.sized_by(), **guidance, "latents": tokens(x) if name == "LTXPipeline" else x}
+    carried = {"LTXPipeline": tokens, "Kandinsky5T2VPipeline": lambda x: family.pixels(x, {})}.get(name, torch.clone)
+    given = {**family.sized_by(), **guidance, "latents": carried(x)}
     (video,) = pipe(prompt=["a cat"], num_inference_steps=2, output_type="pt", return_dict=False, **given)
     found = one.decode(family.reference(["a cat"], x, 2, 1.0))
     torch.testing.assert_close(found, video, rtol=0, atol=1e-4)
@@ -112,6 +130,64 @@ def test_a_distilled_hunyuan_video_is_refused() -> None:
     pipe.transformer.register_to_config(use_meanflow=True)
     with pytest.raises(ValueError, match="is step-distilled: it has a second time"):
         FAMILIES["HunyuanVideo15ImageToVideoPipeline"](pipe, 32, 32, 5)
+
+
+def test_kandinsky5_that_does_not_see_which_frames_are_given_is_its_pipeline() -> None:
+    pipe = filled(kandinsky5(diffusers.Kandinsky5T2VPipeline, False))
+    assert not broken(DiffusersPolicy("plain", FAMILIES["Kandinsky5T2VPipeline"](pipe, 32, 32, 5), 2, "float32"))
+
+
+@pytest.mark.parametrize("name", ["Kandinsky5T2VPipeline", "Kandinsky5I2VPipeline"])
+def test_kandinsky5_sees_what_its_pipeline_prepares(name: str, tmp_path: Path) -> None:
+    """The source in the first frame, and which frames are given: the laws give the pipeline the family's own."""
+    family: Any = policy(name, None).family
+    (asked,) = model.asked_of(policy(name, None), ["a cat"], tmp_path)
+    given = {"image": family.picture(asked)} if family.given else {}
+    with most_likely(family.pipe.vae):
+        seen = family.pipe.prepare_latents(
+            batch_size=1, num_channels_latents=4, height=32, width=32, num_frames=family.frames, dtype=torch.float32,
+            device=torch.device("cpu"), **given,
+        )  # fmt: skip
+    x = seen[..., :4].movedim(-1, 1)
+    torch.testing.assert_close(family.pixels(x, {}), seen)
+    if family.given:
+        torch.testing.assert_close(x[:, :, :1], family.first_frames([asked]), rtol=0, atol=0.02)  # Pillow's rounding
+
+
+def test_a_decoded_video_of_kandinsky5_from_an_image_is_the_pipeline_s(tmp_path: Path) -> None:
+    """Which scales the first frames before it decodes; each video alone."""
+    one = policy("Kandinsky5I2VPipeline", None)
+    family: Any = one.family
+    x = torch.randn(2, *one.latent_shape, generator=torch.Generator().manual_seed(0))
+    asked, scheduler = model.asked_of(one, ["a cat", "a dog"], tmp_path), family.scheduler()
+    found = one.decode(family.reference(asked, x, 2, 1.0))
+    x[:, :, :1] = family.first_frames(asked)
+    for k, prompt in enumerate(asked):
+        family.pipe.scheduler = scheduler
+        given = {**family.sized_by(), "latents": family.pixels(x[k : k + 1], {}), "image": family.picture(prompt)}
+        given |= {"prompt": [prompt.text], "num_inference_steps": 2, "guidance_scale": 1.0, "return_dict": False}
+        (drawn,) = family.pipe(output_type="pt", **given)
+        torch.testing.assert_close(found[k : k + 1], drawn, rtol=0, atol=1e-4)
+
+
+def test_kandinsky5_with_too_few_frames_or_other_attention_is_refused() -> None:
+    kind, pipe = FAMILIES["Kandinsky5I2VPipeline"], tiny("Kandinsky5I2VPipeline")
+    with pytest.raises(ValueError, match="makes videos of at least 17 frames, not 13: it scales the first 4 latent"):
+        kind(pipe, 32, 32, 13)
+    pipe.transformer.register_to_config(attention_type="nabla")
+    with pytest.raises(ValueError, match="Kandinsky5I2VPipeline with nabla attention, which skips parts"):
+        kind(pipe, 32, 32, 17)
+
+
+def test_hunyuan_video_from_an_image_without_an_input_for_guidance_has_a_black_picture_without_a_prompt() -> None:
+    pipe = filled(hunyuan_i2v(embedded=False))
+    one = DiffusersPolicy("no input", FAMILIES["HunyuanVideoImageToVideoPipeline"](pipe, 32, 32, 5), 2, "float32")
+    assert one.family.guidance == "classifier-free" and not broken(one)
+
+
+def test_hunyuan_video_with_the_image_as_more_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"only if its first frame is the image .*, not with latent_concat"):
+        FAMILIES["HunyuanVideoImageToVideoPipeline"](hunyuan_i2v("latent_concat"), 32, 32, 5)
 
 
 def test_mochi_needs_two_steps() -> None:

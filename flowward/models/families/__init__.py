@@ -16,11 +16,12 @@ from .family import Family
 from .flux import Flux, FluxKontext
 from .flux2 import Flux2, Flux2Klein
 from .hidream import HiDream
-from .hunyuan_video import HunyuanSkyReels, HunyuanVideo
+from .hunyuan_video import HunyuanImageToVideo, HunyuanSkyReels, HunyuanVideo
 from .hunyuan_video15 import HunyuanVideo15
 from .hunyuan_video15_i2v import HunyuanVideo15ImageToVideo
 from .kandinsky5 import Kandinsky5
 from .kandinsky5_edit import Kandinsky5Edit
+from .kandinsky5_video import Kandinsky5ImageToVideo, Kandinsky5Video
 from .krea2 import Krea2
 from .longcat_audio import LongCatAudio
 from .longcat_image import LongCatImage
@@ -52,6 +53,7 @@ _ALL: tuple[type[Family], ...] = (
     WanImageToVideo, SkyReelsV2ImageToVideo, ChronoEdit, LTXImageToVideo,
     HunyuanVideo15ImageToVideo, WanVACE, SanaImageToVideo, HunyuanSkyReels,
     FirstQwenImageEdit, LongCatImageEdit, Kandinsky5Edit, BriaFiboEdit, ZImageOmni,
+    Kandinsky5Video, Kandinsky5ImageToVideo, HunyuanImageToVideo,
     StableAudio3, AceStep, LongCatAudio,
 )  # fmt: skip
 FAMILIES: dict[str, type[Family]] = {name: family for family in _ALL for name in family.pipelines}

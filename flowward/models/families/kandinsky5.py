@@ -21,7 +21,9 @@ class Kandinsky5(Family):
     """
 
     pipelines = ("Kandinsky5T2IPipeline",)
-    targets = ("to_query", "to_key", "to_value", "self_attention.out_layer", "cross_attention.out_layer")
+    targets: ClassVar[tuple[str, ...]] = (
+        "to_query", "to_key", "to_value", "self_attention.out_layer", "cross_attention.out_layer",
+    )  # fmt: skip
     text_tokens, most_text = 512, 1024
     by_length = masks_text = True
     needs = ("torchvision",)  # for the processor in transformers

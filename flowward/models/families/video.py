@@ -141,10 +141,14 @@ class FromImage(Video):
 class KeepsFirst(FromImage):
     """The first latent frame of a sample is the source's: the network gets it as it is, at time 0."""
 
+    one_time: ClassVar[bool] = False
+    """whether the network has a single time for all frames"""
+
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
         source, family = condition["source"], cast(Any, super())
         given = torch.cat([source, x[:, :, 1:]], 2)
-        v: Tensor = family.velocity(network, given, later(x, t, self.tokens), condition, guidance)
+        times = t if self.one_time else later(x, t, self.tokens)
+        v: Tensor = family.velocity(network, given, times, condition, guidance)
         return kept(v, x, t, source)
 
     def alone(self, prompt: Any, x: Tensor, steps: int, guidance: float, **more: Any) -> Tensor:
@@ -158,7 +162,7 @@ def most_likely(vae: Any) -> Iterator[None]:
 
     def encode(*given: Any, **more: Any) -> Any:
         found = type(vae).encode(vae, *given, **more)
-        found.latent_dist.sample = lambda *_: found.latent_dist.mean
+        found.latent_dist.sample = lambda *_, **__: found.latent_dist.mean
         return found
 
     vae.encode = encode
