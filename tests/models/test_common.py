@@ -94,7 +94,13 @@ def test_passes_in_inference_mode_share_too(products: list[Tensor]) -> None:
     assert len(products) == 1
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if not FAMILIES[name].sources[-1]])
+APART = {  # their layers are named or marked in other ways, so some products are made alone
+    "HiDreamImagePipeline",
+    "StableAudio3Pipeline",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if not FAMILIES[name].sources[-1] and name not in APART])
 def test_every_family_has_one_product_for_each_input_of_its_attentions(name: str, products: list[Tensor]) -> None:
     """Layers that are called in turn with one and the same tensor."""
     one, calls = half(name), list[tuple[Any, Tensor]]()

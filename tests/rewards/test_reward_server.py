@@ -69,7 +69,7 @@ def asked(images: Any, prompts: Any = ("a 1",)) -> bytes:
         (body(IMAGES.double()), TENSORS, 422, "float32, float16, uint8 and `request` uint8, not float64"),
         (body(IMAGES.bfloat16()), TENSORS, 422, "bfloat16"),
         (save({"images": IMAGES}), TENSORS, 422, "must be `images` and `request`"),
-        (body(IMAGES[0]), TENSORS, 422, r"not \[3, 8, 10\]"),
+        (body(IMAGES[0, 0]), TENSORS, 422, r"not \[8, 10\]"),
         (body(IMAGES[:, :1]), TENSORS, 422, r"not \[7, 1, 8, 10\]"),
         (body(IMAGES[:0], []), TENSORS, 422, r"not \[0, 3"),
         (body(prompts=PROMPTS[:2]), TENSORS, 422, "not 2 for 7 images"),
