@@ -104,13 +104,18 @@ def load(
     chosen = resolve(precision, "cuda")
     stored = torch.bfloat16 if chosen == "bf16" else torch.float32
     found = index(name_or_path, loading.revision)
-    pipeline = getattr(diffusers, found["_class_name"])
+    if (kind := found["_class_name"]) not in FAMILIES:
+        raise ValueError(
+            f"{kind} has no written family, so its memory cannot be counted without its weights: start the run with "
+            "--memory auto instead"
+        )
+    pipeline = getattr(diffusers, kind)
     parts_of, _ = pipeline._get_signature_keys(pipeline)  # a part that it makes itself has no files
     with hub.explained(name_or_path), init_empty_weights():
         parts = {
             key: _component(name_or_path, key, value, loading.revision)
-            for key, value in (found | dict.fromkeys(FAMILIES[found["_class_name"]].unused)).items()
-            if not key.startswith("_") and (not isinstance(value, list) or key in parts_of)
+            for key, value in (found | dict.fromkeys(FAMILIES[kind].unused)).items()
+            if not key.startswith("_") and (not _names_a_class(value) or key in parts_of)
         }
     pipe = pipeline(**parts)
     for key, part in pipe.components.items():
@@ -145,9 +150,14 @@ def _refuse(loading: Loading, layout: Layout, processes: int) -> None:
             raise ValueError(f"--{option} works only with whole weights: leave it out, or --shard {layout.shard}")
 
 
+def _names_a_class(value: Any) -> bool:
+    """Whether an entry of the index names a library and a class; other entries are settings, lists too."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(each, str | None) for each in value)
+
+
 def _component(where: str, key: str, value: Any, revision: str | None) -> Any:
     """A component of a pipeline, from its entry in the index; networks get no weights. Other entries are settings."""
-    if not (isinstance(value, list) and len(value) == 2 and all(isinstance(each, str | None) for each in value)):
+    if not _names_a_class(value):
         return value
     if value[0] is None:
         return None

@@ -241,3 +241,11 @@ def test_stable_diffusion_as_it_was_measured(tmp_path: Path) -> None:
 def test_a_differentiated_reward_cannot_be_counted(name: str) -> None:
     with pytest.raises(ValueError, match="differentiates its reward, whose memory is not counted"):
         memory.run(["--algorithm", name, "--model", "owner/name"])
+
+
+def test_memory_of_a_model_that_nobody_has_written_is_not_counted(tmp_path: Path) -> None:
+    """One that is not refused for another reason."""
+    index = {"_class_name": "SanaWMPipeline", "transformer": ["diffusers", "SanaWMTransformer3DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index), "utf-8")
+    with pytest.raises(ValueError, match="SanaWMPipeline has no written family, so its memory cannot be counted"):
+        blueprint.load(str(tmp_path), 2, "bf16", Loading())
