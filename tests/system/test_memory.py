@@ -37,7 +37,7 @@ ROUGH = {
     "SanaVideoPipeline": 0.05,
     "SanaImageToVideoPipeline": 0.05,
     "LongCatAudioDiTPipeline": 0.07,
-    "AceStepPipeline": 0.07,
+    "AceStepPipeline": 0.18,
 }
 """a few more bytes are counted than taken, in training"""
 UNSAVED = (  # the tiny ones have a processor that cannot be saved, or one that needs torchvision
@@ -229,6 +229,8 @@ def test_stable_diffusion_as_it_was_measured(tmp_path: Path) -> None:
         x, t, condition = torch.zeros(8, *one.latent_shape), torch.full((8,), 0.5), one.encode(["a cat"] * 8)
         expected = counter.peak(lambda: one.velocity(x, t, condition).square().mean().backward())
         one.weights.half = None  # as it was
+        for layer in one.weights._layers:  # type: ignore[union-attr]
+            layer.working = None  # of the pass before
         for module in one.family.network.modules():
             if isinstance(module, norms.FusedRMSNorm):
                 module.__class__ = RMSNorm
