@@ -50,42 +50,28 @@ FLOW = (  # sections of the report of a flow model
     ("time", "Time"),
     ("repeat", "Reproduce"),
 )
+
+
+def _flow(kind: str, gallery: str) -> Kind:
+    """What a flow model makes; `gallery` is the heading of its samples."""
+    return Kind(
+        NOUNS[kind],
+        f"the initial noise of the {kind}",
+        "new prompts",
+        ("train",),
+        "report.html.j2",
+        FLOW,
+        _pictures,
+        headline_alone,
+        pictures=True,
+        gallery=gallery,
+    )
+
+
 KINDS: Mapping[str, Kind] = {
-    DEFAULT: Kind(
-        NOUNS["images"],
-        "the initial noise of the images",
-        "new prompts",
-        ("train",),
-        "report.html.j2",
-        FLOW,
-        _pictures,
-        headline_alone,
-        pictures=True,
-    ),
-    "samples": Kind(
-        NOUNS["samples"],
-        "the initial noise of the samples",
-        "new prompts",
-        ("train",),
-        "report.html.j2",
-        FLOW,
-        _pictures,
-        headline_alone,
-        pictures=True,
-        gallery="Samples",
-    ),
-    "sounds": Kind(
-        NOUNS["sounds"],
-        "the initial noise of the sounds",
-        "new prompts",
-        ("train",),
-        "report.html.j2",
-        FLOW,
-        _pictures,
-        headline_alone,
-        pictures=True,
-        gallery="Sample sounds",
-    ),
+    DEFAULT: _flow("images", "Sample images"),
+    "samples": _flow("samples", "Samples"),
+    "sounds": _flow("sounds", "Sample sounds"),
     "agent": Kind(
         NOUNS["episodes"],
         "the measured episodes",

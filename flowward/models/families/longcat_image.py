@@ -29,7 +29,7 @@ class LongCatImage(Family):
     def parts(self) -> dict[str, int]:
         return {**super().parts, "text tokens": self.text_tokens}
 
-    def encode(self, prompts: list[str]) -> dict[str, Tensor]:
+    def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
         words, _ = self.pipe.encode_prompt(prompts)
         return {"words": words}
 
@@ -37,18 +37,20 @@ class LongCatImage(Family):
         return [self._longest("Qwen2.5-VL", self.pipe.tokenizer, sliced=True)]
 
     def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
-        rows, columns = positions(x.shape[-2] // 2, x.shape[-1] // 2, x.device)
-        words, first = condition["words"], self.text_tokens  # images have positions after those of the text
+        images, words = self.seen(x, condition), condition["words"]
         order = torch.arange(words.shape[1], device=x.device)
+        # images have positions after those of the text, and a number each
+        rows, columns = (each + len(order) for each in positions(x.shape[-2] // 2, x.shape[-1] // 2, x.device))
+        places = [torch.stack([torch.full_like(rows, 1 + k), rows, columns], 1) for k in range(len(images))]
         v: Tensor = network(
-            pack(x),
+            torch.cat([pack(each) for each in images], 1),
             timestep=t,
             encoder_hidden_states=words,
             txt_ids=torch.stack([torch.zeros_like(order), order, order], 1).float(),
-            img_ids=torch.stack([torch.ones_like(rows), rows + first, columns + first], 1).float(),
+            img_ids=torch.cat(places).float(),
             return_dict=False,
         )[0]
-        return unpack(v, *x.shape[-2:])
+        return unpack(v[:, : self.tokens], *x.shape[-2:])
 
     def guided(self, v: Tensor, v_0: Tensor, scale: float) -> Tensor:
         mixed, before = pack(super().guided(v, v_0, scale)), pack(v)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...prompts import Edit, Prompt
+from ..reading import Reader
 from .edits import Edits
-from .family import pack, positions, replaced, unpack
+from .family import Family, replaced
+from .longcat_image import LongCatImage
 
 
-class LongCatImageEdit(Edits):
+class LongCatImageEdit(Edits, LongCatImage):
     """Blocks like FLUX.1's; Qwen2.5-VL reads the instruction beside the source at half its size.
 
     Position ids: 0, 1 and 2 for text, sample and source, then row and column, which begin after the text's. Text in
@@ -22,15 +23,8 @@ class LongCatImageEdit(Edits):
     """
 
     pipelines = ("LongCatImageEditPipeline",)
-    packed = True
     reads_sources = True
-    needs = ("torchvision",)  # for the image processor in transformers
-    text_tokens, fixed_text = 512, "512 text tokens, always"
-    lora_loader = ("transformer.load_lora_adapter", {"use_safetensors": True})
-
-    @property
-    def parts(self) -> dict[str, int]:
-        return {**super().parts, "text tokens": self.text_tokens}
+    guided = Family.guided  # without a limit
 
     def encode(self, prompts: list[Any]) -> dict[str, Tensor]:
         words = [self._read(prompt) for prompt in prompts]
@@ -54,20 +48,8 @@ class LongCatImageEdit(Edits):
         words: Tensor = self.pipe.encode_prompt([prompt.text], image=seen)[0]
         return words
 
-    def velocity(self, network: Any, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], guidance: float) -> Tensor:
-        images, words = self.seen(x, condition), condition["words"]
-        order = torch.arange(words.shape[1], device=x.device)
-        rows, columns = (each + len(order) for each in positions(x.shape[-2] // 2, x.shape[-1] // 2, x.device))
-        kinds = [torch.stack([torch.full_like(rows, 1 + k), rows, columns], 1) for k in range(len(images))]
-        v: Tensor = network(
-            torch.cat([pack(each) for each in images], 1),
-            timestep=t,
-            encoder_hidden_states=words,
-            txt_ids=torch.stack([torch.zeros_like(order), order, order], 1).float(),
-            img_ids=torch.cat(kinds).double(),
-            return_dict=False,
-        )[0]
-        return unpack(v[:, : self.tokens], *x.shape[-2:])
+    def readers(self) -> list[Reader]:
+        return []  # a longer text is refused
 
     def sized_by(self) -> dict[str, Any]:
         return {}  # the pipeline's size is that of its source
@@ -79,8 +61,4 @@ class LongCatImageEdit(Edits):
         """Run the pipeline with the samples' size, in the place of one megapixel."""
         size = lambda *_: (self.width, self.height)  # noqa: E731
         with replaced(sys.modules[type(self.pipe).__module__], "calculate_dimensions", size):
-            found = [
-                super(LongCatImageEdit, self).reference([prompt], start, steps, guidance, latents=pack(start), **more)
-                for prompt, start in zip(prompts, x.split(1), strict=True)
-            ]
-        return unpack(torch.cat(found), *x.shape[-2:])
+            return super().reference(prompts, x, steps, guidance, **more)
