@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from . import sound
+from . import sound, spectrograms
 
 Files = Callable[[Tensor], list[bytes]]  # samples [B, *shape] -> B files, or none
 Draw = Callable[[Tensor, Sequence[str]], Tensor]  # samples [B, *shape], B prompts -> pictures [B, 3, H, W] in [0, 1]
@@ -77,8 +77,8 @@ def waveforms(channels: int, length: int, rate: int) -> Medium:
         f"sounds of {length / rate:.3g} s",
         settings,
         prod(shape),
-        lambda samples, prompts: sound.pictures(samples, rate),
-        sound.SHOWN,
+        lambda samples, prompts: spectrograms.pictures(samples, rate),
+        spectrograms.SHOWN,
         bounds=(-1.0, 1.0),
         facts={"rate": rate},
         files=lambda samples: [sound.wav(each, rate) for each in samples],

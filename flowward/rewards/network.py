@@ -66,9 +66,10 @@ class NetworkReward:
         return commits(getattr(self, each.name) or self.model for each in fields(self) if each.name in SOURCES)
 
     def expect(self, images: Tensor, prompts: Sequence[str], dimensions: int = 4) -> None:
-        """Raise RewardError unless images are [B, 3, H, W] (or [B, F, 3, H, W]) with one prompt each."""
+        """Raise RewardError unless images are [B, 3, H, W] (videos: [B, F, 3, H, W]) with one prompt each."""
         if images.ndim != dimensions or images.shape[-3] != 3 or not images.numel():
-            raise RewardError(f"{type(self).__name__} needs images of shape [B, 3, H, W], not {list(images.shape)}")
+            wanted = "images of shape [B, 3, H, W]" if dimensions == 4 else "videos of shape [B, F, 3, H, W]"
+            raise RewardError(f"{type(self).__name__} needs {wanted}, not {list(images.shape)}")
         if len(prompts) != len(images):
             raise RewardError(
                 f"{type(self).__name__} needs one prompt per image, not {len(prompts)} for {len(images)} images"

@@ -6,8 +6,6 @@ Compiled code may differ from the plain one in the last bits.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +15,7 @@ from ..system import distributed
 from ..system.errors import named
 from ..system.terminal import tell
 from . import fit
-from .counting import counts, said
+from .counting import counts, said, timed
 from .trainer import Trainer
 
 GAIN = 0.1  # of the time of network evaluations that compiled blocks save on a processor (docs/benchmarks.md)
@@ -95,16 +93,5 @@ def _seconds(trainer: Trainer) -> float:
     x = torch.zeros(many, *policy.latent_shape, device=policy.device)
     t, behaviour = torch.full((many,), 0.5, device=policy.device), trainer.algorithm.behaviour
     with policy.weights.still(behaviour):
-        fastest = _fastest(lambda: policy.velocity(x, t, condition, behaviour))
+        fastest = timed(lambda: policy.velocity(x, t, condition, behaviour), REPEATS)
     return distributed.merged({"seconds": fastest}, max)["seconds"] / many
-
-
-def _fastest(work: Callable[[], object]) -> float:
-    found = []
-    for _ in range(1 + REPEATS):
-        started = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - started)
-    return min(found[1:])  # the first one compiles

@@ -69,9 +69,13 @@ def said(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of the second call: the first one loads and compiles what is needed."""
+def timed(work: Callable[[], object], repeats: int = 1) -> float:
+    """Seconds of the fastest of some calls, after a first one that loads and compiles what is needed."""
     work()
+    return min(_seconds(work) for _ in range(repeats))
+
+
+def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     if torch.cuda.is_available():

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..evaluation.outcome import NOUNS
 from ..learning.credit import group_max
 from ..process.rollout import Rollout
 from ..prompts import Prompt
@@ -89,18 +90,7 @@ class Step:
     @classmethod
     def of(cls, line: Mapping[str, Any]) -> Step:
         """From its line, without the evaluation."""
-        others = (
-            "iteration",
-            "images",
-            "samples",
-            "sounds",
-            "episodes",
-            "health",
-            "seconds",
-            "evaluation",
-            "speed",
-            *SHOWN,
-        )
+        others = ("iteration", *NOUNS, "health", "seconds", "evaluation", "speed", *SHOWN)
         metrics = {name: value for name, value in line.items() if name not in others}
         spent = line.get("seconds") or {}
         seconds = {name: value for name, value in spent.items() if name not in NO_PARTS}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowward.process import medium, sound
+from flowward.process import medium, sound, spectrograms
 
 
 def sine(hertz: float, rate: int, seconds: float = 1.0, level: float = 0.5) -> Tensor:
@@ -88,12 +88,12 @@ def test_previews_are_small_and_close() -> None:
 
 @pytest.mark.parametrize(("rate", "hertz"), [(44_100, 440.0), (16_000, 3000.0), (800, 100.0)])
 def test_a_spectrogram_shows_the_level_and_the_pitch_of_a_sine(rate: int, hertz: float) -> None:
-    levels = sound.spectrogram(sine(hertz, rate, 2.0, 0.1), rate, 100)
+    levels = spectrograms.spectrogram(sine(hertz, rate, 2.0, 0.1), rate, 100)
     middle = levels[:, levels.shape[1] // 2]
     assert middle.max().item() == pytest.approx(
         -20, abs=1.5
     )  # between two frequencies of the transform 1.4 dB are lost
-    row = 100 * (1 - sound._mel(hertz) / sound._mel(rate / 2))
+    row = 100 * (1 - spectrograms._mel(hertz) / spectrograms._mel(rate / 2))
     assert abs(middle.argmax().item() + 0.5 - row) < 4
 
 
@@ -101,8 +101,12 @@ def test_a_medium_of_waveforms_says_all_that_pages_and_rewards_ask() -> None:
     made, samples = medium.waveforms(2, 8000, 8000), torch.stack([sine(440, 8000).expand(2, -1)] * 3)
     assert (made.noun, made.shape, made.bounds, made.facts) == ("sounds", (2, 8000), (-1.0, 1.0), {"rate": 8000})
     pictures = made.draw(samples, ["a"] * 3)
-    assert pictures.shape == (3, 3, sound.HEIGHT, sound.WIDTH) and pictures.min() >= 0 and pictures.max() <= 1
+    assert (
+        pictures.shape == (3, 3, spectrograms.HEIGHT, spectrograms.WIDTH)
+        and pictures.min() >= 0
+        and pictures.max() <= 1
+    )
     assert [sound.read(each)[1] for each in made.files(samples)] == [8000] * 3
     assert [each[:4] for each in made.heard(samples)] == [b"RIFF"] * 3
     assert medium.images(8, 8).files(samples) == medium.images(8, 8).heard(samples) == []
-    assert sound.pictures(torch.zeros(1, 1, 3), 8000).isfinite().all()  # shorter than a window, and silent
+    assert spectrograms.pictures(torch.zeros(1, 1, 3), 8000).isfinite().all()  # shorter than a window, and silent

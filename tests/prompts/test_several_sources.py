@@ -225,3 +225,10 @@ def test_sample_and_eval_with_two_sources(folder: Path, capsys: pytest.CaptureFi
     labels = set(re.findall(r'alt="[^"]+, ((?:\d+ )?source images?)"', page.read_text()))
     assert labels == {"source image", "2 source images"}
     capsys.readouterr()
+
+
+def test_without_sources_their_numbers_are_not_read() -> None:
+    """They lie on the GPU, which would have to finish its work first; these lie nowhere and cannot be read."""
+    rows = {"words": torch.zeros(3, 4, 5), "source": torch.zeros(3, 0, 2, 2), "sources": torch.zeros(3, device="meta")}
+    ((own, part),) = passes(rows)
+    assert own.tolist() == [0, 1, 2] and part["words"] is rows["words"] and not part["source"].numel()

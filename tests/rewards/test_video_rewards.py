@@ -73,6 +73,8 @@ def test_a_still_is_steady_and_other_videos_less(tmp_path: Path) -> None:
     by_hand = sum(float(vectors[k] @ vectors[k + 1]) for k in range(3)) / 3
     assert moving == pytest.approx(by_hand, abs=1e-5)
     assert scored(reward, other[:1]) == [1.0]
+    with pytest.raises(RewardError, match=r"Steady needs videos of shape \[B, F, 3, H, W\], not \[4, 3, 32, 32\]"):
+        reward(frames, ["a"] * 4)
 
 
 @pytest.mark.parametrize("reward", [Motion(), SourceFrame()])

@@ -83,7 +83,8 @@ def passes(rows: Mapping[str, Tensor], masked: bool = True) -> list[tuple[Tensor
     Returns:
         pairs of row numbers and the tensors of these rows, without padding.
     """
-    counts = [rows[SOURCES].long()] if SOURCES in rows else []
+    some = SOURCES in rows and rows[SOURCE].shape[1]  # where no row has sources, numbers are not read: a GPU would wait
+    counts = [rows[SOURCES].long()] if some else []
     lengths = [] if masked else [rows["mask"].sum(1, dtype=torch.long)]
     if not counts + lengths:
         return [(torch.arange(len(next(iter(rows.values())))), dict(rows))]
