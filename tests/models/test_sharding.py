@@ -313,7 +313,10 @@ def test_a_run_goes_on_in_another_layout(folder: Path, case: str) -> None:
     to_split = of_processes(folder, "all", 2)["resumed", case]
     close(to_split, resumed(folder, case, folder / f"{case} whole", None), 2e-6)
     again = resumed(folder, case, folder / f"{case} all", None)
-    close(to_split, again, 1e-3)  # two iterations of Adam were split, whose step is of any sign where a gradient is 0
+    apart = torch.cat([(to_split[name] - again[name]).abs().flatten().double() for name in again])
+    # two iterations of Adam were split, whose step is of any sign where a gradient is 0: at a few numbers
+    far = int((apart > 2e-4).sum())
+    assert far <= len(apart) // 5000 and apart.max() < 1e-3, (far, len(apart), float(apart.max()))
 
 
 def test_an_evaluation_of_a_split_model(folder: Path) -> None:
