@@ -298,6 +298,7 @@ class Evaluator:
         refuse_others(self.prompts)
         self.policy.refuse(list(self.prompts))
         for reward in self.rewards.values():
+            reward_table.refuse_kind(reward, self.policy.medium.kind)
             about = self.prompts.about(range(len(self.prompts)), self.policy.medium.facts)
             reward_table.refuse(reward, self.prompts.texts, about)
 

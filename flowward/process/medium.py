@@ -36,6 +36,7 @@ class Medium:
     size: int  # numbers in a sample (pixels of an image), for the default batch of evaluations
     draw: Draw = field(default=unchanged, compare=False)
     longest: int = 160  # side of a picture in a report, in pixels
+    kind: str = ""  # images, videos or sounds; empty for other tensors
     frames: bool = False  # a sample with one axis more is a video, whose frames can be scored one by one
     savings: str = ""  # options that save memory in decoding
     bounds: tuple[float, float] = (0.0, 1.0)  # of the numbers in a sample
@@ -51,7 +52,8 @@ def images(height: int, width: int, latent_frames: int | None = None) -> Medium:
     if latent_frames is not None:
         settings["latent_frames"] = latent_frames
     size, about = height * width * (latent_frames or 1), f"images of {height} x {width}"
-    return Medium("images", (3, height, width), about, settings, size, frames=True, savings="--vae-tiling")
+    kind = "images" if latent_frames is None else "videos"
+    return Medium("images", (3, height, width), about, settings, size, kind=kind, frames=True, savings="--vae-tiling")
 
 
 def samples(shape: tuple[int, ...], draw: Draw, longest: int) -> Medium:
@@ -79,6 +81,7 @@ def waveforms(channels: int, length: int, rate: int) -> Medium:
         prod(shape),
         lambda samples, prompts: spectrograms.pictures(samples, rate),
         spectrograms.SHOWN,
+        kind="sounds",
         bounds=(-1.0, 1.0),
         facts={"rate": rate},
         files=lambda samples: [sound.wav(each, rate) for each in samples],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .code import code_of
 from .gradients import Differentiable, Smooth, differentiable
-from .loading import REWARDS, Sum, load, located_option, make, owner, terms, weighted
+from .loading import REWARDS, Sum, load, located_option, make, owner, refuse_kind, terms, weighted
 from .reward import Explains, Metadata, Reads, Reward, RewardError, bounds_of, gives_verdicts, refuse, score
 from .slopes import gradient, has_gradient, refuse_without
 
@@ -32,6 +32,7 @@ __all__ = [
     "make",
     "owner",
     "refuse",
+    "refuse_kind",
     "refuse_without",
     "score",
     "terms",

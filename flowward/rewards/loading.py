@@ -14,7 +14,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
 
-from ..system import user_code
+from ..system import tables, user_code
 from ..system.errors import first_invalid, named, unknown
 from ..system.paths import absolute, absolute_code, short_codes
 from ..system.threads import refuse_fewer
@@ -99,6 +99,20 @@ class Sum:
 def terms(reward: Reward) -> tuple[tuple[str, float, Reward], ...]:
     """(name, weight, reward) of each term of a weighted sum; any other reward is its own only term."""
     return reward.terms if isinstance(reward, Sum) else ((_name(reward), 1.0, reward),)
+
+
+def refuse_kind(reward: Reward, kind: str) -> None:
+    """Raise ValueError if a built-in reward cannot score what a model makes.
+
+    Args:
+        kind: `images`, `videos` or `sounds`; empty: nobody knows, and nothing is refused.
+    """
+    table = tables.load(tables.PACKAGE / "rewards" / "table.yaml")
+    for name, _, _ in terms(reward):
+        able = table.get(name, {}).get("scores", ["images", "videos"]) if name in REWARDS else [kind]
+        if kind and kind not in able:
+            said = " and ".join(able)
+            raise ValueError(f"the reward {name} scores {said}, but this model makes {kind}; choose another reward")
 
 
 def _name(reward: Reward) -> str:

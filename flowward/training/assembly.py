@@ -305,6 +305,8 @@ def _ready(parts: Parts, held_out: PromptSet, measured: Mapping[str, Reward]) ->
     said = policy.remarks_on([*texts, *held_out])
     with distributed.first_here():  # the first process of a machine fills the disk cache for the others
         policy.prepare([*texts, *held_out])
+    for own in (parts.reward, *measured.values()):
+        rewards.refuse_kind(own, policy.medium.kind)
     rewards.refuse(parts.reward, texts.texts, texts.about(range(len(texts)), policy.medium.facts))
     differentiated.tried(parts.algorithm, policy, parts.reward, texts)
     for own in measured.values():
@@ -373,6 +375,7 @@ def of_python(
     trainer = Trainer(algorithm, policy, reward, prompts, run, teachers=teachers)
     refuse_distilled(algorithm, policy, run.allow_distilled)
     policy.refuse(list(prompts))
+    rewards.refuse_kind(reward, policy.medium.kind)
     rewards.refuse(reward, prompts.texts, prompts.about(range(len(prompts)), policy.medium.facts))
     differentiated.tried(algorithm, policy, reward, prompts)
     if evaluator:

@@ -91,3 +91,22 @@ def test_enough_is_positive() -> None:
 def test_a_whole_video_is_scored_once_and_not_frame_by_frame() -> None:
     videos = torch.stack([grey(0.0, 1.0), grey(0.5, 0.5)])
     assert rewards.score("motion", rewards.load(["motion"]), videos, ["a", "b"], None, True).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "able"),
+    [
+        ("motion", "images", "videos"),
+        ("brightness", "sounds", "images and videos"),
+        ("loudness", "videos", "sounds"),
+    ],
+)
+def test_a_reward_that_cannot_score_what_a_model_makes_is_refused_before_a_run(name: str, kind: str, able: str) -> None:
+    with pytest.raises(ValueError, match=f"the reward {name} scores {able}, but this model makes {kind}"):
+        rewards.refuse_kind(rewards.load([name]), kind)
+
+
+def test_other_rewards_and_other_models_are_asked() -> None:
+    rewards.refuse_kind(rewards.load(["brightness"]), "videos")  # frame by frame
+    rewards.refuse_kind(rewards.load(["motion"]), "")  # a module of the user's
+    rewards.refuse_kind(lambda images, prompts, metadata=None: images.sum(), "sounds")  # the user's own
